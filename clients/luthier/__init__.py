@@ -1,0 +1,1 @@
+"""Luthier: the Python SDK."""

@@ -1,0 +1,1 @@
+"""The Luthier servers: curation, trainer, evaluator, inference."""
