@@ -1,7 +1,7 @@
 """Generates the committed stubs from protos/ and checks the contracts with buf.
 
-    python scripts/protos.py generate     # rewrites clients/luthier/*/v1/*_pb2*
-    python scripts/protos.py check        # lint, format, breaking against main, stubs up to date
+python scripts/protos.py generate     # rewrites clients/luthier/*/v1/*_pb2*
+python scripts/protos.py check        # lint, format, breaking against main, stubs up to date
 """
 
 from __future__ import annotations
@@ -29,7 +29,12 @@ def googleapis() -> pathlib.Path:
     """google/api and google/rpc as buf wants them: a folder of their own, with just what we import."""
     folder = BUILD / "googleapis"
     shutil.rmtree(folder, ignore_errors=True)
-    wanted = {"google/api/field_behavior.proto", "google/api/field_info.proto", "google/api/resource.proto", "google/rpc/status.proto"}
+    wanted = {
+        "google/api/field_behavior.proto",
+        "google/api/field_info.proto",
+        "google/api/resource.proto",
+        "google/rpc/status.proto",
+    }
     for file in importlib.metadata.files("googleapis-common-protos") or []:
         if str(file) in wanted:
             target = folder / file
@@ -62,7 +67,12 @@ def is_compatible_with_main() -> bool:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         archive = folder / "main.tar"
-        if subprocess.run(["git", "archive", "-o", str(archive), "main", "protos", "buf.yaml"], cwd=ROOT, capture_output=True, check=False).returncode:
+        if subprocess.run(
+            ["git", "archive", "-o", str(archive), "main", "protos", "buf.yaml"],
+            cwd=ROOT,
+            capture_output=True,
+            check=False,
+        ).returncode:
             print("buf breaking: skipped, there is no main branch with contracts to compare with")
             return True
         with tarfile.open(archive) as tar:

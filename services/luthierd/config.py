@@ -1,0 +1,153 @@
+"""Configuration: the only reader of the environment.
+
+A service's configuration is one frozen dataclass. Field `drain_delay_s` of the trainer is read from
+`LUTHIER_TRAINER_DRAIN_DELAY_S`, or from `LUTHIER_DRAIN_DELAY_S` for all services; the first one set wins.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import pathlib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from luthierd.errors import InvalidArgumentError
+
+SERVICES = ("curation", "trainer", "evaluator", "inference")
+
+DEFAULT_HOME = pathlib.Path("~/.luthier").expanduser()
+
+T = TypeVar("T", bound="ServerConfig")
+
+
+class ConfigError(InvalidArgumentError):
+    """A variable that cannot be read, or that no service knows."""
+
+    reason = "INVALID_CONFIGURATION"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """What every server needs to know. Services add their own fields."""
+
+    home: pathlib.Path = DEFAULT_HOME
+    """Folder of the installation: databases, blobs, keys, logs."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but loopback needs TLS, or `insecure_network` said aloud."""
+    port: int = 0
+    """Port of the gRPC server; 0 takes a free one."""
+    metrics_port: int = 0
+    """Port of the Prometheus page; 0 takes a free one."""
+    database_url: str = ""
+    """SQLAlchemy URL, `postgresql+asyncpg://...`; empty: a SQLite file `<service>.db` in `home`."""
+    blobs_url: str = ""
+    """fsspec URL of the blob store, `s3://bucket/prefix`; empty: the folder `blobs` in `home`."""
+    verify_key_path: pathlib.Path | None = None
+    """Ed25519 public key (PEM) that tokens are checked with; empty: `keys/public.pem` in `home`."""
+    signing_key_path: pathlib.Path | None = None
+    """Ed25519 private key (PEM) for calls to the other services; empty: `keys/private.pem` in `home`."""
+    tls_certificate_path: pathlib.Path | None = None
+    """Certificate chain (PEM). Set together with `tls_key_path` to serve TLS."""
+    tls_key_path: pathlib.Path | None = None
+    """Private key (PEM) of the certificate."""
+    tls_ca_path: pathlib.Path | None = None
+    """Certificates (PEM) to check the other services with; set it when they serve TLS."""
+    insecure_network: bool = False
+    """Allow plain text beyond loopback, for a mesh that encrypts by itself."""
+    drain_delay_s: float = 0.0
+    """Seconds between NOT_SERVING and the refusal of calls, for load balancers to notice."""
+    grace_s: float = 10.0
+    """Seconds that calls in flight get at shutdown."""
+    cleanup_s: float = 10.0
+    """Seconds that aborted calls get to clean up."""
+    max_message_bytes: int = 16 * 1024 * 1024
+    """Largest message, both ways."""
+    max_concurrent_rpcs: int = 512
+    """Calls in flight beyond which RESOURCE_EXHAUSTED is answered at once."""
+    log_level: str = "INFO"
+    """DEBUG, INFO, WARNING or ERROR."""
+    worker_count: int = 1
+    """Jobs of this service that run at a time on this machine."""
+    lease_s: float = 15.0
+    """Seconds without a heartbeat after which a worker counts as dead and its job is given to another."""
+    curation_address: str = "127.0.0.1:7101"
+    """Where curation answers."""
+    trainer_address: str = "127.0.0.1:7102"
+    """Where the trainer answers."""
+    evaluator_address: str = "127.0.0.1:7103"
+    """Where the evaluator answers."""
+    inference_address: str = "127.0.0.1:7104"
+    """Where inference answers."""
+
+    def database_url_of(self, service: str) -> str:
+        """The SQLAlchemy URL of a service's database."""
+        return self.database_url or f"sqlite+aiosqlite:///{self.home / (service + '.db')}"
+
+    @property
+    def blobs(self) -> str:
+        """The fsspec URL of the blob store."""
+        return self.blobs_url or f"file://{self.home / 'blobs'}"
+
+    @property
+    def verify_key(self) -> pathlib.Path:
+        """The public key's file."""
+        return self.verify_key_path or self.home / "keys/public.pem"
+
+    @property
+    def signing_key(self) -> pathlib.Path:
+        """The private key's file."""
+        return self.signing_key_path or self.home / "keys/private.pem"
+
+
+def load_config(cls: type[T], service: str, *, environment: Mapping[str, str] | None = None) -> T:
+    """Reads `cls` for `service` from the environment. ConfigError names a bad or unknown variable.
+
+    Only `LUTHIER_<SERVICE>_*` is checked for unknown names: `LUTHIER_*` alone also serves the client.
+    """
+    environment = os.environ if environment is None else environment
+    prefix = f"LUTHIER_{service.upper()}_"
+    hints = typing.get_type_hints(cls)
+    known = {field.name.upper(): field.name for field in dataclasses.fields(cls)}
+    for variable in environment:
+        if variable.startswith(prefix) and variable.removeprefix(prefix) not in known:
+            near = difflib.get_close_matches(variable.removeprefix(prefix), known, n=1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+            raise ConfigError(f"{variable} is not a setting of {service}{hint}", metadata={"variable": variable})
+    values: dict[str, Any] = {}
+    for upper, name in known.items():
+        for variable in (prefix + upper, "LUTHIER_" + upper):
+            if variable in environment:
+                values[name] = _parse(environment[variable], hints[name], variable)
+                break
+    return cls(**values)
+
+
+def _parse(text: str, kind: Any, variable: str) -> Any:
+    """`text` as a value of the field's type."""
+    if isinstance(kind, types.UnionType):  # `X | None`
+        kind = next(member for member in typing.get_args(kind) if member is not type(None))
+    try:
+        if kind is bool:
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
+        if kind is pathlib.Path:
+            return pathlib.Path(text).expanduser().absolute()
+        return kind(text)
+    except (ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{variable}={text!r} is not a {kind.__name__}", metadata={"variable": variable, "value": text}
+        ) from error
+
+
+def describe(config: ServerConfig) -> dict[str, str]:
+    """The configuration for the log at start. Passwords in URLs are masked."""
+    shown = {field.name: str(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    for name in ("database_url", "blobs_url"):
+        scheme, separator, rest = shown[name].partition("://")
+        if "@" in rest:
+            shown[name] = f"{scheme}{separator}***@{rest.rpartition('@')[2]}"
+    return shown

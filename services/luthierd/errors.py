@@ -1,0 +1,143 @@
+"""The error tree. Raised in the domain, translated once, in `rpc/status.py`.
+
+    LuthierError
+      InvalidArgumentError      the request is wrong, whatever the state of the house
+      UnauthenticatedError      no valid token
+      PermissionDeniedError     a valid token, not for this; says nothing about existence
+      NotFoundError             no such resource of the caller's tenant
+      AlreadyExistsError        the name is taken by something else
+      FailedPreconditionError   the request is right, the state is not
+      AbortedError              the etag no longer matches: read again
+      ResourceExhaustedError    a quota or queue is full: later
+      UnavailableError          a part is starting or dead: later
+      DeadlineExceededError     the time given was not enough
+      DataLossError             bytes do not have the digest they should have
+      InternalError             ours to mend
+
+A concrete error is a subclass with a `reason` of its own: `class JobNotFoundError(NotFoundError): reason = "JOB_NOT_FOUND"`.
+The (reason, domain) pairs are public: docs/errors.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class LuthierError(Exception):
+    """An error that a caller can act on: `str(error)` says what, which, and what to do.
+
+    `metadata` repeats every dynamic word of the message, so that programs need not parse it.
+    """
+
+    reason: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, message: str, *, metadata: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.metadata: dict[str, str] = metadata or {}
+
+
+@dataclass(frozen=True)
+class FieldViolation:
+    """One wrong field: its dotted path, and what would be right."""
+
+    field: str
+    description: str
+
+
+class InvalidArgumentError(LuthierError):
+    """The request is wrong. `violations` names the fields, where there are fields to name."""
+
+    reason = "INVALID_ARGUMENT"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        metadata: dict[str, str] | None = None,
+        violations: Sequence[FieldViolation] = (),
+    ) -> None:
+        super().__init__(message, metadata=metadata)
+        self.violations = tuple(violations)
+
+    @classmethod
+    def of_field(cls, field: str, description: str) -> InvalidArgumentError:
+        """An error about one field."""
+        return cls(
+            f"{field}: {description}", metadata={"field": field}, violations=[FieldViolation(field, description)]
+        )
+
+
+class UnauthenticatedError(LuthierError):
+    """The call carries no token, or one that is expired or not ours."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(LuthierError):
+    """The token does not allow this."""
+
+    reason = "PERMISSION_DENIED"
+
+
+class NotFoundError(LuthierError):
+    """There is no such resource."""
+
+    reason = "NOT_FOUND"
+
+
+class AlreadyExistsError(LuthierError):
+    """The name is taken."""
+
+    reason = "ALREADY_EXISTS"
+
+
+class FailedPreconditionError(LuthierError):
+    """The state of the resource does not allow this now."""
+
+    reason = "FAILED_PRECONDITION"
+
+
+class AbortedError(LuthierError):
+    """Somebody else changed the resource."""
+
+    reason = "ETAG_MISMATCH"
+
+
+class RetryableError(LuthierError):
+    """It may succeed later: not before `retry_after_s` seconds."""
+
+    def __init__(self, message: str, *, metadata: dict[str, str] | None = None, retry_after_s: float = 1.0) -> None:
+        super().__init__(message, metadata=metadata)
+        self.retry_after_s = retry_after_s
+
+
+class ResourceExhaustedError(RetryableError):
+    """A bound is reached."""
+
+    reason = "RESOURCE_EXHAUSTED"
+
+
+class UnavailableError(RetryableError):
+    """A part that is needed is not there now."""
+
+    reason = "UNAVAILABLE"
+
+
+class DeadlineExceededError(LuthierError):
+    """The call took longer than it may."""
+
+    reason = "DEADLINE_EXCEEDED"
+
+
+class DataLossError(LuthierError):
+    """Bytes are missing or are not what their digest says."""
+
+    reason = "DATA_LOSS"
+
+
+class InternalError(LuthierError):
+    """A fault of ours."""
+
+    reason = "INTERNAL"

@@ -1,0 +1,46 @@
+"""Watching a job: its events from any point on, until it is final, with heartbeats while nothing happens."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+from luthierd.jobs.queue import JobEvent, JobQueue
+
+POLL_INTERVAL_S = 0.3
+"""Workers are other processes, so that the database is where news arrives; the delay is below what a person notices."""
+
+HEARTBEAT_INTERVAL_S = 10.0
+
+
+async def watch(
+    queue: JobQueue,
+    name: str,
+    *,
+    after_event_id: int,
+    stopping: asyncio.Event,
+    heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S,
+) -> AsyncIterator[JobEvent | None]:
+    """Events after `after_event_id` in order, None as heartbeat. Ends after the last event of a final job, or with `stopping`.
+
+    JobNotFoundError at the first step.
+    """
+    sent_time = time.monotonic()
+    while True:
+        job = await queue.get(name)  # read before its events: a final state is then among them
+        events = await queue.events(name, after_event_id=after_event_id)
+        for event in events:
+            yield event
+            after_event_id, sent_time = event.event_id, time.monotonic()
+        if job.state.is_final and after_event_id >= job.last_event_id:
+            return
+        if not events:
+            if time.monotonic() - sent_time >= heartbeat_interval_s:
+                yield None
+                sent_time = time.monotonic()
+            try:
+                await asyncio.wait_for(stopping.wait(), POLL_INTERVAL_S)
+            except TimeoutError:
+                continue
+            return

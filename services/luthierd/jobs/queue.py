@@ -1,0 +1,324 @@
+"""A durable job queue in the service's own database.
+
+A worker holds a job by a lease that it renews; a lease that runs out is given to another worker with a higher fencing
+token, and whatever the first one still writes is refused. So a job that was acknowledged survives the death of any process.
+
+    QUEUED -> RUNNING | CANCELLED          RUNNING -> SUCCEEDED | FAILED | CANCELLING
+    CANCELLING -> CANCELLED | SUCCEEDED | FAILED
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from luthierd.errors import AbortedError, AlreadyExistsError, NotFoundError
+from luthierd.rpc.paging import Page, PageRequest
+from luthierd.storage.database import Database
+
+MAX_ATTEMPTS = 5
+"""Workers that may die over one job before the job itself counts as the cause."""
+
+
+class JobState(enum.StrEnum):
+    """See the transitions at the top."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    CANCELLING = "CANCELLING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing follows."""
+        return self in FINAL
+
+
+FINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+
+
+class JobNotFoundError(NotFoundError):
+    """No such job."""
+
+    reason = "JOB_NOT_FOUND"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no job {name}", metadata={"job": name})
+
+
+class JobExistsError(AlreadyExistsError):
+    """The name is taken."""
+
+    reason = "JOB_EXISTS"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} exists; choose another id", metadata={"job": name})
+
+
+class LeaseLostError(AbortedError):
+    """The job was given to another worker: stop, and write nothing more."""
+
+    reason = "LEASE_LOST"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as it is now. Times are seconds since the epoch."""
+
+    name: str
+    kind: str
+    state: JobState
+    payload: dict[str, Any]
+    progress: dict[str, Any] | None
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+    """`{"code": name of the gRPC status, "reason", "message", "metadata"}`; set only in FAILED."""
+    attempt_count: int
+    fencing_token: int
+    lease_expire_time: float | None
+    last_event_id: int
+    create_time: float
+    start_time: float | None
+    end_time: float | None
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """Something that happened to a job: `kind` is `state`, `progress` or `message`."""
+
+    event_id: int
+    create_time: float
+    kind: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to work on a job, until it runs out or a higher token is given."""
+
+    job: Job
+    fencing_token: int
+
+
+_jobs = sa.table(
+    "jobs",
+    *(
+        sa.column(name)
+        for name in ("name", "kind", "state", "attempt_count", "fencing_token", "lease_expire_time", "last_event_id")
+    ),
+    *(sa.column(name, sa.JSON) for name in ("payload", "progress", "result", "error")),
+    *(sa.column(name, sa.Float) for name in ("create_time", "start_time", "end_time")),
+)
+_events = sa.table(
+    "job_events",
+    sa.column("job"),
+    sa.column("event_id"),
+    sa.column("create_time"),
+    sa.column("kind"),
+    sa.column("data", sa.JSON),
+)
+
+
+class JobQueue:
+    """Jobs of one service. `now` gives seconds since the epoch."""
+
+    def __init__(self, database: Database, *, lease_s: float, now: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self.lease_s = lease_s
+        self._now = now
+
+    async def submit(
+        self, name: str, kind: str, payload: dict[str, Any], *, connection: AsyncConnection | None = None
+    ) -> Job:
+        """Adds a job in QUEUED, inside the caller's transaction if `connection` is given. JobExistsError."""
+        async with _given_or(connection, self._database) as tx:
+            if (await tx.execute(sa.select(_jobs.c.name).where(_jobs.c.name == name))).first():
+                raise JobExistsError(name)
+            values = {"name": name, "kind": kind, "state": JobState.QUEUED, "payload": payload, "attempt_count": 0}
+            await tx.execute(
+                sa.insert(_jobs).values(**values, fencing_token=0, last_event_id=0, create_time=self._now())
+            )
+            await self._emit(tx, name, [("state", {"state": JobState.QUEUED})])
+            return await self._read(tx, name)
+
+    async def get(self, name: str) -> Job:
+        """JobNotFoundError."""
+        async with self._database.read() as tx:
+            return await self._read(tx, name)
+
+    async def list(self, name_prefix: str, page: PageRequest, *, kind: str | None = None) -> Page[Job]:
+        """Jobs whose names start so, newest first."""
+        key = sa.func.coalesce(_jobs.c.create_time, 0)
+        query = sa.select(_jobs).where(_jobs.c.name.startswith(name_prefix, autoescape=True))
+        if kind:
+            query = query.where(_jobs.c.kind == kind)
+        if page.after:
+            created, _, name = page.after.partition(" ")
+            older = sa.or_(key < float(created), sa.and_(key == float(created), _jobs.c.name > name))
+            query = query.where(older)
+        query = query.order_by(key.desc(), _jobs.c.name).limit(page.limit)
+        async with self._database.read() as tx:
+            jobs = [_job(row) for row in await tx.execute(query)]
+        return page.page(jobs, [f"{job.create_time!r} {job.name}" for job in jobs])
+
+    async def cancel(self, name: str) -> Job:
+        """Ends a queued job, asks a running one to end, leaves a finished one. JobNotFoundError."""
+        async with self._database.begin() as tx:
+            job = await self._read(tx, name, for_update=True)
+            if job.state is JobState.QUEUED:
+                await self._set_state(tx, name, JobState.CANCELLED)
+            elif job.state is JobState.RUNNING:
+                await self._set_state(tx, name, JobState.CANCELLING)
+            return await self._read(tx, name)
+
+    async def events(self, name: str, *, after_event_id: int, limit: int = 500) -> Sequence[JobEvent]:
+        """The next events of a job."""
+        query = sa.select(_events).where(_events.c.job == name, _events.c.event_id > after_event_id)
+        async with self._database.read() as tx:
+            rows = await tx.execute(query.order_by(_events.c.event_id).limit(limit))
+            return [JobEvent(row.event_id, row.create_time, row.kind, row.data) for row in rows]
+
+    async def claimable(self, limit: int) -> Sequence[str]:
+        """Names of jobs that wait for a worker: queued, or with a lease that ran out; oldest first."""
+        ran_out = sa.and_(
+            _jobs.c.state.in_([JobState.RUNNING, JobState.CANCELLING]), _jobs.c.lease_expire_time <= self._now()
+        )
+        query = sa.select(_jobs.c.name).where(sa.or_(_jobs.c.state == JobState.QUEUED, ran_out))
+        async with self._database.read() as tx:
+            return list((await tx.execute(query.order_by(_jobs.c.create_time, _jobs.c.name).limit(limit))).scalars())
+
+    async def leased_count(self) -> int:
+        """Jobs that a living worker holds."""
+        query = sa.select(sa.func.count()).select_from(_jobs).where(
+            _jobs.c.state.in_([JobState.RUNNING, JobState.CANCELLING]), _jobs.c.lease_expire_time > self._now()
+        )  # fmt: skip
+        async with self._database.read() as tx:
+            return int((await tx.execute(query)).scalar_one())
+
+    async def claim(self, name: str) -> Lease | None:
+        """Takes a waiting job; None if another worker was faster, or if there is nothing left to do but end it.
+
+        A cancelled job whose worker died ends here, and so does one over which `MAX_ATTEMPTS` workers have died.
+        """
+        async with self._database.begin() as tx:
+            job = await self._read(tx, name, for_update=True)
+            now = self._now()
+            if job.state.is_final or (job.state is not JobState.QUEUED and (job.lease_expire_time or 0) > now):
+                return None
+            if job.state is JobState.CANCELLING:
+                await self._set_state(tx, name, JobState.CANCELLED)
+                return None
+            if job.attempt_count >= MAX_ATTEMPTS:
+                message = (
+                    f"{job.attempt_count} workers died over {name}; their last words are in the service's log folder"
+                )
+                error = {"code": "INTERNAL", "reason": "WORKER_DIED", "message": message, "metadata": {"job": name}}
+                await self._set_state(tx, name, JobState.FAILED, error=error)
+                return None
+            values: dict[str, Any] = {"fencing_token": job.fencing_token + 1, "attempt_count": job.attempt_count + 1}
+            values["lease_expire_time"] = now + self.lease_s
+            await tx.execute(sa.update(_jobs).where(_jobs.c.name == name).values(**values))
+            if job.state is JobState.QUEUED:
+                await self._set_state(tx, name, JobState.RUNNING)
+            else:
+                text = f"worker {job.attempt_count + 1} takes over from one that died"
+                await self._emit(tx, name, [("message", {"message": text})])
+            return Lease(await self._read(tx, name), job.fencing_token + 1)
+
+    async def expire_lease(self, name: str) -> None:
+        """Gives the job free at once: its worker is known to be dead."""
+        async with self._database.begin() as tx:
+            await tx.execute(sa.update(_jobs).where(_jobs.c.name == name).values(lease_expire_time=self._now()))
+
+    async def heartbeat(self, lease: Lease) -> JobState:
+        """Renews the lease and tells the state: a worker that sees CANCELLING ends. LeaseLostError."""
+        async with self._database.begin() as tx:
+            job = await self._held(tx, lease)
+            expire = self._now() + self.lease_s
+            await tx.execute(sa.update(_jobs).where(_jobs.c.name == job.name).values(lease_expire_time=expire))
+            return job.state
+
+    async def emit(self, lease: Lease, events: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """Adds events; the last one of kind `progress` also becomes the job's progress. LeaseLostError."""
+        async with self._database.begin() as tx:
+            await self._held(tx, lease)
+            await self._emit(tx, lease.job.name, events)
+            progress = next((data for kind, data in reversed(events) if kind == "progress"), None)
+            if progress is not None:
+                await tx.execute(sa.update(_jobs).where(_jobs.c.name == lease.job.name).values(progress=progress))
+
+    @contextlib.asynccontextmanager
+    async def finishing(
+        self,
+        lease: Lease,
+        state: JobState,
+        *,
+        result: dict[str, Any] | None = None,
+        error: dict[str, Any] | None = None,
+    ) -> AsyncIterator[AsyncConnection]:
+        """The job's last transaction: what the block writes is committed together with the final state. LeaseLostError."""
+        async with self._database.begin() as tx:
+            await self._held(tx, lease)
+            yield tx
+            await self._set_state(tx, lease.job.name, state, result=result, error=error)
+
+    async def _held(self, tx: AsyncConnection, lease: Lease) -> Job:
+        job = await self._read(tx, lease.job.name, for_update=True)
+        if job.fencing_token != lease.fencing_token or job.state.is_final:
+            raise LeaseLostError(
+                f"another worker has {job.name} (token {job.fencing_token}, mine {lease.fencing_token})",
+                metadata={"job": job.name},
+            )
+        return job
+
+    async def _read(self, tx: AsyncConnection, name: str, *, for_update: bool = False) -> Job:
+        query = sa.select(_jobs).where(_jobs.c.name == name)
+        row = (await tx.execute(query.with_for_update() if for_update else query)).one_or_none()
+        if row is None:
+            raise JobNotFoundError(name)
+        return _job(row)
+
+    async def _set_state(self, tx: AsyncConnection, name: str, state: JobState, **values: Any) -> None:
+        now = self._now()
+        if state is JobState.RUNNING:
+            values["start_time"] = sa.func.coalesce(_jobs.c.start_time, now)
+        if state.is_final:
+            values |= {"end_time": now, "lease_expire_time": None}
+        await tx.execute(sa.update(_jobs).where(_jobs.c.name == name).values(state=state, **values))
+        await self._emit(tx, name, [("state", {"state": state})])
+
+    async def _emit(self, tx: AsyncConnection, name: str, events: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        if not events:
+            return
+        query = sa.select(_jobs.c.last_event_id).where(_jobs.c.name == name).with_for_update()
+        last = int((await tx.execute(query)).scalar_one())
+        now = self._now()
+        rows = [
+            {"job": name, "event_id": last + index, "create_time": now, "kind": kind, "data": data}
+            for index, (kind, data) in enumerate(events, start=1)
+        ]
+        await tx.execute(sa.insert(_events), rows)
+        await tx.execute(sa.update(_jobs).where(_jobs.c.name == name).values(last_event_id=last + len(events)))
+
+
+@contextlib.asynccontextmanager
+async def _given_or(connection: AsyncConnection | None, database: Database) -> AsyncIterator[AsyncConnection]:
+    if connection is not None:
+        yield connection
+    else:
+        async with database.begin() as tx:
+            yield tx
+
+
+def _job(row: Any) -> Job:
+    values = dict(row._mapping)
+    return Job(**values | {"state": JobState(values["state"])})

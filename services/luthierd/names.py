@@ -1,0 +1,54 @@
+"""Resource names: `tenants/{tenant}/datasets/{dataset}` and the like, parsed once at the border."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from luthierd.errors import InvalidArgumentError
+
+ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True)
+class NamePattern:
+    """A kind of name, such as `tenants/{tenant}/datasets/{dataset}`."""
+
+    pattern: str
+
+    def parse(self, name: str, *, field: str = "name") -> tuple[str, ...]:
+        """The variable parts of `name`, in order. InvalidArgumentError naming `field` if it does not fit."""
+        segments, given = self.pattern.split("/"), name.split("/")
+        fits = len(segments) == len(given) and all(
+            ID.fullmatch(part) if segment.startswith("{") else segment == part
+            for segment, part in zip(segments, given, strict=True)
+        )
+        if not fits:
+            raise InvalidArgumentError.of_field(
+                field, f"{name!r} is not a name of the form {self.pattern} (ids: {ID.pattern})"
+            )
+        return tuple(part for segment, part in zip(segments, given, strict=True) if segment.startswith("{"))
+
+    def format(self, *parts: str) -> str:
+        """The name made of `parts`."""
+        values = iter(parts)
+        return "/".join(next(values) if segment.startswith("{") else segment for segment in self.pattern.split("/"))
+
+
+TENANT = NamePattern("tenants/{tenant}")
+DATASET = NamePattern("tenants/{tenant}/datasets/{dataset}")
+DATASET_REVISION = NamePattern("tenants/{tenant}/datasets/{dataset}/revisions/{revision}")
+TRAINING_JOB = NamePattern("tenants/{tenant}/trainingJobs/{training_job}")
+ADAPTER = NamePattern("tenants/{tenant}/adapters/{adapter}")
+ADAPTER_REVISION = NamePattern("tenants/{tenant}/adapters/{adapter}/revisions/{revision}")
+EVALUATION = NamePattern("tenants/{tenant}/evaluations/{evaluation}")
+GATE_POLICY = NamePattern("tenants/{tenant}/gatePolicies/{gate_policy}")
+DEPLOYMENT = NamePattern("tenants/{tenant}/deployments/{deployment}")
+BASE_MODEL = NamePattern("baseModels/{base_model}")
+
+
+def parse_id(value: str, *, field: str) -> str:
+    """`value` if it can be the last part of a name; InvalidArgumentError otherwise."""
+    if not ID.fullmatch(value):
+        raise InvalidArgumentError.of_field(field, f"{value!r} does not match {ID.pattern}")
+    return value

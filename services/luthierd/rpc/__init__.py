@@ -1,0 +1,1 @@
+"""What every gRPC server here shares: life cycle, interceptors, errors, auth, paging."""

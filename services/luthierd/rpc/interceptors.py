@@ -1,0 +1,217 @@
+"""What happens around every call, for all four kinds of method, written once as context managers.
+
+Order, outermost first: in flight, request id, log, metrics, errors, auth, deadline. `/grpc.*` methods (health,
+reflection) pass through untouched: a wrapper around health's Watch breaks it (grpc#28728).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from luthierd.errors import DeadlineExceededError, InternalError, LuthierError
+from luthierd.rpc import logs, metrics
+from luthierd.rpc.auth import TokenVerifier, check_tenant, current_principal, set_principal
+from luthierd.rpc.status import abort_with, code_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Call:
+    """One call on its way through the interceptors."""
+
+    service: str
+    method: str
+    kind: str
+    context: grpc.aio.ServicerContext[Any, Any]
+    request: Any | None
+    """The request of a unary call; None while a stream of requests is still to come."""
+    code: grpc.StatusCode = grpc.StatusCode.OK
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+Around = Callable[[Call], AbstractAsyncContextManager[None]]
+
+
+class InFlight:
+    """Counts handlers that have not finished. `server.stop()` returns before aborted ones have (grpc#37239)."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    @contextlib.asynccontextmanager
+    async def __call__(self, call: Call) -> AsyncIterator[None]:
+        self._count += 1
+        self.idle.clear()
+        gauge = metrics.rpc_in_flight.labels(call.service)
+        gauge.inc()
+        try:
+            yield
+        finally:
+            gauge.dec()
+            self._count -= 1
+            if self._count == 0:
+                self.idle.set()
+
+
+@contextlib.asynccontextmanager
+async def with_request_id(call: Call) -> AsyncIterator[None]:
+    """Takes the caller's `x-request-id` or makes one; it is in every log line of the call and in the trailer."""
+    given = call.metadata.get("x-request-id", "")
+    value = given if 0 < len(given) <= 64 and given.isascii() and given.isprintable() else uuid.uuid4().hex
+    logs.request_id.set(value)
+    call.context.set_trailing_metadata((("x-request-id", value),))
+    yield
+
+
+@contextlib.asynccontextmanager
+async def logged(call: Call) -> AsyncIterator[None]:
+    """One line for each call, at its end."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        elapsed_ms = round((time.monotonic() - start) * 1000, 3)
+        log.info("rpc", extra={"method": call.method, "code": call.code.name, "elapsed_ms": elapsed_ms})
+
+
+@contextlib.asynccontextmanager
+async def measured(call: Call) -> AsyncIterator[None]:
+    """Observes the call's time and status."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        labels = (call.service, call.method, call.kind, call.code.name)
+        metrics.rpc_seconds.labels(*labels).observe(time.monotonic() - start)
+
+
+def translating_errors(domain: str) -> Around:
+    """Ends a failing call with the status of its error; anything unknown becomes INTERNAL with an id, its trace goes to the log."""
+
+    @contextlib.asynccontextmanager
+    async def around(call: Call) -> AsyncIterator[None]:
+        try:
+            yield
+        except LuthierError as error:
+            call.code = code_of(error)
+            await abort_with(call.context, error, domain)
+        except (asyncio.CancelledError, GeneratorExit):
+            call.code = grpc.StatusCode.CANCELLED
+            raise
+        except grpc.aio.AbortError:
+            call.code = grpc.StatusCode(call.context.code() or grpc.StatusCode.UNKNOWN)
+            raise
+        except Exception:
+            error_id = uuid.uuid4().hex[:12]
+            call.code = grpc.StatusCode.INTERNAL
+            log.exception("internal error", extra={"method": call.method, "error_id": error_id})
+            message = f"internal error {error_id}; the server's log has the details under this id"
+            await abort_with(call.context, InternalError(message, metadata={"error_id": error_id}), domain)
+
+    return around
+
+
+def authenticating(verifier: TokenVerifier, scopes: Mapping[str, str]) -> Around:
+    """Proves the caller, then asks for the method's scope and that the request names only the caller's tenant."""
+
+    @contextlib.asynccontextmanager
+    async def around(call: Call) -> AsyncIterator[None]:
+        principal = verifier.verify(call.metadata.get("authorization"))
+        principal.require_scope(scopes[call.method])
+        if call.request is not None:
+            check_tenant(call.request, principal)
+        set_principal(principal)
+        yield
+
+    return around
+
+
+def bounded_in_time(limits_s: Mapping[str, float], default_s: float) -> Around:
+    """Ends a call after its method's limit, whatever deadline the caller set. Limit 0: none."""
+
+    @contextlib.asynccontextmanager
+    async def around(call: Call) -> AsyncIterator[None]:
+        limit_s = limits_s.get(call.method, default_s)
+        try:
+            async with asyncio.timeout(limit_s or None):
+                yield
+        except TimeoutError:
+            raise DeadlineExceededError(
+                f"{call.method} took longer than the {limit_s:g} s it may", metadata={"limit_s": f"{limit_s:g}"}
+            ) from None
+
+    return around
+
+
+class Interceptor(grpc.aio.ServerInterceptor):
+    """Runs every call of ours inside `arounds`, outermost first."""
+
+    def __init__(self, service: str, arounds: Sequence[Around]) -> None:
+        self._service = service
+        self._arounds = arounds
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """The method's handler, wrapped."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler_call_details.method.startswith("/grpc."):
+            return handler
+        metadata = {
+            key: value for key, value in handler_call_details.invocation_metadata or () if isinstance(value, str)
+        }
+        return self._wrap(handler, handler_call_details.method.rpartition("/")[2], metadata)
+
+    def _wrap(self, handler: Any, method: str, metadata: dict[str, str]) -> grpc.RpcMethodHandler[Any, Any]:
+        kind = f"{'stream' if handler.request_streaming else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
+        behavior = getattr(handler, kind)
+
+        def begin(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> tuple[Call, Any]:
+            if not handler.request_streaming:
+                return Call(self._service, method, kind, context, request, metadata=metadata), request
+            return Call(self._service, method, kind, context, None, metadata=metadata), _checked(request)
+
+        async def answer_once(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            call, argument = begin(request, context)
+            async with contextlib.AsyncExitStack() as stack:
+                for around in self._arounds:
+                    await stack.enter_async_context(around(call))
+                return await behavior(argument, context)
+
+        async def answer_many(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            call, argument = begin(request, context)
+            counter = metrics.stream_messages.labels(self._service, method)
+            async with contextlib.AsyncExitStack() as stack:
+                for around in self._arounds:
+                    await stack.enter_async_context(around(call))
+                async with contextlib.aclosing(behavior(argument, context)) as messages:
+                    async for message in messages:
+                        counter.inc()
+                        yield message
+
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        wrapped = answer_many if handler.response_streaming else answer_once
+        made: grpc.RpcMethodHandler[Any, Any] = make(wrapped, handler.request_deserializer, handler.response_serializer)
+        return made
+
+
+async def _checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """A stream of requests, each held against the caller's tenant."""
+    async for request in requests:
+        check_tenant(request, current_principal())
+        yield request

@@ -1,0 +1,50 @@
+"""The border of a server process: logging, one error line that programs can read, an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from luthierd.config import ServerConfig, load_config
+from luthierd.errors import LuthierError
+from luthierd.rpc.logs import configure_logging
+
+C = TypeVar("C", bound=ServerConfig)
+
+EXIT_REFUSED = 1
+"""The configuration or the machine does not allow the start; the last line on stderr says what to do."""
+
+
+def run(service: str, config_class: type[C], main: Callable[[C], Awaitable[None]]) -> None:
+    """Runs `main(config)` to its end. A LuthierError becomes one JSON line on stderr and exit code 1."""
+    try:
+        config = load_config(config_class, service)
+        configure_logging(service, config.log_level)
+        asyncio.run(_call(main, config))
+    except* LuthierError as group:
+        first = _first(group)
+        _refuse(service, first.reason, str(first))
+    except* Exception as group:
+        error_id = uuid.uuid4().hex[:12]
+        logging.getLogger(__name__).error("the server failed", extra={"error_id": error_id}, exc_info=group)
+        _refuse(service, "INTERNAL", f"{service} failed ({error_id}); the lines above have the trace")
+
+
+async def _call(main: Callable[[C], Awaitable[None]], config: C) -> None:
+    await main(config)
+
+
+def _first(group: BaseExceptionGroup[LuthierError]) -> LuthierError:
+    """The first error of a group, however deep."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _refuse(service: str, reason: str, message: str) -> None:
+    print(json.dumps({"event": "error", "service": service, "reason": reason, "message": message}), file=sys.stderr)
+    sys.exit(EXIT_REFUSED)

@@ -1,0 +1,63 @@
+"""Pages of lists: sizes, and tokens that are opaque and bound to the other arguments of the call."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from luthierd.errors import InvalidArgumentError
+
+DEFAULT_PAGE_SIZE = 50
+MAX_PAGE_SIZE = 1000
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """Items of one page, and the token of the next; empty at the end."""
+
+    items: tuple[T, ...]
+    next_page_token: str
+
+
+@dataclass(frozen=True)
+class PageRequest:
+    """How many items, and after which key. `limit` is one more than the page, to know whether there is a next."""
+
+    size: int
+    after: str
+    binding: str
+
+    @property
+    def limit(self) -> int:
+        """Items to read."""
+        return self.size + 1
+
+    @classmethod
+    def parse(cls, page_size: int, page_token: str, *arguments: str) -> PageRequest:
+        """InvalidArgumentError for a negative size, or a token that is not of a call with these `arguments`."""
+        if page_size < 0:
+            raise InvalidArgumentError.of_field("page_size", f"{page_size} is negative; 0 asks for the default")
+        binding = hashlib.sha256("\0".join(arguments).encode()).hexdigest()[:16]
+        after = ""
+        if page_token:
+            try:
+                content = json.loads(base64.urlsafe_b64decode(page_token.encode()))
+                after, bound_to = str(content["after"]), content["binding"]
+            except (ValueError, KeyError, TypeError):
+                bound_to = None
+            if bound_to != binding:
+                raise InvalidArgumentError.of_field("page_token", "it is not a token of a call with the same arguments")
+        return cls(min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE), after, binding)
+
+    def page(self, items: Sequence[T], keys: Sequence[str]) -> Page[T]:
+        """The page out of up to `limit` items read, with the key of each."""
+        if len(items) <= self.size:
+            return Page(tuple(items), "")
+        content = json.dumps({"after": keys[self.size - 1], "binding": self.binding}).encode()
+        return Page(tuple(items[: self.size]), base64.urlsafe_b64encode(content).decode())

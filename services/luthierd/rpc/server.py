@@ -1,0 +1,247 @@
+"""`serve()`: the life of a server, the same in tests and in production.
+
+Start: NOT_SERVING (grpc's health servicer would say SERVING by itself), listen, background tasks, SERVING when ready.
+Stop, on SIGTERM or SIGINT: NOT_SERVING -> drain delay -> stop(grace) -> no handler in flight -> `Service.close` in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import prometheus_client
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from luthierd.config import ConfigError, ServerConfig, describe
+from luthierd.errors import LuthierError
+from luthierd.rpc.auth import TokenVerifier
+from luthierd.rpc.idempotency import ReplayStore, replaying
+from luthierd.rpc.interceptors import (
+    InFlight,
+    Interceptor,
+    authenticating,
+    bounded_in_time,
+    logged,
+    measured,
+    translating_errors,
+    with_request_id,
+)
+
+log = logging.getLogger(__name__)
+
+UNARY_LIMIT_S = 60.0
+"""What a call may take where its method names no limit of its own."""
+
+KEEPALIVE_MIN_PING_MS = 10_000
+
+
+class PortInUseError(LuthierError):
+    """Somebody else listens there."""
+
+    reason = "PORT_IN_USE"
+
+
+class Health:
+    """What the server says of itself. Services whose readiness changes call `set_serving`."""
+
+    def __init__(self, services: Sequence[str]) -> None:
+        self.servicer = health.aio.HealthServicer()
+        self._names = ("", *services)
+        self._is_closing = False
+
+    async def set_serving(self, is_serving: bool) -> None:
+        """Tells watchers. Does nothing once the server shuts down."""
+        if self._is_closing:
+            return
+        status = health_pb2.HealthCheckResponse.SERVING if is_serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in self._names:
+            await self.servicer.set(name, status)
+
+    async def close(self) -> None:
+        """NOT_SERVING from now on."""
+        self._is_closing = True
+        await self.servicer.enter_graceful_shutdown()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Servicer:
+    """A gRPC servicer with its registration function, e.g. `add_DatasetServiceServicer_to_server`."""
+
+    add_to_server: Callable[[Any, grpc.aio.Server], None]
+    implementation: object
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """All that `serve()` needs to know of a service."""
+
+    name: str
+    """`curation`, `trainer`, `evaluator` or `inference`; its errors come from `<name>.luthier.dev`."""
+    servicers: Sequence[Servicer]
+    full_names: Sequence[str]
+    """Names of the gRPC services, for health and reflection."""
+    scopes: Mapping[str, str]
+    """The scope that each method needs; a method that is absent here fails the start."""
+    verifier: TokenVerifier
+    limits_s: Mapping[str, float] = field(default_factory=dict)
+    """Longest time of a call by method, where it is not `UNARY_LIMIT_S`; 0: no limit."""
+    replays: ReplayStore | None = None
+    """Where answers to calls with a `request_id` are kept."""
+    background: Sequence[Callable[[], Awaitable[None]]] = ()
+    """Tasks that run as long as the server; one that fails ends the server."""
+    close: Sequence[Callable[[], Awaitable[None]]] = ()
+    """Called in order after the last handler has finished."""
+    health: Health | None = None
+    """Given by services whose readiness changes by itself; they set SERVING themselves."""
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the server begins to stop, so that Watch streams can end."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Where a started server listens."""
+
+    address: str
+    port: int
+    metrics_port: int
+
+
+async def serve(
+    service: Service,
+    config: ServerConfig,
+    *,
+    stop: asyncio.Event | None = None,
+    started: Callable[[Bound], None] | None = None,
+) -> None:
+    """Serves until `stop` is set, by default until SIGTERM or SIGINT; `started` hears where it listens."""
+    if stop is None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, stop.set)
+    in_flight = InFlight()
+    server = _build(service, config, in_flight)
+    state = service.health or Health(service.full_names)
+    await state.set_serving(False)
+    health_pb2_grpc.add_HealthServicer_to_server(state.servicer, server)
+    reflection.enable_server_reflection([*service.full_names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    port = _listen(server, config)
+    metrics_server, metrics_port = _serve_metrics(config)
+    await server.start()
+    log.info("started", extra={"port": port, "metrics_port": metrics_port, "config": describe(config)})
+    try:
+        await _run_until(
+            stop, service, state, lambda: started and started(Bound(f"{config.host}:{port}", port, metrics_port))
+        )
+    finally:
+        service.stopping.set()
+        await state.close()
+        await asyncio.sleep(config.drain_delay_s)
+        await server.stop(config.grace_s)
+        try:
+            async with asyncio.timeout(config.cleanup_s):
+                await in_flight.idle.wait()
+        except TimeoutError:
+            log.warning("handlers did not finish in time", extra={"cleanup_s": config.cleanup_s})
+        for close in service.close:
+            await close()
+        metrics_server.shutdown()
+        log.info("stopped")
+
+
+async def _run_until(stop: asyncio.Event, service: Service, state: Health, started: Callable[[], object]) -> None:
+    """Runs the background tasks until `stop`, or until one of them fails."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_forever(run)) for run in service.background]
+        if service.health is None:
+            await state.set_serving(True)
+        started()
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        for task in tasks:
+            task.cancel()
+
+
+async def _forever(run: Callable[[], Awaitable[None]]) -> None:
+    await run()
+
+
+def _build(service: Service, config: ServerConfig, in_flight: InFlight) -> grpc.aio.Server:
+    """The server with its interceptors and servicers."""
+    arounds = [
+        in_flight,
+        with_request_id,
+        logged,
+        measured,
+        translating_errors(f"{service.name}.luthier.dev"),
+        authenticating(service.verifier, service.scopes),
+        bounded_in_time(service.limits_s, UNARY_LIMIT_S),
+    ]
+    interceptors: list[grpc.aio.ServerInterceptor] = [Interceptor(service.name, arounds)]
+    if service.replays is not None:
+        interceptors.append(replaying(service.replays))
+    server = grpc.aio.server(
+        interceptors=interceptors,
+        maximum_concurrent_rpcs=config.max_concurrent_rpcs,
+        options=[
+            ("grpc.max_receive_message_length", config.max_message_bytes),
+            ("grpc.max_send_message_length", config.max_message_bytes),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_MIN_PING_MS),
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+    for servicer in service.servicers:
+        servicer.add_to_server(servicer.implementation, server)
+    return server
+
+
+def _listen(server: grpc.aio.Server, config: ServerConfig) -> int:
+    """Binds the port. PortInUseError, or ConfigError where plain text would leave the machine."""
+    address = f"{config.host}:{config.port}"
+    try:
+        if config.tls_certificate_path and config.tls_key_path:
+            pair = (config.tls_key_path.read_bytes(), config.tls_certificate_path.read_bytes())
+            port = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        elif not _is_loopback(config.host) and not config.insecure_network:
+            raise ConfigError(
+                f"{config.host} is not a loopback address and there is no certificate; set LUTHIER_TLS_CERTIFICATE_PATH and "
+                "LUTHIER_TLS_KEY_PATH, or LUTHIER_INSECURE_NETWORK=1 where the network itself encrypts",
+                metadata={"host": config.host},
+            )
+        else:
+            port = server.add_insecure_port(address)
+    except RuntimeError:
+        port = 0
+    if port == 0:
+        raise PortInUseError(
+            f"{address} is in use or not an address of this machine; stop the other program or choose another port",
+            metadata={"address": address},
+        )
+    return port
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _serve_metrics(config: ServerConfig) -> tuple[Any, int]:
+    """Starts the Prometheus page in a thread. PortInUseError."""
+    try:
+        server, _ = prometheus_client.start_http_server(config.metrics_port, addr=config.host)
+    except OSError as error:
+        raise PortInUseError(
+            f"{config.host}:{config.metrics_port} is in use; choose another metrics port",
+            metadata={"address": f"{config.host}:{config.metrics_port}"},
+        ) from error
+    return server, int(server.server_port)

@@ -1,0 +1,84 @@
+"""The one table from errors to gRPC status, and the only place that builds `google.rpc.Status`."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from luthierd import errors
+from luthierd.rpc.logs import request_id
+
+STATUS_BY_ERROR: dict[type[errors.LuthierError], grpc.StatusCode] = {
+    errors.InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    errors.PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
+    errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
+    errors.AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
+    errors.FailedPreconditionError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.AbortedError: grpc.StatusCode.ABORTED,
+    errors.ResourceExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
+    errors.DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.DataLossError: grpc.StatusCode.DATA_LOSS,
+    errors.InternalError: grpc.StatusCode.INTERNAL,
+}
+
+
+def code_of(error: errors.LuthierError) -> grpc.StatusCode:
+    """The status of the nearest registered class of `error`."""
+    return next(
+        (STATUS_BY_ERROR[kind] for kind in type(error).__mro__ if kind in STATUS_BY_ERROR), grpc.StatusCode.INTERNAL
+    )
+
+
+def status_of(error: errors.LuthierError, domain: str) -> status_pb2.Status:
+    """`error` with all its details, for the wire or for the `error` field of a job."""
+    metadata = {key: str(value) for key, value in error.metadata.items()}
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=domain, metadata=metadata)]
+    if isinstance(error, errors.InvalidArgumentError) and error.violations:
+        violation = error_details_pb2.BadRequest.FieldViolation
+        details.append(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    violation(field=v.field, description=v.description, reason=error.reason) for v in error.violations
+                ]
+            )
+        )
+    if isinstance(error, errors.RetryableError):
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(int(error.retry_after_s * 1000))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    if isinstance(error, errors.FailedPreconditionError):
+        violation_kind = error_details_pb2.PreconditionFailure.Violation
+        details.append(
+            error_details_pb2.PreconditionFailure(
+                violations=[violation_kind(type=error.reason, description=str(error))]
+            )
+        )
+    packed = []
+    for detail in details:
+        any_detail = any_pb2.Any()
+        any_detail.Pack(detail)
+        packed.append(any_detail)
+    return status_pb2.Status(code=code_pb2.Code.Value(code_of(error).name), message=str(error), details=packed)
+
+
+async def abort_with(context: grpc.aio.ServicerContext[Any, Any], error: errors.LuthierError, domain: str) -> NoReturn:
+    """Ends the call with the status of `error` and its machine-readable details."""
+    status = status_of(error, domain)
+    trailing = (("grpc-status-details-bin", status.SerializeToString()), ("x-request-id", request_id.get()))
+    await context.abort(code_of(error), status.message, trailing)
+    raise AssertionError("unreachable: abort raises")
+
+
+def status_from_failure(failure: dict[str, Any], domain: str) -> status_pb2.Status:
+    """The `error` of a job as it was stored (`jobs.worker.describe_failure`), for the wire."""
+    info = error_details_pb2.ErrorInfo(reason=failure["reason"], domain=domain)
+    info.metadata.update({key: str(value) for key, value in failure["metadata"].items()})
+    detail = any_pb2.Any()
+    detail.Pack(info)
+    return status_pb2.Status(code=code_pb2.Code.Value(failure["code"]), message=failure["message"], details=[detail])

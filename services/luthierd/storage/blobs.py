@@ -1,0 +1,190 @@
+"""The blob store: bytes by their sha256, in a local folder or any store that fsspec reaches.
+
+A blob is written under a temporary name, synced, then renamed: it is there whole or not at all, and never changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import re
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import fsspec
+
+from luthierd.errors import DataLossError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
+
+CHUNK_BYTES = 1024 * 1024
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class BlobNotFoundError(NotFoundError):
+    """The store holds no such blob."""
+
+    reason = "BLOB_NOT_FOUND"
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__(
+            f"the blob {sha256} is not in the store; restore it, or make its owner anew", metadata={"sha256": sha256}
+        )
+
+
+class BlobCorruptError(DataLossError):
+    """The bytes of a blob are not those of its name."""
+
+    reason = "BLOB_CORRUPT"
+
+
+class DiskFullError(ResourceExhaustedError):
+    """No room for the blob."""
+
+    reason = "DISK_FULL"
+
+
+@dataclass(frozen=True)
+class Blob:
+    """What identifies a blob."""
+
+    sha256: str
+    size_bytes: int
+
+
+class BlobStore:
+    """Content-addressed blobs below `url`. Methods block: call them from a worker, or through `asyncio.to_thread`."""
+
+    def __init__(self, url: str, *, cache: pathlib.Path | None = None) -> None:
+        self._files, self._root = fsspec.core.url_to_fs(url)
+        self._is_local = "file" in (
+            self._files.protocol if isinstance(self._files.protocol, tuple) else (self._files.protocol,)
+        )
+        self._cache = cache or pathlib.Path(tempfile.gettempdir()) / "luthier-blobs"
+
+    def put_bytes(self, data: bytes) -> Blob:
+        """Stores `data`; storing the same again does nothing. DiskFullError."""
+        blob = Blob(hashlib.sha256(data).hexdigest(), len(data))
+        if not self.has(blob.sha256):
+            self._write(blob.sha256, iter([data]))
+        return blob
+
+    def put_file(self, path: pathlib.Path) -> Blob:
+        """Stores the content of a file. DiskFullError."""
+        digest, size = hashlib.sha256(), 0
+        for chunk in _chunks(path):
+            digest.update(chunk)
+            size += len(chunk)
+        blob = Blob(digest.hexdigest(), size)
+        if not self.has(blob.sha256):
+            self._write(blob.sha256, _chunks(path))
+        return blob
+
+    def has(self, sha256: str) -> bool:
+        """Whether the blob is in the store."""
+        return bool(self._files.exists(self._location(sha256)))
+
+    def read_bytes(self, sha256: str) -> bytes:
+        """The whole blob, verified. BlobNotFoundError, BlobCorruptError."""
+        try:
+            data = bytes(self._files.cat_file(self._location(sha256)))
+        except FileNotFoundError:
+            raise BlobNotFoundError(sha256) from None
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise BlobCorruptError(f"the blob {sha256} has other bytes than its name says", metadata={"sha256": sha256})
+        return data
+
+    def read_range(self, sha256: str, offset_bytes: int, limit_bytes: int) -> bytes:
+        """A piece of the blob, unverified; empty past the end. BlobNotFoundError."""
+        try:
+            with self._files.open(self._location(sha256), "rb") as file:
+                file.seek(offset_bytes)
+                return bytes(file.read(limit_bytes))
+        except FileNotFoundError:
+            raise BlobNotFoundError(sha256) from None
+
+    def size_bytes(self, sha256: str) -> int:
+        """The blob's size. BlobNotFoundError."""
+        try:
+            return int(self._files.size(self._location(sha256)))
+        except FileNotFoundError:
+            raise BlobNotFoundError(sha256) from None
+
+    def local_path(self, sha256: str) -> pathlib.Path:
+        """A local file with the blob's bytes, not to be written to; fetched and verified first where the store is remote."""
+        if self._is_local:
+            path = pathlib.Path(self._location(sha256))
+            if not path.exists():
+                raise BlobNotFoundError(sha256)
+            return path
+        path = self._cache / sha256[:2] / sha256
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f"{sha256}.{uuid.uuid4().hex}.partial")
+            try:
+                self._files.get_file(self._location(sha256), str(partial))
+            except FileNotFoundError:
+                raise BlobNotFoundError(sha256) from None
+            verify_file(partial, sha256)
+            partial.rename(path)
+        return path
+
+    def _location(self, sha256: str) -> str:
+        if not _SHA256.fullmatch(sha256):
+            raise InvalidArgumentError(f"{sha256!r} is not a sha256 in hex", metadata={"sha256": sha256})
+        return f"{self._root.rstrip('/')}/{sha256[:2]}/{sha256}"
+
+    def _write(self, sha256: str, chunks: Iterator[bytes]) -> None:
+        location = self._location(sha256)
+        try:
+            if self._is_local:
+                write_atomically(pathlib.Path(location), chunks)
+            else:  # object stores publish an upload whole, at its end
+                with self._files.open(location, "wb") as file:
+                    for chunk in chunks:
+                        file.write(chunk)
+        except OSError as error:
+            if error.errno not in {28, 122}:  # ENOSPC, EDQUOT
+                raise
+            raise DiskFullError(
+                f"no room for the blob {sha256} below {self._root}; free some space and try again",
+                metadata={"sha256": sha256},
+            ) from error
+
+
+def write_atomically(path: pathlib.Path, chunks: Iterator[bytes]) -> None:
+    """Writes a file that is there whole or not at all, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def verify_file(path: pathlib.Path, sha256: str) -> None:
+    """BlobCorruptError unless the file has that digest."""
+    digest = hashlib.sha256()
+    for chunk in _chunks(path):
+        digest.update(chunk)
+    if digest.hexdigest() != sha256:
+        raise BlobCorruptError(
+            f"{path.name} has other bytes than its digest {sha256} says", metadata={"sha256": sha256}
+        )
+
+
+def _chunks(path: pathlib.Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk

@@ -1,0 +1,91 @@
+"""A service's database: SQLAlchemy's async engine over SQLite (WAL) or PostgreSQL, and its migrations.
+
+On PostgreSQL each service has a schema of its own name; on SQLite a file of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+BUSY_TIMEOUT_MS = 15_000
+"""How long a writer waits for SQLite's one write lock; a transaction of ours takes milliseconds."""
+
+READ_ONLY = "luthier_read_only"
+
+GROUND_VERSIONS = pathlib.Path(__file__).parent / "versions"
+"""Migrations of the tables that every service has: jobs and replays."""
+
+
+class Database:
+    """Transactions against one service's tables."""
+
+    def __init__(self, url: str, *, schema: str) -> None:
+        self._schema = schema
+        self._is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        if self._is_sqlite:
+            file = make_url(url).database
+            if file:
+                pathlib.Path(file).parent.mkdir(parents=True, exist_ok=True)
+            self.engine = create_async_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+            sa.event.listen(self.engine.sync_engine, "connect", _configure_sqlite)
+            sa.event.listen(self.engine.sync_engine, "begin", _begin_immediate)
+        else:
+            settings = {"search_path": schema, "application_name": f"luthier-{schema}"}
+            self.engine = create_async_engine(url, connect_args={"server_settings": settings}, pool_pre_ping=True)
+
+    @contextlib.asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction: committed at the end of the block, rolled back on an exception."""
+        async with self.engine.begin() as connection:
+            yield connection
+
+    @contextlib.asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """One consistent view that writes nothing, and on SQLite waits for no writer."""
+        async with self.engine.connect() as connection:
+            reader = await connection.execution_options(**{READ_ONLY: True})
+            async with reader.begin():
+                yield reader
+
+    async def migrate(self, versions: pathlib.Path) -> None:
+        """Brings the tables of the ground and those of the service (`versions`) to the newest state."""
+        if not self._is_sqlite:
+            async with self.engine.begin() as connection:
+                await connection.execute(sa.schema.CreateSchema(self._schema, if_not_exists=True))
+        config = Config()
+        config.set_main_option("script_location", str(pathlib.Path(__file__).parent / "migrations"))
+        config.set_main_option("path_separator", "newline")
+        config.set_main_option("version_locations", f"{GROUND_VERSIONS}\n{versions}")
+
+        def upgrade(connection: sa.Connection) -> None:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "heads")
+
+        async with self.engine.begin() as connection:
+            await connection.run_sync(upgrade)
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        await self.engine.dispose()
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # the driver must not begin by itself: _begin_immediate does
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_MS}"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_immediate(connection: sa.Connection) -> None:
+    """Takes the write lock at once: a transaction that reads first and writes later would fail instead of waiting."""
+    connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get(READ_ONLY) else "BEGIN IMMEDIATE")

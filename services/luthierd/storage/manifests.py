@@ -1,0 +1,87 @@
+"""Artifacts of many files: a manifest is a blob that lists files by relative path and digest.
+
+The digest of the manifest is the identity of the artifact.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+from dataclasses import dataclass
+
+from luthierd.errors import DataLossError
+from luthierd.storage.blobs import Blob, BlobStore, verify_file
+
+MAX_MANIFEST_BYTES = 1024 * 1024
+
+
+class ManifestInvalidError(DataLossError):
+    """A manifest that cannot be used: not JSON of the right form, or a path that leaves the folder."""
+
+    reason = "MANIFEST_INVALID"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The files of an artifact by relative POSIX path."""
+
+    files: dict[str, Blob]
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all files."""
+        return sum(blob.size_bytes for blob in self.files.values())
+
+    def to_json(self) -> bytes:
+        """The canonical form, which is digested."""
+        files = {path: {"sha256": blob.sha256, "size_bytes": blob.size_bytes} for path, blob in self.files.items()}
+        return json.dumps({"files": files}, sort_keys=True, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Manifest:
+        """ManifestInvalidError for anything but a well-formed manifest whose paths stay inside."""
+        try:
+            entries = json.loads(data)["files"]
+            files = {str(path): Blob(str(e["sha256"]), int(e["size_bytes"])) for path, e in entries.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ManifestInvalidError(f"a manifest is not of the right form: {error}") from error
+        for path in files:
+            pure = pathlib.PurePosixPath(path)
+            if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\\" in path or "\0" in path:
+                raise ManifestInvalidError(
+                    f"a manifest names the path {path!r}, which leaves its folder", metadata={"path": path}
+                )
+        return cls(files)
+
+
+def put_folder(blobs: BlobStore, folder: pathlib.Path) -> Blob:
+    """Stores every file below `folder` and then the manifest, whose blob is returned."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    manifest = Manifest({path.relative_to(folder).as_posix(): blobs.put_file(path) for path in paths})
+    return blobs.put_bytes(manifest.to_json())
+
+
+def read_manifest(blobs: BlobStore, sha256: str) -> Manifest:
+    """The manifest of that digest. BlobNotFoundError, ManifestInvalidError."""
+    if blobs.size_bytes(sha256) > MAX_MANIFEST_BYTES:
+        raise ManifestInvalidError(
+            f"the manifest {sha256} is larger than {MAX_MANIFEST_BYTES} bytes", metadata={"sha256": sha256}
+        )
+    return Manifest.from_json(blobs.read_bytes(sha256))
+
+
+def checkout(blobs: BlobStore, manifest_sha256: str, folder: pathlib.Path) -> Manifest:
+    """Lays the artifact's files, verified, into `folder`, as hard links where the file system can; not to be written to."""
+    manifest = read_manifest(blobs, manifest_sha256)
+    for path, blob in manifest.files.items():
+        source, target = blobs.local_path(blob.sha256), folder / path
+        verify_file(source, blob.sha256)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copyfile(source, target)
+    return manifest
