@@ -1,0 +1,146 @@
+"""YAML or mapping -> message of a contract, for training, curation, evaluation and gate files.
+
+Keys are the fields' names; an enum takes its value with or without the prefix, in either case (`adapter_rag` or
+`ARM_ADAPTER_RAG`). Needs PyYAML (the `cli` extra) to read files, nothing for mappings.
+"""
+
+from __future__ import annotations
+
+import difflib
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from luthier.errors import ConfigError, UnknownKeyError
+
+Config = TypeVar("Config", bound=Message)
+
+
+def load(source: str | pathlib.Path | Mapping[str, Any], kind: type[Config]) -> Config:
+    """Parses a file or a mapping into a message. `UnknownKeyError` names the dotted path and the nearest known key,
+    `ConfigError` a value that does not fit.
+    """
+    found = source if isinstance(source, Mapping) else read_mapping(pathlib.Path(source))
+    checked = _message(found, kind.DESCRIPTOR, path="")
+    try:
+        return json_format.ParseDict(checked, kind())
+    except json_format.ParseError as error:
+        name = kind.DESCRIPTOR.name
+        raise ConfigError(f"the configuration does not fit {name}: {error}", metadata={"kind": name}) from error
+
+
+def read_mapping(path: pathlib.Path) -> dict[str, Any]:
+    """Reads a YAML file whose top is a mapping; an empty file is an empty mapping."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _unreadable(path, f"cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        place = f"line {line + 1}: " if line is not None else ""
+        problem = getattr(error, "problem", None) or error
+        raise _unreadable(path, f"is not YAML: {place}{problem}") from error
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise _unreadable(path, f"must hold a mapping of keys to values at its top, not a {type(found).__name__}")
+    return found
+
+
+def _unreadable(path: pathlib.Path, why: str) -> ConfigError:
+    return ConfigError(f"{path} {why}", reason="CONFIG_UNREADABLE", metadata={"path": str(path)})
+
+
+def nearest_key(key: str, known: Iterable[str]) -> str:
+    """The known key that looks most like `key`; empty if none looks like it."""
+    return next(iter(difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)), "")
+
+
+def _message(found: Any, descriptor: Any, *, path: str) -> dict[str, Any]:
+    if not isinstance(found, Mapping):
+        raise _misfit(path, "a mapping of keys to values", found)
+    checked = {}
+    for key, value in found.items():
+        field = descriptor.fields_by_name.get(str(key))
+        where = f"{path}.{key}" if path else str(key)
+        if field is None:
+            raise _unknown(where, str(key), descriptor)
+        if value is not None:
+            checked[str(key)] = _value(value, field, path=where)
+    return checked
+
+
+def _value(value: Any, field: FieldDescriptor, *, path: str) -> Any:
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return value
+    if field.is_repeated:
+        if not isinstance(value, list):
+            raise _misfit(path, "a list", value)
+        return [_single(item, field, path=f"{path}[{index}]") for index, item in enumerate(value)]
+    return _single(value, field, path=path)
+
+
+def _single(value: Any, field: FieldDescriptor, *, path: str) -> Any:
+    if field.message_type is not None:
+        is_ours = field.message_type.full_name.startswith("luthier.")
+        return _message(value, field.message_type, path=path) if is_ours else value
+    if field.enum_type is not None:
+        return _enum_value(value, field.enum_type, path=path)
+    return _scalar(value, field, path=path)
+
+
+_INTEGERS = {
+    FieldDescriptor.CPPTYPE_INT32,
+    FieldDescriptor.CPPTYPE_INT64,
+    FieldDescriptor.CPPTYPE_UINT32,
+    FieldDescriptor.CPPTYPE_UINT64,
+}
+_FLOATS = {FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT}
+
+
+def _scalar(value: Any, field: FieldDescriptor, *, path: str) -> Any:
+    """Checks the type here, where the path is known. YAML reads 5e-4 as text (it wants 5.0e-4): such text counts."""
+    kind = field.cpp_type
+    if kind == FieldDescriptor.CPPTYPE_BOOL:
+        if isinstance(value, bool):
+            return value
+        raise _misfit(path, "true or false", value)
+    if kind == FieldDescriptor.CPPTYPE_STRING:
+        if isinstance(value, str):
+            return value
+        raise _misfit(path, "a text", value)
+    if kind in _INTEGERS and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if kind in _FLOATS and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            raise _misfit(path, "a number", value) from None
+    raise _misfit(path, "a whole number" if kind in _INTEGERS else "a number", value)
+
+
+def _enum_value(value: Any, enum: EnumDescriptor, *, path: str) -> str:
+    prefix = enum.values[0].name.removesuffix("UNSPECIFIED")
+    known = {v.name.removeprefix(prefix).lower(): v.name for v in enum.values[1:]}
+    text = str(value).upper().replace("-", "_").removeprefix(prefix).lower()
+    if text not in known:
+        raise _misfit(path, f"one of {', '.join(known)}", value)
+    return known[text]
+
+
+def _misfit(path: str, wanted: str, found: Any) -> ConfigError:
+    what = f"key '{path}'" if path else "the configuration"
+    return ConfigError(f"{what} must be {wanted}, not {found!r}", metadata={"path": path, "wanted": wanted})
+
+
+def _unknown(path: str, key: str, descriptor: Descriptor) -> UnknownKeyError:
+    known = [field.name for field in descriptor.fields]
+    nearest = nearest_key(key, known)
+    hint = f"did you mean '{nearest}'?" if nearest else f"known keys: {', '.join(known)}"
+    return UnknownKeyError(f"unknown key '{path}'; {hint}", path=path, nearest=nearest)

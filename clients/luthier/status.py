@@ -1,0 +1,98 @@
+"""From a gRPC failure to a `luthier.errors` error: the only place that reads `grpc-status-details-bin`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+from luthier import errors
+from luthier.errors import FieldViolation, PreconditionViolation, RpcError
+
+DETAILS_KEY = "grpc-status-details-bin"
+
+BY_CODE: dict[grpc.StatusCode, type[RpcError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidArgumentError,
+    grpc.StatusCode.OUT_OF_RANGE: errors.InvalidArgumentError,
+    grpc.StatusCode.NOT_FOUND: errors.NotFoundError,
+    grpc.StatusCode.ALREADY_EXISTS: errors.AlreadyExistsError,
+    grpc.StatusCode.FAILED_PRECONDITION: errors.FailedPreconditionError,
+    grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDeniedError,
+    grpc.StatusCode.UNAUTHENTICATED: errors.UnauthenticatedError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.ResourceExhaustedError,
+    grpc.StatusCode.UNAVAILABLE: errors.UnavailableError,
+    grpc.StatusCode.ABORTED: errors.AbortedError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceededError,
+    grpc.StatusCode.CANCELLED: errors.CallCancelledError,
+    grpc.StatusCode.DATA_LOSS: errors.DataLossError,
+    grpc.StatusCode.UNIMPLEMENTED: errors.UnimplementedError,
+    grpc.StatusCode.INTERNAL: errors.InternalError,
+    grpc.StatusCode.UNKNOWN: errors.InternalError,
+}
+
+
+def error_from_rpc(failure: grpc.aio.AioRpcError, *, service: str, address: str, method: str) -> RpcError:
+    """The typed error of a failed call. A status without `ErrorInfo` did not come from one of our handlers."""
+    kind = BY_CODE.get(failure.code(), RpcError)
+    found = _details(failure)
+    if "reason" in found:
+        return kind(failure.details() or "", service=service, method=method, **found)
+    if kind is errors.UnavailableError:
+        return errors.UnavailableError(
+            f"the {service} service at {address} does not answer ({_cause(failure)}); start it with `luthier up`, "
+            "see what runs with `luthier status`, or name another installation with --endpoint",
+            reason="SERVICE_UNREACHABLE",
+            metadata={"service": service, "address": address},
+            service=service,
+            method=method,
+            retry_after_s=found.get("retry_after_s"),
+        )
+    if kind is errors.DeadlineExceededError:
+        message = f"the {service} service at {address} did not answer {method} in time"
+        metadata = {"service": service, "address": address, "method": method}
+        return kind(message, metadata=metadata, service=service, method=method)
+    return kind(failure.details() or failure.code().name, service=service, method=method, **found)
+
+
+def error_from_status(status: status_pb2.Status) -> tuple[str, str, dict[str, str]]:
+    """Message, reason and metadata of a `google.rpc.Status` inside a resource, such as `TrainingJob.error`."""
+    found = _unpack(status)
+    return status.message, str(found.get("reason", "UNKNOWN")), dict(found.get("metadata", {}))
+
+
+def _cause(failure: grpc.aio.AioRpcError) -> str:
+    details = failure.details() or "no details"
+    return "connection refused" if "onnection refused" in details else details
+
+
+def _details(failure: grpc.aio.AioRpcError) -> dict[str, Any]:
+    metadata: Any = failure.trailing_metadata() or ()
+    for key, value in metadata:
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            try:
+                return _unpack(status_pb2.Status.FromString(value))
+            except DecodeError:
+                return {}
+    return {}
+
+
+def _unpack(status: status_pb2.Status) -> dict[str, Any]:
+    """Arguments of `RpcError` from the details that we know; others are passed over."""
+    found: dict[str, Any] = {}
+    for detail in status.details:
+        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+            info = error_details_pb2.ErrorInfo.FromString(detail.value)
+            found |= {"reason": info.reason, "domain": info.domain, "metadata": dict(info.metadata)}
+        elif detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
+            bad = error_details_pb2.BadRequest.FromString(detail.value)
+            found["field_violations"] = [FieldViolation(v.field, v.description, v.reason) for v in bad.field_violations]
+        elif detail.Is(error_details_pb2.PreconditionFailure.DESCRIPTOR):
+            failed = error_details_pb2.PreconditionFailure.FromString(detail.value)
+            violations = [PreconditionViolation(v.type, v.subject, v.description) for v in failed.violations]
+            found["precondition_violations"] = violations
+        elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+            retry = error_details_pb2.RetryInfo.FromString(detail.value).retry_delay
+            found["retry_after_s"] = retry.seconds + retry.nanos / 1e9
+    return found

@@ -1,0 +1,76 @@
+"""Tokens signed with an installation's Ed25519 key, for whoever can read that key: the machine's owner."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+import uuid
+from collections.abc import Callable, Sequence
+
+from luthier.errors import ProfileError
+
+ISSUER = AUDIENCE = "luthier"
+SCOPES = (
+    "curation.read",
+    "curation.write",
+    "trainer.read",
+    "trainer.write",
+    "models.write",
+    "evaluator.read",
+    "evaluator.write",
+    "inference.generate",
+    "inference.evaluate",
+    "inference.deploy",
+)
+LOCAL_TTL_S = 3600
+RENEW_BEFORE_S = 60
+
+
+def mint(
+    signing_key: pathlib.Path,
+    *,
+    tenant: str,
+    scopes: Sequence[str] = SCOPES,
+    ttl_s: int = LOCAL_TTL_S,
+    subject: str = "cli",
+    now_s: float | None = None,
+) -> str:
+    """A signed JWT (EdDSA). Needs the `cli` or `server` extra for PyJWT."""
+    import jwt
+
+    try:
+        key = signing_key.read_bytes()
+    except OSError as error:
+        raise ProfileError(
+            f"the signing key {signing_key} cannot be read ({error.strerror}); be the user who ran `luthier up`, "
+            "or set LUTHIER_TOKEN to a token from `luthier auth issue`",
+            reason="SIGNING_KEY_UNREADABLE",
+            metadata={"signing_key": str(signing_key)},
+        ) from error
+    issued_s = int(time.time() if now_s is None else now_s)
+    claims = {
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "sub": subject,
+        "tenant": tenant,
+        "scope": " ".join(scopes),
+        "iat": issued_s,
+        "exp": issued_s + ttl_s,
+        "jti": str(uuid.uuid4()),
+    }
+    return jwt.encode(claims, key, algorithm="EdDSA")
+
+
+def local_source(
+    signing_key: pathlib.Path, *, tenant: str, clock: Callable[[], float] = time.time
+) -> Callable[[], str]:
+    """A token source that mints a token when there is none and a new one shortly before it expires."""
+    held: list[tuple[str, float]] = []
+
+    def token() -> str:
+        now_s = clock()
+        if not held or held[0][1] - now_s < RENEW_BEFORE_S:
+            held[:] = [(mint(signing_key, tenant=tenant, now_s=now_s), now_s + LOCAL_TTL_S)]
+        return held[0][0]
+
+    return token

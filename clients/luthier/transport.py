@@ -1,0 +1,321 @@
+"""One channel to one service: deadlines, retries, tokens, watches. Knows no noun."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast
+
+import grpc
+from google.protobuf.message import Message
+
+from luthier.endpoints import TlsOptions
+from luthier.errors import ProfileError, RpcError, UnavailableError
+from luthier.status import error_from_rpc
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+Event = TypeVar("Event", bound="WatchedEvent")
+TokenSource = str | Callable[[], str] | Callable[[], Awaitable[str]]
+
+DEFAULT_DEADLINE_S = 30.0
+# Seconds, by method, where the default does not fit: work that is done before the answer, and bulk data.
+DEADLINES_S = {
+    "ImportDataset": 600.0,
+    "ReadDatasetRevision": 60.0,
+    "ReadEvaluationReport": 60.0,
+    "CreateEvaluation": 60.0,
+    "CreateTrainingJob": 60.0,
+    # A call that needs an engine starts it (about a minute on a small CPU), then loads the adapter.
+    "DeployAdapter": 600.0,
+    "PromoteDeployment": 300.0,
+    "RollbackDeployment": 300.0,
+    "DeleteDeployment": 120.0,
+    "Generate": 300.0,
+    "GenerateStream": 300.0,
+    "Chat": 300.0,
+    "ChatStream": 300.0,
+}
+# Watches send a heartbeat every 10 seconds; three missed ones mean that the connection is gone.
+WATCH_IDLE_S = 30.0
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+
+CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # A service that was restarted is found again within two seconds; gRPC's own bound is two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    ("grpc.keepalive_time_ms", 60_000),
+    # Retries are ours: gRPC's would retry calls behind the back of the total deadline.
+    ("grpc.enable_retries", 0),
+)
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """When a call that met UNAVAILABLE is made again, always within its total deadline.
+
+    max_attempts: calls in all; waits that the service itself asks for (RetryInfo) do not count.
+    reconnect_s: how long a watch or a wait goes on without an answer before it gives up.
+    """
+
+    max_attempts: int = 5
+    initial_backoff_s: float = 0.1
+    multiplier: float = 2.0
+    max_backoff_s: float = 2.0
+    reconnect_s: float = 120.0
+
+    def backoff_s(self, attempt: int, *, rng: random.Random) -> float:
+        """Wait after the `attempt`-th failure (from 1 on): exponential, half of it jitter."""
+        full = min(self.max_backoff_s, self.initial_backoff_s * self.multiplier ** (attempt - 1))
+        return full * (0.5 + 0.5 * rng.random())
+
+
+class WatchedEvent(Protocol):
+    """What all event messages share."""
+
+    @property
+    def event_id(self) -> int: ...
+
+
+class Transport:
+    """Calls to one service at one address. The channel opens with the first call, on the loop that makes it."""
+
+    def __init__(
+        self,
+        service: str,
+        address: str,
+        *,
+        tls: TlsOptions | None = None,
+        token: TokenSource | None = None,
+        retry: RetryPolicy | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.service = service
+        self.address = address
+        self.retry = retry or RetryPolicy()
+        self._tls = tls
+        self._token = token
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, no secret
+        self._channel: list[grpc.aio.Channel] = []  # shared by all transports made with `with_token`
+
+    def with_token(self, token: TokenSource) -> Transport:
+        """A transport over the same channel that presents another token."""
+        other = Transport(self.service, self.address, tls=self._tls, token=token, retry=self.retry, rng=self._rng)
+        other._channel = self._channel
+        return other
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        if not self._channel:
+            if not self.address:
+                raise ProfileError(
+                    f"no address of the {self.service} service is known; start it with `luthier up`, "
+                    "or name another installation with --endpoint",
+                    metadata={"service": self.service},
+                )
+            self._channel.append(_open_channel(self.address, self._tls))
+        return self._channel[0]
+
+    async def close(self) -> None:
+        """Closes the channel; calls in flight are cancelled."""
+        while self._channel:
+            await self._channel.pop().close(None)
+
+    async def unary(
+        self,
+        call: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        *,
+        timeout_s: float | None = None,
+    ) -> Response:
+        """Makes a unary call; UNAVAILABLE is retried, every other status is raised as its `RpcError`."""
+
+        async def once(remaining_s: float) -> Response:
+            return await call(request, timeout=remaining_s, metadata=await self.metadata())
+
+        return await self.retrying(once, method=method_of(request), timeout_s=timeout_s)
+
+    async def upload(
+        self,
+        call: grpc.aio.StreamUnaryMultiCallable[Request, Response],
+        requests: Callable[[], AsyncIterator[Request]],
+        *,
+        method: str,
+        timeout_s: float | None = None,
+    ) -> Response:
+        """Makes a client-streaming call; a retry begins again with a new iterator of `requests`."""
+
+        async def once(remaining_s: float) -> Response:
+            return await call(requests(), timeout=remaining_s, metadata=await self.metadata())
+
+        return await self.retrying(once, method=method, timeout_s=timeout_s)
+
+    async def retrying(
+        self, once: Callable[[float], Awaitable[Response]], *, method: str, timeout_s: float | None = None
+    ) -> Response:
+        """Runs `once(remaining_s)` until it answers, fails for good, or no time is left for another attempt."""
+        deadline = time.monotonic() + (timeout_s or DEADLINES_S.get(method, DEFAULT_DEADLINE_S))
+        attempt = 0
+        while True:
+            try:
+                return await once(max(deadline - time.monotonic(), 0.001))
+            except grpc.aio.AioRpcError as failure:
+                error = self.error_of(failure, method=method)
+            attempt += error.retry_after_s is None
+            await self._pause(error, attempt=attempt, deadline=deadline)
+
+    async def _pause(self, error: RpcError, *, attempt: int, deadline: float) -> None:
+        """Waits before the next attempt, or raises `error` if there is none."""
+        if not isinstance(error, UnavailableError) or attempt >= self.retry.max_attempts:
+            raise error
+        delay_s = self.retry.backoff_s(max(attempt, 1), rng=self._rng)
+        if error.retry_after_s is not None:
+            delay_s = max(error.retry_after_s, delay_s)
+        if time.monotonic() + delay_s >= deadline:
+            raise error
+        await asyncio.sleep(delay_s)
+
+    async def stream(
+        self,
+        call: grpc.aio.UnaryStreamMultiCallable[Request, Response],
+        request: Request,
+        *,
+        timeout_s: float | None = None,
+        idle_s: float | None = None,
+    ) -> AsyncIterator[Response]:
+        """Yields the messages of a server stream. Retried only before the first message. Closing the iterator cancels
+        the call. timeout_s 0: no total deadline. idle_s: longest silence; a longer one is an `UnavailableError`.
+        """
+        method = method_of(request)
+        total_s = DEADLINES_S.get(method, DEFAULT_DEADLINE_S) if timeout_s is None else timeout_s
+        deadline = time.monotonic() + total_s if total_s else float("inf")
+        attempt, received = 0, False
+        while True:
+            remaining_s = None if deadline == float("inf") else max(deadline - time.monotonic(), 0.001)
+            running = call(request, timeout=remaining_s, metadata=await self.metadata())
+            try:
+                while (message := await self._read(running, idle_s, method)) is not None:
+                    received = True
+                    yield message
+                return  # noqa: TRY300 - the loop's other exits are retries
+            except grpc.aio.AioRpcError as failure:
+                error = self.error_of(failure, method=method)
+            finally:
+                running.cancel()
+            if received:
+                raise error
+            attempt += error.retry_after_s is None
+            await self._pause(error, attempt=attempt, deadline=deadline)
+
+    async def _read(
+        self, running: grpc.aio.UnaryStreamCall[Request, Response], idle_s: float | None, method: str
+    ) -> Response | None:
+        """The next message; None at the end."""
+        try:
+            async with asyncio.timeout(idle_s):
+                message = await running.read()
+        except TimeoutError:
+            raise UnavailableError(
+                f"the {self.service} service at {self.address} has sent nothing for {idle_s:.0f} s on {method}",
+                reason="STREAM_SILENT",
+                metadata={"service": self.service, "address": self.address, "method": method},
+                service=self.service,
+                method=method,
+            ) from None
+        return cast(Response, message) if isinstance(message, Message) else None  # else it is grpc.aio.EOF
+
+    async def watch(
+        self,
+        events: Callable[[int], AsyncIterator[Event]],
+        *,
+        after_event_id: int,
+        is_final_event: Callable[[Event], bool],
+        is_over: Callable[[], Awaitable[bool]],
+    ) -> AsyncIterator[Event]:
+        """Yields events in order, each once, without heartbeats, until the resource is final.
+
+        events(after) opens the stream. When the service goes away it is opened again after the last id seen, for up to
+        `retry.reconnect_s`. A stream that ends early (a service that shuts down) is told from one that is
+        complete by the final state event or by `is_over()`.
+        """
+        last_id, attempt, patience = after_event_id, 0, Patience(self.retry.reconnect_s)
+        while True:
+            try:
+                async for event in events(last_id):
+                    attempt = 0
+                    patience.renew()
+                    if event.event_id <= last_id:
+                        continue
+                    last_id = event.event_id
+                    yield event
+                    if is_final_event(event):
+                        return
+                if await is_over():
+                    return
+            except UnavailableError as error:
+                patience.spend(error)
+            attempt += 1
+            await asyncio.sleep(self.retry.backoff_s(attempt, rng=self._rng))
+
+    async def metadata(self) -> grpc.aio.Metadata:
+        """Metadata of a call: the bearer token, and an id that the service writes into its log lines."""
+        pairs: list[tuple[str, str]] = [("x-request-id", str(uuid.uuid4()))]
+        token = self._token() if callable(self._token) else self._token
+        if inspect.isawaitable(token):
+            token = await token
+        if token:
+            pairs.append(("authorization", f"Bearer {token}"))
+        return grpc.aio.Metadata(*pairs)
+
+    def error_of(self, failure: grpc.aio.AioRpcError, *, method: str) -> RpcError:
+        error = error_from_rpc(failure, service=self.service, address=self.address, method=method)
+        error.__cause__ = failure
+        return error
+
+
+class Patience:
+    """How long to bear with a service that does not answer; any answer renews it."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._since: float | None = None
+
+    def renew(self) -> None:
+        self._since = None
+
+    def spend(self, error: UnavailableError) -> None:
+        """Raises `error` if the service has been away for longer than the limit."""
+        now = time.monotonic()
+        self._since = self._since or now
+        if now - self._since > self._limit_s:
+            raise error
+
+
+def method_of(request: Message) -> str:
+    """The method that a request belongs to: each method has a request of its own, named after it (buf STANDARD)."""
+    return request.DESCRIPTOR.name.removesuffix("Request")
+
+
+def new_request_id() -> str:
+    """Makes a mutating call safe to retry."""
+    return str(uuid.uuid4())
+
+
+def _open_channel(address: str, tls: TlsOptions | None) -> grpc.aio.Channel:
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=tls.ca_file.read_bytes() if tls.ca_file else None,
+        private_key=tls.key_file.read_bytes() if tls.key_file else None,
+        certificate_chain=tls.cert_file.read_bytes() if tls.cert_file else None,
+    )
+    options = CHANNEL_OPTIONS + ((("grpc.ssl_target_name_override", tls.server_name),) if tls.server_name else ())
+    return grpc.aio.secure_channel(address, credentials, options=options)
