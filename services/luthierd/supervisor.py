@@ -1,0 +1,271 @@
+"""The four services on this machine: `python -m luthierd.supervisor up | down | status` (the CLI's `luthier up` calls it).
+
+Prints one JSON line for each thing that happens, the last one `{"event": "result", ...}` or `{"event": "error", ...}`.
+Processes are told by id and start time, so that a reused id is never taken for a service.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import grpc
+import psutil
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from luthierd.config import SERVICES, ServerConfig, load_config
+from luthierd.errors import LuthierError, UnavailableError
+from luthierd.rpc.auth import create_keys
+from luthierd.rpc.server import PortInUseError
+from luthierd.storage.blobs import write_atomically
+
+PORTS = {"curation": 7101, "trainer": 7102, "evaluator": 7103, "inference": 7104}
+METRICS_PORTS = {"curation": 7201, "trainer": 7202, "evaluator": 7203, "inference": 7204}
+HTTP_PORT = 7180
+"""The OpenAI-compatible endpoint of inference."""
+
+START_TIMEOUT_S = 240.0
+"""Inference may have a base model to load and adapters to replay; here that takes about a minute."""
+STOP_TIMEOUT_S = 45.0
+
+Report = Callable[[dict[str, Any]], None]
+
+
+class StartFailedError(UnavailableError):
+    """A service ended, or did not get ready in time."""
+
+    reason = "START_FAILED"
+
+
+@dataclass(frozen=True)
+class Running:
+    """A service of this machine as `run/installation.json` has it."""
+
+    pid: int
+    process_start_time: float
+    address: str
+    metrics_address: str
+    http_address: str = ""
+
+    def process(self) -> psutil.Process | None:
+        """Its process, unless it is gone or the id belongs to another one now."""
+        try:
+            process = psutil.Process(self.pid)
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            return process if alive and abs(process.create_time() - self.process_start_time) < 1.0 else None
+        except psutil.Error:
+            return None
+
+
+class Installation:
+    """The services below one home folder."""
+
+    def __init__(self, home: pathlib.Path, environment: Mapping[str, str], report: Report) -> None:
+        self._home = home
+        self._environment = dict(environment)
+        self._report = report
+        self._file = home / "run/installation.json"
+
+    def up(self) -> dict[str, Any]:
+        """Starts what does not run and waits until all serve. PortInUseError, StartFailedError."""
+        create_keys(self._home / "keys")
+        running = {name: service for name, service in self._recorded().items() if service.process()}
+        missing = [name for name in SERVICES if name not in running]
+        for name in missing:
+            self._check_ports(name)
+        for name in missing:
+            running[name] = self._start(name, running)
+            self._record(running)
+        for name, service in running.items():
+            self._await_serving(name, service)
+        return self.status()
+
+    def down(self) -> dict[str, Any]:
+        """Stops services and workers; jobs go on after the next `up`."""
+        recorded = self._recorded()
+        processes = {name: process for name, service in recorded.items() if (process := service.process())}
+        processes |= {f"worker {process.pid}": process for process in self._workers()}
+        for name, process in processes.items():
+            self._report({"event": "stopping", "service": name, "pid": process.pid})
+            process.terminate()
+        _, alive = psutil.wait_procs(list(processes.values()), timeout=STOP_TIMEOUT_S)
+        for process in alive:
+            self._report({"event": "killing", "pid": process.pid, "after_s": STOP_TIMEOUT_S})
+            process.kill()
+        self._file.unlink(missing_ok=True)
+        return {"stopped": sorted(processes)}
+
+    def status(self) -> dict[str, Any]:
+        """What runs, and whether it serves."""
+        recorded = self._recorded()
+        services = {}
+        for name in SERVICES:
+            service = recorded.get(name)
+            alive = bool(service and service.process())
+            health = _health(service.address) if service and alive else "DEAD" if service else "STOPPED"
+            services[name] = {**(asdict(service) if service else {}), "health": health}
+        return {"home": str(self._home), "services": services}
+
+    def _start(self, name: str, running: Mapping[str, Running]) -> Running:
+        """Starts one service as a process of its own session; its output goes to `logs/<name>.log`."""
+        config = self._config(name)
+        port, metrics_port = self._ports(name)
+        host = config.host
+        environment = self._environment | {
+            "LUTHIER_HOME": str(self._home),
+            f"LUTHIER_{name.upper()}_PORT": str(port),
+            f"LUTHIER_{name.upper()}_METRICS_PORT": str(metrics_port),
+            **{f"LUTHIER_{peer.upper()}_ADDRESS": f"{host}:{self._ports(peer)[0]}" for peer in SERVICES},
+        }
+        http_address = ""
+        if name == "inference":
+            environment["LUTHIER_INFERENCE_HTTP_PORT"] = str(self._http_port())
+            http_address = f"{host}:{self._http_port()}"
+        log = self._log(name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                [sys.executable, "-m", f"luthierd.{name}"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                start_new_session=True,
+            )
+        self._report({"event": "starting", "service": name, "pid": child.pid, "log": str(log)})
+        started = psutil.Process(child.pid).create_time()
+        return Running(child.pid, started, f"{host}:{port}", f"{host}:{metrics_port}", http_address)
+
+    def _await_serving(self, name: str, service: Running) -> None:
+        """StartFailedError if the service ends, or does not serve within `START_TIMEOUT_S`."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while (health := _health(service.address)) != "SERVING":
+            if service.process() is None:
+                raise StartFailedError(
+                    f"{name} ended at its start: {self._last_words(name)}",
+                    metadata={"service": name, "log": str(self._log(name))},
+                )
+            if time.monotonic() > deadline:
+                raise StartFailedError(
+                    f"{name} is {health} after {START_TIMEOUT_S:g} s; see {self._log(name)}", metadata={"service": name}
+                )
+            time.sleep(0.1)
+        self._report({"event": "serving", "service": name, **asdict(service)})
+
+    def _check_ports(self, name: str) -> None:
+        """PortInUseError names the port, and the variable that moves it."""
+        ports = dict(
+            zip(
+                (f"LUTHIER_{name.upper()}_PORT", f"LUTHIER_{name.upper()}_METRICS_PORT"), self._ports(name), strict=True
+            )
+        )
+        if name == "inference":
+            ports["LUTHIER_INFERENCE_HTTP_PORT"] = self._http_port()
+        host = self._config(name).host
+        for variable, port in ports.items():
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((host, port))
+                except OSError as error:
+                    raise PortInUseError(
+                        f"{name} cannot listen on {host}:{port} ({error.strerror}); stop what listens there, or set {variable}",
+                        metadata={"service": name, "address": f"{host}:{port}", "variable": variable},
+                    ) from None
+
+    def _config(self, name: str) -> ServerConfig:
+        known = {f"LUTHIER_{name.upper()}_HOST", "LUTHIER_HOST"}
+        values = {key: value for key, value in self._environment.items() if key in known}
+        return load_config(ServerConfig, name, environment=values)
+
+    def _ports(self, name: str) -> tuple[int, int]:
+        """The gRPC port and the metrics port."""
+        read = self._environment.get
+        prefix = f"LUTHIER_{name.upper()}"
+        return int(read(f"{prefix}_PORT", PORTS[name])), int(read(f"{prefix}_METRICS_PORT", METRICS_PORTS[name]))
+
+    def _http_port(self) -> int:
+        return int(self._environment.get("LUTHIER_INFERENCE_HTTP_PORT", HTTP_PORT))
+
+    def _recorded(self) -> dict[str, Running]:
+        try:
+            content = json.loads(self._file.read_text())
+            return {name: Running(**service) for name, service in content["services"].items()}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    def _record(self, running: Mapping[str, Running]) -> None:
+        services = {name: asdict(service) for name, service in running.items()}
+        content = {"services": services, "signing_key": str(self._home / "keys/private.pem")}
+        write_atomically(self._file, iter([json.dumps(content, indent=2).encode()]))
+
+    def _workers(self) -> list[psutil.Process]:
+        """Worker processes of this installation."""
+        modules = {f"luthierd.{name}.worker" for name in SERVICES}
+        found = []
+        for process in psutil.process_iter():
+            try:
+                command = process.cmdline()
+                if modules.intersection(command) and process.environ().get("LUTHIER_HOME") == str(self._home):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def _log(self, name: str) -> pathlib.Path:
+        return self._home / "logs" / f"{name}.log"
+
+    def _last_words(self, name: str) -> str:
+        """The message of the service's error line, else its last line."""
+        lines = self._log(name).read_text(errors="replace").splitlines()
+        for line in reversed(lines[-20:]):
+            try:
+                content = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(content, dict) and content.get("event") == "error":
+                return str(content["message"])
+        return f"{lines[-1] if lines else 'it printed nothing'} (all of it: {self._log(name)})"
+
+
+def _health(address: str) -> str:
+    """What the server says of itself: SERVING, NOT_SERVING, or UNREACHABLE."""
+    with grpc.insecure_channel(address) as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2.0)
+        except grpc.RpcError:
+            return "UNREACHABLE"
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+def _print(event: dict[str, Any]) -> None:
+    print(json.dumps(event), flush=True)
+
+
+def main() -> int:
+    """The command; 0 done, 1 refused, 64 wrong usage."""
+    home = load_config(ServerConfig, "supervisor").home
+    installation = Installation(home, os.environ, _print)
+    verbs = {"up": installation.up, "down": installation.down, "status": installation.status}
+    arguments = [argument for argument in sys.argv[1:] if argument != "--json"]
+    if len(arguments) != 1 or arguments[0] not in verbs:
+        print(__doc__, file=sys.stderr)
+        return 64
+    try:
+        _print({"event": "result", **verbs[arguments[0]]()})
+    except LuthierError as error:
+        _print({"event": "error", "reason": error.reason, "message": str(error), "metadata": error.metadata})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
