@@ -1,0 +1,64 @@
+"""The five arms: what each one says to the model. The question is always the row's own; only what stands before it
+differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from luthierd.evaluator.domain import Arm, Message, Row
+from luthierd.evaluator.shots import MAX_QUESTION_CHARACTERS, shot_turns
+
+DEFAULT_INSTRUCTION = (
+    "Answer in exactly the form of the examples: the same structure, the same fields, the same style and length. "
+    "Write the answer only, without any explanation."
+)
+
+
+@dataclass(frozen=True)
+class Query:
+    """One thing to ask: an arm, a row, and the conversation that ends with the row's question."""
+
+    arm: Arm
+    row: Row
+    messages: tuple[Message, ...]
+    shown_row_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """What the arms are built from. `retrieved` maps a row's id to its examples, nearest first."""
+
+    instruction: str = DEFAULT_INSTRUCTION
+    fixed: Sequence[Row] = ()
+    retrieved: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    shot_characters: int = MAX_QUESTION_CHARACTERS
+
+    def query(self, arm: Arm, row: Row) -> Query:
+        """What `arm` asks about `row`. The adapter arms leave the instruction out: the adapter was not
+        trained with it.
+        """
+        shots: Sequence[Row] = ()
+        if arm is Arm.PROMPTED:
+            shots = self.fixed
+        elif arm.uses_retrieval:
+            # The nearest example stands last, beside the question.
+            shots = tuple(reversed(self.retrieved.get(row.id, ())))
+        turns = shot_turns(shots, max_characters=self.shot_characters)
+        instructed = arm in (Arm.PROMPTED, Arm.RAG)
+        return Query(
+            arm=arm,
+            row=row,
+            messages=_conversation(row.prompt, turns, self.instruction if instructed else ""),
+            shown_row_ids=tuple(shot.id for shot in shots),
+        )
+
+
+def _conversation(prompt: Sequence[Message], turns: Sequence[Message], instruction: str) -> tuple[Message, ...]:
+    """System turn (the instruction joined to the row's own), examples, the rest of the row's prompt."""
+    own_system = [turn.content for turn in prompt if turn.role == "system"]
+    system = "\n\n".join(part for part in [instruction, *own_system] if part)
+    rest = [turn for turn in prompt if turn.role != "system"]
+    opening = [Message("system", system)] if system else []
+    return (*opening, *turns, *rest)

@@ -1,0 +1,172 @@
+"""Asking the inference service: bounded concurrency, each answer kept as it arrives, nothing asked again that was
+answered.
+
+After a `kill -9` at most the queries in flight are repeated. A query that the service refuses is a failed row; a
+service that is away for longer than `patience_s` fails the evaluation, which resumes where it was, instead of scoring
+its absence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from luthierd.errors import LuthierError, RetryableError, UnavailableError
+from luthierd.evaluator.arms import Query
+from luthierd.evaluator.domain import Answer, AnswerError, Arm, Message
+
+
+class InferenceAwayError(UnavailableError):
+    """The inference service did not answer for longer than the evaluation waits."""
+
+    reason = "INFERENCE_AWAY"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the inference service said. `ttft_s` is measured by the service from the arrival of the call."""
+
+    text: str
+    ttft_s: float
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: str
+    generation: str
+
+
+class Answerer(Protocol):
+    """The inference service. Raises RetryableError when it may succeed later, another LuthierError when it will not."""
+
+    async def ask(self, arm: Arm, messages: Sequence[Message], *, max_tokens: int) -> Reply: ...
+
+
+class AnswerJournal(Protocol):
+    """Where answers are kept. The first answer to a (arm, row) stays; adding another one changes nothing."""
+
+    async def answers(self) -> Sequence[Answer]: ...
+
+    async def add(self, answer: Answer) -> None: ...
+
+
+class Clock(Protocol):
+    """Time, so that tests need none."""
+
+    def now(self) -> float:
+        """Unix time in seconds."""
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class SystemClock:
+    """The machine's time."""
+
+    def now(self) -> float:
+        return time.time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+# Called after each answer with (answers present, answers needed).
+Progress = Callable[[int, int], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Asks queries. `patience_s`: how long a query waits for a service that is away or full."""
+
+    answerer: Answerer
+    journal: AnswerJournal
+    clock: Clock
+    concurrency: int = 16
+    max_tokens: int = 96
+    patience_s: float = 120.0
+
+    async def ask_all(self, queries: Sequence[Query], *, progress: Progress) -> None:
+        """Asks what the journal lacks. The first error that is not a row's own stops the others and is raised."""
+        done = {(answer.arm, answer.row_id) for answer in await self.journal.answers()}
+        missing = unanswered(queries, done)
+        count = len(queries) - len(missing)
+        waiting = iter(missing)
+
+        async def work() -> None:
+            nonlocal count
+            for query in waiting:
+                await self.journal.add(await self._ask(query))
+                count += 1
+                await progress(count, len(queries))
+
+        await progress(count, len(queries))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self.concurrency, len(missing))):
+                    group.create_task(work())
+        except* LuthierError as failures:
+            raise _first(failures) from failures
+
+    async def _ask(self, query: Query) -> Answer:
+        """One answer, or one failed row. Waits out RetryableError up to `patience_s`."""
+        started = self.clock.now()
+        while True:
+            asked = self.clock.now()
+            try:
+                reply = await self.answerer.ask(query.arm, query.messages, max_tokens=self.max_tokens)
+            except RetryableError as error:
+                if self.clock.now() - started >= self.patience_s:
+                    raise InferenceAwayError(
+                        f"inference did not answer for {self.patience_s:.0f} s ({error}); start it, then evaluate "
+                        "again: the answers so far are kept",
+                        metadata={"patience_s": str(self.patience_s), "cause": error.reason},
+                    ) from error
+                await self.clock.sleep(min(10.0, max(0.1, error.retry_after_s)))
+            except LuthierError as error:
+                return self._failed(query, asked, AnswerError(error.reason, str(error)))
+            else:
+                return self._answered(query, asked, reply)
+
+    def _answered(self, query: Query, asked: float, reply: Reply) -> Answer:
+        return Answer(
+            arm=query.arm,
+            row_id=query.row.id,
+            text=reply.text,
+            start_s=asked,
+            ttft_s=reply.ttft_s,
+            total_s=self.clock.now() - asked,
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens,
+            finish_reason=reply.finish_reason,
+            generation=reply.generation,
+            shown_row_ids=query.shown_row_ids,
+        )
+
+    def _failed(self, query: Query, asked: float, error: AnswerError) -> Answer:
+        return Answer(
+            arm=query.arm,
+            row_id=query.row.id,
+            text="",
+            start_s=asked,
+            ttft_s=0.0,
+            total_s=self.clock.now() - asked,
+            prompt_tokens=0,
+            completion_tokens=0,
+            finish_reason="",
+            generation="",
+            shown_row_ids=query.shown_row_ids,
+            error=error,
+        )
+
+
+def unanswered(queries: Sequence[Query], done: Collection[tuple[Arm, str]]) -> list[Query]:
+    """The queries without an answer, in order."""
+    return [query for query in queries if (query.arm, query.row.id) not in done]
+
+
+def _first(failures: BaseExceptionGroup[LuthierError]) -> LuthierError:
+    error: BaseException = failures
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, LuthierError)
+    return error

@@ -1,0 +1,51 @@
+"""What an arm costs: latency percentiles, tokens, and the price of 1,000 answers from the seconds the
+machine was busy.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+from luthierd.evaluator.domain import Answer, Arm, ArmCost
+
+
+def arm_cost(arm: Arm, answers: Sequence[Answer], *, machine_price_per_hour: float) -> ArmCost:
+    """The figures of one arm. Failed queries took machine time and count in `busy_s`, not in latency or tokens."""
+    answered = [answer for answer in answers if answer.error is None]
+    busy_s = union_s((answer.start_s, answer.start_s + answer.total_s) for answer in answers)
+    cost = busy_s / 3600 * machine_price_per_hour
+    return ArmCost(
+        arm=arm,
+        answered_count=len(answered),
+        failed_count=len(answers) - len(answered),
+        ttft_ms_p50=1000 * percentile([answer.ttft_s for answer in answered], 50),
+        latency_ms_p50=1000 * percentile([answer.total_s for answer in answered], 50),
+        latency_ms_p95=1000 * percentile([answer.total_s for answer in answered], 95),
+        prompt_tokens_mean=_mean([answer.prompt_tokens for answer in answered]),
+        completion_tokens_mean=_mean([answer.completion_tokens for answer in answered]),
+        busy_s=busy_s,
+        cost_per_1000_answers=1000 * cost / len(answered) if answered else 0.0,
+    )
+
+
+def union_s(spans: Iterable[tuple[float, float]]) -> float:
+    """The length of the union of time spans: overlapping queries share the machine, and a pause after a crash is not
+    counted.
+    """
+    total, end = 0.0, float("-inf")
+    for start, stop in sorted(spans):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """Linear interpolation between closest ranks, as numpy's default; 0 without values."""
+    if len(values) < 2:
+        return values[0] if values else 0.0
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values) if values else 0.0

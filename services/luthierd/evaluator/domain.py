@@ -1,0 +1,217 @@
+"""What an evaluation is: arms, rows, answers, scores, intervals, verdicts. Frozen values and pure rules;
+stdlib only.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+class Arm(enum.StrEnum):
+    """One way to answer the holdout. The order is the order in which they are asked."""
+
+    BASE = "base"
+    PROMPTED = "prompted"
+    RAG = "rag"
+    ADAPTER = "adapter"
+    ADAPTER_RAG = "adapter_rag"
+
+    @property
+    def uses_adapter(self) -> bool:
+        return self in (Arm.ADAPTER, Arm.ADAPTER_RAG)
+
+    @property
+    def uses_retrieval(self) -> bool:
+        return self in (Arm.RAG, Arm.ADAPTER_RAG)
+
+
+class Metric(enum.StrEnum):
+    """What is measured on an answer. Quality metrics run from 0 to 1, higher is better."""
+
+    EXACT_MATCH = "exact_match"
+    JSON_VALID = "json_valid"
+    LABEL_ACCURACY = "label_accuracy"
+    LABEL_F1_MACRO = "label_f1_macro"
+    ROUGE_L = "rouge_l"
+    CHRF = "chrf"
+    SEMANTIC_SIMILARITY = "semantic_similarity"
+
+    @property
+    def is_proportion(self) -> bool:
+        """True where every row scores 0 or 1, so that score intervals for proportions apply."""
+        return self in (Metric.EXACT_MATCH, Metric.JSON_VALID, Metric.LABEL_ACCURACY)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a chat. `role` is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a dataset split: the prompt, and the reference answer that the holdout hides from the model."""
+
+    id: str
+    group: str
+    label: str | None
+    prompt: tuple[Message, ...]
+    reference: str
+
+    @property
+    def question(self) -> str:
+        """The text that retrieval compares: the last user turn."""
+        return next((turn.content for turn in reversed(self.prompt) if turn.role == "user"), "")
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """How to read an answer. Both fields None: the answer is plain text; else it is a JSON object with these keys."""
+
+    text_field: str | None = None
+    label_field: str | None = None
+    json_fields: tuple[str, ...] = ()
+
+    @property
+    def is_json(self) -> bool:
+        return bool(self.json_fields)
+
+
+@dataclass(frozen=True)
+class AnswerError:
+    """Why a query has no answer. `reason` is the UPPER_SNAKE reason of the inference service."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one arm said to one row, once. `error` is set exactly when there is no answer.
+
+    `start_s` is Unix time; `ttft_s` (time to first token) and `total_s` are seconds as the evaluator saw them, queueing
+    included.
+    """
+
+    arm: Arm
+    row_id: str
+    text: str
+    start_s: float
+    ttft_s: float
+    total_s: float
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: str
+    generation: str
+    shown_row_ids: tuple[str, ...] = ()
+    error: AnswerError | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric on one answer. `value` is None when the row failed; it then counts as 0, the worst score."""
+
+    row_id: str
+    value: float | None
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval. `method` says how it was made, `group_count` on how many independent groups it rests."""
+
+    low: float
+    high: float
+    method: str
+    group_count: int
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """One metric of one arm. `value` counts every row, failed ones as 0; `interval` is None with too few groups."""
+
+    arm: Arm
+    metric: Metric
+    value: float
+    interval: Interval | None
+    row_count: int
+    scored_count: int
+
+    @property
+    def coverage(self) -> float:
+        """Share of rows with an answer and a score, 0 to 1."""
+        return self.scored_count / self.row_count if self.row_count else 0.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`arm` minus `reference`, paired by row. No row is left out: where `arm` failed it scores 0, where `reference`
+    failed the difference is 0, so that a failure never speaks for the arm under test. `detectable_difference` is the
+    least true difference that such data proves in four of five repetitions; None with too few groups.
+    """
+
+    metric: Metric
+    arm: Arm
+    reference: Arm
+    difference: float
+    interval: Interval | None
+    detectable_difference: float | None
+    row_count: int
+    group_count: int
+
+
+@dataclass(frozen=True)
+class ArmCost:
+    """What an arm took; latency is what a caller saw at the evaluation's concurrency. `busy_s` is the length of the
+    union of its answers' time spans: the machine's seconds.
+    """
+
+    arm: Arm
+    answered_count: int
+    failed_count: int
+    ttft_ms_p50: float
+    latency_ms_p50: float
+    latency_ms_p95: float
+    prompt_tokens_mean: float
+    completion_tokens_mean: float
+    busy_s: float
+    cost_per_1000_answers: float
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts of (reference label, predicted label); a prediction outside the references' labels is `OTHER`."""
+
+    OTHER = "(other)"
+    labels: tuple[str, ...]
+    counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """Every score of one arm under one metric, in the order of the rows."""
+
+    arm: Arm
+    metric: Metric
+    scores: Sequence[Score]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Everything that scoring found."""
+
+    rows: Sequence[RowScores]
+    metrics: Sequence[MetricResult]
+    comparisons: Sequence[Comparison]
+    confusions: Mapping[Arm, Confusion]
+
+    def metric(self, arm: Arm, metric: Metric) -> MetricResult | None:
+        return next((found for found in self.metrics if found.arm is arm and found.metric is metric), None)
+
+    def comparison(self, metric: Metric, arm: Arm, reference: Arm) -> Comparison | None:
+        wanted = (metric, arm, reference)
+        return next((c for c in self.comparisons if (c.metric, c.arm, c.reference) == wanted), None)

@@ -1,0 +1,3 @@
+"""Scorers, one idea a file. Each turns (reference, answer) readings into one score a row, through RAGAS where it has
+the metric.
+"""

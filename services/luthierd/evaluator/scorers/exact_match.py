@@ -1,0 +1,26 @@
+"""Exact match: the whole answer equals the reference; JSON is compared as data, not by its spelling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from luthierd.evaluator.domain import Metric
+from luthierd.evaluator.scorers.ragas_metrics import ExactMatch
+from luthierd.evaluator.scorers.scorer import Sample
+from luthierd.evaluator.tasks import Reading
+
+
+class ExactMatchScorer:
+    """1 if answer and reference are the same after trimming (text) or with sorted keys (JSON), else 0."""
+
+    metric = Metric.EXACT_MATCH
+
+    def __init__(self) -> None:
+        self._ragas = ExactMatch()
+
+    async def prepare(self, samples: Sequence[Sample]) -> None:
+        """Nothing to batch."""
+
+    async def score(self, reference: Reading, answer: Reading) -> float:
+        result = await self._ragas.ascore(reference=reference.canonical, response=answer.canonical)
+        return float(result.value)

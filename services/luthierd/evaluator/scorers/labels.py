@@ -1,0 +1,40 @@
+"""Labels: accuracy row by row, and the confusion counts from which macro-F1 is made (see statistics.py)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from luthierd.evaluator.domain import Confusion, Metric
+from luthierd.evaluator.scorers.scorer import Sample
+from luthierd.evaluator.tasks import Reading
+
+
+class LabelAccuracyScorer:
+    """1 if the answer names the reference's label, else 0; an answer without a label is wrong."""
+
+    metric = Metric.LABEL_ACCURACY
+
+    async def prepare(self, samples: Sequence[Sample]) -> None:
+        """Nothing to batch."""
+
+    async def score(self, reference: Reading, answer: Reading) -> float:
+        return float(answer.label is not None and answer.label == reference.label)
+
+
+def predicted_label(sample: Sample, labels: Sequence[str]) -> str:
+    """The label an answer names; OTHER where it names none of the references' labels, or there is no answer."""
+    label = sample.answer.label if sample.answer else None
+    return label if label is not None and label in labels else Confusion.OTHER
+
+
+def reference_labels(samples: Sequence[Sample]) -> tuple[str, ...]:
+    """The labels the references use, sorted: the classes that macro-F1 averages over."""
+    return tuple(sorted({sample.reference.label or Confusion.OTHER for sample in samples}))
+
+
+def confusion(samples: Sequence[Sample]) -> Confusion:
+    """How often each reference label got each predicted label."""
+    labels = reference_labels(samples)
+    counts = Counter((sample.reference.label or Confusion.OTHER, predicted_label(sample, labels)) for sample in samples)
+    return Confusion(labels=labels, counts=dict(counts))

@@ -1,0 +1,164 @@
+"""From answers to figures: every metric that the task allows, its interval, and the paired differences between arms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from luthierd.evaluator import statistics
+from luthierd.evaluator.domain import (
+    Answer,
+    Arm,
+    Comparison,
+    Confusion,
+    Interval,
+    Metric,
+    MetricResult,
+    Row,
+    RowScores,
+    Score,
+    Scored,
+    TaskSpec,
+)
+from luthierd.evaluator.scorers.labels import confusion, predicted_label, reference_labels
+from luthierd.evaluator.scorers.scorer import Sample, Scorer, score_all
+from luthierd.evaluator.statistics import GroupSums
+from luthierd.evaluator.tasks import has_labels, read_answer
+
+# Pairs shown and gated: each adapter arm against everything without it, the two against each other, each helped base
+# against base.
+PAIRS = (
+    (Arm.ADAPTER, Arm.BASE),
+    (Arm.ADAPTER, Arm.PROMPTED),
+    (Arm.ADAPTER, Arm.RAG),
+    (Arm.ADAPTER_RAG, Arm.BASE),
+    (Arm.ADAPTER_RAG, Arm.PROMPTED),
+    (Arm.ADAPTER_RAG, Arm.RAG),
+    (Arm.ADAPTER_RAG, Arm.ADAPTER),
+    (Arm.PROMPTED, Arm.BASE),
+    (Arm.RAG, Arm.BASE),
+    (Arm.RAG, Arm.PROMPTED),
+)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How to score: the reading of answers, the scorers, and the bootstrap's seed and draws."""
+
+    task: TaskSpec
+    scorers: Sequence[Scorer]
+    seed: int = 0
+    draws: int = statistics.DRAWS
+
+    async def score(self, rows: Sequence[Row], answers: Mapping[Arm, Mapping[str, Answer]]) -> Scored:
+        """Scores every arm on the same rows. A row without an answer stays in, as a failure."""
+        samples = {arm: [self._sample(row, given.get(row.id)) for row in rows] for arm, given in answers.items()}
+        everything = [sample for arm_samples in samples.values() for sample in arm_samples]
+        row_scores: list[RowScores] = []
+        for scorer in self.applicable(rows):
+            await scorer.prepare(everything)
+            for arm in samples:
+                row_scores.append(RowScores(arm, scorer.metric, await score_all(scorer, samples[arm])))
+        figures = _Figures(rows, samples, row_scores, self.seed, self.draws, has_labels(rows, self.task))
+        return Scored(
+            rows=row_scores,
+            metrics=figures.metrics(),
+            comparisons=figures.comparisons(),
+            confusions={arm: confusion(given) for arm, given in samples.items()} if figures.labelled else {},
+        )
+
+    def applicable(self, rows: Sequence[Row]) -> list[Scorer]:
+        """The scorers that mean something here: JSON validity needs a JSON task, label accuracy needs labels."""
+        labelled = has_labels(rows, self.task)
+        unfit = {Metric.JSON_VALID: not self.task.is_json, Metric.LABEL_ACCURACY: not labelled}
+        return [scorer for scorer in self.scorers if not unfit.get(scorer.metric, False)]
+
+    def _sample(self, row: Row, answer: Answer | None) -> Sample:
+        reference = read_answer(row.reference, self.task)
+        if answer is None or answer.error is not None:
+            return Sample(row.id, reference, None, answer.error.reason if answer and answer.error else "NOT_ASKED")
+        return Sample(row.id, reference, read_answer(answer.text, self.task))
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """Means, intervals and differences of scored rows."""
+
+    rows: Sequence[Row]
+    samples: Mapping[Arm, Sequence[Sample]]
+    row_scores: Sequence[RowScores]
+    seed: int
+    draws: int
+    labelled: bool
+
+    @property
+    def groups(self) -> list[str]:
+        return [row.group for row in self.rows]
+
+    def metrics(self) -> list[MetricResult]:
+        results = [self._of_rows(scored) for scored in self.row_scores]
+        return results + ([self._f1(arm) for arm in self.samples] if self.labelled else [])
+
+    def comparisons(self) -> list[Comparison]:
+        by_metric = {(scored.metric, scored.arm): scored.scores for scored in self.row_scores}
+        pairs = [(arm, reference) for arm, reference in PAIRS if arm in self.samples and reference in self.samples]
+        found = [
+            self._difference(metric, arm, reference, by_metric[metric, arm], by_metric[metric, reference])
+            for metric in dict.fromkeys(scored.metric for scored in self.row_scores)
+            for arm, reference in pairs
+        ]
+        return found + ([self._f1_difference(arm, reference) for arm, reference in pairs] if self.labelled else [])
+
+    def _of_rows(self, scored: RowScores) -> MetricResult:
+        values = [score.value or 0.0 for score in scored.scores]
+        data = statistics.mean_of(values, self.groups)
+        if scored.metric.is_proportion:
+            interval = statistics.proportion_interval(values, self.groups)
+        else:
+            interval = self._bootstrap(data)
+        scored_count = sum(score.value is not None for score in scored.scores)
+        return MetricResult(scored.arm, scored.metric, data.value(), interval, len(values), scored_count)
+
+    def _f1(self, arm: Arm) -> MetricResult:
+        data = self._f1_sums(arm, self.samples[arm])
+        answered = sum(sample.answer is not None for sample in self.samples[arm])
+        return MetricResult(arm, Metric.LABEL_F1_MACRO, data.value(), self._bootstrap(data), len(self.rows), answered)
+
+    def _difference(
+        self, metric: Metric, arm: Arm, reference: Arm, given: Sequence[Score], compared: Sequence[Score]
+    ) -> Comparison:
+        own = [score.value or 0.0 for score in given]
+        other = [a if score.value is None else score.value for a, score in zip(own, compared, strict=True)]
+        data = statistics.mean_of([a - b for a, b in zip(own, other, strict=True)], self.groups)
+        if metric.is_proportion:
+            interval = statistics.proportion_difference_interval(
+                own, other, self.groups, seed=self.seed, draws=self.draws
+            )
+        else:
+            interval = self._bootstrap(data)
+        return self._comparison(metric, arm, reference, data, interval)
+
+    def _f1_difference(self, arm: Arm, reference: Arm) -> Comparison:
+        filled = [
+            own if sample.answer is None else sample
+            for own, sample in zip(self.samples[arm], self.samples[reference], strict=True)
+        ]
+        data = statistics.difference_of(self._f1_sums(arm, self.samples[arm]), self._f1_sums(reference, filled))
+        return self._comparison(Metric.LABEL_F1_MACRO, arm, reference, data, self._bootstrap(data))
+
+    def _f1_sums(self, arm: Arm, samples: Sequence[Sample]) -> GroupSums:
+        labels = reference_labels(samples)
+        return statistics.macro_f1_of(
+            [sample.reference.label or Confusion.OTHER for sample in samples],
+            [predicted_label(sample, labels) for sample in samples],
+            self.groups,
+        )
+
+    def _bootstrap(self, data: GroupSums) -> Interval | None:
+        return statistics.bootstrap_interval(data, seed=self.seed, draws=self.draws)
+
+    def _comparison(
+        self, metric: Metric, arm: Arm, reference: Arm, data: GroupSums, interval: Interval | None
+    ) -> Comparison:
+        detectable = statistics.detectable_difference(data)
+        return Comparison(metric, arm, reference, data.value(), interval, detectable, len(self.rows), data.group_count)

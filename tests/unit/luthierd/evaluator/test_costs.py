@@ -1,0 +1,44 @@
+"""Latency and cost."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from evaluator_material import answer
+from luthierd.evaluator.costs import arm_cost, percentile, union_s
+from luthierd.evaluator.domain import AnswerError, Arm
+
+
+def test_percentiles_agree_with_numpy() -> None:
+    values = [float(value) for value in np.random.default_rng(0).exponential(size=37)]
+    for percent in (50, 95):
+        assert percentile(values, percent) == pytest.approx(float(np.percentile(values, percent)))
+    assert percentile([], 50) == 0.0
+    assert percentile([3.0], 95) == 3.0
+
+
+def test_overlapping_queries_share_the_machine_and_a_pause_costs_nothing() -> None:
+    assert union_s([(0, 10), (2, 5), (8, 12), (100, 101)]) == 13
+
+
+def test_cost_is_price_times_busy_hours_for_1000_answers() -> None:
+    answers = [answer(Arm.BASE, str(i), "x", start_s=0.0, total_s=36.0) for i in range(10)]
+    cost = arm_cost(Arm.BASE, answers, machine_price_per_hour=0.5)
+    assert cost.busy_s == 36.0
+    assert cost.cost_per_1000_answers == pytest.approx(0.5)  # 0.01 h x 0.5 for 10 answers, times 100
+    assert cost.latency_ms_p50 == 36_000
+    assert cost.ttft_ms_p50 == 9_000
+
+
+def test_a_failed_query_takes_time_and_gives_no_latency() -> None:
+    good = answer(Arm.RAG, "a", "x", start_s=0.0, total_s=2.0)
+    failed = dataclasses.replace(answer(Arm.RAG, "b", "", start_s=2.0, total_s=8.0), error=AnswerError("X", "x"))
+    cost = arm_cost(Arm.RAG, [good, failed], machine_price_per_hour=1.0)
+    assert (cost.answered_count, cost.failed_count, cost.busy_s, cost.latency_ms_p95) == (1, 1, 10.0, 2000.0)
+
+
+def test_an_arm_in_which_everything_failed_has_no_cost_per_answer() -> None:
+    failed = dataclasses.replace(answer(Arm.RAG, "b", ""), error=AnswerError("X", "x"))
+    assert arm_cost(Arm.RAG, [failed], machine_price_per_hour=1.0).cost_per_1000_answers == 0.0

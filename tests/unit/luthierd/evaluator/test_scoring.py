@@ -1,0 +1,85 @@
+"""From answers to figures."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from evaluator_material import answer, rows
+from luthierd.evaluator.domain import Answer, AnswerError, Arm, Metric
+from luthierd.evaluator.scorers.exact_match import ExactMatchScorer
+from luthierd.evaluator.scorers.json_validity import JsonValidityScorer
+from luthierd.evaluator.scorers.labels import LabelAccuracyScorer
+from luthierd.evaluator.scorers.rouge_l import RougeLScorer
+from luthierd.evaluator.scoring import Scoring
+from luthierd.evaluator.tasks import detect_task
+
+ROWS = rows(30)
+SCORING = Scoring(
+    detect_task(ROWS), [ExactMatchScorer(), JsonValidityScorer(), LabelAccuracyScorer(), RougeLScorer()], draws=500
+)
+
+
+def perfect(arm: Arm) -> dict[str, Answer]:
+    return {row.id: answer(arm, row.id, row.reference) for row in ROWS}
+
+
+def rambling(arm: Arm) -> dict[str, Answer]:
+    return {row.id: answer(arm, row.id, "Certainly! Return something.") for row in ROWS}
+
+
+def fail(answers: dict[str, Answer], row_ids: list[str]) -> dict[str, Answer]:
+    error = AnswerError("PROMPT_TOO_LONG", "too long")
+    return {
+        key: dataclasses.replace(given, text="", error=error) if key in row_ids else given
+        for key, given in answers.items()
+    }
+
+
+async def test_a_perfect_adapter_beats_a_rambling_base_on_every_metric() -> None:
+    scored = await SCORING.score(ROWS, {Arm.BASE: rambling(Arm.BASE), Arm.ADAPTER: perfect(Arm.ADAPTER)})
+    assert {found.metric for found in scored.metrics} == {
+        Metric.EXACT_MATCH, Metric.JSON_VALID, Metric.LABEL_ACCURACY, Metric.ROUGE_L, Metric.LABEL_F1_MACRO,
+    }  # fmt: skip
+    for metric in {found.metric for found in scored.metrics}:
+        compared = scored.comparison(metric, Arm.ADAPTER, Arm.BASE)
+        assert compared is not None
+        assert compared.interval is not None
+        assert compared.interval.low > 0
+        assert compared.group_count == 10
+        assert compared.row_count == 30
+
+
+async def test_failed_rows_stay_in_the_mean_as_zero_and_show_in_the_coverage() -> None:
+    answers = fail(perfect(Arm.ADAPTER), ["holdout-0", "holdout-1", "holdout-2"])
+    scored = await SCORING.score(ROWS, {Arm.ADAPTER: answers})
+    found = scored.metric(Arm.ADAPTER, Metric.ROUGE_L)
+    assert found is not None
+    assert found.value == pytest.approx(0.9)
+    assert found.coverage == pytest.approx(0.9)
+
+
+async def test_a_row_that_was_never_asked_is_a_failure_too() -> None:
+    answers = perfect(Arm.ADAPTER)
+    del answers["holdout-5"]
+    scored = await SCORING.score(ROWS, {Arm.ADAPTER: answers})
+    failure = next(score.failure for score in scored.rows[0].scores if score.row_id == "holdout-5")
+    assert failure == "NOT_ASKED"
+
+
+async def test_a_failure_of_the_reference_does_not_speak_for_the_arm() -> None:
+    failed = [row.id for row in ROWS[:15]]
+    scored = await SCORING.score(ROWS, {Arm.BASE: fail(perfect(Arm.BASE), failed), Arm.ADAPTER: perfect(Arm.ADAPTER)})
+    for metric in (Metric.ROUGE_L, Metric.LABEL_F1_MACRO, Metric.JSON_VALID):
+        compared = scored.comparison(metric, Arm.ADAPTER, Arm.BASE)
+        assert compared is not None
+        assert compared.difference == pytest.approx(0.0)
+
+
+async def test_text_tasks_have_no_json_validity_and_no_labels() -> None:
+    plain = [dataclasses.replace(row, reference=f"Sentence {row.id}.", label=None) for row in ROWS]
+    scoring = dataclasses.replace(SCORING, task=detect_task(plain))
+    answers = {row.id: answer(Arm.BASE, row.id, row.reference) for row in plain}
+    scored = await scoring.score(plain, {Arm.BASE: answers})
+    assert {found.metric for found in scored.metrics} == {Metric.EXACT_MATCH, Metric.ROUGE_L}
+    assert scored.confusions == {}
