@@ -93,9 +93,11 @@ class SyncNoun:
 
         @functools.wraps(method)
         def waiting(*arguments: Any, **options: Any) -> Any:
-            outcome = method(*arguments, **options)
-            if inspect.iscoroutine(outcome):
-                return self._thread.run(outcome)
+            async def on_the_loop() -> Any:  # channels belong to the loop that opens them
+                outcome = method(*arguments, **options)
+                return await outcome if inspect.isawaitable(outcome) else outcome
+
+            outcome = self._thread.run(on_the_loop())
             return SyncIterator(outcome, self._thread) if isinstance(outcome, AsyncIterator) else outcome
 
         return waiting
