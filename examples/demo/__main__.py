@@ -1,0 +1,224 @@
+"""The main job, told in the terminal: `make demo`, or `python -m examples.demo [--output DIR] [--keep]`.
+
+Two tenants, each with the docstrings of one library as its house style: curate, train, evaluate, gate, deploy, swap
+under load. Exit code 0: all of it happened and both adapters proved better. 1: something did not; it says what.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import pathlib
+import shutil
+import sys
+from typing import Any
+
+from luthier import AsyncClient, profiles, tokens
+from luthier.errors import LuthierError
+
+from examples.demo import loop, report, swap
+from examples.demo.installation import Installation, InstallationError
+from examples.demo.story import Story
+from examples.demo.tenants import BASE_MODEL, LIBRARIES, Tenant
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+
+QUESTION = (
+    "def smooth(values, window=5, mode='reflect')\n"
+    "The window slides over the values and each one is replaced by the mean of its neighbours.\n"
+    "Parameters\nvalues : array_like\n    The input data.\nwindow : int, optional\n    Length of the window."
+)
+
+
+async def demo(output: pathlib.Path, *, keep: bool) -> int:
+    """The whole story; returns the exit code."""
+    story = Story()
+    story.console.print(
+        "[bold]Luthier[/bold]: one adapter for each tenant, proved before it is served, swapped while it runs"
+    )
+    installation = Installation(output / "home")
+    try:
+        with story.step("up", "Four services start on loopback"):
+            await asyncio.to_thread(installation.up, lambda event: _tell_start(story, event))
+        async with contextlib.AsyncExitStack() as stack:
+            tenants = [await stack.enter_async_context(_tenant(library, installation, output)) for library in LIBRARIES]
+            return await _loop(story, tenants, output)
+    finally:
+        if keep:
+            story.say(f"the services still run; LUTHIER_HOME={installation.home} luthier down stops them")
+        else:
+            await asyncio.to_thread(installation.down)
+
+
+async def _loop(story: Story, tenants: list[Tenant], output: pathlib.Path) -> int:
+    with story.step("model", "A base model from an installed package, no download hub"):
+        await loop.import_base_model(tenants[0], story)
+    with story.step("data", "Two tenants with real data: the docstrings of two libraries"):
+        for tenant in tenants:
+            await loop.make_data(tenant, story)
+    with story.step("curate", "Curate: clean, deduplicate, mask personal data, split by module"):
+        await _curate(story, tenants)
+    title = "Train one LoRA adapter for each tenant, and a second revision for the swap"
+    with story.step("train", title), story.bars() as bars:
+        for tenant in tenants:
+            await loop.train(tenant, bars.add(f"{tenant.library} r1"), config_file="docstrings-train.yaml")
+        second = bars.add(f"{tenants[0].library} r2")
+        await loop.train(tenants[0], second, config_file="docstrings-train-second.yaml")
+    engine = await tenants[0].client.engine.wait_ready()
+    with story.step("evaluate", "Evaluate five ways to answer on the holdout"):
+        with story.bars() as bars:
+            for tenant in tenants:
+                await loop.evaluate(tenant, bars.add(tenant.library), output=output)
+        for tenant in tenants:
+            _show_evaluation(story, tenant)
+    with story.step("gate", "Gate: may these adapters go live?"):
+        for tenant in tenants:
+            await loop.gate(tenant)
+            _show_gate(story, tenant)
+    with story.step("deploy", "Deploy both on the running engine, and ask one question of all three at once"):
+        for tenant in tenants:
+            await loop.deploy(tenant, 0)
+        question = await _ask_all(story, tenants)
+    with story.step("swap", "Deploy a second revision under load, then roll back"):
+        prompts = await loop.holdout_prompts(tenants[0], 6)
+        seen = await swap.swap_under_load(tenants[0], tenants[1], prompts)
+        _show_swap(story, seen)
+    made = report.build(
+        model=await tenants[0].client.base_models.get(BASE_MODEL),
+        engine={"version": engine.version, "start_seconds": engine.start_duration.ToTimedelta().total_seconds()},
+        tenants=tenants,
+        question=question,
+        swap=seen,
+        step_seconds=story.step_seconds,
+    )
+    path = ROOT / "demo-report.json"
+    path.write_text(json.dumps(made, indent=2) + "\n")
+    return _conclude(story, tenants, seen, question, path)
+
+
+@contextlib.asynccontextmanager
+async def _tenant(library: str, installation: Installation, output: pathlib.Path) -> Any:
+    """A tenant with a client of its own, which proves itself with the tenant's token."""
+    profile = profiles.resolve(tenant=library, env=installation.environment)
+    assert profile.signing_key is not None
+    token = tokens.local_source(profile.signing_key, tenant=library)
+    async with AsyncClient(profile.endpoints, token) as client:
+        yield Tenant(library, client, output / f"{library}.jsonl")
+
+
+def _tell_start(story: Story, event: dict[str, Any]) -> None:
+    if event["event"] == "serving":
+        http = f", OpenAI HTTP on {event['http_address']}" if event["http_address"] else ""
+        story.say(f"{event['service']:<10} {event['address']}, metrics on {event['metrics_address']}{http}")
+
+
+async def _curate(story: Story, tenants: list[Tenant]) -> None:
+    with story.bars() as bars:
+        await asyncio.gather(*(loop.curate(tenant, bars.add(tenant.library)) for tenant in tenants))
+    rows = []
+    for tenant in tenants:
+        counts = [str(split.row_count) for split in tenant.dataset.splits]
+        dropped = ", ".join(f"{step.step} {step.dropped_count}" for step in tenant.dataset.steps if step.dropped_count)
+        rows.append([tenant.library, str(tenant.imported_row_count), *counts, dropped])
+    story.table(
+        "what is left, and what was dropped", ["tenant", "rows", "train", "validation", "holdout", "dropped by"], rows
+    )
+
+
+def _show_evaluation(story: Story, tenant: Tenant) -> None:
+    columns = ["arm", "summary ROUGE-L", "valid JSON", "module right", "p50 ms", "per 1,000"]
+    rows = []
+    for arm in tenant.evaluation.arms:
+        metrics = {value.metric: value for value in arm.metrics}
+        shown = [
+            f"{m.mean:.3f} [{m.interval_low:.3f}, {m.interval_high:.3f}]" if (m := metrics.get(key)) else "-"
+            for key in ("rouge_l", "json_valid", "label_accuracy")
+        ]
+        rows.append([report.arm_name(arm.arm), *shown, f"{arm.latency_ms_p50:.0f}", f"{arm.cost_per_1000:.4f}"])
+    story.table(f"{tenant.library}: {tenant.evaluation.arms[0].row_count} holdout rows, 95 % intervals", columns, rows)
+    for metric, reference in report.WINS:
+        d = report.difference(tenant, metric, reference)
+        story.say(
+            f"adapter - {reference}, {metric}: {d.difference:+.3f} [{d.interval_low:+.3f}, {d.interval_high:+.3f}]"
+        )
+
+
+def _show_gate(story: Story, tenant: Tenant) -> None:
+    outcome = report.outcome_name(tenant.decision)
+    story.say(f"{tenant.library}: [bold]{outcome}[/bold] (exit code {report.EXIT_CODES[outcome]})")
+    for condition in tenant.decision.conditions:
+        story.say(f"  {condition.explanation}")
+
+
+async def _ask_all(story: Story, tenants: list[Tenant]) -> dict[str, Any]:
+    system = (await loop.holdout_prompts(tenants[0], 1))[0][0]
+    messages = [system, {"role": "user", "content": QUESTION}]
+    targets = {"base": BASE_MODEL} | {tenant.library: tenant.deployment_name for tenant in tenants}
+    clients = [tenants[0].client, *(tenant.client for tenant in tenants)]
+    answers = await asyncio.gather(
+        *(
+            client.inference.chat(target, messages, max_tokens=64)
+            for client, target in zip(clients, targets.values(), strict=True)
+        )
+    )
+    texts = {name: answer.text for name, answer in zip(targets, answers, strict=True)}
+    for name, answer in zip(targets, answers, strict=True):
+        story.say(f"{name:<8} ({answer.origin.generation[:24]}) {' '.join(answer.text.split())[:150]}")
+    return {"prompt": QUESTION, "answers": texts, "distinct_count": len(set(texts.values()))}
+
+
+def _show_swap(story: Story, seen: swap.SwapReport) -> None:
+    failed, mixed = len(seen.failed), len(seen.mixed)
+    story.say(f"{seen.request_count} requests around a deploy and a rollback: {failed} failed, {mixed} mixed")
+    story.say(f"deploy {seen.deploy_seconds:.2f} s -> {seen.live_after_deploy}")
+    story.say(f"rollback {seen.rollback_seconds:.3f} s -> {seen.live_after_rollback}")
+    for line in [*seen.failed[:3], *seen.mixed[:3]]:
+        story.say(f"[red]{line}[/red]")
+
+
+def _conclude(
+    story: Story, tenants: list[Tenant], seen: swap.SwapReport, question: dict[str, Any], path: pathlib.Path
+) -> int:
+    """The closing table, what is short of the promise, where to look next."""
+    rows = [[key, f"{seconds:.1f}"] for key, seconds in story.step_seconds.items()]
+    story.table("\nseconds per step", ["step", "s"], [*rows, ["total", f"{sum(story.step_seconds.values()):.1f}"]])
+    short = [line for tenant in tenants for line in report.unproved_wins(tenant)]
+    short += [f"{len(seen.failed)} requests failed during the swap"] if seen.failed else []
+    short += [f"{len(seen.mixed)} answers were mixed during the swap"] if seen.mixed else []
+    if question["distinct_count"] < len(question["answers"]):
+        short.append("base and tenants did not answer differently")
+    story.console.print("\nWhere to look next")
+    story.say(f"{path.name}: every number; its form is docs/demo-report.md")
+    for tenant in tenants:
+        story.say(f"{tenant.report}: the evaluation of {tenant.library}, open it in a browser")
+    story.say("README.md: the same loop by the command line, the SDK, grpcurl and an OpenAI client")
+    for line in short:
+        story.console.print(f"[bold red]not proved[/bold red] {line}")
+    return 1 if short else 0
+
+
+def main() -> int:
+    """Parses the arguments and runs the story."""
+    parser = argparse.ArgumentParser(prog="python -m examples.demo", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--output", type=pathlib.Path, default=ROOT / "demo-out", help="folder for data, services and reports"
+    )
+    parser.add_argument("--keep", action="store_true", help="leave the services running at the end")
+    options = parser.parse_args()
+    output: pathlib.Path = options.output.resolve()
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    try:
+        return asyncio.run(demo(output, keep=options.keep))
+    except (LuthierError, InstallationError) as error:
+        print(f"\nthe demo stopped: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; the services are stopped. `make demo` starts anew", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

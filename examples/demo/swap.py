@@ -1,0 +1,99 @@
+"""A second revision goes live under load: every answer must be that of the generation it names, and none may fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from luthier import AsyncClient
+from luthier.errors import LuthierError
+
+from examples.demo.tenants import BASE_MODEL, Tenant
+
+REQUEST_COUNT = 200
+CONCURRENCY = 12
+MAX_TOKENS = 24
+BASE = "base"
+
+Prompt = Sequence[Mapping[str, str]]
+
+
+@dataclass
+class SwapReport:
+    """What the load saw."""
+
+    request_count: int = 0
+    failed: list[str] = field(default_factory=list)
+    mixed: list[str] = field(default_factory=list)
+    """Answers that are not what their generation says alone, or of a generation the caller does not own."""
+    answers_by_generation: Counter[str] = field(default_factory=Counter)
+    deploy_seconds: float = 0.0
+    rollback_seconds: float = 0.0
+    live_after_deploy: str = ""
+    live_after_rollback: str = ""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What each adapter revision (or the base model) answers to each prompt when it is asked alone."""
+
+    answers: Mapping[str, Sequence[str]]
+
+    @classmethod
+    async def of(cls, client: AsyncClient, targets: Sequence[str], prompts: Sequence[Prompt]) -> dict[str, list[str]]:
+        """Asks each target each prompt, one after the other."""
+        return {
+            target: [(await client.inference.chat(target, list(p), max_tokens=MAX_TOKENS)).text for p in prompts]
+            for target in targets
+        }
+
+
+async def swap_under_load(swapped: Tenant, other: Tenant, prompts: Sequence[Prompt]) -> SwapReport:
+    """Sends `REQUEST_COUNT` requests of both tenants and the base; deploys at one third, rolls back at two thirds."""
+    own = [revision.name for revision in swapped.revisions[:2]]
+    expected = await Expected.of(swapped.client, [*own, BASE_MODEL], prompts)
+    expected |= await Expected.of(other.client, [other.revisions[0].name], prompts)
+    report = SwapReport()
+    routes = [
+        (swapped.client, swapped.deployment_name, {*own}),
+        (other.client, other.deployment_name, {other.revisions[0].name}),
+        (swapped.client, BASE_MODEL, {BASE_MODEL}),
+    ]
+    numbers = iter(range(REQUEST_COUNT))
+    marks = {REQUEST_COUNT // 3: asyncio.Event(), 2 * REQUEST_COUNT // 3: asyncio.Event()}
+
+    async def caller() -> None:
+        for number in numbers:
+            if number in marks:
+                marks[number].set()
+            client, target, allowed = routes[number % len(routes)]
+            index = (number // len(routes)) % len(prompts)
+            report.request_count += 1
+            try:
+                answer = await client.inference.chat(target, list(prompts[index]), max_tokens=MAX_TOKENS)
+            except LuthierError as error:
+                report.failed.append(f"{target}: {error}")
+                continue
+            source = answer.origin.adapter_revision or answer.origin.base_model
+            report.answers_by_generation[answer.origin.generation] += 1
+            if source not in allowed or answer.text != expected[source][index]:
+                report.mixed.append(f"{target} answered as {source}: {answer.text!r}, alone: {expected.get(source)}")
+
+    async def operator() -> None:
+        loop = asyncio.get_running_loop()
+        await marks[REQUEST_COUNT // 3].wait()
+        start = loop.time()
+        deployed = await swapped.client.deployments.deploy(swapped.deployment_name, adapter_revision=own[1])
+        report.deploy_seconds, report.live_after_deploy = loop.time() - start, deployed.live.adapter_revision
+        await marks[2 * REQUEST_COUNT // 3].wait()
+        start = loop.time()
+        back = await swapped.client.deployments.rollback(swapped.deployment_name)
+        report.rollback_seconds, report.live_after_rollback = loop.time() - start, back.live.adapter_revision
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(operator())
+        for _ in range(CONCURRENCY):
+            group.create_task(caller())
+    return report

@@ -1,0 +1,56 @@
+"""The demo's tenants, and what is known of each as the loop goes on."""
+
+from __future__ import annotations
+
+import pathlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from luthier import AsyncClient
+from luthier.curation.v1 import dataset_pb2
+from luthier.evaluator.v1 import evaluation_pb2, gate_pb2
+from luthier.inference.v1 import deployment_pb2
+from luthier.trainer.v1 import adapter_pb2
+
+LIBRARIES = ("scipy", "sklearn")
+"""Each library is a tenant with a house style of its own; its documented functions are the examples."""
+
+BASE_MODEL = "baseModels/smollm2-135m"
+TASK = "docstrings"
+
+
+@dataclass
+class Tenant:
+    """A team with its data, its adapter and its deployment."""
+
+    library: str
+    client: AsyncClient
+    data: pathlib.Path
+    imported_row_count: int = 0
+    dataset: dataset_pb2.DatasetRevision = field(default_factory=dataset_pb2.DatasetRevision)
+    revisions: list[adapter_pb2.AdapterRevision] = field(default_factory=list)
+    training: list[dict[str, Any]] = field(default_factory=list)
+    evaluation: evaluation_pb2.Evaluation = field(default_factory=evaluation_pb2.Evaluation)
+    report: pathlib.Path | None = None
+    decision: gate_pb2.GateDecision = field(default_factory=gate_pb2.GateDecision)
+    deployment: deployment_pb2.Deployment = field(default_factory=deployment_pb2.Deployment)
+
+    @property
+    def parent(self) -> str:
+        """The tenant's resource name."""
+        return f"tenants/{self.library}"
+
+    @property
+    def dataset_name(self) -> str:
+        """Its dataset."""
+        return f"{self.parent}/datasets/{TASK}"
+
+    @property
+    def adapter_name(self) -> str:
+        """Its adapter."""
+        return f"{self.parent}/adapters/{TASK}"
+
+    @property
+    def deployment_name(self) -> str:
+        """The name its applications call."""
+        return f"{self.parent}/deployments/{TASK}"
