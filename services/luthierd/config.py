@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import os
 import pathlib
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -113,8 +114,9 @@ def load_config(cls: type[T], service: str, *, environment: Mapping[str, str] | 
     prefix = f"LUTHIER_{service.upper()}_"
     hints = typing.get_type_hints(cls)
     known = {field.name.upper(): field.name for field in dataclasses.fields(cls)}
+    shared = {"LUTHIER_" + upper for upper in known}  # the trainer's own address is `trainer_address` here, too
     for variable in environment:
-        if variable.startswith(prefix) and variable.removeprefix(prefix) not in known:
+        if variable.startswith(prefix) and variable not in shared and variable.removeprefix(prefix) not in known:
             near = difflib.get_close_matches(variable.removeprefix(prefix), known, n=1)
             hint = f"; did you mean {prefix}{near[0]}?" if near else ""
             raise ConfigError(f"{variable} is not a setting of {service}{hint}", metadata={"variable": variable})
@@ -139,15 +141,25 @@ def _parse(text: str, kind: Any, variable: str) -> Any:
         return kind(text)
     except (ValueError, KeyError) as error:
         raise ConfigError(
-            f"{variable}={text!r} is not a {kind.__name__}", metadata={"variable": variable, "value": text}
+            f"{variable}={text!r} is not of type {kind.__name__}", metadata={"variable": variable, "value": text}
         ) from error
 
 
 def describe(config: ServerConfig) -> dict[str, str]:
-    """The configuration for the log at start. Passwords in URLs are masked."""
+    """The configuration for the log at start. Secrets are masked: in URLs, and in fields that are called so."""
     shown = {field.name: str(getattr(config, field.name)) for field in dataclasses.fields(config)}
-    for name in ("database_url", "blobs_url"):
-        scheme, separator, rest = shown[name].partition("://")
-        if "@" in rest:
-            shown[name] = f"{scheme}{separator}***@{rest.rpartition('@')[2]}"
-    return shown
+    return {name: "***" if _SECRET_FIELD.search(name) and value else _mask(value) for name, value in shown.items()}
+
+
+_SECRET_FIELD = re.compile(r"(_|^)(password|secret|token|api_key)$")
+_SECRET_IN_QUERY = re.compile(r"([?&][^=&]*(?:password|secret|token|key)[^=&]*=)[^&]*", re.IGNORECASE)
+
+
+def _mask(value: str) -> str:
+    """`value` without the user and password of a URL, and without secret arguments of its query."""
+    scheme, separator, rest = value.partition("://")
+    if not separator:
+        return value
+    if "@" in rest:
+        rest = f"***@{rest.rpartition('@')[2]}"
+    return scheme + separator + _SECRET_IN_QUERY.sub(r"\1***", rest)
