@@ -2,8 +2,8 @@
 
     python -m loadtests.run [--tenants scipy,sklearn] [--users 8] [--seconds 30]
 
-Takes every deployment of the named tenants (default: the tenants that the local installation has deployments of, asked for
-one by one) and the engine's base model as targets. Exit code 0: the SLO of the scenario holds; 1: it does not; 2: nothing to load.
+Takes every deployment of the named tenants (default: LUTHIER_TENANT, else those of the demo) and the engine's base model as
+targets. Exit code 0: the SLO of the scenario holds; 1: it does not; 2: nothing to load.
 """
 
 from __future__ import annotations

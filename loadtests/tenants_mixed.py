@@ -108,8 +108,8 @@ class GrpcApplication(User):
             sampling=pb.Sampling(max_tokens=MAX_TOKENS),
         )
         last = None
-        for last in self.stub.ChatStream(request, metadata=bearer(target), timeout=TIMEOUT_S):
-            pass
+        for message in self.stub.ChatStream(request, metadata=bearer(target), timeout=TIMEOUT_S):
+            last = message
         if last is None or not last.finish.finish_reason:
             raise WrongAnswerError("the stream ended without its last message")
         origin = last.origin

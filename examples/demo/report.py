@@ -74,7 +74,7 @@ def build(
     swap: SwapReport,
     step_seconds: dict[str, float],
 ) -> dict[str, Any]:
-    """The report, checked against its schema. jsonschema.ValidationError if it does not fit: that is a fault of ours."""
+    """The report, checked against its schema; jsonschema.ValidationError is a fault of ours."""
     report = {
         "schema_version": 1,
         "machine": {"cores": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()},
