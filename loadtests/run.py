@@ -2,7 +2,7 @@
 
     python -m loadtests.run [--tenants scipy,sklearn] [--users 8] [--seconds 30]
 
-Takes every deployment of the named tenants (default: LUTHIER_TENANT, else those of the demo) and the engine's base model as
+Takes every deployment of the named tenants (default: LUTHIER_TENANT, else the demo's) and the engine's base model as
 targets. Exit code 0: the SLO of the scenario holds; 1: it does not; 2: nothing to load.
 """
 
