@@ -1,0 +1,43 @@
+"""Settings of the inference service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from luthierd.config import ServerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceConfig(ServerConfig):
+    """Read from `LUTHIER_INFERENCE_*`; see `ServerConfig` for what all services share."""
+
+    http_port: int = 0
+    """Port of the OpenAI-compatible endpoint; 0 takes a free one."""
+    max_http_body_bytes: int = 4 * 1024 * 1024
+    """Largest body of an HTTP request."""
+    max_in_flight: int = 256
+    """Answers at a time, running and waiting; more are refused with RESOURCE_EXHAUSTED."""
+    max_batch: int = 32
+    """Answers that the engine computes at a time; the others wait in it."""
+    max_batch_adapters: int = 8
+    """Different adapters in one batch. Each costs memory for the largest rank."""
+    max_loaded_adapters: int = 32
+    """Adapters in memory: live, candidates, previous ones and those of evaluations."""
+    max_unheld_adapters: int = 4
+    """Of them, adapters that no deployment holds, least recently used out first."""
+    max_lora_rank: int = 32
+    """Largest rank: 8, 16, 32, 64, 128, 256, 320 or 512."""
+    max_adapter_bytes: int = 1024 * 1024 * 1024
+    """Largest adapter revision, all files."""
+    window_tokens: int = 2048
+    """Most tokens of prompt and answer; at most the base model's own window."""
+    kv_cache_gib: int = 1
+    """Memory of the key-value cache on a CPU."""
+    memory_fraction: float = 0.0
+    """Share of the device's memory for the engine; 0: 0.3 on a CPU, 0.9 on a GPU."""
+    dtype: str = "auto"
+    """Of weights and activations; auto: bfloat16 on a GPU and on CPUs that compute with it, else float32."""
+    tensor_parallel: int = 1
+    """GPUs that share the base model."""
+    eager: bool = True
+    """Skip compilation and CUDA graphs: starts sooner; on a GPU, slower."""

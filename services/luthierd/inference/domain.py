@@ -1,0 +1,186 @@
+"""What is served under which name, and how that may change. Pure rules; standard library only."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from dataclasses import dataclass, field, replace
+
+from luthierd.inference.errors import NoCandidateError, NoPreviousError
+
+BASE_GENERATION = "base"
+"""Name of the generation that answers for a base model alone."""
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A registered base model, by name and content."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class AdapterRevision:
+    """An immutable adapter revision, by name and content, and the base model it was trained on."""
+
+    name: str
+    sha256: str
+    base_model: BaseModel
+
+    @property
+    def generation(self) -> str:
+        """The generation's name: made of the content digest, so equal weights have one name and others another."""
+        return f"g-{self.sha256[:20]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """A stable name and the revisions behind it. A change makes a new value; `revision` counts the changes of routing."""
+
+    name: str
+    create_time: float
+    update_time: float
+    revision: int = 0
+    change: int = 0
+    """Counts every change, also those that route nothing; the etag is made of it."""
+    live: AdapterRevision | None = None
+    candidate: AdapterRevision | None = None
+    previous: AdapterRevision | None = None
+
+    @property
+    def etag(self) -> str:
+        """Another one after every change."""
+        return hashlib.sha256(f"{self.name}\0{self.create_time}\0{self.change}".encode()).hexdigest()[:16]
+
+    @property
+    def held(self) -> tuple[AdapterRevision, ...]:
+        """The revisions that must stay loaded."""
+        return tuple(revision for revision in (self.live, self.candidate, self.previous) if revision)
+
+    def stage(self, candidate: AdapterRevision, now: float) -> Deployment:
+        """With `candidate` loaded but not routed to."""
+        return replace(self, candidate=candidate, update_time=now, change=self.change + 1)
+
+    def route(self, live: AdapterRevision, now: float) -> Deployment:
+        """With requests going to `live`; what was live can be rolled back to. A candidate that went live is none any more."""
+        candidate = None if self.candidate and self.candidate.sha256 == live.sha256 else self.candidate
+        return replace(
+            self, live=live, previous=self.live, candidate=candidate,
+            revision=self.revision + 1, update_time=now, change=self.change + 1,
+        )  # fmt: skip
+
+    def promote(self, now: float) -> Deployment:
+        """NoCandidateError without a candidate."""
+        if self.candidate is None:
+            raise NoCandidateError(self.name)
+        return self.route(self.candidate, now)
+
+    def roll_back(self, now: float) -> Deployment:
+        """With the previous revision live, and what was live as the previous one. NoPreviousError without one."""
+        if self.previous is None:
+            raise NoPreviousError(self.name)
+        return self.route(self.previous, now)
+
+
+class GenerationState(enum.Enum):
+    """LOADING -> READY | FAILED; READY -> DRAINING -> gone."""
+
+    LOADING = "LOADING"
+    READY = "READY"
+    DRAINING = "DRAINING"
+    FAILED = "FAILED"
+
+
+class EngineState(enum.Enum):
+    """STOPPED -> STARTING -> READY | FAILED; READY -> STARTING after the engine's process died."""
+
+    STOPPED = "STOPPED"
+    STARTING = "STARTING"
+    READY = "READY"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How to choose tokens. `temperature` 0 is greedy."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Who answered."""
+
+    generation: str
+    deployment_revision: int
+    adapter_revision: str
+    base_model: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish:
+    """How an answer came about."""
+
+    reason: str
+    prompt_token_count: int
+    completion_token_count: int
+    ttft_ms: float
+    latency_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A whole answer."""
+
+    text: str
+    finish: Finish
+    origin: Origin
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A part of an answer; the last one has `finish`."""
+
+    delta: str
+    origin: Origin
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """Whose weights answer: a deployment, a base model or an adapter revision, by resource name."""
+
+    kind: str
+    name: str
+
+    DEPLOYMENT = "deployment"
+    BASE_MODEL = "base_model"
+    ADAPTER_REVISION = "adapter_revision"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceRow:
+    """A greedy continuation as the training recorded it: log-probabilities of `completion_ids`, without and with the adapter."""
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...] = field(default=())
+    base_logprobs: tuple[float, ...] = field(default=())
+    tuned_logprobs: tuple[float, ...] = field(default=())
+
+
+def cache_salt(tenant: str, generation: str) -> str:
+    """Keeps prefix caches apart by tenant and weights. The tag keeps it apart from any other salt (vllm 44701)."""
+    return "luthier:v1:" + hashlib.sha256(f"{tenant}\0{generation}".encode()).hexdigest()

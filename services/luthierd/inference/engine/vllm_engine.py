@@ -1,0 +1,242 @@
+"""vLLM's `AsyncLLM` behind the `Engine` Protocol. Imports vLLM when an engine starts, in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+import threading
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from luthierd.errors import LuthierError
+from luthierd.inference.domain import Sampling, Turn
+from luthierd.inference.engine.forked_start import variables, warm_context
+from luthierd.inference.engine.platform_settings import cpu_dtype, cpu_environment, has_gpu
+from luthierd.inference.engine_host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
+from luthierd.inference.errors import AdapterInvalidError
+
+log = logging.getLogger(__name__)
+
+DEATH_POLL_S = 0.25
+
+QUIET = {
+    "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING", "TOKENIZERS_PARALLELISM": "false",
+}  # fmt: skip
+"""vLLM asks no hub, reports to nobody, and logs no user text."""
+
+CHILD_MARK = "LUTHIER_ENGINE_PROCESS"
+"""Set in the engine's process only, which ends itself when its parent is gone (see the plugin)."""
+
+
+class EngineStartError(LuthierError):
+    """vLLM does not start on this base model or machine."""
+
+    reason = "ENGINE_START_FAILED"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VllmSettings:
+    """How to run vLLM; see `InferenceConfig` for the meaning of each."""
+
+    max_batch: int = 32
+    max_batch_adapters: int = 8
+    max_loaded_adapters: int = 32
+    max_lora_rank: int = 32
+    window_tokens: int = 2048
+    kv_cache_gib: int = 1
+    memory_fraction: float = 0.0
+    dtype: str = "auto"
+    tensor_parallel: int = 1
+    eager: bool = True
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Further variables for vLLM's processes, e.g. VLLM_PLUGINS."""
+
+
+async def start_vllm(folder: pathlib.Path, settings: VllmSettings) -> VllmEngine:
+    """Starts an engine on a base model's folder, in about half a minute on a CPU. EngineStartError."""
+    try:
+        llm = await asyncio.to_thread(_start, folder, settings)
+    except Exception as error:
+        log.exception("vLLM did not start")
+        raise EngineStartError(
+            f"vLLM could not start ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
+            "the log has the engine's own lines",
+            metadata={"folder": folder.name},
+        ) from error
+    return VllmEngine(llm, settings, folder)
+
+
+def _start(folder: pathlib.Path, settings: VllmSettings) -> Any:
+    """Imports vLLM, starts its processes and waits until the model is loaded."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    on_gpu = has_gpu() and settings.environment.get("VLLM_TARGET_DEVICE") != "cpu"
+    environment = {CHILD_MARK: "1", **settings.environment}
+    if not on_gpu:
+        environment = {**cpu_environment(kv_cache_gib=settings.kv_cache_gib), **environment}
+    context = None if on_gpu else warm_context({**environment, **QUIET, "VLLM_WORKER_MULTIPROC_METHOD": "spawn"})
+    with variables({name: value for name, value in environment.items() if name != CHILD_MARK}):
+        import vllm.v1.engine.utils as process_launch
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.usage.usage_lib import UsageContext
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        config = AsyncEngineArgs(**_arguments(folder, settings, on_gpu=on_gpu)).create_engine_config(
+            UsageContext.ENGINE_CONTEXT
+        )
+        if context is not None:
+            process_launch.get_mp_context = lambda: context  # type: ignore[assignment]
+        with variables({CHILD_MARK: "1"}):
+            return AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+
+
+def _arguments(folder: pathlib.Path, settings: VllmSettings, *, on_gpu: bool) -> dict[str, Any]:
+    return {
+        "model": str(folder),
+        "dtype": settings.dtype if settings.dtype != "auto" or on_gpu else cpu_dtype(),
+        "max_model_len": _window(folder, settings.window_tokens),
+        "max_num_seqs": settings.max_batch,
+        "gpu_memory_utilization": settings.memory_fraction or (0.9 if on_gpu else 0.3),
+        "enforce_eager": settings.eager,
+        "tensor_parallel_size": settings.tensor_parallel,
+        "enable_prefix_caching": True,
+        "enable_lora": True,
+        "max_loras": settings.max_batch_adapters,
+        "max_cpu_loras": settings.max_loaded_adapters + 1,  # vLLM must never drop one by itself
+        "max_lora_rank": settings.max_lora_rank,
+        "enable_log_requests": False,
+        "disable_log_stats": True,
+    }
+
+
+def _window(folder: pathlib.Path, wanted: int) -> int:
+    """The wanted window, or the model's own if that is smaller."""
+    config = json.loads((folder / "config.json").read_text())
+    return min(wanted, int(config.get("max_position_embeddings", wanted)))
+
+
+class VllmEngine:
+    """See `engine_host.Engine`. Made in the event loop that uses it."""
+
+    def __init__(self, llm: Any, settings: VllmSettings, folder: pathlib.Path) -> None:
+        import torch
+        import vllm
+        from vllm.platforms import current_platform
+
+        self.llm, self.folder = llm, folder
+        self.max_rank = settings.max_lora_rank
+        self.window = int(llm.model_config.max_model_len)
+        dtype = str(llm.model_config.dtype).removeprefix(str(torch.__name__) + ".")
+        self.version = f"vllm {vllm.__version__} ({current_platform.device_type}, {dtype})"
+        self._tokenizer = copy.deepcopy(llm.get_tokenizer())
+        self._tokenizer_lock = threading.Lock()  # Hugging Face's fast tokenizers refuse two threads at a time
+        self._closing = asyncio.Event()
+        llm._run_output_handler()  # it was constructed outside of the loop
+
+    def tokenize(self, text: str) -> tuple[int, ...]:
+        """A text's tokens."""
+        with self._tokenizer_lock:
+            return tuple(self._tokenizer.encode(text))
+
+    def render_chat(self, turns: Sequence[Turn]) -> tuple[int, ...]:
+        """A conversation's tokens through the model's own chat template."""
+        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+        with self._tokenizer_lock:
+            ids = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+        return tuple(ids)
+
+    async def generate(self, request: EngineRequest) -> AsyncIterator[EnginePiece]:
+        """The answer, piece by piece."""
+        outputs = self._outputs(request, _parameters(request.sampling))
+        async for output in outputs:
+            completion = output.outputs[0]
+            yield EnginePiece(completion.text, len(completion.token_ids), completion.finish_reason or "")
+
+    async def score(
+        self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], adapter: EngineAdapter | None
+    ) -> tuple[float, ...]:
+        """Log-probabilities of the completion's tokens."""
+        from vllm import SamplingParams
+
+        tokens = (*prompt_ids, *completion_ids)
+        request = EngineRequest(
+            request_id=uuid.uuid4().hex, prompt_ids=tokens, sampling=Sampling(), adapter=adapter,
+            cache_salt=f"luthier:probe:{uuid.uuid4().hex}",
+        )  # fmt: skip
+        parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
+        outputs = [output async for output in self._outputs(request, parameters)]
+        scored = outputs[-1].prompt_logprobs
+        return tuple(
+            float(scored[position][tokens[position]].logprob) for position in range(len(prompt_ids), len(tokens))
+        )
+
+    async def _outputs(self, request: EngineRequest, parameters: Any) -> AsyncIterator[Any]:
+        from vllm import TokensPrompt
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        prompt = TokensPrompt(prompt_token_ids=list(request.prompt_ids), cache_salt=request.cache_salt)
+        lora = lora_request(request.adapter)
+        try:
+            async for output in self.llm.generate(prompt, parameters, request.request_id, lora_request=lora):
+                yield output
+        except (EngineDeadError, EngineGenerateError) as error:
+            if self.llm.errored:
+                raise EngineDiedError from error
+            raise
+
+    async def load_adapter(self, adapter: EngineAdapter) -> None:
+        """Loads the files; vLLM never sees the same name or number again."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            await self.llm.add_lora(lora_request(adapter))
+        except EngineDeadError as error:
+            raise EngineDiedError from error
+        except Exception as error:
+            if self.llm.errored:
+                raise EngineDiedError from error
+            reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+            raise AdapterInvalidError(f"the engine does not take it: {reason}", metadata={"detail": reason}) from error
+
+    async def unload_adapter(self, adapter: EngineAdapter) -> None:
+        """Frees its place."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            await self.llm.remove_lora(adapter.number)
+        except EngineDeadError as error:
+            raise EngineDiedError from error
+
+    async def wait_dead(self) -> None:
+        """vLLM notices the end of its process in a thread and leaves a mark; there is nothing to await."""
+        while not self.llm.errored:
+            await asyncio.sleep(DEATH_POLL_S)
+
+    async def close(self) -> None:
+        """Ends vLLM's processes."""
+        await asyncio.to_thread(self.llm.shutdown)
+
+
+def lora_request(adapter: EngineAdapter | None) -> Any:
+    """vLLM's form of an adapter; None for the base model."""
+    if adapter is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(adapter.engine_name, adapter.number, str(adapter.folder))
+
+
+def _parameters(sampling: Sampling) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=sampling.max_tokens, temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed,
+        stop=list(sampling.stop), output_kind=RequestOutputKind.DELTA,
+    )  # fmt: skip

@@ -1,0 +1,134 @@
+"""Errors of the inference service, each with its own reason (docs/errors.md)."""
+
+from __future__ import annotations
+
+from luthierd import errors
+
+
+class DeploymentNotFoundError(errors.NotFoundError):
+    """No such deployment."""
+
+    reason = "DEPLOYMENT_NOT_FOUND"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"there is no deployment {name}; `luthier deploy` makes one, `luthier deployments` lists them",
+            metadata={"deployment": name},
+        )
+
+
+class EtagMismatchError(errors.AbortedError):
+    """The deployment changed since the caller read it."""
+
+    reason = "ETAG_MISMATCH"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} was changed by somebody else; read it again, then repeat", metadata={"name": name})
+
+
+class NoCandidateError(errors.FailedPreconditionError):
+    """Nothing is staged."""
+
+    reason = "NO_CANDIDATE"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} has no candidate; deploy one with stage_only first", metadata={"deployment": name})
+
+
+class NoPreviousError(errors.FailedPreconditionError):
+    """There is nothing to roll back to."""
+
+    reason = "NO_PREVIOUS_GENERATION"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} has no previous generation to roll back to; deploy the wanted revision instead",
+            metadata={"deployment": name},
+        )
+
+
+class OtherBaseModelError(errors.FailedPreconditionError):
+    """The engine holds another base model."""
+
+    reason = "ENGINE_HOLDS_OTHER_BASE_MODEL"
+
+    def __init__(self, wanted: str, held: str) -> None:
+        super().__init__(
+            f"the engine of this server holds {held}, not {wanted}; use a server of its own for {wanted}",
+            metadata={"wanted": wanted, "held": held},
+        )
+
+
+class DeployFailedError(errors.FailedPreconditionError):
+    """An adapter revision did not get through a stage; the deployment is as it was."""
+
+    reason = "DEPLOY_FAILED"
+
+    def __init__(self, adapter_revision: str, stage: str, cause: errors.LuthierError) -> None:
+        super().__init__(
+            f"{adapter_revision} failed at stage {stage}: {cause}; nothing was changed",
+            metadata={**cause.metadata, "adapter_revision": adapter_revision, "stage": stage, "cause": cause.reason},
+        )
+
+
+class AdapterInvalidError(errors.FailedPreconditionError):
+    """The files of an adapter revision are not what this engine can serve."""
+
+    reason = "ADAPTER_INVALID"
+
+
+class AdapterHasNoEffectError(errors.FailedPreconditionError):
+    """The engine loaded the adapter, and answers as if it had not."""
+
+    reason = "ADAPTER_HAS_NO_EFFECT"
+
+
+class AdapterDeviatesError(errors.FailedPreconditionError):
+    """The engine's log-probabilities are not those of the training."""
+
+    reason = "ADAPTER_DEVIATES_FROM_REFERENCE"
+
+
+class AdapterSlotsFullError(errors.ResourceExhaustedError):
+    """Every place for an adapter is held."""
+
+    reason = "ADAPTER_SLOTS_FULL"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"all {limit} places for adapters are in use; undeploy one, or raise LUTHIER_INFERENCE_MAX_LOADED_ADAPTERS",
+            metadata={"limit": str(limit)},
+            retry_after_s=5.0,
+        )
+
+
+class EngineUnavailableError(errors.UnavailableError):
+    """The engine is starting again, or could not."""
+
+    reason = "ENGINE_UNAVAILABLE"
+
+
+class PromptTooLongError(errors.InvalidArgumentError):
+    """The prompt leaves no room for an answer."""
+
+    reason = "PROMPT_TOO_LONG"
+
+    def __init__(self, token_count: int, window: int) -> None:
+        super().__init__(
+            f"the prompt has {token_count} tokens, and the model's window of {window} needs room for an answer; shorten it",
+            metadata={"token_count": str(token_count), "window": str(window)},
+            violations=[errors.FieldViolation("prompt", f"at most {window - 1} tokens")],
+        )
+
+
+class QueueFullError(errors.ResourceExhaustedError):
+    """Too many requests wait or run."""
+
+    reason = "QUEUE_FULL"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"{limit} requests are in flight, as many as this server takes; try again in a second",
+            metadata={"limit": str(limit)},
+            retry_after_s=1.0,
+        )

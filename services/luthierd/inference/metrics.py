@@ -1,0 +1,25 @@
+"""Prometheus metrics of answers. No tenant, deployment or generation as a label: their number has no bound."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
+
+ttft_seconds = Histogram(
+    "luthier_answer_ttft_seconds", "Arrival of a call to its first token, waiting included", ["target"], buckets=_SECONDS
+)
+latency_seconds = Histogram(
+    "luthier_answer_seconds", "Arrival of a call to its last token", ["target"], buckets=_SECONDS
+)
+prompt_tokens = Counter("luthier_prompt_tokens_total", "Tokens of prompts", ["target"])
+completion_tokens = Counter("luthier_completion_tokens_total", "Tokens of answers", ["target"])
+answers_in_flight = Gauge("luthier_answers_in_flight", "Answers being made, over gRPC and HTTP")
+
+
+def observe(target: str, prompt_token_count: int, token_count: int, *, ttft_s: float, latency_s: float) -> None:
+    """Records one finished answer; `target` is the kind of target."""
+    ttft_seconds.labels(target).observe(ttft_s)
+    latency_seconds.labels(target).observe(latency_s)
+    prompt_tokens.labels(target).inc(prompt_token_count)
+    completion_tokens.labels(target).inc(token_count)
