@@ -1,0 +1,1 @@
+"""Datasets and their immutable revisions: import, clean, deduplicate, anonymise, split, explain."""

@@ -1,0 +1,298 @@
+"""The import format: JSONL, one row a line, either of
+
+    {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}   OpenAI's chat format
+    {"prompt": "...", "completion": "..."}
+
+each with optional "group", "label" and "id". All or nothing: the first bad line is a RowError with its 1-based number.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from luthierd.curation.domain import Message, Role, Row, canonical_json
+from luthierd.errors import InvalidArgumentError
+
+ROW_KEYS = ("messages", "prompt", "completion", "group", "label", "id")
+MESSAGE_KEYS = ("role", "content")
+MAX_NAME_CHARACTERS = 512
+"""Bound of `id`, `group` and `label`: they become parts of reports."""
+DERIVED_ID_HEX = 16
+"""64 bits of the content's sha256: among a million rows a collision has a probability below 1e-7, and is resolved."""
+
+
+class RowError(InvalidArgumentError):
+    """A line of an import that is not a row. `line` is 1-based."""
+
+    def __init__(self, line: int, problem: str, **metadata: str) -> None:
+        super().__init__(f"line {line}: {problem}", metadata={"line": str(line), **metadata})
+        self.line = line
+
+
+class RowTooLargeError(RowError):
+    """A line is longer than a row may be."""
+
+    reason = "ROW_TOO_LARGE"
+
+
+class RowIdDuplicateError(RowError):
+    """Two rows have one id."""
+
+    reason = "ROW_ID_DUPLICATE"
+
+
+class RowNotUtf8Error(RowError):
+    """A line holds bytes that are no UTF-8."""
+
+    reason = "ROW_NOT_UTF8"
+
+
+class RowNotJsonError(RowError):
+    """A line does not parse."""
+
+    reason = "ROW_NOT_JSON"
+
+
+class RowNotObjectError(RowError):
+    """A line is JSON, but no object."""
+
+    reason = "ROW_NOT_OBJECT"
+
+
+class RowKeyUnknownError(RowError):
+    """A key that the format does not have."""
+
+    reason = "ROW_KEY_UNKNOWN"
+
+
+class RowShapeInvalidError(RowError):
+    """A part of a row is missing, of the wrong type or in the wrong place."""
+
+    reason = "ROW_SHAPE_INVALID"
+
+
+class RowLastNotAssistantError(RowError):
+    """Nothing to learn: the last message is not the assistant's."""
+
+    reason = "ROW_LAST_NOT_ASSISTANT"
+
+
+class RowRoleMissingError(RowError):
+    """A message without a role."""
+
+    reason = "ROW_ROLE_MISSING"
+
+
+class RowRoleUnknownError(RowError):
+    """A role that the format does not have."""
+
+    reason = "ROW_ROLE_UNKNOWN"
+
+
+class RowContentEmptyError(RowError):
+    """A message without text."""
+
+    reason = "ROW_CONTENT_EMPTY"
+
+
+class ImportEmptyError(InvalidArgumentError):
+    """There is not one row."""
+
+    reason = "IMPORT_EMPTY"
+
+    def __init__(self) -> None:
+        super().__init__(
+            'the import holds no row; give one JSON object a line, e.g. {"prompt": "...", "completion": "..."}'
+        )
+
+
+class TooManyRowsError(InvalidArgumentError):
+    """More rows than one dataset may hold."""
+
+    reason = "IMPORT_TOO_MANY_ROWS"
+
+
+@dataclass(frozen=True)
+class ImportLimits:
+    """Bounds of one import."""
+
+    max_row_bytes: int = 1024 * 1024
+    max_row_count: int = 1_000_000
+
+
+def read_lines(file: BinaryIO, limits: ImportLimits) -> Iterator[tuple[int, bytes]]:
+    """Lines with their 1-based numbers, never more than one of them in memory. RowTooLargeError."""
+    number = 0
+    while line := file.readline(limits.max_row_bytes + 2):
+        number += 1
+        content = line.rstrip(b"\r\n")
+        if len(content) > limits.max_row_bytes:
+            raise RowTooLargeError(
+                number,
+                f"the row is larger than {limits.max_row_bytes} bytes; shorten it or split it into several rows",
+                limit_bytes=str(limits.max_row_bytes),
+            )
+        yield number, content.removeprefix(b"\xef\xbb\xbf") if number == 1 else content
+
+
+def parse_rows(lines: Iterable[tuple[int, bytes]], limits: ImportLimits) -> Iterator[Row]:
+    """Rows in order. RowError at the first bad line, ImportEmptyError if there is none at all. Blank lines are skipped.
+
+    A row without `id` gets one made of its content, the same at every import; one without `group` is its own group.
+    """
+    line_by_id: dict[str, int] = {}
+    for number, line in lines:
+        if not line.strip():
+            continue
+        if len(line_by_id) >= limits.max_row_count:
+            raise TooManyRowsError(
+                f"line {number}: more than {limits.max_row_count} rows; import the rest as another dataset",
+                metadata={"line": str(number), "limit_count": str(limits.max_row_count)},
+            )
+        raw = _parse_object(line, number)
+        _check_keys(raw, ROW_KEYS, number, "row")
+        messages = _parse_messages(raw, number)
+        row_id = _parse_name(raw, "id", number)
+        if row_id is None:
+            row_id = _derive_id(messages, line_by_id)
+        elif row_id in line_by_id:
+            raise RowIdDuplicateError(
+                number,
+                f"line {line_by_id[row_id]} has the id {row_id!r} already; give each row its own, or leave the ids out",
+                id=row_id,
+                first_line=str(line_by_id[row_id]),
+            )
+        line_by_id[row_id] = number
+        yield Row(row_id, _parse_name(raw, "group", number) or row_id, _parse_name(raw, "label", number), messages)
+    if not line_by_id:
+        raise ImportEmptyError
+
+
+def _parse_object(line: bytes, number: int) -> dict[str, Any]:
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        raise RowNotUtf8Error(
+            number,
+            f"byte {error.start + 1} is not UTF-8; save the file as UTF-8 (iconv -t UTF-8)",
+            byte=str(error.start + 1),
+        ) from None
+    try:
+        value = json.loads(text)
+        # \ud800 and the like are valid JSON and no text: no tokenizer, file or database takes them
+        json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise RowNotJsonError(
+            number,
+            f"it is not JSON: {error.msg} at column {error.colno}; each line must hold one whole JSON object",
+            column=str(error.colno),
+        ) from None
+    except UnicodeEncodeError:
+        raise RowNotJsonError(
+            number, "it holds half of a surrogate pair (\\ud800-\\udfff); write the whole character"
+        ) from None
+    except (RecursionError, ValueError) as error:
+        raise RowNotJsonError(number, f"it is not JSON that can be read: {error}") from None
+    if not isinstance(value, dict):
+        raise RowNotObjectError(
+            number, f'it is {_kind(value)}, not an object; write {{"prompt": "...", "completion": "..."}}'
+        )
+    return value
+
+
+def _check_keys(raw: dict[str, Any], known: tuple[str, ...], number: int, where: str) -> None:
+    for key in raw:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}; remove it"
+            raise RowKeyUnknownError(
+                number, f"unknown key {key!r} in the {where}; {hint}", key=key, nearest=(near or [""])[0]
+            )
+
+
+def _parse_messages(raw: dict[str, Any], number: int) -> tuple[Message, ...]:
+    has_pair = "prompt" in raw or "completion" in raw
+    if has_pair == ("messages" in raw):
+        raise RowShapeInvalidError(number, 'give either "messages" or both "prompt" and "completion"')
+    if has_pair:
+        for key in ("prompt", "completion"):
+            if key not in raw:
+                raise RowShapeInvalidError(number, f'"{key}" is missing; give both "prompt" and "completion"', key=key)
+        pairs = ((Role.USER, raw["prompt"], '"prompt"'), (Role.ASSISTANT, raw["completion"], '"completion"'))
+        return tuple(Message(role, _parse_content(content, number, where)) for role, content, where in pairs)
+    if not isinstance(raw["messages"], list) or not raw["messages"]:
+        raise RowShapeInvalidError(
+            number, "\"messages\" must be a list of at least a user's and an assistant's message"
+        )
+    messages = tuple(_parse_message(message, index, number) for index, message in enumerate(raw["messages"], start=1))
+    if messages[-1].role is not Role.ASSISTANT:
+        raise RowLastNotAssistantError(
+            number,
+            f"the last message is the {messages[-1].role}'s; end with the assistant's answer, which is what is learned",
+            role=messages[-1].role,
+        )
+    if not any(message.role is Role.USER for message in messages[:-1]):
+        raise RowShapeInvalidError(number, "no message of the user comes before the answer; add the question")
+    return messages
+
+
+def _parse_message(message: Any, index: int, number: int) -> Message:
+    where = f"message {index}"
+    if not isinstance(message, dict):
+        raise RowShapeInvalidError(number, f'{where} is {_kind(message)}; write {{"role": "user", "content": "..."}}')
+    _check_keys(message, MESSAGE_KEYS, number, where)
+    role, roles = message.get("role"), ", ".join(Role)
+    if role is None:
+        raise RowRoleMissingError(number, f'{where} has no "role"; add one of {roles}', message=str(index))
+    if not isinstance(role, str) or role not in list(Role):
+        near = difflib.get_close_matches(str(role).lower(), list(Role), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise RowRoleUnknownError(
+            number, f"{where} has the role {role!r}; known are {roles}{hint}", role=str(role)[:64]
+        )
+    if role == Role.SYSTEM and index > 1:
+        raise RowShapeInvalidError(number, f"{where} is a system message; only the first message may be one")
+    if "content" not in message:
+        raise RowShapeInvalidError(number, f'{where} has no "content"', message=str(index))
+    return Message(Role(role), _parse_content(message["content"], number, f'"content" of {where}'))
+
+
+def _parse_content(content: Any, number: int, where: str) -> str:
+    if not isinstance(content, str):
+        raise RowShapeInvalidError(number, f"{where} is {_kind(content)}; write it as one string")
+    if not content.strip():
+        raise RowContentEmptyError(number, f"{where} is empty; fill it in or remove the row")
+    return content
+
+
+def _parse_name(raw: dict[str, Any], key: str, number: int) -> str | None:
+    value = raw.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.strip():
+        raise RowShapeInvalidError(
+            number, f'"{key}" is {value!r:.40}; write a string that is not empty, or leave it out', key=key
+        )
+    if len(value) > MAX_NAME_CHARACTERS:
+        raise RowShapeInvalidError(number, f'"{key}" is longer than {MAX_NAME_CHARACTERS} characters', key=key)
+    return value
+
+
+def _derive_id(messages: tuple[Message, ...], taken: dict[str, int]) -> str:
+    content = canonical_json([[message.role, message.content] for message in messages])
+    derived = candidate = hashlib.sha256(content).hexdigest()[:DERIVED_ID_HEX]
+    count = 1
+    while candidate in taken:
+        count += 1
+        candidate = f"{derived}-{count}"
+    return candidate
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
