@@ -80,7 +80,9 @@ class Answers:
                 yield Leased(self._host.ready_engine(), origin, adapter, tenant)
         elif target.kind == Target.BASE_MODEL:
             engine = await self._host.engine_for(await self._base_model(target.name))
-            origin = Origin(generation=BASE_GENERATION, deployment_revision=0, adapter_revision="", base_model=target.name)
+            origin = Origin(
+                generation=BASE_GENERATION, deployment_revision=0, adapter_revision="", base_model=target.name
+            )
             yield Leased(engine, origin, None, tenant)
         else:
             revision = await self._models.adapter_revision(target.name)
@@ -109,12 +111,10 @@ class Answers:
             async for piece in pieces:
                 parts.append(piece.delta)
                 last = piece
-        assert last is not None and last.finish is not None  # noqa: S101 - `stream` ends with a finish or an error
+        assert last is not None and last.finish is not None
         return Answer(text="".join(parts), finish=last.finish, origin=last.origin)
 
-    async def stream(
-        self, target: Target, prompt: Prompt, sampling: Sampling, *, tenant: str
-    ) -> AsyncIterator[Piece]:
+    async def stream(self, target: Target, prompt: Prompt, sampling: Sampling, *, tenant: str) -> AsyncIterator[Piece]:
         """The answer, piece by piece; the last piece has `finish`. Closing the iterator stops the computation."""
         began = self._clock()
         async with self.leased(target, tenant=tenant) as leased:

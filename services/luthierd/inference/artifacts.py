@@ -46,7 +46,9 @@ class Artifacts:
         manifest = read_manifest(self._blobs, revision.sha256)
         for path in manifest.files:
             if pathlib.PurePosixPath(path).suffix not in HARMLESS_SUFFIXES:
-                raise _invalid(revision, f"it holds {path!r}; only {', '.join(sorted(HARMLESS_SUFFIXES))} are served", path=path)
+                raise _invalid(
+                    revision, f"it holds {path!r}; only {', '.join(sorted(HARMLESS_SUFFIXES))} are served", path=path
+                )
         if missing := {WEIGHTS, CONFIG} - manifest.files.keys():
             raise _invalid(revision, f"it lacks {', '.join(sorted(missing))}", missing=",".join(sorted(missing)))
         if manifest.size_bytes > self._max_adapter_bytes:
@@ -101,7 +103,7 @@ def _check_weights(revision: AdapterRevision, path: pathlib.Path, max_rank: int)
     size_bytes = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
-        header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0  # noqa: PLR2004 - the format's
+        header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
         if not 0 < header_bytes <= min(MAX_HEADER_BYTES, size_bytes - 8):
             raise _invalid(revision, f"{WEIGHTS} is not a safetensors file")
         try:
@@ -128,15 +130,19 @@ def _check_tensor(
     begin, end = entry["data_offsets"]
     shape, dtype = [int(size) for size in entry["shape"]], entry["dtype"]
     if dtype not in EXPONENT_BITS:
-        raise _invalid(revision, f"tensor {name} has the type {dtype}; only {', '.join(EXPONENT_BITS)} are served", tensor=name)
+        raise _invalid(
+            revision, f"tensor {name} has the type {dtype}; only {', '.join(EXPONENT_BITS)} are served", tensor=name
+        )
     width = np.dtype(EXPONENT_BITS[dtype][0]).itemsize
     if not 0 <= begin <= end <= data_bytes or end - begin != int(np.prod(shape)) * width:
         raise _invalid(revision, f"tensor {name} lies outside of {WEIGHTS}", tensor=name)
     is_down, is_up = ".lora_A." in name or "lora_embedding_A" in name, ".lora_B." in name or "lora_embedding_B" in name
-    if not (is_down or is_up) or len(shape) != 2:  # noqa: PLR2004 - a matrix
+    if not (is_down or is_up) or len(shape) != 2:
         raise _invalid(revision, f"tensor {name} is no LoRA matrix", tensor=name)
     if min(shape) > max_rank:
-        raise _invalid(revision, f"tensor {name} of shape {shape} has a rank beyond the limit of {max_rank}", tensor=name)
+        raise _invalid(
+            revision, f"tensor {name} of shape {shape} has a rank beyond the limit of {max_rank}", tensor=name
+        )
 
 
 def _invalid(revision: AdapterRevision, problem: str, **metadata: str) -> AdapterInvalidError:

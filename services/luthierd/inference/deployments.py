@@ -109,7 +109,13 @@ class Deployments:
             revision = await self._catalog.adapter_revision(adapter_revision)
             there = before and (before.candidate if stage_only else before.live)
             generation = self._generations.get(revision)
-            if before and there and there.sha256 == revision.sha256 and generation is not None and generation.error is None:
+            if (
+                before
+                and there
+                and there.sha256 == revision.sha256
+                and generation is not None
+                and generation.error is None
+            ):
                 return before
             await self._load(revision, name)
             now = self._clock()
@@ -189,5 +195,3 @@ class Deployments:
 
 def _distinct(deployment: Deployment | None) -> list[AdapterRevision]:
     return list({revision.sha256: revision for revision in deployment.held}.values()) if deployment else []
-
-

@@ -164,7 +164,9 @@ class EngineHost:
         if chosen != base_model:
             raise OtherBaseModelError(base_model.name, chosen.name)
         if self.status.state in (EngineState.STOPPED, EngineState.FAILED):
-            self._become(EngineStatus(state=EngineState.STARTING, base_model=chosen, start_count=self.status.start_count))
+            self._become(
+                EngineStatus(state=EngineState.STARTING, base_model=chosen, start_count=self.status.start_count)
+            )
             self._wanted.set()
 
     async def engine_for(self, base_model: BaseModel) -> Engine:
@@ -183,7 +185,9 @@ class EngineHost:
         if self._engine is not None:
             return self._engine
         if self.status.state is EngineState.STARTING:
-            raise EngineUnavailableError("the engine is starting; try again in some seconds", retry_after_s=RESTART_RETRY_AFTER_S)
+            raise EngineUnavailableError(
+                "the engine is starting; try again in some seconds", retry_after_s=RESTART_RETRY_AFTER_S
+            )
         if self.status.error is not None:
             raise EngineUnavailableError(
                 f"the engine could not start: {self.status.error}", metadata={"cause": self.status.error.reason},
@@ -213,7 +217,7 @@ class EngineHost:
     async def _started(self) -> Engine | None:
         """Starts the engine and loads what should be loaded. None, and FAILED, if it cannot be."""
         base_model, start_count = self.status.base_model, self.status.start_count + 1
-        assert base_model is not None  # noqa: S101 - `want` and `run` set it first
+        assert base_model is not None
         began, engine = self._clock(), None
         try:
             engine = await self._start_engine(await self._files.base_model_folder(base_model))
@@ -229,8 +233,11 @@ class EngineHost:
         self._engine = engine
         self._become(
             EngineStatus(
-                state=EngineState.READY, base_model=base_model, version=engine.version,
-                start_duration_s=self._clock() - began, start_count=start_count,
+                state=EngineState.READY,
+                base_model=base_model,
+                version=engine.version,
+                start_duration_s=self._clock() - began,
+                start_count=start_count,
             )  # fmt: skip
         )
         await self._set_serving(True)

@@ -87,7 +87,9 @@ class Generations:
                 try:
                     await self.ensure(revision)
                 except LuthierError as error:
-                    log.error("an adapter could not be loaded again", extra={"deployment": name, "reason": error.reason})
+                    log.error(
+                        "an adapter could not be loaded again", extra={"deployment": name, "reason": error.reason}
+                    )
                     self._by_sha256.setdefault(
                         revision.sha256, Generation(revision, GenerationState.FAILED, error=error)
                     )
@@ -179,7 +181,9 @@ class Generations:
                 f"{revision.name} cannot be served: {generation.error}", metadata={"cause": generation.error.reason}
             )
         if generation is None or generation.adapter is None:
-            raise EngineUnavailableError(f"{revision.name} is not loaded yet; try again", metadata={"name": revision.name})
+            raise EngineUnavailableError(
+                f"{revision.name} is not loaded yet; try again", metadata={"name": revision.name}
+            )
         generation.lease_count += 1
         self._by_sha256[revision.sha256] = self._by_sha256.pop(revision.sha256)  # most recently used
         try:

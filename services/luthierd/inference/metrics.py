@@ -7,7 +7,10 @@ from prometheus_client import Counter, Gauge, Histogram
 _SECONDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
 
 ttft_seconds = Histogram(
-    "luthier_answer_ttft_seconds", "Arrival of a call to its first token, waiting included", ["target"], buckets=_SECONDS
+    "luthier_answer_ttft_seconds",
+    "Arrival of a call to its first token, waiting included",
+    ["target"],
+    buckets=_SECONDS,
 )
 latency_seconds = Histogram(
     "luthier_answer_seconds", "Arrival of a call to its last token", ["target"], buckets=_SECONDS

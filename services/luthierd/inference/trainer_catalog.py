@@ -7,6 +7,7 @@ from typing import Protocol
 from luthier import AsyncClient
 from luthier import errors as client_errors
 from luthier.trainer.v1.base_model_pb2 import BASE_MODEL_STATE_READY
+
 from luthierd import errors
 from luthierd.inference.domain import AdapterRevision, BaseModel
 from luthierd.names import ADAPTER_REVISION
@@ -88,7 +89,8 @@ class TrainerCatalog:
                 raise _unavailable(error) from error
             if found.state != BASE_MODEL_STATE_READY:
                 raise BaseModelNotReadyError(
-                    f"{name} is not imported completely; watch it with `luthier model list`", metadata={"base_model": name}
+                    f"{name} is not imported completely; watch it with `luthier model list`",
+                    metadata={"base_model": name},
                 )
             _remember(self._models, name, BaseModel(found.name, found.sha256))
         return self._models[name]

@@ -148,7 +148,9 @@ class VllmEngine:
         """A conversation's tokens through the model's own chat template."""
         messages = [{"role": turn.role, "content": turn.content} for turn in turns]
         with self._tokenizer_lock:
-            ids = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+            ids = self._tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
         return tuple(ids)
 
     async def generate(self, request: EngineRequest) -> AsyncIterator[EnginePiece]:
@@ -214,7 +216,7 @@ class VllmEngine:
             raise EngineDiedError from error
 
     async def wait_dead(self) -> None:
-        """vLLM notices the end of its process in a thread and leaves a mark; there is nothing to await."""
+        """VLLM notices the end of its process in a thread and leaves a mark; there is nothing to await."""
         while not self.llm.errored:
             await asyncio.sleep(DEATH_POLL_S)
 
@@ -224,7 +226,7 @@ class VllmEngine:
 
 
 def lora_request(adapter: EngineAdapter | None) -> Any:
-    """vLLM's form of an adapter; None for the base model."""
+    """VLLM's form of an adapter; None for the base model."""
     if adapter is None:
         return None
     from vllm.lora.request import LoRARequest

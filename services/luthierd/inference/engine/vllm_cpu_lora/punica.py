@@ -24,19 +24,31 @@ class StackedPunicaWrapper(PunicaWrapperCPU):
         nobody = RowSlots(torch.empty(0, dtype=torch.long))
         self._token_rows, self._sampler_rows = nobody, nobody
 
-    def update_metadata(self, mapping: Any, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int,
-                        **kwargs: Any) -> None:
+    def update_metadata(
+        self, mapping: Any, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **kwargs: Any
+    ) -> None:
         super().update_metadata(mapping, lora_index_to_id, max_loras, vocab_size, **kwargs)
         self._token_rows = RowSlots(self.token_lora_indices)
         self._sampler_rows = RowSlots(self.sampler_indices)
 
     def add_lora_linear(
-        self, y: Tensor, x: Tensor, lora_a_stacked: tuple[Tensor, ...], lora_b_stacked: tuple[Tensor, ...],
-        scale: float, output_slices: tuple[int, ...], **kwargs: Any,
+        self,
+        y: Tensor,
+        x: Tensor,
+        lora_a_stacked: tuple[Tensor, ...],
+        lora_b_stacked: tuple[Tensor, ...],
+        scale: float,
+        output_slices: tuple[int, ...],
+        **kwargs: Any,
     ) -> None:
         self._adapters.add(
-            y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1]), a=lora_a_stacked, b=lora_b_stacked,
-            rows=self._token_rows, widths=output_slices, scale=scale,
+            y.view(-1, y.shape[-1]),
+            x.view(-1, x.shape[-1]),
+            a=lora_a_stacked,
+            b=lora_b_stacked,
+            rows=self._token_rows,
+            widths=output_slices,
+            scale=scale,
         )
 
     def add_lora_logits(
@@ -44,8 +56,13 @@ class StackedPunicaWrapper(PunicaWrapperCPU):
     ) -> None:
         y = y.view(-1, y.shape[-1])
         self._adapters.add(
-            y, x.view(-1, x.shape[-1]), a=(lora_a_stacked,), b=(lora_b_stacked,),
-            rows=self._sampler_rows, widths=(y.shape[-1],), scale=scale,
+            y,
+            x.view(-1, x.shape[-1]),
+            a=(lora_a_stacked,),
+            b=(lora_b_stacked,),
+            rows=self._sampler_rows,
+            widths=(y.shape[-1],),
+            scale=scale,
         )
 
     def add_lora_embedding(

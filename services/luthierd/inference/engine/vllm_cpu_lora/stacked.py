@@ -70,8 +70,15 @@ class StackedAdapters:
     _modules: dict[int, _Module] = field(default_factory=dict)
 
     def add(
-        self, y_TO: Tensor, x_TI: Tensor, *, a: Sequence[Tensor], b: Sequence[Tensor], rows: RowSlots,
-        widths: Sequence[int], scale: float = 1.0,
+        self,
+        y_TO: Tensor,
+        x_TI: Tensor,
+        *,
+        a: Sequence[Tensor],
+        b: Sequence[Tensor],
+        rows: RowSlots,
+        widths: Sequence[int],
+        scale: float = 1.0,
     ) -> None:
         """Adds ``scale * x A^T B^T`` of each row's own adapter to `y_TO`, in place.
 
@@ -125,8 +132,15 @@ class StackedAdapters:
 
 
 def _add_one(
-    y_TO: Tensor, x_TI: Tensor, module: _Module, *, slot: int, a: Sequence[Tensor], b: Sequence[Tensor],
-    widths: Sequence[int], scale: float,
+    y_TO: Tensor,
+    x_TI: Tensor,
+    module: _Module,
+    *,
+    slot: int,
+    a: Sequence[Tensor],
+    b: Sequence[Tensor],
+    widths: Sequence[int],
+    scale: float,
 ) -> None:
     """Every row uses `slot`: plain products on vLLM's own tensors, nothing packed."""
     left = 0

@@ -1,0 +1,75 @@
+"""The inference server: `python -m luthierd.inference`. Builds the parts and connects them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+
+from luthier import AsyncClient, Endpoints, TlsOptions
+
+from luthierd.inference.answers import Answers
+from luthierd.inference.artifacts import Artifacts
+from luthierd.inference.config import InferenceConfig
+from luthierd.inference.deployments import Deployments
+from luthierd.inference.engine.vllm_engine import VllmSettings, start_vllm
+from luthierd.inference.engine.vllm_openai import openai_application
+from luthierd.inference.engine_host import EngineHost
+from luthierd.inference.generations import Generations
+from luthierd.inference.http_front import HttpFront
+from luthierd.inference.http_server import HttpServer
+from luthierd.inference.probe import probe
+from luthierd.inference.service import FULL_NAMES, inference_service
+from luthierd.inference.store import SqlStore
+from luthierd.inference.trainer_catalog import TrainerCatalog
+from luthierd.rpc.auth import TokenIssuer, TokenVerifier
+from luthierd.rpc.main import run
+from luthierd.rpc.server import Health, serve
+from luthierd.storage.blobs import BlobStore
+from luthierd.storage.database import Database
+from luthierd.storage.replays import SqlReplayStore
+
+
+async def main(config: InferenceConfig) -> None:
+    """Runs the server until it is told to stop."""
+    verifier, issuer = TokenVerifier.from_file(config.verify_key), TokenIssuer.from_file(config.signing_key)
+    database = Database(config.database_url_of("inference"), schema="inference")
+    await database.migrate(pathlib.Path(__file__).parent / "versions")
+    store, health = SqlStore(database), Health(FULL_NAMES)
+    tls = TlsOptions(ca_file=config.tls_ca_path) if config.tls_ca_path else None
+    client = AsyncClient(Endpoints(trainer=config.trainer_address, tls=tls))
+    models = TrainerCatalog(client, issuer)
+    blobs = BlobStore(config.blobs, cache=config.home / "inference/blobs")
+    artifacts = Artifacts(blobs, config.home / "inference", max_adapter_bytes=config.max_adapter_bytes)
+    names = {field.name for field in dataclasses.fields(VllmSettings)} - {"environment"}
+    settings = VllmSettings(**{name: getattr(config, name) for name in names})
+    host = EngineHost(
+        start=functools.partial(start_vllm, settings=settings),
+        files=artifacts,
+        store=store,
+        set_serving=health.set_serving,
+    )
+    generations = Generations(
+        files=artifacts, probe=probe, max_loaded=config.max_loaded_adapters, max_unheld=config.max_unheld_adapters
+    )
+    deployments = Deployments(store=store, catalog=models, generations=generations, host=host)
+    host.on_started, host.on_died = deployments.replay, generations.forget_all
+    await deployments.read()
+    answers = Answers(
+        deployments=deployments, generations=generations, host=host, models=models, max_in_flight=config.max_in_flight
+    )
+    front = HttpFront(
+        verifier=verifier, answers=answers, deployments=deployments, host=host, build=openai_application,
+        max_body_bytes=config.max_http_body_bytes,
+    )  # fmt: skip
+    http = HttpServer(front, config)
+    service = inference_service(
+        answers=answers, deployments=deployments, generations=generations, host=host, models=models, verifier=verifier,
+        replays=SqlReplayStore(database), health=health, background=[host.run, http.run],
+        close=[http.close, host.close, client.close, database.close],
+    )  # fmt: skip
+    await serve(service, config)
+
+
+if __name__ == "__main__":
+    run("inference", InferenceConfig, main)

@@ -1,0 +1,67 @@
+"""Runs the OpenAI-compatible endpoint beside the gRPC server, in the same event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from typing import Any
+
+import uvicorn
+
+from luthierd.inference.config import InferenceConfig
+from luthierd.rpc.server import PortInUseError
+
+log = logging.getLogger(__name__)
+
+
+class HttpServer:
+    """An ASGI application on a port. The port is taken at once, so that a taken one ends the start."""
+
+    def __init__(self, application: Any, config: InferenceConfig) -> None:
+        self._socket = socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._socket.bind((config.host, config.http_port))
+        except OSError as error:
+            self._socket.close()
+            raise PortInUseError(
+                f"{config.host}:{config.http_port} is in use or not an address of this machine; set LUTHIER_INFERENCE_HTTP_PORT",
+                metadata={"address": f"{config.host}:{config.http_port}"},
+            ) from error
+        self.port = int(self._socket.getsockname()[1])
+        self._server = _Server(
+            uvicorn.Config(
+                application,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                ssl_certfile=config.tls_certificate_path,
+                ssl_keyfile=config.tls_key_path,
+                timeout_graceful_shutdown=int(config.grace_s),
+                limit_concurrency=config.max_concurrent_rpcs,
+            )  # fmt: skip
+        )
+        self._done = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serves until `close`. A background task of the server, which outlives its cancellation: see `close`."""
+        serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        serving.add_done_callback(lambda _: self._done.set())
+        log.info("http started", extra={"port": self.port})
+        await asyncio.shield(serving)
+
+    async def close(self) -> None:
+        """Refuses new requests, waits for those in flight as long as gRPC waits for its own."""
+        self._server.should_exit = True
+        await self._done.wait()
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to `serve()`."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield

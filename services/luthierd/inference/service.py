@@ -1,0 +1,218 @@
+"""The gRPC servicers: each method parses, calls one use case, and translates. No rule of their own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from luthier.inference.v1 import (
+    deployment_service_pb2,
+    deployment_service_pb2_grpc,
+    engine_service_pb2,
+    engine_service_pb2_grpc,
+    inference_service_pb2,
+    inference_service_pb2_grpc,
+)
+
+from luthierd.inference import wire
+from luthierd.inference.answers import Answers, Models, Prompt
+from luthierd.inference.deployments import Deployments
+from luthierd.inference.domain import Piece, Target
+from luthierd.inference.engine_host import EngineHost
+from luthierd.inference.generations import Generations
+from luthierd.names import ADAPTER_REVISION, BASE_MODEL, DEPLOYMENT, TENANT
+from luthierd.rpc.auth import TokenVerifier, current_principal
+from luthierd.rpc.idempotency import ReplayStore
+from luthierd.rpc.paging import PageRequest
+from luthierd.rpc.server import Health, Service, Servicer
+
+FULL_NAMES = tuple(
+    pb.DESCRIPTOR.services_by_name[name].full_name
+    for pb, name in (
+        (inference_service_pb2, "InferenceService"),
+        (deployment_service_pb2, "DeploymentService"),
+        (engine_service_pb2, "EngineService"),
+    )
+)
+GENERATE, DEPLOY, EVALUATE = "inference.generate", "inference.deploy", "inference.evaluate"
+SCOPES = {
+    **dict.fromkeys(("Generate", "GenerateStream", "Chat", "ChatStream"), GENERATE),
+    **dict.fromkeys(("GetDeployment", "ListDeployments", "GetEngine"), GENERATE),
+    **dict.fromkeys(
+        ("DeployAdapter", "PromoteDeployment", "RollbackDeployment", "DeleteDeployment", "StartEngine"), DEPLOY
+    ),
+}
+ANSWER_LIMIT_S, DEPLOY_LIMIT_S = 600.0, 600.0
+"""The first answer and the first deployment may have to wait for the engine's start."""
+LIMITS_S = {
+    **dict.fromkeys(("Generate", "GenerateStream", "Chat", "ChatStream"), ANSWER_LIMIT_S),
+    **dict.fromkeys(("DeployAdapter", "PromoteDeployment", "RollbackDeployment"), DEPLOY_LIMIT_S),
+}
+
+
+class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
+    """Answers prompts."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    async def Generate(self, request: Any, context: Any) -> inference_service_pb2.GenerateResponse:
+        answer = await self._answers.answer(
+            _target(request),
+            wire.prompt_from_proto(request.prompt),
+            wire.sampling_from_proto(request.sampling),
+            tenant=_tenant(),
+        )
+        return inference_service_pb2.GenerateResponse(
+            text=answer.text, finish=wire.finish_to_proto(answer.finish), origin=wire.origin_to_proto(answer.origin)
+        )
+
+    async def Chat(self, request: Any, context: Any) -> inference_service_pb2.ChatResponse:
+        answer = await self._answers.answer(
+            _target(request),
+            wire.turns_from_proto(request.messages),
+            wire.sampling_from_proto(request.sampling),
+            tenant=_tenant(),
+        )
+        return inference_service_pb2.ChatResponse(
+            text=answer.text, finish=wire.finish_to_proto(answer.finish), origin=wire.origin_to_proto(answer.origin)
+        )
+
+    async def GenerateStream(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        async with contextlib.aclosing(self._pieces(request, wire.prompt_from_proto(request.prompt))) as pieces:
+            async for fields in pieces:
+                yield inference_service_pb2.GenerateStreamResponse(**fields)
+
+    async def ChatStream(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        async with contextlib.aclosing(self._pieces(request, wire.turns_from_proto(request.messages))) as pieces:
+            async for fields in pieces:
+                yield inference_service_pb2.ChatStreamResponse(**fields)
+
+    async def _pieces(self, request: Any, prompt: Prompt) -> AsyncIterator[dict[str, Any]]:
+        """The fields of a stream's messages: the origin in the first and the last, the finish in the last."""
+        sampling = wire.sampling_from_proto(request.sampling)
+        stream = self._answers.stream(_target(request), prompt, sampling, tenant=_tenant())
+        is_first = True
+        async with contextlib.aclosing(stream) as pieces:  # type: ignore[type-var]
+            async for piece in pieces:
+                yield _fields(piece, is_first=is_first)
+                is_first = False
+
+
+class DeploymentServicer(deployment_service_pb2_grpc.DeploymentServiceServicer):
+    """Changes what is served."""
+
+    def __init__(self, deployments: Deployments, generations: Generations) -> None:
+        self._deployments, self._generations = deployments, generations
+
+    async def DeployAdapter(self, request: Any, context: Any) -> deployment_service_pb2.DeployAdapterResponse:
+        DEPLOYMENT.parse(request.name)
+        ADAPTER_REVISION.parse(request.adapter_revision, field="adapter_revision")
+        deployment = await self._deployments.deploy(
+            request.name, request.adapter_revision, stage_only=request.stage_only, etag=request.etag
+        )
+        return deployment_service_pb2.DeployAdapterResponse(deployment=self._to_proto(deployment))
+
+    async def PromoteDeployment(self, request: Any, context: Any) -> deployment_service_pb2.PromoteDeploymentResponse:
+        DEPLOYMENT.parse(request.name)
+        deployment = await self._deployments.promote(request.name, etag=request.etag)
+        return deployment_service_pb2.PromoteDeploymentResponse(deployment=self._to_proto(deployment))
+
+    async def RollbackDeployment(self, request: Any, context: Any) -> deployment_service_pb2.RollbackDeploymentResponse:
+        DEPLOYMENT.parse(request.name)
+        deployment = await self._deployments.roll_back(request.name, etag=request.etag)
+        return deployment_service_pb2.RollbackDeploymentResponse(deployment=self._to_proto(deployment))
+
+    async def DeleteDeployment(self, request: Any, context: Any) -> deployment_service_pb2.DeleteDeploymentResponse:
+        DEPLOYMENT.parse(request.name)
+        await self._deployments.delete(request.name, etag=request.etag)
+        return deployment_service_pb2.DeleteDeploymentResponse()
+
+    async def GetDeployment(self, request: Any, context: Any) -> deployment_service_pb2.GetDeploymentResponse:
+        DEPLOYMENT.parse(request.name)
+        return deployment_service_pb2.GetDeploymentResponse(
+            deployment=self._to_proto(self._deployments.get(request.name))
+        )
+
+    async def ListDeployments(self, request: Any, context: Any) -> deployment_service_pb2.ListDeploymentsResponse:
+        TENANT.parse(request.parent, field="parent")
+        page = self._deployments.list(
+            request.parent, PageRequest.parse(request.page_size, request.page_token, request.parent)
+        )
+        return deployment_service_pb2.ListDeploymentsResponse(
+            deployments=[self._to_proto(deployment) for deployment in page.items], next_page_token=page.next_page_token
+        )
+
+    def _to_proto(self, deployment: Any) -> Any:
+        return wire.deployment_to_proto(deployment, self._generations)
+
+
+class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
+    """Starts and shows the engine."""
+
+    def __init__(self, host: EngineHost, models: Models, generations: Generations) -> None:
+        self._host, self._models, self._generations = host, models, generations
+
+    async def StartEngine(self, request: Any, context: Any) -> engine_service_pb2.StartEngineResponse:
+        BASE_MODEL.parse(request.base_model, field="base_model")
+        await self._host.want(await self._models.base_model(request.base_model))
+        return engine_service_pb2.StartEngineResponse(engine=self._to_proto())
+
+    async def GetEngine(self, request: Any, context: Any) -> engine_service_pb2.GetEngineResponse:
+        return engine_service_pb2.GetEngineResponse(engine=self._to_proto())
+
+    def _to_proto(self) -> Any:
+        return wire.engine_to_proto(self._host.status, loaded_adapter_count=self._generations.loaded_count)
+
+
+def inference_service(
+    *, answers: Answers, deployments: Deployments, generations: Generations, host: EngineHost, models: Models,
+    verifier: TokenVerifier, replays: ReplayStore, health: Health, **life: Any,
+) -> Service:  # fmt: skip
+    """What `serve()` needs. `life`: `background` and `close` of `Service`."""
+    return Service(
+        name="inference",
+        servicers=[
+            Servicer(
+                add_to_server=inference_service_pb2_grpc.add_InferenceServiceServicer_to_server,
+                implementation=InferenceServicer(answers),
+            ),
+            Servicer(
+                add_to_server=deployment_service_pb2_grpc.add_DeploymentServiceServicer_to_server,
+                implementation=DeploymentServicer(deployments, generations),
+            ),
+            Servicer(
+                add_to_server=engine_service_pb2_grpc.add_EngineServiceServicer_to_server,
+                implementation=EngineServicer(host, models, generations),
+            ),
+        ],
+        full_names=FULL_NAMES,
+        scopes=SCOPES,
+        limits_s=LIMITS_S,
+        verifier=verifier,
+        replays=replays,
+        health=health,
+        **life,
+    )
+
+
+def _target(request: Any) -> Target:
+    """An adapter revision need not be deployed by anybody who may generate: it needs a scope of its own."""
+    target = wire.target_from_proto(request.target)
+    if target.kind == Target.ADAPTER_REVISION:
+        current_principal().require_scope(EVALUATE)
+    return target
+
+
+def _tenant() -> str:
+    return current_principal().tenant
+
+
+def _fields(piece: Piece, *, is_first: bool) -> dict[str, Any]:
+    fields: dict[str, Any] = {"delta": piece.delta}
+    if is_first or piece.finish:
+        fields["origin"] = wire.origin_to_proto(piece.origin)
+    if piece.finish:
+        fields["finish"] = wire.finish_to_proto(piece.finish)
+    return fields

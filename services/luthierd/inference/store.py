@@ -1,0 +1,154 @@
+"""The desired state, in SQL; and the same in memory, for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from luthierd.inference.domain import AdapterRevision, BaseModel, Deployment
+from luthierd.inference.errors import EtagMismatchError
+from luthierd.storage.database import Database
+
+_deployments = sa.table(
+    "deployments",
+    sa.column("name"),
+    sa.column("create_time", sa.Float),
+    sa.column("update_time", sa.Float),
+    sa.column("revision"),
+    sa.column("change"),
+    sa.column("live", sa.JSON),
+    sa.column("candidate", sa.JSON),
+    sa.column("previous", sa.JSON),
+)
+_choice = sa.table("engine_choice", sa.column("slot"), sa.column("base_model"), sa.column("base_model_sha256"))
+_THE_ONE = 1  # a server has one engine
+
+
+class SqlStore:
+    """See `deployments.DeploymentStore` and `engine_host.ChoiceStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def deployments(self) -> list[Deployment]:
+        """All of them."""
+        async with self._database.read() as connection:
+            rows = (await connection.execute(sa.select(_deployments))).mappings().all()
+        return [_from_row(dict(row)) for row in rows]
+
+    async def create(self, deployment: Deployment) -> None:
+        """EtagMismatchError if there is one of that name."""
+        try:
+            async with self._database.begin() as connection:
+                await connection.execute(sa.insert(_deployments).values(_to_row(deployment)))
+        except sa.exc.IntegrityError:
+            raise EtagMismatchError(deployment.name) from None
+
+    async def replace(self, deployment: Deployment, *, change: int) -> None:
+        """EtagMismatchError unless the stored one is at `change`."""
+        query = sa.update(_deployments).where(_deployments.c.name == deployment.name, _deployments.c.change == change)
+        async with self._database.begin() as connection:
+            result = await connection.execute(query.values(_to_row(deployment)))
+            if result.rowcount != 1:
+                raise EtagMismatchError(deployment.name)
+
+    async def delete(self, name: str, *, change: int) -> None:
+        """EtagMismatchError unless the stored one is at `change`."""
+        query = sa.delete(_deployments).where(_deployments.c.name == name, _deployments.c.change == change)
+        async with self._database.begin() as connection:
+            result = await connection.execute(query)
+            if result.rowcount != 1:
+                raise EtagMismatchError(name)
+
+    async def chosen_base_model(self) -> BaseModel | None:
+        """The choice, if one was made."""
+        async with self._database.read() as connection:
+            row = (await connection.execute(sa.select(_choice.c.base_model, _choice.c.base_model_sha256))).one_or_none()
+        return BaseModel(row.base_model, row.base_model_sha256) if row else None
+
+    async def choose_base_model(self, base_model: BaseModel) -> BaseModel:
+        """Makes the choice unless there is one; returns what holds now."""
+        chosen = await self.chosen_base_model()
+        if chosen is None:
+            values = {"slot": _THE_ONE, "base_model": base_model.name, "base_model_sha256": base_model.sha256}
+            try:
+                async with self._database.begin() as connection:
+                    await connection.execute(sa.insert(_choice).values(values))
+            except sa.exc.IntegrityError:
+                pass  # somebody else chose at the same time
+            chosen = await self.chosen_base_model()
+        assert chosen is not None
+        return chosen
+
+
+class MemoryStore:
+    """Forgets everything with the process."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, Deployment] = {}
+        self._chosen: BaseModel | None = None
+
+    async def deployments(self) -> list[Deployment]:
+        """All of them."""
+        return list(self._rows.values())
+
+    async def create(self, deployment: Deployment) -> None:
+        """EtagMismatchError if there is one of that name."""
+        if deployment.name in self._rows:
+            raise EtagMismatchError(deployment.name)
+        self._rows[deployment.name] = deployment
+
+    async def replace(self, deployment: Deployment, *, change: int) -> None:
+        """EtagMismatchError unless the stored one is at `change`."""
+        self._expect(deployment.name, change)
+        self._rows[deployment.name] = deployment
+
+    async def delete(self, name: str, *, change: int) -> None:
+        """EtagMismatchError unless the stored one is at `change`."""
+        self._expect(name, change)
+        del self._rows[name]
+
+    async def chosen_base_model(self) -> BaseModel | None:
+        """The choice, if one was made."""
+        return self._chosen
+
+    async def choose_base_model(self, base_model: BaseModel) -> BaseModel:
+        """Makes the choice unless there is one; returns what holds now."""
+        self._chosen = self._chosen or base_model
+        return self._chosen
+
+    def _expect(self, name: str, change: int) -> None:
+        if name not in self._rows or self._rows[name].change != change:
+            raise EtagMismatchError(name)
+
+
+def _to_row(deployment: Deployment) -> dict[str, Any]:
+    return {
+        "name": deployment.name,
+        "create_time": deployment.create_time,
+        "update_time": deployment.update_time,
+        "revision": deployment.revision,
+        "change": deployment.change,
+        "live": _revision_to_json(deployment.live),
+        "candidate": _revision_to_json(deployment.candidate),
+        "previous": _revision_to_json(deployment.previous),
+    }
+
+
+def _from_row(row: dict[str, Any]) -> Deployment:
+    revisions = {field: _revision_from_json(row[field]) for field in ("live", "candidate", "previous")}
+    return Deployment(**{**row, **revisions})
+
+
+def _revision_to_json(revision: AdapterRevision | None) -> Any:
+    if revision is None:
+        return None
+    base = {"name": revision.base_model.name, "sha256": revision.base_model.sha256}
+    return {"name": revision.name, "sha256": revision.sha256, "base_model": base}
+
+
+def _revision_from_json(content: Any) -> AdapterRevision | None:
+    if content is None:
+        return None
+    return AdapterRevision(content["name"], content["sha256"], BaseModel(**content["base_model"]))
