@@ -7,13 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from luthierd.evaluator.domain import Arm, Message, Row
+from luthierd.evaluator.domain import DEFAULT_INSTRUCTION, Arm, Message, Row
 from luthierd.evaluator.shots import MAX_QUESTION_CHARACTERS, shot_turns
-
-DEFAULT_INSTRUCTION = (
-    "Answer in exactly the form of the examples: the same structure, the same fields, the same style and length. "
-    "Write the answer only, without any explanation."
-)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,13 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from luthierd.errors import LuthierError, RetryableError, UnavailableError
+from luthierd.errors import (
+    DeadlineExceededError,
+    InternalError,
+    InvalidArgumentError,
+    RetryableError,
+    UnavailableError,
+)
 from luthierd.evaluator.arms import Query
 from luthierd.evaluator.domain import Answer, AnswerError, Arm, Message
 
@@ -23,6 +29,11 @@ class InferenceAwayError(UnavailableError):
     """The inference service did not answer for longer than the evaluation waits."""
 
     reason = "INFERENCE_AWAY"
+
+
+# Errors that one prompt can have by itself. Any other one (no such adapter, no permission) would fail every row alike:
+# it fails the evaluation instead.
+ROW_ERRORS = (InvalidArgumentError, DeadlineExceededError, InternalError)
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,9 @@ class Reply:
 
 
 class Answerer(Protocol):
-    """The inference service. Raises RetryableError when it may succeed later, another LuthierError when it will not."""
+    """The inference service. Raises RetryableError when it may succeed later, another LuthierError when it
+    will not.
+    """
 
     async def ask(self, arm: Arm, messages: Sequence[Message], *, max_tokens: int) -> Reply: ...
 
@@ -104,7 +117,7 @@ class Asker:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(self.concurrency, len(missing))):
                     group.create_task(work())
-        except* LuthierError as failures:
+        except* Exception as failures:
             raise _first(failures) from failures
 
     async def _ask(self, query: Query) -> Answer:
@@ -122,7 +135,7 @@ class Asker:
                         metadata={"patience_s": str(self.patience_s), "cause": error.reason},
                     ) from error
                 await self.clock.sleep(min(10.0, max(0.1, error.retry_after_s)))
-            except LuthierError as error:
+            except ROW_ERRORS as error:
                 return self._failed(query, asked, AnswerError(error.reason, str(error)))
             else:
                 return self._answered(query, asked, reply)
@@ -164,9 +177,8 @@ def unanswered(queries: Sequence[Query], done: Collection[tuple[Arm, str]]) -> l
     return [query for query in queries if (query.arm, query.row.id) not in done]
 
 
-def _first(failures: BaseExceptionGroup[LuthierError]) -> LuthierError:
-    error: BaseException = failures
-    while isinstance(error, BaseExceptionGroup):
+def _first(failures: ExceptionGroup[Exception]) -> Exception:
+    error: Exception = failures
+    while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
-    assert isinstance(error, LuthierError)
     return error

@@ -8,6 +8,11 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+DEFAULT_INSTRUCTION = (
+    "Answer in exactly the form of the examples: the same structure, the same fields, the same style and length. "
+    "Write the answer only, without any explanation."
+)
+
 
 class Arm(enum.StrEnum):
     """One way to answer the holdout. The order is the order in which they are asked."""
@@ -201,17 +206,109 @@ class RowScores:
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Everything that scoring found."""
+class Figures:
+    """What an evaluation found: metrics of arms, and differences between arms."""
 
-    rows: Sequence[RowScores]
     metrics: Sequence[MetricResult]
     comparisons: Sequence[Comparison]
-    confusions: Mapping[Arm, Confusion]
 
     def metric(self, arm: Arm, metric: Metric) -> MetricResult | None:
+        """The figure of one arm, if there is one."""
         return next((found for found in self.metrics if found.arm is arm and found.metric is metric), None)
 
     def comparison(self, metric: Metric, arm: Arm, reference: Arm) -> Comparison | None:
+        """The paired difference of two arms, if there is one."""
         wanted = (metric, arm, reference)
         return next((c for c in self.comparisons if (c.metric, c.arm, c.reference) == wanted), None)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Everything that scoring found. `confusions` is empty for tasks without labels."""
+
+    rows: Sequence[RowScores]
+    figures: Figures
+    confusions: Mapping[Arm, Confusion]
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How to evaluate, with every default filled in. Meaning and bounds: `EvaluationConfig` of the contract."""
+
+    arms: tuple[Arm, ...] = tuple(Arm)
+    split: str = "holdout"
+    row_limit: int = 0
+    text_field: str = ""
+    label_field: str = ""
+    instruction: str = DEFAULT_INSTRUCTION
+    shot_count: int = 3
+    max_answer_tokens: int = 96
+    concurrency: int = 16
+    seed: int = 0
+    machine_price_per_hour: float = 0.10
+    resample_count: int = 2000
+
+
+@dataclass(frozen=True)
+class AdapterRevision:
+    """What the trainer says of an adapter revision."""
+
+    name: str
+    sha256: str
+    base_model: str
+    base_model_sha256: str
+    dataset_revision: str
+
+
+@dataclass(frozen=True)
+class DatasetRevision:
+    """What curation says of a dataset revision. `splits` maps `train`, `validation`, `holdout` to the blob's sha256."""
+
+    name: str
+    sha256: str
+    is_ready: bool
+    splits: Mapping[str, str]
+    row_counts: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class EvaluationInputs:
+    """Everything an evaluation reads, by name and digest; fixed when it is created."""
+
+    adapter_revision: str
+    adapter_sha256: str
+    base_model: str
+    base_model_sha256: str
+    dataset_revision: str
+    dataset_sha256: str
+    rows_sha256: str
+    train_sha256: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an evaluation is: `phase` is `index`, `answer`, `score` or `report`; counts are of answers."""
+
+    phase: str
+    arm: Arm | None
+    done_count: int
+    total_count: int
+
+
+@dataclass(frozen=True)
+class Results:
+    """What an evaluation leaves. The blobs hold the rows with all answers (JSONL) and the report (HTML)."""
+
+    figures: Figures
+    costs: Sequence[ArmCost]
+    row_count: int
+    group_count: int
+    task: TaskSpec
+    index_sha256: str
+    versions: Mapping[str, str]
+    answers_sha256: str
+    report_sha256: str
+
+    def cost(self, arm: Arm) -> ArmCost | None:
+        """The cost of one arm, if it was run."""
+        return next((found for found in self.costs if found.arm is arm), None)

@@ -11,7 +11,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from luthierd.evaluator.domain import Arm, Interval, Metric, Scored
+from luthierd.evaluator.domain import Arm, Figures, Interval, Metric, TaskSpec
 
 DEFAULT_MIN_COVERAGE = 0.95
 
@@ -87,9 +87,9 @@ class _Evidence:
     group_count: int
 
 
-def judge(policy: GatePolicy, scored: Scored) -> GateDecision:
+def judge(policy: GatePolicy, figures: Figures) -> GateDecision:
     """What the policy says of an evaluation's figures. A pure function: the same input gives the same decision."""
-    decisions = tuple(_judge_condition(condition, policy.min_coverage, scored) for condition in policy.conditions)
+    decisions = tuple(_judge_condition(condition, policy.min_coverage, figures) for condition in policy.conditions)
     return GateDecision(_overall(decisions), decisions)
 
 
@@ -102,9 +102,9 @@ def _overall(decisions: Sequence[ConditionDecision]) -> GateOutcome:
     return GateOutcome.GO
 
 
-def _judge_condition(condition: GateCondition, min_coverage: float, scored: Scored) -> ConditionDecision:
+def _judge_condition(condition: GateCondition, min_coverage: float, figures: Figures) -> ConditionDecision:
     claim = _claim(condition)
-    evidence = _evidence(condition, scored)
+    evidence = _evidence(condition, figures)
     insufficient = ConditionOutcome.INSUFFICIENT_EVIDENCE
     if evidence is None:
         return ConditionDecision(condition, insufficient, 0.0, None, f"{claim}: the evaluation has no such figure.")
@@ -128,13 +128,13 @@ def _outcome(interval: Interval, at_least: float) -> ConditionOutcome:
     return ConditionOutcome.INSUFFICIENT_EVIDENCE
 
 
-def _evidence(condition: GateCondition, scored: Scored) -> _Evidence | None:
-    own = scored.metric(condition.arm, condition.metric)
+def _evidence(condition: GateCondition, figures: Figures) -> _Evidence | None:
+    own = figures.metric(condition.arm, condition.metric)
     if condition.reference is None:
         groups = own.interval.group_count if own and own.interval else 0
         return _Evidence(own.value, own.interval, own.coverage, None, groups) if own else None
-    other = scored.metric(condition.reference, condition.metric)
-    found = scored.comparison(condition.metric, condition.arm, condition.reference)
+    other = figures.metric(condition.reference, condition.metric)
+    found = figures.comparison(condition.metric, condition.arm, condition.reference)
     if own is None or other is None or found is None:
         return None
     coverage = min(own.coverage, other.coverage)
@@ -160,3 +160,24 @@ def _explain(claim: str, evidence: _Evidence, outcome: ConditionOutcome) -> str:
         f"; rows like these prove a difference from about {evidence.detectable:.3f} on" if evidence.detectable else ""
     )
     return f"{claim}: not proved and not disproved ({found}){hint}."
+
+
+def primary_metric(task: TaskSpec) -> Metric:
+    """The metric that decides by default: ROUGE-L where answers hold text, label accuracy where they are
+    labels only.
+    """
+    return Metric.LABEL_ACCURACY if task.is_json and task.text_field is None else Metric.ROUGE_L
+
+
+def default_policy(figures: Figures, task: TaskSpec) -> GatePolicy:
+    """The rules of the report's verdict: the adapter's primary metric beats base and prompting, its JSON
+    beats base's.
+    """
+    primary = primary_metric(task)
+    wanted = [
+        GateCondition(primary, reference=Arm.BASE),
+        GateCondition(primary, reference=Arm.PROMPTED),
+        GateCondition(Metric.JSON_VALID, reference=Arm.BASE),
+    ]
+    measured = {(found.metric, found.reference) for found in figures.comparisons if found.arm is Arm.ADAPTER}
+    return GatePolicy(tuple(one for one in wanted if (one.metric, one.reference) in measured))

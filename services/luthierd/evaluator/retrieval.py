@@ -15,7 +15,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from luthierd.errors import FailedPreconditionError
+from luthierd.errors import DataLossError, FailedPreconditionError
 from luthierd.evaluator.domain import Row
 
 
@@ -29,6 +29,19 @@ class LeakageError(FailedPreconditionError):
             f"holdout row {row_id!r} is in the training split as {train_id!r}: retrieval would return the reference "
             "itself; curate the dataset again so that duplicates stay on one side of the split",
             metadata={"row": row_id, "train_row": train_id},
+        )
+
+
+class IndexDamagedError(DataLossError):
+    """A stored index does not belong to the training split that it is kept for."""
+
+    reason = "RETRIEVAL_INDEX_DAMAGED"
+
+    def __init__(self, row_count: int, indexed_count: int) -> None:
+        super().__init__(
+            f"the stored index holds {indexed_count} rows that are not the {row_count} rows of the training split; "
+            "delete its blob and evaluate again",
+            metadata={"row_count": str(row_count), "indexed_count": str(indexed_count)},
         )
 
 
@@ -64,6 +77,17 @@ class RetrievalIndex:
         header = {"embedder_sha256": self.embedder_digest, "row_ids": [row.id for row in self.rows]}
         return json.dumps(header, sort_keys=True).encode() + b"\n" + bytes(faiss.serialize_index(flat))
 
+    @classmethod
+    def deserialise(cls, data: bytes, train: Sequence[Row]) -> RetrievalIndex:
+        """The index that `serialise` wrote, over the same training rows. IndexDamagedError if they are not the same."""
+        line, _, body = data.partition(b"\n")
+        header = json.loads(line)
+        if header["row_ids"] != [row.id for row in train]:
+            raise IndexDamagedError(len(train), len(header["row_ids"]))
+        flat = faiss.deserialize_index(np.frombuffer(body, dtype=np.uint8))
+        vectors = flat.reconstruct_n(0, flat.ntotal)
+        return cls(tuple(train), vectors, header["embedder_sha256"], _digest(header["embedder_sha256"], train, vectors))
+
 
 def build_index(train: Sequence[Row], holdout: Iterable[Row], embedder: TextEmbedder) -> RetrievalIndex:
     """Indexes the training rows' questions. LeakageError before anything is embedded if a holdout row is among them.
@@ -72,9 +96,7 @@ def build_index(train: Sequence[Row], holdout: Iterable[Row], embedder: TextEmbe
     """
     refuse_leakage(train, holdout)
     vectors = embedder.embed([row.question for row in train])
-    digest = hashlib.sha256(json.dumps([embedder.digest, [row.id for row in train]]).encode())
-    digest.update(np.ascontiguousarray(vectors, dtype=np.float32).tobytes())
-    return RetrievalIndex(tuple(train), vectors, embedder.digest, digest.hexdigest())
+    return RetrievalIndex(tuple(train), vectors, embedder.digest, _digest(embedder.digest, train, vectors))
 
 
 def refuse_leakage(train: Iterable[Row], holdout: Iterable[Row]) -> None:
@@ -86,6 +108,12 @@ def refuse_leakage(train: Iterable[Row], holdout: Iterable[Row]) -> None:
         for key in _keys(row):
             if key in by_key:
                 raise LeakageError(row.id, by_key[key])
+
+
+def _digest(embedder_digest: str, train: Sequence[Row], vectors: npt.NDArray[np.float32]) -> str:
+    digest = hashlib.sha256(json.dumps([embedder_digest, [row.id for row in train]]).encode())
+    digest.update(np.ascontiguousarray(vectors, dtype=np.float32).tobytes())
+    return digest.hexdigest()
 
 
 def _keys(row: Row) -> tuple[str, str]:

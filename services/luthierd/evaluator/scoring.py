@@ -11,6 +11,7 @@ from luthierd.evaluator.domain import (
     Arm,
     Comparison,
     Confusion,
+    Figures,
     Interval,
     Metric,
     MetricResult,
@@ -59,11 +60,10 @@ class Scoring:
             await scorer.prepare(everything)
             for arm in samples:
                 row_scores.append(RowScores(arm, scorer.metric, await score_all(scorer, samples[arm])))
-        figures = _Figures(rows, samples, row_scores, self.seed, self.draws, has_labels(rows, self.task))
+        figures = _Measuring(rows, samples, row_scores, self.seed, self.draws, has_labels(rows, self.task))
         return Scored(
             rows=row_scores,
-            metrics=figures.metrics(),
-            comparisons=figures.comparisons(),
+            figures=Figures(figures.metrics(), figures.comparisons()),
             confusions={arm: confusion(given) for arm, given in samples.items()} if figures.labelled else {},
         )
 
@@ -81,7 +81,7 @@ class Scoring:
 
 
 @dataclass(frozen=True)
-class _Figures:
+class _Measuring:
     """Means, intervals and differences of scored rows."""
 
     rows: Sequence[Row]

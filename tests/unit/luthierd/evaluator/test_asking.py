@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 from evaluator_material import ManualClock, MemoryJournal, ScriptedAnswerer, rows
-from luthierd.errors import InvalidArgumentError, LuthierError, UnavailableError
+from luthierd.errors import InvalidArgumentError, LuthierError, PermissionDeniedError, UnavailableError
 from luthierd.evaluator.arms import ArmPlan, Query
 from luthierd.evaluator.asking import Asker, InferenceAwayError
 from luthierd.evaluator.domain import Arm, Message
@@ -41,7 +41,7 @@ async def test_what_was_answered_before_a_crash_is_not_asked_again() -> None:
         if done == 7:
             raise MachineDied
 
-    with pytest.raises(ExceptionGroup):
+    with pytest.raises(MachineDied):
         await Asker(crashed, journal, ManualClock(), concurrency=1).ask_all(queries(10), progress=crash_after_seven)
     resumed = ScriptedAnswerer(lambda arm, _: "second")
     seen: list[tuple[int, int]] = []
@@ -87,3 +87,11 @@ async def test_a_service_that_stays_away_fails_the_evaluation_and_no_row() -> No
     with pytest.raises(InferenceAwayError, match="the answers so far are kept"):
         await asker.ask_all(queries(4), progress=no_progress)
     assert journal.kept == {}
+
+
+async def test_an_error_that_is_not_one_row_s_fails_the_evaluation_and_no_row() -> None:
+    answerer = ScriptedAnswerer(lambda arm, _: PermissionDeniedError("no") if arm is Arm.ADAPTER else "fine")
+    journal = MemoryJournal()
+    with pytest.raises(PermissionDeniedError):
+        await Asker(answerer, journal, ManualClock()).ask_all(queries(4), progress=no_progress)
+    assert all(answer.error is None for answer in journal.kept.values())

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from luthierd.evaluator.domain import Arm, Comparison, Interval, Metric, MetricResult, Scored
+from luthierd.evaluator.domain import Arm, Comparison, Figures, Interval, Metric, MetricResult
 from luthierd.evaluator.gates import ConditionOutcome, GateCondition, GateOutcome, GatePolicy, Tier, judge
 
 
-def figures(low: float, high: float, *, coverage: float = 1.0, interval: bool = True) -> Scored:
+def figures(low: float, high: float, *, coverage: float = 1.0, interval: bool = True) -> Figures:
     found = Interval(low, high, "test", 20) if interval else None
     middle = (low + high) / 2
-    return Scored(
-        rows=(),
+    return Figures(
         metrics=[
             MetricResult(arm, Metric.ROUGE_L, middle, found, 100, round(100 * coverage))
             for arm in (Arm.BASE, Arm.ADAPTER)
         ],
         comparisons=[Comparison(Metric.ROUGE_L, Arm.ADAPTER, Arm.BASE, middle, found, 0.04, 100, 20)],
-        confusions={},
     )
 
 
 SUPERIOR = GateCondition(Metric.ROUGE_L, reference=Arm.BASE)
 
 
-def outcome(condition: GateCondition, scored: Scored) -> tuple[GateOutcome, ConditionOutcome]:
+def outcome(condition: GateCondition, scored: Figures) -> tuple[GateOutcome, ConditionOutcome]:
     decision = judge(GatePolicy((condition,)), scored)
     return decision.outcome, decision.conditions[0].outcome
 

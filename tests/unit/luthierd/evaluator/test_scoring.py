@@ -38,11 +38,11 @@ def fail(answers: dict[str, Answer], row_ids: list[str]) -> dict[str, Answer]:
 
 async def test_a_perfect_adapter_beats_a_rambling_base_on_every_metric() -> None:
     scored = await SCORING.score(ROWS, {Arm.BASE: rambling(Arm.BASE), Arm.ADAPTER: perfect(Arm.ADAPTER)})
-    assert {found.metric for found in scored.metrics} == {
+    assert {found.metric for found in scored.figures.metrics} == {
         Metric.EXACT_MATCH, Metric.JSON_VALID, Metric.LABEL_ACCURACY, Metric.ROUGE_L, Metric.LABEL_F1_MACRO,
     }  # fmt: skip
-    for metric in {found.metric for found in scored.metrics}:
-        compared = scored.comparison(metric, Arm.ADAPTER, Arm.BASE)
+    for metric in {found.metric for found in scored.figures.metrics}:
+        compared = scored.figures.comparison(metric, Arm.ADAPTER, Arm.BASE)
         assert compared is not None
         assert compared.interval is not None
         assert compared.interval.low > 0
@@ -53,7 +53,7 @@ async def test_a_perfect_adapter_beats_a_rambling_base_on_every_metric() -> None
 async def test_failed_rows_stay_in_the_mean_as_zero_and_show_in_the_coverage() -> None:
     answers = fail(perfect(Arm.ADAPTER), ["holdout-0", "holdout-1", "holdout-2"])
     scored = await SCORING.score(ROWS, {Arm.ADAPTER: answers})
-    found = scored.metric(Arm.ADAPTER, Metric.ROUGE_L)
+    found = scored.figures.metric(Arm.ADAPTER, Metric.ROUGE_L)
     assert found is not None
     assert found.value == pytest.approx(0.9)
     assert found.coverage == pytest.approx(0.9)
@@ -71,7 +71,7 @@ async def test_a_failure_of_the_reference_does_not_speak_for_the_arm() -> None:
     failed = [row.id for row in ROWS[:15]]
     scored = await SCORING.score(ROWS, {Arm.BASE: fail(perfect(Arm.BASE), failed), Arm.ADAPTER: perfect(Arm.ADAPTER)})
     for metric in (Metric.ROUGE_L, Metric.LABEL_F1_MACRO, Metric.JSON_VALID):
-        compared = scored.comparison(metric, Arm.ADAPTER, Arm.BASE)
+        compared = scored.figures.comparison(metric, Arm.ADAPTER, Arm.BASE)
         assert compared is not None
         assert compared.difference == pytest.approx(0.0)
 
@@ -81,5 +81,5 @@ async def test_text_tasks_have_no_json_validity_and_no_labels() -> None:
     scoring = dataclasses.replace(SCORING, task=detect_task(plain))
     answers = {row.id: answer(Arm.BASE, row.id, row.reference) for row in plain}
     scored = await scoring.score(plain, {Arm.BASE: answers})
-    assert {found.metric for found in scored.metrics} == {Metric.EXACT_MATCH, Metric.ROUGE_L}
+    assert {found.metric for found in scored.figures.metrics} == {Metric.EXACT_MATCH, Metric.ROUGE_L}
     assert scored.confusions == {}

@@ -1,0 +1,71 @@
+"""The evaluator's server: `python -m luthierd.evaluator`."""
+
+from __future__ import annotations
+
+import asyncio
+import pathlib
+
+from luthier.client import AsyncClient
+from luthier.evaluator.v1 import evaluation_service_pb2_grpc, gate_service_pb2_grpc
+
+from luthierd.evaluator import service as servicers
+from luthierd.evaluator.config import EvaluatorConfig
+from luthierd.evaluator.evaluations import Evaluations
+from luthierd.evaluator.peers import SdkPeers, endpoints_of
+from luthierd.evaluator.policies import GatePolicies
+from luthierd.evaluator.store import SqlPolicyStore
+from luthierd.jobs.launcher import Launcher
+from luthierd.jobs.queue import JobQueue
+from luthierd.rpc.auth import TokenIssuer, TokenVerifier
+from luthierd.rpc.main import run
+from luthierd.rpc.server import Service, Servicer, serve
+from luthierd.storage.blobs import BlobStore
+from luthierd.storage.database import Database
+from luthierd.storage.replays import SqlReplayStore
+
+VERSIONS = pathlib.Path(__file__).parent / "versions"
+
+
+async def main(config: EvaluatorConfig) -> None:
+    """Builds the service and serves it until a signal."""
+    database = Database(config.database_url_of("evaluator"), schema="evaluator")
+    await database.migrate(VERSIONS)
+    queue = JobQueue(database, lease_s=config.lease_s)
+    launcher = Launcher(
+        queue,
+        module="luthierd.evaluator.worker",
+        worker_count=config.worker_count,
+        log_folder=config.home / "logs/evaluator-workers",
+    )
+    blobs = BlobStore(config.blobs, cache=config.home / "cache/blobs")
+    client = AsyncClient(endpoints_of(config), token="")
+    peers = SdkPeers(client, TokenIssuer.from_file(config.signing_key))
+    evaluations = Evaluations(queue, peers, blobs, wake=launcher.wake)
+    policies = GatePolicies(SqlPolicyStore(database), evaluations)
+    stopping = asyncio.Event()
+    service = Service(
+        name="evaluator",
+        servicers=[
+            Servicer(
+                add_to_server=evaluation_service_pb2_grpc.add_EvaluationServiceServicer_to_server,
+                implementation=servicers.EvaluationServicer(evaluations, queue, stopping),
+            ),
+            Servicer(
+                add_to_server=gate_service_pb2_grpc.add_GateServiceServicer_to_server,
+                implementation=servicers.GateServicer(policies),
+            ),
+        ],
+        full_names=servicers.FULL_NAMES,
+        scopes=servicers.SCOPES,
+        limits_s=servicers.LIMITS_S,
+        verifier=TokenVerifier.from_file(config.verify_key),
+        replays=SqlReplayStore(database),
+        background=[launcher.run],
+        close=[client.close, database.close],
+        stopping=stopping,
+    )
+    await serve(service, config)
+
+
+if __name__ == "__main__":
+    run("evaluator", EvaluatorConfig, main)

@@ -1,0 +1,20 @@
+"""Configuration of the evaluator: `LUTHIER_EVALUATOR_*`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from luthierd.config import ServerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatorConfig(ServerConfig):
+    """What the evaluator needs beyond what every server needs."""
+
+    inference_patience_s: float = 180.0
+    """Seconds that a query waits for an inference service that is away or full before the evaluation fails; the answers
+    so far are kept."""
+    answer_timeout_s: float = 240.0
+    """Seconds that one answer may take, the start of the engine and the loading of the adapter included."""
+    shot_characters: int = 320
+    """Characters of an example's question in a prompt; longer ones are cut. More make retrieval arms slower."""

@@ -1,0 +1,188 @@
+"""One evaluation from beginning to end, as the worker runs it: index, answer, score, report.
+
+Arms are asked one after another, so that the seconds of each are its own. Everything before and after the asking is
+computed again after a crash; the answers are not asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from luthierd.evaluator.answer_rows import to_jsonl, write_rows
+from luthierd.evaluator.arms import ArmPlan
+from luthierd.evaluator.asking import AnswerJournal, Asker
+from luthierd.evaluator.costs import arm_cost
+from luthierd.evaluator.domain import (
+    Answer,
+    Arm,
+    EvaluationConfig,
+    EvaluationInputs,
+    Progress,
+    Results,
+    Row,
+    Scored,
+    TaskSpec,
+)
+from luthierd.evaluator.report import ReportData, render_report
+from luthierd.evaluator.retrieval import RetrievalIndex, build_index, refuse_leakage
+from luthierd.evaluator.rows import parse_rows, select_rows
+from luthierd.evaluator.scorers.scorer import Scorer
+from luthierd.evaluator.scoring import Scoring
+from luthierd.evaluator.shots import fixed_shots
+from luthierd.evaluator.tasks import detect_task
+from luthierd.storage.blobs import Blob
+
+
+class Blobs(Protocol):
+    """The blob store. Methods block."""
+
+    def read_bytes(self, sha256: str) -> bytes: ...
+
+    def put_bytes(self, data: bytes) -> Blob: ...
+
+
+class Embedder(Protocol):
+    """Turns texts into unit vectors, one row a text. Holds the CPU."""
+
+    @property
+    def digest(self) -> str: ...
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]: ...
+
+
+class IndexCatalogue(Protocol):
+    """Which blob holds the index of a training split."""
+
+    async def find(self, tenant: str, train_sha256: str, embedder_sha256: str) -> str | None: ...
+
+    async def add(self, tenant: str, train_sha256: str, embedder_sha256: str, *, blob_sha256: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Models:
+    """What is slow to load, so it is loaded in a thread when it is needed. Both hold the CPU for seconds."""
+
+    embedder: Callable[[], Embedder]
+    scorers: Callable[[Embedder], Sequence[Scorer]]
+
+
+@dataclass(frozen=True)
+class Material:
+    """The rows of an evaluation: those that are asked, those that may be shown, and how answers are read."""
+
+    rows: Sequence[Row]
+    train: Sequence[Row]
+    task: TaskSpec
+
+
+@dataclass(frozen=True)
+class EvaluationRun:
+    """One evaluation. `report` hears of progress; it may raise to stop the run."""
+
+    name: str
+    tenant: str
+    inputs: EvaluationInputs
+    config: EvaluationConfig
+    asker: Asker
+    journal: AnswerJournal
+    blobs: Blobs
+    catalogue: IndexCatalogue
+    models: Models
+    versions: Callable[[], Mapping[str, str]]
+    progress: Callable[[Progress], None]
+    shot_characters: int
+
+    async def run(self) -> Results:
+        """Runs to the end. Every step may be repeated after a crash."""
+        material = await asyncio.to_thread(self._read)
+        self._report("index", done=0, total=len(material.rows) * len(self.config.arms))
+        embedder = await asyncio.to_thread(self.models.embedder)
+        index = await self._index(material, embedder)
+        plan = await asyncio.to_thread(self._plan, material, index, embedder)
+        answers = await self._ask(material.rows, plan)
+        total = len(material.rows) * len(self.config.arms)
+        self._report("score", done=total, total=total)
+        scorers = await asyncio.to_thread(self.models.scorers, embedder)
+        scoring = Scoring(material.task, scorers, seed=self.config.seed, draws=self.config.resample_count)
+        scored = await scoring.score(material.rows, answers)
+        self._report("report", done=total, total=total)
+        return await asyncio.to_thread(self._finish, material, answers, scored, index.sha256 if index else "")
+
+    def _read(self) -> Material:
+        train = parse_rows(self.blobs.read_bytes(self.inputs.train_sha256), split="train")
+        everything = parse_rows(self.blobs.read_bytes(self.inputs.rows_sha256), split=self.config.split)
+        refuse_leakage(train, everything)
+        rows = select_rows(everything, self.config.row_limit, seed=self.config.seed)
+        fields = {"text_field": self.config.text_field or None, "label_field": self.config.label_field or None}
+        return Material(rows, train, detect_task(rows, **fields))
+
+    async def _index(self, material: Material, embedder: Embedder) -> RetrievalIndex | None:
+        """The index of the training split; built once for a split and an embedder. None without a retrieval arm."""
+        if not any(arm.uses_retrieval for arm in self.config.arms):
+            return None
+        key = (self.tenant, self.inputs.train_sha256, embedder.digest)
+        blob_sha256 = await self.catalogue.find(*key)
+        if blob_sha256 is not None:
+            data = await asyncio.to_thread(self.blobs.read_bytes, blob_sha256)
+            return RetrievalIndex.deserialise(data, material.train)
+        index = await asyncio.to_thread(build_index, material.train, material.rows, embedder)
+        blob = await asyncio.to_thread(self.blobs.put_bytes, index.serialise())
+        await self.catalogue.add(*key, blob_sha256=blob.sha256)
+        return index
+
+    def _plan(self, material: Material, index: RetrievalIndex | None, embedder: Embedder) -> ArmPlan:
+        retrieved: dict[str, Sequence[Row]] = {}
+        if index is not None and self.config.shot_count > 0:
+            vectors = embedder.embed([row.question for row in material.rows])
+            found = index.nearest(vectors, count=self.config.shot_count)
+            retrieved = {row.id: rows for row, rows in zip(material.rows, found, strict=True)}
+        return ArmPlan(
+            instruction=self.config.instruction,
+            fixed=fixed_shots(material.train, self.config.shot_count, seed=self.config.seed),
+            retrieved=retrieved,
+            shot_characters=self.shot_characters,
+        )
+
+    async def _ask(self, rows: Sequence[Row], plan: ArmPlan) -> dict[Arm, dict[str, Answer]]:
+        for position, arm in enumerate(self.config.arms):
+            queries = [plan.query(arm, row) for row in rows]
+
+            async def progress(done: int, _: int, arm: Arm = arm, before: int = position * len(rows)) -> None:
+                self._report("answer", arm=arm, done=before + done, total=len(rows) * len(self.config.arms))
+
+            await self.asker.ask_all(queries, progress=progress)
+        wanted = {row.id for row in rows}
+        by_arm: dict[Arm, dict[str, Answer]] = {arm: {} for arm in self.config.arms}
+        for answer in await self.journal.answers():
+            if answer.arm in by_arm and answer.row_id in wanted:
+                by_arm[answer.arm][answer.row_id] = answer
+        return by_arm
+
+    def _finish(
+        self, material: Material, answers: Mapping[Arm, Mapping[str, Answer]], scored: Scored, index_sha256: str
+    ) -> Results:
+        price = self.config.machine_price_per_hour
+        costs = [arm_cost(arm, list(given.values()), machine_price_per_hour=price) for arm, given in answers.items()]
+        rows = write_rows(material.rows, answers, scored.rows)
+        results = Results(
+            figures=scored.figures,
+            costs=costs,
+            row_count=len(material.rows),
+            group_count=len({row.group for row in material.rows}),
+            task=material.task,
+            index_sha256=index_sha256,
+            versions=dict(self.versions()),
+            answers_sha256=self.blobs.put_bytes(to_jsonl(rows)).sha256,
+            report_sha256="",
+        )
+        html = render_report(ReportData(self.name, self.inputs, self.config, results, rows, scored.confusions))
+        return replace(results, report_sha256=self.blobs.put_bytes(html.encode()).sha256)
+
+    def _report(self, phase: str, *, done: int, total: int, arm: Arm | None = None) -> None:
+        self.progress(Progress(phase, arm, done, total))

@@ -1,0 +1,242 @@
+"""The report: one self-contained HTML file. The verdict on top, every number with its interval and coverage, nothing
+fetched from the network; answers of models are untrusted text and always escaped.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+
+from luthierd.evaluator.codec import to_json
+from luthierd.evaluator.domain import (
+    Arm,
+    ArmCost,
+    Confusion,
+    EvaluationConfig,
+    EvaluationInputs,
+    Metric,
+    MetricResult,
+    Results,
+)
+from luthierd.evaluator.gates import GateDecision, default_policy, judge, primary_metric
+from luthierd.evaluator.report_plots import ForestLine, PlanePoint, cost_quality_plane, forest_plot
+from luthierd.evaluator.shots import shorten
+
+ARM_LABELS = {
+    Arm.BASE: "Base",
+    Arm.PROMPTED: "Prompted",
+    Arm.RAG: "RAG",
+    Arm.ADAPTER: "Adapter",
+    Arm.ADAPTER_RAG: "Adapter + RAG",
+}
+METRIC_LABELS = {
+    Metric.EXACT_MATCH: "Exact match",
+    Metric.JSON_VALID: "Valid JSON",
+    Metric.LABEL_ACCURACY: "Label accuracy",
+    Metric.LABEL_F1_MACRO: "Label macro-F1",
+    Metric.ROUGE_L: "ROUGE-L",
+    Metric.CHRF: "chrF",
+    Metric.SEMANTIC_SIMILARITY: "Semantic similarity",
+}
+WORST_COUNT = 6
+CONFUSION_COUNT = 8
+QUESTION_CHARACTERS = 420
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """What a report is made of. `rows` are those of `answer_rows.write_rows`."""
+
+    name: str
+    inputs: EvaluationInputs
+    config: EvaluationConfig
+    results: Results
+    rows: Sequence[Mapping[str, Any]]
+    confusions: Mapping[Arm, Confusion]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure of the table. `share` is the width of its bar, 0 to 100; `is_best` marks the best arm of the metric."""
+
+    value: str
+    interval: str
+    coverage: str
+    share: float
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A row on which the adapter did worse than the rival, side by side."""
+
+    row_id: str
+    group: str
+    question: str
+    reference: str
+    rival: str
+    rival_score: float
+    adapter: str
+    adapter_score: float
+
+    @property
+    def difference(self) -> float:
+        return self.adapter_score - self.rival_score
+
+
+def render_report(data: ReportData) -> str:
+    """The whole page. The same data gives the same bytes."""
+    primary = primary_metric(data.results.task)
+    metrics = [metric for metric in Metric if any(found.metric is metric for found in data.results.figures.metrics)]
+    decision = judge(default_policy(data.results.figures, data.results.task), data.results.figures)
+    rival = strongest_rival(data.results, primary)
+    context = {
+        "data": data,
+        "decision": decision,
+        "headline": headline(data.results, decision, primary),
+        "primary": METRIC_LABELS[primary],
+        "arms": data.config.arms,
+        "arm_labels": ARM_LABELS,
+        "metric_labels": METRIC_LABELS,
+        "metrics": metrics,
+        "cells": {arm: {metric: cell(data.results, arm, metric) for metric in metrics} for arm in data.config.arms},
+        "costs": {cost.arm: cost for cost in data.results.costs},
+        "forest": forest_plot(forest_lines(data.results, metrics)),
+        "plane": cost_quality_plane(plane_points(data.results, primary), quality_label=METRIC_LABELS[primary]),
+        "rival": rival,
+        "regressions": regressions(data.rows, primary, rival) if rival else [],
+        "confused": confused_pairs(data.confusions.get(Arm.ADAPTER)),
+        "failures": failures(data.rows),
+        "lineage": to_json(data.inputs),
+        "settings": to_json(data.config),
+    }
+    return _environment().get_template("report.html.j2").render(context)
+
+
+def headline(results: Results, decision: GateDecision, primary: Metric) -> str:
+    """One sentence: how much better than the strongest arm without the adapter, and whether that is proved."""
+    rival = strongest_rival(results, primary)
+    found = results.figures.comparison(primary, Arm.ADAPTER, rival) if rival else None
+    if rival is None or found is None:
+        return "Without the adapter arm and an arm to compare it with there is nothing to judge."
+    label = f"{METRIC_LABELS[primary]} against the strongest arm without the adapter ({ARM_LABELS[rival]})"
+    if found.interval is None:
+        return f"{label}: {found.difference:+.3f}; {found.group_count} groups of rows are too few for an interval."
+    bounds = f"{found.difference:+.3f}, 95 % interval [{found.interval.low:+.3f}, {found.interval.high:+.3f}]"
+    if found.interval.low > 0:
+        return f"The adapter is better: {label} {bounds}."
+    if found.interval.high < 0:
+        return f"The adapter is worse: {label} {bounds}."
+    return f"Not decided: {label} {bounds}."
+
+
+def strongest_rival(results: Results, metric: Metric) -> Arm | None:
+    """The arm without the adapter that scores best."""
+    found = [one for one in results.figures.metrics if one.metric is metric and not one.arm.uses_adapter]
+    return max(found, key=lambda one: one.value).arm if found else None
+
+
+def cell(results: Results, arm: Arm, metric: Metric) -> Cell:
+    """One figure of the table."""
+    found = results.figures.metric(arm, metric)
+    if found is None:
+        return Cell("-", "", "", 0.0, False)
+    best = max(one.value for one in results.figures.metrics if one.metric is metric)
+    return Cell(
+        value=f"{found.value:.3f}",
+        interval=f"{found.interval.low:.3f} to {found.interval.high:.3f}" if found.interval else "no interval",
+        coverage=f"{found.coverage:.0%}",
+        share=max(0.0, min(100.0, 100 * found.value)),
+        is_best=math.isclose(found.value, best) and best > 0,
+    )
+
+
+def forest_lines(results: Results, metrics: Sequence[Metric]) -> list[ForestLine]:
+    """The adapter against each other arm, metric by metric."""
+    references = (Arm.BASE, Arm.PROMPTED, Arm.RAG)
+    lines = []
+    for metric in metrics:
+        for reference in references:
+            found = results.figures.comparison(metric, Arm.ADAPTER, reference)
+            if found is not None:
+                ends = (found.interval.low, found.interval.high) if found.interval else None
+                lines.append(
+                    ForestLine(METRIC_LABELS[metric], reference, f"vs {ARM_LABELS[reference]}", found.difference, ends)
+                )
+    return lines
+
+
+def plane_points(results: Results, metric: Metric) -> list[PlanePoint]:
+    """Cost and quality of every arm."""
+    return [
+        PlanePoint(found.arm, ARM_LABELS[found.arm], cost.cost_per_1000_answers, found.value, _ends(found))
+        for found in results.figures.metrics
+        if found.metric is metric and (cost := results.cost(found.arm)) is not None
+    ]
+
+
+def regressions(rows: Sequence[Mapping[str, Any]], metric: Metric, rival: Arm) -> list[Regression]:
+    """The rows on which the adapter lost most to `rival`, worst first; only rows on which it lost."""
+    found = []
+    for row in rows:
+        answers = {answer["arm"]: answer for answer in row["answers"]}
+        own, other = answers.get(Arm.ADAPTER.value), answers.get(rival.value)
+        if own is None or other is None or metric.value not in other["scores"]:
+            continue
+        found.append(
+            Regression(
+                row_id=row["row_id"],
+                group=row["group"],
+                question=shorten(row["question"], QUESTION_CHARACTERS),
+                reference=row["reference"],
+                rival=other["text"],
+                rival_score=other["scores"][metric.value],
+                adapter=own["text"] or f"(no answer: {own['error_reason']})",
+                adapter_score=own["scores"].get(metric.value, 0.0),
+            )
+        )
+    lost = [one for one in found if one.difference < 0]
+    return sorted(lost, key=lambda one: (one.difference, one.row_id))[:WORST_COUNT]
+
+
+def confused_pairs(confusion: Confusion | None) -> list[tuple[str, str, int]]:
+    """(reference label, given label, count) of the most frequent mistakes."""
+    if confusion is None:
+        return []
+    wrong = [(true, said, count) for (true, said), count in confusion.counts.items() if true != said]
+    return sorted(wrong, key=lambda one: (-one[2], one[0], one[1]))[:CONFUSION_COUNT]
+
+
+def failures(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, int]]:
+    """(arm, reason, count) of queries without an answer."""
+    counts = Counter(
+        (answer["arm"], answer["error_reason"]) for row in rows for answer in row["answers"] if answer["error_reason"]
+    )
+    return [(arm, reason, count) for (arm, reason), count in sorted(counts.items())]
+
+
+def _ends(found: MetricResult) -> tuple[float, float] | None:
+    return (found.interval.low, found.interval.high) if found.interval else None
+
+
+def _seconds(cost: ArmCost) -> str:
+    return f"{cost.busy_s:.1f}"
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("luthierd.evaluator"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["seconds"] = _seconds
+    return environment

@@ -1,0 +1,354 @@
+"""Between the contract and the domain, both ways."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf import timestamp_pb2
+from luthier.curation.v1 import dataset_pb2
+from luthier.evaluator.v1 import evaluation_pb2 as pb
+from luthier.evaluator.v1 import gate_pb2
+from luthier.inference.v1 import inference_service_pb2
+from luthier.trainer.v1 import adapter_pb2
+
+from luthierd.errors import InvalidArgumentError
+from luthierd.evaluator.asking import Reply
+from luthierd.evaluator.domain import (
+    AdapterRevision,
+    Arm,
+    ArmCost,
+    Comparison,
+    DatasetRevision,
+    EvaluationConfig,
+    Interval,
+    Metric,
+    MetricResult,
+    Progress,
+    Results,
+)
+from luthierd.evaluator.evaluations import Evaluation
+from luthierd.evaluator.gates import (
+    DEFAULT_MIN_COVERAGE,
+    ConditionDecision,
+    ConditionOutcome,
+    GateCondition,
+    GateDecision,
+    GateOutcome,
+    GatePolicy,
+    Tier,
+)
+from luthierd.evaluator.policies import StoredPolicy
+from luthierd.jobs.queue import JobEvent, JobState
+from luthierd.rpc.status import status_from_failure
+
+DOMAIN = "evaluator.luthier.dev"
+
+_ARMS = {
+    Arm.BASE: pb.ARM_BASE,
+    Arm.PROMPTED: pb.ARM_PROMPTED,
+    Arm.RAG: pb.ARM_RAG,
+    Arm.ADAPTER: pb.ARM_ADAPTER,
+    Arm.ADAPTER_RAG: pb.ARM_ADAPTER_RAG,
+}
+_ARM_OF = {number: arm for arm, number in _ARMS.items()}
+_SPLITS = {
+    dataset_pb2.SPLIT_TRAIN: "train",
+    dataset_pb2.SPLIT_VALIDATION: "validation",
+    dataset_pb2.SPLIT_HOLDOUT: "holdout",
+}
+_OPTIONAL_NUMBERS = (
+    "row_limit",
+    "shot_count",
+    "max_answer_tokens",
+    "concurrency",
+    "seed",
+    "machine_price_per_hour",
+    "resample_count",
+)
+_TEXTS = ("split", "text_field", "label_field", "instruction")
+_PHASE_LENGTH_LIMIT = 32
+
+
+def state_to_proto(state: JobState) -> pb.EvaluationState.ValueType:
+    """A job's state."""
+    return pb.EvaluationState.Value(f"EVALUATION_STATE_{state.value}")
+
+
+def config_from_proto(message: pb.EvaluationConfig) -> EvaluationConfig:
+    """The configuration with every default filled in; bounds are checked by `evaluations.check_config`."""
+    present = {field.name for field, _ in message.ListFields()}
+    given: dict[str, Any] = {name: getattr(message, name) for name in _OPTIONAL_NUMBERS if name in present}
+    given |= {name: getattr(message, name) for name in _TEXTS if getattr(message, name)}
+    if message.arms:
+        given["arms"] = tuple(
+            arm_from_proto(arm, field=f"evaluation.config.arms[{index}]") for index, arm in enumerate(message.arms)
+        )
+    return EvaluationConfig(**given)
+
+
+def config_to_proto(config: EvaluationConfig) -> pb.EvaluationConfig:
+    """Every field set."""
+    values = {name: getattr(config, name) for name in (*_OPTIONAL_NUMBERS, *_TEXTS)}
+    return pb.EvaluationConfig(arms=[_ARMS[arm] for arm in config.arms], **values)
+
+
+def arm_from_proto(number: pb.Arm.ValueType, *, field: str) -> Arm:
+    """InvalidArgumentError for a number that is no arm."""
+    if number not in _ARM_OF:
+        known = ", ".join(Arm)
+        raise InvalidArgumentError.of_field(field, f"{number} is not an arm; choose of {known}")
+    return _ARM_OF[number]
+
+
+def evaluation_to_proto(evaluation: Evaluation) -> pb.Evaluation:
+    """The resource; results only when it has SUCCEEDED."""
+    message = pb.Evaluation(
+        name=evaluation.name,
+        adapter_revision=evaluation.inputs.adapter_revision,
+        dataset_revision=evaluation.inputs.dataset_revision,
+        config=config_to_proto(evaluation.config),
+        state=state_to_proto(evaluation.state),
+        create_time=_time(evaluation.create_time),
+        start_time=_time(evaluation.start_time),
+        end_time=_time(evaluation.end_time),
+        progress=progress_to_proto(evaluation.progress) if evaluation.progress else None,
+        lineage=pb.EvaluationLineage(
+            adapter_sha256=evaluation.inputs.adapter_sha256,
+            dataset_sha256=evaluation.inputs.dataset_sha256,
+            base_model=evaluation.inputs.base_model,
+            base_model_sha256=evaluation.inputs.base_model_sha256,
+        ),
+    )
+    if evaluation.error:
+        message.error.CopyFrom(status_from_failure(evaluation.error, DOMAIN))
+    if evaluation.results:
+        _add_results(message, evaluation.results)
+    return message
+
+
+def _add_results(message: pb.Evaluation, results: Results) -> None:
+    message.lineage.index_sha256 = results.index_sha256
+    message.lineage.versions.update(results.versions)
+    for cost in results.costs:
+        metrics = [found for found in results.figures.metrics if found.arm is cost.arm]
+        message.arms.append(arm_result_to_proto(cost, metrics, row_count=results.row_count))
+    message.differences.extend(difference_to_proto(found) for found in results.figures.comparisons)
+
+
+def arm_result_to_proto(cost: ArmCost, metrics: list[MetricResult], *, row_count: int) -> pb.ArmResult:
+    """One arm's figures."""
+    return pb.ArmResult(
+        arm=_ARMS[cost.arm],
+        row_count=row_count,
+        failed_row_count=cost.failed_count,
+        metrics=[metric_to_proto(metric) for metric in metrics],
+        ttft_ms_p50=cost.ttft_ms_p50,
+        latency_ms_p50=cost.latency_ms_p50,
+        latency_ms_p95=cost.latency_ms_p95,
+        prompt_tokens_mean=cost.prompt_tokens_mean,
+        completion_tokens_mean=cost.completion_tokens_mean,
+        cost_per_1000=cost.cost_per_1000_answers,
+        wall_s=cost.busy_s,
+    )
+
+
+def metric_to_proto(found: MetricResult) -> pb.MetricValue:
+    """A metric; without an interval its ends are NaN."""
+    low, high = _ends(found.interval)
+    return pb.MetricValue(
+        metric=found.metric, mean=found.value, interval_low=low, interval_high=high, coverage=found.coverage
+    )
+
+
+def difference_to_proto(found: Comparison) -> pb.PairedDifference:
+    """A paired difference; without an interval its ends are NaN."""
+    low, high = _ends(found.interval)
+    return pb.PairedDifference(
+        metric=found.metric,
+        arm=_ARMS[found.arm],
+        reference=_ARMS[found.reference],
+        difference=found.difference,
+        interval_low=low,
+        interval_high=high,
+        row_count=found.row_count,
+        group_count=found.group_count,
+    )
+
+
+def progress_to_proto(progress: Progress) -> pb.EvaluationProgress:
+    """How far it is."""
+    return pb.EvaluationProgress(
+        phase=progress.phase[:_PHASE_LENGTH_LIMIT],
+        arm=_ARMS[progress.arm] if progress.arm else pb.ARM_UNSPECIFIED,
+        done_count=progress.done_count,
+        total_count=progress.total_count,
+    )
+
+
+def event_to_proto(event: JobEvent | None) -> pb.EvaluationEvent | None:
+    """An event, or a heartbeat for None; None for a kind that the contract does not show."""
+    if event is None:
+        heartbeat = pb.EvaluationEvent(heartbeat=pb.EvaluationHeartbeat())
+        heartbeat.create_time.GetCurrentTime()
+        return heartbeat
+    message = pb.EvaluationEvent(event_id=event.event_id, create_time=_time(event.create_time))
+    if event.kind == "state":
+        message.state = state_to_proto(JobState(event.data["state"]))
+    elif event.kind == "progress":
+        arm = event.data.get("arm")
+        progress = Progress(
+            event.data["phase"], Arm(arm) if arm else None, event.data["done_count"], event.data["total_count"]
+        )
+        message.progress.CopyFrom(progress_to_proto(progress))
+    else:
+        return None
+    return message
+
+
+def row_to_proto(row: Mapping[str, Any]) -> pb.EvaluationRow:
+    """One stored row (`answer_rows.write_rows`)."""
+    return pb.EvaluationRow(
+        row_id=row["row_id"],
+        group=row["group"],
+        reference=row["reference"],
+        answers=[
+            pb.ArmAnswer(
+                arm=_ARMS[Arm(answer["arm"])],
+                text=answer["text"],
+                error_reason=answer["error_reason"],
+                scores=answer["scores"],
+                shown_row_ids=answer["shown_row_ids"],
+            )
+            for answer in row["answers"]
+        ],
+    )
+
+
+def policy_from_proto(message: gate_pb2.GatePolicy) -> GatePolicy:
+    """A policy given with a request, with every default filled in. InvalidArgumentError for an unknown metric."""
+    return GatePolicy(
+        conditions=tuple(
+            _condition_from_proto(condition, field=f"conditions[{index}]")
+            for index, condition in enumerate(message.conditions)
+        ),
+        min_coverage=message.min_coverage if message.HasField("min_coverage") else DEFAULT_MIN_COVERAGE,
+        name=message.name,
+    )
+
+
+def _condition_from_proto(message: gate_pb2.GateCondition, *, field: str) -> GateCondition:
+    advisory = message.tier == gate_pb2.GATE_TIER_ADVISORY
+    return GateCondition(
+        metric=_metric(message.metric, field=f"{field}.metric"),
+        arm=arm_from_proto(message.arm, field=f"{field}.arm") if message.arm else Arm.ADAPTER,
+        reference=arm_from_proto(message.reference, field=f"{field}.reference") if message.reference else None,
+        at_least=message.at_least,
+        tier=Tier.ADVISORY if advisory else Tier.CRITICAL,
+    )
+
+
+def _metric(name: str, *, field: str) -> Metric:
+    if name not in set(Metric):
+        near = difflib.get_close_matches(name, [metric.value for metric in Metric], n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known metrics: {', '.join(Metric)}"
+        raise InvalidArgumentError.of_field(field, f"{name!r} is not a metric; {hint}")
+    return Metric(name)
+
+
+def condition_to_proto(condition: GateCondition) -> gate_pb2.GateCondition:
+    """A condition with its defaults filled in."""
+    return gate_pb2.GateCondition(
+        metric=condition.metric,
+        arm=_ARMS[condition.arm],
+        reference=_ARMS[condition.reference] if condition.reference else pb.ARM_UNSPECIFIED,
+        at_least=condition.at_least,
+        tier=gate_pb2.GateTier.Value(f"GATE_TIER_{condition.tier.name}"),
+    )
+
+
+def policy_to_proto(stored: StoredPolicy) -> gate_pb2.GatePolicy:
+    """A stored policy."""
+    return gate_pb2.GatePolicy(
+        name=stored.policy.name,
+        create_time=_time(stored.create_time),
+        conditions=[condition_to_proto(condition) for condition in stored.policy.conditions],
+        min_coverage=stored.policy.min_coverage,
+    )
+
+
+def decision_to_proto(decision: GateDecision, *, evaluation: str) -> gate_pb2.GateDecision:
+    """What a policy says."""
+    return gate_pb2.GateDecision(
+        outcome=_outcome(decision.outcome),
+        conditions=[_condition_decision_to_proto(found) for found in decision.conditions],
+        evaluation=evaluation,
+    )
+
+
+def _condition_decision_to_proto(found: ConditionDecision) -> gate_pb2.ConditionDecision:
+    low, high = _ends(found.interval)
+    return gate_pb2.ConditionDecision(
+        condition=condition_to_proto(found.condition),
+        outcome=_condition_outcome(found.outcome),
+        estimate=found.estimate,
+        interval_low=low,
+        interval_high=high,
+        explanation=found.explanation,
+    )
+
+
+def _outcome(outcome: GateOutcome) -> gate_pb2.GateOutcome.ValueType:
+    return gate_pb2.GateOutcome.Value(f"GATE_OUTCOME_{outcome.name}")
+
+
+def _condition_outcome(outcome: ConditionOutcome) -> gate_pb2.ConditionOutcome.ValueType:
+    return gate_pb2.ConditionOutcome.Value(f"CONDITION_OUTCOME_{outcome.name}")
+
+
+def adapter_revision_from_proto(message: adapter_pb2.AdapterRevision) -> AdapterRevision:
+    """What the trainer says of an adapter revision."""
+    return AdapterRevision(
+        name=message.name,
+        sha256=message.sha256,
+        base_model=message.base_model,
+        base_model_sha256=message.base_model_sha256,
+        dataset_revision=message.dataset_revision,
+    )
+
+
+def dataset_revision_from_proto(message: dataset_pb2.DatasetRevision) -> DatasetRevision:
+    """What curation says of a dataset revision."""
+    known = {_SPLITS[file.split]: file for file in message.splits if file.split in _SPLITS}
+    return DatasetRevision(
+        name=message.name,
+        sha256=message.sha256,
+        is_ready=message.state == dataset_pb2.DATASET_REVISION_STATE_READY,
+        splits={split: file.sha256 for split, file in known.items()},
+        row_counts={split: file.row_count for split, file in known.items()},
+    )
+
+
+def reply_from_proto(message: inference_service_pb2.ChatResponse) -> Reply:
+    """An answer of the inference service."""
+    return Reply(
+        text=message.text,
+        ttft_s=message.finish.ttft_ms / 1000,
+        prompt_tokens=message.finish.prompt_token_count,
+        completion_tokens=message.finish.completion_token_count,
+        finish_reason=message.finish.finish_reason,
+        generation=message.origin.generation,
+    )
+
+
+def _ends(interval: Interval | None) -> tuple[float, float]:
+    return (interval.low, interval.high) if interval else (float("nan"), float("nan"))
+
+
+def _time(seconds: float | None) -> timestamp_pb2.Timestamp | None:
+    if seconds is None:
+        return None
+    found = timestamp_pb2.Timestamp()
+    found.FromMicroseconds(round(seconds * 1_000_000))
+    return found

@@ -1,0 +1,139 @@
+"""The report."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import re
+
+import pytest
+from evaluator_material import answer, rows
+
+from luthierd.evaluator.answer_rows import to_jsonl, write_rows
+from luthierd.evaluator.costs import arm_cost
+from luthierd.evaluator.domain import Answer, AnswerError, Arm, EvaluationConfig, EvaluationInputs, Results
+from luthierd.evaluator.report import ReportData, render_report
+from luthierd.evaluator.report_plots import Axis, cost_quality_plane, forest_plot
+from luthierd.evaluator.scorers.chrf import ChrfScorer
+from luthierd.evaluator.scorers.json_validity import JsonValidityScorer
+from luthierd.evaluator.scorers.labels import LabelAccuracyScorer
+from luthierd.evaluator.scorers.rouge_l import RougeLScorer
+from luthierd.evaluator.scoring import Scoring
+from luthierd.evaluator.tasks import detect_task
+
+INPUTS = EvaluationInputs(
+    adapter_revision="tenants/acme/adapters/docs/revisions/r1",
+    adapter_sha256="a" * 64,
+    base_model="baseModels/smollm2",
+    base_model_sha256="b" * 64,
+    dataset_revision="tenants/acme/datasets/docs/revisions/r1",
+    dataset_sha256="c" * 64,
+    rows_sha256="d" * 64,
+    train_sha256="e" * 64,
+)
+ROWS = rows(45)
+SPEED_S = {Arm.BASE: 3.0, Arm.PROMPTED: 3.6, Arm.RAG: 5.5, Arm.ADAPTER: 2.2, Arm.ADAPTER_RAG: 4.4}
+SKILL = {Arm.BASE: 0.1, Arm.PROMPTED: 0.4, Arm.RAG: 0.6, Arm.ADAPTER: 0.85, Arm.ADAPTER_RAG: 0.8}
+
+
+def said(rng: random.Random, arm: Arm, reference: str) -> str:
+    """An answer that keeps each word of the reference with the arm's skill."""
+    if arm is Arm.BASE:
+        return "Sure! This <script>alert(1)</script> function returns something."
+    words = reference.split(" ")
+    return " ".join(word if rng.random() < SKILL[arm] or '"' in word else "thing" for word in words)
+
+
+async def data() -> ReportData:
+    rng = random.Random(0)
+    answers: dict[Arm, dict[str, Answer]] = {}
+    for arm in Arm:
+        answers[arm] = {
+            row.id: answer(
+                arm,
+                row.id,
+                said(rng, arm, row.reference),
+                start_s=i // 16 * SPEED_S[arm],
+                total_s=SPEED_S[arm] * rng.uniform(0.5, 1),
+            )
+            for i, row in enumerate(ROWS)
+        }
+    failed = answers[Arm.RAG]["holdout-3"]
+    answers[Arm.RAG]["holdout-3"] = dataclasses.replace(
+        failed, text="", error=AnswerError("PROMPT_TOO_LONG", "too long")
+    )
+    task = detect_task(ROWS)
+    scorers = [JsonValidityScorer(), LabelAccuracyScorer(), RougeLScorer(), ChrfScorer()]
+    scored = await Scoring(task, scorers, draws=500).score(ROWS, answers)
+    config = EvaluationConfig()
+    results = Results(
+        figures=scored.figures,
+        costs=[arm_cost(arm, list(answers[arm].values()), machine_price_per_hour=0.1) for arm in Arm],
+        row_count=len(ROWS),
+        group_count=15,
+        task=task,
+        index_sha256="f" * 64,
+        versions={"ragas": "0.4.3", "numpy": "2"},
+        answers_sha256="0" * 64,
+        report_sha256="",
+    )
+    written = write_rows(ROWS, answers, scored.rows)
+    assert len(to_jsonl(written).splitlines()) == len(ROWS)
+    return ReportData("tenants/acme/evaluations/e1", INPUTS, config, results, written, scored.confusions)
+
+
+async def test_the_report_is_one_file_that_fetches_nothing_and_runs_no_script() -> None:
+    html = render_report(await data())
+    assert "<script" not in html
+    assert not re.search(r"""(?:src|href)\s*=|url\(|@import""", html)
+    assert "default-src 'none'" in html
+
+
+async def test_the_verdict_stands_before_every_figure() -> None:
+    html = render_report(await data())
+    body = html[html.index("<body>") :]
+    assert body.index('class="word">GO<') < body.index("<table>")
+    assert "The adapter is better: ROUGE-L against the strongest arm without the adapter" in body
+
+
+async def test_every_digest_is_in_the_lineage() -> None:
+    html = render_report(await data())
+    for digest in [letter * 64 for letter in "abcdef0"]:
+        assert digest in html
+
+
+async def test_answers_are_shown_as_text_and_failures_by_reason() -> None:
+    html = render_report(await data())
+    assert "PROMPT_TOO_LONG" in html
+    assert "98%" in html  # coverage of the arm with one failed row of 45
+
+
+async def test_the_same_data_gives_the_same_bytes() -> None:
+    assert render_report(await data()) == render_report(await data())
+
+
+async def test_an_evaluation_of_the_adapter_alone_has_no_verdict_and_still_a_report() -> None:
+    full = await data()
+    figures = dataclasses.replace(
+        full.results.figures,
+        metrics=[found for found in full.results.figures.metrics if found.arm is Arm.ADAPTER],
+        comparisons=[],
+    )
+    results = dataclasses.replace(
+        full.results, figures=figures, costs=[cost for cost in full.results.costs if cost.arm is Arm.ADAPTER]
+    )
+    config = dataclasses.replace(full.config, arms=(Arm.ADAPTER,))
+    html = render_report(dataclasses.replace(full, config=config, results=results))
+    assert "nothing to judge" in html
+    assert "INCONCLUSIVE" in html
+
+
+def test_an_axis_puts_round_ticks_inside_its_ends() -> None:
+    assert Axis(-0.13, 0.42, 0, 100).ticks(6) == pytest.approx([-0.1, 0.0, 0.1, 0.2, 0.3, 0.4])
+    assert Axis(0, 0.004, 0, 100).ticks(5) == pytest.approx([0, 0.001, 0.002, 0.003, 0.004])
+    assert Axis(0.0, 1.0, 10, 110).at(0.5) == 60
+
+
+def test_without_figures_there_is_no_plot() -> None:
+    assert forest_plot([]) == ""
+    assert cost_quality_plane([], quality_label="x") == ""
