@@ -11,7 +11,6 @@ import grpc
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.rpc import error_details_pb2, status_pb2
-
 from luthierd.config import ServerConfig
 from luthierd.rpc.auth import SCOPES, TokenIssuer, TokenVerifier
 from luthierd.rpc.server import Bound, Service, serve
@@ -25,7 +24,9 @@ VERIFIER = TokenVerifier(
 )
 
 
-def bearer(tenant: str = "acme", *, scopes: tuple[str, ...] = SCOPES, ttl_s: float = 600.0) -> tuple[tuple[str, str], ...]:
+def bearer(
+    tenant: str = "acme", *, scopes: tuple[str, ...] = SCOPES, ttl_s: float = 600.0
+) -> tuple[tuple[str, str], ...]:
     """Call metadata that proves a caller of `tenant`."""
     return (("authorization", f"Bearer {ISSUER.issue(tenant=tenant, subject='tester', scopes=scopes, ttl_s=ttl_s)}"),)
 

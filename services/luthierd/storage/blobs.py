@@ -5,6 +5,7 @@ A blob is written under a temporary name, synced, then renamed: it is there whol
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import pathlib
@@ -19,7 +20,7 @@ import fsspec
 from luthierd.errors import DataLossError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
 
 CHUNK_BYTES = 1024 * 1024
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class BlobNotFoundError(NotFoundError):
@@ -71,14 +72,14 @@ class BlobStore:
         return blob
 
     def put_file(self, path: pathlib.Path) -> Blob:
-        """Stores the content of a file. DiskFullError."""
+        """Stores the content of a file. DiskFullError; BlobCorruptError if the file changes meanwhile."""
         digest, size = hashlib.sha256(), 0
         for chunk in _chunks(path):
             digest.update(chunk)
             size += len(chunk)
         blob = Blob(digest.hexdigest(), size)
         if not self.has(blob.sha256):
-            self._write(blob.sha256, _chunks(path))
+            self._write(blob.sha256, _verified(_chunks(path), blob.sha256))
         return blob
 
     def has(self, sha256: str) -> bool:
@@ -112,26 +113,31 @@ class BlobStore:
             raise BlobNotFoundError(sha256) from None
 
     def local_path(self, sha256: str) -> pathlib.Path:
-        """A local file with the blob's bytes, not to be written to; fetched and verified first where the store is remote."""
+        """A local file with the blob's bytes, not to be written to; where the store is remote, fetched and verified."""
         if self._is_local:
             path = pathlib.Path(self._location(sha256))
             if not path.exists():
                 raise BlobNotFoundError(sha256)
             return path
-        path = self._cache / sha256[:2] / sha256
+        path, location = self._cached(sha256), self._location(sha256)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f"{sha256}.{uuid.uuid4().hex}.partial")
             try:
-                self._files.get_file(self._location(sha256), str(partial))
+                self._files.get_file(location, str(partial))
+                verify_file(partial, sha256)
+                partial.rename(path)
             except FileNotFoundError:
                 raise BlobNotFoundError(sha256) from None
-            verify_file(partial, sha256)
-            partial.rename(path)
+            finally:
+                partial.unlink(missing_ok=True)
         return path
 
+    def _cached(self, sha256: str) -> pathlib.Path:
+        return self._cache / sha256[:2] / sha256
+
     def _location(self, sha256: str) -> str:
-        if not _SHA256.fullmatch(sha256):
+        if not SHA256.fullmatch(sha256):
             raise InvalidArgumentError(f"{sha256!r} is not a sha256 in hex", metadata={"sha256": sha256})
         return f"{self._root.rstrip('/')}/{sha256[:2]}/{sha256}"
 
@@ -140,12 +146,11 @@ class BlobStore:
         try:
             if self._is_local:
                 write_atomically(pathlib.Path(location), chunks)
-            else:  # object stores publish an upload whole, at its end
-                with self._files.open(location, "wb") as file:
-                    for chunk in chunks:
-                        file.write(chunk)
+            else:  # through the cache: an upload that broke off half-way could be published as if it were whole
+                write_atomically(self._cached(sha256), chunks)
+                self._files.put_file(str(self._cached(sha256)), location)
         except OSError as error:
-            if error.errno not in {28, 122}:  # ENOSPC, EDQUOT
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
                 raise
             raise DiskFullError(
                 f"no room for the blob {sha256} below {self._root}; free some space and try again",
@@ -181,6 +186,18 @@ def verify_file(path: pathlib.Path, sha256: str) -> None:
     if digest.hexdigest() != sha256:
         raise BlobCorruptError(
             f"{path.name} has other bytes than its digest {sha256} says", metadata={"sha256": sha256}
+        )
+
+
+def _verified(chunks: Iterator[bytes], sha256: str) -> Iterator[bytes]:
+    """`chunks`, and at their end BlobCorruptError unless they had that digest."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+        yield chunk
+    if digest.hexdigest() != sha256:
+        raise BlobCorruptError(
+            f"the file changed while the blob {sha256} was made of it; try again", metadata={"sha256": sha256}
         )
 
 

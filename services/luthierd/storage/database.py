@@ -21,6 +21,9 @@ BUSY_TIMEOUT_MS = 15_000
 
 READ_ONLY = "luthier_read_only"
 
+MIGRATION_LOCK = 7_101_001
+"""Any number, the same in every server."""
+
 GROUND_VERSIONS = pathlib.Path(__file__).parent / "versions"
 """Migrations of the tables that every service has: jobs and replays."""
 
@@ -58,15 +61,15 @@ class Database:
 
     async def migrate(self, versions: pathlib.Path) -> None:
         """Brings the tables of the ground and those of the service (`versions`) to the newest state."""
-        if not self._is_sqlite:
-            async with self.engine.begin() as connection:
-                await connection.execute(sa.schema.CreateSchema(self._schema, if_not_exists=True))
         config = Config()
         config.set_main_option("script_location", str(pathlib.Path(__file__).parent / "migrations"))
         config.set_main_option("path_separator", "newline")
         config.set_main_option("version_locations", f"{GROUND_VERSIONS}\n{versions}")
 
         def upgrade(connection: sa.Connection) -> None:
+            if not self._is_sqlite:  # two servers that start together take turns; on SQLite every writer does
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+                connection.execute(sa.schema.CreateSchema(self._schema, if_not_exists=True))
             config.attributes["connection"] = connection
             command.upgrade(config, "heads")
 

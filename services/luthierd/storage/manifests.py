@@ -12,7 +12,7 @@ import shutil
 from dataclasses import dataclass
 
 from luthierd.errors import DataLossError
-from luthierd.storage.blobs import Blob, BlobStore, verify_file
+from luthierd.storage.blobs import SHA256, Blob, BlobStore, verify_file
 
 MAX_MANIFEST_BYTES = 1024 * 1024
 
@@ -47,7 +47,9 @@ class Manifest:
             files = {str(path): Blob(str(e["sha256"]), int(e["size_bytes"])) for path, e in entries.items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ManifestInvalidError(f"a manifest is not of the right form: {error}") from error
-        for path in files:
+        for path, blob in files.items():
+            if not SHA256.fullmatch(blob.sha256) or blob.size_bytes < 0:
+                raise ManifestInvalidError(f"a manifest has no digest and size for {path!r}", metadata={"path": path})
             pure = pathlib.PurePosixPath(path)
             if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\\" in path or "\0" in path:
                 raise ManifestInvalidError(
@@ -73,7 +75,10 @@ def read_manifest(blobs: BlobStore, sha256: str) -> Manifest:
 
 
 def checkout(blobs: BlobStore, manifest_sha256: str, folder: pathlib.Path) -> Manifest:
-    """Lays the artifact's files, verified, into `folder`, as hard links where the file system can; not to be written to."""
+    """Lays the artifact's files, verified, into `folder`: hard links where the file system can, not to be written to.
+
+    BlobNotFoundError, BlobCorruptError, ManifestInvalidError.
+    """
     manifest = read_manifest(blobs, manifest_sha256)
     for path, blob in manifest.files.items():
         source, target = blobs.local_path(blob.sha256), folder / path

@@ -29,7 +29,7 @@ class SqlReplayStore:
         query = sa.select(_replays.c.fingerprint, _replays.c.response).where(
             _replays.c.key == key, _replays.c.create_time > time.time() - RETENTION_S
         )
-        async with self._database.begin() as connection:
+        async with self._database.read() as connection:
             row = (await connection.execute(query)).one_or_none()
         return Replay(row.fingerprint, row.response) if row else None
 

@@ -1,0 +1,45 @@
+"""Fixtures of more than one folder: a database of either kind."""
+
+from __future__ import annotations
+
+import pathlib
+import uuid
+from collections.abc import AsyncIterator, Iterator
+
+import databases
+import pytest
+from luthierd.storage.database import Database
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """The URL of a PostgreSQL that lives as long as the test run."""
+    folder = databases.binaries()
+    if folder is None:
+        pytest.skip("no PostgreSQL on this machine: initdb is neither on the PATH nor below /usr/lib/postgresql")
+    with databases.cluster(folder) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> str:
+    """The URL of an SQLite file, and in a second run of the test that of a PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path / 'ground.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+@pytest.fixture
+def schema() -> str:
+    """A schema name that no other test has."""
+    return f"test_{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+async def database(database_url: str, schema: str) -> AsyncIterator[Database]:
+    """A database with the tables of the ground: jobs, events, replays."""
+    made = Database(database_url, schema=schema)
+    await made.migrate(databases.NO_VERSIONS)
+    yield made
+    await made.close()
