@@ -16,12 +16,12 @@ from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from google.api import resource_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from luthierd.errors import LuthierError, PermissionDeniedError, UnauthenticatedError
+from luthierd.errors import FailedPreconditionError, PermissionDeniedError, UnauthenticatedError
 
 ISSUER = AUDIENCE = "luthier"
 
@@ -39,7 +39,7 @@ SCOPES = (
 )
 
 
-class KeyUnreadableError(LuthierError):
+class KeyUnreadableError(FailedPreconditionError):
     """A key file is missing or is no Ed25519 key."""
 
     reason = "KEY_UNREADABLE"
@@ -89,7 +89,14 @@ class TokenVerifier:
     """Checks tokens against a public key."""
 
     def __init__(self, public_key_pem: bytes) -> None:
-        self._key = serialization.load_pem_public_key(public_key_pem)
+        """KeyUnreadableError unless it is an Ed25519 key in PEM."""
+        try:
+            key = serialization.load_pem_public_key(public_key_pem)
+        except ValueError as error:
+            raise KeyUnreadableError("the key to check tokens with is not a public key in PEM") from error
+        if not isinstance(key, Ed25519PublicKey):
+            raise KeyUnreadableError("the key to check tokens with is not an Ed25519 key")
+        self._key = key
 
     @classmethod
     def from_file(cls, path: pathlib.Path) -> TokenVerifier:
@@ -109,7 +116,7 @@ class TokenVerifier:
                 self._key,
                 algorithms=["EdDSA"],
                 issuer=ISSUER,
-                audience=AUDIENCE,  # type: ignore[arg-type]
+                audience=AUDIENCE,
                 options={"require": ["exp", "sub", "tenant", "scope"]},
             )
         except jwt.ExpiredSignatureError:
@@ -123,7 +130,14 @@ class TokenIssuer:
     """Signs tokens with a private key."""
 
     def __init__(self, private_key_pem: bytes) -> None:
-        self._key = serialization.load_pem_private_key(private_key_pem, password=None)
+        """KeyUnreadableError unless it is an Ed25519 key in PEM, without a password."""
+        try:
+            key = serialization.load_pem_private_key(private_key_pem, password=None)
+        except (ValueError, TypeError) as error:
+            raise KeyUnreadableError("the key to sign tokens with is not a private key in PEM") from error
+        if not isinstance(key, Ed25519PrivateKey):
+            raise KeyUnreadableError("the key to sign tokens with is not an Ed25519 key")
+        self._key = key
 
     @classmethod
     def from_file(cls, path: pathlib.Path) -> TokenIssuer:
@@ -137,7 +151,7 @@ class TokenIssuer:
             "iss": ISSUER, "aud": AUDIENCE, "sub": subject, "tenant": tenant, "scope": " ".join(scopes),
             "iat": now, "exp": now + int(ttl_s), "jti": uuid.uuid4().hex,
         }  # fmt: skip
-        return jwt.encode(claims, self._key, algorithm="EdDSA")  # type: ignore[arg-type]
+        return jwt.encode(claims, self._key, algorithm="EdDSA")
 
 
 def _read_key(path: pathlib.Path) -> bytes:

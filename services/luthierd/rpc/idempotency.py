@@ -42,12 +42,12 @@ class ReplayStore(Protocol):
         """Keeps it."""
 
 
-def replaying(store: ReplayStore) -> grpc.aio.ServerInterceptor:
+def replaying(store: ReplayStore) -> grpc.aio.ServerInterceptor:  # type: ignore[type-arg] # generic in the stubs only
     """An interceptor, innermost, that answers a repeated `request_id` from `store`."""
     return _Replaying(store)
 
 
-class _Replaying(grpc.aio.ServerInterceptor):
+class _Replaying(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     def __init__(self, store: ReplayStore) -> None:
         self._store = store
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()

@@ -37,6 +37,7 @@ class Call:
     request: Any | None
     """The request of a unary call; None while a stream of requests is still to come."""
     code: grpc.StatusCode = grpc.StatusCode.OK
+    request_id: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
 
 
@@ -72,6 +73,7 @@ async def with_request_id(call: Call) -> AsyncIterator[None]:
     given = call.metadata.get("x-request-id", "")
     value = given if 0 < len(given) <= 64 and given.isascii() and given.isprintable() else uuid.uuid4().hex
     logs.request_id.set(value)
+    call.request_id = value
     call.context.set_trailing_metadata((("x-request-id", value),))
     yield
 
@@ -84,7 +86,9 @@ async def logged(call: Call) -> AsyncIterator[None]:
         yield
     finally:
         elapsed_ms = round((time.monotonic() - start) * 1000, 3)
-        log.info("rpc", extra={"method": call.method, "code": call.code.name, "elapsed_ms": elapsed_ms})
+        # The id comes from the call: a stream that was dropped is closed by another task, in another context.
+        fields = {"method": call.method, "code": call.code.name, "elapsed_ms": elapsed_ms}
+        log.info("rpc", extra={"request_id": call.request_id, **fields})
 
 
 @contextlib.asynccontextmanager
@@ -99,7 +103,10 @@ async def measured(call: Call) -> AsyncIterator[None]:
 
 
 def translating_errors(domain: str) -> Around:
-    """Ends a failing call with the status of its error; anything unknown becomes INTERNAL with an id, its trace goes to the log."""
+    """Ends a failing call with the status of its error.
+
+    Anything unknown becomes INTERNAL with an id, under which the log has the trace.
+    """
 
     @contextlib.asynccontextmanager
     async def around(call: Call) -> AsyncIterator[None]:
@@ -112,7 +119,7 @@ def translating_errors(domain: str) -> Around:
             call.code = grpc.StatusCode.CANCELLED
             raise
         except grpc.aio.AbortError:
-            call.code = grpc.StatusCode(call.context.code() or grpc.StatusCode.UNKNOWN)
+            call.code = _status_code(call.context)
             raise
         except Exception:
             error_id = uuid.uuid4().hex[:12]
@@ -146,9 +153,11 @@ def bounded_in_time(limits_s: Mapping[str, float], default_s: float) -> Around:
     async def around(call: Call) -> AsyncIterator[None]:
         limit_s = limits_s.get(call.method, default_s)
         try:
-            async with asyncio.timeout(limit_s or None):
+            async with asyncio.timeout(limit_s or None) as scope:
                 yield
         except TimeoutError:
+            if not scope.expired():  # a time-out of the handler's own
+                raise
             raise DeadlineExceededError(
                 f"{call.method} took longer than the {limit_s:g} s it may", metadata={"limit_s": f"{limit_s:g}"}
             ) from None
@@ -156,7 +165,13 @@ def bounded_in_time(limits_s: Mapping[str, float], default_s: float) -> Around:
     return around
 
 
-class Interceptor(grpc.aio.ServerInterceptor):
+def _status_code(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:
+    """The status with which a handler aborted; grpc.aio gives it as a number."""
+    number: Any = context.code()
+    return next((code for code in grpc.StatusCode if number in {code, code.value[0]}), grpc.StatusCode.UNKNOWN)
+
+
+class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic in the stubs only
     """Runs every call of ours inside `arounds`, outermost first."""
 
     def __init__(self, service: str, arounds: Sequence[Around]) -> None:
@@ -178,7 +193,9 @@ class Interceptor(grpc.aio.ServerInterceptor):
         return self._wrap(handler, handler_call_details.method.rpartition("/")[2], metadata)
 
     def _wrap(self, handler: Any, method: str, metadata: dict[str, str]) -> grpc.RpcMethodHandler[Any, Any]:
-        kind = f"{'stream' if handler.request_streaming else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
+        kind = "_".join(
+            "stream" if many else "unary" for many in (handler.request_streaming, handler.response_streaming)
+        )
         behavior = getattr(handler, kind)
 
         def begin(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> tuple[Call, Any]:

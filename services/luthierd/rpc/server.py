@@ -1,14 +1,16 @@
 """`serve()`: the life of a server, the same in tests and in production.
 
 Start: NOT_SERVING (grpc's health servicer would say SERVING by itself), listen, background tasks, SERVING when ready.
-Stop, on SIGTERM or SIGINT: NOT_SERVING -> drain delay -> stop(grace) -> no handler in flight -> `Service.close` in order.
+Stop, on SIGTERM or SIGINT: NOT_SERVING -> drain delay -> stop(grace) -> no handler in flight -> `Service.close`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
+import pathlib
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +18,18 @@ from typing import Any
 
 import grpc
 import prometheus_client
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from google.protobuf import descriptor_pool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from luthierd.config import ConfigError, ServerConfig, describe
-from luthierd.errors import LuthierError
-from luthierd.rpc.auth import TokenVerifier
+from luthierd.errors import FailedPreconditionError
+from luthierd.rpc.auth import SCOPES, TokenVerifier
 from luthierd.rpc.idempotency import ReplayStore, replaying
 from luthierd.rpc.interceptors import (
+    Around,
     InFlight,
     Interceptor,
     authenticating,
@@ -42,7 +48,7 @@ UNARY_LIMIT_S = 60.0
 KEEPALIVE_MIN_PING_MS = 10_000
 
 
-class PortInUseError(LuthierError):
+class PortInUseError(FailedPreconditionError):
     """Somebody else listens there."""
 
     reason = "PORT_IN_USE"
@@ -52,7 +58,7 @@ class Health:
     """What the server says of itself. Services whose readiness changes call `set_serving`."""
 
     def __init__(self, services: Sequence[str]) -> None:
-        self.servicer = health.aio.HealthServicer()
+        self.servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._names = ("", *services)
         self._is_closing = False
 
@@ -88,7 +94,7 @@ class Service:
     full_names: Sequence[str]
     """Names of the gRPC services, for health and reflection."""
     scopes: Mapping[str, str]
-    """The scope that each method needs; a method that is absent here fails the start."""
+    """The scope that each method needs. The start fails unless they are exactly the methods of `full_names`."""
     verifier: TokenVerifier
     limits_s: Mapping[str, float] = field(default_factory=dict)
     """Longest time of a call by method, where it is not `UNARY_LIMIT_S`; 0: no limit."""
@@ -97,7 +103,7 @@ class Service:
     background: Sequence[Callable[[], Awaitable[None]]] = ()
     """Tasks that run as long as the server; one that fails ends the server."""
     close: Sequence[Callable[[], Awaitable[None]]] = ()
-    """Called in order after the last handler has finished."""
+    """Called in order after the last handler has finished, and when the start fails."""
     health: Health | None = None
     """Given by services whose readiness changes by itself; they set SERVING themselves."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -121,11 +127,25 @@ async def serve(
     started: Callable[[Bound], None] | None = None,
 ) -> None:
     """Serves until `stop` is set, by default until SIGTERM or SIGINT; `started` hears where it listens."""
-    if stop is None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        for close in reversed(service.close):  # left in the order of `close`, the later ones even if one fails
+            stack.push_async_callback(close)
+        await _serve(service, config, stop=stop or _stop_at_signal(), started=started)
+
+
+def _stop_at_signal() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    return stop
+
+
+async def _serve(
+    service: Service, config: ServerConfig, *, stop: asyncio.Event, started: Callable[[Bound], None] | None
+) -> None:
+    _check_scopes(service)
     in_flight = InFlight()
     server = _build(service, config, in_flight)
     state = service.health or Health(service.full_names)
@@ -150,9 +170,8 @@ async def serve(
                 await in_flight.idle.wait()
         except TimeoutError:
             log.warning("handlers did not finish in time", extra={"cleanup_s": config.cleanup_s})
-        for close in service.close:
-            await close()
-        metrics_server.shutdown()
+        await asyncio.to_thread(metrics_server.shutdown)
+        metrics_server.server_close()
         log.info("stopped")
 
 
@@ -174,9 +193,22 @@ async def _forever(run: Callable[[], Awaitable[None]]) -> None:
     await run()
 
 
+def _check_scopes(service: Service) -> None:
+    """ConfigError unless `scopes` has every method of the service, each with a scope that a token can carry."""
+    pool = descriptor_pool.Default()
+    methods = {method.name for name in service.full_names for method in pool.FindServiceByName(name).methods}
+    wrong = sorted(methods ^ service.scopes.keys())
+    wrong += sorted(f"{method}={scope}" for method, scope in service.scopes.items() if scope not in SCOPES)
+    if wrong:
+        raise ConfigError(
+            f"the scopes of {service.name} and its methods differ in {', '.join(wrong)}",
+            metadata={"service": service.name, "methods": ",".join(wrong)},
+        )
+
+
 def _build(service: Service, config: ServerConfig, in_flight: InFlight) -> grpc.aio.Server:
     """The server with its interceptors and servicers."""
-    arounds = [
+    arounds: list[Around] = [
         in_flight,
         with_request_id,
         logged,
@@ -185,7 +217,7 @@ def _build(service: Service, config: ServerConfig, in_flight: InFlight) -> grpc.
         authenticating(service.verifier, service.scopes),
         bounded_in_time(service.limits_s, UNARY_LIMIT_S),
     ]
-    interceptors: list[grpc.aio.ServerInterceptor] = [Interceptor(service.name, arounds)]
+    interceptors: list[Any] = [Interceptor(service.name, arounds)]
     if service.replays is not None:
         interceptors.append(replaying(service.replays))
     server = grpc.aio.server(
@@ -205,19 +237,16 @@ def _build(service: Service, config: ServerConfig, in_flight: InFlight) -> grpc.
 
 def _listen(server: grpc.aio.Server, config: ServerConfig) -> int:
     """Binds the port. PortInUseError, or ConfigError where plain text would leave the machine."""
-    address = f"{config.host}:{config.port}"
+    address = f"[{config.host}]:{config.port}" if ":" in config.host else f"{config.host}:{config.port}"
+    credentials = _tls_credentials(config)
+    if credentials is None and not _is_loopback(config.host) and not config.insecure_network:
+        raise ConfigError(
+            f"{config.host} is not a loopback address and there is no certificate; set LUTHIER_TLS_CERTIFICATE_PATH "
+            "and LUTHIER_TLS_KEY_PATH, or LUTHIER_INSECURE_NETWORK=1 where the network itself encrypts",
+            metadata={"host": config.host},
+        )
     try:
-        if config.tls_certificate_path and config.tls_key_path:
-            pair = (config.tls_key_path.read_bytes(), config.tls_certificate_path.read_bytes())
-            port = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
-        elif not _is_loopback(config.host) and not config.insecure_network:
-            raise ConfigError(
-                f"{config.host} is not a loopback address and there is no certificate; set LUTHIER_TLS_CERTIFICATE_PATH and "
-                "LUTHIER_TLS_KEY_PATH, or LUTHIER_INSECURE_NETWORK=1 where the network itself encrypts",
-                metadata={"host": config.host},
-            )
-        else:
-            port = server.add_insecure_port(address)
+        port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     except RuntimeError:
         port = 0
     if port == 0:
@@ -226,6 +255,31 @@ def _listen(server: grpc.aio.Server, config: ServerConfig) -> int:
             metadata={"address": address},
         )
     return port
+
+
+def _tls_credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
+    """None without TLS. ConfigError names the file that is missing, or is no certificate or key."""
+    paths = {
+        "LUTHIER_TLS_CERTIFICATE_PATH": config.tls_certificate_path,
+        "LUTHIER_TLS_KEY_PATH": config.tls_key_path,
+    }
+    unset = [variable for variable, path in paths.items() if path is None]
+    if len(unset) == 2:
+        return None
+    if unset:  # half of it must not mean plain text
+        raise ConfigError(f"TLS needs {unset[0]}, too", metadata={"variable": unset[0]})
+    certificate = _read_pem(config.tls_certificate_path, x509.load_pem_x509_certificates)
+    key = _read_pem(config.tls_key_path, lambda pem: serialization.load_pem_private_key(pem, password=None))
+    return grpc.ssl_server_credentials([(key, certificate)])
+
+
+def _read_pem(path: pathlib.Path | None, parse: Callable[[bytes], object]) -> bytes:
+    try:
+        content = path.read_bytes() if path else b""
+        parse(content)
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path} cannot be used for TLS: {error}", metadata={"path": str(path)}) from error
+    return content
 
 
 def _is_loopback(host: str) -> bool:
