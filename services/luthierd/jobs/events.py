@@ -22,9 +22,9 @@ async def watch(
     stopping: asyncio.Event,
     heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S,
 ) -> AsyncIterator[JobEvent | None]:
-    """Events after `after_event_id` in order, None as heartbeat. Ends after the last event of a final job, or with `stopping`.
+    """Events after `after_event_id` in order, None as heartbeat.
 
-    JobNotFoundError at the first step.
+    Ends after the last event of a final job, or with `stopping`. JobNotFoundError at the first step.
     """
     sent_time = time.monotonic()
     while True:
@@ -33,7 +33,7 @@ async def watch(
         for event in events:
             yield event
             after_event_id, sent_time = event.event_id, time.monotonic()
-        if job.state.is_final and after_event_id >= job.last_event_id:
+        if stopping.is_set() or (job.state.is_final and after_event_id >= job.last_event_id):
             return
         if not events:
             if time.monotonic() - sent_time >= heartbeat_interval_s:

@@ -5,20 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import pathlib
+import subprocess
 import sys
 from collections.abc import Sequence
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from luthierd.jobs.queue import JobQueue
+from luthierd.jobs.worker import LEASE_LOST_EXIT_CODE
 
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL_S = 0.5
+CHILD_POLL_INTERVAL_S = 0.1
 
 
 class Launcher:
     """Runs `python -m <module> <job name>` for each waiting job, at most `worker_count` at a time on this machine.
 
-    The environment, and so the configuration, is the API process's. A worker's stderr goes to `log_folder`.
+    The environment, and so the configuration, is the API process's. A worker's output goes to `log_folder`.
     """
 
     def __init__(self, queue: JobQueue, *, module: str, worker_count: int, log_folder: pathlib.Path) -> None:
@@ -34,46 +39,57 @@ class Launcher:
         self._wake.set()
 
     async def run(self) -> None:
-        """Looks for waiting jobs until cancelled. Workers go on."""
+        """Looks for waiting jobs until cancelled. Workers go on; so does the look when the database is away."""
         self._log_folder.mkdir(parents=True, exist_ok=True)
-        while True:
-            await self._launch()
-            try:
-                await asyncio.wait_for(self._wake.wait(), POLL_INTERVAL_S)
-            except TimeoutError:
-                continue
-            self._wake.clear()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                try:
+                    await self._launch(group)
+                except (SQLAlchemyError, OSError):
+                    log.warning("the queue cannot be read; trying again", exc_info=True)
+                try:
+                    await asyncio.wait_for(self._wake.wait(), POLL_INTERVAL_S)
+                except TimeoutError:
+                    continue
+                self._wake.clear()
 
-    async def _launch(self) -> None:
+    async def _launch(self, group: asyncio.TaskGroup) -> None:
         busy = max(len(self._children), await self._queue.leased_count())
         if busy >= self._worker_count:
             return
         for name in await self._queue.claimable(self._worker_count):
             if name not in self._children and busy < self._worker_count:
                 busy += 1
-                self._children[name] = asyncio.create_task(self._supervise(name))
+                self._children[name] = group.create_task(self._supervise(name))
 
     async def _supervise(self, name: str) -> None:
         """Runs one worker to its end; if it died over the job, the job is free at once."""
-        path = self._log_folder / f"{name.replace('/', '.')}.log"
         try:
-            with path.open("ab") as output:
-                process = await asyncio.create_subprocess_exec(
-                    *self._command,
-                    name,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,
-                )
+            token_before = (await self._queue.get(name)).fencing_token
+            process = self._start(name)
             log.info("worker started", extra={"job": name, "pid": process.pid})
-            code = await process.wait()
+            # Not asyncio's own subprocess: that one kills the child when the loop closes.
+            while (code := process.poll()) is None:  # noqa: ASYNC110
+                await asyncio.sleep(CHILD_POLL_INTERVAL_S)
             log.info("worker ended", extra={"job": name, "pid": process.pid, "exit_code": code})
-            if code != 0:
-                await self._queue.expire_lease(name)
-                await asyncio.sleep(
-                    POLL_INTERVAL_S
-                )  # a worker that cannot even start must not be restarted in a tight loop
+            if code not in {0, LEASE_LOST_EXIT_CODE}:
+                await self._queue.worker_died(name, token_before=token_before)
+                # A worker that cannot even start must not be restarted in a tight loop.
+                await asyncio.sleep(POLL_INTERVAL_S)
+        except (SQLAlchemyError, OSError):  # the lease runs out by itself
+            log.warning("a worker could not be looked after", exc_info=True, extra={"job": name})
+            await asyncio.sleep(POLL_INTERVAL_S)
         finally:
             del self._children[name]
             self._wake.set()
+
+    def _start(self, name: str) -> subprocess.Popen[bytes]:
+        path = self._log_folder / f"{name.replace('/', '.')}.log"
+        with path.open("ab") as output:
+            return subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                [*self._command, name],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )

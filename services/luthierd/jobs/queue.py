@@ -1,7 +1,7 @@
 """A durable job queue in the service's own database.
 
 A worker holds a job by a lease that it renews; a lease that runs out is given to another worker with a higher fencing
-token, and whatever the first one still writes is refused. So a job that was acknowledged survives the death of any process.
+token, and whatever the first one still writes is refused. So an acknowledged job survives the death of any process.
 
     QUEUED -> RUNNING | CANCELLED          RUNNING -> SUCCEEDED | FAILED | CANCELLING
     CANCELLING -> CANCELLED | SUCCEEDED | FAILED
@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from luthierd.errors import AbortedError, AlreadyExistsError, NotFoundError
+from luthierd.errors import AbortedError, AlreadyExistsError, InvalidArgumentError, NotFoundError
 from luthierd.rpc.paging import Page, PageRequest
 from luthierd.storage.database import Database
 
@@ -144,9 +145,11 @@ class JobQueue:
             if (await tx.execute(sa.select(_jobs.c.name).where(_jobs.c.name == name))).first():
                 raise JobExistsError(name)
             values = {"name": name, "kind": kind, "state": JobState.QUEUED, "payload": payload, "attempt_count": 0}
-            await tx.execute(
-                sa.insert(_jobs).values(**values, fencing_token=0, last_event_id=0, create_time=self._now())
-            )
+            insert = sa.insert(_jobs).values(**values, fencing_token=0, last_event_id=0, create_time=self._now())
+            try:
+                await tx.execute(insert)
+            except IntegrityError:  # two at once on PostgreSQL
+                raise JobExistsError(name) from None
             await self._emit(tx, name, [("state", {"state": JobState.QUEUED})])
             return await self._read(tx, name)
 
@@ -157,14 +160,13 @@ class JobQueue:
 
     async def list(self, name_prefix: str, page: PageRequest, *, kind: str | None = None) -> Page[Job]:
         """Jobs whose names start so, newest first."""
-        key = sa.func.coalesce(_jobs.c.create_time, 0)
+        key = _jobs.c.create_time
         query = sa.select(_jobs).where(_jobs.c.name.startswith(name_prefix, autoescape=True))
         if kind:
             query = query.where(_jobs.c.kind == kind)
         if page.after:
-            created, _, name = page.after.partition(" ")
-            older = sa.or_(key < float(created), sa.and_(key == float(created), _jobs.c.name > name))
-            query = query.where(older)
+            created, name = _page_key(page.after)
+            query = query.where(sa.or_(key < created, sa.and_(key == created, _jobs.c.name > name)))
         query = query.order_by(key.desc(), _jobs.c.name).limit(page.limit)
         async with self._database.read() as tx:
             jobs = [_job(row) for row in await tx.execute(query)]
@@ -218,11 +220,7 @@ class JobQueue:
                 await self._set_state(tx, name, JobState.CANCELLED)
                 return None
             if job.attempt_count >= MAX_ATTEMPTS:
-                message = (
-                    f"{job.attempt_count} workers died over {name}; their last words are in the service's log folder"
-                )
-                error = {"code": "INTERNAL", "reason": "WORKER_DIED", "message": message, "metadata": {"job": name}}
-                await self._set_state(tx, name, JobState.FAILED, error=error)
+                await self._give_up(tx, job, job.attempt_count)
                 return None
             values: dict[str, Any] = {"fencing_token": job.fencing_token + 1, "attempt_count": job.attempt_count + 1}
             values["lease_expire_time"] = now + self.lease_s
@@ -230,14 +228,35 @@ class JobQueue:
             if job.state is JobState.QUEUED:
                 await self._set_state(tx, name, JobState.RUNNING)
             else:
-                text = f"worker {job.attempt_count + 1} takes over from one that died"
+                text = f"worker {job.fencing_token + 1} goes on with what the last one left"
                 await self._emit(tx, name, [("message", {"message": text})])
             return Lease(await self._read(tx, name), job.fencing_token + 1)
 
-    async def expire_lease(self, name: str) -> None:
-        """Gives the job free at once: its worker is known to be dead."""
+    async def worker_died(self, name: str, *, token_before: int) -> None:
+        """Gives the job free at once: the worker started for it when its token was `token_before` is known to be dead.
+
+        A worker that died before it could claim counts as an attempt, too; one whose job another has is of no account.
+        """
         async with self._database.begin() as tx:
-            await tx.execute(sa.update(_jobs).where(_jobs.c.name == name).values(lease_expire_time=self._now()))
+            job = await self._read(tx, name, for_update=True)
+            if job.state.is_final or job.fencing_token > token_before + 1:
+                return
+            row = sa.update(_jobs).where(_jobs.c.name == name)
+            if job.fencing_token == token_before + 1:
+                await tx.execute(row.values(lease_expire_time=self._now()))
+            elif job.attempt_count + 1 < MAX_ATTEMPTS:
+                await tx.execute(row.values(attempt_count=job.attempt_count + 1))
+            elif job.state is JobState.CANCELLING:
+                await self._set_state(tx, name, JobState.CANCELLED)
+            else:
+                await self._give_up(tx, job, job.attempt_count + 1)
+
+    async def release(self, lease: Lease) -> None:
+        """Hands the job back: its worker was told to stop, which is no attempt that failed. LeaseLostError."""
+        async with self._database.begin() as tx:
+            job = await self._held(tx, lease)
+            values = {"lease_expire_time": self._now(), "attempt_count": job.attempt_count - 1}
+            await tx.execute(sa.update(_jobs).where(_jobs.c.name == job.name).values(**values))
 
     async def heartbeat(self, lease: Lease) -> JobState:
         """Renews the lease and tells the state: a worker that sees CANCELLING ends. LeaseLostError."""
@@ -265,7 +284,7 @@ class JobQueue:
         result: dict[str, Any] | None = None,
         error: dict[str, Any] | None = None,
     ) -> AsyncIterator[AsyncConnection]:
-        """The job's last transaction: what the block writes is committed together with the final state. LeaseLostError."""
+        """The job's last transaction: what the block writes is committed with the final state. LeaseLostError."""
         async with self._database.begin() as tx:
             await self._held(tx, lease)
             yield tx
@@ -286,6 +305,11 @@ class JobQueue:
         if row is None:
             raise JobNotFoundError(name)
         return _job(row)
+
+    async def _give_up(self, tx: AsyncConnection, job: Job, attempt_count: int) -> None:
+        message = f"{attempt_count} workers died over {job.name}; their last words are in the service's log folder"
+        error = {"code": "INTERNAL", "reason": "WORKER_DIED", "message": message, "metadata": {"job": job.name}}
+        await self._set_state(tx, job.name, JobState.FAILED, error=error, attempt_count=attempt_count)
 
     async def _set_state(self, tx: AsyncConnection, name: str, state: JobState, **values: Any) -> None:
         now = self._now()
@@ -317,6 +341,15 @@ async def _given_or(connection: AsyncConnection | None, database: Database) -> A
     else:
         async with database.begin() as tx:
             yield tx
+
+
+def _page_key(after: str) -> tuple[float, str]:
+    """Creation time and name of the last job of the page before."""
+    created, _, name = after.partition(" ")
+    try:
+        return float(created), name
+    except ValueError:
+        raise InvalidArgumentError.of_field("page_token", "it is not a token of this list") from None
 
 
 def _job(row: Any) -> Job:

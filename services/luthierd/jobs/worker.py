@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
+import signal
 import threading
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from luthierd.errors import LuthierError
@@ -22,6 +25,8 @@ log = logging.getLogger(__name__)
 
 FLUSH_INTERVAL_S = 0.2
 LEASE_LOST_EXIT_CODE = 75
+TERMINATED_EXIT_CODE = 143
+"""128 + SIGTERM, as shells have it."""
 
 
 class JobCancelled(Exception):  # noqa: N818 - not an error: the work was asked to stop and did
@@ -37,7 +42,11 @@ class JobContext:
         self._cancel = threading.Event()
 
     def emit(self, kind: str, data: dict[str, Any]) -> None:
-        """Tells watchers; `progress` replaces the job's progress. Written within `FLUSH_INTERVAL_S`."""
+        """Tells watchers; `progress` replaces the job's progress. Written within `FLUSH_INTERVAL_S`.
+
+        `data` is JSON without NaN or infinities, which PostgreSQL refuses; TypeError or ValueError otherwise.
+        """
+        json.dumps(data, allow_nan=False)
         self._events.append((kind, data))
 
     def cancelled(self) -> bool:
@@ -56,6 +65,10 @@ class JobContext:
             while True:
                 taken.append(self._events.popleft())
         return taken
+
+    def give_back_events(self, events: list[tuple[str, dict[str, Any]]]) -> None:
+        """They could not be written yet; for the frame."""
+        self._events.extendleft(reversed(events))
 
     def request_cancel(self) -> None:
         """For the frame."""
@@ -78,41 +91,106 @@ async def run_job(queue: JobQueue, name: str, work: Callable[[JobContext], Await
     """Claims `name` and does it; returns at once if another worker has it.
 
     An error of the work becomes the job's error. A lost lease ends the process without a further write:
-    another worker is at it already.
+    another worker is at it already. SIGTERM ends the process, too, and hands the job to the next worker.
     """
     lease = await queue.claim(name)
     if lease is None:
         return
-    context = JobContext(lease.job)
-    beat = asyncio.create_task(_keep(queue, lease, context))
+    frame = _Frame(queue, lease)
+    beat = asyncio.create_task(frame.keep())
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, frame.hand_back)
     try:
-        await _finish(queue, lease, context, work)
+        await frame.finish(work)
     except LeaseLostError:
         _leave(name)
     finally:
+        loop.remove_signal_handler(signal.SIGTERM)
         beat.cancel()
 
 
-async def _finish(
-    queue: JobQueue, lease: Lease, context: JobContext, work: Callable[[JobContext], Awaitable[Outcome]]
-) -> None:
-    try:
-        outcome = await work(context)
-        await queue.emit(lease, context.take_events())
-        async with queue.finishing(lease, JobState.SUCCEEDED, result=outcome.result) as connection:
-            if outcome.commit:
-                await outcome.commit(connection)
-    except JobCancelled:
-        await queue.emit(lease, context.take_events())
-        async with queue.finishing(lease, JobState.CANCELLED):
-            pass
-    except LeaseLostError:
-        raise
-    except Exception as error:
-        failure = describe_failure(error, lease.job.name)
-        await queue.emit(lease, context.take_events())
-        async with queue.finishing(lease, JobState.FAILED, error=failure):
-            pass
+class _Frame:
+    """What goes on around the work of one lease. One thing at a time is written, so that events keep their order."""
+
+    def __init__(self, queue: JobQueue, lease: Lease) -> None:
+        self._queue = queue
+        self._lease = lease
+        self._context = JobContext(lease.job)
+        self._writing = asyncio.Lock()
+        self._is_finished = False
+        self._handing_back: asyncio.Task[None] | None = None
+
+    async def keep(self) -> None:
+        """Renews the lease, writes events and hears of a cancel, until the work is done or the lease is lost."""
+        interval_s = min(self._queue.lease_s / 5, 2.0)
+        loop = asyncio.get_running_loop()
+        next_beat = loop.time()
+        while not self._is_finished:
+            pause_s = FLUSH_INTERVAL_S
+            try:
+                async with self._writing:
+                    if not self._is_finished and loop.time() >= next_beat:
+                        next_beat = loop.time() + interval_s
+                        if await self._queue.heartbeat(self._lease) is JobState.CANCELLING:
+                            self._context.request_cancel()
+                    await self._flush()
+            except LeaseLostError:
+                _leave(self._lease.job.name)
+            except (SQLAlchemyError, OSError):  # it may come back before the lease runs out
+                log.warning("the job's state cannot be written; trying again", exc_info=True)
+                next_beat, pause_s = loop.time(), interval_s
+            await asyncio.sleep(pause_s)
+
+    async def finish(self, work: Callable[[JobContext], Awaitable[Outcome]]) -> None:
+        """Does the work and writes how it ended. LeaseLostError; a database that is away raises its own error."""
+        try:
+            outcome = await work(self._context)
+            await self._end(JobState.SUCCEEDED, result=outcome.result, commit=outcome.commit)
+        except JobCancelled:
+            await self._end(JobState.CANCELLED)
+        except (LeaseLostError, OperationalError, InterfaceError):
+            raise
+        except Exception as error:
+            await self._end(JobState.FAILED, error=describe_failure(error, self._lease.job.name))
+
+    def hand_back(self) -> None:
+        """Ends the process after the lease was given back."""
+        self._handing_back = asyncio.create_task(self._release())
+
+    async def _release(self) -> None:
+        name = self._lease.job.name
+        try:
+            async with self._writing:
+                if not self._is_finished:
+                    await self._flush()
+                    await self._queue.release(self._lease)
+                    log.info("told to stop; the job goes on with the next worker", extra={"job": name})
+        finally:
+            os._exit(TERMINATED_EXIT_CODE)  # the work may be deep in a thread, which nothing else ends
+
+    async def _end(
+        self,
+        state: JobState,
+        *,
+        result: dict[str, Any] | None = None,
+        error: dict[str, Any] | None = None,
+        commit: Commit | None = None,
+    ) -> None:
+        async with self._writing:
+            await self._flush()
+            async with self._queue.finishing(self._lease, state, result=result, error=error) as connection:
+                if commit:
+                    await commit(connection)
+            self._is_finished = True
+
+    async def _flush(self) -> None:
+        """Writes the events that are waiting; they stay in line if it fails."""
+        if events := self._context.take_events():
+            try:
+                await self._queue.emit(self._lease, events)
+            except (SQLAlchemyError, OSError):
+                self._context.give_back_events(events)
+                raise
 
 
 def describe_failure(error: Exception, job: str) -> dict[str, Any]:
@@ -123,24 +201,6 @@ def describe_failure(error: Exception, job: str) -> dict[str, Any]:
     log.error("the work failed", exc_info=error, extra={"job": job, "error_id": error_id})
     message = f"internal error {error_id} ({type(error).__name__}); the worker's log has the details under this id"
     return {"code": "INTERNAL", "reason": "INTERNAL", "message": message, "metadata": {"error_id": error_id}}
-
-
-async def _keep(queue: JobQueue, lease: Lease, context: JobContext) -> None:
-    """Renews the lease, writes events and hears of a cancel, until the work is done."""
-    interval_s = min(queue.lease_s / 5, 2.0)
-    loop = asyncio.get_running_loop()
-    next_beat = loop.time()
-    try:
-        while True:
-            if events := context.take_events():
-                await queue.emit(lease, events)
-            if loop.time() >= next_beat:
-                next_beat = loop.time() + interval_s
-                if await queue.heartbeat(lease) is JobState.CANCELLING:
-                    context.request_cancel()
-            await asyncio.sleep(FLUSH_INTERVAL_S)
-    except LeaseLostError:
-        _leave(lease.job.name)
 
 
 def _leave(name: str) -> None:
