@@ -10,10 +10,11 @@ def render_markdown(sheet: dict[str, Any]) -> str:
     """Tables of the steps, splits, labels and personal data."""
     source = sheet["source"]
     dropped = sum(step["dropped_count"] for step in sheet["steps"])
-    kept = sum(split["row_count"] for split in sheet["splits"].values())
+    stay = sum(split["row_count"] for split in sheet["splits"].values())
     parts = [
         f"# {sheet['revision']}\n",
-        f"{source['row_count']} rows came in, {dropped} were dropped, {kept} stay. Source sha256 `{source['sha256']}`.\n",
+        f"{source['row_count']} rows came in, {dropped} were dropped, {stay} stay.\n",
+        f"Source sha256: `{source['sha256']}`\n",
         "## What was dropped or changed, and why\n",
         _table(("step", "reason", "rows", "for example"), _step_rows(sheet)),
         "## Splits\n",
@@ -30,7 +31,7 @@ def render_markdown(sheet: dict[str, Any]) -> str:
                 ]
                 for name, split in sheet["splits"].items()
             ),
-        ),  # fmt: skip
+        ),
         f"{sheet['unit_count']} parts were not divided: groups, equal prompts, clusters of near duplicates.",
         "".join(
             f" {count} rows of {split} carry a label that training never shows."
@@ -68,7 +69,7 @@ def _label_rows(sheet: dict[str, Any]) -> Iterable[Sequence[object]]:
 
 
 def _pii(pii: dict[str, Any]) -> str:
-    masked = pii["masked_span_count"]
+    masked, changed = pii["masked_span_count"], pii["completions_masked_count"]
     table = _table(
         ("type", "found", "in rows", "masked"),
         (
@@ -78,7 +79,7 @@ def _pii(pii: dict[str, Any]) -> str:
     )
     return (
         f"{table}\n{pii['masked_character_count']} of {pii['scanned_character_count']} characters were masked; "
-        f"{pii['completions_masked_count']} answers were changed, {pii['completions_underivable_count']} of them in a value "
+        f"{changed} answers were changed, {pii['completions_underivable_count']} of them in a value "
         "that their prompt does not hold.\n"
     )
 

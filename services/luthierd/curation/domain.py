@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import Any
+
+REVISION_KIND = "revision"
+"""Kind of the jobs that make revisions; the job's name is the revision's."""
 
 
 class Split(enum.StrEnum):
@@ -111,8 +115,13 @@ class Dataset:
     create_time: float
     update_time: float
     revision_count: int = 0
+    """Revisions ever begun; the next one is `r<count + 1>`."""
     latest_revision: str = ""
-    etag: str = ""
+
+    @property
+    def etag(self) -> str:
+        """Changes with every change."""
+        return hashlib.sha256(canonical_json(vars(self))).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,157 @@
+"""Datasets: importing rows as the source, all or nothing, and reading what there is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+import pathlib
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol, cast
+
+from luthierd.curation.domain import Dataset, row_to_json
+from luthierd.curation.rows import ImportLimits, parse_rows, read_lines
+from luthierd.errors import DataLossError, InvalidArgumentError, NotFoundError
+from luthierd.names import DATASET, TENANT, parse_id
+from luthierd.rpc.paging import Page, PageRequest
+from luthierd.storage.blobs import Blob, BlobStore, DiskFullError
+
+MEMORY_BYTES = 4 * 1024 * 1024
+"""Imports up to this size do not touch the disk before they are known to be good."""
+
+
+class DatasetNotFoundError(NotFoundError):
+    """No such dataset."""
+
+    reason = "DATASET_NOT_FOUND"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"there is no dataset {name}; `luthier dataset list` shows those there are", metadata={"dataset": name}
+        )
+
+
+class ImportDigestMismatchError(DataLossError):
+    """What arrived is not what was sent."""
+
+    reason = "IMPORT_DIGEST_MISMATCH"
+
+    def __init__(self, *, expected: str, actual: str) -> None:
+        super().__init__(
+            f"the bytes that arrived have the sha256 {actual}, not {expected}; send them again",
+            metadata={"expected_sha256": expected, "actual_sha256": actual},
+        )
+
+
+class ImportTooLargeError(InvalidArgumentError):
+    """More bytes than one import may have."""
+
+    reason = "IMPORT_TOO_LARGE"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(
+            f"the import is larger than {limit_bytes} bytes; import it as several datasets",
+            metadata={"limit_bytes": str(limit_bytes)},
+        )
+
+
+class DatasetStore(Protocol):
+    """Where datasets are kept."""
+
+    async def get(self, name: str) -> Dataset | None: ...
+
+    async def list(self, tenant: str, page: PageRequest) -> Page[Dataset]: ...
+
+    async def put_source(self, name: str, source_sha256: str, row_count: int) -> Dataset: ...
+
+
+@dataclass(frozen=True)
+class _Source:
+    blob: Blob
+    row_count: int
+
+
+class Datasets:
+    """The use cases. Rows are spooled below `spool_folder` while they arrive."""
+
+    def __init__(
+        self,
+        store: DatasetStore,
+        blobs: BlobStore,
+        *,
+        limits: ImportLimits,
+        max_import_bytes: int,
+        spool_folder: pathlib.Path,
+    ) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._limits = limits
+        self._max_import_bytes = max_import_bytes
+        self._spool_folder = spool_folder
+
+    async def import_rows(
+        self, parent: str, dataset_id: str, chunks: AsyncIterator[bytes], *, expected_sha256: str
+    ) -> Dataset:
+        """Makes the rows the dataset's source.
+
+        RowError, ImportEmptyError, ImportTooLargeError, ImportDigestMismatchError or DiskFullError: nothing changed.
+        """
+        (tenant,) = TENANT.parse(parent, field="header.parent")
+        name = DATASET.format(tenant, parse_id(dataset_id, field="header.dataset_id"))
+        with _disk_full_named(self._spool_folder):
+            self._spool_folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.SpooledTemporaryFile(MEMORY_BYTES, dir=str(self._spool_folder)) as spooled:
+                upload = cast(BinaryIO, spooled)
+                await self._receive(chunks, upload, expected_sha256)
+                source = await asyncio.to_thread(self._store_rows, upload)
+        return await self._store.put_source(name, source.blob.sha256, source.row_count)
+
+    async def get(self, name: str) -> Dataset:
+        """DatasetNotFoundError."""
+        DATASET.parse(name)
+        found = await self._store.get(name)
+        if found is None:
+            raise DatasetNotFoundError(name)
+        return found
+
+    async def list(self, parent: str, page_size: int, page_token: str) -> Page[Dataset]:
+        """A page of the tenant's datasets, by name."""
+        (tenant,) = TENANT.parse(parent, field="parent")
+        return await self._store.list(tenant, PageRequest.parse(page_size, page_token, "datasets", parent))
+
+    async def _receive(self, chunks: AsyncIterator[bytes], upload: BinaryIO, expected_sha256: str) -> None:
+        digest, size = hashlib.sha256(), 0
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > self._max_import_bytes:
+                raise ImportTooLargeError(self._max_import_bytes)
+            digest.update(chunk)
+            await asyncio.to_thread(upload.write, chunk)
+        if expected_sha256 and digest.hexdigest() != expected_sha256.lower():
+            raise ImportDigestMismatchError(expected=expected_sha256, actual=digest.hexdigest())
+
+    def _store_rows(self, upload: BinaryIO) -> _Source:
+        """Parses what arrived and stores it in canonical form."""
+        upload.seek(0)
+        count = 0
+        with tempfile.NamedTemporaryFile(dir=self._spool_folder, suffix=".jsonl") as canonical:
+            for row in parse_rows(read_lines(upload, self._limits), self._limits):
+                canonical.write(row_to_json(row) + b"\n")
+                count += 1
+            canonical.flush()
+            return _Source(self._blobs.put_file(pathlib.Path(canonical.name)), count)
+
+
+@contextlib.contextmanager
+def _disk_full_named(folder: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        raise DiskFullError(
+            f"no room for the import below {folder}; free some space and try again", metadata={"folder": str(folder)}
+        ) from error

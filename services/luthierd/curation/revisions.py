@@ -1,0 +1,150 @@
+"""Dataset revisions: begun as durable jobs, immutable once READY."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from luthierd.curation.datasets import DatasetNotFoundError
+from luthierd.curation.domain import REVISION_KIND, Dataset, RevisionContent, Split
+from luthierd.curation.recipe import Recipe, parse_recipe
+from luthierd.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from luthierd.jobs.queue import Job, JobNotFoundError, JobQueue, JobState
+from luthierd.names import DATASET, DATASET_REVISION, TENANT
+from luthierd.rpc.paging import Page, PageRequest
+from luthierd.storage.blobs import BlobStore
+
+MAX_PIECE_BYTES = 1024 * 1024
+"""Most bytes of one answer of `read`."""
+EVERY_DATASET = "-"
+
+
+class RevisionNotFoundError(NotFoundError):
+    """No such revision."""
+
+    reason = "DATASET_REVISION_NOT_FOUND"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"there is no revision {name}; `luthier dataset list` shows those there are",
+            metadata={"dataset_revision": name},
+        )
+
+
+class RevisionNotReadyError(FailedPreconditionError):
+    """The revision has no content (yet)."""
+
+    reason = "DATASET_REVISION_NOT_READY"
+
+    def __init__(self, name: str, state: JobState) -> None:
+        shown = {JobState.QUEUED: "CURATING", JobState.RUNNING: "CURATING"}.get(state, state.value)
+        advice = "curate again" if state.is_final else "wait until it is"
+        super().__init__(f"{name} is {shown}, not READY; {advice}", metadata={"dataset_revision": name, "state": shown})
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A revision as it is now. `content` is there once `state` is SUCCEEDED, which is called READY outside."""
+
+    name: str
+    state: JobState
+    source_sha256: str
+    recipe: Recipe
+    content: RevisionContent | None
+    error: dict[str, Any] | None
+    create_time: float
+    end_time: float | None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some bytes of a blob, and what the whole is."""
+
+    data: bytes
+    size_bytes: int
+    sha256: str
+
+
+class RevisionStore(Protocol):
+    """Where revisions begin."""
+
+    async def get(self, name: str) -> Dataset | None: ...
+
+    async def begin_revision(self, dataset_name: str, recipe: dict[str, Any]) -> Job | None: ...
+
+
+class Revisions:
+    """The use cases. `wake` is called when there is work."""
+
+    def __init__(self, store: RevisionStore, queue: JobQueue, blobs: BlobStore, *, wake: Callable[[], None]) -> None:
+        self._store = store
+        self._queue = queue
+        self._blobs = blobs
+        self._wake = wake
+
+    async def curate(self, dataset_name: str, recipe: Recipe) -> Revision:
+        """Begins a revision of the dataset's present source. DatasetNotFoundError."""
+        DATASET.parse(dataset_name)
+        job = await self._store.begin_revision(dataset_name, recipe.to_mapping())
+        if job is None:
+            raise DatasetNotFoundError(dataset_name)
+        self._wake()
+        return _revision(job)
+
+    async def get(self, name: str) -> Revision:
+        """RevisionNotFoundError."""
+        DATASET_REVISION.parse(name)
+        try:
+            return _revision(await self._queue.get(name))
+        except JobNotFoundError:
+            raise RevisionNotFoundError(name) from None
+
+    async def list(self, parent: str, page_size: int, page_token: str) -> Page[Revision]:
+        """A page of a dataset's revisions, newest first; of all datasets for `tenants/{tenant}/datasets/-`."""
+        page = PageRequest.parse(page_size, page_token, "revisions", parent)
+        if parent.endswith(f"/datasets/{EVERY_DATASET}"):
+            TENANT.parse(parent.removesuffix(f"/datasets/{EVERY_DATASET}"), field="parent")
+            prefix = parent.removesuffix(EVERY_DATASET)
+        else:
+            DATASET.parse(parent, field="parent")
+            if await self._store.get(parent) is None:
+                raise DatasetNotFoundError(parent)
+            prefix = f"{parent}/revisions/"
+        jobs = await self._queue.list(prefix, page, kind=REVISION_KIND)
+        return Page(tuple(_revision(job) for job in jobs.items), jobs.next_page_token)
+
+    async def cancel(self, name: str) -> Revision:
+        """Asks a running curation to end; a finished revision stays as it is. RevisionNotFoundError."""
+        await self.get(name)
+        return _revision(await self._queue.cancel(name))
+
+    async def read(self, name: str, part: Split | None, *, offset_bytes: int, limit_bytes: int) -> Piece:
+        """A piece of a split's JSONL, or of the datasheet (None). RevisionNotReadyError."""
+        if offset_bytes < 0:
+            raise InvalidArgumentError.of_field("offset_bytes", f"{offset_bytes} is negative")
+        if limit_bytes < 0:
+            raise InvalidArgumentError.of_field("limit_bytes", f"{limit_bytes} is negative; 0 asks for the most")
+        revision = await self.get(name)
+        if revision.content is None:
+            raise RevisionNotReadyError(name, revision.state)
+        sha256 = revision.content.datasheet_sha256
+        if part is not None:
+            sha256 = next(file.sha256 for file in revision.content.splits if file.split is part)
+        limit_bytes = min(limit_bytes or MAX_PIECE_BYTES, MAX_PIECE_BYTES)
+        data = await asyncio.to_thread(self._blobs.read_range, sha256, offset_bytes, limit_bytes)
+        return Piece(data, await asyncio.to_thread(self._blobs.size_bytes, sha256), sha256)
+
+
+def _revision(job: Job) -> Revision:
+    return Revision(
+        name=job.name,
+        state=job.state,
+        source_sha256=job.payload["source_sha256"],
+        recipe=parse_recipe(job.payload["recipe"]),
+        content=RevisionContent.from_json(job.result) if job.result else None,
+        error=job.error,
+        create_time=job.create_time,
+        end_time=job.end_time,
+    )
