@@ -121,7 +121,7 @@ class Transport:
                     "or name another installation with --endpoint",
                     metadata={"service": self.service},
                 )
-            self._channel.append(_open_channel(self.address, self._tls))
+            self._channel.append(open_channel(self.address, self._tls))
         return self._channel[0]
 
     async def close(self) -> None:
@@ -309,7 +309,7 @@ def new_request_id() -> str:
     return str(uuid.uuid4())
 
 
-def _open_channel(address: str, tls: TlsOptions | None) -> grpc.aio.Channel:
+def open_channel(address: str, tls: TlsOptions | None) -> grpc.aio.Channel:
     if tls is None:
         return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
     credentials = grpc.ssl_channel_credentials(

@@ -1,0 +1,69 @@
+"""luthier auth issue"""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+from luthier.cli.session import Group, Session
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}
+MAX_TTL_S = 366 * 86400
+
+
+@click.group(cls=Group)
+def auth() -> None:
+    """Tokens: who may call, for which tenant, with which scopes, until when."""
+
+
+@auth.command()
+@click.option("--scopes", metavar="SCOPE,...", help="Comma separated; default: all a tenant can have.")
+@click.option("--ttl", default="24h", show_default=True, metavar="TIME", help="E.g. 30m, 24h, 90d.")
+@click.option("--subject", default="cli", show_default=True, help="Who it is for; services write it into their logs.")
+def issue(session: Session, *, scopes: str | None, ttl: str, subject: str) -> None:
+    """Sign a token for --tenant with this machine's key (made by `luthier up`)."""
+    import time
+
+    from luthier import names, profiles, tokens
+
+    if not session.tenant_option:
+        raise click.UsageError("name the tenant: --tenant T", ctx=click.get_current_context())
+    names.tenant(session.tenant_option)
+    chosen = _scopes(scopes)
+    ttl_s = parse_ttl(ttl)
+    expires_s = int(time.time()) + ttl_s
+    key = profiles.home() / "keys" / "private.pem"
+    token = tokens.mint(key, tenant=session.tenant_option, scopes=chosen, ttl_s=ttl_s, subject=subject)
+    if session.as_json:
+        session.emit({"token": token, "tenant": session.tenant_option, "scopes": list(chosen), "expires_s": expires_s})
+        return
+    click.echo(token)
+    until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(expires_s))
+    session.note(f"for tenant {session.tenant_option} until {until}; present it with LUTHIER_TOKEN or a profile file")
+
+
+def _scopes(value: str | None) -> tuple[str, ...]:
+    from luthier import tokens
+    from luthier.config_files import nearest_key
+
+    if value is None:
+        return tokens.SCOPES
+    chosen = tuple(scope for scope in re.split(r"[,\s]+", value) if scope)
+    for scope in chosen:
+        if scope not in tokens.SCOPES:
+            nearest = nearest_key(scope, tokens.SCOPES)
+            hint = f"did you mean '{nearest}'?" if nearest else f"scopes: {', '.join(tokens.SCOPES)}"
+            raise click.BadParameter(f"there is no scope '{scope}'; {hint}", param_hint="--scopes")
+    if not chosen:
+        raise click.BadParameter("name at least one scope", param_hint="--scopes")
+    return chosen
+
+
+def parse_ttl(value: str) -> int:
+    """Seconds of `90`, `30m`, `24h` or `7d`."""
+    match = re.fullmatch(r"(\d+)([smhd]?)", value.strip())
+    ttl_s = int(match[1]) * _UNITS_S[match[2]] if match else 0
+    if not 0 < ttl_s <= MAX_TTL_S:
+        raise click.BadParameter(f"'{value}' is not a time of 1s to 366d such as 30m, 24h or 90d", param_hint="--ttl")
+    return ttl_s

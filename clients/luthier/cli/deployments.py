@@ -1,0 +1,107 @@
+"""luthier deploy | promote | rollback | undeploy | deployments"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from luthier.cli.session import Command, Session
+
+if TYPE_CHECKING:
+    from luthier.client import AsyncClient
+    from luthier.inference.v1.deployment_pb2 import Deployment, Generation
+
+
+@click.command(cls=Command)
+@click.argument("name")
+@click.argument("adapter_revision")
+@click.option("--stage", is_flag=True, help="Load and prove it, but leave the live one until `luthier promote`.")
+def deploy(session: Session, *, name: str, adapter_revision: str, stage: bool) -> None:
+    """Verify, load and probe ADAPTER_REVISION and make it live under NAME, while requests run.
+
+    ADAPTER_REVISION: `ID/REVISION`, a resource name, or ID (latest).
+    """
+    from luthier.cli.adapters import latest_revision
+    from luthier.cli.progress import Progress
+
+    resource = session.name("deployment", name)
+
+    async def work(client: AsyncClient) -> Deployment:
+        revision = await latest_revision(client, session, adapter_revision)
+        with Progress(session, f"deploying {revision}") as progress:
+            progress.update(f"deploying {revision}")
+            return await client.deployments.deploy(resource, adapter_revision=revision, stage_only=stage)
+
+    _show_one(session, session.run(work))
+
+
+@click.command(cls=Command)
+@click.argument("name")
+def promote(session: Session, *, name: str) -> None:
+    """Make the staged revision of deployment NAME live."""
+    resource = session.name("deployment", name)
+    _show_one(session, session.run(lambda client: client.deployments.promote(resource)))
+
+
+@click.command(cls=Command)
+@click.argument("name")
+def rollback(session: Session, *, name: str) -> None:
+    """Make the previous revision of deployment NAME live again."""
+    resource = session.name("deployment", name)
+    _show_one(session, session.run(lambda client: client.deployments.rollback(resource)))
+
+
+@click.command(cls=Command)
+@click.argument("name")
+def undeploy(session: Session, *, name: str) -> None:
+    """Remove deployment NAME. Requests in flight finish."""
+    resource = session.name("deployment", name)
+    session.run(lambda client: client.deployments.delete(resource))
+    if session.as_json:
+        session.emit({"name": resource, "deleted": True})
+    else:
+        click.echo(f"{resource}: removed")
+
+
+@click.command(cls=Command)
+def deployments(session: Session) -> None:
+    """List the tenant's deployments."""
+    from luthier.cli.documents import to_document, when
+
+    async def work(client: AsyncClient) -> list[Deployment]:
+        return [found async for found in client.deployments.list(session.parent)]
+
+    found = session.run(work)
+    if session.as_json:
+        session.emit({"deployments": [to_document(one) for one in found]})
+        return
+    rows = [
+        (one.name, one.revision, _text(one.live), _text(one.candidate), _text(one.previous), when(one.update_time))
+        for one in found
+    ]
+    session.table(["name", "#revision", "live", "candidate", "previous", "changed (UTC)"], rows)
+
+
+def _show_one(session: Session, found: Deployment) -> None:
+    from luthier.cli.documents import to_document
+
+    if session.as_json:
+        session.emit(to_document(found))
+        return
+    click.echo(f"{found.name}: revision {found.revision}, live {_text(found.live) or 'nothing'}")
+    if found.HasField("candidate"):
+        session.note(f"candidate {_text(found.candidate)}; make it live: luthier promote {found.name}")
+    if found.HasField("previous"):
+        session.note(f"previous {_text(found.previous)}; go back: luthier rollback {found.name}")
+
+
+def _text(generation: Generation) -> str:
+    """The adapter revision behind a generation, with its state unless it is READY."""
+    from luthier.cli.documents import to_document
+
+    if not generation.generation:
+        return ""
+    state = str(to_document(generation)["state"])
+    short = "/".join(generation.adapter_revision.split("/")[-3::2])
+    return f"{short} ({generation.adapter_sha256[:8]})" + ("" if state == "READY" else f" {state}")

@@ -1,0 +1,163 @@
+"""luthier evaluate"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import TYPE_CHECKING
+
+import click
+
+from luthier.cli.session import Command, Session
+
+if TYPE_CHECKING:
+    from luthier.client import AsyncClient
+    from luthier.evaluator.v1.evaluation_pb2 import ArmResult, Evaluation, EvaluationConfig
+
+ARMS = ("base", "prompted", "rag", "adapter", "adapter_rag")
+
+
+@click.command(cls=Command)
+@click.argument("adapter_revision")
+@click.option("--dataset", metavar="REVISION", help="The rows; default: the revision that the adapter was trained on.")
+@click.option("--split", type=click.Choice(["holdout", "validation"]), help="Which rows. Default holdout.")
+@click.option("--arms", metavar="ARM,...", help=f"Ways to answer: {','.join(ARMS)}. Default all.")
+@click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Most rows; 0: all.")
+@click.option("--config", type=click.Path(path_type=pathlib.Path), help="YAML of an EvaluationConfig; options win.")
+@click.option("--report", type=click.Path(dir_okay=False, path_type=pathlib.Path), help="HTML file to write.")
+@click.option("--detach", is_flag=True, help="Do not wait.")
+def evaluate(
+    session: Session,
+    *,
+    adapter_revision: str,
+    dataset: str | None,
+    split: str | None,
+    arms: str | None,
+    limit: int | None,
+    config: pathlib.Path | None,
+    report: pathlib.Path | None,
+    detach: bool,
+) -> None:
+    """Compare ways to answer the same rows: paired, with 95 % intervals, latency and cost.
+
+    ADAPTER_REVISION: `ID/REVISION`, a resource name, or ID (latest).
+    """
+    import asyncio
+
+    from luthier.cli.adapters import latest_revision
+    from luthier.cli.datasets import latest_revision as latest_dataset_revision
+    from luthier.cli.datasets import revision_name
+    from luthier.cli.documents import to_document
+    from luthier.cli.watching import follow
+
+    if detach and report:
+        raise click.UsageError("--report needs the finished evaluation: leave out --detach")
+    how = _config(config, split=split, arms=arms, limit=limit)
+
+    async def work(client: AsyncClient) -> Evaluation:
+        rows = await latest_dataset_revision(client, revision_name(session, dataset)) if dataset else ""
+        adapter = await latest_revision(client, session, adapter_revision)
+        created = await client.evaluations.create(
+            session.parent, adapter_revision=adapter, dataset_revision=rows, config=how
+        )
+        session.following = created.name
+        if detach:
+            return created
+        session.note(created.name)
+        if session.as_json:
+            session.emit({"event": "created"} | to_document(created))
+        found: Evaluation = await follow(client, session, created.name)
+        if report:
+            content = await client.evaluations.read_report(found.name)
+            await asyncio.to_thread(report.write_bytes, content)
+        return found
+
+    evaluation = session.run(work)
+    if session.as_json:
+        session.emit(({} if detach else {"event": "result"}) | to_document(evaluation))
+        return
+    click.echo(evaluation.name)
+    if detach:
+        session.note(f"watch it: luthier jobs watch {evaluation.name}")
+        return
+    show(session, evaluation)
+    if report:
+        session.note(f"report: {report}")
+    session.note(f"next: luthier gate {evaluation.name} --policy FILE.yaml")
+
+
+def _config(path: pathlib.Path | None, *, split: str | None, arms: str | None, limit: int | None) -> EvaluationConfig:
+    from luthier import config_files
+    from luthier.evaluator.v1.evaluation_pb2 import EvaluationConfig
+
+    options: dict[str, object] = {}
+    if split is not None:
+        options["split"] = split
+    if limit is not None:
+        options["row_limit"] = limit
+    if arms is not None:
+        options["arms"] = [arm.strip() for arm in arms.split(",") if arm.strip()]
+    given = config_files.load(options, EvaluationConfig)
+    if path is None:
+        return given
+    stored = config_files.load(path, EvaluationConfig)
+    if given.arms:
+        stored.ClearField("arms")
+    stored.MergeFrom(given)
+    return stored
+
+
+def show(session: Session, evaluation: Evaluation) -> None:
+    """Arms by metrics, then what the adapter differs by from every other arm."""
+    from luthier.cli.documents import interval
+
+    metrics = list(dict.fromkeys(value.metric for arm in evaluation.arms for value in arm.metrics))
+    session.table(
+        ["arm", "#rows", "#failed", *(f"#{metric}" for metric in metrics), "#p50 ms", "#p95 ms", "#cost per 1,000"],
+        [
+            (
+                arm_name(arm.arm),
+                arm.row_count,
+                arm.failed_row_count,
+                *_means(arm, metrics),
+                f"{arm.latency_ms_p50:.0f}",
+                f"{arm.latency_ms_p95:.0f}",
+                f"{arm.cost_per_1000:.4f}",
+            )
+            for arm in evaluation.arms
+        ],
+        title="mean [95 % interval]",
+    )
+    session.table(
+        ["metric", "difference of", "#estimate", "#rows", "#groups"],
+        [
+            (
+                d.metric,
+                f"{arm_name(d.arm)} - {arm_name(d.reference)}",
+                interval(d.difference, d.interval_low, d.interval_high),
+                d.row_count,
+                d.group_count,
+            )
+            for d in evaluation.differences
+        ],
+        title="paired differences [95 % interval, clustered by group]",
+    )
+
+
+def arm_name(number: int) -> str:
+    from luthier.cli.documents import short_name
+    from luthier.evaluator.v1.evaluation_pb2 import Arm
+
+    return short_name(Arm.Name(Arm.ValueType(number)), "ARM_UNSPECIFIED").lower()
+
+
+def _means(arm: ArmResult, metrics: list[str]) -> list[str]:
+    from luthier.cli.documents import interval
+
+    found = {value.metric: value for value in arm.metrics}
+    return [
+        ""
+        if (value := found.get(metric)) is None
+        else interval(value.mean, value.interval_low, value.interval_high)
+        + (f" ({value.coverage:.0%} of rows)" if value.coverage < 1 else "")
+        for metric in metrics
+    ]

@@ -1,0 +1,141 @@
+"""luthier up | down | status: the installation on this machine, through `python -m luthierd.supervisor`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from luthier.cli import exits
+from luthier.cli.session import Command, Session
+from luthier.errors import LuthierError
+
+# What only the client reads: the servers refuse LUTHIER_ variables that they do not know.
+CLIENT_VARIABLES = ("LUTHIER_ENDPOINT", "LUTHIER_TENANT", "LUTHIER_TOKEN", "LUTHIER_PROFILE")
+
+
+class SupervisorError(LuthierError):
+    """The supervisor could not do it; its own reason and message."""
+
+
+class NotInstalledError(LuthierError):
+    reason = "SERVERS_NOT_INSTALLED"
+
+
+@click.command(cls=Command)
+def up(session: Session) -> None:
+    """Start the four services on this machine and wait until they serve. What runs already is left alone."""
+    from luthier.cli.progress import Progress
+
+    _only_here(session, "up")
+    result: dict[str, Any] = {}
+    with Progress(session, "starting") as progress:
+        served = 0
+        for event in supervise("up"):
+            if event["event"] == "result":
+                result = event
+                continue
+            if session.as_json:
+                session.emit(event)
+            elif event["event"] == "serving":
+                served += 1
+                progress.note(f"{event['service']} serves on {event['address']}")
+                progress.update("starting", done=served, total=4)
+            elif event["event"] == "starting":
+                progress.update("starting", done=served, total=4, detail=f"{event['service']} (log: {event['log']})")
+    _show(session, result)
+
+
+@click.command(cls=Command)
+def down(session: Session) -> None:
+    """Stop the services and workers of this machine. Jobs go on after the next `luthier up`."""
+    _only_here(session, "down")
+    for event in supervise("down"):
+        if session.as_json:
+            session.emit(event)
+        elif event["event"] == "stopping":
+            session.note(f"stopping {event['service']}")
+        elif event["event"] == "killing":
+            session.note(f"process {event['pid']} did not stop in {event['after_s']:.0f} s: killed")
+        elif event["event"] == "result":
+            click.echo(f"stopped {', '.join(event['stopped'])}" if event["stopped"] else "nothing was running")
+
+
+@click.command(cls=Command)
+def status(session: Session) -> int:
+    """Show what runs and whether it serves. Exit code 69 if something does not."""
+    from luthier import profiles
+
+    if session.endpoint or os.environ.get("LUTHIER_ENDPOINT"):
+        from luthier.cli.health import health_of
+
+        endpoints = session.profile.endpoints
+        addresses = {name: getattr(endpoints, name) for name in ("curation", "trainer", "evaluator", "inference")}
+        health = health_of(addresses, endpoints.tls)
+        services = {name: {"address": addresses[name], "health": health[name]} for name in addresses}
+        result: dict[str, Any] = {"event": "result", "services": services}
+    else:
+        result = {"event": "result", "home": str(profiles.home())}
+        for event in supervise("status"):
+            result |= event if event["event"] == "result" else {}
+    return _show(session, result)
+
+
+def _only_here(session: Session, verb: str) -> None:
+    if session.endpoint:
+        raise click.UsageError(f"`luthier {verb}` works on this machine only: leave out --endpoint")
+
+
+def supervise(verb: str) -> Iterator[dict[str, Any]]:
+    """Yields the supervisor's events; `SupervisorError` for its error. Ctrl-C reaches it too, and it stops."""
+    if importlib.util.find_spec("luthierd") is None:
+        raise NotInstalledError(
+            "the servers are not installed here; install them with `make setup` in a clone, or with the extras that "
+            "`luthier doctor` lists, or name a remote installation with --endpoint"
+        )
+    environment = {key: value for key, value in os.environ.items() if key not in CLIENT_VARIABLES}
+    command = [sys.executable, "-m", "luthierd.supervisor", verb, "--json"]
+    ended = False
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:  # noqa: S603
+        assert process.stdout is not None
+        for line in process.stdout:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if event.get("event") == "error":
+                raise SupervisorError(event["message"], reason=event.get("reason"), metadata=event.get("metadata"))
+            ended |= event.get("event") == "result"
+            yield event
+    if not ended:
+        raise SupervisorError(
+            f"the supervisor ended with code {process.returncode} and no result; its own words are above",
+            reason="SUPERVISOR_FAILED",
+        )
+
+
+def _show(session: Session, result: dict[str, Any]) -> int:
+    services: dict[str, dict[str, Any]] = result.get("services", {})
+    serving = bool(services) and all(service.get("health") == "SERVING" for service in services.values())
+    if session.as_json:
+        session.emit(result)
+    else:
+        session.table(
+            ["service", "health", "address", "pid", "metrics"],
+            [
+                (name, s.get("health", ""), s.get("address", ""), s.get("pid", ""), s.get("metrics_address", ""))
+                for name, s in services.items()
+            ],
+        )
+        http_address = services.get("inference", {}).get("http_address")
+        if http_address:
+            click.echo(f"OpenAI-compatible: http://{http_address}/v1")
+        if not serving:
+            session.note("start what does not run with `luthier up`")
+    return exits.OK if serving else exits.UNAVAILABLE

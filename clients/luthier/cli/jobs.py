@@ -1,0 +1,117 @@
+"""luthier jobs list | watch | cancel: training jobs, evaluations and dataset revisions alike, by resource name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from luthier.cli.session import Group, Session
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from luthier.client import AsyncClient
+
+
+@click.group(cls=Group)
+def jobs() -> None:
+    """Work that goes on by itself: training jobs, evaluations, curations."""
+
+
+@jobs.command("list")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Most jobs of each kind.")
+@click.option("--active", is_flag=True, help="Only those that are not final.")
+def list_(session: Session, *, limit: int, active: bool) -> None:
+    """List the tenant's jobs, newest first."""
+    from luthier.cli.documents import state_of, to_document, when
+
+    found = session.run(lambda client: _all(client, session.parent, limit))
+    if active:
+        found = [job for job in found if state_of(job) in {"QUEUED", "RUNNING", "CURATING", "CANCELLING"}]
+    if session.as_json:
+        session.emit({"jobs": [{"kind": kind_name(job)} | to_document(job) for job in found]})
+        return
+    rows = [
+        (job.name, kind_name(job), state_of(job), when(job.create_time), _progress(job), job.error.message)
+        for job in found
+    ]
+    session.table(["name", "kind", "state", "created (UTC)", "progress", "error"], rows)
+
+
+@jobs.command()
+@click.argument("name")
+def watch(session: Session, *, name: str) -> None:
+    """Follow a job until it is final. It can be interrupted and watched again."""
+    from luthier.cli.documents import to_document
+    from luthier.cli.watching import follow
+
+    job = session.run(lambda client: follow(client, session, name))
+    if session.as_json:
+        session.emit({"event": "result"} | to_document(job))
+        return
+    click.echo(getattr(job, "adapter_revision", "") if kind_name(job) == "training" else job.name)
+
+
+@jobs.command()
+@click.argument("name")
+def cancel(session: Session, *, name: str) -> None:
+    """Ask a job to end. A finished job stays as it is."""
+    from luthier.cli.documents import state_of, to_document
+    from luthier.cli.watching import kind_of
+
+    async def work(client: AsyncClient) -> Any:
+        verbs = {
+            "training_job": client.training_jobs.cancel,
+            "evaluation": client.evaluations.cancel,
+            "dataset_revision": client.datasets.cancel_revision,
+        }
+        kind = kind_of(name)
+        if kind not in verbs:
+            raise click.UsageError(f"an import of a base model cannot be cancelled: {name}")
+        return await verbs[kind](name)
+
+    job = session.run(work)
+    if session.as_json:
+        session.emit(to_document(job))
+    else:
+        click.echo(f"{job.name}: {state_of(job)}")
+
+
+async def _all(client: AsyncClient, parent: str, limit: int) -> list[Any]:
+    found: list[Any] = []
+    for source in (
+        client.training_jobs.list(parent),
+        client.evaluations.list(parent),
+        client.datasets.list_revisions(f"{parent}/datasets/-"),
+    ):
+        found += await _first(source, limit)
+    return sorted(found, key=lambda job: (job.create_time.seconds, job.create_time.nanos), reverse=True)
+
+
+async def _first(source: AsyncIterator[Any], limit: int) -> list[Any]:
+    found = []
+    async for job in source:
+        found.append(job)
+        if len(found) == limit:
+            break
+    return found
+
+
+def kind_name(job: Any) -> str:
+    kinds = {
+        "TrainingJob": "training",
+        "Evaluation": "evaluation",
+        "DatasetRevision": "curation",
+        "BaseModel": "import",
+    }
+    return kinds[job.DESCRIPTOR.name]
+
+
+def _progress(job: Any) -> str:
+    kind = kind_name(job)
+    if kind == "training" and job.HasField("progress"):
+        return f"step {job.progress.step}/{job.progress.total_steps}, loss {job.progress.loss:.3f}"
+    if kind == "evaluation" and job.HasField("progress"):
+        return f"{job.progress.phase} {job.progress.done_count}/{job.progress.total_count}"
+    return ""

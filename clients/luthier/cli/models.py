@@ -1,0 +1,83 @@
+"""luthier model import | list"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import TYPE_CHECKING
+
+import click
+
+from luthier.cli.session import Group, Session
+
+if TYPE_CHECKING:
+    from luthier.client import AsyncClient
+    from luthier.trainer.v1.base_model_pb2 import BaseModel
+
+
+@click.group(cls=Group)
+def model() -> None:
+    """Base models: what adapters are trained on. Shared by all tenants."""
+
+
+@model.command("import")
+@click.argument("name")
+@click.option("--path", metavar="DIR", help="A Hugging Face checkpoint folder on the trainer's machine.")
+@click.option("--package", metavar="PACKAGE", help="An installed Python package that carries a GGUF model.")
+@click.option("--detach", is_flag=True, help="Do not wait for the import.")
+def import_(session: Session, *, name: str, path: str | None, package: str | None, detach: bool) -> None:
+    """Import a base model under NAME and wait until it is READY."""
+    from luthier import names
+    from luthier.cli.documents import size, state_of, to_document
+    from luthier.cli.watching import follow
+
+    if (path is None) == (package is None):
+        raise click.UsageError("name exactly one of --path and --package", ctx=click.get_current_context())
+    resource = session.name("base_model", name)
+    folder = None if path is None else str(pathlib.Path(path).expanduser().absolute())
+
+    async def work(client: AsyncClient) -> BaseModel:
+        found = await client.base_models.import_model(names.parse(resource).id, path=folder, package=package)
+        if not detach and state_of(found) != "READY":
+            found = await follow(client, session, found.name)
+        return found
+
+    found = session.run(work)
+    if session.as_json:
+        session.emit({"event": "result"} | to_document(found))
+        return
+    click.echo(found.name)
+    if not detach:
+        session.note(
+            f"{found.architecture}, {found.parameter_count / 1e6:.0f} million parameters, window "
+            f"{found.context_window_tokens:,} tokens, {size(found.size_bytes)}, sha256 {found.sha256[:12]}"
+        )
+
+
+@model.command("list")
+def list_(session: Session) -> None:
+    """List the base models."""
+    from luthier.cli.documents import size, state_of, to_document
+
+    async def work(client: AsyncClient) -> list[BaseModel]:
+        return [found async for found in client.base_models.list()]
+
+    found = session.run(work)
+    if session.as_json:
+        session.emit({"base_models": [to_document(one) for one in found]})
+        return
+    session.table(
+        ["name", "state", "architecture", "#parameters", "#window", "#size", "sha256", "source"],
+        [
+            (
+                one.name,
+                state_of(one),
+                one.architecture,
+                f"{one.parameter_count:,}",
+                f"{one.context_window_tokens:,}",
+                size(one.size_bytes),
+                one.sha256[:12],
+                one.source,
+            )
+            for one in found
+        ],
+    )
