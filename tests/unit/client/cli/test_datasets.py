@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import hashlib
+import json
+
+import grpc
+from luthier.curation.v1 import dataset_pb2 as pb
+
+REVISION = "tenants/acme/datasets/docs/revisions/r2"
+READY = {
+    "name": REVISION,
+    "state": pb.DATASET_REVISION_STATE_READY,
+    "sha256": "ab" * 32,
+    "splits": [{"split": pb.SPLIT_TRAIN, "row_count": 320, "group_count": 40}],
+    "steps": [{"step": "near_duplicates", "dropped_count": 7, "reason_counts": {"jaccard": 7}}],
+}
+
+
+async def test_files_are_imported_under_the_tenants_name(services, luthier, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "p", "completion": "c"}')
+    services.answers["ImportDataset"] = {"dataset": {"name": "tenants/acme/datasets/docs", "row_count": 1}}
+    found = await luthier("dataset", "import", "docs", tmp_path / "a.jsonl")
+    assert (found.code, found.out) == (0, "tenants/acme/datasets/docs\n")
+    assert "luthier dataset curate docs" in found.err
+    [[header, *data]] = services.asked["ImportDataset"]
+    assert (header.header.parent, header.header.dataset_id) == ("tenants/acme", "docs")
+    assert b"".join(part.data for part in data) == b'{"prompt": "p", "completion": "c"}\n'
+
+
+async def test_a_bad_line_is_told_by_its_own_file(services, luthier, tmp_path, refuse):
+    (tmp_path / "a.jsonl").write_text("1\n2\n3")
+    (tmp_path / "b.jsonl").write_text("4\n5\n")
+    services.answers["ImportDataset"] = refuse(grpc.StatusCode.INVALID_ARGUMENT, "BAD_LINE", line="5")
+    found = await luthier("dataset", "import", "docs", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--json")
+    assert found.code == 65
+    assert found.lines[0]["message"].startswith(f"{tmp_path / 'b.jsonl'} line 2:")
+    assert found.lines[0]["metadata"]["file_line"] == "2"
+
+
+async def test_a_file_that_is_missing_is_wrong_usage(services, luthier, tmp_path):
+    found = await luthier("dataset", "import", "docs", tmp_path / "none.jsonl")
+    assert found.code == 64
+    assert "none.jsonl" in found.err
+
+
+async def test_curating_shows_progress_and_ends_with_the_revision(services, luthier, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("split: {holdout_fraction: 0.3}\n")
+    services.answers["CurateDataset"] = {"revision": {"name": REVISION}}
+    progress = {"step": "pii", "done_row_count": 5, "total_row_count": 9}
+    services.answers["WatchDatasetRevision"] = [
+        {"event": {"event_id": 1, "progress": progress}},
+        {"event": {"event_id": 2, "state": pb.DATASET_REVISION_STATE_READY}},
+    ]
+    services.answers["GetDatasetRevision"] = {"revision": READY}
+    found = await luthier("dataset", "curate", "docs", "--recipe", tmp_path / "recipe.yaml")
+    assert found.code == 0
+    assert found.out.splitlines()[0] == REVISION
+    assert "jaccard 7" in found.out
+    assert "pii 5/9" in found.err
+    assert services.asked["CurateDataset"][0].recipe.split.holdout_fraction == 0.3
+    as_json = await luthier("dataset", "curate", "docs", "--json")
+    assert [line["event"] for line in as_json.lines] == ["progress", "state", "result"]
+    assert as_json.lines[-1]["splits"][0] | {"sha256": "", "size_bytes": 0} == {
+        "split": "TRAIN",
+        "sha256": "",
+        "size_bytes": 0,
+        "row_count": 320,
+        "group_count": 40,
+    }
+
+
+async def test_a_recipe_with_an_unknown_key_is_refused_before_any_call(services, luthier, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("spilt: {}\n")
+    found = await luthier("dataset", "curate", "docs", "--recipe", tmp_path / "recipe.yaml")
+    assert found.code == 64
+    assert "unknown key 'spilt'; did you mean 'split'?" in found.err
+    assert services.asked == {}
+
+
+async def test_a_curation_that_failed_is_1_with_its_reason(services, luthier):
+    services.answers["CurateDataset"] = {"revision": {"name": REVISION}}
+    services.answers["WatchDatasetRevision"] = [{"event": {"event_id": 1, "state": pb.DATASET_REVISION_STATE_FAILED}}]
+    failed = {"name": REVISION, "state": pb.DATASET_REVISION_STATE_FAILED, "error": {"message": "disk full"}}
+    services.answers["GetDatasetRevision"] = {"revision": failed}
+    found = await luthier("dataset", "curate", "docs")
+    assert found.code == 1
+    assert "disk full" in found.err
+
+
+async def test_a_detached_curation_is_not_waited_for(services, luthier):
+    services.answers["CurateDataset"] = {"revision": {"name": REVISION}}
+    found = await luthier("dataset", "curate", "docs", "--detach")
+    assert (found.code, found.out) == (0, f"{REVISION}\n")
+    assert "WatchDatasetRevision" not in services.asked
+
+
+async def test_a_dataset_and_a_revision_can_be_shown(services, luthier):
+    services.answers["GetDataset"] = {"dataset": {"name": "tenants/acme/datasets/docs", "row_count": 9}}
+    services.answers["ListDatasetRevisions"] = {"revisions": [READY]}
+    services.answers["GetDatasetRevision"] = {"revision": READY}
+    assert REVISION in (await luthier("dataset", "show", "docs")).out
+    assert "320" in (await luthier("dataset", "show", "docs/r2")).out
+    assert services.asked["GetDatasetRevision"][0].name == REVISION
+    [shown] = (await luthier("dataset", "show", REVISION, "--json")).lines
+    assert shown["state"] == "READY"
+    [whole] = (await luthier("dataset", "show", "docs", "--json")).lines
+    assert [revision["name"] for revision in whole["revisions"]] == [REVISION]
+
+
+async def test_datasets_are_listed(services, luthier):
+    services.answers["ListDatasets"] = {"datasets": [{"name": "tenants/acme/datasets/docs", "row_count": 1234}]}
+    assert "1,234" in (await luthier("dataset", "list")).out
+    assert (await luthier("dataset", "list", "--json")).lines[0]["datasets"][0]["row_count"] == 1234
+
+
+async def test_a_split_is_exported_whole_or_not_at_all(services, luthier, tmp_path):
+    content = json.dumps({"id": "1"}).encode() + b"\n"
+    services.answers["GetDataset"] = {"dataset": {"latest_revision": REVISION}}
+    answer = {"data": content, "size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    services.answers["ReadDatasetRevision"] = answer
+    target = tmp_path / "out.jsonl"
+    assert (await luthier("dataset", "export", "docs", "--split", "holdout", "-o", target)).code == 0
+    assert target.read_bytes() == content
+    assert services.asked["ReadDatasetRevision"][0].split == pb.SPLIT_HOLDOUT
+    assert services.asked["ReadDatasetRevision"][0].name == REVISION
+    answer["sha256"] = "0" * 64
+    assert (await luthier("dataset", "export", "docs/r2", "-o", tmp_path / "bad.jsonl")).code == 70
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl*")) == ["out.jsonl"]
+
+
+async def test_the_datasheet_is_exported_as_json(services, luthier, tmp_path):
+    content = b'{"rows": 3}'
+    sha256 = hashlib.sha256(content).hexdigest()
+    services.answers["ReadDatasetRevision"] = {"data": content, "size_bytes": len(content), "sha256": sha256}
+    assert (await luthier("dataset", "export", REVISION, "--datasheet", "-o", tmp_path / "sheet.json")).code == 0
+    assert json.loads((tmp_path / "sheet.json").read_text()) == {"rows": 3}
+
+
+async def test_a_folder_that_does_not_exist_is_a_file_error(services, luthier, tmp_path):
+    found = await luthier("dataset", "export", REVISION, "-o", tmp_path / "no" / "out.jsonl")
+    assert found.code == 74
+    assert "No such file or directory" in found.err
+
+
+async def test_exporting_a_dataset_without_a_revision_says_how_to_make_one(services, luthier, tmp_path):
+    found = await luthier("dataset", "export", "docs", "-o", tmp_path / "x")
+    assert found.code == 65
+    assert "luthier dataset curate docs" in found.err
