@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+import threading
+from http.server import ThreadingHTTPServer
+
+from prometheus_client import Counter, Gauge, Histogram, MetricsHandler
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
@@ -14,3 +17,20 @@ rpc_seconds = Histogram(
 )
 rpc_in_flight = Gauge("luthier_rpc_in_flight", "Calls being served.", ["service"])
 stream_messages = Counter("luthier_rpc_stream_messages", "Messages sent in streams.", ["service", "method"])
+
+STOP_POLL_S = 0.05
+"""How often the page's thread looks whether it should end; the 0.5 s of `start_http_server` delay every stop."""
+
+
+class MetricsPage:
+    """`GET /metrics`, from a thread of its own. OSError if the address cannot be had."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._server = ThreadingHTTPServer((host, port), MetricsHandler)
+        self.port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, args=(STOP_POLL_S,), daemon=True).start()
+
+    def close(self) -> None:
+        """Ends the thread and gives the port free."""
+        self._server.shutdown()
+        self._server.server_close()

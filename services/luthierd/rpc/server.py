@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-import prometheus_client
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from google.protobuf import descriptor_pool
@@ -39,6 +38,7 @@ from luthierd.rpc.interceptors import (
     translating_errors,
     with_request_id,
 )
+from luthierd.rpc.metrics import MetricsPage
 
 log = logging.getLogger(__name__)
 
@@ -153,12 +153,12 @@ async def _serve(
     health_pb2_grpc.add_HealthServicer_to_server(state.servicer, server)
     reflection.enable_server_reflection([*service.full_names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     port = _listen(server, config)
-    metrics_server, metrics_port = _serve_metrics(config)
+    page = _serve_metrics(config)
     await server.start()
-    log.info("started", extra={"port": port, "metrics_port": metrics_port, "config": describe(config)})
+    log.info("started", extra={"port": port, "metrics_port": page.port, "config": describe(config)})
     try:
         await _run_until(
-            stop, service, state, lambda: started and started(Bound(f"{config.host}:{port}", port, metrics_port))
+            stop, service, state, lambda: started and started(Bound(f"{config.host}:{port}", port, page.port))
         )
     finally:
         service.stopping.set()
@@ -170,8 +170,7 @@ async def _serve(
                 await in_flight.idle.wait()
         except TimeoutError:
             log.warning("handlers did not finish in time", extra={"cleanup_s": config.cleanup_s})
-        await asyncio.to_thread(metrics_server.shutdown)
-        metrics_server.server_close()
+        await asyncio.to_thread(page.close)
         log.info("stopped")
 
 
@@ -289,13 +288,12 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _serve_metrics(config: ServerConfig) -> tuple[Any, int]:
-    """Starts the Prometheus page in a thread. PortInUseError."""
+def _serve_metrics(config: ServerConfig) -> MetricsPage:
+    """PortInUseError."""
     try:
-        server, _ = prometheus_client.start_http_server(config.metrics_port, addr=config.host)
+        return MetricsPage(config.host, config.metrics_port)
     except OSError as error:
+        address = f"{config.host}:{config.metrics_port}"
         raise PortInUseError(
-            f"{config.host}:{config.metrics_port} is in use; choose another metrics port",
-            metadata={"address": f"{config.host}:{config.metrics_port}"},
+            f"{address} is in use; choose another metrics port", metadata={"address": address}
         ) from error
-    return server, int(server.server_port)
