@@ -101,13 +101,16 @@ class EvaluationRun:
     async def run(self) -> Results:
         """Runs to the end. Every step may be repeated after a crash."""
         material = await asyncio.to_thread(self._read)
-        self._report("index", done=0, total=len(material.rows) * len(self.config.arms))
-        embedder = await asyncio.to_thread(self.models.embedder)
-        index = await self._index(material, embedder)
+        total = len(material.rows) * len(self.config.arms)
+        self._report("index", done=0, total=total)
+        embedder, index = None, None
+        if any(arm.uses_retrieval for arm in self.config.arms):
+            embedder = await asyncio.to_thread(self.models.embedder)
+            index = await self._index(material, embedder)
         plan = await asyncio.to_thread(self._plan, material, index, embedder)
         answers = await self._ask(material.rows, plan)
-        total = len(material.rows) * len(self.config.arms)
         self._report("score", done=total, total=total)
+        embedder = embedder or await asyncio.to_thread(self.models.embedder)
         scorers = await asyncio.to_thread(self.models.scorers, embedder)
         scoring = Scoring(material.task, scorers, seed=self.config.seed, draws=self.config.resample_count)
         scored = await scoring.score(material.rows, answers)
@@ -122,10 +125,8 @@ class EvaluationRun:
         fields = {"text_field": self.config.text_field or None, "label_field": self.config.label_field or None}
         return Material(rows, train, detect_task(rows, **fields))
 
-    async def _index(self, material: Material, embedder: Embedder) -> RetrievalIndex | None:
-        """The index of the training split; built once for a split and an embedder. None without a retrieval arm."""
-        if not any(arm.uses_retrieval for arm in self.config.arms):
-            return None
+    async def _index(self, material: Material, embedder: Embedder) -> RetrievalIndex:
+        """The index of the training split; built once for a split and an embedder."""
         key = (self.tenant, self.inputs.train_sha256, embedder.digest)
         blob_sha256 = await self.catalogue.find(*key)
         if blob_sha256 is not None:
@@ -136,9 +137,9 @@ class EvaluationRun:
         await self.catalogue.add(*key, blob_sha256=blob.sha256)
         return index
 
-    def _plan(self, material: Material, index: RetrievalIndex | None, embedder: Embedder) -> ArmPlan:
+    def _plan(self, material: Material, index: RetrievalIndex | None, embedder: Embedder | None) -> ArmPlan:
         retrieved: dict[str, Sequence[Row]] = {}
-        if index is not None and self.config.shot_count > 0:
+        if index is not None and embedder is not None and self.config.shot_count > 0:
             vectors = embedder.embed([row.question for row in material.rows])
             found = index.nearest(vectors, count=self.config.shot_count)
             retrieved = {row.id: rows for row, rows in zip(material.rows, found, strict=True)}

@@ -115,38 +115,33 @@ class _Measuring:
         if scored.metric.is_proportion:
             interval = statistics.proportion_interval(values, self.groups)
         else:
-            interval = self._bootstrap(data)
+            interval = self._interval(data)
         scored_count = sum(score.value is not None for score in scored.scores)
         return MetricResult(scored.arm, scored.metric, data.value(), interval, len(values), scored_count)
 
     def _f1(self, arm: Arm) -> MetricResult:
-        data = self._f1_sums(arm, self.samples[arm])
+        data = self._f1_sums(self.samples[arm])
         answered = sum(sample.answer is not None for sample in self.samples[arm])
-        return MetricResult(arm, Metric.LABEL_F1_MACRO, data.value(), self._bootstrap(data), len(self.rows), answered)
+        return MetricResult(arm, Metric.LABEL_F1_MACRO, data.value(), self._interval(data), len(self.rows), answered)
 
     def _difference(
         self, metric: Metric, arm: Arm, reference: Arm, given: Sequence[Score], compared: Sequence[Score]
     ) -> Comparison:
         own = [score.value or 0.0 for score in given]
         other = [a if score.value is None else score.value for a, score in zip(own, compared, strict=True)]
-        data = statistics.mean_of([a - b for a, b in zip(own, other, strict=True)], self.groups)
-        if metric.is_proportion:
-            interval = statistics.proportion_difference_interval(
-                own, other, self.groups, seed=self.seed, draws=self.draws
-            )
-        else:
-            interval = self._bootstrap(data)
-        return self._comparison(metric, arm, reference, data, interval)
+        return self._comparison(
+            metric, arm, reference, statistics.mean_of(own, self.groups), statistics.mean_of(other, self.groups)
+        )
 
     def _f1_difference(self, arm: Arm, reference: Arm) -> Comparison:
         filled = [
             own if sample.answer is None else sample
             for own, sample in zip(self.samples[arm], self.samples[reference], strict=True)
         ]
-        data = statistics.difference_of(self._f1_sums(arm, self.samples[arm]), self._f1_sums(reference, filled))
-        return self._comparison(Metric.LABEL_F1_MACRO, arm, reference, data, self._bootstrap(data))
+        own, other = self._f1_sums(self.samples[arm]), self._f1_sums(filled)
+        return self._comparison(Metric.LABEL_F1_MACRO, arm, reference, own, other)
 
-    def _f1_sums(self, arm: Arm, samples: Sequence[Sample]) -> GroupSums:
+    def _f1_sums(self, samples: Sequence[Sample]) -> GroupSums:
         labels = reference_labels(samples)
         return statistics.macro_f1_of(
             [sample.reference.label or Confusion.OTHER for sample in samples],
@@ -154,11 +149,11 @@ class _Measuring:
             self.groups,
         )
 
-    def _bootstrap(self, data: GroupSums) -> Interval | None:
-        return statistics.bootstrap_interval(data, seed=self.seed, draws=self.draws)
+    def _interval(self, data: GroupSums) -> Interval | None:
+        return statistics.mean_interval(data, seed=self.seed, draws=self.draws)
 
-    def _comparison(
-        self, metric: Metric, arm: Arm, reference: Arm, data: GroupSums, interval: Interval | None
-    ) -> Comparison:
+    def _comparison(self, metric: Metric, arm: Arm, reference: Arm, own: GroupSums, other: GroupSums) -> Comparison:
+        data = statistics.difference_of(own, other)
+        interval = statistics.difference_interval(own, other, seed=self.seed, draws=self.draws)
         detectable = statistics.detectable_difference(data)
         return Comparison(metric, arm, reference, data.value(), interval, detectable, len(self.rows), data.group_count)

@@ -30,6 +30,8 @@ CONFIDENCE = 0.95
 POWER = 0.8
 # Monte Carlo error of a 2.5 % quantile at 4,000 draws is about a fiftieth of the interval's width.
 DRAWS = 4000
+# Wider than rounding, narrower than any interval that means something.
+NO_SPREAD = 1e-9
 
 
 @dataclass(frozen=True)
@@ -142,22 +144,30 @@ def proportion_interval(values: Sequence[float], groups: Sequence[str]) -> Inter
     return Interval(low, high, "Wilson score, groups", data.group_count)
 
 
-def proportion_difference_interval(
-    arm: Sequence[float], reference: Sequence[float], groups: Sequence[str], *, seed: int, draws: int = DRAWS
-) -> Interval | None:
-    """The interval of a paired difference of proportions. Where the bootstrap has no spread (100 % against 0 % on every
-    row) it would claim certainty: then Newcombe's square-and-add of two Wilson intervals (1998, method 10) takes over,
-    each group one trial.
+def mean_interval(data: GroupSums, *, seed: int, draws: int = DRAWS) -> Interval | None:
+    """The bootstrap interval of a figure in 0 to 1. Where the bootstrap has no spread (100 % on every row) it would
+    claim certainty: then Wilson's interval takes over, each group one trial.
     """
-    data = mean_of([a - b for a, b in zip(arm, reference, strict=True)], groups)
     drawn = bootstrap_interval(data, seed=seed, draws=draws)
-    if drawn is None or drawn.high - drawn.low > 1e-12:
+    if drawn is None or drawn.high - drawn.low > NO_SPREAD:
         return drawn
-    p, q = mean_of(arm, groups).value(), mean_of(reference, groups).value()
-    arm_bounds, reference_bounds = wilson_bounds(p, data.group_count), wilson_bounds(q, data.group_count)
-    low = (p - q) - math.hypot(p - arm_bounds.low, reference_bounds.high - q)
-    high = (p - q) + math.hypot(arm_bounds.high - p, q - reference_bounds.low)
-    return Interval(max(-1.0, low), min(1.0, high), "Newcombe score, groups as trials", data.group_count)
+    low, high = wilson_bounds(min(1.0, max(0.0, data.value())), data.group_count)
+    return Interval(low, high, "Wilson score, groups as trials", data.group_count)
+
+
+def difference_interval(arm: GroupSums, reference: GroupSums, *, seed: int, draws: int = DRAWS) -> Interval | None:
+    """The bootstrap interval of `arm` minus `reference`, both in 0 to 1 and over the same rows. Where the bootstrap has
+    no spread (100 % against 0 % on every row), Newcombe's square-and-add of two Wilson intervals (1998, method 10)
+    takes over, each group one trial.
+    """
+    drawn = bootstrap_interval(difference_of(arm, reference), seed=seed, draws=draws)
+    if drawn is None or drawn.high - drawn.low > NO_SPREAD:
+        return drawn
+    p, q = (min(1.0, max(0.0, data.value())) for data in (arm, reference))
+    own, other = wilson_bounds(p, arm.group_count), wilson_bounds(q, arm.group_count)
+    low = (p - q) - math.hypot(p - own.low, other.high - q)
+    high = (p - q) + math.hypot(own.high - p, q - other.low)
+    return Interval(max(-1.0, low), min(1.0, high), "Newcombe score, groups as trials", arm.group_count)
 
 
 def _effective_count(data: GroupSums, row_count: int) -> float:

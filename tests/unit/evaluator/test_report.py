@@ -8,7 +8,6 @@ import re
 
 import pytest
 from evaluator_material import answer, rows
-
 from luthierd.evaluator.answer_rows import to_jsonl, write_rows
 from luthierd.evaluator.costs import arm_cost
 from luthierd.evaluator.domain import Answer, AnswerError, Arm, EvaluationConfig, EvaluationInputs, Results

@@ -128,11 +128,33 @@ def test_a_proportion_with_independent_rows_comes_near_to_wilson_over_rows() -> 
 
 def test_all_against_none_is_no_certainty() -> None:
     groups = [str(i % 20) for i in range(60)]
-    interval = statistics.proportion_difference_interval([1.0] * 60, [0.0] * 60, groups, seed=0)
+    all_right, none_right = statistics.mean_of([1.0] * 60, groups), statistics.mean_of([0.0] * 60, groups)
+    interval = statistics.difference_interval(all_right, none_right, seed=0)
     assert interval is not None
     assert 0.70 < interval.low < 0.80
     assert interval.high == 1.0
     assert "Newcombe" in interval.method
+
+
+def test_a_perfect_macro_f1_is_as_sure_as_its_number_of_groups() -> None:
+    labels, groups = ["a", "b"] * 30, [str(i % 20) for i in range(60)]
+    interval = statistics.mean_interval(statistics.macro_f1_of(labels, labels, groups), seed=0)
+    assert interval is not None
+    assert (interval.low, interval.high) == pytest.approx(statistics.wilson_bounds(1.0, 20))
+
+
+def test_the_paired_difference_is_the_bootstrap_of_the_differences() -> None:
+    rng = np.random.default_rng(12)
+    values, groups = grouped_sample(rng, 15)
+    shifted = [value + 0.1 + 0.01 * rng.standard_normal() for value in values]
+    paired = statistics.mean_of([b - a for a, b in zip(values, shifted, strict=True)], groups)
+    found = statistics.difference_interval(
+        statistics.mean_of(shifted, groups), statistics.mean_of(values, groups), seed=3
+    )
+    expected = statistics.bootstrap_interval(paired, seed=3)
+    assert found is not None
+    assert expected is not None
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_a_detectable_difference_is_found_in_about_four_of_five_samples() -> None:

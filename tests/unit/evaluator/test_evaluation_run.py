@@ -1,0 +1,100 @@
+"""A whole run over fakes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from evaluator_material import (
+    FakePeers,
+    MemoryBlobs,
+    MemoryCatalogue,
+    MemoryJournal,
+    ScriptedAnswerer,
+    adapter_knows,
+    quick_run,
+)
+from luthierd.evaluator.codec import from_json, to_json
+from luthierd.evaluator.domain import Arm, EvaluationConfig, Metric, Progress, Results
+from luthierd.evaluator.retrieval import IndexDamagedError, LeakageError
+
+CONFIG = EvaluationConfig(concurrency=4, resample_count=200)
+NAME = "tenants/acme/evaluations/e1"
+
+
+async def test_five_arms_leave_figures_a_report_and_the_rows() -> None:
+    blobs = MemoryBlobs()
+    seen: list[Progress] = []
+    results = await quick_run(NAME, FakePeers(blobs), blobs, config=CONFIG, progress=seen.append).run()
+    found = results.figures.comparison(Metric.ROUGE_L, Arm.ADAPTER, Arm.PROMPTED)
+    assert found is not None
+    assert found.interval is not None
+    assert found.interval.low > 0
+    assert {cost.arm for cost in results.costs} == set(Arm)
+    assert b"GO" in blobs.kept[results.report_sha256]
+    lines = blobs.kept[results.answers_sha256].splitlines()
+    assert len(lines) == 24 == results.row_count
+    assert len(json.loads(lines[0])["answers"][2]["shown_row_ids"]) == 3
+    assert [progress.phase for progress in seen if progress.phase != "answer"] == ["index", "score", "report"]
+    assert seen[-1].done_count == seen[-1].total_count == 24 * 5
+
+
+async def test_results_survive_the_database() -> None:
+    blobs = MemoryBlobs()
+    results = await quick_run(NAME, FakePeers(blobs), blobs, config=CONFIG).run()
+    read = from_json(Results, json.loads(json.dumps(to_json(results))))
+    assert to_json(read) == to_json(results)
+    assert read.figures.metrics[0].arm is Arm.BASE
+    assert read.figures.metrics[0].interval == results.figures.metrics[0].interval
+
+
+async def test_a_second_run_asks_nothing_again_and_finds_the_same_figures() -> None:
+    blobs, journal, catalogue = MemoryBlobs(), MemoryJournal(), MemoryCatalogue()
+    peers = FakePeers(blobs)
+    first = await quick_run(NAME, peers, blobs, config=CONFIG, journal=journal, catalogue=catalogue).run()
+    answerer = ScriptedAnswerer(adapter_knows)
+    again = quick_run(NAME, peers, blobs, config=CONFIG, journal=journal, catalogue=catalogue, answerer=answerer)
+    second = await again.run()
+    assert answerer.calls == []
+    assert second == first
+    assert len(catalogue.kept) == 1
+
+
+async def test_without_a_retrieval_arm_there_is_no_index() -> None:
+    blobs, catalogue = MemoryBlobs(), MemoryCatalogue()
+    config = EvaluationConfig(arms=(Arm.BASE, Arm.ADAPTER), resample_count=200)
+    results = await quick_run(NAME, FakePeers(blobs), blobs, config=config, catalogue=catalogue).run()
+    assert results.index_sha256 == ""
+    assert catalogue.kept == {}
+    assert {found.arm for found in results.figures.metrics} == {Arm.BASE, Arm.ADAPTER}
+
+
+async def test_a_row_limit_asks_only_that_many_rows() -> None:
+    blobs = MemoryBlobs()
+    answerer = ScriptedAnswerer(adapter_knows)
+    config = EvaluationConfig(row_limit=8, resample_count=200)
+    results = await quick_run(NAME, FakePeers(blobs), blobs, config=config, answerer=answerer).run()
+    assert results.row_count == 8
+    assert results.group_count == 8
+    assert len(answerer.calls) == 40
+
+
+async def test_a_leaked_row_stops_the_run_before_anything_is_asked() -> None:
+    blobs = MemoryBlobs()
+    peers = FakePeers(blobs)
+    peers.splits["train"] = peers.splits["holdout"]
+    answerer = ScriptedAnswerer(adapter_knows)
+    with pytest.raises(LeakageError):
+        await quick_run(NAME, peers, blobs, config=CONFIG, answerer=answerer).run()
+    assert answerer.calls == []
+
+
+async def test_a_stored_index_of_other_rows_is_refused() -> None:
+    blobs, catalogue = MemoryBlobs(), MemoryCatalogue()
+    peers = FakePeers(blobs, train=30)
+    await quick_run(NAME, peers, blobs, config=CONFIG, catalogue=catalogue).run()
+    [(key, blob)] = catalogue.kept.items()
+    larger = FakePeers(blobs, train=33)
+    catalogue.kept = {(key[0], larger.splits["train"], key[2]): blob}
+    with pytest.raises(IndexDamagedError):
+        await quick_run(NAME, larger, blobs, config=CONFIG, catalogue=catalogue).run()

@@ -1,6 +1,0 @@
-"""Makes `evaluator_material` importable whatever the import mode."""
-
-import pathlib
-import sys
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
