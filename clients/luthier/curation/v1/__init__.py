@@ -1,0 +1,1 @@
+"""Generated from protos/luthier/curation; `make protos` rewrites it."""

@@ -1,0 +1,1 @@
+"""Generated from protos/luthier/evaluator; `make protos` rewrites it."""

@@ -1,0 +1,1 @@
+"""Generated from protos/luthier/inference; `make protos` rewrites it."""

@@ -1,0 +1,1 @@
+"""Generated from protos/luthier/trainer; `make protos` rewrites it."""
