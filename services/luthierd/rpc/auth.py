@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jwt
 from cryptography.hazmat.primitives import serialization
@@ -101,7 +101,7 @@ class TokenVerifier:
     @classmethod
     def from_file(cls, path: pathlib.Path) -> TokenVerifier:
         """KeyUnreadableError if there is no key in the file."""
-        return cls(_read_key(path))
+        return _load(cls, path)
 
     def verify(self, authorization: str | None) -> Principal:
         """The caller that an `authorization` header proves. UnauthenticatedError says what is wrong with it."""
@@ -142,7 +142,7 @@ class TokenIssuer:
     @classmethod
     def from_file(cls, path: pathlib.Path) -> TokenIssuer:
         """KeyUnreadableError if there is no key in the file."""
-        return cls(_read_key(path))
+        return _load(cls, path)
 
     def issue(self, *, tenant: str, subject: str, scopes: Iterable[str] = SCOPES, ttl_s: float = 3600.0) -> str:
         """A token that proves `subject` of `tenant` for `ttl_s` seconds."""
@@ -154,13 +154,19 @@ class TokenIssuer:
         return jwt.encode(claims, self._key, algorithm="EdDSA")
 
 
-def _read_key(path: pathlib.Path) -> bytes:
+K = TypeVar("K", TokenVerifier, TokenIssuer)
+
+
+def _load(cls: type[K], path: pathlib.Path) -> K:
+    """`cls` of the key in the file; KeyUnreadableError names it."""
     try:
-        return path.read_bytes()
+        return cls(path.read_bytes())
     except OSError as error:
         raise KeyUnreadableError(
             f"the key {path} cannot be read ({error.strerror}); `luthier up` makes one", metadata={"path": str(path)}
         ) from error
+    except KeyUnreadableError as error:
+        raise KeyUnreadableError(f"{path}: {error}", metadata={"path": str(path)}) from error
 
 
 def create_keys(folder: pathlib.Path) -> None:
