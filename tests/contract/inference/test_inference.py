@@ -1,0 +1,521 @@
+"""The contract of the inference service over a real socket, with a fake engine."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from inference_parts import BASE, OTHER_BASE, Parts, make_parts, revision
+from luthier.inference.v1 import deployment_pb2, inference_service_pb2
+from luthier.inference.v1 import deployment_service_pb2 as deployment_api
+from luthier.inference.v1 import engine_service_pb2 as engine_api
+from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceStub
+from luthier.inference.v1.engine_service_pb2_grpc import EngineServiceStub
+from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from luthierd.config import ServerConfig
+from serving import bearer, error_info, running
+
+SUPPORT = "tenants/acme/deployments/support"
+R1, R2 = revision("r1"), revision("r2")
+OF_BETA = revision("r1", tenant="beta")
+CONFIG = ServerConfig()
+TIMEOUT_S = 10
+
+
+def ask(target: str = SUPPORT, **fields: object) -> inference_service_pb2.GenerateRequest:
+    """A request that asks `target`."""
+    kind = (
+        "base_model"
+        if target.startswith("baseModels")
+        else "deployment"
+        if "/deployments/" in target
+        else "adapter_revision"
+    )
+    asked = inference_service_pb2.Target(**{kind: target})
+    return inference_service_pb2.GenerateRequest(**({"target": asked, "prompt": "who are you?"} | fields))
+
+
+async def generate(
+    channel: grpc.aio.Channel, request: inference_service_pb2.GenerateRequest | None = None, tenant: str = "acme"
+) -> inference_service_pb2.GenerateResponse:
+    """One answer."""
+    return await InferenceServiceStub(channel).Generate(request or ask(), metadata=bearer(tenant), timeout=TIMEOUT_S)
+
+
+async def deploy(
+    channel: grpc.aio.Channel, adapter_revision: str, *, name: str = SUPPORT, tenant: str = "acme", **fields: object
+) -> deployment_pb2.Deployment:
+    """Deploys and returns the deployment."""
+    request = deployment_api.DeployAdapterRequest(name=name, adapter_revision=adapter_revision, **fields)
+    response = await DeploymentServiceStub(channel).DeployAdapter(request, metadata=bearer(tenant), timeout=TIMEOUT_S)
+    return response.deployment
+
+
+async def refusal(call: object) -> tuple[grpc.StatusCode, str]:
+    """Status and reason of a call that must fail."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call  # type: ignore[misc]
+    return caught.value.code(), error_info(caught.value).reason
+
+
+async def test_a_base_model_answers_without_any_deployment() -> None:
+    parts = await make_parts()
+    async with running(parts.service, CONFIG) as channel:
+        answer = await generate(channel, ask(BASE.name))
+    assert answer.text == "I am base"
+    assert (answer.origin.generation, answer.origin.base_model) == ("base", BASE.name)
+    assert (answer.finish.finish_reason, answer.finish.completion_token_count) == ("stop", 3)
+
+
+async def test_a_deployment_answers_with_its_revision_and_says_so() -> None:
+    parts = await make_parts(R1)
+    async with running(parts.service, CONFIG) as channel:
+        deployed = await deploy(channel, R1.name)
+        answer = await generate(channel)
+    assert answer.text == "I am acme-r1"
+    assert (answer.origin.generation, answer.origin.deployment_revision) == (R1.generation, 1)
+    assert (deployed.live.adapter_sha256, deployed.live.state) == (R1.sha256, deployment_pb2.GENERATION_STATE_READY)
+
+
+async def test_a_stream_sends_the_origin_first_and_the_finish_last() -> None:
+    parts = await make_parts(R1)
+    async with running(parts.service, CONFIG) as channel:
+        await deploy(channel, R1.name)
+        request = inference_service_pb2.GenerateStreamRequest(target=ask().target, prompt="hi")
+        call = InferenceServiceStub(channel).GenerateStream(request, metadata=bearer(), timeout=TIMEOUT_S)
+        messages = [message async for message in call]
+    assert "".join(message.delta for message in messages) == "I am acme-r1"
+    assert messages[0].origin.generation == messages[-1].origin.generation == R1.generation
+    assert [message.HasField("finish") for message in messages] == [False, False, True]
+
+
+async def test_a_conversation_goes_through_the_chat_template() -> None:
+    parts = await make_parts(R1)
+    async with running(parts.service, CONFIG) as channel:
+        await deploy(channel, R1.name)
+        turn = inference_service_pb2.Message(role="user", content="hello")
+        stub = InferenceServiceStub(channel)
+        request = inference_service_pb2.ChatRequest(target=ask().target, messages=[turn])
+        answer = await stub.Chat(request, metadata=bearer(), timeout=TIMEOUT_S)
+        stream = stub.ChatStream(
+            inference_service_pb2.ChatStreamRequest(target=ask().target, messages=[turn]),
+            metadata=bearer(),
+            timeout=TIMEOUT_S,
+        )
+        deltas = [message.delta async for message in stream]
+    assert answer.text == "".join(deltas) == "I am acme-r1"
+    assert parts.engine.requests[0].prompt_ids == tuple(b"hello")
+
+
+async def test_a_request_in_flight_keeps_its_generation_while_another_goes_live() -> None:
+    parts = await make_parts(R1, R2)
+    async with running(parts.service, CONFIG) as channel:
+        await deploy(channel, R1.name)
+        parts.engine.gate.clear()
+        early = asyncio.create_task(generate(channel))
+        await parts.engine.began.wait()
+        after = await deploy(channel, R2.name)
+        await DeploymentServiceStub(channel).DeleteDeployment(
+            deployment_api.DeleteDeploymentRequest(name=SUPPORT), metadata=bearer(), timeout=TIMEOUT_S
+        )
+        assert not [one for one in parts.engine.unloaded if one.engine_name.startswith(R1.generation)]
+        parts.engine.gate.set()
+        answer = await early
+        await parts.generations.settled()
+    assert after.live.adapter_revision == R2.name
+    assert (answer.text, answer.origin.generation) == ("I am acme-r1", R1.generation)
+    assert {one.engine_name.split(".")[0] for one in parts.engine.unloaded} == {R1.generation, R2.generation}
+
+
+async def test_a_staged_revision_answers_only_after_its_promotion_and_can_be_rolled_back() -> None:
+    parts = await make_parts(R1, R2)
+    async with running(parts.service, CONFIG) as channel:
+        stub = DeploymentServiceStub(channel)
+        await deploy(channel, R1.name)
+        staged = await deploy(channel, R2.name, stage_only=True)
+        before = (await generate(channel)).text
+        promoted = (
+            await stub.PromoteDeployment(deployment_api.PromoteDeploymentRequest(name=SUPPORT), metadata=bearer())
+        ).deployment
+        during = (await generate(channel)).text
+        rolled = (
+            await stub.RollbackDeployment(deployment_api.RollbackDeploymentRequest(name=SUPPORT), metadata=bearer())
+        ).deployment
+        after = await generate(channel)
+    assert (before, during, after.text) == ("I am acme-r1", "I am acme-r2", "I am acme-r1")
+    assert (staged.candidate.adapter_revision, staged.revision) == (R2.name, 1)
+    assert not promoted.HasField("candidate")
+    assert (rolled.previous.adapter_revision, after.origin.deployment_revision) == (R2.name, 3)
+
+
+async def test_deploying_what_is_live_changes_nothing() -> None:
+    parts = await make_parts(R1)
+    async with running(parts.service, CONFIG) as channel:
+        first = await deploy(channel, R1.name)
+        second = await deploy(channel, R1.name)
+    assert (first.etag, first.revision) == (second.etag, second.revision)
+
+
+async def test_the_same_request_id_deploys_once() -> None:
+    parts = await make_parts(R1, R2)
+    request_id = str(uuid.uuid4())
+    async with running(parts.service, CONFIG) as channel:
+        first = await deploy(channel, R1.name, request_id=request_id)
+        await deploy(channel, R2.name)
+        again = await deploy(channel, R1.name, request_id=request_id)
+        now = await generate(channel)
+    assert (first.etag, first.revision) == (again.etag, again.revision)
+    assert now.text == "I am acme-r2"
+
+
+async def test_equal_names_of_two_tenants_are_two_deployments_with_salts_of_their_own() -> None:
+    parts = await make_parts(R1, OF_BETA)
+    of_beta = SUPPORT.replace("acme", "beta")
+    async with running(parts.service, CONFIG) as channel:
+        await deploy(channel, R1.name)
+        await deploy(channel, OF_BETA.name, name=of_beta, tenant="beta")
+        texts = [(await generate(channel)).text, (await generate(channel, ask(of_beta), tenant="beta")).text]
+        await generate(channel, ask(BASE.name))
+        await generate(channel, ask(BASE.name), tenant="beta")
+        listed = await DeploymentServiceStub(channel).ListDeployments(
+            deployment_api.ListDeploymentsRequest(parent="tenants/beta"), metadata=bearer("beta"), timeout=TIMEOUT_S
+        )
+    assert texts == ["I am acme-r1", "I am beta-r1"]
+    assert len({request.cache_salt for request in parts.engine.requests}) == 4
+    assert [one.name for one in listed.deployments] == [of_beta]
+
+
+async def test_equal_weights_of_two_tenants_are_loaded_once_and_their_caches_stay_apart() -> None:
+    mine, theirs = revision("r1", content="same"), revision("r9", tenant="beta", content="same")
+    parts = await make_parts(mine, theirs)
+    of_beta = SUPPORT.replace("acme", "beta")
+    async with running(parts.service, CONFIG) as channel:
+        await deploy(channel, mine.name)
+        await deploy(channel, theirs.name, name=of_beta, tenant="beta")
+        await generate(channel)
+        await generate(channel, ask(of_beta), tenant="beta")
+        await DeploymentServiceStub(channel).DeleteDeployment(
+            deployment_api.DeleteDeploymentRequest(name=SUPPORT), metadata=bearer(), timeout=TIMEOUT_S
+        )
+        still = await generate(channel, ask(of_beta), tenant="beta")
+    assert len(parts.engine.loaded) == 1
+    assert len({request.cache_salt for request in parts.engine.requests[:2]}) == 2
+    assert still.origin.adapter_revision == theirs.name
+
+
+async def test_an_undeployed_revision_answers_only_with_the_scope_for_it() -> None:
+    parts = await make_parts(R1)
+    async with running(parts.service, CONFIG) as channel:
+        answer = await generate(channel, ask(R1.name))
+        metadata = bearer(scopes=("inference.generate",))
+        refused = await refusal(
+            InferenceServiceStub(channel).Generate(ask(R1.name), metadata=metadata, timeout=TIMEOUT_S)
+        )
+    assert (answer.text, answer.origin.deployment_revision) == ("I am acme-r1", 0)
+    assert refused == (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")
+
+
+async def test_adapters_that_no_deployment_holds_make_room_for_each_other() -> None:
+    revisions = [revision(f"r{number}") for number in range(1, 5)]
+    parts = await make_parts(*revisions, max_unheld=2)
+    async with running(parts.service, CONFIG) as channel:
+        for one in revisions:
+            assert (await generate(channel, ask(one.name))).origin.generation == one.generation
+    assert len(parts.engine.loaded) == 2
+    assert len({adapter.number for adapter in parts.engine.unloaded}) == 2
+
+
+@pytest.mark.parametrize(
+    ("stage", "broken", "name"), [("verify", True, "r1"), ("load", False, "refused")], ids=["verify", "load"]
+)
+async def test_a_deployment_that_fails_names_the_stage_and_changes_nothing(
+    *, stage: str, broken: bool, name: str
+) -> None:
+    bad = revision(name)
+    parts = await make_parts(R2, bad)
+    parts.files.broken |= {bad.sha256} if broken else set()
+    async with running(parts.service, CONFIG) as channel:
+        before = await deploy(channel, R2.name)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await deploy(channel, bad.name)
+        answer = await generate(channel)
+        after = await DeploymentServiceStub(channel).GetDeployment(
+            deployment_api.GetDeploymentRequest(name=SUPPORT), metadata=bearer(), timeout=TIMEOUT_S
+        )
+    info = error_info(caught.value)
+    assert (caught.value.code(), info.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "DEPLOY_FAILED")
+    assert (info.metadata["stage"], info.metadata["cause"]) == (stage, "ADAPTER_INVALID")
+    assert (answer.text, after.deployment.etag) == ("I am acme-r2", before.etag)
+    assert len(parts.engine.loaded) == 1
+
+
+async def test_a_stale_etag_is_refused() -> None:
+    parts = await make_parts(R1, R2)
+    async with running(parts.service, CONFIG) as channel:
+        first = await deploy(channel, R1.name)
+        await deploy(channel, R2.name, etag=first.etag)
+        stub = DeploymentServiceStub(channel)
+        refusals = [
+            await refusal(deploy(channel, R1.name, etag=first.etag)),
+            await refusal(
+                stub.RollbackDeployment(
+                    deployment_api.RollbackDeploymentRequest(name=SUPPORT, etag=first.etag), metadata=bearer()
+                )
+            ),
+            await refusal(
+                stub.DeleteDeployment(
+                    deployment_api.DeleteDeploymentRequest(name=SUPPORT, etag=first.etag), metadata=bearer()
+                )
+            ),
+        ]
+    assert set(refusals) == {(grpc.StatusCode.ABORTED, "ETAG_MISMATCH")}
+
+
+async def test_another_base_model_than_the_engine_holds_is_refused() -> None:
+    elsewhere = revision("r7", base=OTHER_BASE)
+    parts = await make_parts(R1, elsewhere)
+    async with running(parts.service, CONFIG) as channel:
+        await deploy(channel, R1.name)
+        start = engine_api.StartEngineRequest(base_model=OTHER_BASE.name)
+        refusals = [
+            await refusal(deploy(channel, elsewhere.name)),
+            await refusal(generate(channel, ask(OTHER_BASE.name))),
+            await refusal(EngineServiceStub(channel).StartEngine(start, metadata=bearer(), timeout=TIMEOUT_S)),
+        ]
+    assert set(refusals) == {(grpc.StatusCode.FAILED_PRECONDITION, "ENGINE_HOLDS_OTHER_BASE_MODEL")}
+
+
+async def test_the_engine_is_started_once_and_shows_what_it_holds() -> None:
+    parts = await make_parts(R1)
+    async with running(parts.service, CONFIG) as channel:
+        stub = EngineServiceStub(channel)
+        stopped = (await stub.GetEngine(engine_api.GetEngineRequest(), metadata=bearer())).engine
+        for _ in range(2):
+            await stub.StartEngine(engine_api.StartEngineRequest(base_model=BASE.name), metadata=bearer())
+        await deploy(channel, R1.name)
+        ready = (await stub.GetEngine(engine_api.GetEngineRequest(), metadata=bearer())).engine
+    assert stopped.state == engine_api.ENGINE_STATE_STOPPED
+    assert (ready.state, ready.base_model, ready.loaded_adapter_count, ready.start_count) == (
+        engine_api.ENGINE_STATE_READY, BASE.name, 1, 1,
+    )  # fmt: skip
+    assert len(parts.engines) == 1
+
+
+async def test_an_engine_that_dies_fails_its_calls_and_comes_back_with_everything_loaded() -> None:
+    parts = await make_parts(R1, R2)
+    async with running(parts.service, CONFIG) as channel:
+        await deploy(channel, R1.name)
+        await deploy(channel, R2.name)
+        parts.engine.gate.clear()
+        doomed = asyncio.create_task(generate(channel))
+        await parts.engine.began.wait()
+        parts.engine.die()
+        lost = await refusal(doomed)
+        while parts.host.status.start_count < 2:
+            await asyncio.sleep(0)
+        answer = await generate(channel)
+        rolled = await DeploymentServiceStub(channel).RollbackDeployment(
+            deployment_api.RollbackDeploymentRequest(name=SUPPORT), metadata=bearer(), timeout=TIMEOUT_S
+        )
+    assert lost == (grpc.StatusCode.UNAVAILABLE, "ENGINE_DIED")
+    assert (answer.text, rolled.deployment.live.adapter_revision) == ("I am acme-r2", R1.name)
+
+
+async def test_an_engine_that_keeps_dying_is_given_up_and_health_says_so() -> None:
+    parts = await make_parts(R1)
+    async with running(parts.service, CONFIG) as channel:
+        await deploy(channel, R1.name)
+        for count in (1, 2, 3):
+            while parts.host.status.start_count < count or parts.host.status.state.value == "STARTING":
+                await asyncio.sleep(0)
+            parts.engine.die()
+        while parts.host.status.state.value != "FAILED":
+            await asyncio.sleep(0)
+        health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        refused = await refusal(generate(channel))
+    assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert refused == (grpc.StatusCode.UNAVAILABLE, "ENGINE_UNAVAILABLE")
+
+
+async def test_a_restarted_server_serves_what_was_deployed() -> None:
+    parts = await make_parts(R1, R2)
+    async with running(parts.service, CONFIG) as channel:
+        await deploy(channel, R1.name)
+        before = await deploy(channel, R2.name)
+    again = await make_parts(R1, R2, store=parts.store)
+    async with running(again.service, CONFIG) as channel:
+        while again.host.status.state.value != "READY":
+            await asyncio.sleep(0)
+        answer = await generate(channel)
+        after = await DeploymentServiceStub(channel).GetDeployment(
+            deployment_api.GetDeploymentRequest(name=SUPPORT), metadata=bearer(), timeout=TIMEOUT_S
+        )
+    assert answer.text == "I am acme-r2"
+    assert (after.deployment.etag, after.deployment.previous.adapter_revision) == (before.etag, R1.name)
+
+
+async def test_a_cancelled_stream_returns_its_lease_and_stops_the_engine() -> None:
+    parts = await make_parts(R1)
+    async with running(parts.service, CONFIG) as channel:
+        await deploy(channel, R1.name)
+        parts.engine.gate.clear()
+        request = inference_service_pb2.GenerateStreamRequest(target=ask().target, prompt="hi")
+        call = InferenceServiceStub(channel).GenerateStream(request, metadata=bearer(), timeout=TIMEOUT_S)
+        await call.read()
+        await parts.engine.began.wait()
+        call.cancel()
+        while not parts.engine.aborted:
+            await asyncio.sleep(0)
+        generation = parts.generations.get(R1)
+    assert generation is not None
+    assert generation.lease_count == 0
+
+
+async def test_a_full_server_refuses_at_once_with_a_time_to_come_back() -> None:
+    parts = await make_parts(R1, max_in_flight=1)
+    async with running(parts.service, CONFIG) as channel:
+        await deploy(channel, R1.name)
+        parts.engine.gate.clear()
+        first = asyncio.create_task(generate(channel))
+        await parts.engine.began.wait()
+        refused = await refusal(generate(channel))
+        parts.engine.gate.set()
+        assert (await first).text == "I am acme-r1"
+    assert refused == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (inference_service_pb2.GenerateRequest(prompt="x"), "target"),
+        (ask("baseModels/Tiny!"), "target.base_model"),
+        (ask(prompt=""), "prompt"),
+        (ask(prompt="x" * 64), "prompt"),
+        (ask(sampling=inference_service_pb2.Sampling(max_tokens=0)), "sampling.max_tokens"),
+        (ask(sampling=inference_service_pb2.Sampling(temperature=-1)), "sampling.temperature"),
+        (ask(sampling=inference_service_pb2.Sampling(top_p=0)), "sampling.top_p"),
+        (ask(sampling=inference_service_pb2.Sampling(stop=[""])), "sampling.stop"),
+        (ask(sampling=inference_service_pb2.Sampling(seed=-4)), "sampling.seed"),
+    ],
+)
+async def test_a_bad_request_is_refused_by_field(request_: inference_service_pb2.GenerateRequest, field: str) -> None:
+    parts = await make_parts(R1)
+    async with running(parts.service, CONFIG) as channel:
+        await deploy(channel, R1.name)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await generate(channel, request_)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert field in caught.value.details() or error_info(caught.value).reason == "PROMPT_TOO_LONG"
+
+
+@pytest.mark.parametrize(
+    "messages", [[], [("robot", "x")], [("user", "x"), ("assistant", "y")]], ids=["none", "role", "last"]
+)
+async def test_a_bad_conversation_is_refused(messages: list[tuple[str, str]]) -> None:
+    parts = await make_parts()
+    turns = [inference_service_pb2.Message(role=role, content=content) for role, content in messages]
+    async with running(parts.service, CONFIG) as channel:
+        request = inference_service_pb2.ChatRequest(target=ask(BASE.name).target, messages=turns)
+        refused = await refusal(InferenceServiceStub(channel).Chat(request, metadata=bearer(), timeout=TIMEOUT_S))
+    assert refused == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+
+
+async def call_each(
+    parts: Parts, channel: grpc.aio.Channel, metadata: tuple[tuple[str, str], ...]
+) -> list[tuple[str, str]]:
+    """Calls every method on what does not exist, or may not be seen; method, status and reason of each refusal."""
+    deployments, engine, inference = (
+        DeploymentServiceStub(channel),
+        EngineServiceStub(channel),
+        InferenceServiceStub(channel),
+    )
+    target = ask().target
+    turn = inference_service_pb2.Message(role="user", content="x")
+    named = {"name": SUPPORT}
+    calls = {
+        "DeployAdapter": lambda: deployments.DeployAdapter(
+            deployment_api.DeployAdapterRequest(**named, adapter_revision=R1.name), metadata=metadata
+        ),
+        "PromoteDeployment": lambda: deployments.PromoteDeployment(
+            deployment_api.PromoteDeploymentRequest(**named), metadata=metadata
+        ),
+        "RollbackDeployment": lambda: deployments.RollbackDeployment(
+            deployment_api.RollbackDeploymentRequest(**named), metadata=metadata
+        ),
+        "DeleteDeployment": lambda: deployments.DeleteDeployment(
+            deployment_api.DeleteDeploymentRequest(**named), metadata=metadata
+        ),
+        "GetDeployment": lambda: deployments.GetDeployment(
+            deployment_api.GetDeploymentRequest(**named), metadata=metadata
+        ),
+        "StartEngine": lambda: engine.StartEngine(
+            engine_api.StartEngineRequest(base_model="baseModels/none"), metadata=metadata
+        ),
+        "Generate": lambda: inference.Generate(ask(), metadata=metadata),
+        "Chat": lambda: inference.Chat(
+            inference_service_pb2.ChatRequest(target=target, messages=[turn]), metadata=metadata
+        ),
+        "GenerateStream": lambda: inference.GenerateStream(
+            inference_service_pb2.GenerateStreamRequest(target=target, prompt="x"), metadata=metadata
+        ).read(),
+        "ChatStream": lambda: inference.ChatStream(
+            inference_service_pb2.ChatStreamRequest(target=target, messages=[turn]), metadata=metadata
+        ).read(),
+    }
+    found = []
+    for method, call in calls.items():
+        code, reason = await refusal(call())
+        found.append((method, f"{code.name} {reason}"))
+    return found
+
+
+async def test_every_method_refuses_a_call_without_a_token() -> None:
+    parts = await make_parts()
+    async with running(parts.service, CONFIG) as channel:
+        found = await call_each(parts, channel, ())
+    assert {answer for _, answer in found} == {"UNAUTHENTICATED UNAUTHENTICATED"}
+
+
+async def test_every_method_refuses_a_token_without_its_scope() -> None:
+    parts = await make_parts()
+    async with running(parts.service, CONFIG) as channel:
+        found = await call_each(parts, channel, bearer(scopes=("curation.read",)))
+    assert {answer for _, answer in found} == {"PERMISSION_DENIED PERMISSION_DENIED"}
+
+
+async def test_every_method_refuses_another_tenants_name_whether_or_not_it_exists() -> None:
+    parts = await make_parts()
+    async with running(parts.service, CONFIG) as channel:
+        found = dict(await call_each(parts, channel, bearer("beta")))
+    del found["StartEngine"]  # base models belong to all tenants
+    assert set(found.values()) == {"PERMISSION_DENIED PERMISSION_DENIED"}
+
+
+async def test_every_method_says_what_does_not_exist() -> None:
+    parts = await make_parts()
+    async with running(parts.service, CONFIG) as channel:
+        found = dict(await call_each(parts, channel, bearer()))
+    assert found.pop("DeployAdapter") == "NOT_FOUND ADAPTER_REVISION_NOT_FOUND"
+    assert found.pop("StartEngine") == "NOT_FOUND BASE_MODEL_NOT_FOUND"
+    assert set(found.values()) == {"NOT_FOUND DEPLOYMENT_NOT_FOUND"}
+
+
+async def test_deployments_are_listed_in_pages() -> None:
+    parts = await make_parts(R1)
+    names = [f"tenants/acme/deployments/d{number}" for number in range(5)]
+    async with running(parts.service, CONFIG) as channel:
+        for name in names:
+            await deploy(channel, R1.name, name=name)
+        stub, token, found = DeploymentServiceStub(channel), "", []
+        while True:
+            page = await stub.ListDeployments(
+                deployment_api.ListDeploymentsRequest(parent="tenants/acme", page_size=2, page_token=token),
+                metadata=bearer(),
+            )
+            found += [one.name for one in page.deployments]
+            if not (token := page.next_page_token):
+                break
+    assert found == names

@@ -1,0 +1,222 @@
+"""The inference service with a fake engine and a fake trainer, wired as `__main__` wires the real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import AsyncIterator, Sequence
+
+from luthierd.inference.answers import Answers
+from luthierd.inference.deployments import Deployments
+from luthierd.inference.domain import AdapterRevision, BaseModel, Turn
+from luthierd.inference.engine_host import (
+    Engine,
+    EngineAdapter,
+    EngineDiedError,
+    EngineHost,
+    EnginePiece,
+    EngineRequest,
+)
+from luthierd.inference.errors import AdapterInvalidError
+from luthierd.inference.generations import Generations
+from luthierd.inference.http_front import Application, BuildApplication, HttpFront
+from luthierd.inference.service import FULL_NAMES, inference_service
+from luthierd.inference.store import MemoryStore
+from luthierd.inference.trainer_catalog import BaseModelNotFoundError, RevisionNotFoundError
+from luthierd.rpc.idempotency import Replay
+from luthierd.rpc.server import Health, Service
+from serving import VERIFIER
+
+BASE = BaseModel("baseModels/tiny", "b" * 64)
+OTHER_BASE = BaseModel("baseModels/other", "c" * 64)
+
+
+def revision(name: str, *, tenant: str = "acme", content: str = "", base: BaseModel = BASE) -> AdapterRevision:
+    """`tenants/{tenant}/adapters/support/revisions/{name}`; `content` decides the digest, by default tenant and name."""
+    digest = hashlib.sha256((content or tenant + name).encode()).hexdigest()
+    return AdapterRevision(f"tenants/{tenant}/adapters/support/revisions/{name}", digest, base)
+
+
+class FakeEngine:
+    """Answers with the name of the weights, word by word; `gate` holds answers back, `die` ends it."""
+
+    version, window, max_rank = "fake 1 (memory)", 64, 16
+
+    def __init__(self) -> None:
+        self.loaded: dict[int, EngineAdapter] = {}
+        self.unloaded: list[EngineAdapter] = []
+        self.requests: list[EngineRequest] = []
+        self.aborted = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.began = asyncio.Event()
+        self.dead = asyncio.Event()
+        self.is_closed = False
+
+    def tokenize(self, text: str) -> tuple[int, ...]:
+        return tuple(text.encode())
+
+    def render_chat(self, turns: Sequence[Turn]) -> tuple[int, ...]:
+        return tuple("".join(turn.content for turn in turns).encode())
+
+    async def generate(self, request: EngineRequest) -> AsyncIterator[EnginePiece]:
+        self._check_alive()
+        self.requests.append(request)
+        who = "base"
+        if request.adapter is not None:
+            assert request.adapter.number in self.loaded, "an adapter is used that is not loaded"
+            who = request.adapter.folder.name
+        finished = False
+        try:
+            for word in ("I", "am"):
+                yield EnginePiece(f"{word} ", 1)
+            self.began.set()
+            waits = [asyncio.create_task(self.gate.wait()), asyncio.create_task(self.dead.wait())]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            self._check_alive()
+            if request.adapter is not None:
+                assert request.adapter.number in self.loaded, "an adapter was unloaded under a request"
+            yield EnginePiece(who, 1, "stop")
+            finished = True
+        finally:
+            self.aborted += not finished
+
+    async def score(
+        self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], adapter: EngineAdapter | None
+    ) -> tuple[float, ...]:
+        return tuple(-1.0 if adapter is None else -0.5 for _ in completion_ids)
+
+    async def load_adapter(self, adapter: EngineAdapter) -> None:
+        self._check_alive()
+        if adapter.folder.name.endswith("refused"):
+            raise AdapterInvalidError("the engine does not take it", metadata={"detail": "test"})
+        assert adapter.number not in self.loaded
+        self.loaded[adapter.number] = adapter
+
+    async def unload_adapter(self, adapter: EngineAdapter) -> None:
+        self.unloaded.append(self.loaded.pop(adapter.number))
+
+    async def wait_dead(self) -> None:
+        await self.dead.wait()
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+    def die(self) -> None:
+        """As after `kill -9` of the engine's process."""
+        self.loaded.clear()
+        self.dead.set()
+
+    def _check_alive(self) -> None:
+        if self.dead.is_set():
+            raise EngineDiedError
+
+
+class FakeTrainer:
+    """Knows the revisions and base models that it was told of."""
+
+    def __init__(self, *known: AdapterRevision) -> None:
+        self.revisions = {one.name: one for one in known}
+        self.models = {BASE.name: BASE, OTHER_BASE.name: OTHER_BASE}
+
+    def add(self, *more: AdapterRevision) -> None:
+        self.revisions |= {one.name: one for one in more}
+
+    async def adapter_revision(self, name: str) -> AdapterRevision:
+        if name not in self.revisions:
+            raise RevisionNotFoundError(f"no {name}", metadata={"adapter_revision": name})
+        return self.revisions[name]
+
+    async def base_model(self, name: str) -> BaseModel:
+        if name not in self.models:
+            raise BaseModelNotFoundError(f"no {name}", metadata={"base_model": name})
+        return self.models[name]
+
+
+class FakeFiles:
+    """Folders that need not exist, named after the revisions; `broken` digests fail verification."""
+
+    def __init__(self) -> None:
+        self.broken: set[str] = set()
+
+    async def base_model_folder(self, base_model: BaseModel) -> pathlib.Path:
+        return pathlib.Path("/nowhere") / base_model.sha256
+
+    async def adapter_folder(self, revision: AdapterRevision, *, max_rank: int) -> pathlib.Path:
+        if revision.sha256 in self.broken:
+            raise AdapterInvalidError("it holds numbers that are not finite", metadata={"tensor": "x"})
+        tenant, name = revision.name.split("/")[1], revision.name.rpartition("/")[2]
+        return pathlib.Path("/nowhere") / f"{tenant}-{name}"
+
+
+class MemoryReplays:
+    """First answers, in memory."""
+
+    def __init__(self) -> None:
+        self._replays: dict[str, Replay] = {}
+
+    async def get(self, key: str) -> Replay | None:
+        return self._replays.get(key)
+
+    async def put(self, key: str, replay: Replay) -> None:
+        self._replays[key] = replay
+
+
+async def no_probe(engine: Engine, adapter: EngineAdapter) -> None:
+    """Every adapter is fine."""
+
+
+async def _no_application(engine: Engine) -> Application:
+    raise AssertionError("this test has no HTTP")
+
+
+@dataclasses.dataclass
+class Parts:
+    """All parts, with the fakes at hand. `engines` has every engine that was started, the last one lives."""
+
+    trainer: FakeTrainer
+    files: FakeFiles
+    store: MemoryStore
+    engines: list[FakeEngine]
+    host: EngineHost
+    generations: Generations
+    deployments: Deployments
+    answers: Answers
+    front: HttpFront
+    service: Service
+
+    @property
+    def engine(self) -> FakeEngine:
+        return self.engines[-1]
+
+
+async def make_parts(
+    *known: AdapterRevision, store: MemoryStore | None = None, max_loaded: int = 8, max_unheld: int = 2,
+    max_in_flight: int = 32, build: BuildApplication = _no_application,
+) -> Parts:  # fmt: skip
+    """Parts around a fake engine that starts at once."""
+    trainer, files, store, health = FakeTrainer(*known), FakeFiles(), store or MemoryStore(), Health(FULL_NAMES)
+    engines: list[FakeEngine] = []
+
+    async def start(folder: pathlib.Path) -> FakeEngine:
+        engines.append(FakeEngine())
+        return engines[-1]
+
+    host = EngineHost(start=start, files=files, store=store, set_serving=health.set_serving)
+    generations = Generations(files=files, probe=no_probe, max_loaded=max_loaded, max_unheld=max_unheld)
+    deployments = Deployments(store=store, catalog=trainer, generations=generations, host=host)
+    host.on_started, host.on_died = deployments.replay, generations.forget_all
+    await deployments.read()
+    answers = Answers(
+        deployments=deployments, generations=generations, host=host, models=trainer, max_in_flight=max_in_flight
+    )
+    front = HttpFront(
+        verifier=VERIFIER, answers=answers, deployments=deployments, host=host, build=build, max_body_bytes=100_000
+    )
+    service = inference_service(
+        answers=answers, deployments=deployments, generations=generations, host=host, models=trainer, verifier=VERIFIER,
+        replays=MemoryReplays(), health=health, background=[host.run], close=[host.close],
+    )  # fmt: skip
+    return Parts(trainer, files, store, engines, host, generations, deployments, answers, front, service)
