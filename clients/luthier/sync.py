@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from luthier.client import AsyncClient
 from luthier.endpoints import Endpoints
+from luthier.resources import (
+    adapters,
+    base_models,
+    datasets,
+    deployments,
+    engine,
+    evaluations,
+    gates,
+    inference,
+    training_jobs,
+)
 from luthier.transport import RetryPolicy, TokenSource
 
 T = TypeVar("T")
+N = TypeVar("N")
+P = ParamSpec("P")
 
 
 class _End:
@@ -79,31 +91,117 @@ class SyncIterator(Iterator[T]):
         self.close()
 
 
-class SyncNoun:
-    """One noun of the async client; every method waits."""
+class SyncNoun(Generic[N]):
+    """One noun of the async client. Its methods are made by `waits` and `iterates` and keep their types."""
 
-    def __init__(self, noun: object, thread: LoopThread) -> None:
+    def __init__(self, noun: N, thread: LoopThread) -> None:
         self._noun = noun
         self._thread = thread
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        method = getattr(self._noun, name)
-        if name.startswith("_") or not callable(method):
-            raise AttributeError(f"{type(self._noun).__name__} has no method {name!r}")
 
-        @functools.wraps(method)
-        def waiting(*arguments: Any, **options: Any) -> Any:
-            async def on_the_loop() -> Any:  # channels belong to the loop that opens them
-                outcome = method(*arguments, **options)
-                return await outcome if inspect.isawaitable(outcome) else outcome
+def waits(
+    method: Callable[Concatenate[N, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[SyncNoun[N], P], T]:
+    """The method that runs `method` on the client's loop and waits for it."""
 
-            outcome = self._thread.run(on_the_loop())
-            return SyncIterator(outcome, self._thread) if isinstance(outcome, AsyncIterator) else outcome
+    @functools.wraps(method)
+    def waiting(self: SyncNoun[N], /, *arguments: P.args, **options: P.kwargs) -> T:
+        return self._thread.run(method(self._noun, *arguments, **options))
 
-        return waiting
+    return waiting
 
-    def __dir__(self) -> list[str]:
-        return [name for name in dir(self._noun) if not name.startswith("_")]
+
+def iterates(
+    method: Callable[Concatenate[N, P], AsyncIterator[T]],
+) -> Callable[Concatenate[SyncNoun[N], P], SyncIterator[T]]:
+    """The method that gives the items of `method` one by one, each when it is there."""
+
+    @functools.wraps(method)
+    def iterating(self: SyncNoun[N], /, *arguments: P.args, **options: P.kwargs) -> SyncIterator[T]:
+        async def opened() -> AsyncIterator[T]:  # channels belong to the loop that opens them
+            return method(self._noun, *arguments, **options)
+
+        return SyncIterator(self._thread.run(opened()), self._thread)
+
+    return iterating
+
+
+class Datasets(SyncNoun[datasets.Datasets]):
+    import_rows = waits(datasets.Datasets.import_rows)
+    import_files = waits(datasets.Datasets.import_files)
+    get = waits(datasets.Datasets.get)
+    list = iterates(datasets.Datasets.list)
+    curate = waits(datasets.Datasets.curate)
+    get_revision = waits(datasets.Datasets.get_revision)
+    list_revisions = iterates(datasets.Datasets.list_revisions)
+    cancel_revision = waits(datasets.Datasets.cancel_revision)
+    watch_revision = iterates(datasets.Datasets.watch_revision)
+    wait_revision = waits(datasets.Datasets.wait_revision)
+    read_split = iterates(datasets.Datasets.read_split)
+    rows = iterates(datasets.Datasets.rows)
+    datasheet = waits(datasets.Datasets.datasheet)
+
+
+class BaseModels(SyncNoun[base_models.BaseModels]):
+    import_model = waits(base_models.BaseModels.import_model)
+    get = waits(base_models.BaseModels.get)
+    list = iterates(base_models.BaseModels.list)
+    wait = waits(base_models.BaseModels.wait)
+
+
+class TrainingJobs(SyncNoun[training_jobs.TrainingJobs]):
+    create = waits(training_jobs.TrainingJobs.create)
+    get = waits(training_jobs.TrainingJobs.get)
+    list = iterates(training_jobs.TrainingJobs.list)
+    cancel = waits(training_jobs.TrainingJobs.cancel)
+    watch = iterates(training_jobs.TrainingJobs.watch)
+    wait = waits(training_jobs.TrainingJobs.wait)
+
+
+class Adapters(SyncNoun[adapters.Adapters]):
+    list = iterates(adapters.Adapters.list)
+    get_revision = waits(adapters.Adapters.get_revision)
+    list_revisions = iterates(adapters.Adapters.list_revisions)
+
+
+class Evaluations(SyncNoun[evaluations.Evaluations]):
+    create = waits(evaluations.Evaluations.create)
+    get = waits(evaluations.Evaluations.get)
+    list = iterates(evaluations.Evaluations.list)
+    cancel = waits(evaluations.Evaluations.cancel)
+    watch = iterates(evaluations.Evaluations.watch)
+    wait = waits(evaluations.Evaluations.wait)
+    list_rows = iterates(evaluations.Evaluations.list_rows)
+    read_report = waits(evaluations.Evaluations.read_report)
+
+
+class Gates(SyncNoun[gates.Gates]):
+    run = waits(gates.Gates.run)
+    create_policy = waits(gates.Gates.create_policy)
+    get_policy = waits(gates.Gates.get_policy)
+    list_policies = iterates(gates.Gates.list_policies)
+
+
+class Deployments(SyncNoun[deployments.Deployments]):
+    deploy = waits(deployments.Deployments.deploy)
+    promote = waits(deployments.Deployments.promote)
+    rollback = waits(deployments.Deployments.rollback)
+    delete = waits(deployments.Deployments.delete)
+    get = waits(deployments.Deployments.get)
+    list = iterates(deployments.Deployments.list)
+
+
+class Engine(SyncNoun[engine.Engine]):
+    start = waits(engine.Engine.start)
+    get = waits(engine.Engine.get)
+    wait_ready = waits(engine.Engine.wait_ready)
+
+
+class Inference(SyncNoun[inference.Inference]):
+    generate = waits(inference.Inference.generate)
+    generate_stream = iterates(inference.Inference.generate_stream)
+    chat = waits(inference.Inference.chat)
+    chat_stream = iterates(inference.Inference.chat_stream)
 
 
 class Client:
@@ -120,15 +218,15 @@ class Client:
         self._client = AsyncClient(endpoints, token, tenant=tenant, retry=retry)
         self._thread = LoopThread()
         self.endpoints = self._client.endpoints
-        self.datasets = SyncNoun(self._client.datasets, self._thread)
-        self.base_models = SyncNoun(self._client.base_models, self._thread)
-        self.training_jobs = SyncNoun(self._client.training_jobs, self._thread)
-        self.adapters = SyncNoun(self._client.adapters, self._thread)
-        self.evaluations = SyncNoun(self._client.evaluations, self._thread)
-        self.gates = SyncNoun(self._client.gates, self._thread)
-        self.deployments = SyncNoun(self._client.deployments, self._thread)
-        self.engine = SyncNoun(self._client.engine, self._thread)
-        self.inference = SyncNoun(self._client.inference, self._thread)
+        self.datasets = Datasets(self._client.datasets, self._thread)
+        self.base_models = BaseModels(self._client.base_models, self._thread)
+        self.training_jobs = TrainingJobs(self._client.training_jobs, self._thread)
+        self.adapters = Adapters(self._client.adapters, self._thread)
+        self.evaluations = Evaluations(self._client.evaluations, self._thread)
+        self.gates = Gates(self._client.gates, self._thread)
+        self.deployments = Deployments(self._client.deployments, self._thread)
+        self.engine = Engine(self._client.engine, self._thread)
+        self.inference = Inference(self._client.inference, self._thread)
 
     def close(self) -> None:
         """Closes the channels and the thread."""

@@ -42,16 +42,16 @@ def import_(session: Session, *, name: str, files: tuple[pathlib.Path, ...]) -> 
 
 
 async def _import(client: AsyncClient, resource: str, files: tuple[pathlib.Path, ...]) -> Dataset:
-    """Imports; a bad line is told by its own file and line when there are several files."""
+    """Imports; a bad line is told by its file and its line there."""
     from luthier.errors import InvalidArgumentError
 
     try:
         return await client.datasets.import_files(resource, files)
     except InvalidArgumentError as error:
         line = error.metadata.get("line", "")
-        if line.isdigit() and len(files) > 1:
+        if line.isdigit():
             path, own_line = place_of(files, int(line))
-            error.message = f"{path} line {own_line}: {error.message}"
+            error.message = f"{path} line {own_line}: {error.message.removeprefix(f'line {line}: ')}"
             error.metadata |= {"file": str(path), "file_line": str(own_line)}
         raise
 

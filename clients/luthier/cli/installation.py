@@ -16,7 +16,7 @@ from luthier.cli import exits
 from luthier.cli.session import Command, Session
 from luthier.errors import LuthierError
 
-# What only the client reads: the servers refuse LUTHIER_ variables that they do not know.
+# What only the client reads: a token has no business in a server's environment.
 CLIENT_VARIABLES = ("LUTHIER_ENDPOINT", "LUTHIER_TENANT", "LUTHIER_TOKEN", "LUTHIER_PROFILE")
 
 

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from luthier.cli import exits
 from luthier.cli.session import Group, Session
+from luthier.errors import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,21 +24,25 @@ def jobs() -> None:
 @jobs.command("list")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Most jobs of each kind.")
 @click.option("--active", is_flag=True, help="Only those that are not final.")
-def list_(session: Session, *, limit: int, active: bool) -> None:
-    """List the tenant's jobs, newest first."""
+def list_(session: Session, *, limit: int, active: bool) -> int:
+    """List the tenant's jobs, newest first. Exit code 69 if a service does not answer; the others' jobs are shown."""
     from luthier.cli.documents import state_of, to_document, when
 
-    found = session.run(lambda client: _all(client, session.parent, limit))
+    found, away = session.run(lambda client: _all(client, session.parent, limit))
     if active:
         found = [job for job in found if state_of(job) in {"QUEUED", "RUNNING", "CURATING", "CANCELLING"}]
     if session.as_json:
-        session.emit({"jobs": [{"kind": kind_name(job)} | to_document(job) for job in found]})
-        return
+        jobs_found = [{"kind": kind_name(job)} | to_document(job) for job in found]
+        session.emit({"jobs": jobs_found, "unavailable": [error.message for error in away]})
+        return exits.UNAVAILABLE if away else exits.OK
     rows = [
         (job.name, kind_name(job), state_of(job), when(job.create_time), _progress(job), job.error.message)
         for job in found
     ]
     session.table(["name", "kind", "state", "created (UTC)", "progress", "error"], rows)
+    for error in away:
+        session.note(f"not shown: {error.message}")
+    return exits.UNAVAILABLE if away else exits.OK
 
 
 @jobs.command()
@@ -78,15 +84,20 @@ def cancel(session: Session, *, name: str) -> None:
         click.echo(f"{job.name}: {state_of(job)}")
 
 
-async def _all(client: AsyncClient, parent: str, limit: int) -> list[Any]:
+async def _all(client: AsyncClient, parent: str, limit: int) -> tuple[list[Any], list[UnavailableError]]:
+    """The newest jobs of each kind, and the errors of the services that do not answer."""
     found: list[Any] = []
+    away: list[UnavailableError] = []
     for source in (
         client.training_jobs.list(parent),
         client.evaluations.list(parent),
         client.datasets.list_revisions(f"{parent}/datasets/-"),
     ):
-        found += await _first(source, limit)
-    return sorted(found, key=lambda job: (job.create_time.seconds, job.create_time.nanos), reverse=True)
+        try:
+            found += await _first(source, limit)
+        except UnavailableError as error:
+            away.append(error)
+    return sorted(found, key=lambda job: (job.create_time.seconds, job.create_time.nanos), reverse=True), away
 
 
 async def _first(source: AsyncIterator[Any], limit: int) -> list[Any]:

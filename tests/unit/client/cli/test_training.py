@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import grpc
 import pytest
 from luthier.trainer.v1 import base_model_pb2
 from luthier.trainer.v1 import training_job_pb2 as pb
@@ -80,6 +81,18 @@ async def test_jobs_of_all_kinds_are_listed_newest_first(training, luthier):
     active = await luthier("jobs", "list", "--active")
     assert JOB in active.out
     assert "evaluations/e1" not in active.out
+
+
+async def test_jobs_of_a_service_that_is_away_are_missed_aloud(training, luthier, refuse, monkeypatch):
+    monkeypatch.setattr("luthier.transport.RetryPolicy.max_attempts", 1)
+    training.answers["ListTrainingJobs"] = {"training_jobs": [QUEUED]}
+    training.answers["ListEvaluations"] = refuse(grpc.StatusCode.UNAVAILABLE, "DRAINING")
+    found = await luthier("jobs", "list")
+    assert found.code == 69
+    assert JOB in found.out
+    assert "not shown: refused: DRAINING" in found.err
+    as_json = await luthier("jobs", "list", "--json")
+    assert (as_json.code, as_json.lines[0]["unavailable"]) == (69, ["refused: DRAINING"])
 
 
 @pytest.mark.parametrize(
