@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
@@ -190,7 +191,7 @@ class Transport:
         *,
         timeout_s: float | None = None,
         idle_s: float | None = None,
-    ) -> AsyncIterator[Response]:
+    ) -> AsyncGenerator[Response, None]:
         """Yields the messages of a server stream. Retried only before the first message. Closing the iterator cancels
         the call. timeout_s 0: no total deadline. idle_s: longest silence; a longer one is an `UnavailableError`.
         """
@@ -234,30 +235,35 @@ class Transport:
 
     async def watch(
         self,
-        events: Callable[[int], AsyncIterator[Event]],
+        call: grpc.aio.UnaryStreamMultiCallable[Request, Response],
+        request_after: Callable[[int], Request],
+        event_of: Callable[[Response], Event],
         *,
         after_event_id: int,
-        is_final_event: Callable[[Event], bool],
+        is_final: Callable[[Event], bool],
         is_over: Callable[[], Awaitable[bool]],
     ) -> AsyncIterator[Event]:
         """Yields events in order, each once, without heartbeats, until the resource is final.
 
-        events(after) opens the stream. When the service goes away it is opened again after the last id seen, for up to
-        `retry.reconnect_s`. A stream that ends early (a service that shuts down) is told from one that is
-        complete by the final state event or by `is_over()`.
+        When the service goes away, or is silent for `WATCH_IDLE_S`, the stream is opened again after the last id seen,
+        for up to `retry.reconnect_s`. A stream that ends early (a service that shuts down) is told from one that is
+        complete by the final event or by `is_over()`.
         """
         last_id, attempt, patience = after_event_id, 0, Patience(self.retry.reconnect_s)
         while True:
             try:
-                async for event in events(last_id):
-                    attempt = 0
-                    patience.renew()
-                    if event.event_id <= last_id:
-                        continue
-                    last_id = event.event_id
-                    yield event
-                    if is_final_event(event):
-                        return
+                stream = self.stream(call, request_after(last_id), timeout_s=0, idle_s=WATCH_IDLE_S)
+                async with contextlib.aclosing(stream) as messages:
+                    async for message in messages:
+                        attempt = 0
+                        patience.renew()
+                        event = event_of(message)
+                        if event.event_id <= last_id:
+                            continue
+                        last_id = event.event_id
+                        yield event
+                        if is_final(event):
+                            return
                 if await is_over():
                     return
             except UnavailableError as error:

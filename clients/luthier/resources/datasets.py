@@ -15,7 +15,7 @@ from luthier.curation.v1 import dataset_service_pb2 as api
 from luthier.curation.v1 import dataset_service_pb2_grpc as rpc
 from luthier.resources import uploading
 from luthier.resources.reading import finished, joined, lines, pages, pieces, wait_for
-from luthier.transport import WATCH_IDLE_S, Transport, new_request_id
+from luthier.transport import Transport, new_request_id
 
 FINAL_STATES = frozenset(
     {pb.DATASET_REVISION_STATE_READY, pb.DATASET_REVISION_STATE_FAILED, pb.DATASET_REVISION_STATE_CANCELLED}
@@ -123,20 +123,15 @@ class Datasets:
     def watch_revision(self, name: str, *, after_event_id: int = 0) -> AsyncIterator[pb.DatasetRevisionEvent]:
         """Yields the revision's events until it is final, across restarts of the service."""
 
-        async def events(after: int) -> AsyncIterator[pb.DatasetRevisionEvent]:
-            request = api.WatchDatasetRevisionRequest(name=name, after_event_id=after)
-            async for message in self._transport.stream(
-                self._stub.WatchDatasetRevision, request, timeout_s=0, idle_s=WATCH_IDLE_S
-            ):
-                yield message.event
-
         async def is_over() -> bool:
             return (await self.get_revision(name)).state in FINAL_STATES
 
         return self._transport.watch(
-            events,
+            self._stub.WatchDatasetRevision,
+            lambda after: api.WatchDatasetRevisionRequest(name=name, after_event_id=after),
+            lambda message: message.event,
             after_event_id=after_event_id,
-            is_final_event=lambda event: event.HasField("state") and event.state in FINAL_STATES,
+            is_final=lambda event: event.HasField("state") and event.state in FINAL_STATES,
             is_over=is_over,
         )
 

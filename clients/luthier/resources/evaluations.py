@@ -9,7 +9,7 @@ from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.evaluator.v1 import evaluation_service_pb2 as api
 from luthier.evaluator.v1 import evaluation_service_pb2_grpc as rpc
 from luthier.resources.reading import finished, joined, pages, pieces, wait_for
-from luthier.transport import WATCH_IDLE_S, Transport, new_request_id
+from luthier.transport import Transport, new_request_id
 
 FINAL_STATES = frozenset({pb.EVALUATION_STATE_SUCCEEDED, pb.EVALUATION_STATE_FAILED, pb.EVALUATION_STATE_CANCELLED})
 
@@ -65,20 +65,15 @@ class Evaluations:
     def watch(self, name: str, *, after_event_id: int = 0) -> AsyncIterator[pb.EvaluationEvent]:
         """Yields the evaluation's events until it is final, across restarts of the service."""
 
-        async def events(after: int) -> AsyncIterator[pb.EvaluationEvent]:
-            request = api.WatchEvaluationRequest(name=name, after_event_id=after)
-            async for message in self._transport.stream(
-                self._stub.WatchEvaluation, request, timeout_s=0, idle_s=WATCH_IDLE_S
-            ):
-                yield message.event
-
         async def is_over() -> bool:
             return (await self.get(name)).state in FINAL_STATES
 
         return self._transport.watch(
-            events,
+            self._stub.WatchEvaluation,
+            lambda after: api.WatchEvaluationRequest(name=name, after_event_id=after),
+            lambda message: message.event,
             after_event_id=after_event_id,
-            is_final_event=lambda event: event.HasField("state") and event.state in FINAL_STATES,
+            is_final=lambda event: event.HasField("state") and event.state in FINAL_STATES,
             is_over=is_over,
         )
 

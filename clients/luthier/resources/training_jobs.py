@@ -9,7 +9,7 @@ from luthier.resources.reading import finished, pages, wait_for
 from luthier.trainer.v1 import training_job_pb2 as pb
 from luthier.trainer.v1 import training_job_service_pb2 as api
 from luthier.trainer.v1 import training_job_service_pb2_grpc as rpc
-from luthier.transport import WATCH_IDLE_S, Transport, new_request_id
+from luthier.transport import Transport, new_request_id
 
 FINAL_STATES = frozenset(
     {pb.TRAINING_JOB_STATE_SUCCEEDED, pb.TRAINING_JOB_STATE_FAILED, pb.TRAINING_JOB_STATE_CANCELLED}
@@ -68,20 +68,15 @@ class TrainingJobs:
     def watch(self, name: str, *, after_event_id: int = 0) -> AsyncIterator[pb.TrainingJobEvent]:
         """Yields the job's events until it is final, across restarts of the service."""
 
-        async def events(after: int) -> AsyncIterator[pb.TrainingJobEvent]:
-            request = api.WatchTrainingJobRequest(name=name, after_event_id=after)
-            async for message in self._transport.stream(
-                self._stub.WatchTrainingJob, request, timeout_s=0, idle_s=WATCH_IDLE_S
-            ):
-                yield message.event
-
         async def is_over() -> bool:
             return (await self.get(name)).state in FINAL_STATES
 
         return self._transport.watch(
-            events,
+            self._stub.WatchTrainingJob,
+            lambda after: api.WatchTrainingJobRequest(name=name, after_event_id=after),
+            lambda message: message.event,
             after_event_id=after_event_id,
-            is_final_event=lambda event: event.HasField("state") and event.state in FINAL_STATES,
+            is_final=lambda event: event.HasField("state") and event.state in FINAL_STATES,
             is_over=is_over,
         )
 
