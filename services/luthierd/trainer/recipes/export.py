@@ -1,0 +1,123 @@
+"""The folder of an adapter revision: weights and config as PEFT and vLLM read them, lineage, model card, references."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import pathlib
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+from luthierd.storage.blobs import write_atomically
+from luthierd.trainer.domain import TrainingTask
+from luthierd.trainer.recipes.lora import save_adapter
+from luthierd.trainer.recipes.reference import Reference
+from luthierd.trainer.recipes.sft import Trained
+
+VERSIONED = ("torch", "transformers", "peft", "safetensors")
+LINEAGE_FILE, CARD_FILE, REFERENCE_FILE = "lineage.json", "README.md", "reference.json"
+
+
+def export_adapter(
+    folder: pathlib.Path,
+    trained: Trained,
+    *,
+    name: str,
+    training_job: str,
+    task: TrainingTask,
+    row_counts: dict[str, int],
+    dtype: str,
+    references: Sequence[Reference],
+) -> None:
+    """Writes the five files. Nothing in them depends on the time or on this machine's paths."""
+    save_adapter(
+        folder,
+        trained.lora,
+        config=task.config,
+        target_modules=trained.target_modules,
+        base_model=task.base_model,
+    )
+    lineage = lineage_of(
+        trained, name=name, training_job=training_job, task=task, row_counts=row_counts, dtype=dtype
+    )
+    _write_json(folder / LINEAGE_FILE, lineage)
+    _write_json(folder / REFERENCE_FILE, {"dtype": dtype, "rows": [row.to_dict() for row in references]})
+    write_atomically(folder / CARD_FILE, iter([model_card(lineage).encode()]))
+
+
+def lineage_of(
+    trained: Trained, *, name: str, training_job: str, task: TrainingTask, row_counts: dict[str, int], dtype: str
+) -> dict[str, Any]:
+    """All that is needed to make the adapter again, by digest."""
+    versions = {package: importlib.metadata.version(package) for package in VERSIONED}
+    return {
+        "adapter": name,
+        "training_job": training_job,
+        "dataset": {
+            "revision": task.dataset.name,
+            "sha256": task.dataset.sha256,
+            "train_sha256": task.dataset.train_sha256,
+            "validation_sha256": task.dataset.validation_sha256,
+            "row_counts": row_counts,
+        },
+        "base_model": {
+            "name": task.base_model,
+            "sha256": task.base_model_info.sha256,
+            "tokenizer_sha256": task.base_model_info.tokenizer_sha256,
+            "chat_template_sha256": task.base_model_info.chat_template_sha256,
+        },
+        "config": task.config.to_dict(),
+        "dtype": dtype,
+        "seed": task.config.seed,
+        "result": {
+            "step": trained.step,
+            "validation_loss": None if math.isnan(trained.validation_loss) else trained.validation_loss,
+            "completion_tokens_per_epoch": trained.label_count,
+            "target_modules": list(trained.target_modules),
+        },
+        "versions": versions | {"python": platform.python_version(), "machine": platform.machine()},
+    }
+
+
+def model_card(lineage: dict[str, Any]) -> str:
+    """README.md of the revision, with the front matter that model hubs read."""
+    config, result, dataset, base = lineage["config"], lineage["result"], lineage["dataset"], lineage["base_model"]
+    loss = result["validation_loss"]
+    measured = f"{loss:.4f} nats per completion token" if loss is not None else "not measured (no validation split)"
+    return f"""---
+library_name: peft
+pipeline_tag: text-generation
+tags: [lora, luthier]
+---
+
+# {lineage["adapter"]}
+
+A LoRA adapter (rank {config["rank"]}, alpha {config["alpha"]:g}, on {", ".join(result["target_modules"])}) for
+`{base["name"]}`, made by supervised fine-tuning with the loss on completions only.
+
+| what | which |
+|---|---|
+| base model | `{base["name"]}`, sha256 `{base["sha256"]}` |
+| chat template | sha256 `{base["chat_template_sha256"]}` |
+| data | `{dataset["revision"]}`, sha256 `{dataset["sha256"]}`, {dataset["row_counts"]["train"]} training rows |
+| weights kept | those of step {result["step"]} |
+| validation loss | {measured} |
+| seed | {lineage["seed"]} |
+
+## Use
+
+Load it on exactly this base model: `peft.PeftModel.from_pretrained(base, folder)`, or deploy it with `luthier deploy`.
+Prompts go through the base model's chat template. `reference.json` holds log-probabilities that a correct load reproduces.
+
+## Limits
+
+It was tuned on one tenant's data and one task; what it does elsewhere is unknown. It can repeat what its training rows say.
+Evaluate it on a holdout before use (`luthier evaluate`). Settings, digests and versions are in `lineage.json`.
+"""
+
+
+def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
+    write_atomically(path, iter([text.encode() + b"\n"]))
