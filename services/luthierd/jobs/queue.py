@@ -20,8 +20,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from luthierd.errors import AbortedError, AlreadyExistsError, InvalidArgumentError, NotFoundError
+from luthierd.errors import AbortedError, AlreadyExistsError, InternalError, InvalidArgumentError, NotFoundError
 from luthierd.rpc.paging import Page, PageRequest
+from luthierd.rpc.status import failure_of
 from luthierd.storage.database import Database
 
 MAX_ATTEMPTS = 5
@@ -63,6 +64,18 @@ class JobExistsError(AlreadyExistsError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name} exists; choose another id", metadata={"job": name})
+
+
+class WorkerDiedError(InternalError):
+    """So many workers died over the job that it counts as the cause."""
+
+    reason = "WORKER_DIED"
+
+    def __init__(self, name: str, attempt_count: int) -> None:
+        super().__init__(
+            f"{attempt_count} workers died over {name}; their last words are in the service's log folder",
+            metadata={"job": name, "attempt_count": str(attempt_count)},
+        )
 
 
 class LeaseLostError(AbortedError):
@@ -307,8 +320,7 @@ class JobQueue:
         return _job(row)
 
     async def _give_up(self, tx: AsyncConnection, job: Job, attempt_count: int) -> None:
-        message = f"{attempt_count} workers died over {job.name}; their last words are in the service's log folder"
-        error = {"code": "INTERNAL", "reason": "WORKER_DIED", "message": message, "metadata": {"job": job.name}}
+        error = failure_of(WorkerDiedError(job.name, attempt_count))
         await self._set_state(tx, job.name, JobState.FAILED, error=error, attempt_count=attempt_count)
 
     async def _set_state(self, tx: AsyncConnection, name: str, state: JobState, **values: Any) -> None:

@@ -17,9 +17,9 @@ from typing import Any
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from luthierd.errors import LuthierError
+from luthierd.errors import InternalError, LuthierError
 from luthierd.jobs.queue import Job, JobQueue, JobState, Lease, LeaseLostError
-from luthierd.rpc.status import code_of
+from luthierd.rpc.status import failure_of
 
 log = logging.getLogger(__name__)
 
@@ -196,11 +196,11 @@ class _Frame:
 def describe_failure(error: Exception, job: str) -> dict[str, Any]:
     """The job's `error`: ours as it is, anything else as INTERNAL with an id under which the log has the trace."""
     if isinstance(error, LuthierError):
-        return {"code": code_of(error).name, "reason": error.reason, "message": str(error), "metadata": error.metadata}
+        return failure_of(error)
     error_id = uuid.uuid4().hex[:12]
     log.error("the work failed", exc_info=error, extra={"job": job, "error_id": error_id})
     message = f"internal error {error_id} ({type(error).__name__}); the worker's log has the details under this id"
-    return {"code": "INTERNAL", "reason": "INTERNAL", "message": message, "metadata": {"error_id": error_id}}
+    return failure_of(InternalError(message, metadata={"error_id": error_id}))
 
 
 def _leave(name: str) -> None:

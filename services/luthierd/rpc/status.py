@@ -25,14 +25,13 @@ STATUS_BY_ERROR: dict[type[errors.LuthierError], grpc.StatusCode] = {
     errors.DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.DataLossError: grpc.StatusCode.DATA_LOSS,
     errors.InternalError: grpc.StatusCode.INTERNAL,
+    errors.LuthierError: grpc.StatusCode.INTERNAL,
 }
 
 
 def code_of(error: errors.LuthierError) -> grpc.StatusCode:
     """The status of the nearest registered class of `error`."""
-    return next(
-        (STATUS_BY_ERROR[kind] for kind in type(error).__mro__ if kind in STATUS_BY_ERROR), grpc.StatusCode.INTERNAL
-    )
+    return next(STATUS_BY_ERROR[kind] for kind in type(error).__mro__ if kind in STATUS_BY_ERROR)
 
 
 def status_of(error: errors.LuthierError, domain: str) -> status_pb2.Status:
@@ -75,8 +74,13 @@ async def abort_with(context: grpc.aio.ServicerContext[Any, Any], error: errors.
     raise AssertionError("unreachable: abort raises")
 
 
+def failure_of(error: errors.LuthierError) -> dict[str, Any]:
+    """`error` as a job stores it: the name of the gRPC status, reason, message and metadata."""
+    return {"code": code_of(error).name, "reason": error.reason, "message": str(error), "metadata": error.metadata}
+
+
 def status_from_failure(failure: dict[str, Any], domain: str) -> status_pb2.Status:
-    """The `error` of a job as it was stored (`jobs.worker.describe_failure`), for the wire."""
+    """The `error` of a job as it was stored (`failure_of`), for the wire."""
     info = error_details_pb2.ErrorInfo(reason=failure["reason"], domain=domain)
     info.metadata.update({key: str(value) for key, value in failure["metadata"].items()})
     detail = any_pb2.Any()

@@ -39,10 +39,13 @@ async def test_what_a_transaction_wrote_is_there_after_it(database: Database) ->
 
 
 async def test_a_transaction_that_fails_leaves_nothing(database: Database) -> None:
-    with pytest.raises(RuntimeError, match="half-way"):
+    async def fail_half_way() -> None:
         async with database.begin() as tx:
             await tx.execute(sa.insert(_replays).values(key="a", fingerprint="f", response=b"r", create_time=1.0))
             raise RuntimeError("half-way")
+
+    with pytest.raises(RuntimeError, match="half-way"):
+        await fail_half_way()
     assert await keys(database) == []
 
 

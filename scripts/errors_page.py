@@ -1,0 +1,164 @@
+"""Writes docs/errors.md, the public registry of error reasons, from the error classes of the servers.
+
+python scripts/errors_page.py generate     # rewrites docs/errors.md
+python scripts/errors_page.py check        # fails if the page is not current
+
+The classes are read, not imported: the page needs no engine and no model library.
+"""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SOURCES = ROOT / "services/luthierd"
+PAGE = ROOT / "docs/errors.md"
+
+ROOT_CLASS = "LuthierError"
+SERVICES = ("curation", "trainer", "evaluator", "inference")
+
+HEAD = """\
+# Errors
+
+Every error of a service is a `google.rpc.Status` whose `ErrorInfo` has a **reason** and a **domain**; programs go by
+this pair, never by the message. `metadata` repeats every dynamic word of the message. The same reasons stand in the
+`error` field of a job that failed and in the error line of a server that does not start.
+
+Beside `ErrorInfo` there is, where it fits, one of each: `BadRequest` (INVALID_ARGUMENT: which fields), `RetryInfo`
+(UNAVAILABLE, RESOURCE_EXHAUSTED: when to come back) and `PreconditionFailure` (FAILED_PRECONDITION: what is not so).
+The request id of the call is in the trailer `x-request-id` and in the server's log.
+
+Domain `*.luthier.dev` stands for every service: `curation`, `trainer`, `evaluator`, `inference`. `luthier up` stands
+for errors that only the command line shows.
+
+This page is made of the classes by `python scripts/errors_page.py generate`; a test fails when it is not current.
+
+| reason | domain | status | meaning |
+|---|---|---|---|
+"""
+
+
+@dataclass(frozen=True)
+class ErrorClass:
+    """A class of the error tree, as its source has it."""
+
+    name: str
+    bases: tuple[str, ...]
+    reason: str | None
+    """None: it only groups others."""
+    meaning: str
+    domain: str
+
+
+@dataclass(frozen=True, order=True)
+class Row:
+    """A line of the table."""
+
+    reason: str
+    domain: str
+    status: str
+    meaning: str
+
+
+def error_classes() -> list[ErrorClass]:
+    """Every subclass of LuthierError below services/, and LuthierError itself."""
+    found = [made for path in sorted(SOURCES.rglob("*.py")) for made in _classes_of(path)]
+    names = {ROOT_CLASS}
+    while True:
+        more = {made.name for made in found if made.name in names or names.intersection(made.bases)}
+        if more <= names:
+            return [made for made in found if made.name in names]
+        names |= more
+
+
+def rows() -> list[Row]:
+    """The table, by reason and domain. ValueError if one pair has two statuses."""
+    classes = error_classes()
+    parents = {made.name: made.bases for made in classes}
+    kinds = _status_by_class()
+    table: dict[tuple[str, str], Row] = {}
+    for made in classes:
+        if made.reason is None or made.name == ROOT_CLASS:
+            continue
+        row = Row(made.reason, made.domain, _status(made.name, parents, kinds), made.meaning)
+        known = table.setdefault((row.reason, row.domain), row)
+        if known.status != row.status:
+            raise ValueError(f"{row.reason} in {row.domain} means {known.status} and {row.status}")
+    return sorted(table.values())
+
+
+def render() -> str:
+    """The whole page."""
+    return HEAD + "".join(f"| `{r.reason}` | `{r.domain}` | {r.status} | {r.meaning} |\n" for r in rows())
+
+
+def _classes_of(path: pathlib.Path) -> Iterator[ErrorClass]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ClassDef):
+            bases = tuple(_last_name(base) for base in node.bases)
+            # The first paragraph, on one line, as a cell of the table can hold it.
+            meaning = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split()).replace("|", "\\|")
+            yield ErrorClass(node.name, bases, _reason(node), meaning, _domain(path))
+
+
+def _last_name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def _reason(node: ast.ClassDef) -> str | None:
+    for statement in node.body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else []
+        if isinstance(statement, ast.AnnAssign):
+            targets = [statement.target]
+        if any(_last_name(target) == "reason" for target in targets):
+            value = getattr(statement, "value", None)
+            return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else None
+    return None
+
+
+def _domain(path: pathlib.Path) -> str:
+    part = path.relative_to(SOURCES).parts[0]
+    if part == "supervisor.py":
+        return "luthier up"
+    return f"{part}.luthier.dev" if part in SERVICES else "*.luthier.dev"
+
+
+def _status_by_class() -> dict[str, str]:
+    """The table of rpc/status.py by class name."""
+    sys.path.insert(0, str(ROOT / "services"))
+    from luthierd.rpc.status import STATUS_BY_ERROR
+
+    return {kind.__name__: code.name for kind, code in STATUS_BY_ERROR.items()}
+
+
+def _status(name: str, parents: Mapping[str, tuple[str, ...]], kinds: Mapping[str, str]) -> str:
+    """The status of the nearest class that has one."""
+    line = [name]
+    while line:
+        if line[0] in kinds:
+            return kinds[line[0]]
+        line = [*line[1:], *parents.get(line[0], ())]
+    raise ValueError(f"{name} has no status: derive it from a class of rpc/status.py")
+
+
+def main() -> int:
+    """The command; 0 done or current, 1 not current, 64 wrong usage."""
+    verb = sys.argv[1:]
+    if verb == ["generate"]:
+        PAGE.write_text(render())
+        return 0
+    if verb == ["check"]:
+        if PAGE.is_file() and PAGE.read_text() == render():
+            return 0
+        print("docs/errors.md is not current; run `python scripts/errors_page.py generate`", file=sys.stderr)
+        return 1
+    print(__doc__, file=sys.stderr)
+    return 64
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,43 @@
+"""One table from errors to status, for the wire and for the `error` of a job."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+from google.rpc import code_pb2, error_details_pb2
+from luthierd import errors
+from luthierd.rpc.status import STATUS_BY_ERROR, code_of, failure_of, status_from_failure, status_of
+
+
+class LeafError(errors.ResourceExhaustedError):
+    reason = "TEST_LEAF"
+
+
+def test_a_subclass_has_the_status_of_its_kind() -> None:
+    assert code_of(LeafError("full")) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert code_of(errors.LuthierError("?")) is grpc.StatusCode.INTERNAL
+
+
+@pytest.mark.parametrize("kind", STATUS_BY_ERROR)
+def test_the_number_on_the_wire_is_that_of_the_name(kind: type[errors.LuthierError]) -> None:
+    status = status_of(kind("x"), "test.luthier.dev")
+    assert code_pb2.Code.Name(status.code) == STATUS_BY_ERROR[kind].name
+    assert status.code == STATUS_BY_ERROR[kind].value[0]
+
+
+def test_there_is_at_most_one_detail_of_each_kind() -> None:
+    for kind in STATUS_BY_ERROR:
+        types = [packed.TypeName() for packed in status_of(kind("x"), "test.luthier.dev").details]
+        assert len(types) == len(set(types))
+        assert types[0] == "google.rpc.ErrorInfo"
+
+
+def test_the_error_of_a_job_is_the_same_as_on_the_wire() -> None:
+    error = LeafError("full", metadata={"queue": "q"})
+    status = status_from_failure(failure_of(error), "trainer.luthier.dev")
+    assert (status.code, status.message) == (code_pb2.RESOURCE_EXHAUSTED, "full")
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert info == error_details_pb2.ErrorInfo(
+        reason="TEST_LEAF", domain="trainer.luthier.dev", metadata={"queue": "q"}
+    )
