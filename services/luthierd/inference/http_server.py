@@ -15,6 +15,9 @@ from luthierd.rpc.server import PortInUseError
 
 log = logging.getLogger(__name__)
 
+BACKLOG = 1024
+"""Connections that wait to be taken. Listening begins with the bind: two sockets could bind one port, not listen on it."""
+
 
 class HttpServer:
     """An ASGI application on a port. The port is taken at once, so that a taken one ends the start."""
@@ -24,6 +27,7 @@ class HttpServer:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((config.host, config.http_port))
+            self._socket.listen(BACKLOG)
         except OSError as error:
             self._socket.close()
             raise PortInUseError(

@@ -1,0 +1,201 @@
+"""The OpenAI-compatible endpoint's front over a real socket, with a stand-in for the engine's application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import pathlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from inference_parts import BASE, FakeEngine, Parts, make_parts, revision
+from luthierd.inference.config import InferenceConfig
+from luthierd.inference.domain import EngineState, Sampling, Target
+from luthierd.inference.engine_host import Engine, EngineAdapter, EngineRequest, EngineStatus
+from luthierd.inference.http_front import Application
+from luthierd.inference.http_server import HttpServer
+from luthierd.rpc.server import PortInUseError
+from serving import bearer
+
+R1, R2 = revision("r1"), revision("r2")
+OF_BETA = revision("r1", tenant="beta")
+SUPPORT = "tenants/acme/deployments/support"
+ASK = {"model": "support", "messages": [{"role": "user", "content": "hi"}]}
+
+
+async def stand_in(engine: Engine) -> Application:
+    """Answers as the engine's own application would: through the engine, with the body's model as its name."""
+    assert isinstance(engine, FakeEngine)
+
+    async def application(scope: Any, receive: Any, send: Any, *, model: str, adapter: EngineAdapter | None) -> None:
+        body = json.loads((await receive())["body"])
+        if body["messages"][0]["content"] == "crash":
+            raise RuntimeError("secret")
+        request = EngineRequest(
+            request_id="1", prompt_ids=(1,), sampling=Sampling(), adapter=adapter, cache_salt=body["cache_salt"]
+        )
+        text = "".join([piece.text async for piece in engine.generate(request)])
+        content = json.dumps({"model": model, "text": text}).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": content})
+
+    return application
+
+
+@contextlib.asynccontextmanager
+async def served(*, deploy: bool = True, **options: Any) -> AsyncIterator[tuple[Parts, httpx.AsyncClient]]:
+    """Parts with deployments of two tenants under one id, and a client of the endpoint."""
+    parts = await make_parts(R1, R2, OF_BETA, build=stand_in, **options)
+    http = HttpServer(parts.front, InferenceConfig(grace_s=2))
+    tasks = [asyncio.create_task(parts.host.run()), asyncio.create_task(http.run())]
+    if deploy:
+        await parts.deployments.deploy(SUPPORT, R1.name)
+        await parts.deployments.deploy(SUPPORT.replace("acme", "beta"), OF_BETA.name)
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{http.port}") as client:
+            yield parts, client
+    finally:
+        await http.close()
+        for task in tasks:
+            task.cancel()
+
+
+def as_tenant(tenant: str = "acme", **options: Any) -> dict[str, str]:
+    """Headers that prove a caller."""
+    return dict(bearer(tenant, **options))
+
+
+async def complete(client: httpx.AsyncClient, body: Any = None, *, tenant: str = "acme") -> httpx.Response:
+    """One chat completion."""
+    return await client.post("/v1/chat/completions", json=ASK if body is None else body, headers=as_tenant(tenant))
+
+
+async def test_one_name_is_two_deployments_for_two_tenants_and_the_headers_say_who_answered() -> None:
+    async with served() as (parts, client):
+        mine, theirs = await complete(client), await complete(client, tenant="beta")
+    assert (mine.json(), theirs.json()) == (
+        {"model": "support", "text": "I am acme-r1"},
+        {"model": "support", "text": "I am beta-r1"},
+    )
+    assert mine.headers["x-luthier-generation"] == R1.generation
+    assert mine.headers["x-luthier-deployment-revision"] == "1"
+    assert len({request.cache_salt for request in parts.engine.requests}) == 2
+
+
+@pytest.mark.parametrize("model", [SUPPORT, BASE.name])
+async def test_a_full_name_is_a_model_too(model: str) -> None:
+    async with served() as (_, client):
+        response = await complete(client, {**ASK, "model": model})
+    assert response.json()["model"] == model
+
+
+async def test_models_are_those_of_the_tenant_and_the_base_model() -> None:
+    async with served() as (parts, client):
+        await parts.deployments.deploy("tenants/beta/deployments/other", OF_BETA.name)
+        listed = (await client.get("/v1/models", headers=as_tenant("acme"))).json()
+    assert [card["id"] for card in listed["data"]] == ["support", BASE.name]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/load_lora_adapter"), ("POST", "/v1/unload_lora_adapter"), ("POST", "/tokenize"), ("GET", "/metrics"),
+        ("GET", "/docs"), ("GET", "/v1/chat/completions"), ("POST", "/v1/models"), ("POST", "/v1/chat/completions/"),
+        ("POST", "/v1/../v1/load_lora_adapter"), ("POST", "/invocations"), ("GET", "/version"),
+    ],
+)  # fmt: skip
+async def test_only_the_listed_routes_exist(method: str, path: str) -> None:
+    async with served() as (_, client):
+        response = await client.request(method, path, headers=as_tenant(), json={})
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "ROUTE_UNKNOWN")
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions", "/v1/completions"])
+async def test_a_request_without_a_good_token_is_refused(path: str) -> None:
+    method = "GET" if path == "/v1/models" else "POST"
+    async with served() as (_, client):
+        for headers in ({}, {"authorization": "Bearer x"}, as_tenant(ttl_s=-5)):
+            response = await client.request(method, path, headers=headers, json=ASK)
+            assert (response.status_code, response.json()["error"]["code"]) == (401, "UNAUTHENTICATED")
+        response = await client.request(method, path, headers=as_tenant(scopes=("curation.read",)), json=ASK)
+    assert response.status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({**ASK, "model": "none"}, 404, "DEPLOYMENT_NOT_FOUND"),
+        ({**ASK, "model": "tenants/beta/deployments/support"}, 403, "PERMISSION_DENIED"),
+        ({**ASK, "model": R1.name}, 400, "INVALID_ARGUMENT"),
+        ({**ASK, "model": "baseModels/none"}, 404, "BASE_MODEL_NOT_FOUND"),
+        ({**ASK, "model": "baseModels/other"}, 409, "ENGINE_HOLDS_OTHER_BASE_MODEL"),
+        ({**ASK, "model": 3}, 400, "INVALID_ARGUMENT"),
+        ({**ASK, "cache_salt": "mine"}, 400, "INVALID_ARGUMENT"),
+        ({**ASK, "chat_template": "{{ 1 }}"}, 400, "INVALID_ARGUMENT"),
+        ({**ASK, "n": 100}, 400, "INVALID_ARGUMENT"),
+        ([], 400, "INVALID_ARGUMENT"),
+        ({**ASK, "user": "x" * 200_000}, 429, "BODY_TOO_LARGE"),
+    ],
+)
+async def test_a_bad_body_is_refused_in_the_form_of_openai(body: Any, status: int, code: str) -> None:
+    async with served() as (_, client):
+        response = await complete(client, body)
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+    assert response.json()["error"]["message"]
+
+
+async def test_a_body_that_is_no_json_is_refused() -> None:
+    async with served() as (_, client):
+        response = await client.post("/v1/completions", content=b"{", headers=as_tenant())
+    assert response.status_code == 400
+
+
+async def test_the_lease_is_held_until_the_response_has_ended() -> None:
+    async with served() as (parts, client):
+        parts.engine.gate.clear()
+        early = asyncio.create_task(complete(client))
+        await parts.engine.began.wait()
+        await parts.deployments.deploy(SUPPORT, R2.name)
+        await parts.deployments.delete(SUPPORT)
+        generation = parts.generations.get(R1)
+        assert generation is not None
+        assert generation.lease_count == 1
+        parts.engine.gate.set()
+        response = await early
+        await parts.generations.settled()
+    assert (response.json()["text"], response.headers["x-luthier-generation"]) == ("I am acme-r1", R1.generation)
+    assert generation.lease_count == 0
+
+
+async def test_an_engine_that_is_not_there_is_unavailable_with_a_time_to_come_back() -> None:
+    async with served() as (parts, client):
+        ready = await client.get("/health")
+        parts.host.status = EngineStatus(state=EngineState.STARTING)
+        parts.host._engine = None
+        response = await complete(client)
+        starting = await client.get("/health")
+    assert (ready.status_code, starting.status_code) == (200, 503)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "10")
+
+
+async def test_a_full_server_says_so() -> None:
+    async with served(max_in_flight=1) as (parts, client):
+        async with parts.answers.leased(Target(Target.DEPLOYMENT, SUPPORT), tenant="acme"):
+            response = await complete(client)
+    assert (response.status_code, response.json()["error"]["code"]) == (429, "QUEUE_FULL")
+
+
+async def test_an_unknown_failure_has_an_id_and_no_detail() -> None:
+    async with served() as (_, client):
+        response = await complete(client, {**ASK, "messages": [{"role": "user", "content": "crash"}]})
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "INTERNAL")
+    assert "secret" not in response.text
+
+
+async def test_a_taken_port_is_named(tmp_path: pathlib.Path) -> None:
+    async with served() as (parts, client):
+        with pytest.raises(PortInUseError, match="LUTHIER_INFERENCE_HTTP_PORT"):
+            HttpServer(parts.front, InferenceConfig(http_port=client.base_url.port or 0, home=tmp_path))

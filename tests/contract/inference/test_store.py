@@ -1,0 +1,54 @@
+"""The desired state in SQL, in both kinds of database, and in memory: the same behaviour."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import AsyncIterator
+
+import luthierd.inference
+import pytest
+from inference_parts import BASE, OTHER_BASE, revision
+from luthierd.inference.domain import Deployment
+from luthierd.inference.errors import EtagMismatchError
+from luthierd.inference.store import MemoryStore, SqlStore
+from luthierd.storage.database import Database
+
+VERSIONS = pathlib.Path(next(iter(luthierd.inference.__path__))) / "versions"
+NEW = Deployment(name="tenants/acme/deployments/d", create_time=1.5, update_time=1.5).route(revision("r1"), 2.25)
+
+
+@pytest.fixture
+async def sql(database_url: str, schema: str) -> AsyncIterator[SqlStore]:
+    """A store in a fresh database."""
+    database = Database(database_url, schema=schema)
+    await database.migrate(VERSIONS)
+    yield SqlStore(database)
+    await database.close()
+
+
+async def exercise(store: SqlStore | MemoryStore) -> None:
+    """Every method, and every refusal."""
+    await store.create(NEW)
+    with pytest.raises(EtagMismatchError):
+        await store.create(NEW)
+    changed = NEW.stage(revision("r2"), 3.0)
+    await store.replace(changed, change=NEW.change)
+    with pytest.raises(EtagMismatchError):
+        await store.replace(changed, change=NEW.change)
+    assert await store.deployments() == [changed]
+    with pytest.raises(EtagMismatchError):
+        await store.delete(NEW.name, change=NEW.change)
+    await store.delete(NEW.name, change=changed.change)
+    assert await store.deployments() == []
+    assert await store.chosen_base_model() is None
+    assert await store.choose_base_model(BASE) == BASE
+    assert await store.choose_base_model(OTHER_BASE) == BASE
+    assert await store.chosen_base_model() == BASE
+
+
+async def test_the_sql_store_keeps_what_it_is_given_and_compares_before_it_sets(sql: SqlStore) -> None:
+    await exercise(sql)
+
+
+async def test_the_store_of_the_tests_does_the_same() -> None:
+    await exercise(MemoryStore())
