@@ -31,21 +31,21 @@ from serving import serving
 
 VERSIONS = pathlib.Path(luthierd.evaluator.__file__).parent / "versions"
 CONCURRENCY = 4
-ANSWER_TIME_S = 0.05
+ANSWER_TIME_S = 0.1
 
 
 class CountingInference(rpc.InferenceServiceServicer):
     """Answers like an adapter that knows everything and a base that knows nothing; counts what it is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer_time_s: float) -> None:
+        self._answer_time_s = answer_time_s
         self.asked: Counter[tuple[str, str]] = Counter()
-        self.tenants: set[str] = set()
 
     async def Chat(self, request: pb.ChatRequest, context: Any) -> pb.ChatResponse:
         target = request.target.adapter_revision or request.target.base_model
         prompt = json.dumps([[turn.role, turn.content] for turn in request.messages])
         self.asked[target, prompt] += 1
-        await asyncio.sleep(ANSWER_TIME_S)
+        await asyncio.sleep(self._answer_time_s)
         arm = Arm.ADAPTER if request.target.adapter_revision else Arm.BASE
         text = adapter_knows(arm, [Message(turn.role, turn.content) for turn in request.messages])
         finish = pb.Finish(finish_reason="stop", prompt_token_count=40, completion_token_count=12, ttft_ms=10.0)
@@ -53,9 +53,11 @@ class CountingInference(rpc.InferenceServiceServicer):
 
 
 @contextlib.asynccontextmanager
-async def inference(home: pathlib.Path) -> AsyncIterator[tuple[CountingInference, str]]:
+async def inference(
+    home: pathlib.Path, *, answer_time_s: float = ANSWER_TIME_S
+) -> AsyncIterator[tuple[CountingInference, str]]:
     """The counting service and its address."""
-    counting = CountingInference()
+    counting = CountingInference(answer_time_s)
     service = Service(
         name="inference",
         servicers=[Servicer(add_to_server=rpc.add_InferenceServiceServicer_to_server, implementation=counting)],
@@ -122,7 +124,7 @@ async def test_a_killed_worker_s_answers_are_kept_and_no_answered_query_is_paid_
         assert 40 <= len(kept) < 90
         assert asked_before - len(kept) <= CONCURRENCY
 
-        await queue.expire_lease(name)
+        await queue.worker_died(name, token_before=0)
         second = await start_worker(name, tmp_path, address)
         async with asyncio.timeout(180):
             assert await second.wait() == 0, (tmp_path / "worker.log").read_text()
@@ -145,7 +147,7 @@ async def test_a_running_evaluation_ends_within_seconds_of_a_cancel(database: Da
     config = EvaluationConfig(arms=(Arm.BASE,), concurrency=1, resample_count=200)
     queue, name = await create(database, tmp_path, config)
     journal = SqlAnswerJournal(database, name)
-    async with inference(tmp_path) as (_, address):
+    async with inference(tmp_path, answer_time_s=1.0) as (_, address):
         worker = await start_worker(name, tmp_path, address)
         async with asyncio.timeout(90):
             while await answered_count(journal) < 2:
@@ -153,8 +155,11 @@ async def test_a_running_evaluation_ends_within_seconds_of_a_cancel(database: Da
                 await asyncio.sleep(0.02)
         await queue.cancel(name)
         async with asyncio.timeout(8):
-            assert await worker.wait() == 0
+            while not (await queue.get(name)).state.is_final:  # noqa: ASYNC110 - news of another process
+                await asyncio.sleep(0.05)
+        assert await worker.wait() == 0
     assert (await queue.get(name)).state is JobState.CANCELLED
+    assert await answered_count(journal) < 30
 
 
 async def test_a_dead_inference_service_fails_the_evaluation_with_what_to_do(
