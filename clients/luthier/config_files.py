@@ -35,8 +35,14 @@ def load(source: str | pathlib.Path | Mapping[str, Any], kind: type[Config]) -> 
 
 def read_mapping(path: pathlib.Path) -> dict[str, Any]:
     """Reads a YAML file whose top is a mapping; an empty file is an empty mapping."""
-    import yaml
-
+    try:
+        import yaml
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"reading {path} needs PyYAML: install the extra, pip install 'luthier[cli]'",
+            reason="EXTRA_NOT_INSTALLED",
+            metadata={"extra": "cli", "package": "pyyaml"},
+        ) from error
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -36,8 +36,15 @@ def mint(
     now_s: float | None = None,
 ) -> str:
     """A signed JWT (EdDSA). Needs the `cli` or `server` extra for PyJWT."""
-    import jwt
-
+    try:
+        import jwt
+    except ModuleNotFoundError as error:
+        raise ProfileError(
+            "signing a token needs PyJWT: install the extra, pip install 'luthier[server]', or set LUTHIER_TOKEN to a "
+            "token from `luthier auth issue`",
+            reason="EXTRA_NOT_INSTALLED",
+            metadata={"extra": "server", "package": "pyjwt"},
+        ) from error
     try:
         key = signing_key.read_bytes()
     except OSError as error:

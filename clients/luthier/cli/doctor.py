@@ -22,7 +22,18 @@ from luthier.cli.session import Command, Session
 FREE_DISK_GIB = 5.0
 # Measured: the engine with the demo's model and cache takes about 4 GiB, a training worker 2.
 FREE_MEMORY_GIB = 6.0
-PORTS = (7101, 7102, 7103, 7104, 7180, 7201, 7202, 7203, 7204)
+# What `luthier up` listens on, and the variable that moves it.
+PORTS = {
+    "LUTHIER_CURATION_PORT": 7101,
+    "LUTHIER_TRAINER_PORT": 7102,
+    "LUTHIER_EVALUATOR_PORT": 7103,
+    "LUTHIER_INFERENCE_PORT": 7104,
+    "LUTHIER_INFERENCE_HTTP_PORT": 7180,
+    "LUTHIER_CURATION_METRICS_PORT": 7201,
+    "LUTHIER_TRAINER_METRICS_PORT": 7202,
+    "LUTHIER_EVALUATOR_METRICS_PORT": 7203,
+    "LUTHIER_INFERENCE_METRICS_PORT": 7204,
+}
 # Extra: a package that only this extra brings.
 EXTRAS = {
     "server": "sqlalchemy",
@@ -169,12 +180,13 @@ def installation(session: Session) -> Iterator[Finding]:
 
 
 def _ports() -> Iterator[Finding]:
-    taken = [port for port in PORTS if _is_taken(port)]
+    ports = {name: int(os.environ.get(name) or port) for name, port in PORTS.items()}
+    taken = {name: port for name, port in ports.items() if _is_taken(port)}
     if taken:
-        advice = "stop what listens there, or set LUTHIER_<SERVICE>_PORT to other ports before `luthier up`"
-        yield Finding("ports", "fail", f"in use: {', '.join(map(str, taken))}", advice)
+        found = f"in use: {', '.join(map(str, taken.values()))}"
+        yield Finding("ports", "fail", found, f"stop what listens there, or set {', '.join(taken)} before `luthier up`")
     else:
-        yield Finding("ports", "ok", f"{PORTS[0]}-{PORTS[-1]} are free")
+        yield Finding("ports", "ok", f"{', '.join(map(str, ports.values()))} are free")
 
 
 def _is_taken(port: int) -> bool:

@@ -56,7 +56,7 @@ def chat(session: Session, *, message: str | None, system: str | None, **options
     """Answer MESSAGE (or what stdin holds); on a terminal without MESSAGE, hold a conversation."""
     opening = [{"role": "system", "content": system}] if system else []
     if message is None and sys.stdin.isatty() and not session.as_json:
-        session.run(lambda client: _converse(client, session, opening, options))
+        _converse(session, opening, options)
         return
     turns = [*opening, {"role": "user", "content": _input(message)}]
 
@@ -67,24 +67,31 @@ def chat(session: Session, *, message: str | None, system: str | None, **options
     _finish(session, session.run(work))
 
 
-async def _converse(
-    client: AsyncClient, session: Session, turns: list[dict[str, str]], options: dict[str, Any]
-) -> None:
-    """Turn by turn until the end of input. Ctrl-C ends the conversation."""
+def _converse(session: Session, turns: list[dict[str, str]], options: dict[str, Any]) -> None:
+    """Turn by turn until the end of input. Reads between runs of the loop, so that Ctrl-C ends it at once."""
     import asyncio
 
-    target = await _target(client, session, options)
-    session.note(f"{target}; an empty line or Ctrl-D ends")
-    while True:
+    from luthier.client import AsyncClient
+
+    with asyncio.Runner() as runner:
+        client = AsyncClient(session.profile.endpoints, session.profile.token)
         try:
-            said = await asyncio.to_thread(input, "> ")
-        except EOFError:
-            return
-        if not said.strip():
-            return
-        turns.append({"role": "user", "content": said})
-        answer = await _print(session, client.inference.chat_stream(target, turns, **options))
-        turns.append({"role": "assistant", "content": answer["text"]})
+            target = runner.run(_target(client, session, options))
+            session.note(f"{target}; an empty line or Ctrl-D ends")
+            while said := _line():
+                turns.append({"role": "user", "content": said})
+                answer = runner.run(_print(session, client.inference.chat_stream(target, turns, **options)))
+                turns.append({"role": "assistant", "content": answer["text"]})
+        finally:
+            runner.run(client.close())
+
+
+def _line() -> str:
+    """What the person says next; empty at the end."""
+    try:
+        return input("> ").strip()
+    except EOFError:
+        return ""
 
 
 async def _target(client: AsyncClient, session: Session, options: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
@@ -93,7 +93,7 @@ def _only_here(session: Session, verb: str) -> None:
 
 
 def supervise(verb: str) -> Iterator[dict[str, Any]]:
-    """Yields the supervisor's events; `SupervisorError` for its error. Ctrl-C reaches it too, and it stops."""
+    """Yields the supervisor's events; `SupervisorError` for its error. Closing the iterator ends the supervisor."""
     if importlib.util.find_spec("luthierd") is None:
         raise NotInstalledError(
             "the servers are not installed here; install them with `make setup` in a clone, or with the extras that "
@@ -102,22 +102,34 @@ def supervise(verb: str) -> Iterator[dict[str, Any]]:
     environment = {key: value for key, value in os.environ.items() if key not in CLIENT_VARIABLES}
     command = [sys.executable, "-m", "luthierd.supervisor", verb, "--json"]
     ended = False
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:  # noqa: S603
+    with subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if event.get("event") == "error":
-                raise SupervisorError(event["message"], reason=event.get("reason"), metadata=event.get("metadata"))
-            ended |= event.get("event") == "result"
-            yield event
+        try:
+            for event in _events(process.stdout):
+                if event.get("event") == "error":
+                    raise SupervisorError(event["message"], reason=event.get("reason"), metadata=event.get("metadata"))
+                ended |= event.get("event") == "result"
+                yield event
+        finally:
+            process.terminate()  # it has ended, unless this command was interrupted
     if not ended:
         raise SupervisorError(
             f"the supervisor ended with code {process.returncode} and no result; its own words are above",
             reason="SUPERVISOR_FAILED",
         )
+
+
+def _events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """JSON lines as mappings; what a library prints between them is passed over."""
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict):
+            yield event
 
 
 def _show(session: Session, result: dict[str, Any]) -> int:

@@ -99,7 +99,7 @@ def run(arguments: Sequence[str]) -> int:
         click.echo(error.format_message(), err=True)
         return exits.USAGE
     except click.ClickException as error:
-        return _told_usage(session, error)
+        return _told_usage(session, error, as_json=session.as_json or "--json" in arguments)
     except LuthierError as error:
         return _told(session, error)
     except (KeyboardInterrupt, click.Abort):
@@ -132,14 +132,17 @@ def _told(session: Session, error: LuthierError) -> int:
             click.echo(
                 "  tokens are made with `luthier auth issue`; LUTHIER_TOKEN or the profile presents one", err=True
             )
+        retry_after_s = getattr(error, "retry_after_s", None)
+        if retry_after_s:
+            click.echo(f"  try again in {retry_after_s:.0f} s", err=True)
         click.echo(f"  ({error.reason})", err=True)
     _trace(session, error)
     return code
 
 
-def _told_usage(session: Session, error: click.ClickException) -> int:
+def _told_usage(session: Session, error: click.ClickException, *, as_json: bool) -> int:
     code = exits.IO if isinstance(error, click.FileError) else exits.USAGE
-    if session.as_json or "--json" in sys.argv:
+    if as_json:
         session.emit(
             {"event": "error", "reason": "USAGE", "message": error.format_message(), "code": "", "metadata": {}}
         )

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from luthier import profiles, tokens
+from luthier import config_files, profiles, tokens
 from luthier.endpoints import Endpoints
-from luthier.errors import InvalidNameError, ProfileError, UnknownKeyError
+from luthier.errors import ConfigError, InvalidNameError, ProfileError, UnknownKeyError
 
 
 @pytest.fixture
@@ -125,3 +126,12 @@ def test_an_endpoint_that_is_none_is_refused(endpoint):
 def test_a_signing_key_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(ProfileError, match=r"none\.pem"):
         tokens.mint(tmp_path / "none.pem", tenant="acme")
+
+
+def test_without_the_extra_the_message_names_it(monkeypatch, key, tmp_path):
+    monkeypatch.setitem(sys.modules, "jwt", None)
+    with pytest.raises(ProfileError, match=r"luthier\[server\]"):
+        tokens.mint(key[1], tenant="acme")
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(ConfigError, match=r"luthier\[cli\]"):
+        config_files.read_mapping(tmp_path / "x.yaml")

@@ -7,7 +7,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from luthier.cli import doctor, health
+from luthier.cli import doctor, health, installation
 
 SERVING = {
     name: {"health": "SERVING", "address": f"127.0.0.1:{7101 + i}", "pid": 10 + i}
@@ -67,6 +67,13 @@ async def test_a_supervisor_that_dies_is_told(supervisor, luthier):
     found = await luthier("down")
     assert found.code == 65
     assert "code 3" in found.err
+
+
+async def test_an_interrupted_up_ends_its_supervisor(supervisor):
+    supervisor('{"event": "starting", "service": "trainer", "pid": 1, "log": "x"}', "import_time")
+    events = installation.supervise("up")
+    assert next(events)["event"] == "starting"
+    events.close()
 
 
 async def test_status_is_69_when_something_does_not_serve(supervisor, luthier):
@@ -175,9 +182,10 @@ def test_an_old_python_and_a_taken_port_are_faults(monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        monkeypatch.setattr(doctor, "PORTS", (taken.getsockname()[1],))
+        monkeypatch.setattr(doctor, "PORTS", {"LUTHIER_TEST_PORT": taken.getsockname()[1]})
         [finding] = doctor._ports()
     assert finding.outcome == "fail"
+    assert "LUTHIER_TEST_PORT" in finding.advice
 
 
 @pytest.fixture
