@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special  # not scipy.stats: that takes two seconds to import, and only quantiles are needed
 
 from luthierd.evaluator.domain import Interval
 
@@ -99,8 +99,8 @@ def bootstrap_interval(data: GroupSums, *, seed: int, draws: int = DRAWS) -> Int
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(groups, np.full(groups, 1 / groups), size=draws).astype(np.float64)
     replicates = data.statistic(weights @ data.sums)
-    t = stats.t.ppf((1 + CONFIDENCE) / 2, groups - 1)
-    tail = float(stats.norm.cdf(-math.sqrt(groups / (groups - 1)) * t))
+    t = special.stdtrit(groups - 1, (1 + CONFIDENCE) / 2)
+    tail = float(special.ndtr(-math.sqrt(groups / (groups - 1)) * t))
     low, high = np.quantile(replicates[np.isfinite(replicates)], [tail, 1 - tail])
     return Interval(float(low), float(high), "group bootstrap, expanded percentile", groups)
 
@@ -121,12 +121,12 @@ def detectable_difference(data: GroupSums) -> float | None:
     if data.group_count < MIN_GROUPS:
         return None
     df = data.group_count - 1
-    return float((stats.t.ppf((1 + CONFIDENCE) / 2, df) + stats.t.ppf(POWER, df)) * standard_error(data))
+    return float((special.stdtrit(df, (1 + CONFIDENCE) / 2) + special.stdtrit(df, POWER)) * standard_error(data))
 
 
 def wilson_bounds(proportion: float, count: float) -> ProportionBounds:
     """Wilson's score interval (1927) for `proportion` seen in `count` independent trials; `count` need not be whole."""
-    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    z = float(special.ndtri((1 + CONFIDENCE) / 2))
     centre = (proportion + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(proportion * (1 - proportion) / count + z * z / (4 * count * count))
     return ProportionBounds(max(0.0, centre - half), min(1.0, centre + half))
@@ -176,7 +176,7 @@ def _effective_count(data: GroupSums, row_count: int) -> float:
     if spread <= 0.0 or error <= 0.0:
         return float(data.group_count)
     effective = min(float(row_count), spread / error**2)
-    z, t = stats.norm.ppf((1 + CONFIDENCE) / 2), stats.t.ppf((1 + CONFIDENCE) / 2, data.group_count - 1)
+    z, t = special.ndtri((1 + CONFIDENCE) / 2), special.stdtrit(data.group_count - 1, (1 + CONFIDENCE) / 2)
     return float(max(1.0, effective * (z / t) ** 2))
 
 
