@@ -13,6 +13,7 @@ from luthierd.errors import (
     FieldViolation,
     InvalidArgumentError,
     NotFoundError,
+    PermissionDeniedError,
 )
 
 
@@ -69,7 +70,8 @@ class DatasetNotFoundError(NotFoundError):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"there is no {name}; `luthier dataset show` lists a dataset's revisions", metadata={"dataset_revision": name}
+            f"there is no {name}; `luthier dataset show` lists a dataset's revisions",
+            metadata={"dataset_revision": name},
         )
 
 
@@ -94,6 +96,54 @@ class AdapterRevisionNotFoundError(NotFoundError):
         )
 
 
+class AdapterBaseMismatchError(FailedPreconditionError):
+    """The adapter's revisions belong to another base model; a deployment could not go from one to the other."""
+
+    reason = "ADAPTER_BASE_MISMATCH"
+
+    def __init__(self, adapter: str, *, belongs_to: str, wanted: str) -> None:
+        super().__init__(
+            f"{adapter} belongs to {belongs_to}, not to {wanted}; train another adapter, or on {belongs_to}",
+            metadata={"adapter": adapter, "base_model": belongs_to, "wanted_base_model": wanted},
+        )
+
+
+class PackageNotFoundError(NotFoundError):
+    """No such package is installed on the trainer's machine."""
+
+    reason = "PACKAGE_NOT_FOUND"
+
+    def __init__(self, package: str) -> None:
+        super().__init__(
+            f"the package {package} is not installed on the trainer's machine; pip install --no-deps {package}",
+            metadata={"package": package},
+        )
+
+
+class ImportPathNotFoundError(FailedPreconditionError):
+    """The folder is not there."""
+
+    reason = "IMPORT_PATH_NOT_FOUND"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"{path} is not a folder on the trainer's machine; give the one that holds config.json",
+            metadata={"path": path},
+        )
+
+
+class ImportPathForbiddenError(PermissionDeniedError):
+    """The folder is outside of what may be imported."""
+
+    reason = "IMPORT_PATH_FORBIDDEN"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"{path} is outside of the trainer's import roots; move it there, or set LUTHIER_TRAINER_IMPORT_ROOTS",
+            metadata={"path": path},
+        )
+
+
 class BaseModelState(enum.StrEnum):
     """IMPORTING -> READY | FAILED; FAILED -> IMPORTING."""
 
@@ -104,7 +154,7 @@ class BaseModelState(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How to train: supervised fine-tuning with LoRA, loss on the completion only. See TrainingConfig in the contract."""
+    """How to train with LoRA, loss on the completion only. The contract's TrainingConfig explains each setting."""
 
     rank: int = 16
     alpha: float = 32.0
@@ -171,7 +221,7 @@ class TrainingConfig:
             "max_steps": (self.max_steps >= 0, "0 (no bound) or more"),
             "batch_size": (1 <= self.batch_size <= 4096, "from 1 to 4096"),
             "micro_batch_size": (
-                1 <= self.micro_batch_size and self.batch_size % self.micro_batch_size == 0,
+                self.micro_batch_size >= 1 and self.batch_size % self.micro_batch_size == 0,
                 f"a divisor of batch_size {self.batch_size}",
             ),
             "learning_rate": (0 < self.learning_rate <= 1, "above 0 and at most 1"),
@@ -185,7 +235,10 @@ class TrainingConfig:
             "early_stopping_min_delta": (self.early_stopping_min_delta >= 0, "0 or more"),
             "seed": (0 <= self.seed < 2**63, "from 0 to 2^63-1"),
             "dtype": (self.dtype in {"auto", "float32", "bfloat16"}, "auto, float32 or bfloat16"),
-            "max_row_tokens": (self.max_row_tokens == 0 or self.max_row_tokens >= 8, "0 (the model's window) or 8 and more"),
+            "max_row_tokens": (
+                self.max_row_tokens == 0 or self.max_row_tokens >= 8,
+                "0 (the model's window) or 8 and more",
+            ),
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -228,12 +281,27 @@ class BaseModelInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImportSource:
+    """Where a base model comes from. `label` is what is shown: it names no folder of the machine above the last one."""
+
+    kind: str
+    """`path` or `package`."""
+    value: str
+    label: str
+
+    @classmethod
+    def from_dict(cls, values: dict[str, str]) -> ImportSource:
+        """From a job's payload."""
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
 class BaseModel:
     """A registered general model."""
 
     name: str
     state: BaseModelState
-    source: str
+    source: ImportSource
     import_job: str
     create_time: float
     end_time: float | None = None
@@ -309,4 +377,5 @@ class AdapterRevision:
     training_job: str
     rank: int
     target_modules: tuple[str, ...]
-    validation_loss: float
+    validation_loss: float | None
+    """None: there was no validation split."""

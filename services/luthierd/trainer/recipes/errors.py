@@ -5,7 +5,7 @@ from __future__ import annotations
 from luthierd.errors import FailedPreconditionError, InvalidArgumentError
 
 
-class TrainingCancelled(Exception):  # noqa: N818 - not an error: the run was asked to stop and did
+class TrainingCancelled(Exception):
     """`Report.cancelled()` was true; the run stopped within one micro-batch."""
 
 

@@ -39,9 +39,7 @@ def export_adapter(
         target_modules=trained.target_modules,
         base_model=task.base_model,
     )
-    lineage = lineage_of(
-        trained, name=name, training_job=training_job, task=task, row_counts=row_counts, dtype=dtype
-    )
+    lineage = lineage_of(trained, name=name, training_job=training_job, task=task, row_counts=row_counts, dtype=dtype)
     _write_json(folder / LINEAGE_FILE, lineage)
     _write_json(folder / REFERENCE_FILE, {"dtype": dtype, "rows": [row.to_dict() for row in references]})
     write_atomically(folder / CARD_FILE, iter([model_card(lineage).encode()]))
@@ -109,11 +107,11 @@ A LoRA adapter (rank {config["rank"]}, alpha {config["alpha"]:g}, on {", ".join(
 ## Use
 
 Load it on exactly this base model: `peft.PeftModel.from_pretrained(base, folder)`, or deploy it with `luthier deploy`.
-Prompts go through the base model's chat template. `reference.json` holds log-probabilities that a correct load reproduces.
+Prompts go through the base model's chat template. A correct load reproduces the log-probabilities in `reference.json`.
 
 ## Limits
 
-It was tuned on one tenant's data and one task; what it does elsewhere is unknown. It can repeat what its training rows say.
+It was tuned on one tenant's data and one task; what it does elsewhere is unknown. It can repeat its training rows.
 Evaluate it on a holdout before use (`luthier evaluate`). Settings, digests and versions are in `lineage.json`.
 """
 

@@ -1,7 +1,7 @@
 """LoRA layers that put the low-rank product into the same pass as the frozen layer, and PEFT's file format for them.
 
-PEFT is the reference for numbers and names (tests compare both); its layer casts and allocates at every call, which costs
-a quarter of the speed on a CPU. LoRA: https://arxiv.org/abs/2106.09685.
+PEFT is the reference for numbers and names (tests compare both); its layer casts and allocates at every call.
+LoRA: https://arxiv.org/abs/2106.09685.
 
 Axes: N positions of all rows, I input, O output, R rank.
 """
@@ -70,7 +70,9 @@ class _LoraProduct(torch.autograd.Function):
 class LoraLinear(torch.nn.Module):
     """A frozen linear layer with a trainable low-rank product beside it. Starts as the frozen layer: `up` is zero."""
 
-    def __init__(self, frozen: torch.nn.Linear, *, rank: int, scaling: float, dropout: float, rng: torch.Generator) -> None:
+    def __init__(
+        self, frozen: torch.nn.Linear, *, rank: int, scaling: float, dropout: float, rng: torch.Generator
+    ) -> None:
         super().__init__()
         self.weight, self.bias = frozen.weight, frozen.bias
         self.scaling, self.dropout = scaling, dropout
@@ -98,7 +100,7 @@ class LoraLinear(torch.nn.Module):
 
 def default_target_modules(model: torch.nn.Module) -> tuple[str, ...]:
     """Names of all linear layers except the output head, which is usually tied to the embeddings."""
-    head = model.get_output_embeddings()  # type: ignore[operator]
+    head = model.get_output_embeddings()
     names = {
         name.rpartition(".")[2]
         for name, module in model.named_modules()
@@ -126,9 +128,7 @@ def inject_lora(model: torch.nn.Module, config: TrainingConfig) -> dict[str, Lor
     for path, module in list(model.named_modules()):
         parent, _, leaf = path.rpartition(".")
         if leaf in targets and isinstance(module, torch.nn.Linear):
-            layers[path] = LoraLinear(
-                module, rank=config.rank, scaling=config.scaling, dropout=config.dropout, rng=rng
-            )
+            layers[path] = LoraLinear(module, rank=config.rank, scaling=config.scaling, dropout=config.dropout, rng=rng)
             setattr(model.get_submodule(parent), leaf, layers[path])
     return layers
 
@@ -163,7 +163,7 @@ def save_adapter(
     target_modules: Sequence[str],
     base_model: str,
 ) -> None:
-    """Writes the two files that PEFT and vLLM load. float32 whatever was trained in: B - B' matters more than the space."""
+    """Writes the two files that PEFT and vLLM load, in float32."""
     weights = {name: tensor.to(torch.float32).contiguous() for name, tensor in state.items()}
     write_atomically(folder / WEIGHTS_FILE, iter([safetensors.torch.save(weights, metadata={"format": "pt"})]))
     described = peft.LoraConfig(

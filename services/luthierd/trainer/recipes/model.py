@@ -17,14 +17,14 @@ from luthierd.trainer.recipes.errors import UnsupportedArchitectureError
 from luthierd.trainer.recipes.rms_norm import use_fused_rms_norm
 
 EAGER_ATTENTION_MAX_TOKENS = 256
-"""Below this length eager attention is faster than the fused kernel's backward pass on a CPU (measured on 160 tokens)."""
+"""Below this length eager attention is faster on a CPU than the fused kernel, whose backward pass is slow."""
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 KEPT_BYTES = 2**31 - 1
 
 
 def resolve_dtype(wanted: str) -> torch.dtype:
-    """`auto`: bfloat16 where the processor or GPU computes in it; elsewhere it would be emulated, slower than float32."""
+    """`auto`: bfloat16 where the hardware computes in it; elsewhere it would be emulated, slower than float32."""
     if wanted != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
     if torch.cuda.is_available():
@@ -60,7 +60,7 @@ def load_tokenizer(folder: pathlib.Path) -> Any:
 
 
 def load_model(folder: pathlib.Path, *, dtype: torch.dtype, longest_row_tokens: int) -> Any:
-    """The model, ready for `inject_lora`. UnsupportedArchitectureError if `completion_loss` would not compute its loss."""
+    """The model, ready for `inject_lora`. UnsupportedArchitectureError if `completion_loss` would be wrong on it."""
     where = device()
     short = where.type == "cpu" and longest_row_tokens <= EAGER_ATTENTION_MAX_TOKENS
     model = AutoModelForCausalLM.from_pretrained(
@@ -110,6 +110,6 @@ def _check_logits(model: Any) -> None:
     if not torch.allclose(expected_BTV, got_BTV, rtol=1e-2, atol=1e-2):
         kind = type(model).__name__
         raise UnsupportedArchitectureError(
-            f"{kind} changes its logits after the output head, which this recipe does not do; choose another base model",
+            f"{kind} changes its logits after the output head, which this recipe does not do; choose another one",
             metadata={"architecture": kind},
         )

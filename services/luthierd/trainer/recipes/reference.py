@@ -1,7 +1,7 @@
 """Reference log-probabilities: what a server that loads the adapter must reproduce before it may serve it.
 
-For a few prompts: the tuned model's greedy continuation, and the log-probability of each of its tokens, with and without
-the adapter. A server that gets the base's numbers has not applied the adapter.
+For a few prompts: the tuned model's greedy continuation, and the log-probability of each of its tokens, with and
+without the adapter. A server that gets the base's numbers has not applied the adapter.
 """
 
 from __future__ import annotations

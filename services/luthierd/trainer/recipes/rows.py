@@ -82,8 +82,8 @@ def encode_row(row: dict[str, Any], tokenizer: Any) -> EncodedRow:
     whole = list(tokenizer.apply_chat_template(messages, return_dict=False))
     if whole[: len(prompt)] != prompt:
         raise ChatTemplateError(
-            f"row {row['id']}: the chat template renders the conversation without its last answer differently; use a base "
-            "model whose template only appends",
+            f"row {row['id']}: the chat template renders a conversation without its last answer differently; use a "
+            "base model whose template only appends",
             metadata={"row": str(row["id"])},
         )
     completion = whole[len(prompt) :]

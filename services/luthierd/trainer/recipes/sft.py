@@ -1,8 +1,8 @@
 """Supervised fine-tuning with LoRA, as one flat loop. Loss on the completion only, nats per token.
 
-The loop is a pure function of model, rows and settings: every random choice comes from the seed and the step. A run that is
-killed and resumed from its last checkpoint therefore reports the same losses, bit for bit, as one that was not (on the
-same machine and number of threads).
+The loop is a pure function of model, rows and settings: every random choice comes from the seed and the step. A run
+that is killed and resumed from its last checkpoint therefore reports the same losses, bit for bit, as one that was not
+(on the same machine and number of threads).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Trained:
     label_count: int
 
 
-def train(
+def train(  # noqa: C901 - one flat loop, to be read from top to bottom
     model: Any,
     rows: Sequence[EncodedRow],
     *,

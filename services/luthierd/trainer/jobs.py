@@ -1,0 +1,143 @@
+"""Training jobs: what is checked before one is accepted, and its life as a caller sees it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from luthierd.errors import FieldViolation
+from luthierd.jobs.queue import Job
+from luthierd.names import ADAPTER, BASE_MODEL, DATASET_REVISION, TENANT, TRAINING_JOB, parse_id
+from luthierd.rpc.paging import Page, PageRequest
+from luthierd.trainer.adapters import AdapterStore
+from luthierd.trainer.base_models import BaseModels
+from luthierd.trainer.domain import (
+    AdapterBaseMismatchError,
+    BaseModelInfo,
+    DatasetSplits,
+    InvalidTrainingConfigError,
+    TrainingConfig,
+    TrainingTask,
+)
+
+DEFAULT_MAX_ROW_TOKENS = 2048
+"""Memory for attention grows with the square of the length; longer rows are wanted knowingly."""
+
+
+class JobStore(AdapterStore, Protocol):
+    """Where jobs are submitted."""
+
+    async def submit_training(self, name: str, payload: dict[str, Any], *, adapter: str, now: float) -> Job:
+        """The job and, if need be, its adapter, together. JobExistsError."""
+
+
+class Queue(Protocol):
+    """The part of `JobQueue` that is needed."""
+
+    async def get(self, name: str) -> Job:
+        """JobNotFoundError."""
+
+    async def list(self, name_prefix: str, page: PageRequest, *, kind: str | None = None) -> Page[Job]:
+        """Newest first."""
+
+    async def cancel(self, name: str) -> Job:
+        """JobNotFoundError."""
+
+
+class DatasetCatalog(Protocol):
+    """What curation knows."""
+
+    async def splits(self, name: str) -> DatasetSplits:
+        """DatasetNotFoundError, DatasetNotReadyError."""
+
+
+class TrainingJobs:
+    """Accepts, shows and cancels jobs; workers do them."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        queue: Queue,
+        *,
+        base_models: BaseModels,
+        datasets: DatasetCatalog,
+        wake: Callable[[], None],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._store, self._queue, self._base_models, self._datasets = store, queue, base_models, datasets
+        self._wake, self._now = wake, now
+
+    async def create(
+        self,
+        parent: str,
+        job_id: str,
+        *,
+        adapter: str,
+        base_model: str,
+        dataset_revision: str,
+        config: dict[str, Any],
+    ) -> Job:
+        """Accepts a job. Names are resolved to digests here, once: a resumed run reads the same bytes.
+
+        InvalidTrainingConfigError, BaseModelNotFoundError, BaseModelNotReadyError, AdapterBaseMismatchError,
+        JobExistsError, and the catalog's errors.
+        """
+        (tenant,) = TENANT.parse(parent, field="parent")
+        ADAPTER.parse(adapter, field="training_job.adapter")
+        BASE_MODEL.parse(base_model, field="training_job.base_model")
+        DATASET_REVISION.parse(dataset_revision, field="training_job.dataset_revision")
+        job_id = parse_id(job_id, field="training_job_id") if job_id else f"t{uuid.uuid4().hex[:12]}"
+        settings = TrainingConfig.from_given(config)
+        info = (await self._base_models.get(base_model)).ready_info()
+        settings = with_row_limit(settings, info)
+        await self._check_base(adapter, base_model, info)
+        task = TrainingTask(
+            dataset=await self._datasets.splits(dataset_revision),
+            base_model=base_model,
+            base_model_info=info,
+            adapter=adapter,
+            config=settings,
+        )
+        name = TRAINING_JOB.format(tenant, job_id)
+        job = await self._store.submit_training(name, task.to_dict(), adapter=adapter, now=self._now())
+        self._wake()
+        return job
+
+    async def _check_base(self, adapter: str, base_model: str, info: BaseModelInfo) -> None:
+        known = await self._store.adapter(adapter)
+        latest = await self._store.adapter_revision(known.latest_revision) if known and known.latest_revision else None
+        if latest and latest.base_model_sha256 != info.sha256:
+            raise AdapterBaseMismatchError(adapter, belongs_to=latest.base_model, wanted=base_model)
+
+    async def get(self, name: str) -> Job:
+        """JobNotFoundError."""
+        TRAINING_JOB.parse(name)
+        return await self._queue.get(name)
+
+    async def list(self, parent: str, page_size: int, page_token: str) -> Page[Job]:
+        """A tenant's jobs, newest first."""
+        TENANT.parse(parent, field="parent")
+        page = PageRequest.parse(page_size, page_token, parent)
+        return await self._queue.list(f"{parent}/trainingJobs/", page)
+
+    async def cancel(self, name: str) -> Job:
+        """Asks the job to end; a finished one is left as it is. JobNotFoundError."""
+        TRAINING_JOB.parse(name)
+        return await self._queue.cancel(name)
+
+
+def with_row_limit(config: TrainingConfig, info: BaseModelInfo) -> TrainingConfig:
+    """`config` with the row limit filled in. InvalidTrainingConfigError if it exceeds the model's window."""
+    window = info.context_window_tokens
+    if config.max_row_tokens > window:
+        violation = FieldViolation(
+            "training_job.config.max_row_tokens",
+            f"{config.max_row_tokens} exceeds the model's window of {window} tokens",
+        )
+        raise InvalidTrainingConfigError(
+            f"max_row_tokens: {violation.description}", metadata={"fields": violation.field}, violations=[violation]
+        )
+    limit = config.max_row_tokens or min(window, DEFAULT_MAX_ROW_TOKENS)
+    return TrainingConfig.from_dict(config.to_dict() | {"max_row_tokens": limit})
