@@ -1,0 +1,64 @@
+"""Calls from one service to another, through the SDK and in the name of a tenant."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Sequence
+from typing import TypeVar
+
+import luthier.errors as sdk
+from luthier.client import AsyncClient
+from luthier.endpoints import Endpoints, TlsOptions
+
+from luthierd import errors
+from luthierd.config import ServerConfig
+from luthierd.rpc.auth import TokenIssuer
+from luthierd.rpc.status import STATUS_BY_ERROR
+
+T = TypeVar("T")
+
+TOKEN_TTL_S = 900.0
+"""A token is made for each call, which takes less than a millisecond, so that a leaked one is worth little."""
+
+_ERROR_BY_CODE = {code.name: kind for kind, code in STATUS_BY_ERROR.items()}
+
+
+def endpoints_of(config: ServerConfig) -> Endpoints:
+    """Where the services answer."""
+    tls = TlsOptions(ca_file=config.tls_ca_path) if config.tls_ca_path else None
+    return Endpoints(
+        curation=config.curation_address,
+        trainer=config.trainer_address,
+        evaluator=config.evaluator_address,
+        inference=config.inference_address,
+        tls=tls,
+    )
+
+
+def acting_for(
+    tenant: str, *, client: AsyncClient, issuer: TokenIssuer, service: str, scopes: Sequence[str]
+) -> AsyncClient:
+    """A client over the same channels that acts for `tenant` as `service`, with `scopes` only."""
+    subject = f"service:{service}"
+    return client.with_token(
+        functools.partial(issuer.issue, tenant=tenant, subject=subject, scopes=scopes, ttl_s=TOKEN_TTL_S)
+    )
+
+
+async def translated(call: Awaitable[T]) -> T:
+    """The call's answer; an SDK error becomes the error of ours with the same code, reason, message and metadata."""
+    try:
+        return await call
+    except sdk.LuthierError as error:
+        raise error_of(error) from error
+
+
+def error_of(error: sdk.LuthierError) -> errors.LuthierError:
+    """See `translated`."""
+    kind = _ERROR_BY_CODE.get(error.code, errors.InternalError)
+    found = kind(error.message, metadata=error.metadata)
+    found.reason = error.reason  # type: ignore[misc]  # the other service's reason, kept for the caller
+    retry_after_s = getattr(error, "retry_after_s", None)
+    if isinstance(found, errors.RetryableError) and retry_after_s is not None:
+        found.retry_after_s = retry_after_s
+    return found
