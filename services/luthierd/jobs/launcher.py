@@ -8,6 +8,7 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -18,6 +19,13 @@ log = logging.getLogger(__name__)
 
 POLL_INTERVAL_S = 0.5
 CHILD_POLL_INTERVAL_S = 0.1
+
+
+class _Child(NamedTuple):
+    """A worker process, and the job's fencing token before it was started."""
+
+    process: subprocess.Popen[bytes]
+    token_before: int
 
 
 class Launcher:
@@ -31,7 +39,8 @@ class Launcher:
         self._command: Sequence[str] = (sys.executable, "-m", module)
         self._worker_count = worker_count
         self._log_folder = log_folder
-        self._children: dict[str, asyncio.Task[None]] = {}
+        self._supervisors: dict[str, asyncio.Task[None]] = {}
+        self._children: dict[str, _Child] = {}
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -44,6 +53,7 @@ class Launcher:
         async with asyncio.TaskGroup() as group:
             while True:
                 try:
+                    await self._kill_hung()
                     await self._launch(group)
                 except (SQLAlchemyError, OSError):
                     log.warning("the queue cannot be read; trying again", exc_info=True)
@@ -53,24 +63,33 @@ class Launcher:
                     continue
                 self._wake.clear()
 
+    async def _kill_hung(self) -> None:
+        """Ends workers of ours that live but have lost their lease: they would keep the job from the next one."""
+        for name, child in tuple(self._children.items()):
+            if await self._queue.has_lost(name, child.token_before + 1):
+                log.warning("killing a worker that lost its lease", extra={"job": name, "pid": child.process.pid})
+                child.process.kill()
+
     async def _launch(self, group: asyncio.TaskGroup) -> None:
-        busy = max(len(self._children), await self._queue.leased_count())
+        busy = max(len(self._supervisors), await self._queue.leased_count())
         if busy >= self._worker_count:
             return
         for name in await self._queue.claimable(self._worker_count):
-            if name not in self._children and busy < self._worker_count:
+            if name not in self._supervisors and busy < self._worker_count:
                 busy += 1
-                self._children[name] = group.create_task(self._supervise(name))
+                self._supervisors[name] = group.create_task(self._supervise(name))
 
     async def _supervise(self, name: str) -> None:
         """Runs one worker to its end; if it died over the job, the job is free at once."""
         try:
             token_before = (await self._queue.get(name)).fencing_token
             process = self._start(name)
+            self._children[name] = _Child(process, token_before)
             log.info("worker started", extra={"job": name, "pid": process.pid})
             # Not asyncio's own subprocess: that one kills the child when the loop closes.
             while (code := process.poll()) is None:  # noqa: ASYNC110
                 await asyncio.sleep(CHILD_POLL_INTERVAL_S)
+            del self._children[name]
             log.info("worker ended", extra={"job": name, "pid": process.pid, "exit_code": code})
             if code not in {0, LEASE_LOST_EXIT_CODE}:
                 await self._queue.worker_died(name, token_before=token_before)
@@ -80,7 +99,7 @@ class Launcher:
             log.warning("a worker could not be looked after", exc_info=True, extra={"job": name})
             await asyncio.sleep(POLL_INTERVAL_S)
         finally:
-            del self._children[name]
+            del self._supervisors[name]
             self._wake.set()
 
     def _start(self, name: str) -> subprocess.Popen[bytes]:

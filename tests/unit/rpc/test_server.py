@@ -212,7 +212,7 @@ class Work:
         self.order.append("stream finished")
 
     async def stuck(self, _request: object, _context: object) -> pb.ListDatasetsResponse:
-        """Ends only when it is aborted, and takes its time then: `server.stop()` does not wait for that (grpc#37239)."""
+        """Ends only when it is aborted, and takes its time then: `server.stop()` does not wait (grpc#37239)."""
         self.entered["stuck"].set()
         try:
             await asyncio.Event().wait()
