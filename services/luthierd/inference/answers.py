@@ -111,7 +111,8 @@ class Answers:
             async for piece in pieces:
                 parts.append(piece.delta)
                 last = piece
-        assert last is not None and last.finish is not None
+        assert last is not None
+        assert last.finish is not None
         return Answer(text="".join(parts), finish=last.finish, origin=last.origin)
 
     async def stream(self, target: Target, prompt: Prompt, sampling: Sampling, *, tenant: str) -> AsyncIterator[Piece]:

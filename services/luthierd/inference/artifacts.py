@@ -1,4 +1,4 @@
-"""Files of base models and adapters: fetched from the blob store by digest, and adapters checked before any engine reads them."""
+"""Files of base models and adapters, fetched by digest; adapters are checked before any engine reads them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Artifacts:
         return folder
 
     async def adapter_folder(self, revision: AdapterRevision, *, max_rank: int) -> pathlib.Path:
-        """The revision's files, verified and checked. AdapterInvalidError says what is wrong, and the blob store's errors."""
+        """The revision's files, verified and checked. AdapterInvalidError, and the blob store's errors."""
         return await asyncio.to_thread(self._adapter_folder, revision, max_rank)
 
     def _adapter_folder(self, revision: AdapterRevision, max_rank: int) -> pathlib.Path:

@@ -85,7 +85,7 @@ class Deployments:
 
     @contextlib.contextmanager
     def leased(self, name: str) -> Iterator[tuple[Origin, EngineAdapter]]:
-        """What is live under a name, leased. Awaits nothing: a change of routing is before it or after it, never within."""
+        """What is live under a name, leased. Awaits nothing: no change of routing falls into it."""
         deployment = self.get(name)
         live = deployment.live
         if live is None:
@@ -101,7 +101,7 @@ class Deployments:
     async def deploy(self, name: str, adapter_revision: str, *, stage_only: bool = False, etag: str = "") -> Deployment:
         """Fetches, verifies, loads and probes a revision, then makes it live or, with `stage_only`, the candidate.
 
-        DeployFailedError names the stage; the deployment is then as it was. What is live or staged already stays as it is.
+        DeployFailedError names the stage; the deployment is then as it was. What is live or staged already stays.
         """
         async with self._locks.setdefault(name, asyncio.Lock()):
             before = self._table.get(name)

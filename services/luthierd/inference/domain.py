@@ -36,7 +36,7 @@ class AdapterRevision:
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
-    """A stable name and the revisions behind it. A change makes a new value; `revision` counts the changes of routing."""
+    """A stable name and the revisions behind it. A change makes a new value; `revision` counts those of routing."""
 
     name: str
     create_time: float
@@ -63,7 +63,7 @@ class Deployment:
         return replace(self, candidate=candidate, update_time=now, change=self.change + 1)
 
     def route(self, live: AdapterRevision, now: float) -> Deployment:
-        """With requests going to `live`; what was live can be rolled back to. A candidate that went live is none any more."""
+        """With requests going to `live`; what was live can be rolled back to. A candidate that went live is used up."""
         candidate = None if self.candidate and self.candidate.sha256 == live.sha256 else self.candidate
         return replace(
             self, live=live, previous=self.live, candidate=candidate,
@@ -173,7 +173,7 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceRow:
-    """A greedy continuation as the training recorded it: log-probabilities of `completion_ids`, without and with the adapter."""
+    """A greedy continuation as the training recorded it, with its log-probabilities without and with the adapter."""
 
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...] = field(default=())

@@ -238,7 +238,7 @@ class EngineHost:
                 version=engine.version,
                 start_duration_s=self._clock() - began,
                 start_count=start_count,
-            )  # fmt: skip
+            )
         )
         await self._set_serving(True)
         log.info("engine ready", extra={"version": engine.version, "start_duration_s": self.status.start_duration_s})

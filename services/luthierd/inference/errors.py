@@ -115,7 +115,7 @@ class PromptTooLongError(errors.InvalidArgumentError):
 
     def __init__(self, token_count: int, window: int) -> None:
         super().__init__(
-            f"the prompt has {token_count} tokens, and the model's window of {window} needs room for an answer; shorten it",
+            f"the prompt has {token_count} tokens, and the model's window of {window} needs room for an answer",
             metadata={"token_count": str(token_count), "window": str(window)},
             violations=[errors.FieldViolation("prompt", f"at most {window - 1} tokens")],
         )

@@ -59,7 +59,7 @@ Report = Callable[[str], None]
 
 
 class Generations:
-    """All generations of the engine. At most `max_loaded`, of which at most `max_unheld` are kept without a deployment."""
+    """All generations of the engine: at most `max_loaded`, of which `max_unheld` may be kept without a deployment."""
 
     def __init__(self, *, files: AdapterFiles, probe: Probe, max_loaded: int, max_unheld: int) -> None:
         self._files, self._probe = files, probe

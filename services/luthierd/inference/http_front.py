@@ -97,7 +97,7 @@ class HttpFront:
         self._building = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One connection's request. A LuthierError becomes OpenAI's form of an error, anything else an id in the log."""
+        """One request. A LuthierError becomes OpenAI's form of an error, anything else an id in the log."""
         if scope["type"] != "http":
             return
         state = _Response(send)

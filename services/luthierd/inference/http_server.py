@@ -16,7 +16,7 @@ from luthierd.rpc.server import PortInUseError
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
-"""Connections that wait to be taken. Listening begins with the bind: two sockets could bind one port, not listen on it."""
+"""Connections that wait to be taken. Listening begins with the bind: two sockets may bind a port, not listen on it."""
 
 
 class HttpServer:
@@ -31,7 +31,7 @@ class HttpServer:
         except OSError as error:
             self._socket.close()
             raise PortInUseError(
-                f"{config.host}:{config.http_port} is in use or not an address of this machine; set LUTHIER_INFERENCE_HTTP_PORT",
+                f"{config.host}:{config.http_port} is in use or not of this machine; set LUTHIER_INFERENCE_HTTP_PORT",
                 metadata={"address": f"{config.host}:{config.http_port}"},
             ) from error
         self.port = int(self._socket.getsockname()[1])
@@ -46,7 +46,7 @@ class HttpServer:
                 ssl_keyfile=config.tls_key_path,
                 timeout_graceful_shutdown=int(config.grace_s),
                 limit_concurrency=config.max_concurrent_rpcs,
-            )  # fmt: skip
+            )
         )
         self._done = asyncio.Event()
 

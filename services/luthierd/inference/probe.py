@@ -16,7 +16,7 @@ MIN_EFFECT = 1e-3
 """Nats. Equal weights differ by 1e-5 at most between batches (float32, measured); a trained adapter by whole nats."""
 
 MAX_MEAN_DEVIATION = 0.25
-"""Nats per token between training and engine. bfloat16 against float32 gives 0.02; a wrong scale or a lost layer 0.5 and more."""
+"""Nats per token between training and engine. bfloat16 gives some hundredths; a wrong scale or a lost layer more."""
 
 ROWS = 2
 """Reference rows that are scored, twice each."""
@@ -39,7 +39,7 @@ async def probe(engine: Engine, adapter: EngineAdapter) -> None:
             deviations += [abs(got - trained) for got, trained in zip(tuned, row.tuned_logprobs, strict=True)]
     if effect < MIN_EFFECT:
         raise AdapterHasNoEffectError(
-            f"the engine answers with the adapter as without it (largest difference {effect:.1e} nats); train it for longer, "
+            f"the engine answers with the adapter as without it (at most {effect:.1e} nats off); train it longer, "
             "or check that its target modules exist in the base model",
             metadata={"effect_nats": f"{effect:.1e}"},
         )

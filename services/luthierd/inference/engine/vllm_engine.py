@@ -26,8 +26,11 @@ log = logging.getLogger(__name__)
 DEATH_POLL_S = 0.25
 
 QUIET = {
-    "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING", "TOKENIZERS_PARALLELISM": "false",
-}  # fmt: skip
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 """vLLM asks no hub, reports to nobody, and logs no user text."""
 
 CHILD_MARK = "LUTHIER_ENGINE_PROCESS"
@@ -136,7 +139,6 @@ class VllmEngine:
         self.version = f"vllm {vllm.__version__} ({current_platform.device_type}, {dtype})"
         self._tokenizer = copy.deepcopy(llm.get_tokenizer())
         self._tokenizer_lock = threading.Lock()  # Hugging Face's fast tokenizers refuse two threads at a time
-        self._closing = asyncio.Event()
         llm._run_output_handler()  # it was constructed outside of the loop
 
     def tokenize(self, text: str) -> tuple[int, ...]:
@@ -179,10 +181,10 @@ class VllmEngine:
         )
 
     async def _outputs(self, request: EngineRequest, parameters: Any) -> AsyncIterator[Any]:
-        from vllm import TokensPrompt
+        from vllm.inputs.engine import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        prompt = TokensPrompt(prompt_token_ids=list(request.prompt_ids), cache_salt=request.cache_salt)
+        prompt = tokens_input(list(request.prompt_ids), cache_salt=request.cache_salt)
         lora = lora_request(request.adapter)
         try:
             async for output in self.llm.generate(prompt, parameters, request.request_id, lora_request=lora):
@@ -217,12 +219,14 @@ class VllmEngine:
 
     async def wait_dead(self) -> None:
         """VLLM notices the end of its process in a thread and leaves a mark; there is nothing to await."""
-        while not self.llm.errored:
+        while self.llm is not None and not self.llm.errored:  # noqa: ASYNC110
             await asyncio.sleep(DEATH_POLL_S)
 
     async def close(self) -> None:
         """Ends vLLM's processes."""
-        await asyncio.to_thread(self.llm.shutdown)
+        llm, self.llm = self.llm, None  # its __del__ must run while its modules are there
+        if llm is not None:
+            await asyncio.to_thread(llm.shutdown)
 
 
 def lora_request(adapter: EngineAdapter | None) -> Any:

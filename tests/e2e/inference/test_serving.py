@@ -1,0 +1,273 @@
+"""The server with the real engine: who answers, while everything changes."""
+
+from __future__ import annotations
+
+import asyncio
+import pathlib
+import time
+from collections.abc import AsyncIterator
+
+import grpc
+import httpx
+import numpy as np
+import openai
+import psutil
+import pytest
+import tiny_model
+from inference_house import BASE, House
+from luthier import AsyncClient, Endpoints
+from luthier import errors as client_errors
+from luthier.inference.v1 import inference_service_pb2 as api
+from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from safetensors.numpy import load_file, save_file
+from serving import error_info
+
+pytestmark = pytest.mark.e2e
+
+TOKENS = 16
+PROMPTS = [f"question number {number}" for number in range(5)]
+TENANTS = ("north", "south")
+
+
+@pytest.fixture(scope="session")
+def revisions(house: House) -> dict[str, list[str]]:
+    """Three revisions for each of two tenants, all with answers of their own."""
+    return {
+        tenant: [house.add_revision(tenant, f"r{number}", seed=10 * index + number) for number in (1, 2, 3)]
+        for index, tenant in enumerate(TENANTS, start=1)
+    }
+
+
+@pytest.fixture
+async def clients(house: House) -> AsyncIterator[dict[str, AsyncClient]]:
+    """An SDK client for each tenant."""
+    endpoints = Endpoints(inference=f"127.0.0.1:{house.port}")
+    made = {tenant: AsyncClient(endpoints, house.token(tenant)) for tenant in TENANTS}
+    yield made
+    for client in made.values():
+        await client.close()
+
+
+def deployment(tenant: str, name: str = "style") -> str:
+    """Both tenants call theirs by the same id."""
+    return f"tenants/{tenant}/deployments/{name}"
+
+
+async def ask(client: AsyncClient, target: str, prompt: str) -> tuple[str, str]:
+    """A greedy answer's generation and text."""
+    answer = await client.inference.chat(target, prompt, max_tokens=TOKENS, timeout_s=120)
+    return answer.origin.generation, answer.text
+
+
+async def alone(clients: dict[str, AsyncClient], revisions: dict[str, list[str]]) -> dict[tuple[str, str], str]:
+    """What each generation answers to each prompt when nobody else asks."""
+    expected: dict[tuple[str, str], str] = {}
+    targets = [(TENANTS[0], BASE), *((tenant, name) for tenant, names in revisions.items() for name in names)]
+    for tenant, target in targets:
+        for prompt in PROMPTS:
+            generation, text = await ask(clients[tenant], target, prompt)
+            expected[generation, prompt] = text
+    return expected
+
+
+async def test_base_and_two_tenants_answer_in_one_batch_as_they_do_alone(
+    clients: dict[str, AsyncClient], revisions: dict[str, list[str]]
+) -> None:
+    expected = await alone(clients, revisions)
+    assert len(set(expected.values())) == len(expected)
+    for tenant in TENANTS:
+        await clients[tenant].deployments.deploy(deployment(tenant), adapter_revision=revisions[tenant][0])
+    asked = [
+        (prompt, ask(clients[tenant], target, prompt))
+        for prompt in PROMPTS
+        for tenant, target in (("north", BASE), ("north", deployment("north")), ("south", deployment("south")))
+    ]
+    found = await asyncio.gather(*(call for _, call in asked))
+    assert [text for _, text in found] == [
+        expected[generation, prompt] for (generation, _), (prompt, _) in zip(found, asked, strict=True)
+    ]
+    assert len({generation for generation, _ in found}) == 3
+
+
+async def test_200_mixed_requests_while_revisions_are_deployed_have_no_failure_and_no_wrong_answer(
+    house: House, clients: dict[str, AsyncClient], revisions: dict[str, list[str]]
+) -> None:
+    expected = await alone(clients, revisions)
+    for tenant in TENANTS:
+        await clients[tenant].deployments.deploy(deployment(tenant), adapter_revision=revisions[tenant][0])
+    allowed = {tenant: {expected_of(expected, name, house) for name in revisions[tenant]} for tenant in TENANTS}
+    finished = asyncio.Event()
+    gate = asyncio.Semaphore(16)
+
+    async def one(number: int) -> tuple[str, str, str, str]:
+        who = ("north", "south", "base")[number % 3]
+        tenant = TENANTS[number % 2] if who == "base" else who
+        prompt = PROMPTS[number % len(PROMPTS)]
+        async with gate:
+            if number % 4 == 0 and who != "base":
+                generation, text = await ask_http(house, tenant, prompt)
+            else:
+                generation, text = await ask(clients[tenant], BASE if who == "base" else deployment(who), prompt)
+        return who, prompt, generation, text
+
+    async def redeploy() -> int:
+        count = 0
+        while not finished.is_set():
+            for tenant in TENANTS:
+                name = revisions[tenant][count % 3]
+                await clients[tenant].deployments.deploy(deployment(tenant), adapter_revision=name)
+            count += 1
+        return count
+
+    churn = asyncio.create_task(redeploy())
+    found = await asyncio.gather(*(one(number) for number in range(200)), return_exceptions=True)
+    finished.set()
+    rounds = await churn
+    failures = [one for one in found if isinstance(one, BaseException)]
+    answers = [one for one in found if not isinstance(one, BaseException)]
+    assert failures == []
+    wrong = [one for one in answers if one[3] != expected[one[2], one[1]]]
+    strayed = [one for one in answers if one[2] not in (allowed[one[0]] if one[0] != "base" else {"base"})]
+    assert (wrong, strayed) == ([], [])
+    assert rounds >= 2
+    assert len({generation for _, _, generation, _ in answers}) >= 5
+
+
+def expected_of(expected: dict[tuple[str, str], str], name: str, house: House) -> str:
+    """The generation that a revision's content gives."""
+    generation = f"g-{house.trainer.revisions[name].sha256[:20]}"
+    assert (generation, PROMPTS[0]) in expected
+    return generation
+
+
+async def ask_http(house: House, tenant: str, prompt: str) -> tuple[str, str]:
+    """The same question through the OpenAI protocol."""
+    async with openai.AsyncOpenAI(
+        base_url=f"http://127.0.0.1:{house.http_port}/v1", api_key=house.token(tenant), max_retries=0
+    ) as client:
+        response = await client.chat.completions.with_raw_response.create(
+            model="style", messages=[{"role": "user", "content": prompt}], max_tokens=TOKENS, temperature=0
+        )
+        completion = response.parse()
+    assert completion.model == "style"
+    return response.headers["x-luthier-generation"], completion.choices[0].message.content or ""
+
+
+async def test_a_rollback_answers_with_the_weights_before(
+    clients: dict[str, AsyncClient], revisions: dict[str, list[str]]
+) -> None:
+    client, name = clients["north"], deployment("north", "rolled")
+    first = await client.deployments.deploy(name, adapter_revision=revisions["north"][0])
+    before = await ask(client, name, PROMPTS[0])
+    await client.deployments.deploy(name, adapter_revision=revisions["north"][1])
+    during = await ask(client, name, PROMPTS[0])
+    rolled = await client.deployments.rollback(name)
+    assert await ask(client, name, PROMPTS[0]) == before != during
+    assert (rolled.live.generation, rolled.revision) == (first.live.generation, 3)
+    await client.deployments.delete(name)
+    with pytest.raises(client_errors.NotFoundError):
+        await ask(client, name, PROMPTS[0])
+
+
+async def test_the_openai_client_completes_streams_and_lists(
+    house: House, clients: dict[str, AsyncClient], revisions: dict[str, list[str]]
+) -> None:
+    await clients["north"].deployments.deploy(deployment("north"), adapter_revision=revisions["north"][0])
+    _, expected = await ask(clients["north"], deployment("north"), PROMPTS[0])
+    messages = [{"role": "user", "content": PROMPTS[0]}]
+    async with openai.AsyncOpenAI(
+        base_url=f"http://127.0.0.1:{house.http_port}/v1", api_key=house.token("north"), max_retries=0
+    ) as client:
+        models = [model.id async for model in client.models.list()]
+        stream = await client.chat.completions.create(
+            model="style",
+            messages=messages,
+            max_tokens=TOKENS,
+            temperature=0,
+            stream=True,  # type: ignore[arg-type]
+        )
+        deltas = [chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices]
+        plain = await client.completions.create(model=BASE, prompt="abc", max_tokens=4, temperature=0)
+        with pytest.raises(openai.NotFoundError):
+            await client.chat.completions.create(model="none", messages=messages)  # type: ignore[arg-type]
+    assert {"style", BASE} <= set(models)
+    assert "".join(deltas) == expected
+    assert plain.model == BASE
+    assert plain.usage is not None
+    assert plain.usage.completion_tokens == 4
+
+
+async def test_an_adapter_that_does_nothing_and_one_that_is_not_finite_are_refused_with_their_stage(
+    house: House, clients: dict[str, AsyncClient], revisions: dict[str, list[str]]
+) -> None:
+    client = clients["north"]
+    live = await client.deployments.deploy(deployment("north"), adapter_revision=revisions["north"][0])
+    idle = house.add_revision("north", "r1", seed=77, adapter="idle", strength=0.0)
+    spoilt = tiny_model.write_adapter(house.folder / "made/spoilt", seed=78)
+    tensors = load_file(spoilt / "adapter_model.safetensors")
+    next(iter(tensors.values()))[0, 0] = np.inf
+    save_file(tensors, spoilt / "adapter_model.safetensors")
+    house.register("tenants/north/adapters/spoilt/revisions/r1", spoilt)
+    big = house.add_revision("north", "r1", seed=79, adapter="big", rank=64)
+    stages = {}
+    for name in (idle, "tenants/north/adapters/spoilt/revisions/r1", big):
+        with pytest.raises(client_errors.FailedPreconditionError) as caught:
+            await client.deployments.deploy(deployment("north"), adapter_revision=name)
+        stages[name.split("/")[3]] = (caught.value.metadata["stage"], caught.value.metadata["cause"])
+    assert stages == {
+        "idle": ("probe", "ADAPTER_HAS_NO_EFFECT"),
+        "spoilt": ("verify", "ADAPTER_INVALID"),
+        "big": ("verify", "ADAPTER_INVALID"),
+    }
+    assert (await client.deployments.get(deployment("north"))).etag == live.etag
+
+
+async def test_a_killed_engine_comes_back_with_every_deployment(
+    house: House, clients: dict[str, AsyncClient], revisions: dict[str, list[str]]
+) -> None:
+    for tenant in TENANTS:
+        await clients[tenant].deployments.deploy(deployment(tenant), adapter_revision=revisions[tenant][1])
+    before = {tenant: await ask(clients[tenant], deployment(tenant), PROMPTS[1]) for tenant in TENANTS}
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{house.port}") as channel:  # the SDK would call again by itself
+        request = api.GenerateStreamRequest(
+            target=api.Target(deployment=deployment("north")),
+            prompt="a",
+            sampling=api.Sampling(max_tokens=400, stop=["#"]),
+        )
+        metadata = (("authorization", f"Bearer {house.token('north')}"),)
+        call = InferenceServiceStub(channel).GenerateStream(request, metadata=metadata, timeout=60)
+        await call.read()
+        house.engine_process().kill()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for _ in call:
+                pass
+    assert (caught.value.code(), error_info(caught.value).reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_DIED")
+    deadline = time.monotonic() + 120
+    while not house.is_serving():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+    after = {tenant: await ask(clients[tenant], deployment(tenant), PROMPTS[1]) for tenant in TENANTS}
+    engine = await clients["north"].engine.get()
+    assert after == before
+    assert engine.start_count >= 2
+
+
+async def test_a_killed_server_leaves_no_engine_behind_and_serves_the_same_after_its_restart(
+    house: House, clients: dict[str, AsyncClient], revisions: dict[str, list[str]]
+) -> None:
+    await clients["south"].deployments.deploy(deployment("south"), adapter_revision=revisions["south"][2])
+    before = await ask(clients["south"], deployment("south"), PROMPTS[3])
+    engine = house.engine_process()
+    house.kill()
+    psutil.wait_procs([engine], timeout=15)
+    assert not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE
+    await asyncio.to_thread(house.start)
+    assert await ask(clients["south"], deployment("south"), PROMPTS[3]) == before
+    async with httpx.AsyncClient() as client:
+        health = await client.get(f"http://127.0.0.1:{house.http_port}/health")
+    assert health.status_code == 200
+
+
+def test_the_log_holds_no_text_of_users(house: House) -> None:
+    assert pathlib.Path(house.log).exists()
+    assert not any(prompt in house.log.read_text() for prompt in PROMPTS)
