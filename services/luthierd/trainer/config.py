@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from dataclasses import dataclass
 
@@ -12,17 +13,22 @@ from luthierd.config import ServerConfig
 class TrainerConfig(ServerConfig):
     """What the trainer needs beyond what every server needs."""
 
-    import_roots: str = "~"
-    """Folders, separated by colons, below which `luthier model import --path` may read."""
-    thread_count: int = 0
-    """Threads of a training worker; 0: all cores that the process may use."""
+    import_roots: str = "/"
+    """Folders from which base models may be imported, separated by `:`; each with all below it."""
+    dataset_timeout_s: float = 10.0
+    """How long curation may take to name a dataset revision's files."""
 
     @property
-    def roots(self) -> tuple[pathlib.Path, ...]:
-        """`import_roots` as absolute folders."""
-        return tuple(pathlib.Path(root).expanduser().resolve() for root in self.import_roots.split(":") if root)
+    def import_root_paths(self) -> tuple[pathlib.Path, ...]:
+        """`import_roots`, resolved."""
+        return tuple(pathlib.Path(root).resolve() for root in self.import_roots.split(os.pathsep) if root)
 
     @property
-    def work(self) -> pathlib.Path:
-        """Checkpoints and checked-out models of the workers of this machine."""
-        return self.home / "work/trainer"
+    def checkpoints(self) -> pathlib.Path:
+        """Folder of the checkpoints, one folder for each running job; it must survive a restart."""
+        return self.home / "trainer/checkpoints"
+
+    @property
+    def scratch(self) -> pathlib.Path:
+        """Folder of base models laid out for training, and of adapters before they are stored."""
+        return self.home / "trainer/scratch"

@@ -1,142 +1,206 @@
-"""The trainer's tables."""
+"""The trainer's tables: base models, adapters and their revisions. Jobs are in the queue's tables beside them."""
 
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from luthierd.jobs.queue import Job, JobQueue
-from luthierd.rpc.paging import PageRequest
+from luthierd.jobs.queue import Job, JobQueue, JobState
+from luthierd.names import ADAPTER, ADAPTER_REVISION
+from luthierd.rpc.paging import Page, PageRequest
 from luthierd.storage.database import Database
-from luthierd.trainer.base_models import KIND as IMPORT_KIND
-from luthierd.trainer.base_models import Registration
-from luthierd.trainer.domain import Adapter, AdapterRevision, TrainingTask
+from luthierd.trainer.domain import (
+    Adapter,
+    AdapterRevision,
+    BaseModel,
+    BaseModelInfo,
+    BaseModelState,
+    ImportSource,
+)
+
+IMPORT, TRAIN = "import", "train"
+"""Kinds of jobs."""
 
 _models = sa.table(
-    "base_models", *map(sa.column, ("name", "source", "location", "import_job")), sa.column("create_time", sa.Float)
+    "base_models",
+    sa.column("name"),
+    sa.column("source", sa.JSON),
+    sa.column("import_job"),
+    sa.column("create_time", sa.Float),
+    sa.column("info", sa.JSON(none_as_null=True)),
 )
-_adapters = sa.table("adapters", sa.column("name"), sa.column("create_time", sa.Float))
+_jobs = sa.table(
+    "jobs", sa.column("name"), sa.column("state"), sa.column("end_time", sa.Float), sa.column("error", sa.JSON)
+)
+_adapters = sa.table(
+    "adapters", sa.column("name"), sa.column("create_time", sa.Float), sa.column("revision_count", sa.BigInteger)
+)
 _revisions = sa.table(
     "adapter_revisions",
-    *map(sa.column, ("adapter", "number", "training_job")),
+    sa.column("adapter"),
+    sa.column("number", sa.BigInteger),
     sa.column("create_time", sa.Float),
-    sa.column("content", sa.JSON(none_as_null=True)),
+    sa.column("training_job"),
+    sa.column("sha256"),
+    sa.column("content", sa.JSON),
 )
-_is_finished = _revisions.c.create_time.is_not(None)
 
 
-class SqlBaseModelStore:
-    """See `base_models.BaseModelStore`."""
+class SqlStore:
+    """See the Protocols in `base_models.py`, `jobs.py` and `adapters.py`."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, queue: JobQueue) -> None:
+        self._database, self._queue = database, queue
 
-    async def find(self, name: str) -> Registration | None:
-        """The registration of that name."""
+    async def base_model(self, name: str) -> BaseModel | None:
+        """A model with the state of its last import."""
         async with self._database.read() as tx:
-            row = (await tx.execute(sa.select(_models).where(_models.c.name == name))).one_or_none()
-        return Registration(**row._mapping) if row else None
+            row = (await tx.execute(_models_with_imports().where(_models.c.name == name))).one_or_none()
+        return _base_model(row) if row else None
 
-    async def register(self, registration: Registration, queue: JobQueue) -> None:
-        """Adds or replaces it and submits its import job. JobExistsError if another call was faster."""
-        async with self._database.begin() as tx:
-            await queue.submit(
-                registration.import_job, IMPORT_KIND, {"location": registration.location}, connection=tx
-            )
-            await tx.execute(sa.delete(_models).where(_models.c.name == registration.name))
-            await tx.execute(sa.insert(_models).values(**dataclasses.asdict(registration)))
-
-    async def list(self, page: PageRequest) -> Sequence[Registration]:
-        """The next registrations by name."""
-        query = sa.select(_models).where(_models.c.name > page.after).order_by(_models.c.name).limit(page.limit)
+    async def base_models(self, page: PageRequest) -> Page[BaseModel]:
+        """By name."""
+        query = _models_with_imports().where(_models.c.name > page.after).order_by(_models.c.name).limit(page.limit)
         async with self._database.read() as tx:
-            return [Registration(**row._mapping) for row in await tx.execute(query)]
+            models = [_base_model(row) for row in await tx.execute(query)]
+        return page.page(models, [model.name for model in models])
 
-
-class SqlAdapterStore:
-    """See `adapters.AdapterStore` and `training_jobs.AdapterRegister`."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def submit(self, queue: JobQueue, *, name: str, kind: str, task: TrainingTask) -> Job:
-        """Adds the adapter, unless it is there, and the job: both or neither."""
+    async def start_import(
+        self, name: str, source: ImportSource, *, job: str, replaces: str | None, now: float
+    ) -> bool:
+        """Registers the model and submits its import in one transaction. `replaces`: the import job that failed, None
+        for a new name. False, and nothing done, if somebody else was faster.
+        """
+        values: dict[str, Any] = {
+            "source": dataclasses.asdict(source),
+            "import_job": job,
+            "create_time": now,
+            "info": None,
+        }
+        query = sa.select(_models.c.import_job).where(_models.c.name == name)
         async with self._database.begin() as tx:
-            job = await queue.submit(name, kind, task.to_dict(), connection=tx)
-            if not (await tx.execute(sa.select(_adapters.c.name).where(_adapters.c.name == task.adapter))).first():
-                await tx.execute(sa.insert(_adapters).values(name=task.adapter, create_time=time.time()))
-            return job
+            current = (await tx.execute(query.with_for_update())).scalar_one_or_none()
+            if current != replaces:
+                return False
+            if replaces is None:
+                await tx.execute(sa.insert(_models).values(name=name, **values))
+            else:
+                await tx.execute(sa.update(_models).where(_models.c.name == name).values(**values))
+            payload = {"base_model": name, "source": dataclasses.asdict(source)}
+            await self._queue.submit(job, IMPORT, payload, connection=tx)
+        return True
 
-    async def reserve(self, adapter: str, *, training_job: str) -> int:
-        """The number of the job's revision: the same one however often it is asked for."""
+    async def submit_training(self, name: str, payload: dict[str, Any], *, adapter: str, now: float) -> Job:
+        """The job and, if need be, its adapter, in one transaction. JobExistsError."""
         async with self._database.begin() as tx:
-            # Holding the adapter's row keeps two jobs of one adapter from taking the same number.
-            await tx.execute(sa.select(_adapters.c.name).where(_adapters.c.name == adapter).with_for_update())
-            mine = sa.select(_revisions.c.number).where(_revisions.c.training_job == training_job)
-            number = (await tx.execute(mine)).scalar_one_or_none()
-            if number is None:
-                last = sa.select(sa.func.max(_revisions.c.number)).where(_revisions.c.adapter == adapter)
-                number = int((await tx.execute(last)).scalar_one() or 0) + 1
-                values = {"adapter": adapter, "number": number, "training_job": training_job}
-                await tx.execute(sa.insert(_revisions).values(**values))
-            return int(number)
+            if not (await tx.execute(sa.select(_adapters.c.name).where(_adapters.c.name == adapter))).first():
+                await tx.execute(sa.insert(_adapters).values(name=adapter, create_time=now, revision_count=0))
+            return await self._queue.submit(name, TRAIN, payload, connection=tx)
 
-    async def finish(self, connection: AsyncConnection, revision: AdapterRevision) -> None:
-        """Publishes the job's reserved revision, in the transaction that ends the job."""
-        content = {key: value for key, value in dataclasses.asdict(revision).items() if key != "create_time"}
-        await connection.execute(
-            sa.update(_revisions)
-            .where(_revisions.c.training_job == revision.training_job)
-            .values(create_time=revision.create_time, content=content | {"target_modules": list(revision.target_modules)})
-        )
-
-    async def adapters(self, parent: str, page: PageRequest) -> Sequence[Adapter]:
-        """The next adapters of a tenant by name."""
-        newest = (
-            sa.select(sa.func.max(_revisions.c.number))
-            .where(_revisions.c.adapter == _adapters.c.name, _is_finished)
-            .scalar_subquery()
-        )
-        query = sa.select(_adapters, newest.label("newest")).where(
-            _adapters.c.name.startswith(f"{parent}/adapters/", autoescape=True), _adapters.c.name > page.after
+    async def adapters(self, tenant: str, page: PageRequest) -> Page[Adapter]:
+        """A tenant's adapters by name."""
+        query = sa.select(_adapters).where(
+            _adapters.c.name.startswith(f"{tenant}/adapters/", autoescape=True), _adapters.c.name > page.after
         )
         async with self._database.read() as tx:
             rows = await tx.execute(query.order_by(_adapters.c.name).limit(page.limit))
-            return [Adapter(name=row.name, create_time=row.create_time, latest_revision=_latest(row)) for row in rows]
+            found = [_adapter(row) for row in rows]
+        return page.page(found, [adapter.name for adapter in found])
 
-    async def has_adapter(self, name: str) -> bool:
-        """Whether there is an adapter of that name."""
+    async def adapter(self, name: str) -> Adapter | None:
+        """One adapter."""
         async with self._database.read() as tx:
-            return (await tx.execute(sa.select(_adapters.c.name).where(_adapters.c.name == name))).first() is not None
+            row = (await tx.execute(sa.select(_adapters).where(_adapters.c.name == name))).one_or_none()
+        return _adapter(row) if row else None
 
-    async def revisions(self, adapter: str, page: PageRequest) -> Sequence[AdapterRevision]:
-        """The next finished revisions, newest first."""
-        query = sa.select(_revisions).where(_revisions.c.adapter == adapter, _is_finished)
-        if page.after:
-            query = query.where(_revisions.c.number < int(page.after))
-        async with self._database.read() as tx:
-            rows = await tx.execute(query.order_by(_revisions.c.number.desc()).limit(page.limit))
-            return [_revision(row) for row in rows]
-
-    async def revision(self, adapter: str, number: int) -> AdapterRevision | None:
-        """A finished revision."""
+    async def adapter_revision(self, name: str) -> AdapterRevision | None:
+        """One revision."""
+        tenant, adapter, revision = ADAPTER_REVISION.parse(name)
+        number = revision.removeprefix("r")
+        if not number.isdecimal() or str(int(number)) != number:
+            return None
         query = sa.select(_revisions).where(
-            _revisions.c.adapter == adapter, _revisions.c.number == number, _is_finished
+            _revisions.c.adapter == ADAPTER.format(tenant, adapter), _revisions.c.number == int(number)
         )
         async with self._database.read() as tx:
             row = (await tx.execute(query)).one_or_none()
         return _revision(row) if row else None
 
+    async def adapter_revisions(self, adapter: str, page: PageRequest) -> Page[AdapterRevision]:
+        """An adapter's revisions, newest first."""
+        query = sa.select(_revisions).where(_revisions.c.adapter == adapter)
+        if page.after:
+            query = query.where(_revisions.c.number < int(page.after))
+        async with self._database.read() as tx:
+            rows = list(await tx.execute(query.order_by(_revisions.c.number.desc()).limit(page.limit)))
+        return page.page([_revision(row) for row in rows], [str(row.number) for row in rows])
 
-def _latest(row: Any) -> str:
-    return f"{row.name}/revisions/r{row.newest}" if row.newest else ""
+
+async def set_base_model_info(tx: AsyncConnection, name: str, info: BaseModelInfo) -> None:
+    """For the import worker, in the transaction that ends its job."""
+    values = {"info": dataclasses.asdict(info)}
+    await tx.execute(sa.update(_models).where(_models.c.name == name).values(**values))
+
+
+async def add_adapter_revision(
+    tx: AsyncConnection, adapter: str, *, training_job: str, sha256: str, content: dict[str, Any], now: float
+) -> str:
+    """Gives the next number; returns the revision's name. For the worker, in the transaction that ends its job."""
+    row = await tx.execute(
+        sa.update(_adapters)
+        .where(_adapters.c.name == adapter)
+        .values(revision_count=_adapters.c.revision_count + 1)
+        .returning(_adapters.c.revision_count)
+    )
+    number = int(row.scalar_one())
+    values: dict[str, Any] = {"adapter": adapter, "number": number, "create_time": now, "training_job": training_job}
+    await tx.execute(sa.insert(_revisions).values(**values, sha256=sha256, content=content))
+    return _revision_name(adapter, number)
+
+
+def _models_with_imports() -> sa.Select[Any]:
+    return sa.select(_models, _jobs.c.state, _jobs.c.end_time, _jobs.c.error).join(
+        _jobs, _jobs.c.name == _models.c.import_job
+    )
+
+
+def _base_model(row: Any) -> BaseModel:
+    state = BaseModelState.IMPORTING
+    if row.info is not None:
+        state = BaseModelState.READY
+    elif JobState(row.state).is_final:
+        state = BaseModelState.FAILED
+    return BaseModel(
+        name=row.name,
+        state=state,
+        source=ImportSource.from_dict(row.source),
+        import_job=row.import_job,
+        create_time=row.create_time,
+        end_time=row.end_time,
+        error=row.error if state is BaseModelState.FAILED else None,
+        info=BaseModelInfo(**row.info) if row.info is not None else None,
+    )
+
+
+def _adapter(row: Any) -> Adapter:
+    latest = _revision_name(row.name, row.revision_count) if row.revision_count else ""
+    return Adapter(name=row.name, create_time=row.create_time, latest_revision=latest)
+
+
+def _revision_name(adapter: str, number: int) -> str:
+    tenant, name = ADAPTER.parse(adapter)
+    return ADAPTER_REVISION.format(tenant, name, f"r{number}")
 
 
 def _revision(row: Any) -> AdapterRevision:
-    content = row.content | {"target_modules": tuple(row.content["target_modules"])}
-    return AdapterRevision(**content, create_time=row.create_time)
+    values: dict[str, Any] = row.content | {"target_modules": tuple(row.content["target_modules"])}
+    return AdapterRevision(
+        name=_revision_name(row.adapter, row.number),
+        create_time=row.create_time,
+        sha256=row.sha256,
+        training_job=row.training_job,
+        **values,
+    )
