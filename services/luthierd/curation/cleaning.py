@@ -32,7 +32,8 @@ def clean_text(text: str) -> str:
     text = _LINE_BREAK.sub("\n", text)
     text = _INVISIBLE.sub("", text)
     text = _TRAILING_BLANKS.sub("", text)
-    return _MANY_EMPTY_LINES.sub("\n\n", text).strip("\n").rstrip()
+    text = _MANY_EMPTY_LINES.sub("\n\n", text).strip("\n").rstrip()
+    return text if "\n" in text else text.strip()
 
 
 def clean(rows: Iterable[Row], rules: CleanRules) -> tuple[list[Row], list[Change]]:

@@ -123,7 +123,7 @@ class _CardRecognizer(PatternRecognizer):  # type: ignore[misc]  # presidio_anal
     """Cards of 12 to 19 digits whose checksum is right; Presidio's own knows the lengths of four brands only."""
 
     def __init__(self) -> None:
-        pattern = Pattern("12 to 19 digits", r"(?<![\w.+-])[2-6]\d{3}(?:[ -]?\d){8,15}(?![\w-]?\d)", 0.3)
+        pattern = Pattern("12 to 19 digits", r"(?<![\w.+-])(?:[2-6]\d{3}|1800)(?:[ -]?\d){8,15}(?![\w-]?\d)", 0.3)
         super().__init__("CREDIT_CARD", patterns=[pattern], supported_language=LANGUAGE, name="AnyCardRecognizer")
 
     def validate_result(self, pattern_text: str) -> bool:

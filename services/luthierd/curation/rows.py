@@ -251,7 +251,7 @@ def _parse_message(message: Any, index: int, number: int) -> Message:
         raise RowRoleMissingError(number, f'{where} has no "role"; add one of {roles}', message=str(index))
     if not isinstance(role, str) or role not in list(Role):
         near = difflib.get_close_matches(str(role).lower(), list(Role), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean '{near[0]}'?" if near else ""
         raise RowRoleUnknownError(
             number, f"{where} has the role {role!r}; known are {roles}{hint}", role=str(role)[:64]
         )

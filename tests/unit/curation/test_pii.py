@@ -1,0 +1,77 @@
+"""Masking, dropping and counting personal data, with a scanner of known finds."""
+
+from __future__ import annotations
+
+from curation_material import MailScanner, row
+from luthierd.curation.pii import PiiResult, Span, mask_text, merge_spans, treat_pii
+from luthierd.curation.recipe import PiiAction, PiiRules
+
+MAIL_ROW = row(1, prompt="Write to ada@corp.example, says Ada", completion="To ada@corp.example.")
+
+
+def treat(*rows_: object, **rules: object) -> PiiResult:
+    return treat_pii(list(rows_), PiiRules(**rules), MailScanner(), progress=lambda count: None)  # type: ignore[arg-type]
+
+
+def test_what_identifies_is_masked_and_names_are_only_counted() -> None:
+    result = treat(MAIL_ROW, row(2))
+    assert [message.content for message in result.rows[0].messages] == [
+        "Write to <EMAIL_ADDRESS>, says Ada",
+        "To <EMAIL_ADDRESS>.",
+    ]
+    assert [(c.row_id, c.is_dropped, c.reason) for c in result.changes] == [("row-1", False, "masked_EMAIL_ADDRESS")]
+    assert dict(result.counts.spans_by_entity) == {"EMAIL_ADDRESS": 2, "PERSON": 1}
+    assert dict(result.counts.rows_by_entity) == {"EMAIL_ADDRESS": 1, "PERSON": 1}
+    assert dict(result.counts.masked_spans_by_entity) == {"EMAIL_ADDRESS": 2}
+    assert result.counts.masked_character_count == 2 * len("ada@corp.example")
+    assert (result.counts.completions_masked_count, result.counts.completions_underivable_count) == (1, 0)
+
+
+def test_an_answer_masked_in_a_value_that_its_prompt_lacks_counts_as_underivable() -> None:
+    result = treat(row(1, prompt="Who answers?", completion="grace@corp.example"))
+    assert (result.counts.completions_masked_count, result.counts.completions_underivable_count) == (1, 1)
+
+
+def test_reporting_leaves_rows_as_they_are() -> None:
+    result = treat(MAIL_ROW, action=PiiAction.REPORT)
+    assert (result.rows, result.changes) == ([MAIL_ROW], [])
+    assert result.counts.spans_by_entity["EMAIL_ADDRESS"] == 2
+
+
+def test_dropping_drops_only_rows_with_the_named_types() -> None:
+    result = treat(MAIL_ROW, row(2, prompt="Ada", completion="Ada"), action=PiiAction.DROP)
+    assert [one.id for one in result.rows] == ["row-2"]
+    assert result.changes[0].reason == "holds_EMAIL_ADDRESS"
+
+
+def test_finds_below_the_least_score_do_not_count() -> None:
+    result = treat(MAIL_ROW, entities=("PERSON",), min_score=0.9)
+    assert result.rows == [MAIL_ROW]
+    assert "PERSON" not in result.counts.spans_by_entity
+
+
+def test_a_masked_value_is_masked_wherever_the_row_repeats_it() -> None:
+    class FirstOnly(MailScanner):
+        def scan(self, texts: list[str]) -> list[list[Span]]:  # type: ignore[override]
+            return [
+                [span for span in found if text.startswith("From")]
+                for text, found in zip(texts, super().scan(texts), strict=True)
+            ]
+
+    mail = row(1, prompt="From grace@corp.example", completion='{"to": "grace@corp.example"}')
+    result = treat_pii([mail], PiiRules(), FirstOnly(), progress=lambda count: None)
+    assert result.rows[0].completion == '{"to": "<EMAIL_ADDRESS>"}'
+
+
+def test_equal_texts_are_scanned_once_in_a_batch() -> None:
+    scanner = MailScanner()
+    rows = [row(i, prompt="the same instruction", completion=f"{i}") for i in range(10)]
+    treat_pii(rows, PiiRules(), scanner, progress=lambda count: None)
+    assert scanner.text_count == 11
+
+
+def test_overlapping_spans_become_one_of_the_surest_type() -> None:
+    spans = [Span(5, 9, "B", 0.9), Span(0, 6, "A", 0.5), Span(9, 12, "C", 0.6)]
+    merged = merge_spans(spans)
+    assert merged == [Span(0, 9, "B", 0.9), Span(9, 12, "C", 0.6)]
+    assert mask_text("0123456789abcdef", merged) == "<B><C>cdef"
