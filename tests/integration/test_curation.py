@@ -204,3 +204,41 @@ async def test_the_server_process_says_what_is_missing(tmp_path: pathlib.Path) -
     last = json.loads(output.decode().strip().splitlines()[-1])
     assert process.returncode == 1
     assert (last["event"], last["reason"]) == ("error", "KEY_UNREADABLE")
+
+
+async def start_server(home: pathlib.Path) -> tuple[asyncio.subprocess.Process, int]:
+    """The server as `luthier up` starts it, and its port, which its first log line tells."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "luthierd.curation", stderr=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(WAIT_S):
+        async for line in process.stderr:
+            event = json.loads(line)
+            if event["event"] == "started":
+                return process, int(event["port"])
+    raise AssertionError("the server did not start")
+
+
+async def test_a_killed_server_loses_no_acknowledged_curation(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_HOME", str(tmp_path))
+    monkeypatch.setenv("LUTHIER_CURATION_LEASE_S", "5")
+    create_keys(tmp_path / "keys")
+    token = TokenIssuer.from_file(tmp_path / "keys/private.pem").issue(tenant="acme", subject="tester")
+    process, port = await start_server(tmp_path)
+    async with AsyncClient(Endpoints(curation=f"127.0.0.1:{port}"), token=token) as client:
+        await client.datasets.import_rows(DATASET, rows(40))
+        begun = await client.datasets.curate(DATASET)
+    process.kill()
+    await process.wait()
+    process, port = await start_server(tmp_path)
+    try:
+        async with AsyncClient(Endpoints(curation=f"127.0.0.1:{port}"), token=token) as client:
+            revision = await client.datasets.wait_revision(begun.name, timeout_s=WAIT_S)
+            assert revision.state == pb.DATASET_REVISION_STATE_READY
+            assert (await client.datasets.get(DATASET)).latest_revision == revision.name
+    finally:
+        process.terminate()
+        assert await process.wait() == 0
