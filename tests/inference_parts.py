@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from luthierd.inference.answers import Answers
 from luthierd.inference.deployments import Deployments
@@ -61,7 +61,7 @@ class FakeEngine:
     def render_chat(self, turns: Sequence[Turn]) -> tuple[int, ...]:
         return tuple("".join(turn.content for turn in turns).encode())
 
-    async def generate(self, request: EngineRequest) -> AsyncIterator[EnginePiece]:
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EnginePiece, None]:
         self._check_alive()
         self.requests.append(request)
         who = "base"

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -115,7 +115,9 @@ class Answers:
         assert last.finish is not None
         return Answer(text="".join(parts), finish=last.finish, origin=last.origin)
 
-    async def stream(self, target: Target, prompt: Prompt, sampling: Sampling, *, tenant: str) -> AsyncIterator[Piece]:
+    async def stream(
+        self, target: Target, prompt: Prompt, sampling: Sampling, *, tenant: str
+    ) -> AsyncGenerator[Piece, None]:
         """The answer, piece by piece; the last piece has `finish`. Closing the iterator stops the computation."""
         began = self._clock()
         async with self.leased(target, tenant=tenant) as leased:
@@ -129,7 +131,7 @@ class Answers:
                 cache_salt=leased.cache_salt,
             )
             token_count, ttft_s, reason = 0, 0.0, ""
-            async with contextlib.aclosing(engine.generate(request)) as pieces:  # type: ignore[type-var]
+            async with contextlib.aclosing(engine.generate(request)) as pieces:
                 async for piece in pieces:
                     if token_count == 0:
                         ttft_s = self._clock() - began

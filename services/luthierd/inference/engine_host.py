@@ -10,7 +10,7 @@ import asyncio
 import logging
 import pathlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -88,7 +88,7 @@ class Engine(Protocol):
     def render_chat(self, turns: Sequence[Turn]) -> tuple[int, ...]:
         """A conversation's tokens through the base model's chat template, up to where the assistant begins."""
 
-    def generate(self, request: EngineRequest) -> AsyncIterator[EnginePiece]:
+    def generate(self, request: EngineRequest) -> AsyncGenerator[EnginePiece, None]:
         """The answer, piece by piece; closing the iterator stops the computation. EngineDiedError."""
 
     async def score(
@@ -174,7 +174,7 @@ class EngineHost:
         if self.status.base_model == base_model and self._engine is not None:
             return self._engine
         await self.want(base_model)
-        if self.status.start_count > 1:
+        if self.status.state is EngineState.STARTING and self.status.start_count > 0:
             raise EngineDiedError
         while self.status.state is EngineState.STARTING:
             await self._changed.wait()

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from luthierd.errors import (
     ResourceExhaustedError,
     RetryableError,
 )
+from luthierd.inference import metrics
 from luthierd.inference.answers import Answers, Leased
 from luthierd.inference.deployments import Deployments
 from luthierd.inference.domain import EngineState, Target
@@ -152,6 +154,7 @@ class HttpFront:
                 ],
             }
             await application(inner, _replayed(content, receive), send, model=model, adapter=leased.adapter)
+            send.observe(target.kind)
 
     async def _application(self, engine: Engine) -> Application:
         """The application on this engine, built at its first request."""
@@ -197,10 +200,12 @@ class HttpFront:
 
 
 class _Response:
-    """Sends a response; remembers whether it began, and adds headers to the engine's."""
+    """Sends a response; remembers whether and when it began, and adds headers to the engine's."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, send: Send, clock: Callable[[], float] = time.monotonic) -> None:
+        self._send, self._clock = send, clock
+        self._arrived = clock()
+        self._first_s: float | None = None
         self._began = False
         self.headers: list[tuple[bytes, bytes]] = []
 
@@ -208,7 +213,14 @@ class _Response:
         if message["type"] == "http.response.start":
             self._began = True
             message = {**message, "headers": [*message.get("headers", ()), *self.headers]}
+        elif self._first_s is None and message.get("body"):
+            self._first_s = self._clock() - self._arrived
         await self._send(message)
+
+    def observe(self, target: str) -> None:
+        """Records the times of an answer that was sent."""
+        if self._first_s is not None:
+            metrics.observe_times(target, ttft_s=self._first_s, latency_s=self._clock() - self._arrived)
 
     async def json(self, status: int, content: object, headers: Mapping[str, str] | None = None) -> None:
         body = json.dumps(content).encode()

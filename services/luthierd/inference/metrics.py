@@ -22,7 +22,12 @@ answers_in_flight = Gauge("luthier_answers_in_flight", "Answers being made, over
 
 def observe(target: str, prompt_token_count: int, token_count: int, *, ttft_s: float, latency_s: float) -> None:
     """Records one finished answer; `target` is the kind of target."""
-    ttft_seconds.labels(target).observe(ttft_s)
-    latency_seconds.labels(target).observe(latency_s)
+    observe_times(target, ttft_s=ttft_s, latency_s=latency_s)
     prompt_tokens.labels(target).inc(prompt_token_count)
     completion_tokens.labels(target).inc(token_count)
+
+
+def observe_times(target: str, *, ttft_s: float, latency_s: float) -> None:
+    """Records the times of one finished answer."""
+    ttft_seconds.labels(target).observe(ttft_s)
+    latency_seconds.labels(target).observe(latency_s)

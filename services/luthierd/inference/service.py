@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from luthier.inference.v1 import (
@@ -89,12 +89,12 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             async for fields in pieces:
                 yield inference_service_pb2.ChatStreamResponse(**fields)
 
-    async def _pieces(self, request: Any, prompt: Prompt) -> AsyncIterator[dict[str, Any]]:
+    async def _pieces(self, request: Any, prompt: Prompt) -> AsyncGenerator[dict[str, Any], None]:
         """The fields of a stream's messages: the origin in the first and the last, the finish in the last."""
         sampling = wire.sampling_from_proto(request.sampling)
         stream = self._answers.stream(_target(request), prompt, sampling, tenant=_tenant())
         is_first = True
-        async with contextlib.aclosing(stream) as pieces:  # type: ignore[type-var]
+        async with contextlib.aclosing(stream) as pieces:
             async for piece in pieces:
                 yield _fields(piece, is_first=is_first)
                 is_first = False

@@ -236,10 +236,11 @@ async def test_a_killed_engine_comes_back_with_every_deployment(
         )
         metadata = (("authorization", f"Bearer {house.token('north')}"),)
         call = InferenceServiceStub(channel).GenerateStream(request, metadata=metadata, timeout=60)
-        await call.read()
+        messages = aiter(call)
+        await anext(messages)
         house.engine_process().kill()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            async for _ in call:
+            async for _ in messages:
                 pass
     assert (caught.value.code(), error_info(caught.value).reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_DIED")
     deadline = time.monotonic() + 120

@@ -11,7 +11,7 @@ import os
 import pathlib
 import threading
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from luthierd.errors import LuthierError
@@ -94,7 +94,7 @@ def _start(folder: pathlib.Path, settings: VllmSettings) -> Any:
             UsageContext.ENGINE_CONTEXT
         )
         if context is not None:
-            process_launch.get_mp_context = lambda: context  # type: ignore[assignment]
+            process_launch.get_mp_context = lambda: context
         with variables({CHILD_MARK: "1"}):
             return AsyncLLM.from_vllm_config(config, disable_log_stats=True)
 
@@ -155,7 +155,7 @@ class VllmEngine:
             )
         return tuple(ids)
 
-    async def generate(self, request: EngineRequest) -> AsyncIterator[EnginePiece]:
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EnginePiece, None]:
         """The answer, piece by piece."""
         outputs = self._outputs(request, _parameters(request.sampling))
         async for output in outputs:
