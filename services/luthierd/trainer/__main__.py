@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pathlib
 
-from luthier import AsyncClient, Endpoints, TlsOptions
+from luthier import AsyncClient
 
 from luthierd.jobs.launcher import Launcher
 from luthierd.jobs.queue import JobQueue
 from luthierd.rpc.auth import TokenIssuer, TokenVerifier
 from luthierd.rpc.main import run
+from luthierd.rpc.peers import endpoints_of
 from luthierd.rpc.server import serve
 from luthierd.storage.database import Database
 from luthierd.storage.replays import SqlReplayStore
@@ -37,8 +38,7 @@ async def main(config: TrainerConfig) -> None:
         log_folder=config.home / "logs/trainer-workers",
     )
     store = SqlStore(database, queue)
-    tls = TlsOptions(ca_file=config.tls_ca_path) if config.tls_ca_path else None
-    client = AsyncClient(Endpoints(curation=config.curation_address, tls=tls))
+    client = AsyncClient(endpoints_of(config))
     base_models = BaseModels(store, import_roots=config.import_root_paths, wake=launcher.wake)
     jobs = TrainingJobs(
         store,

@@ -2,54 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from luthier import AsyncClient
-from luthier import errors as client_errors
 from luthier.curation.v1 import dataset_pb2
 
-from luthierd.errors import UnavailableError
 from luthierd.names import DATASET_REVISION
-from luthierd.trainer.domain import DatasetNotFoundError, DatasetNotReadyError, DatasetSplits
+from luthierd.rpc.auth import TokenIssuer
+from luthierd.rpc.peers import acting_for, translated
+from luthierd.trainer.domain import DatasetNotReadyError, DatasetSplits
 
-TOKEN_TTL_S = 60.0
-SUBJECT, SCOPES = "service:trainer", ("curation.read",)
-
-
-class CurationUnavailableError(UnavailableError):
-    """Curation does not answer."""
-
-    reason = "CURATION_UNAVAILABLE"
-
-
-class Issuer(Protocol):
-    """Signs tokens."""
-
-    def issue(self, *, tenant: str, subject: str, scopes: tuple[str, ...], ttl_s: float) -> str:
-        """A token of a tenant."""
+SCOPES = ("curation.read",)
 
 
 class CurationCatalog:
     """See `jobs.DatasetCatalog`."""
 
-    def __init__(self, client: AsyncClient, issuer: Issuer, *, timeout_s: float) -> None:
+    def __init__(self, client: AsyncClient, issuer: TokenIssuer, *, timeout_s: float) -> None:
         self._client, self._issuer, self._timeout_s = client, issuer, timeout_s
 
     async def splits(self, name: str) -> DatasetSplits:
-        """DatasetNotFoundError, DatasetNotReadyError, CurationUnavailableError."""
+        """DatasetNotReadyError; curation's own errors, such as NotFoundError, pass through."""
         tenant, *_ = DATASET_REVISION.parse(name, field="training_job.dataset_revision")
-        token = self._issuer.issue(tenant=tenant, subject=SUBJECT, scopes=SCOPES, ttl_s=TOKEN_TTL_S)
-        try:
-            found = await self._client.with_token(token).datasets.get_revision(name, timeout_s=self._timeout_s)
-        except client_errors.NotFoundError:
-            raise DatasetNotFoundError(name) from None
-        except client_errors.RpcError as error:
-            raise CurationUnavailableError(
-                f"curation did not answer ({error.code}: {error.message}); `luthier status` shows whether it runs",
-                metadata={"code": error.code},
-                retry_after_s=2.0,
-            ) from error
-        return splits_of(found)
+        client = acting_for(tenant, client=self._client, issuer=self._issuer, service="trainer", scopes=SCOPES)
+        return splits_of(await translated(client.datasets.get_revision(name, timeout_s=self._timeout_s)))
 
 
 def splits_of(revision: dataset_pb2.DatasetRevision) -> DatasetSplits:

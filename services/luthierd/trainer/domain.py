@@ -63,18 +63,6 @@ class DatasetNotReadyError(FailedPreconditionError):
     reason = "DATASET_REVISION_NOT_READY"
 
 
-class DatasetNotFoundError(NotFoundError):
-    """No such dataset revision."""
-
-    reason = "DATASET_REVISION_NOT_FOUND"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"there is no {name}; `luthier dataset show` lists a dataset's revisions",
-            metadata={"dataset_revision": name},
-        )
-
-
 class AdapterNotFoundError(NotFoundError):
     """No such adapter."""
 

@@ -50,7 +50,7 @@ class DatasetCatalog(Protocol):
     """What curation knows."""
 
     async def splits(self, name: str) -> DatasetSplits:
-        """DatasetNotFoundError, DatasetNotReadyError."""
+        """DatasetNotReadyError, and curation's own errors."""
 
 
 class TrainingJobs:

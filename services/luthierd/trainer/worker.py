@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import importlib
 import shutil
 import sys
 import time
@@ -31,6 +32,8 @@ async def main(config: TrainerConfig) -> None:
             return await import_base_model(context, blobs, config)
         return await train_adapter(context, blobs, config)
 
+    # Before the claim: torch takes longer to import than a short lease lasts, and the import holds up the event loop.
+    importlib.import_module("luthierd.trainer.recipes.sft_run")
     await run_job(JobQueue(database, lease_s=config.lease_s), sys.argv[1], work)
     await database.close()
 
