@@ -132,3 +132,17 @@ def test_progress_can_stop_the_work() -> None:
 def test_quantiles_are_by_nearest_rank() -> None:
     assert quantiles([]) == {}
     assert quantiles(range(101)) == {"min": 0, "p05": 5, "p50": 50, "p95": 95, "max": 100}
+
+
+def test_progress_is_told_within_the_long_steps() -> None:
+    heard = []
+    curate(
+        [row(i) for i in range(600)],
+        parse_recipe({}),
+        MailScanner(),
+        progress=lambda step, done, total: heard.append((step.value, done, total)),
+    )
+    assert heard[0] == ("clean", 0, 600)
+    assert ("pii", 320, 600) in heard
+    assert ("near_duplicates", 512, 600) in heard
+    assert heard[-1] == ("split", 600, 600)
