@@ -278,6 +278,10 @@ def _parse_name(raw: dict[str, Any], key: str, number: int) -> str | None:
         raise RowShapeInvalidError(
             number, f'"{key}" is {value!r:.40}; write a string that is not empty, or leave it out', key=key
         )
+    if not value.isprintable():
+        raise RowShapeInvalidError(
+            number, f'"{key}" holds a line break or another invisible character; remove it', key=key
+        )
     if len(value) > MAX_NAME_CHARACTERS:
         raise RowShapeInvalidError(number, f'"{key}" is longer than {MAX_NAME_CHARACTERS} characters', key=key)
     return value

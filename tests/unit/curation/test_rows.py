@@ -86,6 +86,7 @@ def test_lines_may_end_as_on_windows_begin_with_a_mark_and_be_blank() -> None:
         (b'{"prompt": ["a"], "completion": "b"}', RowShapeInvalidError, "a list"),
         (b'{"prompt": "a", "completion": "b", "label": 1}', RowShapeInvalidError, "string"),
         (b'{"prompt": "a", "completion": "b", "group": ""}', RowShapeInvalidError, "string"),
+        (b'{"prompt": "a", "completion": "b", "id": "x\\u2028y"}', RowShapeInvalidError, "invisible"),
         (chat(), RowShapeInvalidError, "list"),
         (chat("hello", ASSISTANT), RowShapeInvalidError, "a string"),
         (chat({"content": "q"}, ASSISTANT), RowRoleMissingError, "message 1"),
