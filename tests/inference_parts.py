@@ -19,7 +19,7 @@ from luthierd.inference.engine_host import (
     EnginePiece,
     EngineRequest,
 )
-from luthierd.inference.errors import AdapterInvalidError
+from luthierd.inference.errors import AdapterInvalidError, EngineStartError
 from luthierd.inference.generations import Generations
 from luthierd.inference.http_front import Application, BuildApplication, HttpFront
 from luthierd.inference.service import FULL_NAMES, inference_service
@@ -34,7 +34,7 @@ OTHER_BASE = BaseModel("baseModels/other", "c" * 64)
 
 
 def revision(name: str, *, tenant: str = "acme", content: str = "", base: BaseModel = BASE) -> AdapterRevision:
-    """`tenants/{tenant}/adapters/support/revisions/{name}`; `content` decides the digest, by default tenant and name."""
+    """`tenants/{tenant}/adapters/support/revisions/{name}`; `content` decides the digest, else tenant and name."""
     digest = hashlib.sha256((content or tenant + name).encode()).hexdigest()
     return AdapterRevision(f"tenants/{tenant}/adapters/support/revisions/{name}", digest, base)
 
@@ -186,6 +186,7 @@ class Parts:
     answers: Answers
     front: HttpFront
     service: Service
+    unstartable: set[str]
 
     @property
     def engine(self) -> FakeEngine:
@@ -200,7 +201,11 @@ async def make_parts(
     trainer, files, store, health = FakeTrainer(*known), FakeFiles(), store or MemoryStore(), Health(FULL_NAMES)
     engines: list[FakeEngine] = []
 
+    unstartable: set[str] = set()
+
     async def start(folder: pathlib.Path) -> FakeEngine:
+        if folder.name in unstartable:
+            raise EngineStartError("vLLM could not start")
         engines.append(FakeEngine())
         return engines[-1]
 
@@ -219,4 +224,4 @@ async def make_parts(
         answers=answers, deployments=deployments, generations=generations, host=host, models=trainer, verifier=VERIFIER,
         replays=MemoryReplays(), health=health, background=[host.run], close=[host.close],
     )  # fmt: skip
-    return Parts(trainer, files, store, engines, host, generations, deployments, answers, front, service)
+    return Parts(trainer, files, store, engines, host, generations, deployments, answers, front, service, unstartable)

@@ -1,4 +1,4 @@
-"""A base model small enough for any test, with adapters that need no training: random, strong, told apart by their answers.
+"""A base model small enough for any test, with adapters that need no training: random, strong, told apart by answers.
 
 Llama architecture, 3 layers, byte-level tokens, ChatML template. Answers are gibberish, but greedy ones are always the
 same for the same weights, and others for other weights.
@@ -16,13 +16,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 LAYERS, HIDDEN, INNER, HEADS, KV_HEADS = 3, 128, 256, 2, 1
+KV_WIDTH = HIDDEN // HEADS * KV_HEADS
 WINDOW = 512
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SIZES = {
-    "q_proj": (HIDDEN, HIDDEN), "k_proj": (HIDDEN, HIDDEN // HEADS * KV_HEADS), "v_proj": (HIDDEN, HIDDEN // HEADS * KV_HEADS),
+    "q_proj": (HIDDEN, HIDDEN), "k_proj": (HIDDEN, KV_WIDTH), "v_proj": (HIDDEN, KV_WIDTH),
     "o_proj": (HIDDEN, HIDDEN), "gate_proj": (HIDDEN, INNER), "up_proj": (HIDDEN, INNER), "down_proj": (INNER, HIDDEN),
 }  # fmt: skip
 """Inputs and outputs of the modules that can carry LoRA."""
@@ -72,8 +73,8 @@ def write_adapter(
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "adapter_model.safetensors")
     config = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "lora_dropout": 0.0, "bias": "none",
-        "target_modules": list(modules), "fan_in_fan_out": False, "use_rslora": False, "use_dora": False,
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "lora_dropout": 0.0,
+        "bias": "none", "target_modules": list(modules), "fan_in_fan_out": False, "use_rslora": False, "use_dora": False,
         "modules_to_save": None, "inference_mode": True, "base_model_name_or_path": None,
     }  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(config))

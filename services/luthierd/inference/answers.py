@@ -26,7 +26,7 @@ from luthierd.inference.domain import (
     cache_salt,
 )
 from luthierd.inference.engine_host import Engine, EngineAdapter, EngineHost, EngineRequest
-from luthierd.inference.errors import OtherBaseModelError, PromptTooLongError, QueueFullError
+from luthierd.inference.errors import PromptTooLongError, QueueFullError
 from luthierd.inference.generations import Generations
 
 Prompt = str | Sequence[Turn]
@@ -101,7 +101,7 @@ class Answers:
             return held
         wanted = await self._models.base_model(name)
         if held is not None:
-            raise OtherBaseModelError(name, held.name)
+            await self._host.want(wanted)  # refuses it, unless the other one could not start
         return wanted
 
     async def answer(self, target: Target, prompt: Prompt, sampling: Sampling, *, tenant: str) -> Answer:

@@ -129,6 +129,9 @@ class ChoiceStore(Protocol):
     async def choose_base_model(self, base_model: BaseModel) -> BaseModel:
         """Makes the choice unless there is one; returns what holds now."""
 
+    async def forget_base_model(self, base_model: BaseModel) -> None:
+        """Takes the choice back, if it is this one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineStatus:
@@ -152,6 +155,7 @@ class EngineHost:
         self._start_engine, self._files, self._store = start, files, store
         self._set_serving, self._clock = set_serving, clock
         self._engine: Engine | None = None
+        self._is_mourning = False  # an engine died, and none has been started since
         self._changed = asyncio.Event()
         self._wanted = asyncio.Event()
         self.status = EngineStatus()
@@ -161,8 +165,11 @@ class EngineHost:
     async def want(self, base_model: BaseModel) -> None:
         """Chooses the base model, durably, and has the engine started. OtherBaseModelError if it holds another."""
         chosen = await self._store.choose_base_model(base_model)
+        if chosen != base_model and self.status.state is EngineState.FAILED:
+            await self._store.forget_base_model(chosen)  # what never ran must not stand in the way of what may
+            chosen = await self._store.choose_base_model(base_model)
         if chosen != base_model:
-            raise OtherBaseModelError(base_model.name, chosen.name)
+            raise OtherBaseModelError(base_model, chosen)
         if self.status.state in (EngineState.STOPPED, EngineState.FAILED):
             self._become(
                 EngineStatus(state=EngineState.STARTING, base_model=chosen, start_count=self.status.start_count)
@@ -174,7 +181,7 @@ class EngineHost:
         if self.status.base_model == base_model and self._engine is not None:
             return self._engine
         await self.want(base_model)
-        if self.status.state is EngineState.STARTING and self.status.start_count > 0:
+        if self._is_mourning:
             raise EngineDiedError
         while self.status.state is EngineState.STARTING:
             await self._changed.wait()
@@ -227,10 +234,11 @@ class EngineHost:
             log.error("the engine could not start", extra={"base_model": base_model.name, "reason": error.reason})
             if engine is not None:
                 await engine.close()
+            self._is_mourning = False
             self._become(replace(self.status, state=EngineState.FAILED, error=error, start_count=start_count))
             await self._set_serving(False)
             return None
-        self._engine = engine
+        self._engine, self._is_mourning = engine, False
         self._become(
             EngineStatus(
                 state=EngineState.READY,
@@ -245,7 +253,7 @@ class EngineHost:
         return engine
 
     async def _buried(self, engine: Engine, *, give_up: bool) -> None:
-        self._engine = None
+        self._engine, self._is_mourning = None, not give_up
         error = EngineDiedError() if give_up else None
         self._become(replace(self.status, state=EngineState.FAILED if give_up else EngineState.STARTING, error=error))
         log.error("the engine's process died", extra={"start_count": self.status.start_count, "give_up": give_up})

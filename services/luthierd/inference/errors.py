@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from luthierd import errors
+
+if TYPE_CHECKING:
+    from luthierd.inference.domain import BaseModel
 
 
 class DeploymentNotFoundError(errors.NotFoundError):
@@ -52,10 +57,16 @@ class OtherBaseModelError(errors.FailedPreconditionError):
 
     reason = "ENGINE_HOLDS_OTHER_BASE_MODEL"
 
-    def __init__(self, wanted: str, held: str) -> None:
+    def __init__(self, wanted: BaseModel, held: BaseModel) -> None:
         super().__init__(
-            f"the engine of this server holds {held}, not {wanted}; use a server of its own for {wanted}",
-            metadata={"wanted": wanted, "held": held},
+            f"the engine of this server holds {held.name} ({held.sha256[:12]}), "
+            f"not {wanted.name} ({wanted.sha256[:12]}); use another adapter, or another server",
+            metadata={
+                "wanted": wanted.name,
+                "wanted_sha256": wanted.sha256,
+                "held": held.name,
+                "held_sha256": held.sha256,
+            },
         )
 
 
@@ -106,6 +117,12 @@ class EngineUnavailableError(errors.UnavailableError):
     """The engine is starting again, or could not."""
 
     reason = "ENGINE_UNAVAILABLE"
+
+
+class EngineStartError(errors.FailedPreconditionError):
+    """The engine does not start on this base model or machine."""
+
+    reason = "ENGINE_START_FAILED"
 
 
 class PromptTooLongError(errors.InvalidArgumentError):

@@ -78,8 +78,13 @@ class SqlStore:
             except sa.exc.IntegrityError:
                 pass  # somebody else chose at the same time
             chosen = await self.chosen_base_model()
-        assert chosen is not None
-        return chosen
+        return chosen or base_model
+
+    async def forget_base_model(self, base_model: BaseModel) -> None:
+        """Takes the choice back, if it is this one."""
+        query = sa.delete(_choice).where(_choice.c.base_model_sha256 == base_model.sha256)
+        async with self._database.begin() as connection:
+            await connection.execute(query)
 
 
 class MemoryStore:
@@ -117,6 +122,10 @@ class MemoryStore:
         """Makes the choice unless there is one; returns what holds now."""
         self._chosen = self._chosen or base_model
         return self._chosen
+
+    async def forget_base_model(self, base_model: BaseModel) -> None:
+        """Takes the choice back, if it is this one."""
+        self._chosen = None if self._chosen == base_model else self._chosen
 
     def _expect(self, name: str, change: int) -> None:
         if name not in self._rows or self._rows[name].change != change:

@@ -102,8 +102,9 @@ async def test_models_are_those_of_the_tenant_and_the_base_model() -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/v1/load_lora_adapter"), ("POST", "/v1/unload_lora_adapter"), ("POST", "/tokenize"), ("GET", "/metrics"),
-        ("GET", "/docs"), ("GET", "/v1/chat/completions"), ("POST", "/v1/models"), ("POST", "/v1/chat/completions/"),
+        ("POST", "/v1/load_lora_adapter"), ("POST", "/v1/unload_lora_adapter"), ("GET", "/metrics"),
+        ("GET", "/docs"), ("POST", "/tokenize"), ("GET", "/v1/chat/completions"),
+        ("POST", "/v1/models"), ("POST", "/v1/chat/completions/"),
         ("POST", "/v1/../v1/load_lora_adapter"), ("POST", "/invocations"), ("GET", "/version"),
     ],
 )  # fmt: skip
@@ -182,9 +183,9 @@ async def test_an_engine_that_is_not_there_is_unavailable_with_a_time_to_come_ba
 
 
 async def test_a_full_server_says_so() -> None:
-    async with served(max_in_flight=1) as (parts, client):
-        async with parts.answers.leased(Target(Target.DEPLOYMENT, SUPPORT), tenant="acme"):
-            response = await complete(client)
+    target = Target(Target.DEPLOYMENT, SUPPORT)
+    async with served(max_in_flight=1) as (parts, client), parts.answers.leased(target, tenant="acme"):
+        response = await complete(client)
     assert (response.status_code, response.json()["error"]["code"]) == (429, "QUEUE_FULL")
 
 

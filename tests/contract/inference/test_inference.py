@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Callable
 
 import grpc
 import pytest
@@ -59,6 +60,18 @@ async def refusal(call: object) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call  # type: ignore[misc]
     return caught.value.code(), error_info(caught.value).reason
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Lets everything else run until it holds."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while not holds():  # noqa: ASYNC110 - the fakes have no events for these
+            await asyncio.sleep(0)
+
+
+def state_of(parts: Parts) -> str:
+    """The engine's state."""
+    return parts.host.status.state.value
 
 
 async def test_a_base_model_answers_without_any_deployment() -> None:
@@ -314,8 +327,7 @@ async def test_an_engine_that_dies_fails_its_calls_and_comes_back_with_everythin
         await parts.engine.began.wait()
         parts.engine.die()
         lost = await refusal(doomed)
-        while parts.host.status.start_count < 2:
-            await asyncio.sleep(0)
+        await until(lambda: parts.host.status.start_count >= 2)
         answer = await generate(channel)
         rolled = await DeploymentServiceStub(channel).RollbackDeployment(
             deployment_api.RollbackDeploymentRequest(name=SUPPORT), metadata=bearer(), timeout=TIMEOUT_S
@@ -329,11 +341,9 @@ async def test_an_engine_that_keeps_dying_is_given_up_and_health_says_so() -> No
     async with running(parts.service, CONFIG) as channel:
         await deploy(channel, R1.name)
         for count in (1, 2, 3):
-            while parts.host.status.start_count < count or parts.host.status.state.value == "STARTING":
-                await asyncio.sleep(0)
+            await until(lambda count=count: parts.host.status.start_count >= count and state_of(parts) == "READY")
             parts.engine.die()
-        while parts.host.status.state.value != "FAILED":
-            await asyncio.sleep(0)
+        await until(lambda: state_of(parts) == "FAILED")
         health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
         refused = await refusal(generate(channel))
     assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
@@ -347,8 +357,7 @@ async def test_a_restarted_server_serves_what_was_deployed() -> None:
         before = await deploy(channel, R2.name)
     again = await make_parts(R1, R2, store=parts.store)
     async with running(again.service, CONFIG) as channel:
-        while again.host.status.state.value != "READY":
-            await asyncio.sleep(0)
+        await until(lambda: state_of(again) == "READY")
         answer = await generate(channel)
         after = await DeploymentServiceStub(channel).GetDeployment(
             deployment_api.GetDeploymentRequest(name=SUPPORT), metadata=bearer(), timeout=TIMEOUT_S
@@ -367,8 +376,7 @@ async def test_a_cancelled_stream_returns_its_lease_and_stops_the_engine() -> No
         await call.read()
         await parts.engine.began.wait()
         call.cancel()
-        while not parts.engine.aborted:
-            await asyncio.sleep(0)
+        await until(lambda: parts.engine.aborted > 0)
         generation = parts.generations.get(R1)
     assert generation is not None
     assert generation.lease_count == 0
@@ -519,3 +527,16 @@ async def test_deployments_are_listed_in_pages() -> None:
             if not (token := page.next_page_token):
                 break
     assert found == names
+
+
+async def test_a_base_model_that_cannot_start_does_not_stand_in_the_way_of_another() -> None:
+    parts = await make_parts()
+    parts.unstartable.add(BASE.sha256)
+    async with running(parts.service, CONFIG) as channel:
+        refused = await refusal(generate(channel, ask(BASE.name)))
+        stub = EngineServiceStub(channel)
+        failed = (await stub.GetEngine(engine_api.GetEngineRequest(), metadata=bearer())).engine
+        answer = await generate(channel, ask(OTHER_BASE.name))
+    assert refused == (grpc.StatusCode.UNAVAILABLE, "ENGINE_UNAVAILABLE")
+    assert (failed.state, failed.error.message) == (engine_api.ENGINE_STATE_FAILED, "vLLM could not start")
+    assert answer.origin.base_model == OTHER_BASE.name

@@ -43,7 +43,10 @@ async def exercise(store: SqlStore | MemoryStore) -> None:
     assert await store.chosen_base_model() is None
     assert await store.choose_base_model(BASE) == BASE
     assert await store.choose_base_model(OTHER_BASE) == BASE
+    await store.forget_base_model(OTHER_BASE)
     assert await store.chosen_base_model() == BASE
+    await store.forget_base_model(BASE)
+    assert await store.choose_base_model(OTHER_BASE) == OTHER_BASE
 
 
 async def test_the_sql_store_keeps_what_it_is_given_and_compares_before_it_sets(sql: SqlStore) -> None:

@@ -30,10 +30,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def answers(folders: list[str], *, plugins: str) -> dict[str, list[str]]:
     """What an engine with these plugins says."""
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *folders], env=os.environ | {"VLLM_PLUGINS": plugins}, capture_output=True, text=True,
-        timeout=TIMEOUT_S, check=False,
-    )  # fmt: skip
+    environment = os.environ | {"VLLM_PLUGINS": plugins}
+    command = [sys.executable, str(SCRIPT), *folders]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     result: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
     return result

@@ -40,7 +40,7 @@ async def test_an_adapter_that_does_nothing_is_refused(tmp_path: pathlib.Path, t
 
 
 async def test_an_adapter_with_another_effect_than_in_training_is_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(AdapterDeviatesError, match="0.70 nats off"):
+    with pytest.raises(AdapterDeviatesError, match=r"0\.70 nats off"):
         await probe(ScoringEngine(-0.3), adapter(tmp_path, trained=-1.0 + 0.0))
 
 

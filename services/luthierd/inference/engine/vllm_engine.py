@@ -14,12 +14,11 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from luthierd.errors import LuthierError
 from luthierd.inference.domain import Sampling, Turn
 from luthierd.inference.engine.forked_start import variables, warm_context
-from luthierd.inference.engine.platform_settings import cpu_dtype, cpu_environment, has_gpu
+from luthierd.inference.engine.platform_settings import cpu_dtype, cpu_environment, uses_gpu
 from luthierd.inference.engine_host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
-from luthierd.inference.errors import AdapterInvalidError
+from luthierd.inference.errors import AdapterInvalidError, EngineStartError
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +34,6 @@ QUIET = {
 
 CHILD_MARK = "LUTHIER_ENGINE_PROCESS"
 """Set in the engine's process only, which ends itself when its parent is gone (see the plugin)."""
-
-
-class EngineStartError(LuthierError):
-    """vLLM does not start on this base model or machine."""
-
-    reason = "ENGINE_START_FAILED"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +72,7 @@ def _start(folder: pathlib.Path, settings: VllmSettings) -> Any:
     """Imports vLLM, starts its processes and waits until the model is loaded."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    on_gpu = has_gpu() and settings.environment.get("VLLM_TARGET_DEVICE") != "cpu"
+    on_gpu = uses_gpu()
     environment = {CHILD_MARK: "1", **settings.environment}
     if not on_gpu:
         environment = {**cpu_environment(kv_cache_gib=settings.kv_cache_gib), **environment}
