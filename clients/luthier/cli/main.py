@@ -128,7 +128,7 @@ def _told(session: Session, error: LuthierError) -> int:
         for violation in violations:
             if violation.description not in error.message:
                 click.echo(f"  {violation.field}: {violation.description}", err=True)
-        if error.reason == "UNAUTHENTICATED" or code == exits.DENIED:
+        if error.code == "UNAUTHENTICATED":
             click.echo(
                 "  tokens are made with `luthier auth issue`; LUTHIER_TOKEN or the profile presents one", err=True
             )

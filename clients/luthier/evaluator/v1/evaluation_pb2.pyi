@@ -318,9 +318,9 @@ class ArmResult(_message.Message):
     completion_tokens_mean: _builtins.float
     """Answer tokens, mean over rows."""
     cost_per_1000: _builtins.float
-    """Cost of 1,000 answers at `machine_price_per_hour`, from the arm's wall time."""
+    """Cost of 1,000 answers at `machine_price_per_hour`, from `wall_s`."""
     wall_s: _builtins.float
-    """Wall time of the arm, seconds."""
+    """Seconds in which at least one query of the arm was in flight."""
     @_builtins.property
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricValue]:
         """One entry for each metric."""
@@ -362,11 +362,11 @@ class MetricValue(_message.Message):
     metric: _builtins.str
     """`exact_match`, `json_valid`, `label_accuracy`, `label_f1_macro`, `rouge_l`, `chrf`, `semantic_similarity`; 0 to 1 each."""
     mean: _builtins.float
-    """Mean over the rows that have a score."""
+    """Mean over all rows. No row is dropped: one without a score counts as 0."""
     interval_low: _builtins.float
-    """Lower end of the 95 % interval."""
+    """Lower end of the 95 % interval, clustered by group; NaN with fewer than 5 groups."""
     interval_high: _builtins.float
-    """Upper end of the 95 % interval."""
+    """Upper end of the 95 % interval, clustered by group; NaN with fewer than 5 groups."""
     coverage: _builtins.float
     """Share of rows that have a score."""
     def __init__(
@@ -388,7 +388,9 @@ Global___MetricValue: _TypeAlias = MetricValue  # noqa: Y015
 
 @_typing.final
 class PairedDifference(_message.Message):
-    """Difference of two arms on the rows that both answered."""
+    """Difference of two arms, paired by row. No row is dropped: where `arm` has no score it counts as 0, where only `reference`
+    has none the difference counts as 0, so that a failure never speaks for `arm`.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -409,9 +411,9 @@ class PairedDifference(_message.Message):
     difference: _builtins.float
     """Mean of `arm` minus `reference`."""
     interval_low: _builtins.float
-    """Lower end of the 95 % interval, clustered by group."""
+    """Lower end of the 95 % interval, clustered by group; NaN with fewer than 5 groups."""
     interval_high: _builtins.float
-    """Upper end of the 95 % interval, clustered by group."""
+    """Upper end of the 95 % interval, clustered by group; NaN with fewer than 5 groups."""
     row_count: _builtins.int
     """Rows compared."""
     group_count: _builtins.int
