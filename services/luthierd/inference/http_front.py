@@ -28,6 +28,7 @@ from luthierd.inference.deployments import Deployments
 from luthierd.inference.domain import EngineState, Target
 from luthierd.inference.engine_host import Engine, EngineAdapter, EngineHost
 from luthierd.names import BASE_MODEL, DEPLOYMENT
+from luthierd.rpc import logs
 from luthierd.rpc.auth import Principal, TokenVerifier
 from luthierd.rpc.paging import MAX_PAGE_SIZE, PageRequest
 from luthierd.rpc.status import code_of
@@ -49,6 +50,7 @@ REFUSED_FIELDS = {
 """vLLM's own fields by which a request could reach beyond itself."""
 
 MAX_CHOICES = 8
+MAX_REQUEST_ID = 64
 HTTP_STATUS = {
     "INVALID_ARGUMENT": (400, "invalid_request_error"),
     "UNAUTHENTICATED": (401, "authentication_error"),
@@ -102,9 +104,11 @@ class HttpFront:
         """One request. A LuthierError becomes OpenAI's form of an error, anything else an id in the log."""
         if scope["type"] != "http":
             return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        logs.request_id.set(_request_id(headers.get("x-request-id", "")))
         state = _Response(send)
         try:
-            await self._route(scope, receive, state)
+            await self._route(scope, receive, state, headers=headers)
         except LuthierError as error:
             await state.fail(*_failure(error))
         except Exception:
@@ -112,8 +116,10 @@ class HttpFront:
             log.exception("internal error", extra={"method": scope["path"], "error_id": error_id})
             message = f"internal error {error_id}; the server's log has the details under this id"
             await state.fail(500, {"message": message, "type": "internal_error", "code": "INTERNAL"}, {})
+        finally:
+            log.info("http", extra={"path": scope["path"], "status": state.status, "elapsed_ms": state.elapsed_ms})
 
-    async def _route(self, scope: Scope, receive: Receive, send: _Response) -> None:
+    async def _route(self, scope: Scope, receive: Receive, send: _Response, *, headers: Mapping[str, str]) -> None:
         path = scope["path"]
         if ROUTES.get(path) != scope["method"]:
             raise RouteUnknownError(
@@ -125,7 +131,6 @@ class HttpFront:
             ready = self._host.status.state is EngineState.READY
             await send.json(200 if ready else 503, {"engine": self._host.status.state.value})
             return
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         principal = self._verifier.verify(headers.get("authorization"))
         principal.require_scope(GENERATE_SCOPE)
         if path == "/v1/models":
@@ -206,13 +211,20 @@ class _Response:
         self._send, self._clock = send, clock
         self._arrived = clock()
         self._first_s: float | None = None
-        self._began = False
+        self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
+
+    @property
+    def elapsed_ms(self) -> float:
+        """Since the request's arrival."""
+        return round((self._clock() - self._arrived) * 1000, 3)
 
     async def __call__(self, message: Mapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            self._began = True
-            message = {**message, "headers": [*message.get("headers", ()), *self.headers]}
+            self.status = message["status"]
+            request_id = (b"x-request-id", logs.request_id.get().encode())
+            own = [pair for pair in message.get("headers", ()) if pair[0].lower() != b"x-request-id"]
+            message = {**message, "headers": [*own, *self.headers, request_id]}
         elif self._first_s is None and message.get("body"):
             self._first_s = self._clock() - self._arrived
         await self._send(message)
@@ -231,12 +243,17 @@ class _Response:
 
     async def fail(self, status: int, error: Mapping[str, object], headers: Mapping[str, str]) -> None:
         """An error in OpenAI's form; a response that has begun can only be cut off."""
-        if self._began:
+        if self.status:
             with contextlib.suppress(OSError):
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
             return
         self.headers = []
         await self.json(status, {"error": error}, headers)
+
+
+def _request_id(given: str) -> str:
+    """The caller's, if it is fit for a log, else a new one."""
+    return given if 0 < len(given) <= MAX_REQUEST_ID and given.isascii() and given.isprintable() else uuid.uuid4().hex
 
 
 def _checked(content: bytes) -> dict[str, Any]:

@@ -82,6 +82,7 @@ async def test_one_name_is_two_deployments_for_two_tenants_and_the_headers_say_w
     )
     assert mine.headers["x-luthier-generation"] == R1.generation
     assert mine.headers["x-luthier-deployment-revision"] == "1"
+    assert mine.headers["x-request-id"] != theirs.headers["x-request-id"]
     assert len({request.cache_salt for request in parts.engine.requests}) == 2
 
 
