@@ -207,6 +207,7 @@ def quick_run(
     inputs = EvaluationInputs(
         peers.adapter.name, peers.adapter.sha256, peers.adapter.base_model, peers.adapter.base_model_sha256,
         peers.adapter.dataset_revision, "c" * 64, peers.splits[config.split], peers.splits["train"],
+        peers.splits["train"],
     )  # fmt: skip
     answerer = answerer or ScriptedAnswerer(adapter_knows)
     return EvaluationRun(

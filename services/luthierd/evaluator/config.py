@@ -16,5 +16,5 @@ class EvaluatorConfig(ServerConfig):
     so far are kept."""
     answer_timeout_s: float = 240.0
     """Seconds that one answer may take, the start of the engine and the loading of the adapter included."""
-    shot_characters: int = 320
+    shot_characters: int = 240
     """Characters of an example's question in a prompt; longer ones are cut. More make retrieval arms slower."""

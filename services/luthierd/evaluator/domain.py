@@ -273,7 +273,10 @@ class DatasetRevision:
 
 @dataclass(frozen=True)
 class EvaluationInputs:
-    """Everything an evaluation reads, by name and digest; fixed when it is created."""
+    """Everything an evaluation reads, by name and digest; fixed when it is created. `train_sha256` is the split whose
+    rows may be shown, `trained_sha256` the one that the adapter learned from: the same unless another dataset was
+    named.
+    """
 
     adapter_revision: str
     adapter_sha256: str
@@ -283,6 +286,7 @@ class EvaluationInputs:
     dataset_sha256: str
     rows_sha256: str
     train_sha256: str
+    trained_sha256: str
 
 
 @dataclass(frozen=True)

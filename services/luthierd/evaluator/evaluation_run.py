@@ -121,6 +121,8 @@ class EvaluationRun:
         train = parse_rows(self.blobs.read_bytes(self.inputs.train_sha256), split="train")
         everything = parse_rows(self.blobs.read_bytes(self.inputs.rows_sha256), split=self.config.split)
         refuse_leakage(train, everything)
+        if self.inputs.trained_sha256 not in ("", self.inputs.train_sha256):
+            refuse_leakage(parse_rows(self.blobs.read_bytes(self.inputs.trained_sha256), split="train"), everything)
         rows = select_rows(everything, self.config.row_limit, seed=self.config.seed)
         fields = {"text_field": self.config.text_field or None, "label_field": self.config.label_field or None}
         return Material(rows, train, detect_task(rows, **fields))

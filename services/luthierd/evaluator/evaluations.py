@@ -210,7 +210,10 @@ class Evaluations:
 
     async def _resolve(self, tenant: str, adapter_name: str, dataset_name: str, split: str) -> EvaluationInputs:
         adapter = await self._peers.adapter_revision(tenant, adapter_name)
-        dataset = await self._peers.dataset_revision(tenant, dataset_name or adapter.dataset_revision)
+        trained_on = await self._peers.dataset_revision(tenant, adapter.dataset_revision)
+        dataset = trained_on
+        if dataset_name and dataset_name != trained_on.name:
+            dataset = await self._peers.dataset_revision(tenant, dataset_name)
         if not dataset.is_ready:
             raise DatasetNotReadyError(dataset.name)
         for needed in (split, "train"):
@@ -225,6 +228,7 @@ class Evaluations:
             dataset_sha256=dataset.sha256,
             rows_sha256=dataset.splits[split],
             train_sha256=dataset.splits["train"],
+            trained_sha256=trained_on.splits.get("train", ""),
         )
 
 

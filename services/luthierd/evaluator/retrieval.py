@@ -26,8 +26,8 @@ class LeakageError(FailedPreconditionError):
 
     def __init__(self, row_id: str, train_id: str) -> None:
         super().__init__(
-            f"holdout row {row_id!r} is in the training split as {train_id!r}: retrieval would return the reference "
-            "itself; curate the dataset again so that duplicates stay on one side of the split",
+            f"holdout row {row_id!r} is in the training split as {train_id!r}: its answer would be learned or "
+            "retrieved; curate the dataset again so that duplicates stay on one side of the split",
             metadata={"row": row_id, "train_row": train_id},
         )
 

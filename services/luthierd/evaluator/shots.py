@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from luthierd.evaluator.domain import Message, Row
 
-# A retrieved or fixed example shows its task, not its whole body: three of them at 320 characters are about 300 tokens,
-# a fifth of a second of prefill on two cores.
-MAX_QUESTION_CHARACTERS = 320
+# A retrieved or fixed example shows its task, not its whole body: three of them at 240 characters are about 330 tokens
+# with their answers, a fifth of a second of prefill on two cores.
+MAX_QUESTION_CHARACTERS = 240
 
 
 def fixed_shots(train: Sequence[Row], count: int, *, seed: int) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -87,6 +88,15 @@ async def test_a_leaked_row_stops_the_run_before_anything_is_asked() -> None:
     with pytest.raises(LeakageError):
         await quick_run(NAME, peers, blobs, config=CONFIG, answerer=answerer).run()
     assert answerer.calls == []
+
+
+async def test_a_row_that_the_adapter_learned_from_another_dataset_is_refused_too() -> None:
+    blobs = MemoryBlobs()
+    peers = FakePeers(blobs)
+    run = quick_run(NAME, peers, blobs, config=CONFIG)
+    learned = dataclasses.replace(run.inputs, trained_sha256=peers.splits["holdout"])
+    with pytest.raises(LeakageError):
+        await dataclasses.replace(run, inputs=learned).run()
 
 
 async def test_a_stored_index_of_other_rows_is_refused() -> None:

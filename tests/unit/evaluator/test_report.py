@@ -29,6 +29,7 @@ INPUTS = EvaluationInputs(
     dataset_sha256="c" * 64,
     rows_sha256="d" * 64,
     train_sha256="e" * 64,
+    trained_sha256="e" * 64,
 )
 ROWS = rows(45)
 SPEED_S = {Arm.BASE: 3.0, Arm.PROMPTED: 3.6, Arm.RAG: 5.5, Arm.ADAPTER: 2.2, Arm.ADAPTER_RAG: 4.4}
