@@ -69,7 +69,8 @@ class RpcError(LuthierError):
 
     code: the gRPC status by name, e.g. `NOT_FOUND`. service and method: who was asked for what. domain: who gave the
     reason, e.g. `trainer.luthier.dev`; empty if the answer did not come from a Luthier service.
-    retry_after_s: when the service asks to be called again; None if it does not say.
+    retry_after_s: when the service asks to be called again; None if it does not say. request_id: the call's id in the
+    service's log; empty if the call did not get there.
     """
 
     code = "UNKNOWN"
@@ -86,6 +87,7 @@ class RpcError(LuthierError):
         field_violations: Sequence[FieldViolation] = (),
         precondition_violations: Sequence[PreconditionViolation] = (),
         retry_after_s: float | None = None,
+        request_id: str = "",
     ) -> None:
         super().__init__(message, reason=reason, metadata=metadata)
         self.domain = domain
@@ -94,6 +96,7 @@ class RpcError(LuthierError):
         self.field_violations = tuple(field_violations)
         self.precondition_violations = tuple(precondition_violations)
         self.retry_after_s = retry_after_s
+        self.request_id = request_id
 
 
 class InvalidArgumentError(RpcError):

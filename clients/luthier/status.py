@@ -12,6 +12,7 @@ from luthier import errors
 from luthier.errors import FieldViolation, PreconditionViolation, RpcError
 
 DETAILS_KEY = "grpc-status-details-bin"
+REQUEST_ID_KEY = "x-request-id"
 
 BY_CODE: dict[grpc.StatusCode, type[RpcError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidArgumentError,
@@ -38,7 +39,8 @@ def error_from_rpc(failure: grpc.aio.AioRpcError, *, service: str, address: str,
     kind = BY_CODE.get(failure.code(), RpcError)
     found = _details(failure)
     if "reason" in found:
-        return kind(failure.details() or "", service=service, method=method, **found)
+        request_id = _trailer(failure, REQUEST_ID_KEY)
+        return kind(failure.details() or "", service=service, method=method, request_id=str(request_id or ""), **found)
     if kind is errors.UnavailableError:
         return errors.UnavailableError(
             f"the {service} service at {address} does not answer ({_cause(failure)}); start it with `luthier up`, "
@@ -68,14 +70,16 @@ def _cause(failure: grpc.aio.AioRpcError) -> str:
 
 
 def _details(failure: grpc.aio.AioRpcError) -> dict[str, Any]:
+    packed = _trailer(failure, DETAILS_KEY)
+    try:
+        return _unpack(status_pb2.Status.FromString(packed)) if isinstance(packed, bytes) else {}
+    except DecodeError:
+        return {}
+
+
+def _trailer(failure: grpc.aio.AioRpcError, key: str) -> str | bytes | None:
     metadata: Any = failure.trailing_metadata() or ()
-    for key, value in metadata:
-        if key == DETAILS_KEY and isinstance(value, bytes):
-            try:
-                return _unpack(status_pb2.Status.FromString(value))
-            except DecodeError:
-                return {}
-    return {}
+    return next((value for found, value in metadata if found == key), None)
 
 
 def _unpack(status: status_pb2.Status) -> dict[str, Any]:

@@ -135,7 +135,9 @@ def _told(session: Session, error: LuthierError) -> int:
         retry_after_s = getattr(error, "retry_after_s", None)
         if retry_after_s:
             click.echo(f"  try again in {retry_after_s:.0f} s", err=True)
-        click.echo(f"  ({error.reason})", err=True)
+        request_id = getattr(error, "request_id", "")
+        log = f", request {request_id} in the log of {getattr(error, 'service', '')}" if code == exits.INTERNAL else ""
+        click.echo(f"  ({error.reason}{log if request_id else ''})", err=True)
     _trace(session, error)
     return code
 

@@ -37,7 +37,7 @@ def refusal(
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
-    return code, status.message, ((DETAILS_KEY, status.SerializeToString()),)
+    return code, status.message, ((DETAILS_KEY, status.SerializeToString()), ("x-request-id", "r-1"))
 
 
 class Scripted:

@@ -52,7 +52,7 @@ async def test_other_statuses_are_raised_at_once_as_their_class(client, installa
     error = caught.value
     assert (error.code, error.reason, error.domain) == (code.name, "SOME_REASON", "trainer.luthier.dev")
     assert (error.metadata, error.retry_after_s) == ({"job": JOB}, 1.5)
-    assert (error.service, error.method) == ("trainer", "GetTrainingJob")
+    assert (error.service, error.method, error.request_id) == ("trainer", "GetTrainingJob", "r-1")
     assert len(installation.trainer.asked) == 1
 
 

@@ -134,6 +134,11 @@ async def test_with_json_an_error_is_a_document_too(services, luthier, refuse):
     assert found.err == ""
 
 
+async def test_a_fault_of_a_service_names_the_call_in_its_log(services, luthier, refuse):
+    services.answers["ListDatasets"] = refuse(grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert "(INTERNAL, request r-1 in the log of curation)" in (await luthier("dataset", "list")).err
+
+
 async def test_a_quota_says_when_to_try_again(services, luthier, refuse):
     services.answers["ListDatasets"] = refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA", retry_after_s=12)
     assert "try again in 12 s" in (await luthier("dataset", "list")).err
