@@ -1,4 +1,4 @@
-"""The four services on this machine: `python -m luthierd.supervisor up | down | status` (the CLI's `luthier up` calls it).
+"""The four services on this machine: `python -m luthierd.supervisor up | down | status`; `luthier up` calls it.
 
 Prints one JSON line for each thing that happens, the last one `{"event": "result", ...}` or `{"event": "error", ...}`.
 Processes are told by id and start time, so that a reused id is never taken for a service.
@@ -19,9 +19,10 @@ from typing import Any
 
 import grpc
 import psutil
+from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from luthierd.config import SERVICES, ServerConfig, load_config
+from luthierd.config import SERVICES, ConfigError, ServerConfig, load_config
 from luthierd.errors import LuthierError, UnavailableError
 from luthierd.rpc.auth import create_keys
 from luthierd.rpc.server import PortInUseError
@@ -31,6 +32,7 @@ PORTS = {"curation": 7101, "trainer": 7102, "evaluator": 7103, "inference": 7104
 METRICS_PORTS = {"curation": 7201, "trainer": 7202, "evaluator": 7203, "inference": 7204}
 HTTP_PORT = 7180
 """The OpenAI-compatible endpoint of inference."""
+HTTP_PORT_VARIABLE = "LUTHIER_INFERENCE_HTTP_PORT"
 
 START_TIMEOUT_S = 240.0
 """Inference may have a base model to load and adapters to replay; here that takes about a minute."""
@@ -54,6 +56,8 @@ class Running:
     address: str
     metrics_address: str
     http_address: str = ""
+    log_offset_bytes: int = 0
+    """Where its own part of the log begins; runs before it wrote what comes before."""
 
     def process(self) -> psutil.Process | None:
         """Its process, unless it is gone or the id belongs to another one now."""
@@ -110,7 +114,7 @@ class Installation:
         for name in SERVICES:
             service = recorded.get(name)
             alive = bool(service and service.process())
-            health = _health(service.address) if service and alive else "DEAD" if service else "STOPPED"
+            health = self._health(name, service) if service and alive else "DEAD" if service else "STOPPED"
             services[name] = {**(asdict(service) if service else {}), "health": health}
         return {"home": str(self._home), "services": services}
 
@@ -127,11 +131,12 @@ class Installation:
         }
         http_address = ""
         if name == "inference":
-            environment["LUTHIER_INFERENCE_HTTP_PORT"] = str(self._http_port())
+            environment[HTTP_PORT_VARIABLE] = str(self._http_port())
             http_address = f"{host}:{self._http_port()}"
         log = self._log(name)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
+            log_offset_bytes = output.tell()
             child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, "-m", f"luthierd.{name}"],
                 stdin=subprocess.DEVNULL,
@@ -142,15 +147,15 @@ class Installation:
             )
         self._report({"event": "starting", "service": name, "pid": child.pid, "log": str(log)})
         started = psutil.Process(child.pid).create_time()
-        return Running(child.pid, started, f"{host}:{port}", f"{host}:{metrics_port}", http_address)
+        return Running(child.pid, started, f"{host}:{port}", f"{host}:{metrics_port}", http_address, log_offset_bytes)
 
     def _await_serving(self, name: str, service: Running) -> None:
         """StartFailedError if the service ends, or does not serve within `START_TIMEOUT_S`."""
         deadline = time.monotonic() + START_TIMEOUT_S
-        while (health := _health(service.address)) != "SERVING":
+        while (health := self._health(name, service)) != "SERVING":
             if service.process() is None:
                 raise StartFailedError(
-                    f"{name} ended at its start: {self._last_words(name)}",
+                    f"{name} ended at its start: {self._last_words(name, service)}",
                     metadata={"service": name, "log": str(self._log(name))},
                 )
             if time.monotonic() > deadline:
@@ -168,7 +173,7 @@ class Installation:
             )
         )
         if name == "inference":
-            ports["LUTHIER_INFERENCE_HTTP_PORT"] = self._http_port()
+            ports[HTTP_PORT_VARIABLE] = self._http_port()
         host = self._config(name).host
         for variable, port in ports.items():
             with socket.socket() as probe:
@@ -177,23 +182,32 @@ class Installation:
                     probe.bind((host, port))
                 except OSError as error:
                     raise PortInUseError(
-                        f"{name} cannot listen on {host}:{port} ({error.strerror}); stop what listens there, or set {variable}",
+                        f"{name} cannot listen on {host}:{port} ({error.strerror}); stop what listens there, "
+                        f"or set {variable}",
                         metadata={"service": name, "address": f"{host}:{port}", "variable": variable},
                     ) from None
 
     def _config(self, name: str) -> ServerConfig:
-        known = {f"LUTHIER_{name.upper()}_HOST", "LUTHIER_HOST"}
+        """The settings of a service that the supervisor needs as well; ConfigError if one cannot be read."""
+        own = ("HOST", "PORT", "METRICS_PORT", "TLS_CERTIFICATE_PATH", "TLS_KEY_PATH")
+        known = {f"LUTHIER_{name.upper()}_{field}" for field in own}
+        known |= {"LUTHIER_HOST", "LUTHIER_TLS_CERTIFICATE_PATH", "LUTHIER_TLS_KEY_PATH"}
         values = {key: value for key, value in self._environment.items() if key in known}
         return load_config(ServerConfig, name, environment=values)
 
     def _ports(self, name: str) -> tuple[int, int]:
         """The gRPC port and the metrics port."""
-        read = self._environment.get
-        prefix = f"LUTHIER_{name.upper()}"
-        return int(read(f"{prefix}_PORT", PORTS[name])), int(read(f"{prefix}_METRICS_PORT", METRICS_PORTS[name]))
+        config = self._config(name)
+        return config.port or PORTS[name], config.metrics_port or METRICS_PORTS[name]
 
     def _http_port(self) -> int:
-        return int(self._environment.get("LUTHIER_INFERENCE_HTTP_PORT", HTTP_PORT))
+        text = self._environment.get(HTTP_PORT_VARIABLE, str(HTTP_PORT))
+        if not text.isdecimal():
+            raise ConfigError(f"{HTTP_PORT_VARIABLE}={text!r} is not a port", metadata={"variable": HTTP_PORT_VARIABLE})
+        return int(text)
+
+    def _health(self, name: str, service: Running) -> str:
+        return _health(service.address, self._config(name).tls_certificate_path)
 
     def _recorded(self) -> dict[str, Running]:
         try:
@@ -223,27 +237,51 @@ class Installation:
     def _log(self, name: str) -> pathlib.Path:
         return self._home / "logs" / f"{name}.log"
 
-    def _last_words(self, name: str) -> str:
-        """The message of the service's error line, else its last line."""
-        lines = self._log(name).read_text(errors="replace").splitlines()
+    def _last_words(self, name: str, service: Running) -> str:
+        """The message of the service's error line, else its last line; of this run, not of an earlier one."""
+        content = self._log(name).read_bytes()[service.log_offset_bytes :]
+        lines = content.decode(errors="replace").splitlines()
         for line in reversed(lines[-20:]):
             try:
-                content = json.loads(line)
+                event = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(content, dict) and content.get("event") == "error":
-                return str(content["message"])
+            if isinstance(event, dict) and event.get("event") == "error" and "message" in event:
+                return str(event["message"])
         return f"{lines[-1] if lines else 'it printed nothing'} (all of it: {self._log(name)})"
 
 
-def _health(address: str) -> str:
-    """What the server says of itself: SERVING, NOT_SERVING, or UNREACHABLE."""
-    with grpc.insecure_channel(address) as channel:
+def _health(address: str, tls_certificate: pathlib.Path | None) -> str:
+    """What the server says of itself: SERVING, NOT_SERVING, or UNREACHABLE. With TLS, it must have that certificate."""
+    with _channel(address, tls_certificate) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2.0)
         except grpc.RpcError:
             return "UNREACHABLE"
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+def _channel(address: str, tls_certificate: pathlib.Path | None) -> grpc.Channel:
+    try:
+        pem = tls_certificate.read_bytes() if tls_certificate else b""
+        certificate = x509.load_pem_x509_certificate(pem) if pem else None
+    except (OSError, ValueError):  # the service itself says what is wrong with it
+        certificate = None
+    if certificate is None:
+        return grpc.insecure_channel(address)
+    # The certificate may be for a name that clients elsewhere use; here the address leads to our own process.
+    options = [("grpc.ssl_target_name_override", _names_in(certificate)[0])]
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(pem), options)
+
+
+def _names_in(certificate: x509.Certificate) -> list[str]:
+    """The host names and addresses that a certificate is for; `localhost` where it does not say."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ["localhost"]
+    hosts = names.get_values_for_type(x509.DNSName)
+    return [*hosts, *(str(ip) for ip in names.get_values_for_type(x509.IPAddress)), "localhost"]
 
 
 def _print(event: dict[str, Any]) -> None:
@@ -252,15 +290,14 @@ def _print(event: dict[str, Any]) -> None:
 
 def main() -> int:
     """The command; 0 done, 1 refused, 64 wrong usage."""
-    home = load_config(ServerConfig, "supervisor").home
-    installation = Installation(home, os.environ, _print)
-    verbs = {"up": installation.up, "down": installation.down, "status": installation.status}
+    verbs = {"up": Installation.up, "down": Installation.down, "status": Installation.status}
     arguments = [argument for argument in sys.argv[1:] if argument != "--json"]
     if len(arguments) != 1 or arguments[0] not in verbs:
         print(__doc__, file=sys.stderr)
         return 64
     try:
-        _print({"event": "result", **verbs[arguments[0]]()})
+        home = load_config(ServerConfig, "supervisor").home
+        _print({"event": "result", **verbs[arguments[0]](Installation(home, os.environ, _print))})
     except LuthierError as error:
         _print({"event": "error", "reason": error.reason, "message": str(error), "metadata": error.metadata})
         return 1

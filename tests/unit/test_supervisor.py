@@ -1,0 +1,225 @@
+"""Starting and stopping the services of a machine: what goes wrong is named, and no stranger's process is touched."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import pathlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+from certificates import CertificateFiles, self_signed
+from luthierd import supervisor
+from luthierd.config import ConfigError, ServerConfig
+from luthierd.rpc.server import PortInUseError
+from luthierd.supervisor import PORTS, Installation, Running
+from scripted import scripted
+from serving import serving
+
+
+@pytest.fixture
+def home(tmp_path: pathlib.Path) -> pathlib.Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def reports() -> list[dict[str, Any]]:
+    return []
+
+
+def installation(home: pathlib.Path, reports: list[dict[str, Any]], **environment: str) -> Installation:
+    return Installation(home, {"PATH": os.environ["PATH"], **environment}, reports.append)
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    """A port that another program listens on."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        yield other.getsockname()[1]
+
+
+def record(home: pathlib.Path, **services: Running) -> None:
+    """Writes what an earlier `up` would have."""
+    file = home / "run/installation.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"services": {name: dataclasses.asdict(running) for name, running in services.items()}}))
+
+
+def this_process(**changes: Any) -> Running:
+    """A service that runs under the id of this very process."""
+    own = psutil.Process()
+    return dataclasses.replace(Running(own.pid, own.create_time(), "127.0.0.1:1", "127.0.0.1:2"), **changes)
+
+
+# --- ports ---
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["LUTHIER_TRAINER_PORT", "LUTHIER_CURATION_METRICS_PORT", "LUTHIER_INFERENCE_HTTP_PORT"],
+)
+def test_a_port_in_use_is_named_with_the_variable_that_moves_it_and_nothing_starts(
+    home: pathlib.Path, reports: list[dict[str, Any]], taken_port: int, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = {f"LUTHIER_{name.upper()}_{kind}": str(free_port()) for name in PORTS for kind in ("PORT", "METRICS_PORT")}
+    free["LUTHIER_INFERENCE_HTTP_PORT"] = str(free_port())
+    monkeypatch.setattr(supervisor.subprocess, "Popen", None)
+    with pytest.raises(PortInUseError, match=variable) as caught:
+        installation(home, reports, **free | {variable: str(taken_port)}).up()
+    assert caught.value.metadata["address"] == f"127.0.0.1:{taken_port}"
+    assert caught.value.metadata["variable"] == variable
+    assert reports == []
+    assert not (home / "run/installation.json").exists()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@pytest.mark.parametrize("variable", ["LUTHIER_TRAINER_PORT", "LUTHIER_INFERENCE_HTTP_PORT"])
+def test_a_port_that_is_no_number_is_named(home: pathlib.Path, reports: list[dict[str, Any]], variable: str) -> None:
+    free = {f"LUTHIER_{name.upper()}_{kind}": str(free_port()) for name in PORTS for kind in ("PORT", "METRICS_PORT")}
+    with pytest.raises(ConfigError, match=variable):
+        installation(home, reports, **free | {variable: "seventy"}).up()
+
+
+# --- what is recorded and what is true ---
+
+
+def test_nothing_recorded_is_stopped(home: pathlib.Path, reports: list[dict[str, Any]]) -> None:
+    status = installation(home, reports).status()
+    assert {service["health"] for service in status["services"].values()} == {"STOPPED"}
+
+
+def test_a_process_id_that_another_program_has_now_is_not_our_service(
+    home: pathlib.Path, reports: list[dict[str, Any]]
+) -> None:
+    record(home, trainer=this_process(process_start_time=psutil.Process().create_time() - 60))
+    ours = installation(home, reports)
+    assert ours.status()["services"]["trainer"]["health"] == "DEAD"
+    assert ours.down() == {"stopped": []}  # and this process goes on
+    assert reports == []
+
+
+def test_a_process_that_is_gone_is_dead(home: pathlib.Path, reports: list[dict[str, Any]]) -> None:
+    record(home, trainer=this_process(pid=2**22 + 1))
+    assert installation(home, reports).status()["services"]["trainer"]["health"] == "DEAD"
+
+
+def test_a_process_that_does_not_answer_is_unreachable(home: pathlib.Path, reports: list[dict[str, Any]]) -> None:
+    record(home, trainer=this_process(address=f"127.0.0.1:{free_port()}"))
+    assert installation(home, reports).status()["services"]["trainer"]["health"] == "UNREACHABLE"
+
+
+@pytest.mark.parametrize("content", ["", "no json", "[]", "{}", '{"services": {"trainer": {"pid": 1}}}'])
+def test_a_damaged_record_counts_as_none(home: pathlib.Path, reports: list[dict[str, Any]], content: str) -> None:
+    (home / "run").mkdir(parents=True)
+    (home / "run/installation.json").write_text(content)
+    assert installation(home, reports).status()["services"]["trainer"] == {"health": "STOPPED"}
+
+
+# --- last words ---
+
+
+def words(home: pathlib.Path, reports: list[dict[str, Any]], log: bytes, *, offset_bytes: int = 0) -> str:
+    (home / "logs").mkdir(parents=True, exist_ok=True)
+    (home / "logs/trainer.log").write_bytes(log)
+    return installation(home, reports)._last_words("trainer", this_process(log_offset_bytes=offset_bytes))
+
+
+ERROR = b'{"event": "error", "reason": "X", "message": "the old fault"}\n'
+
+
+def test_the_error_line_is_what_a_service_said_last(home: pathlib.Path, reports: list[dict[str, Any]]) -> None:
+    assert words(home, reports, b"noise\n" + ERROR + b"more noise\n") == "the old fault"
+
+
+def test_without_an_error_line_the_last_line_is(home: pathlib.Path, reports: list[dict[str, Any]]) -> None:
+    assert words(home, reports, b"[1]\nSegmentation fault\xff\n").startswith("Segmentation fault")
+
+
+def test_a_fault_of_an_earlier_run_is_not_reported_again(home: pathlib.Path, reports: list[dict[str, Any]]) -> None:
+    assert words(home, reports, ERROR, offset_bytes=len(ERROR)).startswith("it printed nothing")
+    assert words(home, reports, ERROR + b"killed\n", offset_bytes=len(ERROR)).startswith("killed")
+
+
+# --- health over TLS ---
+
+
+@pytest.fixture
+def files(tmp_path: pathlib.Path) -> CertificateFiles:
+    return self_signed(tmp_path, names=("luthier.example",), ip="")
+
+
+async def health_over_tls(served: CertificateFiles, expected: pathlib.Path | None) -> str:
+    config = ServerConfig(tls_certificate_path=served.certificate, tls_key_path=served.key)
+    async with serving(scripted(), config) as bound:
+        return await asyncio.to_thread(supervisor._health, bound.address, expected)
+
+
+async def test_a_service_with_tls_is_asked_over_tls_whatever_name_it_has(files: CertificateFiles) -> None:
+    assert await health_over_tls(files, files.certificate) == "SERVING"
+
+
+async def test_a_service_with_tls_does_not_answer_in_plain_text(files: CertificateFiles) -> None:
+    assert await health_over_tls(files, None) == "UNREACHABLE"
+
+
+async def test_a_server_with_another_certificate_is_not_ours(files: CertificateFiles, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = self_signed(tmp_path / "other", names=("luthier.example",), ip="")
+    assert await health_over_tls(other, files.certificate) == "UNREACHABLE"
+
+
+def test_a_certificate_that_cannot_be_read_is_left_to_the_service_to_name(tmp_path: pathlib.Path) -> None:
+    assert supervisor._health(f"127.0.0.1:{free_port()}", tmp_path / "none.pem") == "UNREACHABLE"
+
+
+# --- the command ---
+
+
+@pytest.fixture
+def command(home: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs the command; gives its exit code and its JSON lines."""
+    monkeypatch.setenv("LUTHIER_HOME", str(home))
+
+    def run(*arguments: str) -> tuple[int, list[dict[str, Any]]]:
+        monkeypatch.setattr(supervisor.sys, "argv", ["supervisor", *arguments])
+        code = supervisor.main()
+        return code, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    return run
+
+
+@pytest.mark.parametrize("arguments", [(), ("start",), ("up", "down")])
+def test_wrong_usage_is_64(command: Any, arguments: tuple[str, ...]) -> None:
+    assert command(*arguments) == (64, [])
+
+
+def test_the_last_line_is_the_result(command: Any, home: pathlib.Path) -> None:
+    code, (line,) = command("status", "--json")
+    assert (code, line["event"], line["home"]) == (0, "result", str(home))
+
+
+def test_a_refusal_is_a_line_and_1(command: Any, monkeypatch: pytest.MonkeyPatch, taken_port: int) -> None:
+    for name in PORTS:
+        monkeypatch.setenv(f"LUTHIER_{name.upper()}_PORT", str(taken_port))
+    code, (line,) = command("up")
+    assert (code, line["event"], line["reason"]) == (1, "error", "PORT_IN_USE")
+    assert line["metadata"]["service"] == "curation"
+
+
+def test_a_wrong_setting_of_the_supervisors_own_is_a_line_too(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_GRACE_S", "ten")
+    code, (line,) = command("status")
+    assert (code, line["reason"]) == (1, "INVALID_CONFIGURATION")
