@@ -28,7 +28,7 @@ from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from luthier.evaluator.v1 import evaluation_pb2 as luthier_dot_evaluator_dot_v1_dot_evaluation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-luthier/evaluator/v1/evaluation_service.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a%luthier/evaluator/v1/evaluation.proto\"\xcf\x01\n\x17\x43reateEvaluationRequest\x12\x39\n\x06parent\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\x12 evaluator.luthier.dev/Evaluation\x12:\n\nevaluation\x18\x02 \x01(\x0b\x32 .luthier.evaluator.v1.EvaluationB\x04\xe2\x41\x01\x02\x12\x1b\n\revaluation_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"P\n\x18\x43reateEvaluationResponse\x12\x34\n\nevaluation\x18\x01 \x01(\x0b\x32 .luthier.evaluator.v1.Evaluation\"O\n\x14GetEvaluationRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\"M\n\x15GetEvaluationResponse\x12\x34\n\nevaluation\x18\x01 \x01(\x0b\x32 .luthier.evaluator.v1.Evaluation\"\x86\x01\n\x16ListEvaluationsRequest\x12\x39\n\x06parent\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\x12 evaluator.luthier.dev/Evaluation\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"i\n\x17ListEvaluationsResponse\x12\x35\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32 .luthier.evaluator.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"R\n\x17\x43\x61ncelEvaluationRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\"P\n\x18\x43\x61ncelEvaluationResponse\x12\x34\n\nevaluation\x18\x01 \x01(\x0b\x32 .luthier.evaluator.v1.Evaluation\"o\n\x16WatchEvaluationRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12\x1c\n\x0e\x61\x66ter_event_id\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"O\n\x17WatchEvaluationResponse\x12\x34\n\x05\x65vent\x18\x01 \x01(\x0b\x32%.luthier.evaluator.v1.EvaluationEvent\"\x89\x01\n\x19ListEvaluationRowsRequest\x12\x39\n\x06parent\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"h\n\x1aListEvaluationRowsResponse\x12\x31\n\x04rows\x18\x01 \x03(\x0b\x32#.luthier.evaluator.v1.EvaluationRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8d\x01\n\x1bReadEvaluationReportRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12\x1a\n\x0coffset_bytes\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x19\n\x0blimit_bytes\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\"P\n\x1cReadEvaluationReportResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t2\xbd\x06\n\x11\x45valuationService\x12q\n\x10\x43reateEvaluation\x12-.luthier.evaluator.v1.CreateEvaluationRequest\x1a..luthier.evaluator.v1.CreateEvaluationResponse\x12h\n\rGetEvaluation\x12*.luthier.evaluator.v1.GetEvaluationRequest\x1a+.luthier.evaluator.v1.GetEvaluationResponse\x12n\n\x0fListEvaluations\x12,.luthier.evaluator.v1.ListEvaluationsRequest\x1a-.luthier.evaluator.v1.ListEvaluationsResponse\x12q\n\x10\x43\x61ncelEvaluation\x12-.luthier.evaluator.v1.CancelEvaluationRequest\x1a..luthier.evaluator.v1.CancelEvaluationResponse\x12p\n\x0fWatchEvaluation\x12,.luthier.evaluator.v1.WatchEvaluationRequest\x1a-.luthier.evaluator.v1.WatchEvaluationResponse0\x01\x12w\n\x12ListEvaluationRows\x12/.luthier.evaluator.v1.ListEvaluationRowsRequest\x1a\x30.luthier.evaluator.v1.ListEvaluationRowsResponse\x12}\n\x14ReadEvaluationReport\x12\x31.luthier.evaluator.v1.ReadEvaluationReportRequest\x1a\x32.luthier.evaluator.v1.ReadEvaluationReportResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-luthier/evaluator/v1/evaluation_service.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a%luthier/evaluator/v1/evaluation.proto\"\xcf\x01\n\x17\x43reateEvaluationRequest\x12\x39\n\x06parent\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\x12 evaluator.luthier.dev/Evaluation\x12:\n\nevaluation\x18\x02 \x01(\x0b\x32 .luthier.evaluator.v1.EvaluationB\x04\xe2\x41\x01\x02\x12\x1b\n\revaluation_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"P\n\x18\x43reateEvaluationResponse\x12\x34\n\nevaluation\x18\x01 \x01(\x0b\x32 .luthier.evaluator.v1.Evaluation\"O\n\x14GetEvaluationRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\"M\n\x15GetEvaluationResponse\x12\x34\n\nevaluation\x18\x01 \x01(\x0b\x32 .luthier.evaluator.v1.Evaluation\"\x86\x01\n\x16ListEvaluationsRequest\x12\x39\n\x06parent\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\x12 evaluator.luthier.dev/Evaluation\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"i\n\x17ListEvaluationsResponse\x12\x35\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32 .luthier.evaluator.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"t\n\x17\x43\x61ncelEvaluationRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12 \n\nrequest_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"P\n\x18\x43\x61ncelEvaluationResponse\x12\x34\n\nevaluation\x18\x01 \x01(\x0b\x32 .luthier.evaluator.v1.Evaluation\"o\n\x16WatchEvaluationRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12\x1c\n\x0e\x61\x66ter_event_id\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"O\n\x17WatchEvaluationResponse\x12\x34\n\x05\x65vent\x18\x01 \x01(\x0b\x32%.luthier.evaluator.v1.EvaluationEvent\"\x89\x01\n\x19ListEvaluationRowsRequest\x12\x39\n\x06parent\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"h\n\x1aListEvaluationRowsResponse\x12\x31\n\x04rows\x18\x01 \x03(\x0b\x32#.luthier.evaluator.v1.EvaluationRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8d\x01\n\x1bReadEvaluationReportRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12\x1a\n\x0coffset_bytes\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x19\n\x0blimit_bytes\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\"P\n\x1cReadEvaluationReportResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t2\xbd\x06\n\x11\x45valuationService\x12q\n\x10\x43reateEvaluation\x12-.luthier.evaluator.v1.CreateEvaluationRequest\x1a..luthier.evaluator.v1.CreateEvaluationResponse\x12h\n\rGetEvaluation\x12*.luthier.evaluator.v1.GetEvaluationRequest\x1a+.luthier.evaluator.v1.GetEvaluationResponse\x12n\n\x0fListEvaluations\x12,.luthier.evaluator.v1.ListEvaluationsRequest\x1a-.luthier.evaluator.v1.ListEvaluationsResponse\x12q\n\x10\x43\x61ncelEvaluation\x12-.luthier.evaluator.v1.CancelEvaluationRequest\x1a..luthier.evaluator.v1.CancelEvaluationResponse\x12p\n\x0fWatchEvaluation\x12,.luthier.evaluator.v1.WatchEvaluationRequest\x1a-.luthier.evaluator.v1.WatchEvaluationResponse0\x01\x12w\n\x12ListEvaluationRows\x12/.luthier.evaluator.v1.ListEvaluationRowsRequest\x1a\x30.luthier.evaluator.v1.ListEvaluationRowsResponse\x12}\n\x14ReadEvaluationReport\x12\x31.luthier.evaluator.v1.ReadEvaluationReportRequest\x1a\x32.luthier.evaluator.v1.ReadEvaluationReportResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,6 +53,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTEVALUATIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
   _globals['_CANCELEVALUATIONREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_CANCELEVALUATIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\"\n evaluator.luthier.dev/Evaluation'
+  _globals['_CANCELEVALUATIONREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_CANCELEVALUATIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001\342\214\317\327\010\002\010\001'
   _globals['_WATCHEVALUATIONREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_WATCHEVALUATIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\"\n evaluator.luthier.dev/Evaluation'
   _globals['_WATCHEVALUATIONREQUEST'].fields_by_name['after_event_id']._loaded_options = None
@@ -82,21 +84,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=788
   _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=893
   _globals['_CANCELEVALUATIONREQUEST']._serialized_start=895
-  _globals['_CANCELEVALUATIONREQUEST']._serialized_end=977
-  _globals['_CANCELEVALUATIONRESPONSE']._serialized_start=979
-  _globals['_CANCELEVALUATIONRESPONSE']._serialized_end=1059
-  _globals['_WATCHEVALUATIONREQUEST']._serialized_start=1061
-  _globals['_WATCHEVALUATIONREQUEST']._serialized_end=1172
-  _globals['_WATCHEVALUATIONRESPONSE']._serialized_start=1174
-  _globals['_WATCHEVALUATIONRESPONSE']._serialized_end=1253
-  _globals['_LISTEVALUATIONROWSREQUEST']._serialized_start=1256
-  _globals['_LISTEVALUATIONROWSREQUEST']._serialized_end=1393
-  _globals['_LISTEVALUATIONROWSRESPONSE']._serialized_start=1395
-  _globals['_LISTEVALUATIONROWSRESPONSE']._serialized_end=1499
-  _globals['_READEVALUATIONREPORTREQUEST']._serialized_start=1502
-  _globals['_READEVALUATIONREPORTREQUEST']._serialized_end=1643
-  _globals['_READEVALUATIONREPORTRESPONSE']._serialized_start=1645
-  _globals['_READEVALUATIONREPORTRESPONSE']._serialized_end=1725
-  _globals['_EVALUATIONSERVICE']._serialized_start=1728
-  _globals['_EVALUATIONSERVICE']._serialized_end=2557
+  _globals['_CANCELEVALUATIONREQUEST']._serialized_end=1011
+  _globals['_CANCELEVALUATIONRESPONSE']._serialized_start=1013
+  _globals['_CANCELEVALUATIONRESPONSE']._serialized_end=1093
+  _globals['_WATCHEVALUATIONREQUEST']._serialized_start=1095
+  _globals['_WATCHEVALUATIONREQUEST']._serialized_end=1206
+  _globals['_WATCHEVALUATIONRESPONSE']._serialized_start=1208
+  _globals['_WATCHEVALUATIONRESPONSE']._serialized_end=1287
+  _globals['_LISTEVALUATIONROWSREQUEST']._serialized_start=1290
+  _globals['_LISTEVALUATIONROWSREQUEST']._serialized_end=1427
+  _globals['_LISTEVALUATIONROWSRESPONSE']._serialized_start=1429
+  _globals['_LISTEVALUATIONROWSRESPONSE']._serialized_end=1533
+  _globals['_READEVALUATIONREPORTREQUEST']._serialized_start=1536
+  _globals['_READEVALUATIONREPORTREQUEST']._serialized_end=1677
+  _globals['_READEVALUATIONREPORTRESPONSE']._serialized_start=1679
+  _globals['_READEVALUATIONREPORTRESPONSE']._serialized_end=1759
+  _globals['_EVALUATIONSERVICE']._serialized_start=1762
+  _globals['_EVALUATIONSERVICE']._serialized_end=2591
 # @@protoc_insertion_point(module_scope)

@@ -28,7 +28,7 @@ from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from luthier.trainer.v1 import training_job_pb2 as luthier_dot_trainer_dot_v1_dot_training__job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-luthier/trainer/v1/training_job_service.proto\x12\x12luthier.trainer.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a%luthier/trainer/v1/training_job.proto\"\xd2\x01\n\x18\x43reateTrainingJobRequest\x12\x38\n\x06parent\x18\x01 \x01(\tB(\xe2\x41\x01\x02\xfa\x41!\x12\x1ftrainer.luthier.dev/TrainingJob\x12;\n\x0ctraining_job\x18\x02 \x01(\x0b\x32\x1f.luthier.trainer.v1.TrainingJobB\x04\xe2\x41\x01\x02\x12\x1d\n\x0ftraining_job_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"R\n\x19\x43reateTrainingJobResponse\x12\x35\n\x0ctraining_job\x18\x01 \x01(\x0b\x32\x1f.luthier.trainer.v1.TrainingJob\"O\n\x15GetTrainingJobRequest\x12\x36\n\x04name\x18\x01 \x01(\tB(\xe2\x41\x01\x02\xfa\x41!\n\x1ftrainer.luthier.dev/TrainingJob\"O\n\x16GetTrainingJobResponse\x12\x35\n\x0ctraining_job\x18\x01 \x01(\x0b\x32\x1f.luthier.trainer.v1.TrainingJob\"\x86\x01\n\x17ListTrainingJobsRequest\x12\x38\n\x06parent\x18\x01 \x01(\tB(\xe2\x41\x01\x02\xfa\x41!\x12\x1ftrainer.luthier.dev/TrainingJob\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"k\n\x18ListTrainingJobsResponse\x12\x36\n\rtraining_jobs\x18\x01 \x03(\x0b\x32\x1f.luthier.trainer.v1.TrainingJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"R\n\x18\x43\x61ncelTrainingJobRequest\x12\x36\n\x04name\x18\x01 \x01(\tB(\xe2\x41\x01\x02\xfa\x41!\n\x1ftrainer.luthier.dev/TrainingJob\"R\n\x19\x43\x61ncelTrainingJobResponse\x12\x35\n\x0ctraining_job\x18\x01 \x01(\x0b\x32\x1f.luthier.trainer.v1.TrainingJob\"o\n\x17WatchTrainingJobRequest\x12\x36\n\x04name\x18\x01 \x01(\tB(\xe2\x41\x01\x02\xfa\x41!\n\x1ftrainer.luthier.dev/TrainingJob\x12\x1c\n\x0e\x61\x66ter_event_id\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"O\n\x18WatchTrainingJobResponse\x12\x33\n\x05\x65vent\x18\x01 \x01(\x0b\x32$.luthier.trainer.v1.TrainingJobEvent2\xc1\x04\n\x12TrainingJobService\x12p\n\x11\x43reateTrainingJob\x12,.luthier.trainer.v1.CreateTrainingJobRequest\x1a-.luthier.trainer.v1.CreateTrainingJobResponse\x12g\n\x0eGetTrainingJob\x12).luthier.trainer.v1.GetTrainingJobRequest\x1a*.luthier.trainer.v1.GetTrainingJobResponse\x12m\n\x10ListTrainingJobs\x12+.luthier.trainer.v1.ListTrainingJobsRequest\x1a,.luthier.trainer.v1.ListTrainingJobsResponse\x12p\n\x11\x43\x61ncelTrainingJob\x12,.luthier.trainer.v1.CancelTrainingJobRequest\x1a-.luthier.trainer.v1.CancelTrainingJobResponse\x12o\n\x10WatchTrainingJob\x12+.luthier.trainer.v1.WatchTrainingJobRequest\x1a,.luthier.trainer.v1.WatchTrainingJobResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-luthier/trainer/v1/training_job_service.proto\x12\x12luthier.trainer.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a%luthier/trainer/v1/training_job.proto\"\xd2\x01\n\x18\x43reateTrainingJobRequest\x12\x38\n\x06parent\x18\x01 \x01(\tB(\xe2\x41\x01\x02\xfa\x41!\x12\x1ftrainer.luthier.dev/TrainingJob\x12;\n\x0ctraining_job\x18\x02 \x01(\x0b\x32\x1f.luthier.trainer.v1.TrainingJobB\x04\xe2\x41\x01\x02\x12\x1d\n\x0ftraining_job_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"R\n\x19\x43reateTrainingJobResponse\x12\x35\n\x0ctraining_job\x18\x01 \x01(\x0b\x32\x1f.luthier.trainer.v1.TrainingJob\"O\n\x15GetTrainingJobRequest\x12\x36\n\x04name\x18\x01 \x01(\tB(\xe2\x41\x01\x02\xfa\x41!\n\x1ftrainer.luthier.dev/TrainingJob\"O\n\x16GetTrainingJobResponse\x12\x35\n\x0ctraining_job\x18\x01 \x01(\x0b\x32\x1f.luthier.trainer.v1.TrainingJob\"\x86\x01\n\x17ListTrainingJobsRequest\x12\x38\n\x06parent\x18\x01 \x01(\tB(\xe2\x41\x01\x02\xfa\x41!\x12\x1ftrainer.luthier.dev/TrainingJob\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"k\n\x18ListTrainingJobsResponse\x12\x36\n\rtraining_jobs\x18\x01 \x03(\x0b\x32\x1f.luthier.trainer.v1.TrainingJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"t\n\x18\x43\x61ncelTrainingJobRequest\x12\x36\n\x04name\x18\x01 \x01(\tB(\xe2\x41\x01\x02\xfa\x41!\n\x1ftrainer.luthier.dev/TrainingJob\x12 \n\nrequest_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"R\n\x19\x43\x61ncelTrainingJobResponse\x12\x35\n\x0ctraining_job\x18\x01 \x01(\x0b\x32\x1f.luthier.trainer.v1.TrainingJob\"o\n\x17WatchTrainingJobRequest\x12\x36\n\x04name\x18\x01 \x01(\tB(\xe2\x41\x01\x02\xfa\x41!\n\x1ftrainer.luthier.dev/TrainingJob\x12\x1c\n\x0e\x61\x66ter_event_id\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"O\n\x18WatchTrainingJobResponse\x12\x33\n\x05\x65vent\x18\x01 \x01(\x0b\x32$.luthier.trainer.v1.TrainingJobEvent2\xc1\x04\n\x12TrainingJobService\x12p\n\x11\x43reateTrainingJob\x12,.luthier.trainer.v1.CreateTrainingJobRequest\x1a-.luthier.trainer.v1.CreateTrainingJobResponse\x12g\n\x0eGetTrainingJob\x12).luthier.trainer.v1.GetTrainingJobRequest\x1a*.luthier.trainer.v1.GetTrainingJobResponse\x12m\n\x10ListTrainingJobs\x12+.luthier.trainer.v1.ListTrainingJobsRequest\x1a,.luthier.trainer.v1.ListTrainingJobsResponse\x12p\n\x11\x43\x61ncelTrainingJob\x12,.luthier.trainer.v1.CancelTrainingJobRequest\x1a-.luthier.trainer.v1.CancelTrainingJobResponse\x12o\n\x10WatchTrainingJob\x12+.luthier.trainer.v1.WatchTrainingJobRequest\x1a,.luthier.trainer.v1.WatchTrainingJobResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,6 +53,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTTRAININGJOBSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
   _globals['_CANCELTRAININGJOBREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_CANCELTRAININGJOBREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A!\n\037trainer.luthier.dev/TrainingJob'
+  _globals['_CANCELTRAININGJOBREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_CANCELTRAININGJOBREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001\342\214\317\327\010\002\010\001'
   _globals['_WATCHTRAININGJOBREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_WATCHTRAININGJOBREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A!\n\037trainer.luthier.dev/TrainingJob'
   _globals['_WATCHTRAININGJOBREQUEST'].fields_by_name['after_event_id']._loaded_options = None
@@ -70,13 +72,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTTRAININGJOBSRESPONSE']._serialized_start=793
   _globals['_LISTTRAININGJOBSRESPONSE']._serialized_end=900
   _globals['_CANCELTRAININGJOBREQUEST']._serialized_start=902
-  _globals['_CANCELTRAININGJOBREQUEST']._serialized_end=984
-  _globals['_CANCELTRAININGJOBRESPONSE']._serialized_start=986
-  _globals['_CANCELTRAININGJOBRESPONSE']._serialized_end=1068
-  _globals['_WATCHTRAININGJOBREQUEST']._serialized_start=1070
-  _globals['_WATCHTRAININGJOBREQUEST']._serialized_end=1181
-  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_start=1183
-  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_end=1262
-  _globals['_TRAININGJOBSERVICE']._serialized_start=1265
-  _globals['_TRAININGJOBSERVICE']._serialized_end=1842
+  _globals['_CANCELTRAININGJOBREQUEST']._serialized_end=1018
+  _globals['_CANCELTRAININGJOBRESPONSE']._serialized_start=1020
+  _globals['_CANCELTRAININGJOBRESPONSE']._serialized_end=1102
+  _globals['_WATCHTRAININGJOBREQUEST']._serialized_start=1104
+  _globals['_WATCHTRAININGJOBREQUEST']._serialized_end=1215
+  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_start=1217
+  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_end=1296
+  _globals['_TRAININGJOBSERVICE']._serialized_start=1299
+  _globals['_TRAININGJOBSERVICE']._serialized_end=1876
 # @@protoc_insertion_point(module_scope)
