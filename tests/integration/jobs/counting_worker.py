@@ -1,0 +1,49 @@
+"""A worker with little to do: `python -m counting_worker <job>` counts to `payload["steps"]`, a checkpoint a step."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pathlib
+import sys
+import time
+
+from luthierd.config import ServerConfig
+from luthierd.jobs.queue import JobQueue
+from luthierd.jobs.worker import JobContext, Outcome, run_job
+from luthierd.rpc.main import run
+from luthierd.storage.blobs import write_atomically
+from luthierd.storage.database import Database
+
+STEP_S = 0.05
+"""What a step of the work takes."""
+
+
+async def main(config: ServerConfig) -> None:
+    """Works on the job named on the command line."""
+    name = sys.argv[1]
+    checkpoint = config.home / f"{name.rpartition('/')[2]}.json"
+    database = Database(config.database_url_of("trainer"), schema=os.environ["COUNTING_SCHEMA"])
+
+    async def work(context: JobContext) -> Outcome:
+        return Outcome(await asyncio.to_thread(count, context, checkpoint))
+
+    await run_job(JobQueue(database, lease_s=config.lease_s), name, work)
+    await database.close()
+
+
+def count(context: JobContext, checkpoint: pathlib.Path) -> dict[str, list[int]]:
+    """Goes on where the checkpoint ends. The result: the process of each step."""
+    done: list[int] = json.loads(checkpoint.read_text()) if checkpoint.exists() else []
+    while len(done) < context.job.payload["steps"]:
+        context.raise_if_cancelled()
+        time.sleep(STEP_S)
+        done.append(os.getpid())
+        write_atomically(checkpoint, iter([json.dumps(done).encode()]))
+        context.emit("progress", {"step": len(done), "pid": os.getpid()})
+    return {"pids": done}
+
+
+if __name__ == "__main__":
+    run("trainer", ServerConfig, main)
