@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import pytest
+from luthierd.errors import InvalidArgumentError
+from luthierd.trainer.base_models import resolve_source
+from luthierd.trainer.domain import (
+    BaseModelInfo,
+    DatasetSplits,
+    ImportPathForbiddenError,
+    ImportPathNotFoundError,
+    InvalidTrainingConfigError,
+    PackageNotFoundError,
+    TrainingConfig,
+    TrainingTask,
+)
+from luthierd.trainer.jobs import with_row_limit
+
+INFO = BaseModelInfo(
+    sha256="a" * 64,
+    tokenizer_sha256="b" * 64,
+    chat_template_sha256="c" * 64,
+    architecture="LlamaForCausalLM",
+    parameter_count=1,
+    context_window_tokens=512,
+    size_bytes=1,
+)
+
+
+def test_alpha_and_micro_batch_follow_from_rank_and_batch_unless_given() -> None:
+    assert TrainingConfig.from_given({"rank": 4, "batch_size": 6}) == TrainingConfig(
+        rank=4, alpha=8.0, batch_size=6, micro_batch_size=6
+    )
+    assert TrainingConfig.from_given({"alpha": 3.0, "micro_batch_size": 2}).alpha == 3.0
+
+
+def test_rank_stabilised_scaling_divides_by_the_root() -> None:
+    assert TrainingConfig(rank=16, alpha=32.0).scaling == 2.0
+    assert TrainingConfig(rank=16, alpha=32.0, rank_stabilised=True).scaling == 8.0
+
+
+def test_every_wrong_setting_is_named_at_once() -> None:
+    with pytest.raises(InvalidTrainingConfigError) as caught:
+        TrainingConfig.from_given({"rank": 0, "learning_rate": -1.0, "micro_batch_size": 3})
+    fields = {violation.field.rpartition(".")[2] for violation in caught.value.violations}
+    assert fields == {"rank", "alpha", "micro_batch_size", "learning_rate"}  # alpha: twice the rank
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"dropout": 1.0},
+        {"epoch_count": 0.0},
+        {"max_steps": -1},
+        {"warmup_ratio": 1.5},
+        {"dtype": "float16"},
+        {"max_row_tokens": 3},
+        {"seed": -1},
+        {"checkpoint_interval_steps": 0},
+        {"learning_rate": float("nan")},
+    ],
+)
+def test_a_setting_out_of_its_range_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidTrainingConfigError, match=next(iter(given))):
+        TrainingConfig.from_given(given)
+
+
+def test_the_row_limit_is_the_window_unless_a_smaller_one_is_given() -> None:
+    assert with_row_limit(TrainingConfig(), INFO).max_row_tokens == 512
+    assert with_row_limit(TrainingConfig(max_row_tokens=100), INFO).max_row_tokens == 100
+    with pytest.raises(InvalidTrainingConfigError, match="window of 512"):
+        with_row_limit(TrainingConfig(max_row_tokens=513), INFO)
+
+
+def test_a_task_survives_its_json_form() -> None:
+    task = TrainingTask(
+        dataset=DatasetSplits(name="d", sha256="1", train_sha256="2", validation_sha256=""),
+        base_model="baseModels/tiny",
+        base_model_info=INFO,
+        adapter="tenants/acme/adapters/a",
+        config=TrainingConfig(target_modules=("q_proj",)),
+    )
+    assert TrainingTask.from_dict(task.to_dict()) == task
+
+
+def test_a_source_is_one_of_path_and_package(tmp_path: pathlib.Path) -> None:
+    for both in ({"path": "", "package": ""}, {"path": "a", "package": "b"}):
+        with pytest.raises(InvalidArgumentError, match="either a path or a package"):
+            resolve_source(**both, import_roots=[tmp_path])
+
+
+def test_a_folder_outside_of_the_import_roots_is_refused_even_through_a_link(tmp_path: pathlib.Path) -> None:
+    inside, outside = tmp_path / "models", tmp_path / "elsewhere"
+    inside.mkdir()
+    outside.mkdir()
+    (inside / "link").symlink_to(outside)
+    for path in (outside, inside / "link", inside / ".." / "elsewhere"):
+        with pytest.raises(ImportPathForbiddenError, match="LUTHIER_TRAINER_IMPORT_ROOTS"):
+            resolve_source(path=str(path), package="", import_roots=[inside])
+    with pytest.raises(ImportPathNotFoundError):
+        resolve_source(path=str(inside / "none"), package="", import_roots=[inside])
+    (inside / "m").mkdir()
+    assert resolve_source(path=str(inside / "m"), package="", import_roots=[inside]).label == "path:m"
+
+
+def test_a_package_source_names_its_version() -> None:
+    source = resolve_source(path="", package="click", import_roots=[])
+    assert source.label.startswith("package:click==")
+    with pytest.raises(PackageNotFoundError):
+        resolve_source(path="", package="no-such-package", import_roots=[])
