@@ -242,12 +242,13 @@ class Transport:
         after_event_id: int,
         is_final: Callable[[Event], bool],
         is_over: Callable[[], Awaitable[bool]],
+        on_away: Callable[[UnavailableError], None] | None = None,
     ) -> AsyncIterator[Event]:
         """Yields events in order, each once, without heartbeats, until the resource is final.
 
         When the service goes away, or is silent for `WATCH_IDLE_S`, the stream is opened again after the last id seen,
         for up to `retry.reconnect_s`. A stream that ends early (a service that shuts down) is told from one that is
-        complete by the final event or by `is_over()`.
+        complete by the final event or by `is_over()`. on_away is told of each outage once.
         """
         last_id, attempt, patience = after_event_id, 0, Patience(self.retry.reconnect_s)
         while True:
@@ -267,6 +268,8 @@ class Transport:
                 if await is_over():
                     return
             except UnavailableError as error:
+                if on_away is not None and not patience.is_tried:
+                    on_away(error)
                 patience.spend(error)
             attempt += 1
             await asyncio.sleep(self.retry.backoff_s(attempt, rng=self._rng))
@@ -293,6 +296,11 @@ class Patience:
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
         self._since: float | None = None
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether the last attempt failed."""
+        return self._since is not None
 
     def renew(self) -> None:
         self._since = None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 from luthier import names
 from luthier.cli.documents import short_name, state_of, to_document
 from luthier.cli.progress import Progress
-from luthier.errors import InvalidNameError
+from luthier.errors import InvalidNameError, UnavailableError
 from luthier.evaluator.v1.evaluation_pb2 import Arm
 from luthier.resources.reading import finished
 
@@ -29,7 +29,7 @@ async def follow(client: AsyncClient, session: Session, name: str) -> Any:
     with Progress(session, f"{names.parse(name).id}: waiting") as progress:
         if kind == "base_model":  # an import has no events
             return await client.base_models.wait(name)
-        async for event in _events(client, kind, name):
+        async for event in _events(client, kind, name, lambda error: progress.note(f"{error.message}; waiting for it")):
             if session.as_json:
                 session.emit({"event": event.WhichOneof("event"), "name": name} | to_document(event))
             else:
@@ -63,12 +63,14 @@ async def get(client: AsyncClient, name: str) -> Any:
     return await getters[kind_of(name)](name)
 
 
-def _events(client: AsyncClient, kind: str, name: str) -> AsyncIterator[Any]:
+def _events(
+    client: AsyncClient, kind: str, name: str, on_away: Callable[[UnavailableError], None]
+) -> AsyncIterator[Any]:
     if kind == "training_job":
-        return client.training_jobs.watch(name)
+        return client.training_jobs.watch(name, on_away=on_away)
     if kind == "evaluation":
-        return client.evaluations.watch(name)
-    return client.datasets.watch_revision(name)
+        return client.evaluations.watch(name, on_away=on_away)
+    return client.datasets.watch_revision(name, on_away=on_away)
 
 
 def _show(progress: Progress, kind: str, event: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from luthier import names
 from luthier.curation.v1 import dataset_pb2 as pb
 from luthier.curation.v1 import dataset_service_pb2 as api
 from luthier.curation.v1 import dataset_service_pb2_grpc as rpc
+from luthier.errors import UnavailableError
 from luthier.resources import uploading
 from luthier.resources.reading import finished, joined, lines, pages, pieces, wait_for
 from luthier.transport import Transport, new_request_id
@@ -114,14 +115,18 @@ class Datasets:
 
         return pages(fetch)
 
-    async def cancel_revision(self, name: str, *, timeout_s: float | None = None) -> pb.DatasetRevision:
+    async def cancel_revision(
+        self, name: str, *, request_id: str = "", timeout_s: float | None = None
+    ) -> pb.DatasetRevision:
         """Asks a running curation to end; a finished revision is returned unchanged."""
-        request = api.CancelDatasetRevisionRequest(name=name)
+        request = api.CancelDatasetRevisionRequest(name=name, request_id=request_id or new_request_id())
         answer = await self._transport.unary(self._stub.CancelDatasetRevision, request, timeout_s=timeout_s)
         return answer.revision
 
-    def watch_revision(self, name: str, *, after_event_id: int = 0) -> AsyncIterator[pb.DatasetRevisionEvent]:
-        """Yields the revision's events until it is final, across restarts of the service."""
+    def watch_revision(
+        self, name: str, *, after_event_id: int = 0, on_away: Callable[[UnavailableError], None] | None = None
+    ) -> AsyncIterator[pb.DatasetRevisionEvent]:
+        """Yields the revision's events until it is final, across restarts of the service; on_away is told of each."""
 
         async def is_over() -> bool:
             return (await self.get_revision(name)).state in FINAL_STATES
@@ -133,6 +138,7 @@ class Datasets:
             after_event_id=after_event_id,
             is_final=lambda event: event.HasField("state") and event.state in FINAL_STATES,
             is_over=is_over,
+            on_away=on_away,
         )
 
     async def wait_revision(

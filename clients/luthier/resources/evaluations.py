@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import cached_property
 
+from luthier.errors import UnavailableError
 from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.evaluator.v1 import evaluation_service_pb2 as api
 from luthier.evaluator.v1 import evaluation_service_pb2_grpc as rpc
@@ -57,13 +58,15 @@ class Evaluations:
 
         return pages(fetch)
 
-    async def cancel(self, name: str, *, timeout_s: float | None = None) -> pb.Evaluation:
+    async def cancel(self, name: str, *, request_id: str = "", timeout_s: float | None = None) -> pb.Evaluation:
         """Asks an evaluation to end; a finished one is returned unchanged."""
-        request = api.CancelEvaluationRequest(name=name)
+        request = api.CancelEvaluationRequest(name=name, request_id=request_id or new_request_id())
         return (await self._transport.unary(self._stub.CancelEvaluation, request, timeout_s=timeout_s)).evaluation
 
-    def watch(self, name: str, *, after_event_id: int = 0) -> AsyncIterator[pb.EvaluationEvent]:
-        """Yields the evaluation's events until it is final, across restarts of the service."""
+    def watch(
+        self, name: str, *, after_event_id: int = 0, on_away: Callable[[UnavailableError], None] | None = None
+    ) -> AsyncIterator[pb.EvaluationEvent]:
+        """Yields the evaluation's events until it is final, across restarts of the service; on_away is told of each."""
 
         async def is_over() -> bool:
             return (await self.get(name)).state in FINAL_STATES
@@ -75,6 +78,7 @@ class Evaluations:
             after_event_id=after_event_id,
             is_final=lambda event: event.HasField("state") and event.state in FINAL_STATES,
             is_over=is_over,
+            on_away=on_away,
         )
 
     async def wait(self, name: str, *, timeout_s: float | None = None, poll_interval_s: float = 0.5) -> pb.Evaluation:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import cached_property
 
+from luthier.errors import UnavailableError
 from luthier.resources.reading import finished, pages, wait_for
 from luthier.trainer.v1 import training_job_pb2 as pb
 from luthier.trainer.v1 import training_job_service_pb2 as api
@@ -60,13 +61,15 @@ class TrainingJobs:
 
         return pages(fetch)
 
-    async def cancel(self, name: str, *, timeout_s: float | None = None) -> pb.TrainingJob:
+    async def cancel(self, name: str, *, request_id: str = "", timeout_s: float | None = None) -> pb.TrainingJob:
         """Asks a job to end; a finished job is returned unchanged."""
-        request = api.CancelTrainingJobRequest(name=name)
+        request = api.CancelTrainingJobRequest(name=name, request_id=request_id or new_request_id())
         return (await self._transport.unary(self._stub.CancelTrainingJob, request, timeout_s=timeout_s)).training_job
 
-    def watch(self, name: str, *, after_event_id: int = 0) -> AsyncIterator[pb.TrainingJobEvent]:
-        """Yields the job's events until it is final, across restarts of the service."""
+    def watch(
+        self, name: str, *, after_event_id: int = 0, on_away: Callable[[UnavailableError], None] | None = None
+    ) -> AsyncIterator[pb.TrainingJobEvent]:
+        """Yields the job's events until it is final, across restarts of the service; on_away is told of each."""
 
         async def is_over() -> bool:
             return (await self.get(name)).state in FINAL_STATES
@@ -78,6 +81,7 @@ class TrainingJobs:
             after_event_id=after_event_id,
             is_final=lambda event: event.HasField("state") and event.state in FINAL_STATES,
             is_over=is_over,
+            on_away=on_away,
         )
 
     async def wait(self, name: str, *, timeout_s: float | None = None, poll_interval_s: float = 0.5) -> pb.TrainingJob:

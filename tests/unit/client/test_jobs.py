@@ -26,8 +26,10 @@ HEARTBEAT = pb.TrainingJobEvent(heartbeat=pb.TrainingJobHeartbeat())
 async def test_a_watch_goes_on_after_the_last_event_when_the_service_comes_back(client, installation, refuse):
     away = refuse(grpc.StatusCode.UNAVAILABLE, "DRAINING")
     installation.trainer.watches = [[step(1), HEARTBEAT, step(2), away], [away], [step(3), final(4)]]
-    seen = [event.event_id async for event in client.training_jobs.watch(JOB)]
+    outages = []
+    seen = [event.event_id async for event in client.training_jobs.watch(JOB, on_away=outages.append)]
     assert seen == [1, 2, 3, 4]
+    assert [error.reason for error in outages] == ["DRAINING"]
     assert [request.after_event_id for request in installation.trainer.asked] == [0, 2, 2]
 
 
