@@ -1,0 +1,172 @@
+"""What every contract promises, read from the descriptors: pages, request ids, field behaviour, tenancy, scopes."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+
+import luthier
+import pytest
+from google.api import field_behavior_pb2, field_info_pb2, resource_pb2
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
+from luthierd.config import SERVICES
+from luthierd.rpc.auth import SCOPES
+
+SHARED_METHODS = {
+    "ImportBaseModel": "base models belong to the installation",
+    "GetBaseModel": "base models belong to the installation",
+    "ListBaseModels": "base models belong to the installation",
+    "StartEngine": "one engine serves every tenant",
+    "GetEngine": "one engine serves every tenant",
+}
+"""Methods whose request need not name a tenant, and why."""
+
+READING_VERBS = ("Get", "List", "Read", "Watch", "Generate", "Chat", "Run")
+"""What these methods do leaves nothing behind that a second call would double. Run: a gate judges, it keeps nothing."""
+
+
+def services() -> Iterator[ServiceDescriptor]:
+    for name in SERVICES:
+        package = importlib.import_module(f"luthier.{name}.v1")
+        for module in pkgutil.iter_modules(package.__path__):
+            if module.name.endswith("_service_pb2"):
+                loaded = importlib.import_module(f"{package.__name__}.{module.name}")
+                yield from loaded.DESCRIPTOR.services_by_name.values()
+
+
+METHODS: list[MethodDescriptor] = [method for service in services() for method in service.methods]
+REQUESTS: list[Descriptor] = [method.input_type for method in METHODS]
+
+every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.full_name)
+
+
+def is_ours(message: Descriptor | None) -> bool:
+    return message is not None and message.file.package.startswith("luthier.")
+
+
+def fields_below(
+    message: Descriptor, *, path: str = "", seen: frozenset[str] = frozenset()
+) -> Iterator[tuple[str, FieldDescriptor]]:
+    """Every field of a message of ours at any depth, with its dotted path; nothing below output-only fields."""
+    for field in message.fields:
+        yield f"{path}{field.name}", field
+        child = field.message_type
+        is_input = field_behavior_pb2.OUTPUT_ONLY not in behaviors(field)
+        if is_ours(child) and is_input and child.full_name not in seen and not child.GetOptions().map_entry:
+            yield from fields_below(child, path=f"{path}{field.name}.", seen=seen | {child.full_name})
+
+
+def behaviors(field: FieldDescriptor) -> list[int]:
+    found: list[int] = list(field.GetOptions().Extensions[field_behavior_pb2.field_behavior])
+    return found
+
+
+def test_the_contracts_are_all_here() -> None:
+    assert {method.containing_service.file.package for method in METHODS} == {f"luthier.{name}.v1" for name in SERVICES}
+    assert len(METHODS) > 40
+
+
+@every_method
+def test_a_method_has_a_request_and_a_response_of_its_own(method: MethodDescriptor) -> None:
+    assert (method.input_type.name, method.output_type.name) == (f"{method.name}Request", f"{method.name}Response")
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m.name.startswith("List")], ids=lambda m: m.full_name)
+def test_a_list_is_paged(method: MethodDescriptor) -> None:
+    request, response = method.input_type.fields_by_name, method.output_type.fields_by_name
+    assert request["page_size"].type == FieldDescriptor.TYPE_INT32
+    assert request["page_token"].type == FieldDescriptor.TYPE_STRING
+    assert response["next_page_token"].type == FieldDescriptor.TYPE_STRING
+    assert response[next(name for name, field in response.items() if field.number == 1)].is_repeated
+    assert not method.server_streaming
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m.name.startswith("Watch")], ids=lambda m: m.full_name)
+def test_a_watch_streams_numbered_events_from_any_point_on(method: MethodDescriptor) -> None:
+    assert method.server_streaming
+    assert method.input_type.fields_by_name["after_event_id"].type == FieldDescriptor.TYPE_INT64
+    event = method.output_type.fields_by_name["event"].message_type
+    assert event.fields_by_name["event_id"].type == FieldDescriptor.TYPE_INT64
+
+
+@pytest.mark.parametrize(
+    "method", [m for m in METHODS if not m.name.startswith(READING_VERBS)], ids=lambda m: m.full_name
+)
+def test_a_call_that_changes_something_has_a_request_id(method: MethodDescriptor) -> None:
+    ids = [field for path, field in fields_below(method.input_type) if field.name == "request_id"]
+    assert len(ids) == 1
+    assert ids[0].GetOptions().Extensions[field_info_pb2.field_info].format == field_info_pb2.FieldInfo.UUID4
+    assert behaviors(ids[0]) == [field_behavior_pb2.OPTIONAL]
+
+
+@every_method
+def test_every_field_of_a_request_says_whether_it_is_needed(method: MethodDescriptor) -> None:
+    silent = [
+        path
+        for path, field in fields_below(method.input_type)
+        if not behaviors(field) and field.containing_oneof is None
+    ]
+    assert silent == []
+
+
+@every_method
+def test_a_resource_says_how_it_is_named(method: MethodDescriptor) -> None:
+    """The field `name` of a request is a reference, so that the interceptor holds it against the caller's tenant."""
+    for name in ("name", "parent"):
+        if field := method.input_type.fields_by_name.get(name):
+            assert field.GetOptions().HasExtension(resource_pb2.resource_reference)
+
+
+@every_method
+def test_a_request_names_its_tenant_or_is_known_to_be_shared(method: MethodDescriptor) -> None:
+    references = [
+        field.GetOptions().Extensions[resource_pb2.resource_reference]
+        for _, field in fields_below(method.input_type)
+        if field.GetOptions().HasExtension(resource_pb2.resource_reference)
+    ]
+    of_a_tenant = [r for r in references if (r.type or r.child_type) != "trainer.luthier.dev/BaseModel"]
+    assert bool(of_a_tenant) != (method.name in SHARED_METHODS)
+
+
+def test_a_resource_of_a_tenant_has_a_name_below_it() -> None:
+    patterns = [
+        pattern
+        for method in METHODS
+        for _, field in fields_below(method.output_type)
+        if is_ours(field.message_type)
+        for pattern in field.message_type.GetOptions().Extensions[resource_pb2.resource].pattern
+    ]
+    assert len(set(patterns)) >= 8
+    assert {pattern for pattern in patterns if not pattern.startswith("tenants/{tenant}/")} == {
+        "baseModels/{base_model}"
+    }
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_method_of_a_service_needs_a_scope_that_tokens_carry(name: str) -> None:
+    module = importlib.import_module(f"luthierd.{name}.service")
+    methods = {method.name for method in METHODS if method.containing_service.file.package == f"luthier.{name}.v1"}
+    assert module.SCOPES.keys() == methods
+    assert set(module.SCOPES.values()) <= set(SCOPES)
+    full_names = {m.containing_service.full_name for m in METHODS if m.name in methods}
+    assert set(module.FULL_NAMES) == full_names
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_only_a_write_scope_lets_a_caller_change_things(name: str) -> None:
+    scopes = importlib.import_module(f"luthierd.{name}.service").SCOPES
+    changing = {method for method in scopes if not method.startswith(READING_VERBS)}
+    assert {method for method in changing if scopes[method].endswith(".read")} == set()
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_watch_has_no_time_limit(name: str) -> None:
+    module = importlib.import_module(f"luthierd.{name}.service")
+    for method in module.SCOPES:
+        if method.startswith("Watch"):
+            assert module.LIMITS_S[method] == 0
+
+
+def test_the_stubs_are_part_of_the_sdk() -> None:
+    assert {module.name for module in pkgutil.iter_modules(luthier.__path__)} >= set(SERVICES)
