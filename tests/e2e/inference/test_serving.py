@@ -55,7 +55,7 @@ def deployment(tenant: str, name: str = "style") -> str:
 
 async def ask(client: AsyncClient, target: str, prompt: str) -> tuple[str, str]:
     """A greedy answer's generation and text."""
-    answer = await client.inference.chat(target, prompt, max_tokens=TOKENS, timeout_s=120)
+    answer = await client.inference.chat(target, prompt, max_tokens=TOKENS, timeout_s=300)
     return answer.origin.generation, answer.text
 
 
