@@ -1,0 +1,102 @@
+"""`luthier up` with the real services: processes of their own, on free ports, without an engine."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+from certificates import self_signed
+from luthierd import supervisor
+from luthierd.config import SERVICES
+from luthierd.supervisor import Installation, StartFailedError
+
+
+def free_ports(count: int) -> list[str]:
+    """Ports that nobody listens on, all different."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [str(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def installation(home: pathlib.Path, **settings: str) -> Installation:
+    variables = [f"LUTHIER_{name.upper()}_{kind}" for name in SERVICES for kind in ("PORT", "METRICS_PORT")]
+    variables.append("LUTHIER_INFERENCE_HTTP_PORT")
+    ports = dict(zip(variables, free_ports(len(variables)), strict=True))
+    return Installation(home, {**os.environ, **ports, **settings}, lambda _event: None)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """All four services."""
+    made = installation(tmp_path_factory.mktemp("home"))
+    try:
+        made.up()
+        yield made
+    finally:
+        made.down()
+
+
+def health(status: dict[str, Any]) -> dict[str, str]:
+    return {name: service["health"] for name, service in status["services"].items()}
+
+
+def pids(status: dict[str, Any]) -> dict[str, int]:
+    return {name: service["pid"] for name, service in status["services"].items()}
+
+
+def test_up_starts_all_four_and_a_second_time_nothing(running: Installation) -> None:
+    first = running.status()
+    assert health(first) == dict.fromkeys(SERVICES, "SERVING")
+    assert pids(running.up()) == pids(first)
+
+
+def test_a_killed_service_is_dead_and_up_brings_back_that_one(running: Installation) -> None:
+    before = pids(running.status())
+    killed = psutil.Process(before["trainer"])
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait(timeout=20)
+    assert health(running.status())["trainer"] == "DEAD"
+    after = running.up()
+    assert health(after) == dict.fromkeys(SERVICES, "SERVING")
+    assert {name for name in SERVICES if pids(after)[name] != before[name]} == {"trainer"}
+
+
+def test_down_stops_all_four_and_leaves_no_process(running: Installation) -> None:
+    processes = [psutil.Process(pid) for pid in pids(running.up()).values()]
+    assert running.down() == {"stopped": sorted(SERVICES)}
+    assert not any(process.is_running() for process in processes)
+    assert health(running.status()) == dict.fromkeys(SERVICES, "STOPPED")
+
+
+def test_a_service_that_cannot_start_says_why_and_not_what_an_earlier_run_said(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "SERVICES", ("curation",))
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/curation.log").write_text('{"event": "error", "reason": "X", "message": "an old fault"}\n')
+    with pytest.raises(StartFailedError, match="LUTHIER_CURATION_GRACE_S='ten'") as caught:
+        installation(tmp_path, LUTHIER_CURATION_GRACE_S="ten").up()
+    assert "an old fault" not in str(caught.value)
+    assert caught.value.metadata == {"service": "curation", "log": str(tmp_path / "logs/curation.log")}
+
+
+def test_a_service_with_tls_is_seen_to_serve(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "SERVICES", ("curation",))
+    files = self_signed(tmp_path, names=("luthier.example",), ip="")
+    made = installation(
+        tmp_path, LUTHIER_TLS_CERTIFICATE_PATH=str(files.certificate), LUTHIER_TLS_KEY_PATH=str(files.key)
+    )
+    try:
+        assert health(made.up()) == {"curation": "SERVING"}
+    finally:
+        made.down()
