@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from google.api import field_behavior_pb2
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -140,13 +141,19 @@ def _enum_value(value: Any, enum: EnumDescriptor, *, path: str) -> str:
     return known[text]
 
 
+def _is_output(field: FieldDescriptor) -> bool:
+    """Whether a service fills the field in: no use in a file."""
+    behaviors = set(field.GetOptions().Extensions[field_behavior_pb2.field_behavior])
+    return bool(behaviors & {field_behavior_pb2.OUTPUT_ONLY, field_behavior_pb2.IDENTIFIER})
+
+
 def _misfit(path: str, wanted: str, found: Any) -> ConfigError:
     what = f"key '{path}'" if path else "the configuration"
     return ConfigError(f"{what} must be {wanted}, not {found!r}", metadata={"path": path, "wanted": wanted})
 
 
 def _unknown(path: str, key: str, descriptor: Descriptor) -> UnknownKeyError:
-    known = [field.name for field in descriptor.fields]
+    known = [field.name for field in descriptor.fields if not _is_output(field)]
     nearest = nearest_key(key, known)
     hint = f"did you mean '{nearest}'?" if nearest else f"known keys: {', '.join(known)}"
     return UnknownKeyError(f"unknown key '{path}'; {hint}", path=path, nearest=nearest)

@@ -24,6 +24,8 @@ def list_(session: Session, *, name: str | None) -> None:
     """List the revisions of all adapters, or of adapter NAME, newest first."""
     from luthier.cli.documents import size, to_document, when
 
+    session.adopt(name)
+
     async def work(client: AsyncClient) -> list[AdapterRevision]:
         if name is not None:
             parents = [session.name("adapter", name)]

@@ -200,6 +200,7 @@ def revision_name(session: Session, value: str) -> str:
     """A dataset or revision name from `ID`, `ID/REVISION` or a resource name."""
     from luthier import names
 
+    session.adopt(value)
     if value.startswith("tenants/"):
         parsed = names.parse(value)
         return str(parsed) if parsed.kind == "dataset" else str(names.parse_as(value, "dataset_revision"))

@@ -25,6 +25,7 @@ def deploy(session: Session, *, name: str, adapter_revision: str, stage: bool) -
     from luthier.cli.adapters import latest_revision
     from luthier.cli.progress import Progress
 
+    session.adopt(name, adapter_revision)
     resource = session.name("deployment", name)
 
     async def work(client: AsyncClient) -> Deployment:

@@ -51,6 +51,7 @@ def evaluate(
 
     if detach and report:
         raise click.UsageError("--report needs the finished evaluation: leave out --detach")
+    session.adopt(adapter_revision, dataset)
     how = _config(config, split=split, arms=arms, limit=limit)
 
     async def work(client: AsyncClient) -> Evaluation:

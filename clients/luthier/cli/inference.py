@@ -40,6 +40,7 @@ def answering(function: F) -> F:
 def generate(session: Session, *, prompt: str | None, **options: Any) -> None:
     """Continue PROMPT (or what stdin holds) as it is, without a chat template."""
     text = _input(prompt)
+    session.adopt(options["deployment"], options["adapter"])
 
     async def work(client: AsyncClient) -> dict[str, Any]:
         target = await _target(client, session, options)
@@ -54,6 +55,7 @@ def generate(session: Session, *, prompt: str | None, **options: Any) -> None:
 @answering
 def chat(session: Session, *, message: str | None, system: str | None, **options: Any) -> None:
     """Answer MESSAGE (or what stdin holds); on a terminal without MESSAGE, hold a conversation."""
+    session.adopt(options["deployment"], options["adapter"])
     opening = [{"role": "system", "content": system}] if system else []
     if message is None and sys.stdin.isatty() and not session.as_json:
         _converse(session, opening, options)

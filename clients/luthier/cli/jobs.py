@@ -52,6 +52,7 @@ def watch(session: Session, *, name: str) -> None:
     from luthier.cli.documents import to_document
     from luthier.cli.watching import follow
 
+    session.adopt(name)
     job = session.run(lambda client: follow(client, session, name))
     if session.as_json:
         session.emit({"event": "result"} | to_document(job))
@@ -65,6 +66,8 @@ def cancel(session: Session, *, name: str) -> None:
     """Ask a job to end. A finished job stays as it is."""
     from luthier.cli.documents import state_of, to_document
     from luthier.cli.watching import kind_of
+
+    session.adopt(name)
 
     async def work(client: AsyncClient) -> Any:
         verbs = {

@@ -58,10 +58,20 @@ class Session:
 
         return asyncio.run(with_client())
 
+    def adopt(self, *typed: str | None) -> None:
+        """Takes the tenant from the first whole resource name among `typed`, unless --tenant was given.
+
+        So a name that another command printed works as it is.
+        """
+        for value in typed:
+            if value and value.startswith("tenants/") and not self.tenant_option:
+                self.tenant_option = value.split("/")[1]
+
     def name(self, kind: str, value: str) -> str:
         """A resource name from what was typed: a whole name, or an id of the tenant's."""
         from luthier import names
 
+        self.adopt(value)
         if "/" in value:
             return str(names.parse_as(value, kind))
         return names.base_model(value) if kind == "base_model" else names.build(kind, self.tenant, value)

@@ -28,6 +28,7 @@ def train(session: Session, *, name: str, base: str, dataset: str, config: pathl
     from luthier.cli.watching import follow
     from luthier.trainer.v1.training_job_pb2 import TrainingConfig
 
+    session.adopt(name, dataset)
     adapter, base_model = session.name("adapter", name), session.name("base_model", base)
     dataset_name = revision_name(session, dataset)
     how = config_files.load(config, TrainingConfig) if config else None

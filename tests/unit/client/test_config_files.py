@@ -35,6 +35,7 @@ def test_nested_steps_and_short_enum_values_are_understood():
         ({"split": {"holdout_fracton": 0.1}}, CurationRecipe, "split.holdout_fracton", "holdout_fraction"),
         ({"conditions": [{"metrc": "x"}]}, GatePolicy, "conditions[0].metrc", "metric"),
         ({"zzz": 1}, TrainingConfig, "zzz", ""),
+        ({"create_tim": 1}, GatePolicy, "create_tim", ""),
     ],
 )
 def test_an_unknown_key_is_named_with_its_path_and_the_nearest_known_one(mapping, kind, path, nearest):

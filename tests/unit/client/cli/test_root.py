@@ -12,6 +12,7 @@ import sys
 import click
 import grpc
 import pytest
+from luthier import profiles
 from luthier.cli.main import COMMANDS, root
 
 JOB = "tenants/acme/trainingJobs/j1"
@@ -160,6 +161,29 @@ async def test_a_defect_is_told_without_a_trace(services, luthier, monkeypatch):
 async def test_the_tenant_nearest_to_the_command_wins(services, luthier):
     await luthier("--tenant", "first", "dataset", "list", "--tenant", "second")
     assert services.asked["ListDatasets"][0].parent == "tenants/second"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["jobs", "cancel", "tenants/other/trainingJobs/j1"],
+        ["dataset", "show", "tenants/other/datasets/d"],
+        ["adapters", "list", "tenants/other/adapters/a"],
+        ["deploy", "d", "tenants/other/adapters/a/revisions/r1"],
+        ["evaluate", "tenants/other/adapters/a/revisions/r1", "--detach"],
+        ["train", "a", "--base", "m", "--dataset", "tenants/other/datasets/d/revisions/r1"],
+        ["rollback", "tenants/other/deployments/d"],
+        ["chat", "hi", "--deployment", "tenants/other/deployments/d"],
+    ],
+)
+async def test_a_whole_name_brings_its_tenant_along(services, luthier, monkeypatch, arguments):
+    asked = []
+    resolve = profiles.resolve
+    monkeypatch.setattr(profiles, "resolve", lambda **options: asked.append(options["tenant"]) or resolve(**options))
+    await luthier(*arguments)
+    assert asked == ["other"]
+    await luthier("--tenant", "mine", *arguments)
+    assert asked == ["other", "mine"]
 
 
 async def test_ctrl_c_leaves_the_job_running_and_says_how_to_watch_it_again(services):
