@@ -58,6 +58,9 @@ def error_of(error: sdk.LuthierError) -> errors.LuthierError:
     kind = _ERROR_BY_CODE.get(error.code, errors.InternalError)
     found = kind(error.message, metadata=error.metadata)
     found.reason = error.reason  # type: ignore[misc]  # the other service's reason, kept for the caller
+    if isinstance(found, errors.InvalidArgumentError):
+        violations = getattr(error, "field_violations", ())
+        found.violations = tuple(errors.FieldViolation(v.field, v.description) for v in violations)
     retry_after_s = getattr(error, "retry_after_s", None)
     if isinstance(found, errors.RetryableError) and retry_after_s is not None:
         found.retry_after_s = retry_after_s

@@ -13,6 +13,7 @@ from luthierd import errors
 from luthierd.rpc.logs import request_id
 
 STATUS_BY_ERROR: dict[type[errors.LuthierError], grpc.StatusCode] = {
+    errors.LuthierError: grpc.StatusCode.INTERNAL,
     errors.InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     errors.PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
@@ -25,7 +26,6 @@ STATUS_BY_ERROR: dict[type[errors.LuthierError], grpc.StatusCode] = {
     errors.DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.DataLossError: grpc.StatusCode.DATA_LOSS,
     errors.InternalError: grpc.StatusCode.INTERNAL,
-    errors.LuthierError: grpc.StatusCode.INTERNAL,
 }
 
 
