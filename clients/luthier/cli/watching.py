@@ -28,6 +28,7 @@ async def follow(client: AsyncClient, session: Session, name: str) -> Any:
     session.following = name
     with Progress(session, f"{names.parse(name).id}: waiting") as progress:
         if kind == "base_model":  # an import has no events
+            progress.update("importing")
             return await client.base_models.wait(name)
         async for event in _events(client, kind, name, lambda error: progress.note(f"{error.message}; waiting for it")):
             if session.as_json:
