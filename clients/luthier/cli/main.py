@@ -161,11 +161,9 @@ def _told_interrupt(session: Session) -> int:
     if session.as_json:
         session.emit({"event": "interrupted", "following": name})
     elif name:
-        click.echo(
-            f"\ninterrupted; {name} goes on\n  watch it again: luthier jobs watch {name}\n"
-            f"  stop it:        luthier jobs cancel {name}",
-            err=True,
-        )
+        click.echo(f"\ninterrupted; {name} goes on\n  watch it again: luthier jobs watch {name}", err=True)
+        if not name.startswith("baseModels/"):  # an import cannot be cancelled
+            click.echo(f"  stop it:        luthier jobs cancel {name}", err=True)
     else:
         click.echo("\ninterrupted", err=True)
     return exits.INTERRUPTED
