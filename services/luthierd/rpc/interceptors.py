@@ -37,7 +37,6 @@ class Call:
     request: Any | None
     """The request of a unary call; None while a stream of requests is still to come."""
     code: grpc.StatusCode = grpc.StatusCode.OK
-    request_id: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
 
 
@@ -73,7 +72,6 @@ async def with_request_id(call: Call) -> AsyncIterator[None]:
     given = call.metadata.get("x-request-id", "")
     value = given if 0 < len(given) <= 64 and given.isascii() and given.isprintable() else uuid.uuid4().hex
     logs.request_id.set(value)
-    call.request_id = value
     call.context.set_trailing_metadata((("x-request-id", value),))
     yield
 
@@ -86,9 +84,7 @@ async def logged(call: Call) -> AsyncIterator[None]:
         yield
     finally:
         elapsed_ms = round((time.monotonic() - start) * 1000, 3)
-        # The id comes from the call: a stream that was dropped is closed by another task, in another context.
-        fields = {"method": call.method, "code": call.code.name, "elapsed_ms": elapsed_ms}
-        log.info("rpc", extra={"request_id": call.request_id, **fields})
+        log.info("rpc", extra={"method": call.method, "code": call.code.name, "elapsed_ms": elapsed_ms})
 
 
 @contextlib.asynccontextmanager
