@@ -126,7 +126,7 @@ async def test_a_killed_worker_s_answers_are_kept_and_no_answered_query_is_paid_
 
         await queue.worker_died(name, token_before=0)
         second = await start_worker(name, tmp_path, address)
-        async with asyncio.timeout(180):
+        async with asyncio.timeout(400):
             assert await second.wait() == 0, (tmp_path / "worker.log").read_text()
 
     assert counting.asked.total() - asked_before == 90 - len(kept)
