@@ -246,11 +246,14 @@ class JobQueue:
             return Lease(await self._read(tx, name), job.fencing_token + 1)
 
     async def has_lost(self, name: str, fencing_token: int) -> bool:
-        """Whether a worker claimed with `fencing_token`, and may no longer work although the job goes on."""
+        """Whether a worker claimed with `fencing_token`, and is not heard of although the job goes on.
+
+        One whose lease ran out gets as much time again: a machine that is merely slow must not lose its work.
+        """
         job = await self.get(name)
         if job.state.is_final or job.fencing_token < fencing_token:
             return False
-        return job.fencing_token > fencing_token or (job.lease_expire_time or 0) <= self._now()
+        return job.fencing_token > fencing_token or (job.lease_expire_time or 0) + self.lease_s <= self._now()
 
     async def worker_died(self, name: str, *, token_before: int) -> None:
         """Gives the job free at once: the worker started for it when its token was `token_before` is known to be dead.
