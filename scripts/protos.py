@@ -48,7 +48,8 @@ def generate(out: pathlib.Path) -> None:
     from grpc_tools import protoc
 
     spec = importlib.util.find_spec("grpc_tools")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     well_known = pathlib.Path(spec.origin).parent / "_proto"
     includes = [f"-I{ROOT / 'protos'}", f"-I{googleapis()}", f"-I{well_known}"]
     plugins = [f"--plugin=protoc-gen-{name}={tool('protoc-gen-' + name)}" for name in ("mypy", "mypy_grpc")]

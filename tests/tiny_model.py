@@ -74,8 +74,8 @@ def write_adapter(
     save_file(tensors, folder / "adapter_model.safetensors")
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "lora_dropout": 0.0,
-        "bias": "none", "target_modules": list(modules), "fan_in_fan_out": False, "use_rslora": False, "use_dora": False,
-        "modules_to_save": None, "inference_mode": True, "base_model_name_or_path": None,
+        "bias": "none", "target_modules": list(modules), "fan_in_fan_out": False, "use_rslora": False,
+        "use_dora": False, "modules_to_save": None, "inference_mode": True, "base_model_name_or_path": None,
     }  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
