@@ -79,7 +79,7 @@ class Installation:
             "LUTHIER_TRAINER_LEASE_S": "4",
             "LUTHIER_CURATION_ADDRESS": self.curation_address,
             "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "2",
+            "OMP_NUM_THREADS": "1",
         }
         with (self.home / "api.log").open("ab") as log:
             self.process = subprocess.Popen(
