@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import dataclasses
 import json
@@ -11,7 +12,7 @@ import os
 import pathlib
 import threading
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from luthierd.inference.domain import Sampling, Turn
@@ -57,7 +58,7 @@ class VllmSettings:
 async def start_vllm(folder: pathlib.Path, settings: VllmSettings) -> VllmEngine:
     """Starts an engine on a base model's folder, in about half a minute on a CPU. EngineStartError."""
     try:
-        llm = await asyncio.to_thread(_start, folder, settings)
+        llm = await _in_daemon_thread(lambda: _start(folder, settings))
     except Exception as error:
         log.exception("vLLM did not start")
         raise EngineStartError(
@@ -66,6 +67,36 @@ async def start_vllm(folder: pathlib.Path, settings: VllmSettings) -> VllmEngine
             metadata={"folder": folder.name},
         ) from error
     return VllmEngine(llm, settings, folder)
+
+
+async def _in_daemon_thread(start: Callable[[], Any]) -> Any:
+    """Like `asyncio.to_thread`, for a start that a server which is told to stop must not wait for.
+
+    A start that nobody waits for any more is shut down as soon as it has come about.
+    """
+    loop = asyncio.get_running_loop()
+    started: asyncio.Future[Any] = loop.create_future()
+
+    def finish(llm: Any, error: Exception | None) -> None:
+        if started.cancelled():
+            if llm is not None:
+                llm.shutdown()
+        elif error is not None:
+            started.set_exception(error)
+        else:
+            started.set_result(llm)
+
+    def run() -> None:
+        llm, failure = None, None
+        try:
+            llm = start()
+        except Exception as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is about to end
+            loop.call_soon_threadsafe(finish, llm, failure)
+
+    threading.Thread(target=run, name="engine-start", daemon=True).start()
+    return await started
 
 
 def _start(folder: pathlib.Path, settings: VllmSettings) -> Any:
