@@ -87,7 +87,8 @@ async def _in_daemon_thread(start: Callable[[], Any]) -> Any:
             started.set_result(llm)
 
     def run() -> None:
-        llm, failure = None, None
+        llm: Any = None
+        failure: Exception | None = None
         try:
             llm = start()
         except Exception as error:
