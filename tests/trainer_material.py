@@ -76,6 +76,7 @@ class Installation:
         environment = os.environ | {
             "LUTHIER_HOME": str(self.home),
             "LUTHIER_TRAINER_PORT": str(self.port),
+            "LUTHIER_TRAINER_IMPORT_ROOTS": "/",
             "LUTHIER_TRAINER_LEASE_S": "4",
             "LUTHIER_CURATION_ADDRESS": self.curation_address,
             "HF_HUB_OFFLINE": "1",

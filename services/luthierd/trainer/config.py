@@ -13,15 +13,16 @@ from luthierd.config import ServerConfig
 class TrainerConfig(ServerConfig):
     """What the trainer needs beyond what every server needs."""
 
-    import_roots: str = "/"
-    """Folders from which base models may be imported, separated by `:`; each with all below it."""
+    import_roots: str = "~"
+    """Folders from which base models may be imported, separated by `:`; each with all below it. Default: the home folder
+    of the user who runs the trainer."""
     dataset_timeout_s: float = 10.0
     """How long curation may take to name a dataset revision's files."""
 
     @property
     def import_root_paths(self) -> tuple[pathlib.Path, ...]:
         """`import_roots`, resolved."""
-        return tuple(pathlib.Path(root).resolve() for root in self.import_roots.split(os.pathsep) if root)
+        return tuple(pathlib.Path(root).expanduser().resolve() for root in self.import_roots.split(os.pathsep) if root)
 
     @property
     def checkpoints(self) -> pathlib.Path:
