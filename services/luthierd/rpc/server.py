@@ -226,6 +226,9 @@ def _build(service: Service, config: ServerConfig, in_flight: InFlight) -> grpc.
             ("grpc.max_receive_message_length", config.max_message_bytes),
             ("grpc.max_send_message_length", config.max_message_bytes),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_MIN_PING_MS),
+            # A client that waits minutes for a first token pings meanwhile; strikes would end its connection (GOAWAY).
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_ping_strikes", 0),
             ("grpc.so_reuseport", 0),
         ],
     )
