@@ -2,8 +2,8 @@
 
     python -m benchmarks.lora_engine MODEL_FOLDER ADAPTER_FOLDER...
 
-A round is a JSON list: for each request the index of its adapter, or null for the base model. The answer is one JSON line
-`{"seconds": ..., "tokens": ...}`. How vLLM runs (plugin, threads, preloaded libraries) comes from the environment.
+A round is a JSON list: for each request the index of its adapter, or null for the base model. The answer is one JSON
+line, `{"seconds": ..., "tokens": ...}`. How vLLM runs (plugin, threads, preloads) comes from the environment.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Adapters in a batch on a CPU: our vLLM plugin beside stock vLLM, alternating in one run.
 
-Three engines live at once and take turns: ours, stock with the same threads and OpenMP runtime, stock as it starts by itself.
-Each round is 16 concurrent requests of 64 new tokens; figures are medians of tokens/s over the rounds. Answers of stock vLLM in the mixed
-rounds are wrong where a request has no adapter (docs/decisions/0006); only its speed is compared here.
+Three engines live at once and take turns: ours, stock with the same threads and OpenMP runtime, stock as it starts by
+itself. Each round is 16 concurrent requests of 64 new tokens; figures are medians of tokens/s over the rounds. Stock
+vLLM answers wrongly where a request of a mixed batch has no adapter; only its speed is compared here.
 """
 
 from __future__ import annotations

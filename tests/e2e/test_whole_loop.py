@@ -1,4 +1,4 @@
-"""The whole installation over real sockets with the real engine, on a tiny model; every process is killed on the way."""
+"""The whole installation with the real engine, on a tiny model; every process is killed on the way."""
 
 from __future__ import annotations
 

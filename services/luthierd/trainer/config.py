@@ -14,8 +14,8 @@ class TrainerConfig(ServerConfig):
     """What the trainer needs beyond what every server needs."""
 
     import_roots: str = "~"
-    """Folders from which base models may be imported, separated by `:`; each with all below it. Default: the home folder
-    of the user who runs the trainer."""
+    """Folders from which base models may be imported, separated by `:`; each with all below it. Default: the
+    home folder of the user who runs the trainer."""
     dataset_timeout_s: float = 10.0
     """How long curation may take to name a dataset revision's files."""
 

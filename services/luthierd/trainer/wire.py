@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from google.protobuf import duration_pb2, timestamp_pb2
+from luthier.curation.v1 import dataset_pb2
 from luthier.trainer.v1 import adapter_pb2, base_model_pb2, training_job_pb2
 
 from luthierd.jobs.queue import Job, JobEvent, JobState
@@ -15,6 +16,8 @@ from luthierd.trainer.domain import (
     AdapterRevision,
     BaseModel,
     BaseModelState,
+    DatasetNotReadyError,
+    DatasetSplits,
     TrainingConfig,
     TrainingProgress,
     TrainingTask,
@@ -177,3 +180,26 @@ def duration(seconds: float) -> duration_pb2.Duration:
     message = duration_pb2.Duration()
     message.FromMicroseconds(round(seconds * 1e6))
     return message
+
+
+def splits_from_proto(revision: dataset_pb2.DatasetRevision) -> DatasetSplits:
+    """Names and digests of a dataset revision. DatasetNotReadyError."""
+    if revision.state != dataset_pb2.DATASET_REVISION_STATE_READY:
+        state = dataset_pb2.DatasetRevisionState.Name(revision.state).removeprefix("DATASET_REVISION_STATE_")
+        raise DatasetNotReadyError(
+            f"{revision.name} is {state}; wait until it is READY, or curate the dataset again",
+            metadata={"dataset_revision": revision.name, "state": state},
+        )
+    by_split = {split.split: split for split in revision.splits}
+    train, validation = by_split.get(dataset_pb2.SPLIT_TRAIN), by_split.get(dataset_pb2.SPLIT_VALIDATION)
+    if train is None or not train.row_count:
+        raise DatasetNotReadyError(
+            f"{revision.name} has no training rows; curate the dataset with a smaller share for the other splits",
+            metadata={"dataset_revision": revision.name, "state": "READY"},
+        )
+    return DatasetSplits(
+        name=revision.name,
+        sha256=revision.sha256,
+        train_sha256=train.sha256,
+        validation_sha256=validation.sha256 if validation and validation.row_count else "",
+    )
