@@ -110,7 +110,7 @@ class EvaluationRun:
         plan = await asyncio.to_thread(self._plan, material, index, embedder)
         answers = await self._ask(material.rows, plan)
         self._report("score", done=total, total=total)
-        judge = embedder or await asyncio.to_thread(self.models.embedder)
+        judge: Embedder = embedder if embedder is not None else await asyncio.to_thread(self.models.embedder)
         scorers = await asyncio.to_thread(self.models.scorers, judge)
         scoring = Scoring(material.task, scorers, seed=self.config.seed, draws=self.config.resample_count)
         scored = await scoring.score(material.rows, answers)
