@@ -22,7 +22,7 @@ SCARCE_LABEL_WEIGHT = 2.0
 """A held-out row beyond the training rows of its label costs this many times what a misplaced row does."""
 
 
-class SplitEmptyError(InvalidArgumentError):
+class SplitWouldBeEmptyError(InvalidArgumentError):
     """There are fewer units than splits, so that one would be empty."""
 
     reason = "SPLIT_WOULD_BE_EMPTY"
@@ -57,12 +57,14 @@ class _Unit:
 
 
 def split_rows(rows: Sequence[Row], rules: SplitRules, *, cluster_by_id: Mapping[str, str]) -> SplitResult:
-    """Assigns every row; the same rows and seed give the same split. SplitEmptyError."""
+    """Assigns every row; the same rows and seed give the same split. SplitWouldBeEmptyError."""
     shares = _shares(rules)
     units = _units(rows, cluster_by_id)
     if len(units) < len(shares):
         groups = len({row.group for row in rows})
-        raise SplitEmptyError(row_count=len(rows), unit_count=len(units), group_count=groups, splits=list(shares))
+        raise SplitWouldBeEmptyError(
+            row_count=len(rows), unit_count=len(units), group_count=groups, splits=list(shares)
+        )
     order_count = max(1, min(MAX_ORDERS, MAX_UNITS_TRIED // len(units)))
     orders = (_assign(units, shares, rules.seed, order) for order in range(order_count))
     best = min(orders, key=lambda assigned: _cost(assigned, shares))

@@ -8,7 +8,7 @@ import pytest
 from curation_material import row
 from luthierd.curation.domain import Row, Split
 from luthierd.curation.recipe import SplitRules
-from luthierd.curation.splitting import SplitEmptyError, SplitResult, split_rows
+from luthierd.curation.splitting import SplitResult, SplitWouldBeEmptyError, split_rows
 
 
 def grouped(count: int, groups: int, seed: int = 1) -> list[Row]:
@@ -67,7 +67,7 @@ def test_a_label_that_two_groups_share_is_not_kept_from_training() -> None:
 
 def test_too_few_groups_for_the_splits_are_named() -> None:
     rows = [row(i, group=f"g{i % 2}") for i in range(10)]
-    with pytest.raises(SplitEmptyError, match="10 rows in 2 groups") as caught:
+    with pytest.raises(SplitWouldBeEmptyError, match="10 rows in 2 groups") as caught:
         split(rows)
     assert caught.value.metadata["unit_count"] == "2"
     assert {len(members) > 0 for members in split(rows, validation_fraction=0).rows_by_split.values()} == {True, False}

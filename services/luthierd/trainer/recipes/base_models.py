@@ -125,7 +125,7 @@ def safetensors_parameter_count(path: pathlib.Path) -> int:
             entries = [entry for name, entry in header.items() if name != "__metadata__"]
             end = max((int(entry["data_offsets"][1]) for entry in entries), default=0)
             count = sum(math.prod(int(length) for length in entry["shape"]) for entry in entries)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise BaseModelInvalidError(f"the header of {path.name} cannot be read", file=path.name) from error
     if path.stat().st_size != 8 + size + end:
         raise BaseModelInvalidError(f"{path.name} is cut off; copy it again", file=path.name)
