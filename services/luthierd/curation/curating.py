@@ -48,7 +48,7 @@ class Curated:
 
 
 def curate(rows: Sequence[Row], recipe: Recipe, scanner: Scanner, *, progress: Progress) -> Curated:
-    """Runs all steps. NothingLeftError, SplitWouldBeEmptyError, RecipeError for an entity that the scanner does not know."""
+    """Runs all steps. NothingLeftError, SplitWouldBeEmptyError; RecipeError for an entity unknown to the scanner."""
     unknown = sorted(set(recipe.pii.entities) - scanner.entities)
     if unknown:
         known = ", ".join(sorted(scanner.entities))
