@@ -82,7 +82,7 @@ async def _loop(story: Story, tenants: list[Tenant], output: pathlib.Path) -> in
             await loop.deploy(tenant, 0)
         question = await _ask_all(story, tenants)
     with story.step("swap", "Deploy a second revision under load, then roll back"):
-        prompts = await loop.holdout_prompts(tenants[0], 6)
+        prompts = await loop.holdout_prompts(tenants[0], 4)
         seen = await swap.swap_under_load(tenants[0], tenants[1], prompts)
         _show_swap(story, seen)
     made = report.build(

@@ -14,8 +14,7 @@ from examples.demo.tenants import BASE_MODEL, Tenant
 
 REQUEST_COUNT = 200
 CONCURRENCY = 12
-MAX_TOKENS = 24
-BASE = "base"
+MAX_TOKENS = 16
 
 Prompt = Sequence[Mapping[str, str]]
 
@@ -36,39 +35,42 @@ class SwapReport:
 
 
 @dataclass(frozen=True)
-class Expected:
-    """What each adapter revision (or the base model) answers to each prompt when it is asked alone."""
+class Seen:
+    """One answer under load: what was asked of whom, and which adapter revision (or base model) answered."""
 
-    answers: Mapping[str, Sequence[str]]
+    target: str
+    prompt_index: int
+    source: str
+    text: str
 
-    @classmethod
-    async def of(cls, client: AsyncClient, targets: Sequence[str], prompts: Sequence[Prompt]) -> dict[str, list[str]]:
-        """Asks each target each prompt, one after the other."""
-        return {
-            target: [(await client.inference.chat(target, list(p), max_tokens=MAX_TOKENS)).text for p in prompts]
-            for target in targets
-        }
+
+async def answers_alone(client: AsyncClient, target: str, prompts: Sequence[Prompt]) -> list[str]:
+    """What a target answers when nobody else asks."""
+    return [(await client.inference.chat(target, list(p), max_tokens=MAX_TOKENS)).text for p in prompts]
 
 
 async def swap_under_load(swapped: Tenant, other: Tenant, prompts: Sequence[Prompt]) -> SwapReport:
-    """Sends `REQUEST_COUNT` requests of both tenants and the base; deploys at one third, rolls back at two thirds."""
+    """Sends `REQUEST_COUNT` requests of both tenants and the base; deploys at one third, rolls back at two thirds.
+
+    The answers are held against each revision's own, asked alone afterwards, so that the deploy loads its adapter cold.
+    """
     own = [revision.name for revision in swapped.revisions[:2]]
-    expected = await Expected.of(swapped.client, [*own, BASE_MODEL], prompts)
-    expected |= await Expected.of(other.client, [other.revisions[0].name], prompts)
     report = SwapReport()
     routes = [
         (swapped.client, swapped.deployment_name, {*own}),
         (other.client, other.deployment_name, {other.revisions[0].name}),
         (swapped.client, BASE_MODEL, {BASE_MODEL}),
     ]
+    allowed_sources = {target: allowed for _, target, allowed in routes}
     numbers = iter(range(REQUEST_COUNT))
     marks = {REQUEST_COUNT // 3: asyncio.Event(), 2 * REQUEST_COUNT // 3: asyncio.Event()}
+    seen: list[Seen] = []
 
     async def caller() -> None:
         for number in numbers:
             if number in marks:
                 marks[number].set()
-            client, target, allowed = routes[number % len(routes)]
+            client, target, _ = routes[number % len(routes)]
             index = (number // len(routes)) % len(prompts)
             report.request_count += 1
             try:
@@ -76,10 +78,9 @@ async def swap_under_load(swapped: Tenant, other: Tenant, prompts: Sequence[Prom
             except LuthierError as error:
                 report.failed.append(f"{target}: {error}")
                 continue
-            source = answer.origin.adapter_revision or answer.origin.base_model
-            report.answers_by_generation[answer.origin.generation] += 1
-            if source not in allowed or answer.text != expected[source][index]:
-                report.mixed.append(f"{target} answered as {source}: {answer.text!r}, alone: {expected.get(source)}")
+            origin = answer.origin
+            report.answers_by_generation[origin.generation] += 1
+            seen.append(Seen(target, index, origin.adapter_revision or origin.base_model, answer.text))
 
     async def operator() -> None:
         loop = asyncio.get_running_loop()
@@ -96,4 +97,10 @@ async def swap_under_load(swapped: Tenant, other: Tenant, prompts: Sequence[Prom
         group.create_task(operator())
         for _ in range(CONCURRENCY):
             group.create_task(caller())
+    alone = {target: await answers_alone(swapped.client, target, prompts) for target in (*own, BASE_MODEL)}
+    theirs = other.revisions[0].name
+    alone[theirs] = await answers_alone(other.client, theirs, prompts)
+    for one in seen:
+        if one.source not in allowed_sources[one.target] or one.text != alone[one.source][one.prompt_index]:
+            report.mixed.append(f"{one.target} answered as {one.source}: {one.text!r}, alone: {alone.get(one.source)}")
     return report
