@@ -34,7 +34,7 @@ QUIET = {
 """vLLM asks no hub, reports to nobody, and logs no user text."""
 
 CHILD_MARK = "LUTHIER_ENGINE_PROCESS"
-"""Set in the engine's process only, which ends itself when its parent is gone (see the plugin)."""
+"""The server's process id, set in the engine's process only, which ends itself with the server (see the plugin)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ def _start(folder: pathlib.Path, settings: VllmSettings) -> Any:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     on_gpu = uses_gpu()
-    environment = {CHILD_MARK: "1", **settings.environment}
+    environment = {CHILD_MARK: str(os.getpid()), **settings.environment}
     if not on_gpu:
         environment = {**cpu_environment(kv_cache_gib=settings.kv_cache_gib), **environment}
     context = None if on_gpu else warm_context({**environment, **QUIET, "VLLM_WORKER_MULTIPROC_METHOD": "spawn"})
@@ -120,7 +120,7 @@ def _start(folder: pathlib.Path, settings: VllmSettings) -> Any:
         )
         if context is not None:
             process_launch.get_mp_context = lambda: context
-        with variables({CHILD_MARK: "1"}):
+        with variables({CHILD_MARK: str(os.getpid())}):
             return AsyncLLM.from_vllm_config(config, disable_log_stats=True)
 
 

@@ -9,13 +9,11 @@ the class that applies adapters for `punica.StackedPunicaWrapper`. On any platfo
 from __future__ import annotations
 
 import os
+import select
 import threading
-import time
 
 CHILD_MARK = "LUTHIER_ENGINE_PROCESS"
-"""`vllm_engine` sets it in the engine's process only."""
-
-PARENT_POLL_S = 1.0
+"""`vllm_engine` sets it to the server's process id, for the engine's process only."""
 
 WRAPPER = "luthierd.inference.engine.vllm_cpu_lora.punica.StackedPunicaWrapper"
 
@@ -23,10 +21,10 @@ WRAPPER = "luthierd.inference.engine.vllm_cpu_lora.punica.StackedPunicaWrapper"
 def register() -> None:
     """Makes the CPU platform use `StackedPunicaWrapper`. Safe to call more than once; no effect on a GPU.
 
-    In an engine's process it also sees to it that the process ends with its parent, whatever the parent died of.
+    In an engine's process it also sees to it that the process ends with its server, whatever the server died of.
     """
-    if os.environ.pop(CHILD_MARK, ""):
-        threading.Thread(target=_end_with, args=(os.getppid(),), name="parent-watch", daemon=True).start()
+    if server := os.environ.pop(CHILD_MARK, ""):
+        threading.Thread(target=_end_with, args=(int(server),), name="server-watch", daemon=True).start()
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():
@@ -35,8 +33,14 @@ def register() -> None:
     setattr(platform, "get_punica_wrapper", classmethod(lambda cls: WRAPPER))  # noqa: B010, mypy refuses assignment
 
 
-def _end_with(parent: int) -> None:
-    """A server killed with SIGKILL cannot end its engine, which would keep its memory and cores for ever."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_POLL_S)
+def _end_with(server: int) -> None:
+    """A server killed with SIGKILL cannot end its engine, which would keep its memory and cores for ever.
+
+    The parent's end would not tell: it is the fork server, which lives as long as any of its children.
+    """
+    try:
+        descriptor = os.pidfd_open(server)
+    except ProcessLookupError:
+        os._exit(1)
+    select.select([descriptor], [], [])
     os._exit(1)
