@@ -38,8 +38,7 @@ async def plan(tenants: list[str]) -> dict[str, object]:
                 targets.append({"tenant": tenant, "target": deployment.name, "model": model, "token": token})
             base = (await client.engine.get()).base_model
             if base:
-                model = base.rpartition("/")[2]
-                targets.append({"tenant": tenant, "target": base, "model": model, "token": token})
+                targets.append({"tenant": tenant, "target": base, "model": base, "token": token})
     http_url = profile.endpoints.openai_http.removesuffix("/v1")
     return {"grpc_address": profile.endpoints.inference, "http_url": http_url, "targets": targets}
 
