@@ -40,6 +40,8 @@ class JobContext:
         self.job = job
         self._events: deque[tuple[str, dict[str, Any]]] = deque()
         self._cancel = threading.Event()
+        self._emitted_count = self._written_count = 0
+        self._written = threading.Condition()
 
     def emit(self, kind: str, data: dict[str, Any]) -> None:
         """Tells watchers; `progress` replaces the job's progress. Written within `FLUSH_INTERVAL_S`.
@@ -47,7 +49,21 @@ class JobContext:
         `data` is JSON without NaN or infinities, which PostgreSQL refuses; TypeError or ValueError otherwise.
         """
         json.dumps(data, allow_nan=False)
+        self._emitted_count += 1
         self._events.append((kind, data))
+
+    def settle(self) -> None:
+        """Returns when every event so far is written. Call it from the work's thread before a checkpoint: what a later
+        worker does not repeat, it does not tell again.
+        """
+        with self._written:
+            self._written.wait_for(lambda: self._written_count >= self._emitted_count)
+
+    def mark_written(self, count: int) -> None:
+        """So many events more are in the database; for the frame."""
+        with self._written:
+            self._written_count += count
+            self._written.notify_all()
 
     def cancelled(self) -> bool:
         """Whether the work should stop now and raise JobCancelled."""
@@ -191,6 +207,7 @@ class _Frame:
             except (SQLAlchemyError, OSError):
                 self._context.give_back_events(events)
                 raise
+            self._context.mark_written(len(events))
 
 
 def describe_failure(error: Exception, job: str) -> dict[str, Any]:

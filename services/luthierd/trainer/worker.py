@@ -108,6 +108,10 @@ class JobReport:
         """As an event."""
         self._context.emit("message", {"message": text})
 
+    def settle(self) -> None:
+        """Waits until all of it is written."""
+        self._context.settle()
+
     def cancelled(self) -> bool:
         """Whether a cancel was asked for."""
         return self._context.cancelled()

@@ -50,6 +50,9 @@ class Recorder:
     def message(self, text: str) -> None:
         self.messages.append(text)
 
+    def settle(self) -> None:
+        """Nothing to wait for."""
+
     def cancelled(self) -> bool:
         return self._cancel_after is not None and len(self.steps) >= self._cancel_after
 

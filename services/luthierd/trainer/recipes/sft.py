@@ -44,6 +44,9 @@ class Report(Protocol):
     def message(self, text: str) -> None:
         """Something worth knowing, in words."""
 
+    def settle(self) -> None:
+        """Returns when all that was told is kept: steps before a checkpoint are not told again."""
+
     def cancelled(self) -> bool:
         """Whether to stop now."""
 
@@ -149,6 +152,7 @@ def train(  # noqa: C901 - one flat loop, to be read from top to bottom
             )
         )
         if is_last or _is_due(run.step, config.checkpoint_interval_steps):
+            report.settle()
             checkpoints.save(
                 Checkpoint(run, lora_state(layers), best_lora, optimizer_tensors(optimizer), rng_tensors())
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -53,9 +54,10 @@ def test_the_help_is_quick_and_loads_neither_grpc_nor_rich_nor_torch():
         "assert not loaded, loaded"
     )
     took_s = []
+    unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     for _ in range(3):
         started_s = _children_s()
-        subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True)
+        subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, env=unmeasured)
         took_s.append(_children_s() - started_s)
     assert min(took_s) < 0.3
 
