@@ -11,13 +11,14 @@ from luthier.evaluator.v1 import evaluation_service_pb2_grpc, gate_service_pb2_g
 from luthierd.evaluator import service as servicers
 from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.evaluations import Evaluations
-from luthierd.evaluator.peers import SdkPeers, endpoints_of
+from luthierd.evaluator.peers import SdkPeers
 from luthierd.evaluator.policies import GatePolicies
 from luthierd.evaluator.store import SqlPolicyStore
 from luthierd.jobs.launcher import Launcher
 from luthierd.jobs.queue import JobQueue
 from luthierd.rpc.auth import TokenIssuer, TokenVerifier
 from luthierd.rpc.main import run
+from luthierd.rpc.peers import endpoints_of
 from luthierd.rpc.server import Service, Servicer, serve
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database

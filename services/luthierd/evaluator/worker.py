@@ -17,7 +17,7 @@ from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.domain import EvaluationConfig, EvaluationInputs, Progress
 from luthierd.evaluator.evaluation_run import Embedder, EvaluationRun, Models
-from luthierd.evaluator.peers import SdkAnswerer, client_of, endpoints_of
+from luthierd.evaluator.peers import SdkAnswerer, client_of
 from luthierd.evaluator.scorers.scorer import Scorer
 from luthierd.evaluator.store import SqlAnswerJournal, SqlIndexCatalogue
 from luthierd.jobs.queue import JobQueue
@@ -25,6 +25,7 @@ from luthierd.jobs.worker import JobCancelled, JobContext, Outcome, run_job
 from luthierd.names import EVALUATION
 from luthierd.rpc.auth import TokenIssuer
 from luthierd.rpc.main import run
+from luthierd.rpc.peers import endpoints_of
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
 

@@ -16,8 +16,8 @@ from luthierd.evaluator import wire
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.domain import Arm, EvaluationConfig, Interval, Metric, MetricResult, TaskSpec
 from luthierd.evaluator.gates import GateCondition, GatePolicy, Tier
-from luthierd.evaluator.peers import error_of
 from luthierd.jobs.queue import JobEvent
+from luthierd.rpc.peers import error_of
 
 CONFIG = EvaluationConfig(
     arms=(Arm.ADAPTER, Arm.BASE), split="validation", row_limit=7, text_field="a", label_field="b", instruction="c",
