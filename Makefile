@@ -36,7 +36,7 @@ check: setup  ## style, types, import rules, contracts: under a minute
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python scripts/protos.py check
 
 test: setup  ## every test, with coverage of the services' own code

@@ -6,9 +6,9 @@ from typing import Protocol
 
 from luthier import AsyncClient
 from luthier import errors as client_errors
-from luthier.trainer.v1.base_model_pb2 import BASE_MODEL_STATE_READY
 
 from luthierd import errors
+from luthierd.inference import wire
 from luthierd.inference.domain import AdapterRevision, BaseModel
 from luthierd.names import ADAPTER_REVISION
 
@@ -87,7 +87,7 @@ class TrainerCatalog:
                 ) from None
             except client_errors.RpcError as error:
                 raise _unavailable(error) from error
-            if found.state != BASE_MODEL_STATE_READY:
+            if not wire.is_ready(found):
                 raise BaseModelNotReadyError(
                     f"{name} is not imported completely; watch it with `luthier model list`",
                     metadata={"base_model": name},

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from luthier.inference.v1 import deployment_pb2, engine_service_pb2, inference_service_pb2
+from luthier.trainer.v1 import base_model_pb2
 
 from luthierd.errors import InvalidArgumentError
 from luthierd.inference import domain
@@ -60,6 +61,11 @@ def sampling_from_proto(sampling: inference_service_pb2.Sampling) -> domain.Samp
         seed=sampling.seed if sampling.HasField("seed") else None,
         stop=tuple(sampling.stop),
     )
+
+
+def is_ready(model: base_model_pb2.BaseModel) -> bool:
+    """The trainer has imported it completely."""
+    return model.state == base_model_pb2.BASE_MODEL_STATE_READY
 
 
 def prompt_from_proto(prompt: str) -> str:
