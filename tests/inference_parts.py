@@ -8,9 +8,10 @@ import hashlib
 import pathlib
 from collections.abc import AsyncGenerator, Sequence
 
+from luthierd.errors import InvalidArgumentError
 from luthierd.inference.answers import Answers
 from luthierd.inference.deployments import Deployments
-from luthierd.inference.domain import AdapterRevision, BaseModel, Turn
+from luthierd.inference.domain import AdapterRevision, BaseModel, Structure, TokenAlternative, TokenLogprob, Turn
 from luthierd.inference.engine_host import (
     Engine,
     EngineAdapter,
@@ -19,7 +20,7 @@ from luthierd.inference.engine_host import (
     EnginePiece,
     EngineRequest,
 )
-from luthierd.inference.errors import AdapterInvalidError, EngineStartError
+from luthierd.inference.errors import AdapterInvalidError, EmbedUnsupportedError, EngineStartError
 from luthierd.inference.generations import Generations
 from luthierd.inference.http_front import Application, BuildApplication, HttpFront
 from luthierd.inference.service import FULL_NAMES, inference_service
@@ -42,7 +43,7 @@ def revision(name: str, *, tenant: str = "acme", content: str = "", base: BaseMo
 class FakeEngine:
     """Answers with the name of the weights, word by word; `gate` holds answers back, `die` ends it."""
 
-    version, window, max_rank = "fake 1 (memory)", 64, 16
+    version, window, max_rank, vocabulary_size = "fake 1 (memory)", 64, 16, 256
 
     def __init__(self) -> None:
         self.loaded: dict[int, EngineAdapter] = {}
@@ -53,10 +54,17 @@ class FakeEngine:
         self.gate.set()
         self.began = asyncio.Event()
         self.dead = asyncio.Event()
-        self.is_closed = False
+        self.is_closed = self.cannot_embed = False
 
-    def tokenize(self, text: str) -> tuple[int, ...]:
+    def tokenize(self, text: str, *, is_prompt: bool = True) -> tuple[int, ...]:
         return tuple(text.encode())
+
+    def token_texts(self, token_ids: Sequence[int]) -> tuple[str, ...]:
+        return tuple(chr(token_id) for token_id in token_ids)
+
+    def check_structure(self, structure: Structure) -> None:
+        if structure.text == "(":
+            raise InvalidArgumentError.of_field(structure.field, "it does not parse")
 
     def render_chat(self, turns: Sequence[Turn]) -> tuple[int, ...]:
         return tuple("".join(turn.content for turn in turns).encode())
@@ -71,17 +79,37 @@ class FakeEngine:
         finished = False
         try:
             for word in ("I", "am"):
-                yield EnginePiece(f"{word} ", 1)
+                for choice in range(request.sampling.choice_count):
+                    yield self._piece(request, f"{word} ", choice=choice)
             self.began.set()
             waits = [asyncio.create_task(self.gate.wait()), asyncio.create_task(self.dead.wait())]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             self._check_alive()
             if request.adapter is not None:
                 assert request.adapter.number in self.loaded, "an adapter was unloaded under a request"
-            yield EnginePiece(who, 1, "stop")
+            for choice in range(request.sampling.choice_count):
+                yield self._piece(request, who, "stop", choice=choice)
             finished = True
         finally:
             self.aborted += not finished
+
+    @staticmethod
+    def _piece(request: EngineRequest, text: str, reason: str = "", *, choice: int) -> EnginePiece:
+        """One token, whose id is the length of its text; of eight tokens of a prompt, one was cached."""
+        count = request.sampling.top_logprob_count
+        alternatives = tuple(TokenAlternative(place, str(place), -1.0 - place) for place in range(count or 0))
+        token = TokenLogprob(token_id=len(text), text=text, logprob=-0.25, alternatives=alternatives)
+        return EnginePiece(
+            text, 1, reason, choice=choice, logprobs=() if count is None else (token,),
+            cached_prompt_token_count=len(request.prompt_ids) // 8, queue_s=0.5,
+        )  # fmt: skip
+
+    async def embed(
+        self, texts: Sequence[tuple[int, ...]], adapter: EngineAdapter | None
+    ) -> tuple[tuple[float, ...], ...]:
+        if self.cannot_embed:
+            raise EmbedUnsupportedError(self.version)
+        return tuple((1.0, float(len(ids))) for ids in texts)
 
     async def score(
         self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], adapter: EngineAdapter | None

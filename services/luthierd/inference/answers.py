@@ -7,7 +7,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from luthierd.errors import InvalidArgumentError
@@ -17,20 +17,23 @@ from luthierd.inference.domain import (
     BASE_GENERATION,
     Answer,
     BaseModel,
+    Choice,
     Finish,
     Origin,
     Piece,
     Sampling,
     Target,
+    TokenIds,
+    TokenLogprob,
     Turn,
     cache_salt,
 )
-from luthierd.inference.engine_host import Engine, EngineAdapter, EngineHost, EngineRequest
+from luthierd.inference.engine_host import Engine, EngineAdapter, EngineHost, EnginePiece, EngineRequest
 from luthierd.inference.errors import PromptTooLongError, QueueFullError
 from luthierd.inference.generations import Generations
 
-Prompt = str | Sequence[Turn]
-"""A text to continue as it is, or a conversation to answer through the chat template."""
+Prompt = str | Sequence[Turn] | TokenIds
+"""A text to continue as it is, a conversation to answer through the chat template, or tokens."""
 
 
 class Models(Catalog, Protocol):
@@ -43,9 +46,13 @@ class Models(Catalog, Protocol):
 class Leased:
     """A target resolved: who answers, with which weights, for which tenant's cache. Valid while its lease lasts."""
 
-    def __init__(self, engine: Engine, origin: Origin, adapter: EngineAdapter | None, tenant: str) -> None:
-        self.engine, self.origin, self.adapter = engine, origin, adapter
+    def __init__(
+        self, target: Target, engine: Engine, origin: Origin, adapter: EngineAdapter | None, tenant: str
+    ) -> None:
+        self.target, self.engine, self.origin, self.adapter = target, engine, origin, adapter
         self.cache_salt = cache_salt(tenant, origin.generation if adapter else origin.base_model)
+        self.response_id = f"r-{uuid.uuid4().hex}"
+        """Names what is answered under this lease."""
 
 
 class Answers:
@@ -56,34 +63,37 @@ class Answers:
         max_in_flight: int, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._deployments, self._generations, self._host, self._models = deployments, generations, host, models
-        self._max_in_flight, self._clock = max_in_flight, clock
+        self._max_in_flight, self.clock = max_in_flight, clock
         self._in_flight = 0
 
     @contextlib.asynccontextmanager
-    async def leased(self, target: Target, *, tenant: str) -> AsyncIterator[Leased]:
-        """The target's weights for one answer. NotFoundError, EngineUnavailableError, QueueFullError."""
+    async def leased(self, target: Target, *, tenant: str, session_id: str = "") -> AsyncIterator[Leased]:
+        """The target's weights for one answer. NotFoundError, EngineUnavailableError, QueueFullError.
+
+        `session_id`: what keeps a conversation on one generation; empty: none.
+        """
         if self._in_flight >= self._max_in_flight:
             raise QueueFullError(self._max_in_flight)
         self._in_flight += 1
         metrics.answers_in_flight.set(self._in_flight)
         try:
-            async with self._resolved(target, tenant) as leased:
+            async with self._resolved(target, tenant, session_id) as leased:
                 yield leased
         finally:
             self._in_flight -= 1
             metrics.answers_in_flight.set(self._in_flight)
 
     @contextlib.asynccontextmanager
-    async def _resolved(self, target: Target, tenant: str) -> AsyncIterator[Leased]:
+    async def _resolved(self, target: Target, tenant: str, session_id: str) -> AsyncIterator[Leased]:
         if target.kind == Target.DEPLOYMENT:
-            with self._deployments.leased(target.name) as (origin, adapter):
-                yield Leased(self._host.ready_engine(), origin, adapter, tenant)
+            with self._deployments.leased(target.name, session_id=session_id) as (origin, adapter):
+                yield Leased(target, self._host.ready_engine(), origin, adapter, tenant)
         elif target.kind == Target.BASE_MODEL:
             engine = await self._host.engine_for(await self._base_model(target.name))
             origin = Origin(
                 generation=BASE_GENERATION, deployment_revision=0, adapter_revision="", base_model=target.name
             )
-            yield Leased(engine, origin, None, tenant)
+            yield Leased(target, engine, origin, None, tenant)
         else:
             revision = await self._models.adapter_revision(target.name)
             await self._host.engine_for(revision.base_model)
@@ -92,7 +102,7 @@ class Answers:
                     generation=revision.generation, deployment_revision=0,
                     adapter_revision=revision.name, base_model=revision.base_model.name,
                 )  # fmt: skip
-                yield Leased(self._host.ready_engine(), origin, adapter, tenant)
+                yield Leased(target, self._host.ready_engine(), origin, adapter, tenant)
 
     async def _base_model(self, name: str) -> BaseModel:
         """The engine's own base model needs no question to the trainer: its content is fixed by the choice."""
@@ -104,52 +114,126 @@ class Answers:
             await self._host.want(wanted)  # refuses it, unless the other one could not start
         return wanted
 
-    async def answer(self, target: Target, prompt: Prompt, sampling: Sampling, *, tenant: str) -> Answer:
+    async def answer(
+        self, target: Target, prompt: Prompt, sampling: Sampling, *, tenant: str, session_id: str = ""
+    ) -> Answer:
         """The whole answer."""
-        parts, last = [], None
-        async with contextlib.aclosing(self.stream(target, prompt, sampling, tenant=tenant)) as pieces:
-            async for piece in pieces:
-                parts.append(piece.delta)
-                last = piece
-        assert last is not None
-        assert last.finish is not None
-        return Answer(text="".join(parts), finish=last.finish, origin=last.origin)
+        return await whole(self.stream(target, prompt, sampling, tenant=tenant, session_id=session_id))
 
     async def stream(
-        self, target: Target, prompt: Prompt, sampling: Sampling, *, tenant: str
+        self, target: Target, prompt: Prompt, sampling: Sampling, *, tenant: str, session_id: str = ""
     ) -> AsyncGenerator[Piece, None]:
         """The answer, piece by piece; the last piece has `finish`. Closing the iterator stops the computation."""
-        began = self._clock()
-        async with self.leased(target, tenant=tenant) as leased:
-            engine = leased.engine
-            prompt_ids = await asyncio.to_thread(_tokens, engine, prompt)
-            request = EngineRequest(
-                request_id=uuid.uuid4().hex,
-                prompt_ids=prompt_ids,
-                sampling=_bounded(sampling, len(prompt_ids), engine.window),
-                adapter=leased.adapter,
-                cache_salt=leased.cache_salt,
-            )
-            token_count, ttft_s, reason = 0, 0.0, ""
-            async with contextlib.aclosing(engine.generate(request)) as pieces:
+        began = self.clock()
+        async with self.leased(target, tenant=tenant, session_id=session_id) as leased:
+            await check_structure(leased.engine, sampling)
+            async with contextlib.aclosing(self.pieces(leased, prompt, sampling, began=began)) as pieces:
                 async for piece in pieces:
-                    if token_count == 0:
-                        ttft_s = self._clock() - began
-                    token_count += piece.token_count
-                    reason = piece.finish_reason
-                    if not reason:
-                        yield Piece(delta=piece.text, origin=leased.origin)
-                        continue
-                    latency_s = self._clock() - began
-                    metrics.observe(target.kind, len(prompt_ids), token_count, ttft_s=ttft_s, latency_s=latency_s)
-                    finish = Finish(
-                        reason=reason, prompt_token_count=len(prompt_ids), completion_token_count=token_count,
-                        ttft_ms=ttft_s * 1000, latency_ms=latency_s * 1000,
-                    )  # fmt: skip
-                    yield Piece(delta=piece.text, origin=leased.origin, finish=finish)
+                    yield piece
+
+    async def pieces(
+        self, leased: Leased, prompt: Prompt, sampling: Sampling, *, began: float, response_id: str = ""
+    ) -> AsyncGenerator[Piece, None]:
+        """The answer to one prompt under a lease. `began`: the call's arrival; `response_id`: else the lease's."""
+        engine, response_id = leased.engine, response_id or leased.response_id
+        prompt_ids = await asyncio.to_thread(tokens_of, engine, prompt)
+        request = EngineRequest(
+            request_id=response_id,
+            prompt_ids=prompt_ids,
+            sampling=_bounded(sampling, len(prompt_ids), engine.window),
+            adapter=leased.adapter,
+            cache_salt=leased.cache_salt,
+        )
+        progress = _Progress(open_choices=sampling.choice_count, waited_s=self.clock() - began)
+        async with contextlib.aclosing(engine.generate(request)) as pieces:
+            async for piece in pieces:
+                elapsed_s = self.clock() - began
+                progress.add(piece, elapsed_s)
+                finish = None if progress.open_choices else progress.finish(len(prompt_ids), elapsed_s)
+                if finish is not None:
+                    metrics.observe(leased.target.kind, finish)
+                yield Piece(
+                    delta=piece.text, origin=leased.origin, response_id=response_id, token_count=piece.token_count,
+                    logprobs=piece.logprobs, choice=piece.choice, reason=piece.finish_reason, finish=finish,
+                )  # fmt: skip
 
 
-def _tokens(engine: Engine, prompt: Prompt) -> tuple[int, ...]:
+@dataclass
+class _Progress:
+    """What is known of an answer that is being made. `waited_s`: from the call's arrival until the engine had it."""
+
+    open_choices: int
+    waited_s: float
+    ttft_s: float = 0.0
+    queue_s: float = 0.0
+    token_count: int = 0
+    cached_prompt_token_count: int = 0
+    reason: str = ""
+
+    def add(self, piece: EnginePiece, elapsed_s: float) -> None:
+        if self.token_count == 0:
+            self.ttft_s = elapsed_s
+        self.token_count += piece.token_count
+        self.cached_prompt_token_count = max(self.cached_prompt_token_count, piece.cached_prompt_token_count)
+        self.queue_s = self.queue_s or piece.queue_s
+        if piece.finish_reason:
+            self.open_choices -= 1
+            self.reason = piece.finish_reason if piece.choice == 0 else self.reason
+
+    def finish(self, prompt_token_count: int, elapsed_s: float) -> Finish:
+        return Finish(
+            reason=self.reason, prompt_token_count=prompt_token_count, completion_token_count=self.token_count,
+            ttft_ms=self.ttft_s * 1000, latency_ms=elapsed_s * 1000,
+            cached_prompt_token_count=self.cached_prompt_token_count,
+            queue_ms=(self.waited_s + self.queue_s) * 1000 if self.queue_s else 0.0,
+        )  # fmt: skip
+
+
+@dataclass
+class _Choice:
+    """What is known of one choice."""
+
+    parts: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    token_count: int = 0
+    reason: str = ""
+
+
+async def whole(pieces: AsyncGenerator[Piece, None]) -> Answer:
+    """The answer that the pieces make."""
+    choices: dict[int, _Choice] = {}
+    last: Piece | None = None
+    async with contextlib.aclosing(pieces):
+        async for last in pieces:
+            choice = choices.setdefault(last.choice, _Choice())
+            choice.parts.append(last.delta)
+            choice.logprobs += last.logprobs
+            choice.token_count += last.token_count
+            choice.reason = last.reason or choice.reason
+    assert last is not None
+    assert last.finish is not None
+    return Answer(
+        choices=tuple(
+            Choice(
+                text="".join(one.parts), reason=one.reason, completion_token_count=one.token_count,
+                logprobs=tuple(one.logprobs),
+            )
+            for _, one in sorted(choices.items())
+        ),
+        finish=last.finish, origin=last.origin, response_id=last.response_id,
+    )  # fmt: skip
+
+
+async def check_structure(engine: Engine, sampling: Sampling) -> None:
+    """InvalidArgumentError if the engine cannot hold an answer to what the sampling asks for."""
+    if sampling.structure is not None:
+        await asyncio.to_thread(engine.check_structure, sampling.structure)
+
+
+def tokens_of(engine: Engine, prompt: Prompt) -> tuple[int, ...]:
+    """A prompt's tokens. Blocks. InvalidArgumentError for none."""
+    if isinstance(prompt, TokenIds):
+        return prompt.ids
     tokens = engine.tokenize(prompt) if isinstance(prompt, str) else engine.render_chat(prompt)
     if not tokens:
         raise InvalidArgumentError.of_field("prompt", "it is empty")

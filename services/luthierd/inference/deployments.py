@@ -84,8 +84,11 @@ class Deployments:
         return page.page([self._table[name] for name in found], found)
 
     @contextlib.contextmanager
-    def leased(self, name: str) -> Iterator[tuple[Origin, EngineAdapter]]:
-        """What is live under a name, leased. Awaits nothing: no change of routing falls into it."""
+    def leased(self, name: str, *, session_id: str = "") -> Iterator[tuple[Origin, EngineAdapter]]:
+        """What is live under a name, leased. Awaits nothing: no change of routing falls into it.
+
+        `session_id`: what keeps a conversation on one generation where there are several; empty: none.
+        """
         deployment = self.get(name)
         live = deployment.live
         if live is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from dataclasses import dataclass, field, replace
+from typing import ClassVar, NamedTuple
 
 from luthierd.inference.errors import NoCandidateError, NoPreviousError
 
@@ -110,6 +111,49 @@ class Sampling:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    top_k: int = 0
+    """0: all tokens."""
+    top_logprob_count: int | None = None
+    """Alternatives with each token's log-probability; None: no log-probabilities."""
+    choice_count: int = 1
+    structure: Structure | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """What an answer must be: `kind` is one of the constants, `text` its content, `choices` for CHOICES."""
+
+    kind: str
+    text: str = ""
+    choices: tuple[str, ...] = ()
+
+    JSON_SCHEMA: ClassVar[str] = "json_schema"
+    REGEX: ClassVar[str] = "regex"
+    GRAMMAR: ClassVar[str] = "grammar"
+    CHOICES: ClassVar[str] = "choices"
+
+    @property
+    def field(self) -> str:
+        """Where a request has it."""
+        return f"sampling.{self.kind}"
+
+
+class TokenAlternative(NamedTuple):
+    """A token that could have been made."""
+
+    token_id: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLogprob:
+    """A token that was made or scored; `alternatives` likeliest first."""
+
+    token_id: int
+    text: str
+    logprob: float
+    alternatives: tuple[TokenAlternative, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,6 +162,13 @@ class Turn:
 
     role: str
     content: str
+
+
+@dataclass(frozen=True)
+class TokenIds:
+    """Tokens of the base model's vocabulary, in place of a text."""
+
+    ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,30 +183,53 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Finish:
-    """How an answer came about."""
+    """How an answer came about. Times count from the arrival of the call; `queue_ms` 0: the engine does not tell."""
 
     reason: str
     prompt_token_count: int
     completion_token_count: int
     ttft_ms: float
     latency_ms: float
+    cached_prompt_token_count: int = 0
+    queue_ms: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One of the answers to a prompt."""
+
+    text: str
+    reason: str
+    completion_token_count: int
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A whole answer."""
+    """A whole answer; `choices` has as many as were asked for."""
 
-    text: str
+    choices: tuple[Choice, ...]
     finish: Finish
     origin: Origin
+    response_id: str
+
+    @property
+    def text(self) -> str:
+        """Of the first choice."""
+        return self.choices[0].text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """A part of an answer; the last one has `finish`."""
+    """A part of an answer. The last one of a choice has `reason`, the last one of all has `finish`."""
 
     delta: str
     origin: Origin
+    response_id: str
+    token_count: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+    choice: int = 0
+    reason: str = ""
     finish: Finish | None = None
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from luthierd.errors import LuthierError
-from luthierd.inference.domain import BaseModel, EngineState, Sampling, Turn
+from luthierd.inference.domain import BaseModel, EngineState, Sampling, Structure, TokenLogprob, Turn
 from luthierd.inference.errors import EngineUnavailableError, OtherBaseModelError
 
 log = logging.getLogger(__name__)
@@ -48,11 +48,18 @@ class EngineRequest:
 
 @dataclass(frozen=True)
 class EnginePiece:
-    """What the engine made since the last piece; `finish_reason` (`stop` or `length`) in the last one only."""
+    """What the engine made of one choice since that choice's last piece."""
 
     text: str
     token_count: int
     finish_reason: str = ""
+    """`stop` or `length`, in the last piece of each choice."""
+    choice: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One for each of `token_count`, if the sampling asked for them."""
+    cached_prompt_token_count: int = 0
+    queue_s: float = 0.0
+    """From the call of `generate` to the first computation; 0 if the engine does not tell."""
 
 
 class EngineDiedError(EngineUnavailableError):
@@ -79,22 +86,37 @@ class Engine(Protocol):
         """Most tokens of prompt and answer together."""
 
     @property
+    def vocabulary_size(self) -> int:
+        """Token ids are below it."""
+
+    @property
     def max_rank(self) -> int:
         """Largest LoRA rank it takes."""
 
-    def tokenize(self, text: str) -> tuple[int, ...]:
-        """A text's tokens, as a prompt of its own."""
+    def tokenize(self, text: str, *, is_prompt: bool = True) -> tuple[int, ...]:
+        """A text's tokens, as a prompt of its own; else as they stand within a text. Blocks, like the next three."""
+
+    def token_texts(self, token_ids: Sequence[int]) -> tuple[str, ...]:
+        """The text of each token, all below `vocabulary_size`."""
+
+    def check_structure(self, structure: Structure) -> None:
+        """InvalidArgumentError, of `structure.field`, if the engine cannot hold an answer to it."""
 
     def render_chat(self, turns: Sequence[Turn]) -> tuple[int, ...]:
         """A conversation's tokens through the base model's chat template, up to where the assistant begins."""
 
     def generate(self, request: EngineRequest) -> AsyncGenerator[EnginePiece, None]:
-        """The answer, piece by piece; closing the iterator stops the computation. EngineDiedError."""
+        """The answer, piece by piece, with several choices mixed; closing the iterator stops it. EngineDiedError."""
 
     async def score(
         self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], adapter: EngineAdapter | None
     ) -> tuple[float, ...]:
         """Log-probability of each token of the completion after the prompt. EngineDiedError."""
+
+    async def embed(
+        self, texts: Sequence[tuple[int, ...]], adapter: EngineAdapter | None
+    ) -> tuple[tuple[float, ...], ...]:
+        """The mean of the last layer's states over each text's tokens, at length 1. EmbedUnsupportedError."""
 
     async def load_adapter(self, adapter: EngineAdapter) -> None:
         """AdapterInvalidError if the engine cannot serve the files."""

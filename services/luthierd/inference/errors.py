@@ -125,6 +125,18 @@ class EngineStartError(errors.FailedPreconditionError):
     reason = "ENGINE_START_FAILED"
 
 
+class EmbedUnsupportedError(errors.FailedPreconditionError):
+    """The engine makes no vectors."""
+
+    reason = "ENGINE_CANNOT_EMBED"
+
+    def __init__(self, version: str) -> None:
+        super().__init__(
+            f"this server's engine, {version}, answers but does not embed; ask a server whose engine is transformers",
+            metadata={"engine": version},
+        )
+
+
 class PromptTooLongError(errors.InvalidArgumentError):
     """The prompt leaves no room for an answer."""
 

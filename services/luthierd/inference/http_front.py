@@ -22,7 +22,7 @@ from luthierd.errors import (
     ResourceExhaustedError,
     RetryableError,
 )
-from luthierd.inference import metrics
+from luthierd.inference import answer_wire, metrics
 from luthierd.inference.answers import Answers, Leased
 from luthierd.inference.deployments import Deployments
 from luthierd.inference.domain import EngineState, Target
@@ -39,6 +39,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
+SESSION_HEADER = "x-luthier-session-id"
+"""What keeps a conversation on one generation while traffic is split."""
 GENERATE_SCOPE = "inference.generate"
 COMPLETIONS = {"/v1/chat/completions", "/v1/completions"}
 ROUTES = {"/v1/models": "GET", "/health": "GET", **dict.fromkeys(COMPLETIONS, "POST")}
@@ -49,7 +51,6 @@ REFUSED_FIELDS = {
 }  # fmt: skip
 """vLLM's own fields by which a request could reach beyond itself."""
 
-MAX_CHOICES = 8
 MAX_REQUEST_ID = 64
 HTTP_STATUS = {
     "INVALID_ARGUMENT": (400, "invalid_request_error"),
@@ -137,15 +138,17 @@ class HttpFront:
             await send.json(200, self._models(principal))
             return
         body = await self._body(receive)
-        await self._complete(scope, receive, send, body=body, principal=principal)
+        session_id = answer_wire.session_id_of(headers.get(SESSION_HEADER, ""), field=SESSION_HEADER)
+        await self._complete(scope, receive, send, body=body, principal=principal, session_id=session_id)
 
     async def _complete(
-        self, scope: Scope, receive: Receive, send: _Response, *, body: dict[str, Any], principal: Principal
-    ) -> None:
+        self, scope: Scope, receive: Receive, send: _Response, *, body: dict[str, Any], principal: Principal,
+        session_id: str,
+    ) -> None:  # fmt: skip
         """Resolves and leases the body's model, then lets the engine's application answer."""
         model = str(body["model"])
         target = _target(model, principal)
-        async with self._answers.leased(target, tenant=principal.tenant) as leased:
+        async with self._answers.leased(target, tenant=principal.tenant, session_id=session_id) as leased:
             application = await self._application(leased.engine)
             content = json.dumps({**body, "cache_salt": leased.cache_salt}).encode()
             send.headers = _origin_headers(leased)
@@ -267,8 +270,8 @@ def _checked(content: bytes) -> dict[str, Any]:
     if refused := sorted(REFUSED_FIELDS & body.keys()):
         raise InvalidArgumentError.of_field(refused[0], "this field is not served here; leave it out")
     for field in ("n", "best_of"):
-        if isinstance(body.get(field), int) and body[field] > MAX_CHOICES:
-            raise InvalidArgumentError.of_field(field, f"at most {MAX_CHOICES}")
+        if isinstance(body.get(field), int) and body[field] > answer_wire.MAX_CHOICES:
+            raise InvalidArgumentError.of_field(field, f"at most {answer_wire.MAX_CHOICES}")
     return body
 
 
@@ -288,6 +291,7 @@ def _origin_headers(leased: Leased) -> list[tuple[bytes, bytes]]:
     return [
         (b"x-luthier-generation", origin.generation.encode()),
         (b"x-luthier-deployment-revision", str(origin.deployment_revision).encode()),
+        (b"x-luthier-response-id", leased.response_id.encode()),
     ]
 
 

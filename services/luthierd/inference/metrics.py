@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from luthierd.inference.domain import Finish
+
 _SECONDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
 
 ttft_seconds = Histogram(
@@ -20,11 +22,16 @@ completion_tokens = Counter("luthier_completion_tokens_total", "Tokens of answer
 answers_in_flight = Gauge("luthier_answers_in_flight", "Answers being made, over gRPC and HTTP")
 
 
-def observe(target: str, prompt_token_count: int, token_count: int, *, ttft_s: float, latency_s: float) -> None:
+def observe(target: str, finish: Finish) -> None:
     """Records one finished answer; `target` is the kind of target."""
-    observe_times(target, ttft_s=ttft_s, latency_s=latency_s)
-    prompt_tokens.labels(target).inc(prompt_token_count)
-    completion_tokens.labels(target).inc(token_count)
+    observe_times(target, ttft_s=finish.ttft_ms / 1000, latency_s=finish.latency_ms / 1000)
+    observe_tokens(target, prompt=finish.prompt_token_count, completion=finish.completion_token_count)
+
+
+def observe_tokens(target: str, *, prompt: int, completion: int = 0) -> None:
+    """Records the tokens of one answer."""
+    prompt_tokens.labels(target).inc(prompt)
+    completion_tokens.labels(target).inc(completion)
 
 
 def observe_times(target: str, *, ttft_s: float, latency_s: float) -> None:

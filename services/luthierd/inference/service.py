@@ -15,13 +15,17 @@ from luthier.inference.v1 import (
     inference_service_pb2_grpc,
 )
 
-from luthierd.inference import wire
+from luthierd.inference import answer_wire, wire
 from luthierd.inference.answers import Answers, Models, Prompt
+from luthierd.inference.batches import Batches
 from luthierd.inference.deployments import Deployments
-from luthierd.inference.domain import Piece, Target
+from luthierd.inference.domain import Answer, Origin, Target
+from luthierd.inference.embeddings import Embeddings
 from luthierd.inference.engine_host import EngineHost
 from luthierd.inference.generations import Generations
+from luthierd.inference.scores import Scores
 from luthierd.names import ADAPTER_REVISION, BASE_MODEL, DEPLOYMENT, TENANT
+from luthierd.rpc import logs
 from luthierd.rpc.auth import TokenVerifier, current_principal
 from luthierd.rpc.idempotency import ReplayStore
 from luthierd.rpc.paging import PageRequest
@@ -36,8 +40,9 @@ FULL_NAMES = tuple(
     )
 )
 GENERATE, DEPLOY, EVALUATE = "inference.generate", "inference.deploy", "inference.evaluate"
+ANSWERING = ("Generate", "GenerateStream", "Chat", "ChatStream", "BatchGenerate", "Score", "Embed")
 SCOPES = {
-    **dict.fromkeys(("Generate", "GenerateStream", "Chat", "ChatStream"), GENERATE),
+    **dict.fromkeys(ANSWERING, GENERATE),
     **dict.fromkeys(("GetDeployment", "ListDeployments", "GetEngine"), GENERATE),
     **dict.fromkeys(
         ("DeployAdapter", "PromoteDeployment", "RollbackDeployment", "DeleteDeployment", "StartEngine"), DEPLOY
@@ -46,7 +51,7 @@ SCOPES = {
 ANSWER_LIMIT_S, DEPLOY_LIMIT_S = 600.0, 600.0
 """The first answer and the first deployment may have to wait for the engine's start."""
 LIMITS_S = {
-    **dict.fromkeys(("Generate", "GenerateStream", "Chat", "ChatStream"), ANSWER_LIMIT_S),
+    **dict.fromkeys(ANSWERING, ANSWER_LIMIT_S),
     **dict.fromkeys(("DeployAdapter", "PromoteDeployment", "RollbackDeployment"), DEPLOY_LIMIT_S),
 }
 
@@ -56,47 +61,65 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
+        self._batches, self._scores, self._embeddings = Batches(answers), Scores(answers), Embeddings(answers)
 
     async def Generate(self, request: Any, context: Any) -> inference_service_pb2.GenerateResponse:
-        answer = await self._answers.answer(
-            _target(request),
-            wire.prompt_from_proto(request.prompt),
-            wire.sampling_from_proto(request.sampling),
-            tenant=_tenant(),
-        )
-        return inference_service_pb2.GenerateResponse(
-            text=answer.text, finish=wire.finish_to_proto(answer.finish), origin=wire.origin_to_proto(answer.origin)
-        )
+        answer = await self._answer(request, answer_wire.prompt_from_proto(request.prompt), context)
+        return inference_service_pb2.GenerateResponse(**answer_wire.answer_to_fields(answer))
 
     async def Chat(self, request: Any, context: Any) -> inference_service_pb2.ChatResponse:
-        answer = await self._answers.answer(
-            _target(request),
-            wire.turns_from_proto(request.messages),
-            wire.sampling_from_proto(request.sampling),
-            tenant=_tenant(),
-        )
-        return inference_service_pb2.ChatResponse(
-            text=answer.text, finish=wire.finish_to_proto(answer.finish), origin=wire.origin_to_proto(answer.origin)
-        )
+        answer = await self._answer(request, answer_wire.turns_from_proto(request.messages), context)
+        return inference_service_pb2.ChatResponse(**answer_wire.answer_to_fields(answer))
 
     async def GenerateStream(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        async with contextlib.aclosing(self._pieces(request, wire.prompt_from_proto(request.prompt))) as pieces:
+        async with contextlib.aclosing(
+            self._pieces(request, answer_wire.prompt_from_proto(request.prompt), context)
+        ) as pieces:
             async for fields in pieces:
                 yield inference_service_pb2.GenerateStreamResponse(**fields)
 
     async def ChatStream(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        async with contextlib.aclosing(self._pieces(request, wire.turns_from_proto(request.messages))) as pieces:
+        async with contextlib.aclosing(
+            self._pieces(request, answer_wire.turns_from_proto(request.messages), context)
+        ) as pieces:
             async for fields in pieces:
                 yield inference_service_pb2.ChatStreamResponse(**fields)
 
-    async def _pieces(self, request: Any, prompt: Prompt) -> AsyncGenerator[dict[str, Any], None]:
-        """The fields of a stream's messages: the origin in the first and the last, the finish in the last."""
-        sampling = wire.sampling_from_proto(request.sampling)
-        stream = self._answers.stream(_target(request), prompt, sampling, tenant=_tenant())
+    async def BatchGenerate(self, request: Any, context: Any) -> inference_service_pb2.BatchGenerateResponse:
+        prompts = answer_wire.inputs_from_proto(request.inputs)
+        sampling = answer_wire.sampling_from_proto(request.sampling)
+        batch = await self._batches.answer(_target(request), prompts, sampling, **_caller(request))
+        _name(context, batch.origin, batch.response_id)
+        return answer_wire.batch_to_proto(batch)
+
+    async def Score(self, request: Any, context: Any) -> inference_service_pb2.ScoreResponse:
+        prompt, completion = answer_wire.scored_from_proto(request)
+        score = await self._scores.score(_target(request), prompt, completion, **_caller(request))
+        _name(context, score.origin, score.response_id)
+        return answer_wire.score_to_proto(score)
+
+    async def Embed(self, request: Any, context: Any) -> inference_service_pb2.EmbedResponse:
+        texts = answer_wire.texts_from_proto(request.texts)
+        embedded = await self._embeddings.embed(_target(request), texts, **_caller(request))
+        _name(context, embedded.origin, embedded.response_id)
+        return answer_wire.embedded_to_proto(embedded)
+
+    async def _answer(self, request: Any, prompt: Prompt, context: Any) -> Answer:
+        sampling = answer_wire.sampling_from_proto(request.sampling, is_unary=True)
+        answer = await self._answers.answer(_target(request), prompt, sampling, **_caller(request))
+        _name(context, answer.origin, answer.response_id)
+        return answer
+
+    async def _pieces(self, request: Any, prompt: Prompt, context: Any) -> AsyncGenerator[dict[str, Any], None]:
+        """The fields of a stream's messages."""
+        sampling = answer_wire.sampling_from_proto(request.sampling)
+        stream = self._answers.stream(_target(request), prompt, sampling, **_caller(request))
         is_first = True
         async with contextlib.aclosing(stream) as pieces:
             async for piece in pieces:
-                yield _fields(piece, is_first=is_first)
+                if is_first:
+                    _name(context, piece.origin, piece.response_id)
+                yield answer_wire.piece_to_fields(piece, is_first=is_first)
                 is_first = False
 
 
@@ -199,20 +222,23 @@ def inference_service(
 
 def _target(request: Any) -> Target:
     """An adapter revision need not be deployed by anybody who may generate: it needs a scope of its own."""
-    target = wire.target_from_proto(request.target)
+    target = answer_wire.target_from_proto(request.target)
     if target.kind == Target.ADAPTER_REVISION:
         current_principal().require_scope(EVALUATE)
     return target
 
 
-def _tenant() -> str:
-    return current_principal().tenant
+def _caller(request: Any) -> dict[str, str]:
+    """For whom, and in which conversation."""
+    return {"tenant": current_principal().tenant, "session_id": answer_wire.session_id_of(request.session_id)}
 
 
-def _fields(piece: Piece, *, is_first: bool) -> dict[str, Any]:
-    fields: dict[str, Any] = {"delta": piece.delta}
-    if is_first or piece.finish:
-        fields["origin"] = wire.origin_to_proto(piece.origin)
-    if piece.finish:
-        fields["finish"] = wire.finish_to_proto(piece.finish)
-    return fields
+def _name(context: Any, origin: Origin, response_id: str) -> None:
+    """Says in the trailer, for proxies and those that read no bodies, who answered."""
+    named = (
+        ("x-request-id", logs.request_id.get()),
+        ("luthier-generation", origin.generation),
+        ("luthier-deployment-revision", str(origin.deployment_revision)),
+        ("luthier-response-id", response_id),
+    )
+    context.set_trailing_metadata(named)

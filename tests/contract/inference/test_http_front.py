@@ -82,6 +82,7 @@ async def test_one_name_is_two_deployments_for_two_tenants_and_the_headers_say_w
     )
     assert mine.headers["x-luthier-generation"] == R1.generation
     assert mine.headers["x-luthier-deployment-revision"] == "1"
+    assert mine.headers["x-luthier-response-id"].startswith("r-")
     assert mine.headers["x-request-id"] != theirs.headers["x-request-id"]
     assert len({request.cache_salt for request in parts.engine.requests}) == 2
 
@@ -147,6 +148,13 @@ async def test_a_bad_body_is_refused_in_the_form_of_openai(body: Any, status: in
         response = await complete(client, body)
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)
     assert response.json()["error"]["message"]
+
+
+async def test_a_session_id_has_a_bound() -> None:
+    async with served() as (_, client):
+        for length, status in ((128, 200), (129, 400)):
+            headers = as_tenant() | {"x-luthier-session-id": "s" * length}
+            assert (await client.post("/v1/chat/completions", json=ASK, headers=headers)).status_code == status
 
 
 async def test_a_body_that_is_no_json_is_refused() -> None:

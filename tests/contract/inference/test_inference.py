@@ -463,6 +463,15 @@ async def call_each(
             engine_api.StartEngineRequest(base_model="baseModels/none"), metadata=metadata
         ),
         "Generate": lambda: inference.Generate(ask(), metadata=metadata),
+        "BatchGenerate": lambda: inference.BatchGenerate(
+            inference_service_pb2.BatchGenerateRequest(target=target, inputs=[{"prompt": "x"}]), metadata=metadata
+        ),
+        "Score": lambda: inference.Score(
+            inference_service_pb2.ScoreRequest(target=target, prompt_text="x", completion_text="y"), metadata=metadata
+        ),
+        "Embed": lambda: inference.Embed(
+            inference_service_pb2.EmbedRequest(target=target, texts=["x"]), metadata=metadata
+        ),
         "Chat": lambda: inference.Chat(
             inference_service_pb2.ChatRequest(target=target, messages=[turn]), metadata=metadata
         ),

@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class InferenceServiceStub:
-    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one generation.
+    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one generation. Trailing
+    metadata of every answer repeat who answered: `luthier-generation`, `luthier-deployment-revision`, `luthier-response-id`.
+    A call that is cancelled or runs out of time stops computing.
     """
 
     def __init__(self, channel):
@@ -55,10 +57,27 @@ class InferenceServiceStub:
                 request_serializer=luthier_dot_inference_dot_v1_dot_inference__service__pb2.ChatStreamRequest.SerializeToString,
                 response_deserializer=luthier_dot_inference_dot_v1_dot_inference__service__pb2.ChatStreamResponse.FromString,
                 _registered_method=True)
+        self.BatchGenerate = channel.unary_unary(
+                '/luthier.inference.v1.InferenceService/BatchGenerate',
+                request_serializer=luthier_dot_inference_dot_v1_dot_inference__service__pb2.BatchGenerateRequest.SerializeToString,
+                response_deserializer=luthier_dot_inference_dot_v1_dot_inference__service__pb2.BatchGenerateResponse.FromString,
+                _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/luthier.inference.v1.InferenceService/Score',
+                request_serializer=luthier_dot_inference_dot_v1_dot_inference__service__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=luthier_dot_inference_dot_v1_dot_inference__service__pb2.ScoreResponse.FromString,
+                _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/luthier.inference.v1.InferenceService/Embed',
+                request_serializer=luthier_dot_inference_dot_v1_dot_inference__service__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=luthier_dot_inference_dot_v1_dot_inference__service__pb2.EmbedResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
-    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one generation.
+    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one generation. Trailing
+    metadata of every answer repeat who answered: `luthier-generation`, `luthier-deployment-revision`, `luthier-response-id`.
+    A call that is cancelled or runs out of time stops computing.
     """
 
     def Generate(self, request, context):
@@ -89,6 +108,28 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchGenerate(self, request, context):
+        """Answers several prompts with the same generation. An input that fails has its error among the results; the call itself
+        fails only if none can be answered: the target cannot be resolved, the engine died.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Score(self, request, context):
+        """Log-probabilities of given tokens after a prompt.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Embed(self, request, context):
+        """Vectors of texts. FAILED_PRECONDITION with the reason ENGINE_CANNOT_EMBED on an engine that makes none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -112,6 +153,21 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     request_deserializer=luthier_dot_inference_dot_v1_dot_inference__service__pb2.ChatStreamRequest.FromString,
                     response_serializer=luthier_dot_inference_dot_v1_dot_inference__service__pb2.ChatStreamResponse.SerializeToString,
             ),
+            'BatchGenerate': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGenerate,
+                    request_deserializer=luthier_dot_inference_dot_v1_dot_inference__service__pb2.BatchGenerateRequest.FromString,
+                    response_serializer=luthier_dot_inference_dot_v1_dot_inference__service__pb2.BatchGenerateResponse.SerializeToString,
+            ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=luthier_dot_inference_dot_v1_dot_inference__service__pb2.ScoreRequest.FromString,
+                    response_serializer=luthier_dot_inference_dot_v1_dot_inference__service__pb2.ScoreResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=luthier_dot_inference_dot_v1_dot_inference__service__pb2.EmbedRequest.FromString,
+                    response_serializer=luthier_dot_inference_dot_v1_dot_inference__service__pb2.EmbedResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'luthier.inference.v1.InferenceService', rpc_method_handlers)
@@ -121,7 +177,9 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class InferenceService:
-    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one generation.
+    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one generation. Trailing
+    metadata of every answer repeat who answered: `luthier-generation`, `luthier-deployment-revision`, `luthier-response-id`.
+    A call that is cancelled or runs out of time stops computing.
     """
 
     @staticmethod
@@ -222,6 +280,87 @@ class InferenceService:
             '/luthier.inference.v1.InferenceService/ChatStream',
             luthier_dot_inference_dot_v1_dot_inference__service__pb2.ChatStreamRequest.SerializeToString,
             luthier_dot_inference_dot_v1_dot_inference__service__pb2.ChatStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGenerate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luthier.inference.v1.InferenceService/BatchGenerate',
+            luthier_dot_inference_dot_v1_dot_inference__service__pb2.BatchGenerateRequest.SerializeToString,
+            luthier_dot_inference_dot_v1_dot_inference__service__pb2.BatchGenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luthier.inference.v1.InferenceService/Score',
+            luthier_dot_inference_dot_v1_dot_inference__service__pb2.ScoreRequest.SerializeToString,
+            luthier_dot_inference_dot_v1_dot_inference__service__pb2.ScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luthier.inference.v1.InferenceService/Embed',
+            luthier_dot_inference_dot_v1_dot_inference__service__pb2.EmbedRequest.SerializeToString,
+            luthier_dot_inference_dot_v1_dot_inference__service__pb2.EmbedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class InferenceServiceStub:
-    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one generation."""
+    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one generation. Trailing
+    metadata of every answer repeat who answered: `luthier-generation`, `luthier-deployment-revision`, `luthier-response-id`.
+    A call that is cancelled or runs out of time stops computing.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -41,10 +44,21 @@ class InferenceServiceStub:
     """Answers a conversation, through the base model's chat template."""
     ChatStream: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.ChatStreamRequest, _inference_service_pb2.ChatStreamResponse]
     """Answers a conversation, piece by piece: deltas, then one message with `finish`."""
+    BatchGenerate: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.BatchGenerateRequest, _inference_service_pb2.BatchGenerateResponse]
+    """Answers several prompts with the same generation. An input that fails has its error among the results; the call itself
+    fails only if none can be answered: the target cannot be resolved, the engine died.
+    """
+    Score: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ScoreRequest, _inference_service_pb2.ScoreResponse]
+    """Log-probabilities of given tokens after a prompt."""
+    Embed: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.EmbedRequest, _inference_service_pb2.EmbedResponse]
+    """Vectors of texts. FAILED_PRECONDITION with the reason ENGINE_CANNOT_EMBED on an engine that makes none."""
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
-    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one generation."""
+    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one generation. Trailing
+    metadata of every answer repeat who answered: `luthier-generation`, `luthier-deployment-revision`, `luthier-response-id`.
+    A call that is cancelled or runs out of time stops computing.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.GenerateRequest, _inference_service_pb2.GenerateResponse]  # type: ignore[assignment]
@@ -55,9 +69,20 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Answers a conversation, through the base model's chat template."""
     ChatStream: _aio.UnaryStreamMultiCallable[_inference_service_pb2.ChatStreamRequest, _inference_service_pb2.ChatStreamResponse]  # type: ignore[assignment]
     """Answers a conversation, piece by piece: deltas, then one message with `finish`."""
+    BatchGenerate: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.BatchGenerateRequest, _inference_service_pb2.BatchGenerateResponse]  # type: ignore[assignment]
+    """Answers several prompts with the same generation. An input that fails has its error among the results; the call itself
+    fails only if none can be answered: the target cannot be resolved, the engine died.
+    """
+    Score: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ScoreRequest, _inference_service_pb2.ScoreResponse]  # type: ignore[assignment]
+    """Log-probabilities of given tokens after a prompt."""
+    Embed: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.EmbedRequest, _inference_service_pb2.EmbedResponse]  # type: ignore[assignment]
+    """Vectors of texts. FAILED_PRECONDITION with the reason ENGINE_CANNOT_EMBED on an engine that makes none."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one generation."""
+    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one generation. Trailing
+    metadata of every answer repeat who answered: `luthier-generation`, `luthier-deployment-revision`, `luthier-response-id`.
+    A call that is cancelled or runs out of time stops computing.
+    """
 
     @_abc_1.abstractmethod
     def Generate(
@@ -90,5 +115,31 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_service_pb2.ChatStreamResponse], _abc.AsyncIterator[_inference_service_pb2.ChatStreamResponse]]:
         """Answers a conversation, piece by piece: deltas, then one message with `finish`."""
+
+    @_abc_1.abstractmethod
+    def BatchGenerate(
+        self,
+        request: _inference_service_pb2.BatchGenerateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.BatchGenerateResponse, _abc.Awaitable[_inference_service_pb2.BatchGenerateResponse]]:
+        """Answers several prompts with the same generation. An input that fails has its error among the results; the call itself
+        fails only if none can be answered: the target cannot be resolved, the engine died.
+        """
+
+    @_abc_1.abstractmethod
+    def Score(
+        self,
+        request: _inference_service_pb2.ScoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.ScoreResponse, _abc.Awaitable[_inference_service_pb2.ScoreResponse]]:
+        """Log-probabilities of given tokens after a prompt."""
+
+    @_abc_1.abstractmethod
+    def Embed(
+        self,
+        request: _inference_service_pb2.EmbedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.EmbedResponse, _abc.Awaitable[_inference_service_pb2.EmbedResponse]]:
+        """Vectors of texts. FAILED_PRECONDITION with the reason ENGINE_CANNOT_EMBED on an engine that makes none."""
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -11,15 +11,17 @@ import logging
 import os
 import pathlib
 import threading
+import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
-from luthierd.inference.domain import Sampling, Turn
+from luthierd.errors import InvalidArgumentError
+from luthierd.inference.domain import Sampling, Structure, TokenAlternative, TokenLogprob, Turn
 from luthierd.inference.engine.forked_start import variables, warm_context
 from luthierd.inference.engine.platform_settings import cpu_dtype, cpu_environment, uses_gpu
 from luthierd.inference.engine_host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
-from luthierd.inference.errors import AdapterInvalidError, EngineStartError
+from luthierd.inference.errors import AdapterInvalidError, EmbedUnsupportedError, EngineStartError
 
 log = logging.getLogger(__name__)
 
@@ -160,16 +162,36 @@ class VllmEngine:
         self.llm, self.folder = llm, folder
         self.max_rank = settings.max_lora_rank
         self.window = int(llm.model_config.max_model_len)
+        self.vocabulary_size = int(llm.model_config.get_vocab_size())
         dtype = str(llm.model_config.dtype).removeprefix(str(torch.__name__) + ".")
         self.version = f"vllm {vllm.__version__} ({current_platform.device_type}, {dtype})"
         self._tokenizer = copy.deepcopy(llm.get_tokenizer())
         self._tokenizer_lock = threading.Lock()  # Hugging Face's fast tokenizers refuse two threads at a time
         llm._run_output_handler()  # it was constructed outside of the loop
 
-    def tokenize(self, text: str) -> tuple[int, ...]:
+    def tokenize(self, text: str, *, is_prompt: bool = True) -> tuple[int, ...]:
         """A text's tokens."""
         with self._tokenizer_lock:
-            return tuple(self._tokenizer.encode(text))
+            return tuple(self._tokenizer.encode(text, add_special_tokens=is_prompt))
+
+    def token_texts(self, token_ids: Sequence[int]) -> tuple[str, ...]:
+        """The text of each token."""
+        with self._tokenizer_lock:
+            return tuple(self._tokenizer.decode([token_id]) for token_id in token_ids)
+
+    def check_structure(self, structure: Structure) -> None:
+        """As vLLM itself checks a request, before it has one."""
+        from vllm import SamplingParams
+
+        parameters = SamplingParams(structured_outputs=_structured(structure))
+        config = self.llm.vllm_config
+        try:
+            with self._tokenizer_lock:
+                parameters.verify(
+                    config.model_config, config.speculative_config, config.structured_outputs_config, self._tokenizer
+                )
+        except ValueError as error:  # vLLM's own is a ValueError, as are those of its grammar libraries
+            raise InvalidArgumentError.of_field(structure.field, _first_line(error)) from error
 
     def render_chat(self, turns: Sequence[Turn]) -> tuple[int, ...]:
         """A conversation's tokens through the model's own chat template."""
@@ -182,10 +204,20 @@ class VllmEngine:
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EnginePiece, None]:
         """The answer, piece by piece."""
-        outputs = self._outputs(request, _parameters(request.sampling))
-        async for output in outputs:
-            completion = output.outputs[0]
-            yield EnginePiece(completion.text, len(completion.token_ids), completion.finish_reason or "")
+        began = time.monotonic()
+        async with contextlib.aclosing(self._outputs(request, _parameters(request.sampling))) as outputs:
+            async for output in outputs:
+                scheduled = output.metrics.scheduled_ts if output.metrics else 0.0
+                for completion in output.outputs:
+                    yield EnginePiece(
+                        completion.text,
+                        len(completion.token_ids),
+                        completion.finish_reason or "",
+                        choice=completion.index,
+                        logprobs=_logprobs(completion, request.sampling.top_logprob_count),
+                        cached_prompt_token_count=output.num_cached_tokens or 0,
+                        queue_s=max(scheduled - began, 0.0),
+                    )
 
     async def score(
         self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], adapter: EngineAdapter | None
@@ -205,15 +237,23 @@ class VllmEngine:
             float(scored[position][tokens[position]].logprob) for position in range(len(prompt_ids), len(tokens))
         )
 
-    async def _outputs(self, request: EngineRequest, parameters: Any) -> AsyncIterator[Any]:
+    async def embed(
+        self, texts: Sequence[tuple[int, ...]], adapter: EngineAdapter | None
+    ) -> tuple[tuple[float, ...], ...]:
+        """An engine of vLLM's generates or pools, never both."""
+        raise EmbedUnsupportedError(self.version)
+
+    async def _outputs(self, request: EngineRequest, parameters: Any) -> AsyncGenerator[Any, None]:
         from vllm.inputs.engine import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         prompt = tokens_input(list(request.prompt_ids), cache_salt=request.cache_salt)
         lora = lora_request(request.adapter)
+        made = self.llm.generate(prompt, parameters, request.request_id, lora_request=lora)
         try:
-            async for output in self.llm.generate(prompt, parameters, request.request_id, lora_request=lora):
-                yield output
+            async with contextlib.aclosing(made):  # its end is what tells vLLM to stop
+                async for output in made:
+                    yield output
         except (EngineDeadError, EngineGenerateError) as error:
             if self.llm.errored:
                 raise EngineDiedError from error
@@ -268,6 +308,41 @@ def _parameters(sampling: Sampling) -> Any:
     from vllm.sampling_params import RequestOutputKind
 
     return SamplingParams(
-        max_tokens=sampling.max_tokens, temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed,
-        stop=list(sampling.stop), output_kind=RequestOutputKind.DELTA,
+        n=sampling.choice_count, max_tokens=sampling.max_tokens, temperature=sampling.temperature,
+        top_p=sampling.top_p, top_k=sampling.top_k, seed=sampling.seed, stop=list(sampling.stop),
+        logprobs=sampling.top_logprob_count, output_kind=RequestOutputKind.DELTA,
+        structured_outputs=_structured(sampling.structure) if sampling.structure else None,
     )  # fmt: skip
+
+
+def _structured(structure: Structure) -> Any:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    if structure.kind == Structure.CHOICES:
+        return StructuredOutputsParams(choice=list(structure.choices))
+    name = "json" if structure.kind == Structure.JSON_SCHEMA else structure.kind
+    return StructuredOutputsParams(**{name: structure.text})
+
+
+def _logprobs(completion: Any, top_count: int | None) -> tuple[TokenLogprob, ...]:
+    """Of a delta's tokens. vLLM gives the chosen token first, then the likeliest, of which it may be one."""
+    if top_count is None or completion.logprobs is None:
+        return ()
+    found = []
+    for token_id, place in zip(completion.token_ids, completion.logprobs, strict=True):
+        ranked = sorted(place.items(), key=lambda item: item[1].rank)[:top_count]
+        found.append(
+            TokenLogprob(
+                token_id=token_id,
+                text=place[token_id].decoded_token or "",
+                logprob=float(place[token_id].logprob),
+                alternatives=tuple(
+                    TokenAlternative(other, one.decoded_token or "", float(one.logprob)) for other, one in ranked
+                ),
+            )
+        )
+    return tuple(found)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
