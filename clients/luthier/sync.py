@@ -202,6 +202,9 @@ class Inference(SyncNoun[inference.Inference]):
     generate_stream = iterates(inference.Inference.generate_stream)
     chat = waits(inference.Inference.chat)
     chat_stream = iterates(inference.Inference.chat_stream)
+    batch_generate = waits(inference.Inference.batch_generate)
+    score = waits(inference.Inference.score)
+    embed = waits(inference.Inference.embed)
 
 
 class Client:

@@ -41,6 +41,9 @@ DEADLINES_S = {
     "GenerateStream": 300.0,
     "Chat": 300.0,
     "ChatStream": 300.0,
+    "BatchGenerate": 600.0,
+    "Score": 300.0,
+    "Embed": 300.0,
 }
 # Watches send a heartbeat every 10 seconds; three missed ones mean that the connection is gone.
 WATCH_IDLE_S = 30.0

@@ -69,6 +69,9 @@ CALLS: dict[str, Call] = {
     "GenerateStream": lambda c: c.inference.generate_stream(DEPLOYMENT, "p"),
     "Chat": lambda c: c.inference.chat(DEPLOYMENT, "p"),
     "ChatStream": lambda c: c.inference.chat_stream(DEPLOYMENT, "p"),
+    "BatchGenerate": lambda c: c.inference.batch_generate(DEPLOYMENT, ["p"]),
+    "Score": lambda c: c.inference.score(DEPLOYMENT, "p", "c"),
+    "Embed": lambda c: c.inference.embed(DEPLOYMENT, ["p"]),
 }
 FINAL = {
     "WatchDatasetRevision": [{"event": {"event_id": 1, "state": 2}}],

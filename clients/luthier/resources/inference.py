@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import cached_property
+from typing import Any, TypedDict, Unpack, cast
 
 from luthier import names
 from luthier.errors import InvalidNameError
@@ -12,12 +14,33 @@ from luthier.inference.v1 import inference_service_pb2_grpc as rpc
 from luthier.transport import Transport
 
 Turn = api.Message | Mapping[str, str]
+TokenIds = api.TokenIds
+
+
+class SamplingOptions(TypedDict, total=False):
+    """How to choose tokens; what is left out, or None, takes the default of `Sampling` in the contract."""
+
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    seed: int | None
+    stop: Sequence[str]
+    top_logprob_count: int | None
+    """Log-probabilities of the tokens, each with so many alternatives, 0 to 20."""
+    choice_count: int | None
+    """Answers to make; only of `generate` and `chat`."""
+    json_schema: str | Mapping[str, Any] | None
+    """The answer must be JSON that this schema allows. At most one of this and the next three."""
+    regex: str | None
+    grammar: str | None
+    choices: Sequence[str] | None
 
 
 class Inference:
     """`target`: the name of a deployment, a base model or an adapter revision (the last needs `inference.evaluate`).
 
-    Sampling arguments left at None take the defaults of `Sampling` in the contract. A stream is retried only before its
+    `session_id` keeps a conversation on one generation while traffic is split. A stream is retried only before its
     first message; to stop one early close the iterator, and the service stops computing.
     """
 
@@ -33,16 +56,14 @@ class Inference:
         target: str | api.Target,
         prompt: str,
         *,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
+        session_id: str = "",
         timeout_s: float | None = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> api.GenerateResponse:
         """Continues a text as it is; no template is applied."""
-        chosen = _sampling(max_tokens, temperature, top_p, seed, stop)
-        request = api.GenerateRequest(target=target_of(target), prompt=prompt, sampling=chosen)
+        request = api.GenerateRequest(
+            target=target_of(target), prompt=prompt, sampling=_sampling(sampling), session_id=session_id
+        )
         return await self._transport.unary(self._stub.Generate, request, timeout_s=timeout_s)
 
     def generate_stream(
@@ -50,16 +71,14 @@ class Inference:
         target: str | api.Target,
         prompt: str,
         *,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
+        session_id: str = "",
         timeout_s: float | None = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> AsyncIterator[api.GenerateStreamResponse]:
         """Continues a text piece by piece: deltas, then one message with `finish`."""
-        chosen = _sampling(max_tokens, temperature, top_p, seed, stop)
-        request = api.GenerateStreamRequest(target=target_of(target), prompt=prompt, sampling=chosen)
+        request = api.GenerateStreamRequest(
+            target=target_of(target), prompt=prompt, sampling=_sampling(sampling), session_id=session_id
+        )
         return self._transport.stream(self._stub.GenerateStream, request, timeout_s=timeout_s)
 
     async def chat(
@@ -67,16 +86,14 @@ class Inference:
         target: str | api.Target,
         messages: str | Sequence[Turn],
         *,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
+        session_id: str = "",
         timeout_s: float | None = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> api.ChatResponse:
         """Answers a conversation through the base model's chat template; a text is one turn of the user."""
-        chosen = _sampling(max_tokens, temperature, top_p, seed, stop)
-        request = api.ChatRequest(target=target_of(target), messages=_turns(messages), sampling=chosen)
+        request = api.ChatRequest(
+            target=target_of(target), messages=_turns(messages), sampling=_sampling(sampling), session_id=session_id
+        )
         return await self._transport.unary(self._stub.Chat, request, timeout_s=timeout_s)
 
     def chat_stream(
@@ -84,17 +101,76 @@ class Inference:
         target: str | api.Target,
         messages: str | Sequence[Turn],
         *,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
+        session_id: str = "",
         timeout_s: float | None = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> AsyncIterator[api.ChatStreamResponse]:
         """Answers a conversation piece by piece: deltas, then one message with `finish`."""
-        chosen = _sampling(max_tokens, temperature, top_p, seed, stop)
-        request = api.ChatStreamRequest(target=target_of(target), messages=_turns(messages), sampling=chosen)
+        request = api.ChatStreamRequest(
+            target=target_of(target), messages=_turns(messages), sampling=_sampling(sampling), session_id=session_id
+        )
         return self._transport.stream(self._stub.ChatStream, request, timeout_s=timeout_s)
+
+    async def batch_generate(
+        self,
+        target: str | api.Target,
+        inputs: Sequence[str | Sequence[Turn]],
+        *,
+        session_id: str = "",
+        timeout_s: float | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> api.BatchGenerateResponse:
+        """Answers 1 to 64 texts (as they are) or conversations with one generation.
+
+        `results` are in the inputs' order, each with `answer` or, if it failed, `error`.
+        """
+        request = api.BatchGenerateRequest(
+            target=target_of(target),
+            inputs=[
+                api.BatchInput(prompt=one)
+                if isinstance(one, str)
+                else api.BatchInput(conversation=api.Conversation(messages=_turns(one)))
+                for one in inputs
+            ],
+            sampling=_sampling(sampling),
+            session_id=session_id,
+        )
+        return await self._transport.unary(self._stub.BatchGenerate, request, timeout_s=timeout_s)
+
+    async def score(
+        self,
+        target: str | api.Target,
+        prompt: str | Sequence[Turn] | TokenIds,
+        completion: str | TokenIds,
+        *,
+        session_id: str = "",
+        timeout_s: float | None = None,
+    ) -> api.ScoreResponse:
+        """Log-probabilities of a completion's tokens after a text (as it is), a conversation or tokens."""
+        request = api.ScoreRequest(target=target_of(target), session_id=session_id)
+        if isinstance(prompt, str):
+            request.prompt_text = prompt
+        elif isinstance(prompt, TokenIds):
+            request.prompt_token_ids.ids.extend(prompt.ids)
+        else:
+            request.conversation.messages.extend(_turns(prompt))
+        if isinstance(completion, str):
+            request.completion_text = completion
+        else:
+            request.completion_token_ids.ids.extend(completion.ids)
+        return await self._transport.unary(self._stub.Score, request, timeout_s=timeout_s)
+
+    async def embed(
+        self,
+        target: str | api.Target,
+        texts: Sequence[str],
+        *,
+        session_id: str = "",
+        timeout_s: float | None = None,
+    ) -> api.EmbedResponse:
+        """Vectors of 1 to 64 texts. FailedPreconditionError, ENGINE_CANNOT_EMBED, from an engine that makes none."""
+        request = api.EmbedRequest(target=target_of(target), texts=texts, session_id=session_id)
+        return await self._transport.unary(self._stub.Embed, request, timeout_s=timeout_s)
 
 
 def target_of(target: str | api.Target) -> api.Target:
@@ -115,10 +191,13 @@ def target_of(target: str | api.Target) -> api.Target:
     )
 
 
-def _sampling(
-    max_tokens: int | None, temperature: float | None, top_p: float | None, seed: int | None, stop: Sequence[str]
-) -> api.Sampling:
-    return api.Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop)
+def _sampling(options: SamplingOptions) -> api.Sampling:
+    fields = {name: value for name, value in options.items() if value is not None}
+    if (schema := fields.get("json_schema")) is not None and not isinstance(schema, str):
+        fields["json_schema"] = json.dumps(schema)
+    if (choices := options.get("choices")) is not None:
+        fields["choices"] = api.Choices(texts=choices)
+    return api.Sampling(**cast("dict[str, Any]", fields))
 
 
 def _turns(messages: str | Sequence[Turn]) -> list[api.Message]:

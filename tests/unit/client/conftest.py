@@ -128,6 +128,14 @@ class FakeInference(Scripted, inference_service_pb2_grpc.InferenceServiceService
         origin = inference_service_pb2.Origin(generation="g-1", deployment_revision=3)
         return inference_service_pb2.ChatResponse(text=request.messages[-1].content.upper(), origin=origin)
 
+    async def BatchGenerate(self, request: Any, context: Any) -> Any:
+        await self.take(request, context)
+        return inference_service_pb2.BatchGenerateResponse()
+
+    async def Score(self, request: Any, context: Any) -> Any:
+        await self.take(request, context)
+        return inference_service_pb2.ScoreResponse()
+
     async def ChatStream(self, request: Any, context: Any) -> AsyncIterator[Any]:
         await self.take(request, context)
         ended = False

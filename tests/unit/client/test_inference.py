@@ -60,3 +60,33 @@ async def test_closing_a_stream_early_cancels_the_call(client, installation):
     await stream.aclose()
     async with asyncio.timeout(5):
         await installation.inference.given_up.wait()
+
+
+async def test_what_an_answer_must_be_is_sent_as_the_contract_has_it(client, installation):
+    await client.inference.chat(DEPLOYMENT, "x", json_schema={"type": "object"}, top_k=5, session_id="s")
+    await client.inference.chat(DEPLOYMENT, "x", choices=["a", "b"], choice_count=2, top_logprob_count=0, regex=None)
+    first, second = installation.inference.asked
+    assert (first.sampling.json_schema, first.sampling.top_k, first.session_id) == ('{"type": "object"}', 5, "s")
+    assert (list(second.sampling.choices.texts), second.sampling.choice_count) == (["a", "b"], 2)
+    assert second.sampling.HasField("top_logprob_count")
+
+
+async def test_a_batch_takes_texts_and_conversations(client, installation):
+    await client.inference.batch_generate(DEPLOYMENT, ["t", [{"role": "user", "content": "c"}]])
+    [request] = installation.inference.asked
+    assert [one.WhichOneof("input") for one in request.inputs] == ["prompt", "conversation"]
+    assert request.inputs[1].conversation.messages[0].content == "c"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "kinds"),
+    [
+        ("p", "c", ("prompt_text", "completion_text")),
+        ([{"role": "user", "content": "p"}], api.TokenIds(ids=[1]), ("conversation", "completion_token_ids")),
+        (api.TokenIds(ids=[1]), "c", ("prompt_token_ids", "completion_text")),
+    ],
+)
+async def test_a_score_is_of_texts_conversations_or_tokens(client, installation, prompt, completion, kinds):
+    await client.inference.score(DEPLOYMENT, prompt, completion)
+    [request] = installation.inference.asked
+    assert (request.WhichOneof("prompt"), request.WhichOneof("completion")) == kinds
