@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from luthierd.errors import InvalidArgumentError
 from luthierd.inference.answers import Answers
@@ -30,6 +30,7 @@ from luthierd.rpc.idempotency import Replay
 from luthierd.rpc.server import Health, Service
 from serving import VERIFIER
 
+TIMEOUT_S = 10.0
 BASE = BaseModel("baseModels/tiny", "b" * 64)
 OTHER_BASE = BaseModel("baseModels/other", "c" * 64)
 
@@ -38,6 +39,13 @@ def revision(name: str, *, tenant: str = "acme", content: str = "", base: BaseMo
     """`tenants/{tenant}/adapters/support/revisions/{name}`; `content` decides the digest, else tenant and name."""
     digest = hashlib.sha256((content or tenant + name).encode()).hexdigest()
     return AdapterRevision(f"tenants/{tenant}/adapters/support/revisions/{name}", digest, base)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Lets everything else run until it holds."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while not holds():  # noqa: ASYNC110 - the fakes have no events for these
+            await asyncio.sleep(0)
 
 
 class FakeEngine:
@@ -52,7 +60,7 @@ class FakeEngine:
         self.aborted = 0
         self.gate = asyncio.Event()
         self.gate.set()
-        self.began = asyncio.Event()
+        self.began, self.stopped = asyncio.Event(), asyncio.Event()
         self.dead = asyncio.Event()
         self.is_closed = self.cannot_embed = False
 
@@ -92,6 +100,8 @@ class FakeEngine:
             finished = True
         finally:
             self.aborted += not finished
+            if not finished:
+                self.stopped.set()
 
     @staticmethod
     def _piece(request: EngineRequest, text: str, reason: str = "", *, choice: int) -> EnginePiece:
@@ -223,7 +233,7 @@ class Parts:
 
 async def make_parts(
     *known: AdapterRevision, store: MemoryStore | None = None, max_loaded: int = 8, max_unheld: int = 2,
-    max_in_flight: int = 32, build: BuildApplication = _no_application,
+    max_in_flight: int = 32, max_answer_s: float = TIMEOUT_S, build: BuildApplication = _no_application,
 ) -> Parts:  # fmt: skip
     """Parts around a fake engine that starts at once."""
     trainer, files, store, health = FakeTrainer(*known), FakeFiles(), store or MemoryStore(), Health(FULL_NAMES)
@@ -246,10 +256,16 @@ async def make_parts(
         deployments=deployments, generations=generations, host=host, models=trainer, max_in_flight=max_in_flight
     )
     front = HttpFront(
-        verifier=VERIFIER, answers=answers, deployments=deployments, host=host, build=build, max_body_bytes=100_000
+        verifier=VERIFIER,
+        answers=answers,
+        deployments=deployments,
+        host=host,
+        build=build,
+        max_body_bytes=100_000,
+        max_answer_s=max_answer_s,
     )
     service = inference_service(
         answers=answers, deployments=deployments, generations=generations, host=host, models=trainer, verifier=VERIFIER,
-        replays=MemoryReplays(), health=health, background=[host.run], close=[host.close],
+        replays=MemoryReplays(), health=health, background=[host.run], max_answer_s=max_answer_s, close=[host.close],
     )  # fmt: skip
     return Parts(trainer, files, store, engines, host, generations, deployments, answers, front, service, unstartable)

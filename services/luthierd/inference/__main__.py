@@ -60,12 +60,13 @@ async def main(config: InferenceConfig) -> None:
     )
     front = HttpFront(
         verifier=verifier, answers=answers, deployments=deployments, host=host, build=openai_application,
-        max_body_bytes=config.max_http_body_bytes,
+        max_body_bytes=config.max_http_body_bytes, max_answer_s=config.max_answer_s,
     )  # fmt: skip
     http = HttpServer(front, config)
     service = inference_service(
         answers=answers, deployments=deployments, generations=generations, host=host, models=models, verifier=verifier,
-        replays=SqlReplayStore(database), health=health, background=[host.run, http.run],
+        replays=SqlReplayStore(database), health=health, max_answer_s=config.max_answer_s,
+        background=[host.run, http.run],
         close=[http.close, host.close, client.close, database.close],
     )  # fmt: skip
     await serve(service, config)

@@ -15,6 +15,8 @@ class InferenceConfig(ServerConfig):
     """Port of the OpenAI-compatible endpoint; 0 takes a free one."""
     max_http_body_bytes: int = 4 * 1024 * 1024
     """Largest body of an HTTP request."""
+    max_answer_s: float = 600.0
+    """Longest that an answer may take, from the arrival of the call, the wait for the engine's start included."""
     max_in_flight: int = 256
     """Answers at a time, running and waiting; more are refused with RESOURCE_EXHAUSTED."""
     max_batch: int = 32

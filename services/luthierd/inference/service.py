@@ -48,10 +48,9 @@ SCOPES = {
         ("DeployAdapter", "PromoteDeployment", "RollbackDeployment", "DeleteDeployment", "StartEngine"), DEPLOY
     ),
 }
-ANSWER_LIMIT_S, DEPLOY_LIMIT_S = 600.0, 600.0
-"""The first answer and the first deployment may have to wait for the engine's start."""
+DEPLOY_LIMIT_S = 600.0
+"""The first deployment may have to wait for the engine's start."""
 LIMITS_S = {
-    **dict.fromkeys(ANSWERING, ANSWER_LIMIT_S),
     **dict.fromkeys(("DeployAdapter", "PromoteDeployment", "RollbackDeployment"), DEPLOY_LIMIT_S),
 }
 
@@ -191,9 +190,9 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
 
 def inference_service(
     *, answers: Answers, deployments: Deployments, generations: Generations, host: EngineHost, models: Models,
-    verifier: TokenVerifier, replays: ReplayStore, health: Health, **life: Any,
+    verifier: TokenVerifier, replays: ReplayStore, health: Health, max_answer_s: float, **life: Any,
 ) -> Service:  # fmt: skip
-    """What `serve()` needs. `life`: `background` and `close` of `Service`."""
+    """What `serve()` needs. `max_answer_s`: see `InferenceConfig`. `life`: `background` and `close` of `Service`."""
     return Service(
         name="inference",
         servicers=[
@@ -212,7 +211,7 @@ def inference_service(
         ],
         full_names=FULL_NAMES,
         scopes=SCOPES,
-        limits_s=LIMITS_S,
+        limits_s=LIMITS_S | dict.fromkeys(ANSWERING, max_answer_s),
         verifier=verifier,
         replays=replays,
         health=health,

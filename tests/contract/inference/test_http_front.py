@@ -11,13 +11,16 @@ from typing import Any
 
 import httpx
 import pytest
-from inference_parts import BASE, FakeEngine, Parts, make_parts, revision
+from inference_parts import BASE, FakeEngine, Parts, make_parts, revision, until
+from luthierd.inference.answers import Leased
 from luthierd.inference.config import InferenceConfig
 from luthierd.inference.domain import EngineState, Sampling, Target
-from luthierd.inference.engine_host import Engine, EngineAdapter, EngineRequest, EngineStatus
+from luthierd.inference.engine_host import Engine, EngineRequest, EngineStatus
+from luthierd.inference.http_exchange import Usage
 from luthierd.inference.http_front import Application
 from luthierd.inference.http_server import HttpServer
 from luthierd.rpc.server import PortInUseError
+from prometheus_client import REGISTRY
 from serving import bearer
 
 R1, R2 = revision("r1"), revision("r2")
@@ -30,17 +33,30 @@ async def stand_in(engine: Engine) -> Application:
     """Answers as the engine's own application would: through the engine, with the body's model as its name."""
     assert isinstance(engine, FakeEngine)
 
-    async def application(scope: Any, receive: Any, send: Any, *, model: str, adapter: EngineAdapter | None) -> None:
+    async def application(scope: Any, receive: Any, send: Any, *, leased: Leased, model: str, usage: Usage) -> None:
         body = json.loads((await receive())["body"])
         if body["messages"][0]["content"] == "crash":
             raise RuntimeError("secret")
         request = EngineRequest(
-            request_id="1", prompt_ids=(1,), sampling=Sampling(), adapter=adapter, cache_salt=body["cache_salt"]
+            request_id="1", prompt_ids=(1,), sampling=Sampling(), adapter=leased.adapter, cache_salt=body["cache_salt"]
         )
-        text = "".join([piece.text async for piece in engine.generate(request)])
-        content = json.dumps({"model": model, "text": text}).encode()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
-        await send({"type": "http.response.body", "body": content})
+        is_stream = body.get("stream", False)
+        kind = b"text/event-stream" if is_stream else b"application/json"
+        start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]}
+        if is_stream:
+            await send(start)
+        text, usage.prompt_token_count = "", 1
+        async with contextlib.aclosing(engine.generate(request)) as pieces:
+            async for piece in pieces:
+                usage.completion_token_count += 1
+                text += piece.text
+                if is_stream:
+                    event = f"data: {json.dumps(piece.text)}\n\n".encode()
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
+        if not is_stream:
+            await send(start)
+        whole = b"" if is_stream else json.dumps({"model": model, "text": text}).encode()
+        await send({"type": "http.response.body", "body": whole})
 
     return application
 
@@ -196,6 +212,76 @@ async def test_a_full_server_says_so() -> None:
     async with served(max_in_flight=1) as (parts, client), parts.answers.leased(target, tenant="acme"):
         response = await complete(client)
     assert (response.status_code, response.json()["error"]["code"]) == (429, "QUEUE_FULL")
+
+
+def lease_count(parts: Parts) -> int:
+    """Of the deployment's generation."""
+    generation = parts.generations.get(R1)
+    assert generation is not None
+    return generation.lease_count
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_a_client_that_hangs_up_frees_its_slot_and_its_lease(*, stream: bool) -> None:
+    async with served() as (parts, client):
+        parts.engine.gate.clear()
+        asked = asyncio.create_task(complete(client, {**ASK, "stream": stream}))
+        await parts.engine.began.wait()
+        assert lease_count(parts) == 1
+        asked.cancel()
+        await parts.engine.stopped.wait()
+        await until(lambda: lease_count(parts) == 0)
+        parts.engine.gate.set()
+        assert (await complete(client)).status_code == 200
+    assert parts.engine.aborted == 1
+
+
+async def test_an_answer_that_takes_longer_than_its_caller_waits_is_stopped_and_says_so() -> None:
+    async with served() as (parts, client):
+        parts.engine.gate.clear()
+        headers = as_tenant() | {"x-luthier-timeout-s": "0.05"}
+        response = await client.post("/v1/chat/completions", json=ASK, headers=headers)
+        assert (parts.engine.aborted, lease_count(parts)) == (1, 0)
+    assert (response.status_code, response.json()["error"]["code"]) == (504, "DEADLINE_EXCEEDED")
+
+
+async def test_a_stream_that_is_over_its_time_ends_with_an_error_event() -> None:
+    async with served(max_answer_s=0.2) as (parts, client):
+        parts.engine.gate.clear()
+        response = await complete(client, {**ASK, "stream": True})
+        assert parts.engine.aborted == 1
+    events = [json.loads(line.removeprefix("data: ")) for line in response.text.splitlines() if line]
+    assert events[:2] == ["I ", "am "]
+    assert events[2]["error"]["code"] == "DEADLINE_EXCEEDED"
+
+
+@pytest.mark.parametrize("given", ["soon", "0", "-1", "nan", "inf"])
+async def test_a_time_that_is_none_is_refused(given: str) -> None:
+    async with served() as (_, client):
+        headers = as_tenant() | {"x-luthier-timeout-s": given}
+        response = await client.post("/v1/chat/completions", json=ASK, headers=headers)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "x-luthier-timeout-s")
+
+
+def counted(direction: str) -> float:
+    """Tokens of deployments' answers that were counted so far."""
+    return REGISTRY.get_sample_value(f"luthier_{direction}_tokens_total", {"target": "deployment"}) or 0.0
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_the_tokens_of_an_answer_are_counted(*, stream: bool) -> None:
+    before = (counted("prompt"), counted("completion"))
+    async with served() as (_, client):
+        await complete(client, {**ASK, "stream": stream})
+    assert (counted("prompt") - before[0], counted("completion") - before[1]) == (1, 3)
+
+
+async def test_more_prompts_than_a_batch_may_have_are_refused() -> None:
+    async with served() as (_, client):
+        many = await client.post(
+            "/v1/completions", json={"model": "support", "prompt": ["x"] * 65}, headers=as_tenant()
+        )
+    assert (many.status_code, many.json()["error"]["param"]) == (400, "prompt")
 
 
 async def test_an_unknown_failure_has_an_id_and_no_detail() -> None:

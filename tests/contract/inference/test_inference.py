@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from inference_parts import BASE, OTHER_BASE, Parts, make_parts, revision
+from inference_parts import BASE, OTHER_BASE, Parts, make_parts, revision, until
 from luthier.inference.v1 import deployment_pb2, inference_service_pb2
 from luthier.inference.v1 import deployment_service_pb2 as deployment_api
 from luthier.inference.v1 import engine_service_pb2 as engine_api
@@ -60,13 +59,6 @@ async def refusal(call: object) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call  # type: ignore[misc]
     return caught.value.code(), error_info(caught.value).reason
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Lets everything else run until it holds."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while not holds():  # noqa: ASYNC110 - the fakes have no events for these
-            await asyncio.sleep(0)
 
 
 def state_of(parts: Parts) -> str:
@@ -380,6 +372,34 @@ async def test_a_cancelled_stream_returns_its_lease_and_stops_the_engine() -> No
         generation = parts.generations.get(R1)
     assert generation is not None
     assert generation.lease_count == 0
+
+
+@pytest.mark.parametrize("method", ["Generate", "GenerateStream", "BatchGenerate"])
+@pytest.mark.parametrize("end", ["deadline", "cancel", "limit"])
+async def test_a_call_that_is_over_before_its_answer_frees_its_slots_in_the_engine(method: str, end: str) -> None:
+    parts = await make_parts(R1, max_answer_s=0.2 if end == "limit" else TIMEOUT_S)
+    requests = {
+        "Generate": ask(),
+        "GenerateStream": inference_service_pb2.GenerateStreamRequest(target=ask().target, prompt="hi"),
+        "BatchGenerate": inference_service_pb2.BatchGenerateRequest(
+            target=ask().target, inputs=[{"prompt": "x"}, {"prompt": "y"}]
+        ),
+    }
+    async with running(parts.service, CONFIG) as channel:
+        await deploy(channel, R1.name)
+        parts.engine.gate.clear()
+        timeout_s = 0.2 if end == "deadline" else TIMEOUT_S
+        call = getattr(InferenceServiceStub(channel), method)(requests[method], metadata=bearer(), timeout=timeout_s)
+        await parts.engine.began.wait()
+        if end == "cancel":
+            call.cancel()
+        await parts.engine.stopped.wait()
+        await until(lambda: parts.engine.aborted == len(parts.engine.requests))
+        generation = parts.generations.get(R1)
+        assert generation is not None
+        await until(lambda: generation.lease_count == 0)
+        code = await call.code()
+    assert code is (grpc.StatusCode.CANCELLED if end == "cancel" else grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 async def test_a_full_server_refuses_at_once_with_a_time_to_come_back() -> None:

@@ -117,13 +117,16 @@ def _start(folder: pathlib.Path, settings: VllmSettings) -> Any:
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        from luthierd.inference.engine.vllm_stats import SchedulerGauges
+
         config = AsyncEngineArgs(**_arguments(folder, settings, on_gpu=on_gpu)).create_engine_config(
             UsageContext.ENGINE_CONTEXT
         )
         if context is not None:
             process_launch.get_mp_context = lambda: context
         with variables({CHILD_MARK: str(os.getpid())}):
-            return AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+            # With a logger of ours and none of vLLM's: it then keeps the times of requests.
+            return AsyncLLM.from_vllm_config(config, stat_loggers=[SchedulerGauges], disable_log_stats=True)
 
 
 def _arguments(folder: pathlib.Path, settings: VllmSettings, *, on_gpu: bool) -> dict[str, Any]:
@@ -182,6 +185,7 @@ class VllmEngine:
     def check_structure(self, structure: Structure) -> None:
         """As vLLM itself checks a request, before it has one."""
         from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
 
         parameters = SamplingParams(structured_outputs=_structured(structure))
         config = self.llm.vllm_config
@@ -190,7 +194,7 @@ class VllmEngine:
                 parameters.verify(
                     config.model_config, config.speculative_config, config.structured_outputs_config, self._tokenizer
                 )
-        except ValueError as error:  # vLLM's own is a ValueError, as are those of its grammar libraries
+        except (VLLMClientError, ValueError) as error:  # the grammar libraries' are ValueErrors
             raise InvalidArgumentError.of_field(structure.field, _first_line(error)) from error
 
     def render_chat(self, turns: Sequence[Turn]) -> tuple[int, ...]:
@@ -244,20 +248,29 @@ class VllmEngine:
         raise EmbedUnsupportedError(self.version)
 
     async def _outputs(self, request: EngineRequest, parameters: Any) -> AsyncGenerator[Any, None]:
+        from vllm.exceptions import VLLMClientError
         from vllm.inputs.engine import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         prompt = tokens_input(list(request.prompt_ids), cache_salt=request.cache_salt)
         lora = lora_request(request.adapter)
         made = self.llm.generate(prompt, parameters, request.request_id, lora_request=lora)
+        is_finished = False
         try:
             async with contextlib.aclosing(made):  # its end is what tells vLLM to stop
                 async for output in made:
+                    is_finished = output.finished
                     yield output
+        except VLLMClientError as error:
+            raise InvalidArgumentError(f"the engine does not take the request: {_first_line(error)}") from error
         except (EngineDeadError, EngineGenerateError) as error:
             if self.llm.errored:
                 raise EngineDiedError from error
             raise
+        finally:
+            if not is_finished and self.llm is not None and not self.llm.errored:
+                # vLLM forgets a request whose call is cancelled while it is being handed over
+                await self.llm.abort(request.request_id)
 
     async def load_adapter(self, adapter: EngineAdapter) -> None:
         """Loads the files; vLLM never sees the same name or number again."""

@@ -7,33 +7,89 @@ the name that was asked for.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from luthierd.inference.answers import Leased
 from luthierd.inference.engine.vllm_engine import VllmEngine, lora_request
-from luthierd.inference.engine_host import Engine, EngineAdapter
-from luthierd.inference.http_front import Application, Scope
+from luthierd.inference.engine_host import Engine
+from luthierd.inference.http_exchange import Receive, Scope, Send, Usage
+from luthierd.inference.http_front import Application
 
-_asked: contextvars.ContextVar[tuple[str, Any]] = contextvars.ContextVar("asked")
-"""The `model` of the request that is being served, and vLLM's adapter for it; None for the base model."""
+
+@dataclass
+class _Asked:
+    """The request that is being served. `adapter`: vLLM's form of it; None for the base model."""
+
+    model: str
+    adapter: Any
+    response_id: str
+    usage: Usage
+    running: set[str] = field(default_factory=set)
+    """Ids of what the engine computes for it."""
+    started_count: int = 0
+
+
+_asked: contextvars.ContextVar[_Asked | None] = contextvars.ContextVar("asked", default=None)
+
+
+class _Counting:
+    """`AsyncLLM` as vLLM's application gets it: counts tokens, and gives the engine ids that no caller can choose."""
+
+    def __init__(self, llm: Any) -> None:
+        self._llm = llm
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._llm, name)
+
+    async def generate(
+        self, prompt: Any, sampling_params: Any, request_id: str, **options: Any
+    ) -> AsyncGenerator[Any, None]:
+        asked = _asked.get()
+        assert asked is not None
+        own_id, prompt_token_count = f"{asked.response_id}.{asked.started_count}", 0
+        asked.started_count += 1
+        asked.running.add(own_id)
+        async with contextlib.aclosing(self._llm.generate(prompt, sampling_params, own_id, **options)) as outputs:
+            async for output in outputs:
+                if not prompt_token_count:
+                    prompt_token_count = len(output.prompt_token_ids or ())
+                    asked.usage.prompt_token_count += prompt_token_count
+                asked.usage.completion_token_count += sum(len(one.token_ids) for one in output.outputs)
+                if output.finished:
+                    asked.running.discard(own_id)
+                yield output
 
 
 class _Routed(Mapping[str, Any]):
     """In place of vLLM's table: knows one name, the one of this request."""
 
     def __getitem__(self, name: str) -> Any:
-        asked, adapter = _asked.get(("", None))
-        if adapter is None or name != asked:
+        asked = _asked.get()
+        if asked is None or asked.adapter is None or name != asked.model:
             raise KeyError(name)
-        return adapter
+        return asked.adapter
 
     def __iter__(self) -> Iterator[str]:
-        asked, adapter = _asked.get(("", None))
-        return iter(() if adapter is None else (asked,))
+        asked = _asked.get()
+        return iter(() if asked is None or asked.adapter is None else (asked.model,))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+def _model() -> str:
+    asked = _asked.get()
+    assert asked is not None
+    return asked.model
+
+
+def _is_base_model(name: str) -> bool:
+    asked = _asked.get()
+    return asked is not None and asked.adapter is None and asked.model == name
 
 
 async def openai_application(engine: Engine) -> Application:
@@ -50,14 +106,22 @@ async def openai_application(engine: Engine) -> Application:
     )  # fmt: skip
     tasks = await engine.llm.get_supported_tasks()
     app = build_app(arguments, tasks, engine.llm.model_config)
-    await init_app_state(engine.llm, app.state, arguments, tasks)
+    await init_app_state(_Counting(engine.llm), app.state, arguments, tasks)
     models = app.state.openai_serving_models
     models.lora_requests = _Routed()
-    models.model_name = lambda lora=None: _asked.get()[0]
-    models.registry.is_base_model = lambda name: _asked.get(("", None)) == (name, None)
+    models.model_name = lambda lora=None: _model()
+    models.registry.is_base_model = _is_base_model
 
-    async def application(scope: Scope, receive: Any, send: Any, *, model: str, adapter: EngineAdapter | None) -> None:
-        _asked.set((model, lora_request(adapter)))
-        await app(scope, receive, send)
+    async def application(
+        scope: Scope, receive: Receive, send: Send, *, leased: Leased, model: str, usage: Usage
+    ) -> None:
+        asked = _Asked(model, lora_request(leased.adapter), leased.response_id, usage)
+        _asked.set(asked)
+        try:
+            await app(scope, receive, send)
+        finally:
+            # vLLM's application leaves its handler running when it is cut off from outside
+            if asked.running and not engine.llm.errored:
+                await engine.llm.abort(asked.running)
 
     return application

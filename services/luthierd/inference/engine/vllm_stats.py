@@ -1,0 +1,37 @@
+"""What vLLM's scheduler tells at each step, as our own metrics. Imported when an engine starts.
+
+Without a logger of statistics vLLM keeps no times of requests either; its own logger labels metrics with the names of
+adapters, whose number has no bound.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+from luthierd.inference import metrics
+
+
+class SchedulerGauges(PrometheusStatLogger):
+    """In place of vLLM's own, which is added only where there is none of its kind."""
+
+    def __init__(self, vllm_config: Any, engine_indexes: list[int] | None = None) -> None:
+        pass  # the parent's registers its metrics
+
+    def record(
+        self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
+    ) -> None:
+        if scheduler_stats is not None:
+            metrics.engine_running.set(scheduler_stats.num_running_reqs)
+            metrics.engine_waiting.set(scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs)
+            metrics.engine_cache_usage.set(scheduler_stats.kv_cache_usage)
+
+    def log_engine_initialized(self) -> None:
+        pass
+
+    def record_sleep_state(self, sleep: int = 0, level: int = 0) -> None:
+        pass
+
+    def record_admission_rejection(self, reason: str) -> None:
+        pass
