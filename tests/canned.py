@@ -11,7 +11,12 @@ import grpc
 from google.protobuf import message_factory
 from luthier.curation.v1 import dataset_service_pb2
 from luthier.evaluator.v1 import evaluation_service_pb2, gate_service_pb2
-from luthier.inference.v1 import deployment_service_pb2, engine_service_pb2, inference_service_pb2
+from luthier.inference.v1 import (
+    deployment_service_pb2,
+    engine_service_pb2,
+    feedback_service_pb2,
+    inference_service_pb2,
+)
 from luthier.trainer.v1 import adapter_service_pb2, base_model_service_pb2, training_job_service_pb2
 
 CONTRACTS = (
@@ -24,6 +29,7 @@ CONTRACTS = (
     deployment_service_pb2,
     engine_service_pb2,
     inference_service_pb2,
+    feedback_service_pb2,
 )
 
 

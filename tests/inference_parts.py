@@ -8,6 +8,7 @@ import hashlib
 import pathlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 
+from capture_parts import CaptureHouse, make_capture_house
 from luthierd.errors import InvalidArgumentError
 from luthierd.inference.answers import Answers
 from luthierd.inference.deployments import Deployments
@@ -225,6 +226,7 @@ class Parts:
     front: HttpFront
     service: Service
     unstartable: set[str]
+    capture: CaptureHouse
 
     @property
     def engine(self) -> FakeEngine:
@@ -252,9 +254,11 @@ async def make_parts(
     deployments = Deployments(store=store, catalog=trainer, generations=generations, host=host)
     host.on_started, host.on_died = deployments.replay, generations.forget_all
     await deployments.read()
+    capture = await make_capture_house()
     answers = Answers(
-        deployments=deployments, generations=generations, host=host, models=trainer, max_in_flight=max_in_flight
-    )
+        deployments=deployments, generations=generations, host=host, models=trainer, max_in_flight=max_in_flight,
+        responses=capture.capturing.responses,
+    )  # fmt: skip
     front = HttpFront(
         verifier=VERIFIER,
         answers=answers,
@@ -265,7 +269,11 @@ async def make_parts(
         max_answer_s=max_answer_s,
     )
     service = inference_service(
-        answers=answers, deployments=deployments, generations=generations, host=host, models=trainer, verifier=VERIFIER,
-        replays=MemoryReplays(), health=health, background=[host.run], max_answer_s=max_answer_s, close=[host.close],
+        answers=answers, deployments=deployments, generations=generations, host=host, models=trainer,
+        capturing=capture.capturing, verifier=VERIFIER, replays=MemoryReplays(), health=health,
+        max_answer_s=max_answer_s, background=[host.run, capture.capturing.responses.run],
+        close=[host.close, capture.close],
     )  # fmt: skip
-    return Parts(trainer, files, store, engines, host, generations, deployments, answers, front, service, unstartable)
+    return Parts(
+        trainer, files, store, engines, host, generations, deployments, answers, front, service, unstartable, capture
+    )

@@ -13,6 +13,7 @@ from luthier.resources.datasets import Datasets
 from luthier.resources.deployments import Deployments
 from luthier.resources.engine import Engine
 from luthier.resources.evaluations import Evaluations
+from luthier.resources.feedback import Captures, Feedback
 from luthier.resources.gates import Gates
 from luthier.resources.inference import Inference
 from luthier.resources.training_jobs import TrainingJobs
@@ -57,6 +58,8 @@ class AsyncClient:
         self.deployments = Deployments(transports["inference"])
         self.engine = Engine(transports["inference"])
         self.inference = Inference(transports["inference"])
+        self.feedback = Feedback(transports["inference"])
+        self.captures = Captures(transports["inference"])
 
     def with_token(self, token: TokenSource) -> AsyncClient:
         """A client over the same channels that presents another token. Closing either closes both."""

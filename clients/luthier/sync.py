@@ -18,6 +18,7 @@ from luthier.resources import (
     deployments,
     engine,
     evaluations,
+    feedback,
     gates,
     inference,
     training_jobs,
@@ -207,6 +208,18 @@ class Inference(SyncNoun[inference.Inference]):
     embed = waits(inference.Inference.embed)
 
 
+class Feedback(SyncNoun[feedback.Feedback]):
+    record = waits(feedback.Feedback.record)
+    export = waits(feedback.Feedback.export)
+
+
+class Captures(SyncNoun[feedback.Captures]):
+    get_policy = waits(feedback.Captures.get_policy)
+    update_policy = waits(feedback.Captures.update_policy)
+    list = iterates(feedback.Captures.list)
+    read = iterates(feedback.Captures.read)
+
+
 class Client:
     """As `AsyncClient`, with the same arguments, for code without an event loop. Close it with `with` or `close()`."""
 
@@ -230,6 +243,8 @@ class Client:
         self.deployments = Deployments(self._client.deployments, self._thread)
         self.engine = Engine(self._client.engine, self._thread)
         self.inference = Inference(self._client.inference, self._thread)
+        self.feedback = Feedback(self._client.feedback, self._thread)
+        self.captures = Captures(self._client.captures, self._thread)
 
     def close(self) -> None:
         """Closes the channels and the thread."""

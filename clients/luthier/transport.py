@@ -30,6 +30,8 @@ DEADLINES_S = {
     "ImportDataset": 600.0,
     "ReadDatasetRevision": 60.0,
     "ReadEvaluationReport": 60.0,
+    "ReadCaptureFile": 60.0,
+    "ExportFeedback": 300.0,
     "CreateEvaluation": 60.0,
     "CreateTrainingJob": 60.0,
     # A call that needs an engine starts it (about a minute on a small CPU), then loads the adapter.

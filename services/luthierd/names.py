@@ -44,6 +44,8 @@ ADAPTER_REVISION = NamePattern("tenants/{tenant}/adapters/{adapter}/revisions/{r
 EVALUATION = NamePattern("tenants/{tenant}/evaluations/{evaluation}")
 GATE_POLICY = NamePattern("tenants/{tenant}/gatePolicies/{gate_policy}")
 DEPLOYMENT = NamePattern("tenants/{tenant}/deployments/{deployment}")
+CAPTURE_POLICY = NamePattern("tenants/{tenant}/capturePolicy")
+CAPTURE_FILE = NamePattern("tenants/{tenant}/captureFiles/{capture_file}")
 BASE_MODEL = NamePattern("baseModels/{base_model}")
 
 

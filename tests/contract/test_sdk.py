@@ -72,6 +72,12 @@ CALLS: dict[str, Call] = {
     "BatchGenerate": lambda c: c.inference.batch_generate(DEPLOYMENT, ["p"]),
     "Score": lambda c: c.inference.score(DEPLOYMENT, "p", "c"),
     "Embed": lambda c: c.inference.embed(DEPLOYMENT, ["p"]),
+    "RecordFeedback": lambda c: c.feedback.record(TENANT, "r-1", correction="better"),
+    "ExportFeedback": lambda c: c.feedback.export(TENANT),
+    "GetCapturePolicy": lambda c: c.captures.get_policy(TENANT),
+    "UpdateCapturePolicy": lambda c: c.captures.update_policy(TENANT, enabled=True, retention_s=3600),
+    "ListCaptures": lambda c: c.captures.list(TENANT),
+    "ReadCaptureFile": lambda c: c.captures.read(f"{TENANT}/captureFiles/c-1"),
 }
 FINAL = {
     "WatchDatasetRevision": [{"event": {"event_id": 1, "state": 2}}],
@@ -79,6 +85,7 @@ FINAL = {
     "WatchEvaluation": [{"event": {"event_id": 1, "state": 4}}],
     "ReadDatasetRevision": PIECE,
     "ReadEvaluationReport": PIECE,
+    "ReadCaptureFile": PIECE,
 }
 
 

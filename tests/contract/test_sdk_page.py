@@ -24,7 +24,7 @@ ANSWERS = {
 
 
 def test_the_page_has_its_snippets():
-    assert len(SNIPPETS) == 6
+    assert len(SNIPPETS) == 7
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda text: text.split("\n\n")[-1][:30].strip())

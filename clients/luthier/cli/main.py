@@ -36,6 +36,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "deployments": ("deployments", "deployments", "List deployments."),
     "generate": ("inference", "generate", "Continue a text."),
     "chat": ("inference", "chat", "Answer a message, or hold a conversation."),
+    "feedback": ("feedback", "feedback", "What users say about answers: record, export."),
+    "capture": ("captures", "capture", "Whether prompts and answers are kept: show, set, list."),
     "auth": ("auth", "auth", "Tokens: issue."),
 }
 

@@ -10,6 +10,8 @@ from luthier import AsyncClient, Endpoints, TlsOptions
 
 from luthierd.inference.answers import Answers
 from luthierd.inference.artifacts import Artifacts
+from luthierd.inference.capture_store import SqlCaptureStore
+from luthierd.inference.capturing import make_capturing
 from luthierd.inference.config import InferenceConfig
 from luthierd.inference.deployments import Deployments
 from luthierd.inference.engine.vllm_engine import VllmSettings, start_vllm
@@ -55,19 +57,26 @@ async def main(config: InferenceConfig) -> None:
     deployments = Deployments(store=store, catalog=models, generations=generations, host=host)
     host.on_started, host.on_died = deployments.replay, generations.forget_all
     await deployments.read()
+    capturing = make_capturing(
+        SqlCaptureStore(database), blobs, response_retention_s=config.response_retention_s,
+        capture_part_s=config.capture_part_s, capture_sweep_s=config.capture_sweep_s,
+    )  # fmt: skip
+    await capturing.policies.read()
     answers = Answers(
-        deployments=deployments, generations=generations, host=host, models=models, max_in_flight=config.max_in_flight
-    )
+        deployments=deployments, generations=generations, host=host, models=models, responses=capturing.responses,
+        max_in_flight=config.max_in_flight,
+    )  # fmt: skip
     front = HttpFront(
         verifier=verifier, answers=answers, deployments=deployments, host=host, build=openai_application,
         max_body_bytes=config.max_http_body_bytes, max_answer_s=config.max_answer_s,
     )  # fmt: skip
     http = HttpServer(front, config)
     service = inference_service(
-        answers=answers, deployments=deployments, generations=generations, host=host, models=models, verifier=verifier,
-        replays=SqlReplayStore(database), health=health, max_answer_s=config.max_answer_s,
-        background=[host.run, http.run],
-        close=[http.close, host.close, client.close, database.close],
+        answers=answers, deployments=deployments, generations=generations, host=host, models=models,
+        capturing=capturing, verifier=verifier, replays=SqlReplayStore(database), health=health,
+        max_answer_s=config.max_answer_s,
+        background=[host.run, http.run, *capturing.background],
+        close=[http.close, host.close, client.close, capturing.responses.flush, database.close],
     )  # fmt: skip
     await serve(service, config)
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from luthierd.errors import InvalidArgumentError
 from luthierd.inference import metrics
+from luthierd.inference.capture import Recording, ResponseLog
 from luthierd.inference.deployments import Catalog, Deployments
 from luthierd.inference.domain import (
     BASE_GENERATION,
@@ -49,7 +50,7 @@ class Leased:
     def __init__(
         self, target: Target, engine: Engine, origin: Origin, adapter: EngineAdapter | None, tenant: str
     ) -> None:
-        self.target, self.engine, self.origin, self.adapter = target, engine, origin, adapter
+        self.target, self.engine, self.origin, self.adapter, self.tenant = target, engine, origin, adapter, tenant
         self.cache_salt = cache_salt(tenant, origin.generation if adapter else origin.base_model)
         self.response_id = f"r-{uuid.uuid4().hex}"
         """Names what is answered under this lease."""
@@ -60,9 +61,10 @@ class Answers:
 
     def __init__(
         self, *, deployments: Deployments, generations: Generations, host: EngineHost, models: Models,
-        max_in_flight: int, clock: Callable[[], float] = time.monotonic,
+        responses: ResponseLog, max_in_flight: int, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._deployments, self._generations, self._host, self._models = deployments, generations, host, models
+        self._responses = responses
         self._max_in_flight, self.clock = max_in_flight, clock
         self._in_flight = 0
 
@@ -82,6 +84,15 @@ class Answers:
         finally:
             self._in_flight -= 1
             metrics.answers_in_flight.set(self._in_flight)
+
+    def recording(
+        self, leased: Leased, prompt: Prompt | None, *, response_id: str = ""
+    ) -> contextlib.AbstractContextManager[Recording]:
+        """Remembers the answer that is made in the block, for feedback. `response_id`: else the lease's."""
+        return self._responses.recording(
+            response_id or leased.response_id, tenant=leased.tenant, target=leased.target.name, origin=leased.origin,
+            prompt=prompt,
+        )  # fmt: skip
 
     @contextlib.asynccontextmanager
     async def _resolved(self, target: Target, tenant: str, session_id: str) -> AsyncIterator[Leased]:
@@ -145,13 +156,18 @@ class Answers:
             cache_salt=leased.cache_salt,
         )
         progress = _Progress(open_choices=sampling.choice_count, waited_s=self.clock() - began)
-        async with contextlib.aclosing(engine.generate(request)) as pieces:
+        async with contextlib.AsyncExitStack() as stack:
+            pieces = await stack.enter_async_context(contextlib.aclosing(engine.generate(request)))
+            recording = stack.enter_context(self.recording(leased, prompt, response_id=response_id))
             async for piece in pieces:
                 elapsed_s = self.clock() - began
                 progress.add(piece, elapsed_s)
                 finish = None if progress.open_choices else progress.finish(len(prompt_ids), elapsed_s)
+                if piece.choice == 0:
+                    recording.add(piece.text)
                 if finish is not None:
                     metrics.observe(leased.target.kind, finish)
+                    recording.finish(finish)
                 yield Piece(
                     delta=piece.text, origin=leased.origin, response_id=response_id, token_count=piece.token_count,
                     logprobs=piece.logprobs, choice=piece.choice, reason=piece.finish_reason, finish=finish,

@@ -31,6 +31,12 @@ class InferenceConfig(ServerConfig):
     """Largest rank: 8, 16, 32, 64, 128, 256, 320 or 512."""
     max_adapter_bytes: int = 1024 * 1024 * 1024
     """Largest adapter revision, all files."""
+    response_retention_s: float = 7 * 86400.0
+    """Seconds after its end in which feedback on an answer is taken."""
+    capture_part_s: float = 300.0
+    """Seconds after which captured texts go into a Parquet file, unless they are many before that."""
+    capture_sweep_s: float = 60.0
+    """Seconds between two looks at what is to be written into files, or to be deleted as its time is over."""
     window_tokens: int = 2048
     """Most tokens of prompt and answer; at most the base model's own window."""
     kv_cache_gib: int = 1

@@ -193,6 +193,14 @@ class Finish:
     cached_prompt_token_count: int = 0
     queue_ms: float = 0.0
 
+    @classmethod
+    def without_times(cls, prompt_token_count: int, completion_token_count: int) -> Finish:
+        """Of work that is whole when it ends: a score, an embedding."""
+        return cls(
+            reason="stop", prompt_token_count=prompt_token_count, completion_token_count=completion_token_count,
+            ttft_ms=0.0, latency_ms=0.0,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:

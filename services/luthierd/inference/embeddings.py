@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from luthierd.inference import metrics
 from luthierd.inference.answers import Answers, tokens_of
-from luthierd.inference.domain import Origin, Target
+from luthierd.inference.domain import Finish, Origin, Target
 from luthierd.inference.errors import PromptTooLongError
 
 
@@ -36,8 +36,10 @@ class Embeddings:
             longest = max(len(ids) for ids in tokens)
             if longest > engine.window:
                 raise PromptTooLongError(longest, engine.window)
-            vectors = await engine.embed(tokens, leased.adapter)
-        token_count = sum(len(ids) for ids in tokens)
+            with self._answers.recording(leased, None) as recording:
+                vectors = await engine.embed(tokens, leased.adapter)
+                token_count = sum(len(ids) for ids in tokens)
+                recording.finish(Finish.without_times(token_count, 0))
         metrics.observe_tokens(target.kind, prompt=token_count)
         return Embedded(
             vectors=vectors, prompt_token_count=token_count, origin=leased.origin, response_id=leased.response_id

@@ -78,6 +78,11 @@ class Response:
         """Since the request's arrival."""
         return round((self._clock() - self._arrived) * 1000, 3)
 
+    @property
+    def ttft_s(self) -> float:
+        """From the arrival to the first part of the body; 0 before it."""
+        return self._first_s or 0.0
+
     async def __call__(self, message: Mapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]

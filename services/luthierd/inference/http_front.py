@@ -33,6 +33,7 @@ from luthierd.inference.http_exchange import (
     bounded,
     failure_of,
 )
+from luthierd.inference.http_recording import AnswerTap, prompt_of
 from luthierd.names import BASE_MODEL, DEPLOYMENT
 from luthierd.rpc import logs
 from luthierd.rpc.auth import Principal, TokenVerifier
@@ -145,7 +146,10 @@ class HttpFront:
                 content = json.dumps({**body, "cache_salt": leased.cache_salt}).encode()
                 send.headers = _origin_headers(leased)
                 inner = {**scope, "headers": _inner_headers(scope, leased, content)}
-                await application(inner, replay(content), send, leased=leased, model=model, usage=usage)
+                with self._answers.recording(leased, prompt_of(body)) as recording:
+                    tap = AnswerTap(send, recording)
+                    await application(inner, replay(content), tap, leased=leased, model=model, usage=usage)
+                    tap.finish(usage, ttft_s=send.ttft_s, latency_s=send.elapsed_ms / 1000)
         finally:
             send.observe(target.kind, usage)
 

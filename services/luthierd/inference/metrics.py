@@ -22,6 +22,14 @@ completion_tokens = Counter("luthier_completion_tokens_total", "Tokens of answer
 engine_running = Gauge("luthier_engine_running", "Answers that the engine computes, as of its last step")
 engine_waiting = Gauge("luthier_engine_waiting", "Answers that wait inside the engine, as of its last step")
 engine_cache_usage = Gauge("luthier_engine_cache_usage", "Share of the key-value cache in use, 0 to 1")
+responses_dropped = Counter(
+    "luthier_responses_dropped_total", "Answers without a record: feedback on them is NOT_FOUND"
+)
+captures_written = Counter("luthier_captures_written_total", "Prompts with answers that were captured")
+captures_dropped = Counter("luthier_captures_dropped_total", "Prompts with answers that were not captured", ["cause"])
+capture_files_deleted = Counter(
+    "luthier_capture_files_deleted_total", "Capture files past their time, or after an opt-out"
+)
 answers_in_flight = Gauge("luthier_answers_in_flight", "Answers being made, over gRPC and HTTP")
 
 

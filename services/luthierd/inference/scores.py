@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from luthierd.errors import InvalidArgumentError
 from luthierd.inference import metrics
 from luthierd.inference.answers import Answers, Prompt, tokens_of
-from luthierd.inference.domain import Origin, Target, TokenIds, TokenLogprob
+from luthierd.inference.domain import Finish, Origin, Target, TokenIds, TokenLogprob
 from luthierd.inference.engine_host import Engine
 from luthierd.inference.errors import PromptTooLongError
 
@@ -35,9 +35,11 @@ class Scores:
         """Scores a completion. InvalidArgumentError for tokens that the model does not have, PromptTooLongError."""
         async with self._answers.leased(target, tenant=tenant, session_id=session_id) as leased:
             engine = leased.engine
-            prompt_ids, completion_ids = await asyncio.to_thread(_both, engine, prompt, completion)
-            logprobs = await engine.score(prompt_ids, completion_ids, leased.adapter)
-            texts = await asyncio.to_thread(engine.token_texts, completion_ids)
+            with self._answers.recording(leased, None) as recording:
+                prompt_ids, completion_ids = await asyncio.to_thread(_both, engine, prompt, completion)
+                logprobs = await engine.score(prompt_ids, completion_ids, leased.adapter)
+                texts = await asyncio.to_thread(engine.token_texts, completion_ids)
+                recording.finish(Finish.without_times(len(prompt_ids), len(completion_ids)))
         metrics.observe_tokens(target.kind, prompt=len(prompt_ids) + len(completion_ids))
         tokens = tuple(
             TokenLogprob(token_id=token_id, text=text, logprob=logprob)

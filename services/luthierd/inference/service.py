@@ -11,13 +11,15 @@ from luthier.inference.v1 import (
     deployment_service_pb2_grpc,
     engine_service_pb2,
     engine_service_pb2_grpc,
+    feedback_service_pb2,
     inference_service_pb2,
     inference_service_pb2_grpc,
 )
 
-from luthierd.inference import answer_wire, wire
+from luthierd.inference import answer_wire, feedback_service, wire
 from luthierd.inference.answers import Answers, Models, Prompt
 from luthierd.inference.batches import Batches
+from luthierd.inference.capturing import Capturing
 from luthierd.inference.deployments import Deployments
 from luthierd.inference.domain import Answer, Origin, Target
 from luthierd.inference.embeddings import Embeddings
@@ -37,6 +39,7 @@ FULL_NAMES = tuple(
         (inference_service_pb2, "InferenceService"),
         (deployment_service_pb2, "DeploymentService"),
         (engine_service_pb2, "EngineService"),
+        (feedback_service_pb2, "FeedbackService"),
     )
 )
 GENERATE, DEPLOY, EVALUATE = "inference.generate", "inference.deploy", "inference.evaluate"
@@ -47,11 +50,13 @@ SCOPES = {
     **dict.fromkeys(
         ("DeployAdapter", "PromoteDeployment", "RollbackDeployment", "DeleteDeployment", "StartEngine"), DEPLOY
     ),
+    **feedback_service.SCOPES,
 }
 DEPLOY_LIMIT_S = 600.0
 """The first deployment may have to wait for the engine's start."""
 LIMITS_S = {
     **dict.fromkeys(("DeployAdapter", "PromoteDeployment", "RollbackDeployment"), DEPLOY_LIMIT_S),
+    **feedback_service.LIMITS_S,
 }
 
 
@@ -190,7 +195,8 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
 
 def inference_service(
     *, answers: Answers, deployments: Deployments, generations: Generations, host: EngineHost, models: Models,
-    verifier: TokenVerifier, replays: ReplayStore, health: Health, max_answer_s: float, **life: Any,
+    capturing: Capturing, verifier: TokenVerifier, replays: ReplayStore, health: Health, max_answer_s: float,
+    **life: Any,
 ) -> Service:  # fmt: skip
     """What `serve()` needs. `max_answer_s`: see `InferenceConfig`. `life`: `background` and `close` of `Service`."""
     return Service(
@@ -208,6 +214,7 @@ def inference_service(
                 add_to_server=engine_service_pb2_grpc.add_EngineServiceServicer_to_server,
                 implementation=EngineServicer(host, models, generations),
             ),
+            feedback_service.feedback_servicer(capturing.feedbacks, capturing.policies, capturing.files),
         ],
         full_names=FULL_NAMES,
         scopes=SCOPES,

@@ -5,6 +5,7 @@ A blob is written under a temporary name, synced, then renamed: it is there whol
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -132,6 +133,19 @@ class BlobStore:
             finally:
                 partial.unlink(missing_ok=True)
         return path
+
+    def delete(self, sha256: str) -> None:
+        """Takes the blob out of the store and out of this machine's cache; one that is not there is no error.
+
+        Only for blobs that nobody else may hold: others know a blob by its digest, and are not asked.
+        """
+        self.drop_cached(sha256)
+        with contextlib.suppress(FileNotFoundError):
+            self._files.rm_file(self._location(sha256))
+
+    def drop_cached(self, sha256: str) -> None:
+        """Takes the blob out of this machine's cache, so that a delete elsewhere leaves no copy here."""
+        self._cached(sha256).unlink(missing_ok=True)
 
     def _cached(self, sha256: str) -> pathlib.Path:
         return self._cache / sha256[:2] / sha256

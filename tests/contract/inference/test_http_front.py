@@ -13,8 +13,9 @@ import httpx
 import pytest
 from inference_parts import BASE, FakeEngine, Parts, make_parts, revision, until
 from luthierd.inference.answers import Leased
+from luthierd.inference.capture_domain import Opinion, PolicyChange, Rating
 from luthierd.inference.config import InferenceConfig
-from luthierd.inference.domain import EngineState, Sampling, Target
+from luthierd.inference.domain import EngineState, Sampling, Target, Turn
 from luthierd.inference.engine_host import Engine, EngineRequest, EngineStatus
 from luthierd.inference.http_exchange import Usage
 from luthierd.inference.http_front import Application
@@ -55,7 +56,8 @@ async def stand_in(engine: Engine) -> Application:
                     await send({"type": "http.response.body", "body": event, "more_body": True})
         if not is_stream:
             await send(start)
-        whole = b"" if is_stream else json.dumps({"model": model, "text": text}).encode()
+        choices = [{"index": 0, "message": {"content": text}, "finish_reason": "stop"}]
+        whole = b"" if is_stream else json.dumps({"model": model, "text": text, "choices": choices}).encode()
         await send({"type": "http.response.body", "body": whole})
 
     return application
@@ -92,10 +94,10 @@ async def complete(client: httpx.AsyncClient, body: Any = None, *, tenant: str =
 async def test_one_name_is_two_deployments_for_two_tenants_and_the_headers_say_who_answered() -> None:
     async with served() as (parts, client):
         mine, theirs = await complete(client), await complete(client, tenant="beta")
-    assert (mine.json(), theirs.json()) == (
-        {"model": "support", "text": "I am acme-r1"},
-        {"model": "support", "text": "I am beta-r1"},
-    )
+    assert [(answer.json()["model"], answer.json()["text"]) for answer in (mine, theirs)] == [
+        ("support", "I am acme-r1"),
+        ("support", "I am beta-r1"),
+    ]
     assert mine.headers["x-luthier-generation"] == R1.generation
     assert mine.headers["x-luthier-deployment-revision"] == "1"
     assert mine.headers["x-luthier-response-id"].startswith("r-")
@@ -295,3 +297,16 @@ async def test_a_taken_port_is_named(tmp_path: pathlib.Path) -> None:
     async with served() as (parts, client):
         with pytest.raises(PortInUseError, match="LUTHIER_INFERENCE_HTTP_PORT"):
             HttpServer(parts.front, InferenceConfig(http_port=client.base_url.port or 0, home=tmp_path))
+
+
+async def test_an_answer_over_http_can_be_spoken_about_and_is_captured_where_its_tenant_wants_it() -> None:
+    async with served() as (parts, client):
+        capturing = parts.capture.capturing
+        await capturing.policies.update("tenants/acme/capturePolicy", PolicyChange(enabled=True))
+        mine, theirs = await complete(client), await complete(client, tenant="beta")
+        ids = [response.headers["x-luthier-response-id"] for response in (mine, theirs)]
+        kept = await capturing.feedbacks.record("tenants/acme", ids[0], Opinion(rating=Rating.GOOD))
+        texts = await parts.capture.store.texts(ids)
+    assert (kept.response.target, kept.response.generation) == (SUPPORT, R1.generation)
+    assert list(texts) == [ids[0]]
+    assert texts[ids[0]].messages == (Turn("user", "hi"),)

@@ -228,3 +228,22 @@ def test_storing_twice_writes_once(local: BlobStore, monkeypatch: pytest.MonkeyP
     local.put_bytes(b"again")
     monkeypatch.setattr(blobs_module, "write_atomically", None)  # a second write would call it
     local.put_bytes(b"again")
+
+
+def test_a_deleted_blob_is_gone_from_the_store_and_the_cache_and_may_be_deleted_again(
+    store: BlobStore, tmp_path: pathlib.Path
+) -> None:
+    blob, other = store.put_bytes(b"of one"), store.put_bytes(b"of another")
+    store.local_path(blob.sha256)
+    store.delete(blob.sha256)
+    store.delete(blob.sha256)
+    assert not store.has(blob.sha256)
+    assert blob.sha256 not in files_below(tmp_path)
+    assert store.read_bytes(other.sha256) == b"of another"
+
+
+def test_a_blob_dropped_from_the_cache_stays_in_the_store(store: BlobStore, tmp_path: pathlib.Path) -> None:
+    blob = store.put_bytes(b"kept")
+    store.drop_cached(blob.sha256)
+    assert files_below(tmp_path / "cache") == []
+    assert store.read_bytes(blob.sha256) == b"kept"

@@ -36,6 +36,7 @@ def test_the_commands_are_those_that_are_promised():
         *("model import", "model list", "adapters list", "auth issue"),
         *("dataset import", "dataset curate", "dataset show", "dataset list", "dataset export"),
         *("jobs list", "jobs watch", "jobs cancel"),
+        *("feedback record", "feedback export", "capture show", "capture set", "capture list"),
     }
 
 
