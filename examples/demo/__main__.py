@@ -53,13 +53,13 @@ async def demo(output: pathlib.Path, *, keep: bool) -> int:
 
 
 async def _loop(story: Story, tenants: list[Tenant], output: pathlib.Path) -> int:
-    with story.step("model", "A base model from an installed package, no download hub"):
-        await loop.import_base_model(tenants[0], story)
     with story.step("data", "Two tenants with real data: the docstrings of two libraries"):
         for tenant in tenants:
             await loop.make_data(tenant, story)
-    with story.step("curate", "Curate: clean, deduplicate, mask personal data, split by module"):
-        await _curate(story, tenants)
+    title = "Curate: clean, deduplicate, mask personal data, split by module; meanwhile, import a base model"
+    with story.step("curate", title):
+        imported, _ = await asyncio.gather(loop.import_base_model(tenants[0]), _curate(story, tenants))
+        story.say(imported)
     title = "Train one LoRA adapter for each tenant, and a second revision for the swap"
     with story.step("train", title), story.bars() as bars:
         for tenant in tenants:

@@ -13,7 +13,7 @@ from luthier.errors import LuthierError
 from examples.demo.tenants import BASE_MODEL, Tenant
 
 REQUEST_COUNT = 200
-CONCURRENCY = 12
+CONCURRENCY = 24
 MAX_TOKENS = 16
 
 Prompt = Sequence[Mapping[str, str]]

@@ -3,7 +3,7 @@
 Stock vLLM 0.32 gathers ``weights[slot]`` for each token. A request without an adapter has slot -1, so in a mixed
 batch it silently gets the *last* slot's adapter (vllm 48421, 49656, open), and the gather copies a whole matrix per
 token. vLLM calls `register` in every process that it starts (entry point group ``vllm.general_plugins``); it swaps
-the class that applies adapters for `punica.StackedPunicaWrapper`. On any platform but the CPU it changes nothing.
+the class that applies adapters for `punica.LuthierPunicaWrapper`. On any platform but the CPU it changes nothing.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import threading
 CHILD_MARK = "LUTHIER_ENGINE_PROCESS"
 """`vllm_engine` sets it to the server's process id, for the engine's process only."""
 
-WRAPPER = "luthierd.inference.engine.vllm_cpu_lora.punica.StackedPunicaWrapper"
+WRAPPER = "luthierd.inference.engine.vllm_cpu_lora.punica.LuthierPunicaWrapper"
 
 
 def register() -> None:
-    """Makes the CPU platform use `StackedPunicaWrapper`. Safe to call more than once; no effect on a GPU.
+    """Makes the CPU platform use `LuthierPunicaWrapper`. Safe to call more than once; no effect on a GPU.
 
     In an engine's process it also sees to it that the process ends with its server, whatever the server died of.
     """

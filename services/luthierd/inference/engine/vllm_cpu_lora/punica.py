@@ -1,4 +1,4 @@
-"""vLLM's face of `stacked`: the class that its LoRA layers call on a CPU."""
+"""vLLM's face of `adapters`: the class that its LoRA layers call on a CPU."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-from luthierd.inference.engine.vllm_cpu_lora.stacked import RowSlots, StackedAdapters
+from luthierd.inference.engine.vllm_cpu_lora.adapters import Adapters
+from luthierd.inference.engine.vllm_cpu_lora.kernel import load_kernel
+from luthierd.inference.engine.vllm_cpu_lora.rows import RowSlots
 
 
-class StackedPunicaWrapper(PunicaWrapperCPU):
+class LuthierPunicaWrapper(PunicaWrapperCPU):
     """Gives each row its own adapter, and rows without one exactly the base model's values.
 
     Overrides what vLLM calls for linear layers, logits and embeddings; metadata keeps its stock form. Full linear
@@ -20,7 +22,7 @@ class StackedPunicaWrapper(PunicaWrapperCPU):
 
     def __init__(self, max_num_batched_tokens: int, max_batches: int, device: Any, **kwargs: Any) -> None:
         super().__init__(max_num_batched_tokens, max_batches, device, **kwargs)
-        self._adapters = StackedAdapters()
+        self._adapters = Adapters(load_kernel())
         nobody = RowSlots(torch.empty(0, dtype=torch.long))
         self._token_rows, self._sampler_rows = nobody, nobody
 

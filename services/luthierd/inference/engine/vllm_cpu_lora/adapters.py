@@ -1,0 +1,170 @@
+"""The arithmetic of many adapters in one batch. Knows torch, not vLLM.
+
+Three kinds of rows, each computed with its own adapter only: long runs (prompts) by plain products on views; the others
+(decoding) by the compiled kernel, or, without it, by one product with all their adapters side by side, masked.
+
+Axes: T rows (tokens), N rows of the groups, I inputs, O outputs of one slice, R ranks, S slots. vLLM keeps a module's
+adapters in tensors ``a_S1RI`` and ``b_S1OR``, one pair per output slice (q, k and v are three slices of one module),
+filled with zeros where a slot is empty or an adapter's rank is below the limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from luthierd.inference.engine.vllm_cpu_lora.kernel import Kernel, KernelModule, KernelRows
+from luthierd.inference.engine.vllm_cpu_lora.rows import RowSlots
+
+
+@dataclass
+class _Module:
+    """One module's weights, and what was derived from them since vLLM last wrote into a slot."""
+
+    a: tuple[Tensor, ...]
+    b: tuple[Tensor, ...]
+    for_kernel: KernelModule | None
+    versions: tuple[int, ...] = ()
+    ranks: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """By slot: each slice's real rank, 0 for an empty one."""
+    group_ranks: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)
+    """By the slots of a step's groups: int32 [slice, group], for the kernel."""
+
+
+class Adapters:
+    """Adds each row's own adapter. What it derives from weights is forgotten when vLLM writes into a slot.
+
+    A write is seen by ``tensor._version``, which every in-place copy into any view of the tensor increases.
+    """
+
+    def __init__(self, kernel: Kernel | None) -> None:
+        self._kernel = kernel
+        self._modules: dict[int, _Module] = {}
+        self._kernel_rows: tuple[RowSlots | None, KernelRows | None] = (None, None)
+
+    def add(
+        self,
+        y_TO: Tensor,
+        x_TI: Tensor,
+        *,
+        a: Sequence[Tensor],
+        b: Sequence[Tensor],
+        rows: RowSlots,
+        widths: Sequence[int],
+        scale: float = 1.0,
+    ) -> None:
+        """Adds ``scale * x A^T B^T`` of each row's own adapter to `y_TO`, in place.
+
+        Rows of `BASE_SLOT` keep their values exactly. Rows beyond ``len(rows)`` are padding and are left alone.
+        `widths` are the output slices' sizes, from column 0.
+        """
+        if not rows.active:
+            return
+        if x_TI.shape[0] < len(rows):
+            rows = RowSlots(rows.slots_T[: x_TI.shape[0]])
+        module = self._fresh(a, b, widths)
+        for run in rows.long_runs:
+            self._add_run(y_TO[run.begin : run.end], x_TI[run.begin : run.end], module, run.slot, widths, scale)
+        if not rows.groups:
+            return
+        if module.for_kernel is not None and _is_plain(x_TI, module) and _is_plain(y_TO, module):
+            self._add_groups(y_TO, x_TI, module, module.for_kernel, rows, scale)
+        else:
+            self._add_masked(y_TO, x_TI, module, rows, widths, scale)
+
+    def _fresh(self, a: Sequence[Tensor], b: Sequence[Tensor], widths: Sequence[int]) -> _Module:
+        module = self._modules.get(id(a[0]))
+        if module is None:
+            takes = self._kernel is not None and KernelModule.takes(a, b)
+            module = _Module(tuple(a), tuple(b), KernelModule(a, b, widths) if takes else None)
+            self._modules[id(a[0])] = module  # keeps the tensors alive, so that their ids are not used again
+        versions = tuple([tensor._version for tensor in module.a])
+        if versions != module.versions:
+            module.versions = versions
+            module.ranks.clear()
+            module.group_ranks.clear()
+        return module
+
+    def _ranks(self, module: _Module, slot: int) -> tuple[int, ...]:
+        if slot not in module.ranks:
+            if self._kernel is not None and module.for_kernel is not None:
+                module.ranks[slot] = tuple(self._kernel.rank(a_S1RI, slot) for a_S1RI in module.a)
+            else:
+                module.ranks[slot] = tuple(_rank(a_S1RI, slot) for a_S1RI in module.a)
+        return module.ranks[slot]
+
+    def _add_run(
+        self, y_TO: Tensor, x_TI: Tensor, module: _Module, slot: int, widths: Sequence[int], scale: float
+    ) -> None:
+        """Every row uses `slot`: plain products on vLLM's own tensors."""
+        left = 0
+        for rank, a_S1RI, b_S1OR, width in zip(self._ranks(module, slot), module.a, module.b, widths, strict=True):
+            if rank:
+                hidden_TR = x_TI.to(a_S1RI.dtype) @ _matrix(a_S1RI, slot)[:rank].T
+                _expand(y_TO[:, left : left + width], hidden_TR, _matrix(b_S1OR, slot)[:, :rank].T, scale)
+            left += width
+
+    def _add_groups(
+        self, y_TO: Tensor, x_TI: Tensor, module: _Module, weights: KernelModule, rows: RowSlots, scale: float
+    ) -> None:
+        assert self._kernel is not None
+        known, step = self._kernel_rows
+        if known is not rows or step is None:
+            step = KernelRows(rows.groups)
+            self._kernel_rows = (rows, step)
+        ranks = module.group_ranks.get(rows.group_slots)
+        if ranks is None:
+            by_group = [self._ranks(module, slot) for slot in rows.group_slots]
+            ranks = np.ascontiguousarray(np.array(by_group, dtype=np.int32).T)
+            module.group_ranks[rows.group_slots] = ranks
+        self._kernel.add(weights, step, ranks, x_TI=x_TI, y_TO=y_TO, scale=scale)
+
+    def _add_masked(
+        self, y_TO: Tensor, x_TI: Tensor, module: _Module, rows: RowSlots, widths: Sequence[int], scale: float
+    ) -> None:
+        """All groups' adapters side by side in one product, of which each row keeps its own adapter's columns."""
+        index_N = torch.tensor([row for group in rows.groups for row in group.rows])
+        slots_N1 = rows.slots_T[index_N, None]
+        x_NI = x_TI[index_N].to(module.a[0].dtype)
+        slots = sorted(set(rows.group_slots))
+        left = 0
+        for index, (a_S1RI, b_S1OR, width) in enumerate(zip(module.a, module.b, widths, strict=True)):
+            ranks = [(slot, rank) for slot in slots if (rank := self._ranks(module, slot)[index])]
+            if ranks:
+                owners_R = torch.tensor([slot for slot, rank in ranks for _ in range(rank)])
+                a_RI = torch.cat([_matrix(a_S1RI, slot)[:rank] for slot, rank in ranks])
+                b_RO = torch.cat([_matrix(b_S1OR, slot)[:, :rank].T for slot, rank in ranks])
+                hidden_NR = (x_NI @ a_RI.T).masked_fill_(slots_N1 != owners_R[None, :], 0.0)
+                columns_NO = y_TO[index_N, left : left + width]
+                _expand(columns_NO, hidden_NR, b_RO, scale)
+                y_TO[index_N, left : left + width] = columns_NO
+            left += width
+
+
+def _is_plain(tensor: Tensor, module: _Module) -> bool:
+    """In the kernel's type, each row in one piece."""
+    return bool(tensor.dtype == module.a[0].dtype and tensor.stride(1) == 1)
+
+
+def _expand(y_TO: Tensor, hidden_TR: Tensor, b_RO: Tensor, scale: float) -> None:
+    width = min(y_TO.shape[1], b_RO.shape[1])  # the model and the adapter may pad outputs differently
+    if y_TO.dtype == hidden_TR.dtype:
+        y_TO[:, :width].addmm_(hidden_TR, b_RO[:, :width], alpha=scale)
+    else:  # for example bfloat16 logits over float32 weights
+        y_TO[:, :width] += ((hidden_TR @ b_RO[:, :width]) * scale).to(y_TO.dtype)
+
+
+def _matrix(stacked: Tensor, slot: int) -> Tensor:
+    """One slot's matrix, without vLLM's axis of size 1."""
+    matrix = stacked[slot]
+    return matrix[0] if matrix.dim() == 3 else matrix
+
+
+def _rank(a_S1RI: Tensor, slot: int) -> int:
+    """Rows of the slot's A up to the last that holds anything."""
+    used_R = _matrix(a_S1RI, slot).ne(0).any(dim=-1)
+    return int((used_R * torch.arange(1, used_R.shape[0] + 1)).amax())
