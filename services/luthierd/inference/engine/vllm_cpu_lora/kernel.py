@@ -116,7 +116,7 @@ class Kernel:
     def add(
         self, module: KernelModule, rows: KernelRows, ranks: np.ndarray, *, x_TI: Tensor, y_TO: Tensor, scale: float
     ) -> None:
-        """Adds the adapters' part to `y_TO`. `ranks` is int32 [slice, group]; each row of `x_TI` and `y_TO` in one piece."""
+        """Adds the adapters' part to `y_TO`. `ranks` is int32 [slice, group]; rows of `x_TI`, `y_TO` in one piece."""
         floats = self._scratch_floats(module.reference, rows.count)
         if self._scratch.numel() < floats:
             self._scratch = torch.empty(floats)

@@ -1,0 +1,75 @@
+"""Far more adapters than the engine has slots: Zipf traffic over 200 deployments beside four that are resident."""
+
+from __future__ import annotations
+
+import asyncio
+import pathlib
+import random
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+
+from luthier import AsyncClient
+
+from benchmarks import server
+
+ADAPTERS, SLOTS = 200, 4
+CONCURRENCY, REQUESTS, NEW_TOKENS = 16, 96, 64
+ZIPF_EXPONENT = 1.0
+DEPLOYS_AT_A_TIME = 4
+
+
+def measure(
+    model: pathlib.Path, folder: pathlib.Path, adapters: Sequence[pathlib.Path], *, rounds: int
+) -> Iterator[dict[str, object]]:
+    """`adapters`: `ADAPTERS` of them, no two alike."""
+    settings = {"max_batch_adapters": SLOTS, "max_loaded_adapters": ADAPTERS}
+    with server.running(folder / "many", model, **settings) as house:
+        revisions = server.register(house, adapters[:ADAPTERS])
+        pairs = asyncio.run(_measured(server.client(house), revisions, rounds=rounds))
+    yield {
+        "benchmark": "many_adapters",
+        "ratio_of": f"tokens_per_s: Zipf over {ADAPTERS} adapters with {SLOTS} slots / {SLOTS} adapters resident",
+        "ratio": round(statistics.median(many / few for many, few in pairs), 3),
+        "target": ">= 0.60",
+        "figure": round(statistics.median(many for many, _ in pairs), 1),
+        "peer_figure": round(statistics.median(few for _, few in pairs), 1),
+        "rounds": len(pairs),
+    }
+
+
+async def _measured(client: AsyncClient, revisions: Sequence[str], *, rounds: int) -> list[tuple[float, float]]:
+    async with client:
+        names = [f"tenants/{server.TENANT}/deployments/d{number}" for number in range(len(revisions))]
+        gate = asyncio.Semaphore(DEPLOYS_AT_A_TIME)
+
+        async def deploy(name: str, revision: str) -> None:
+            async with gate:
+                await client.deployments.deploy(name, adapter_revision=revision)
+
+        await asyncio.gather(*map(deploy, names, revisions))
+        weights = [1 / rank**ZIPF_EXPONENT for rank in range(1, len(names) + 1)]
+        pairs = []
+        for number in range(rounds + 1):
+            rng = random.Random(number)
+            many = await _tokens_per_s(client, rng.choices(names, weights, k=REQUESTS), f"{number}-many")
+            few = await _tokens_per_s(client, rng.choices(names[:SLOTS], k=REQUESTS), f"{number}-few")
+            if number:  # the first one warms up
+                pairs.append((many, few))
+        return pairs
+
+
+async def _tokens_per_s(client: AsyncClient, targets: Sequence[str], label: str) -> float:
+    """All targets asked, so many at a time."""
+    waiting = iter(enumerate(targets))
+    counts: list[int] = []
+
+    async def application() -> None:
+        for number, target in waiting:
+            prompt = f"Question {label}-{number}: explain what a moving average is.\nAnswer:"
+            answer = await client.inference.generate(target, prompt, max_tokens=NEW_TOKENS)
+            counts.append(answer.finish.completion_token_count)
+
+    start = time.perf_counter()
+    await asyncio.gather(*(application() for _ in range(CONCURRENCY)))
+    return sum(counts) / (time.perf_counter() - start)
