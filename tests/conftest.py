@@ -1,4 +1,4 @@
-"""Fixtures of more than one folder: a database of either kind."""
+"""Fixtures of more than one folder: a database of either kind, a tiny base model."""
 
 from __future__ import annotations
 
@@ -43,3 +43,11 @@ async def database(database_url: str, schema: str) -> AsyncIterator[Database]:
     await made.migrate(databases.NO_VERSIONS)
     yield made
     await made.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A base model's folder, with random weights."""
+    from tiny_model import write_base_model
+
+    return write_base_model(tmp_path_factory.mktemp("tiny"))

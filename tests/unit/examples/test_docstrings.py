@@ -112,7 +112,7 @@ def test_the_command_writes_the_same_file_twice(
 ) -> None:
     outputs = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
     for output in outputs:
-        assert docstrings.main(["--library", "scipy", "--limit", "60", "--output", str(output)]) == 0
+        assert docstrings.main(["--library", "numpy", "--limit", "60", "--output", str(output)]) == 0
     assert outputs[0].read_bytes() == outputs[1].read_bytes()
     lines = outputs[0].read_text().splitlines()
     assert 60 <= len(lines) <= 70
