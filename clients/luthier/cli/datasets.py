@@ -24,21 +24,49 @@ def dataset() -> None:
 
 @dataset.command("import")
 @click.argument("name")
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path))
-def import_(session: Session, *, name: str, files: tuple[pathlib.Path, ...]) -> None:
-    """Make the rows of JSONL FILES the source of dataset NAME. All or nothing.
+@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path))
+@click.option("--from-feedback", is_flag=True, help="The tenant's feedback instead of FILES.")
+@click.option("--deployment", metavar="NAME", help="With --from-feedback: only about answers of this deployment.")
+def import_(
+    session: Session, *, name: str, files: tuple[pathlib.Path, ...], from_feedback: bool, deployment: str | None
+) -> None:
+    """Make the rows of JSONL FILES, or of one Parquet file, the source of dataset NAME. All or nothing.
 
     A row is {"messages": [{"role", "content"}, ...]} or {"prompt", "completion"}; "group", "label", "id" are optional.
+    Of feedback, corrections and answers that were rated good become rows, where the prompt was captured.
     """
     from luthier.cli.documents import to_document
 
+    if from_feedback == bool(files):
+        raise click.UsageError("give FILES, or --from-feedback")
+    if deployment and not from_feedback:
+        raise click.UsageError("--deployment goes with --from-feedback")
     resource = session.name("dataset", name)
-    found = session.run(lambda client: _import(client, resource, files))
+    if from_feedback:
+        wanted = session.name("deployment", deployment) if deployment else ""
+        found = session.run(lambda client: _import_feedback(client, session, resource, wanted))
+    else:
+        found = session.run(lambda client: _import(client, resource, files))
     if session.as_json:
         session.emit(to_document(found))
         return
     click.echo(found.name)
     session.note(f"{found.row_count:,} rows, sha256 {found.source_sha256[:12]}; next: luthier dataset curate {name}")
+
+
+async def _import_feedback(client: AsyncClient, session: Session, resource: str, deployment: str) -> Dataset:
+    """Exports the feedback and imports the export."""
+    import tempfile
+
+    from luthier.cli.feedback import save
+
+    file = await client.feedback.export(session.parent, deployment=deployment)
+    with tempfile.TemporaryDirectory(prefix="luthier-feedback-") as folder:
+        path = pathlib.Path(folder) / "feedback.parquet"
+        await save(client.captures.read(file.name), path)
+        found = await client.datasets.import_files(resource, [path])
+    session.note(f"{found.row_count:,} of {file.row_count:,} answers with feedback are examples")
+    return found
 
 
 async def _import(client: AsyncClient, resource: str, files: tuple[pathlib.Path, ...]) -> Dataset:

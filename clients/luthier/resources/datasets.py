@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pathlib
@@ -46,9 +47,12 @@ class Datasets:
         request_id: str = "",
         timeout_s: float | None = None,
     ) -> pb.Dataset:
-        """Makes the lines of JSONL files, one file after the other, the source of the dataset. All or nothing."""
-        files = uploading.JsonlFiles([pathlib.Path(path) for path in paths])
-        return await self._import(name, files, request_id=request_id, timeout_s=timeout_s)
+        """Makes the lines of JSONL files, one file after the other, the source of the dataset. All or nothing.
+
+        Or the rows of one Parquet file: one with the keys of rows as columns, or an export of feedback.
+        """
+        source = await asyncio.to_thread(uploading.files, [pathlib.Path(path) for path in paths])
+        return await self._import(name, source, request_id=request_id, timeout_s=timeout_s)
 
     async def _import(
         self, name: str, source: uploading.Source, *, request_id: str, timeout_s: float | None

@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, Protocol
 
+from luthier.errors import InvalidArgumentError
+
 CHUNK_BYTES = 512 * 1024  # api.md: 256 KiB to 1 MiB; the contract's bound is 1 MiB
 SPOOL_BYTES = 16 * 1024 * 1024  # rows beyond this wait in a temporary file
 
@@ -22,11 +24,29 @@ class Source(Protocol):
     def chunks(self) -> AsyncIterator[bytes]: ...
 
 
-class JsonlFiles:
-    """Files one after the other; a file without a final newline gets one, so that no two rows share a line."""
+PARQUET_MAGIC = b"PAR1"
 
-    def __init__(self, paths: Sequence[pathlib.Path]) -> None:
-        self._paths = paths
+
+def files(paths: Sequence[pathlib.Path]) -> Source:
+    """JSONL files, or one Parquet file. `InvalidArgumentError` for a Parquet file among others: it stands alone."""
+    for path in paths:
+        with path.open("rb") as file:
+            if file.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC:
+                if len(paths) > 1:
+                    raise InvalidArgumentError(
+                        f"{path} is a Parquet file, which is imported alone; import each into a dataset of its own",
+                        reason="PARQUET_AMONG_OTHERS",
+                        metadata={"path": str(path)},
+                    )
+                return JsonlFiles(paths, is_text=False)
+    return JsonlFiles(paths)
+
+
+class JsonlFiles:
+    """Files one after the other; a text without a final newline gets one, so that no two rows share a line."""
+
+    def __init__(self, paths: Sequence[pathlib.Path], *, is_text: bool = True) -> None:
+        self._paths, self._is_text = paths, is_text
 
     async def sha256(self) -> str:
         digest = hashlib.sha256()
@@ -41,7 +61,7 @@ class JsonlFiles:
                 while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
                     last = chunk[-1:]
                     yield chunk
-            if last != b"\n":
+            if self._is_text and last != b"\n":
                 yield b"\n"
 
 

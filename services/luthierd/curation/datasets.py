@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Protocol, cast
 
 from luthierd.curation.domain import Dataset, row_to_json
+from luthierd.curation.parquet_rows import is_parquet, parquet_lines
 from luthierd.curation.rows import ImportLimits, parse_rows, read_lines
 from luthierd.errors import DataLossError, InvalidArgumentError, NotFoundError
 from luthierd.names import DATASET, TENANT, parse_id
@@ -95,9 +96,10 @@ class Datasets:
     async def import_rows(
         self, parent: str, dataset_id: str, chunks: AsyncIterator[bytes], *, expected_sha256: str
     ) -> Dataset:
-        """Makes the rows the dataset's source.
+        """Makes the rows, JSONL or one Parquet file, the dataset's source.
 
-        RowError, ImportEmptyError, ImportTooLargeError, ImportDigestMismatchError or DiskFullError: nothing changed.
+        RowError, ParquetUnreadableError, FeedbackUnusableError,
+        ImportEmptyError, ImportTooLargeError, ImportDigestMismatchError or DiskFullError: nothing changed.
         """
         (tenant,) = TENANT.parse(parent, field="header.parent")
         name = DATASET.format(tenant, parse_id(dataset_id, field="header.dataset_id"))
@@ -138,7 +140,8 @@ class Datasets:
         upload.seek(0)
         count = 0
         with tempfile.NamedTemporaryFile(dir=self._spool_folder, suffix=".jsonl") as canonical:
-            for row in parse_rows(read_lines(upload, self._limits), self._limits):
+            lines = (parquet_lines if is_parquet(upload) else read_lines)(upload, self._limits)
+            for row in parse_rows(lines, self._limits):
                 canonical.write(row_to_json(row) + b"\n")
                 count += 1
             canonical.flush()

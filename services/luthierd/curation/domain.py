@@ -37,6 +37,14 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Feedback:
+    """What a user said about the answer that a row was made of. `rating`: GOOD, BAD, or None for none."""
+
+    rating: str | None = None
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One example: a prompt (all messages but the last) and the assistant's answer to it (the last)."""
 
@@ -45,6 +53,7 @@ class Row:
     """Rows of one group are alike by origin (a file, a customer) and stay in one split."""
     label: str | None
     messages: tuple[Message, ...]
+    feedback: Feedback | None = None
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -161,11 +170,16 @@ def canonical_json(value: Any) -> bytes:
 def row_to_json(row: Row) -> bytes:
     """The canonical line of a row, without the newline."""
     messages = [{"role": message.role, "content": message.content} for message in row.messages]
-    return canonical_json({"id": row.id, "group": row.group, "label": row.label, "messages": messages})
+    value: dict[str, Any] = {"id": row.id, "group": row.group, "label": row.label, "messages": messages}
+    if row.feedback is not None:
+        value["feedback"] = {"rating": row.feedback.rating, "labels": list(row.feedback.labels)}
+    return canonical_json(value)
 
 
 def row_from_json(line: bytes) -> Row:
     """The inverse of `row_to_json`."""
     raw = json.loads(line)
     messages = tuple(Message(Role(message["role"]), message["content"]) for message in raw["messages"])
-    return Row(id=raw["id"], group=raw["group"], label=raw["label"], messages=messages)
+    said = raw.get("feedback")
+    feedback = Feedback(said["rating"], tuple(said["labels"])) if said else None
+    return Row(id=raw["id"], group=raw["group"], label=raw["label"], messages=messages, feedback=feedback)

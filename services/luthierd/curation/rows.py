@@ -3,7 +3,8 @@
     {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}   OpenAI's chat format
     {"prompt": "...", "completion": "..."}
 
-each with optional "group", "label" and "id". All or nothing: the first bad line is a RowError with its 1-based number.
+each with optional "group", "label", "id" and "feedback": {"rating": "GOOD" or "BAD", "labels": ["..."]}. All or
+nothing: the first bad line is a RowError with its 1-based number.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from luthierd.curation.domain import Message, Role, Row, canonical_json
+from luthierd.curation.domain import Feedback, Message, Role, Row, canonical_json
 from luthierd.errors import InvalidArgumentError
 
-ROW_KEYS = ("messages", "prompt", "completion", "group", "label", "id")
+ROW_KEYS = ("messages", "prompt", "completion", "group", "label", "id", "feedback")
+FEEDBACK_KEYS, RATINGS, MAX_LABELS = ("rating", "labels"), ("GOOD", "BAD"), 16
 MESSAGE_KEYS = ("role", "content")
 MAX_NAME_CHARACTERS = 512
 """Bound of `id`, `group` and `label`: they become parts of reports."""
@@ -131,13 +133,18 @@ def read_lines(file: BinaryIO, limits: ImportLimits) -> Iterator[tuple[int, byte
     while line := file.readline(limits.max_row_bytes + 2):
         number += 1
         content = line.rstrip(b"\r\n")
-        if len(content) > limits.max_row_bytes:
-            raise RowTooLargeError(
-                number,
-                f"the row is larger than {limits.max_row_bytes} bytes; shorten it or split it into several rows",
-                limit_bytes=str(limits.max_row_bytes),
-            )
+        check_size(number, content, limits)
         yield number, content.removeprefix(b"\xef\xbb\xbf") if number == 1 else content
+
+
+def check_size(number: int, line: bytes, limits: ImportLimits) -> None:
+    """RowTooLargeError."""
+    if len(line) > limits.max_row_bytes:
+        raise RowTooLargeError(
+            number,
+            f"the row is larger than {limits.max_row_bytes} bytes; shorten it or split it into several rows",
+            limit_bytes=str(limits.max_row_bytes),
+        )
 
 
 def parse_rows(lines: Iterable[tuple[int, bytes]], limits: ImportLimits) -> Iterator[Row]:
@@ -168,7 +175,8 @@ def parse_rows(lines: Iterable[tuple[int, bytes]], limits: ImportLimits) -> Iter
                 first_line=str(line_by_id[row_id]),
             )
         line_by_id[row_id] = number
-        yield Row(row_id, _parse_name(raw, "group", number) or row_id, _parse_name(raw, "label", number), messages)
+        group, label = _parse_name(raw, "group", number) or row_id, _parse_name(raw, "label", number)
+        yield Row(row_id, group, label, messages, _parse_feedback(raw.get("feedback"), number))
     if not line_by_id:
         raise ImportEmptyError
 
@@ -285,6 +293,23 @@ def _parse_name(raw: dict[str, Any], key: str, number: int) -> str | None:
     if len(value) > MAX_NAME_CHARACTERS:
         raise RowShapeInvalidError(number, f'"{key}" is longer than {MAX_NAME_CHARACTERS} characters', key=key)
     return value
+
+
+def _parse_feedback(value: Any, number: int) -> Feedback | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise RowShapeInvalidError(
+            number, f'"feedback" is {_kind(value)}; write {{"rating": "GOOD", "labels": ["..."]}}', key="feedback"
+        )
+    _check_keys(value, FEEDBACK_KEYS, number, "feedback")
+    rating, labels = value.get("rating"), value.get("labels") or []
+    if rating is not None and rating not in RATINGS:
+        raise RowShapeInvalidError(number, f'"rating" is {rating!r:.40}; known are {", ".join(RATINGS)}', key="rating")
+    if not isinstance(labels, list) or len(labels) > MAX_LABELS:
+        raise RowShapeInvalidError(number, f'"labels" must be a list of at most {MAX_LABELS} strings', key="labels")
+    checked = [_parse_name({"labels": label}, "labels", number) or "" for label in labels]
+    return Feedback(rating, tuple(sorted({label for label in checked if label})))
 
 
 def _derive_id(messages: tuple[Message, ...], taken: dict[str, int]) -> str:

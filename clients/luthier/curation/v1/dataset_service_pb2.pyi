@@ -28,7 +28,9 @@ class ImportDatasetRequest(_message.Message):
     HEADER_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """Later messages: JSONL bytes, at most 1 MiB each; lines may straddle messages."""
+    """Later messages: bytes of JSONL, or of one Parquet file, at most 1 MiB each; lines may straddle messages. A Parquet file has the
+    keys of JSONL rows as columns, or is an export of feedback: of that, corrections and answers rated good become rows.
+    """
     @_builtins.property
     def header(self) -> Global___ImportDatasetHeader:
         """First message: what is imported."""

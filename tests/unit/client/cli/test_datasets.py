@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import grpc
+import pytest
 from luthier.curation.v1 import dataset_pb2 as pb
 
 REVISION = "tenants/acme/datasets/docs/revisions/r2"
@@ -146,3 +147,31 @@ async def test_exporting_a_dataset_without_a_revision_says_how_to_make_one(servi
     found = await luthier("dataset", "export", "docs", "-o", tmp_path / "x")
     assert found.code == 65
     assert "luthier dataset curate docs" in found.err
+
+
+async def test_feedback_is_exported_and_imported_in_one_go(services, luthier):
+    content = b"PAR1 and more"
+    services.answers["ExportFeedback"] = {"capture_file": {"name": "tenants/acme/captureFiles/c1", "row_count": 3}}
+    piece = {"data": content, "size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    services.answers["ReadCaptureFile"] = piece
+    services.answers["ImportDataset"] = {"dataset": {"name": "tenants/acme/datasets/next", "row_count": 2}}
+    found = await luthier("dataset", "import", "next", "--from-feedback", "--deployment", "d")
+    assert (found.code, found.out) == (0, "tenants/acme/datasets/next\n")
+    assert "2 of 3 answers" in found.err
+    assert services.asked["ExportFeedback"][0].deployment == "tenants/acme/deployments/d"
+    [[header, *data]] = services.asked["ImportDataset"]
+    assert b"".join(request.data for request in data) == content
+    assert header.header.expected_sha256 == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("options", [[], ["--from-feedback", __file__], ["--deployment", "d", __file__]])
+async def test_an_import_has_one_source(services, luthier, options):
+    assert (await luthier("dataset", "import", "next", *options)).code == 64
+
+
+async def test_a_parquet_file_among_others_is_refused_before_anything_is_sent(services, luthier, tmp_path):
+    for name in ("a.parquet", "b.parquet"):
+        (tmp_path / name).write_bytes(b"PAR1")
+    found = await luthier("dataset", "import", "d", tmp_path / "a.parquet", tmp_path / "b.parquet", "--json")
+    assert found.lines[0]["reason"] == "PARQUET_AMONG_OTHERS"
+    assert "ImportDataset" not in services.asked
