@@ -16,6 +16,7 @@ from luthier.inference.v1 import (
     engine_service_pb2,
     feedback_service_pb2,
     inference_service_pb2,
+    tenant_service_pb2,
 )
 from luthier.trainer.v1 import adapter_service_pb2, base_model_service_pb2, training_job_service_pb2
 
@@ -30,6 +31,7 @@ CONTRACTS = (
     engine_service_pb2,
     inference_service_pb2,
     feedback_service_pb2,
+    tenant_service_pb2,
 )
 
 

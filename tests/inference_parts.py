@@ -6,10 +6,12 @@ import asyncio
 import dataclasses
 import hashlib
 import pathlib
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 
 from capture_parts import CaptureHouse, make_capture_house
 from luthierd.errors import InvalidArgumentError
+from luthierd.inference.admission import Admission
 from luthierd.inference.answers import Answers
 from luthierd.inference.deployments import Deployments
 from luthierd.inference.domain import AdapterRevision, BaseModel, Structure, TokenAlternative, TokenLogprob, Turn
@@ -22,8 +24,11 @@ from luthierd.inference.engine_host import (
     EngineRequest,
 )
 from luthierd.inference.errors import AdapterInvalidError, EmbedUnsupportedError, EngineStartError
+from luthierd.inference.fair_queue import FairQueue
 from luthierd.inference.generations import Generations
 from luthierd.inference.http_front import Application, BuildApplication, HttpFront
+from luthierd.inference.quota_domain import Limits
+from luthierd.inference.quotas import Quotas
 from luthierd.inference.service import FULL_NAMES, inference_service
 from luthierd.inference.store import MemoryStore
 from luthierd.inference.trainer_catalog import BaseModelNotFoundError, RevisionNotFoundError
@@ -227,6 +232,8 @@ class Parts:
     service: Service
     unstartable: set[str]
     capture: CaptureHouse
+    quotas: Quotas
+    admission: Admission
 
     @property
     def engine(self) -> FakeEngine:
@@ -235,7 +242,9 @@ class Parts:
 
 async def make_parts(
     *known: AdapterRevision, store: MemoryStore | None = None, max_loaded: int = 8, max_unheld: int = 2,
-    max_in_flight: int = 32, max_answer_s: float = TIMEOUT_S, build: BuildApplication = _no_application,
+    max_in_flight: int = 32, max_in_flight_per_tenant: int = 32, max_batch: int = 32, spare_batch: int = 0,
+    max_answer_s: float = TIMEOUT_S, build: BuildApplication = _no_application,
+    meter_clock: Callable[[], float] = time.monotonic,
 ) -> Parts:  # fmt: skip
     """Parts around a fake engine that starts at once."""
     trainer, files, store, health = FakeTrainer(*known), FakeFiles(), store or MemoryStore(), Health(FULL_NAMES)
@@ -251,12 +260,20 @@ async def make_parts(
 
     host = EngineHost(start=start, files=files, store=store, set_serving=health.set_serving)
     generations = Generations(files=files, probe=no_probe, max_loaded=max_loaded, max_unheld=max_unheld)
-    deployments = Deployments(store=store, catalog=trainer, generations=generations, host=host)
+    quotas = Quotas(store=store, defaults=Limits(), meter_clock=meter_clock)
+    deployments = Deployments(
+        store=store, catalog=trainer, generations=generations, host=host, check_adapters=quotas.check_adapters
+    )
     host.on_started, host.on_died = deployments.replay, generations.forget_all
     await deployments.read()
     capture = await make_capture_house()
+    await quotas.read()
+    queue = FairQueue(seat_count=max_batch, spare_count=spare_batch, slot_count=8, patience=4)
+    admission = Admission(
+        queue=queue, quotas=quotas, max_in_flight=max_in_flight, max_in_flight_per_tenant=max_in_flight_per_tenant
+    )
     answers = Answers(
-        deployments=deployments, generations=generations, host=host, models=trainer, max_in_flight=max_in_flight,
+        deployments=deployments, generations=generations, host=host, models=trainer, admission=admission,
         responses=capture.capturing.responses,
     )  # fmt: skip
     front = HttpFront(
@@ -270,10 +287,11 @@ async def make_parts(
     )
     service = inference_service(
         answers=answers, deployments=deployments, generations=generations, host=host, models=trainer,
-        capturing=capture.capturing, verifier=VERIFIER, replays=MemoryReplays(), health=health,
-        max_answer_s=max_answer_s, background=[host.run, capture.capturing.responses.run],
+        capturing=capture.capturing, quotas=quotas, admission=admission, verifier=VERIFIER, replays=MemoryReplays(),
+        health=health, max_answer_s=max_answer_s, background=[host.run, capture.capturing.responses.run],
         close=[host.close, capture.close],
     )  # fmt: skip
     return Parts(
-        trainer, files, store, engines, host, generations, deployments, answers, front, service, unstartable, capture
-    )
+        trainer, files, store, engines, host, generations, deployments, answers, front, service, unstartable, capture,
+        quotas, admission,
+    )  # fmt: skip

@@ -16,6 +16,7 @@ from luthier.resources.evaluations import Evaluations
 from luthier.resources.feedback import Captures, Feedback
 from luthier.resources.gates import Gates
 from luthier.resources.inference import Inference
+from luthier.resources.quotas import Quotas
 from luthier.resources.training_jobs import TrainingJobs
 from luthier.transport import RetryPolicy, TokenSource, Transport
 
@@ -60,6 +61,7 @@ class AsyncClient:
         self.inference = Inference(transports["inference"])
         self.feedback = Feedback(transports["inference"])
         self.captures = Captures(transports["inference"])
+        self.quotas = Quotas(transports["inference"])
 
     def with_token(self, token: TokenSource) -> AsyncClient:
         """A client over the same channels that presents another token. Closing either closes both."""

@@ -21,6 +21,7 @@ from luthier.resources import (
     feedback,
     gates,
     inference,
+    quotas,
     training_jobs,
 )
 from luthier.transport import RetryPolicy, TokenSource
@@ -220,6 +221,11 @@ class Captures(SyncNoun[feedback.Captures]):
     read = iterates(feedback.Captures.read)
 
 
+class Quotas(SyncNoun[quotas.Quotas]):
+    get = waits(quotas.Quotas.get)
+    update = waits(quotas.Quotas.update)
+
+
 class Client:
     """As `AsyncClient`, with the same arguments, for code without an event loop. Close it with `with` or `close()`."""
 
@@ -245,6 +251,7 @@ class Client:
         self.inference = Inference(self._client.inference, self._thread)
         self.feedback = Feedback(self._client.feedback, self._thread)
         self.captures = Captures(self._client.captures, self._thread)
+        self.quotas = Quotas(self._client.quotas, self._thread)
 
     def close(self) -> None:
         """Closes the channels and the thread."""

@@ -21,7 +21,10 @@ SCOPES = (
     "inference.generate",
     "inference.evaluate",
     "inference.deploy",
+    "inference.admin",
 )
+OPERATOR_SCOPES = frozenset({"inference.admin"})
+"""What the machine's owner has, and a tenant gets only when it is named: its own quota, for one."""
 LOCAL_TTL_S = 3600
 RENEW_BEFORE_S = 60
 

@@ -46,6 +46,7 @@ GATE_POLICY = NamePattern("tenants/{tenant}/gatePolicies/{gate_policy}")
 DEPLOYMENT = NamePattern("tenants/{tenant}/deployments/{deployment}")
 CAPTURE_POLICY = NamePattern("tenants/{tenant}/capturePolicy")
 CAPTURE_FILE = NamePattern("tenants/{tenant}/captureFiles/{capture_file}")
+QUOTA = NamePattern("tenants/{tenant}/quota")
 BASE_MODEL = NamePattern("baseModels/{base_model}")
 
 

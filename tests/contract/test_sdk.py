@@ -15,6 +15,7 @@ from certificates import self_signed
 from luthier import errors
 from luthier.curation.v1.dataset_pb2 import SPLIT_TRAIN
 from luthier.evaluator.v1.gate_pb2 import GatePolicy
+from luthier.inference.v1.quota_pb2 import QuotaLimits
 
 TENANT = "tenants/acme"
 DATASET, REVISION = f"{TENANT}/datasets/d", f"{TENANT}/datasets/d/revisions/r1"
@@ -57,6 +58,8 @@ CALLS: dict[str, Call] = {
     "CreateGatePolicy": lambda c: c.gates.create_policy(TENANT, gate_policy_id="p", policy=GatePolicy()),
     "GetGatePolicy": lambda c: c.gates.get_policy(POLICY),
     "ListGatePolicies": lambda c: c.gates.list_policies(TENANT),
+    "GetQuota": lambda c: c.quotas.get(f"{TENANT}/quota"),
+    "UpdateQuota": lambda c: c.quotas.update(f"{TENANT}/quota", QuotaLimits(weight=2.0)),
     "DeployAdapter": lambda c: c.deployments.deploy(DEPLOYMENT, adapter_revision=f"{ADAPTER}/revisions/r1"),
     "PromoteDeployment": lambda c: c.deployments.promote(DEPLOYMENT),
     "RollbackDeployment": lambda c: c.deployments.rollback(DEPLOYMENT),

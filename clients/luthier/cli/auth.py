@@ -18,7 +18,7 @@ def auth() -> None:
 
 
 @auth.command()
-@click.option("--scopes", metavar="SCOPE,...", help="Comma separated; default: all a tenant can have.")
+@click.option("--scopes", metavar="SCOPE,...", help="Comma separated; default: all but those of operators.")
 @click.option("--ttl", default="24h", show_default=True, metavar="TIME", help="E.g. 30m, 24h, 90d.")
 @click.option("--subject", default="cli", show_default=True, help="Who it is for; services write it into their logs.")
 def issue(session: Session, *, scopes: str | None, ttl: str, subject: str) -> None:
@@ -48,7 +48,7 @@ def _scopes(value: str | None) -> tuple[str, ...]:
     from luthier.config_files import nearest_key
 
     if value is None:
-        return tokens.SCOPES
+        return tuple(scope for scope in tokens.SCOPES if scope not in tokens.OPERATOR_SCOPES)
     chosen = tuple(scope for scope in re.split(r"[,\s]+", value) if scope)
     for scope in chosen:
         if scope not in tokens.SCOPES:

@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "chat": ("inference", "chat", "Answer a message, or hold a conversation."),
     "feedback": ("feedback", "feedback", "What users say about answers: record, export."),
     "capture": ("captures", "capture", "Whether prompts and answers are kept: show, set, list."),
+    "quota": ("quotas", "quota", "What a tenant may take of the inference service: show, set."),
     "auth": ("auth", "auth", "Tokens: issue."),
 }
 

@@ -8,6 +8,7 @@ import pathlib
 
 from luthier import AsyncClient, Endpoints, TlsOptions
 
+from luthierd.inference.admission import Admission
 from luthierd.inference.answers import Answers
 from luthierd.inference.artifacts import Artifacts
 from luthierd.inference.capture_store import SqlCaptureStore
@@ -17,10 +18,12 @@ from luthierd.inference.deployments import Deployments
 from luthierd.inference.engine.vllm_engine import VllmSettings, start_vllm
 from luthierd.inference.engine.vllm_openai import openai_application
 from luthierd.inference.engine_host import EngineHost
+from luthierd.inference.fair_queue import FairQueue
 from luthierd.inference.generations import Generations
 from luthierd.inference.http_front import HttpFront
 from luthierd.inference.http_server import HttpServer
 from luthierd.inference.probe import probe
+from luthierd.inference.quotas import Quotas
 from luthierd.inference.service import FULL_NAMES, inference_service
 from luthierd.inference.store import SqlStore
 from luthierd.inference.trainer_catalog import TrainerCatalog
@@ -54,7 +57,10 @@ async def main(config: InferenceConfig) -> None:
     generations = Generations(
         files=artifacts, probe=probe, max_loaded=config.max_loaded_adapters, max_unheld=config.max_unheld_adapters
     )
-    deployments = Deployments(store=store, catalog=models, generations=generations, host=host)
+    quotas = Quotas(store=store, defaults=config.default_limits)
+    deployments = Deployments(
+        store=store, catalog=models, generations=generations, host=host, check_adapters=quotas.check_adapters
+    )
     host.on_started, host.on_died = deployments.replay, generations.forget_all
     await deployments.read()
     capturing = make_capturing(
@@ -62,9 +68,18 @@ async def main(config: InferenceConfig) -> None:
         capture_part_s=config.capture_part_s, capture_sweep_s=config.capture_sweep_s,
     )  # fmt: skip
     await capturing.policies.read()
+    await quotas.read()
+    queue = FairQueue(
+        seat_count=config.max_batch, spare_count=config.spare_batch,
+        slot_count=config.max_batch_adapters, patience=config.adapter_patience,
+    )  # fmt: skip
+    admission = Admission(
+        queue=queue, quotas=quotas, max_in_flight=config.max_in_flight,
+        max_in_flight_per_tenant=config.max_in_flight_per_tenant,
+    )  # fmt: skip
     answers = Answers(
         deployments=deployments, generations=generations, host=host, models=models, responses=capturing.responses,
-        max_in_flight=config.max_in_flight,
+        admission=admission,
     )  # fmt: skip
     front = HttpFront(
         verifier=verifier, answers=answers, deployments=deployments, host=host, build=openai_application,
@@ -73,8 +88,8 @@ async def main(config: InferenceConfig) -> None:
     http = HttpServer(front, config)
     service = inference_service(
         answers=answers, deployments=deployments, generations=generations, host=host, models=models,
-        capturing=capturing, verifier=verifier, replays=SqlReplayStore(database), health=health,
-        max_answer_s=config.max_answer_s,
+        capturing=capturing, quotas=quotas, admission=admission, verifier=verifier,
+        replays=SqlReplayStore(database), health=health, max_answer_s=config.max_answer_s,
         background=[host.run, http.run, *capturing.background],
         close=[http.close, host.close, client.close, capturing.responses.flush, database.close],
     )  # fmt: skip

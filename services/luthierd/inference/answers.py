@@ -12,6 +12,7 @@ from typing import Protocol
 
 from luthierd.errors import InvalidArgumentError
 from luthierd.inference import metrics
+from luthierd.inference.admission import Admission, Seat, Visit
 from luthierd.inference.capture import Recording, ResponseLog
 from luthierd.inference.deployments import Catalog, Deployments
 from luthierd.inference.domain import (
@@ -30,7 +31,7 @@ from luthierd.inference.domain import (
     cache_salt,
 )
 from luthierd.inference.engine_host import Engine, EngineAdapter, EngineHost, EnginePiece, EngineRequest
-from luthierd.inference.errors import PromptTooLongError, QueueFullError
+from luthierd.inference.errors import PromptTooLongError
 from luthierd.inference.generations import Generations
 
 Prompt = str | Sequence[Turn] | TokenIds
@@ -48,42 +49,45 @@ class Leased:
     """A target resolved: who answers, with which weights, for which tenant's cache. Valid while its lease lasts."""
 
     def __init__(
-        self, target: Target, engine: Engine, origin: Origin, adapter: EngineAdapter | None, tenant: str
+        self, target: Target, engine: Engine, origin: Origin, adapter: EngineAdapter | None, *, visit: Visit
     ) -> None:
-        self.target, self.engine, self.origin, self.adapter, self.tenant = target, engine, origin, adapter, tenant
-        self.cache_salt = cache_salt(tenant, origin.generation if adapter else origin.base_model)
+        self.target, self.engine, self.origin, self.adapter, self._visit = target, engine, origin, adapter, visit
+        self.tenant = visit.tenant
+        self.cache_salt = cache_salt(visit.tenant, origin.generation if adapter else origin.base_model)
         self.response_id = f"r-{uuid.uuid4().hex}"
         """Names what is answered under this lease."""
 
+    def seat(
+        self, *, prompt_token_count: int, max_answer_token_count: int = 0, seat_count: int = 1
+    ) -> contextlib.AbstractAsyncContextManager[Seat]:
+        """A place in the engine's batch for a request with these weights; see `Visit.seat`."""
+        return self._visit.seat(
+            adapter=self.adapter.engine_name if self.adapter else "", prompt_token_count=prompt_token_count,
+            max_answer_token_count=max_answer_token_count, seat_count=seat_count,
+        )  # fmt: skip
+
 
 class Answers:
-    """Use cases of generation, for gRPC and for the OpenAI protocol. At most `max_in_flight` answers at a time."""
+    """Use cases of generation, for gRPC and for the OpenAI protocol."""
 
     def __init__(
         self, *, deployments: Deployments, generations: Generations, host: EngineHost, models: Models,
-        responses: ResponseLog, max_in_flight: int, clock: Callable[[], float] = time.monotonic,
+        responses: ResponseLog, admission: Admission, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._deployments, self._generations, self._host, self._models = deployments, generations, host, models
         self._responses = responses
-        self._max_in_flight, self.clock = max_in_flight, clock
-        self._in_flight = 0
+        self._admission, self.clock = admission, clock
 
     @contextlib.asynccontextmanager
     async def leased(self, target: Target, *, tenant: str, session_id: str = "") -> AsyncIterator[Leased]:
-        """The target's weights for one answer. NotFoundError, EngineUnavailableError, QueueFullError.
+        """The target's weights for one call. NotFoundError, EngineUnavailableError, and those of `Admission.entered`.
 
-        `session_id`: what keeps a conversation on one generation; empty: none.
+        What is computed under the lease needs a `seat`. `session_id`: what keeps a conversation on one generation;
+        empty: none.
         """
-        if self._in_flight >= self._max_in_flight:
-            raise QueueFullError(self._max_in_flight)
-        self._in_flight += 1
-        metrics.answers_in_flight.set(self._in_flight)
-        try:
-            async with self._resolved(target, tenant, session_id) as leased:
+        with self._admission.entered(tenant) as visit:
+            async with self._resolved(target, visit, session_id) as leased:
                 yield leased
-        finally:
-            self._in_flight -= 1
-            metrics.answers_in_flight.set(self._in_flight)
 
     def recording(
         self, leased: Leased, prompt: Prompt | None, *, response_id: str = ""
@@ -95,16 +99,16 @@ class Answers:
         )  # fmt: skip
 
     @contextlib.asynccontextmanager
-    async def _resolved(self, target: Target, tenant: str, session_id: str) -> AsyncIterator[Leased]:
+    async def _resolved(self, target: Target, visit: Visit, session_id: str) -> AsyncIterator[Leased]:
         if target.kind == Target.DEPLOYMENT:
             with self._deployments.leased(target.name, session_id=session_id) as (origin, adapter):
-                yield Leased(target, self._host.ready_engine(), origin, adapter, tenant)
+                yield Leased(target, self._host.ready_engine(), origin, adapter, visit=visit)
         elif target.kind == Target.BASE_MODEL:
             engine = await self._host.engine_for(await self._base_model(target.name))
             origin = Origin(
                 generation=BASE_GENERATION, deployment_revision=0, adapter_revision="", base_model=target.name
             )
-            yield Leased(target, engine, origin, None, tenant)
+            yield Leased(target, engine, origin, None, visit=visit)
         else:
             revision = await self._models.adapter_revision(target.name)
             await self._host.engine_for(revision.base_model)
@@ -113,7 +117,7 @@ class Answers:
                     generation=revision.generation, deployment_revision=0,
                     adapter_revision=revision.name, base_model=revision.base_model.name,
                 )  # fmt: skip
-                yield Leased(target, self._host.ready_engine(), origin, adapter, tenant)
+                yield Leased(target, self._host.ready_engine(), origin, adapter, visit=visit)
 
     async def _base_model(self, name: str) -> BaseModel:
         """The engine's own base model needs no question to the trainer: its content is fixed by the choice."""
@@ -155,13 +159,20 @@ class Answers:
             adapter=leased.adapter,
             cache_salt=leased.cache_salt,
         )
-        progress = _Progress(open_choices=sampling.choice_count, waited_s=self.clock() - began)
         async with contextlib.AsyncExitStack() as stack:
+            seat = await stack.enter_async_context(
+                leased.seat(
+                    prompt_token_count=len(prompt_ids), seat_count=sampling.choice_count,
+                    max_answer_token_count=sampling.choice_count * request.sampling.max_tokens,
+                )
+            )  # fmt: skip
+            progress = _Progress(open_choices=sampling.choice_count, waited_s=self.clock() - began)
             pieces = await stack.enter_async_context(contextlib.aclosing(engine.generate(request)))
             recording = stack.enter_context(self.recording(leased, prompt, response_id=response_id))
             async for piece in pieces:
                 elapsed_s = self.clock() - began
                 progress.add(piece, elapsed_s)
+                seat.answer_token_count = progress.token_count
                 finish = None if progress.open_choices else progress.finish(len(prompt_ids), elapsed_s)
                 if piece.choice == 0:
                     recording.add(piece.text)
@@ -201,7 +212,7 @@ class _Progress:
             reason=self.reason, prompt_token_count=prompt_token_count, completion_token_count=self.token_count,
             ttft_ms=self.ttft_s * 1000, latency_ms=elapsed_s * 1000,
             cached_prompt_token_count=self.cached_prompt_token_count,
-            queue_ms=(self.waited_s + self.queue_s) * 1000 if self.queue_s else 0.0,
+            queue_ms=(self.waited_s + self.queue_s) * 1000,
         )  # fmt: skip
 
 

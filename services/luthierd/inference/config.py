@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from luthierd.config import ServerConfig
+from luthierd.inference.quota_domain import Limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,11 +19,25 @@ class InferenceConfig(ServerConfig):
     max_answer_s: float = 600.0
     """Longest that an answer may take, from the arrival of the call, the wait for the engine's start included."""
     max_in_flight: int = 256
-    """Answers at a time, running and waiting; more are refused with RESOURCE_EXHAUSTED."""
+    """Calls at a time, running and waiting; more are refused with RESOURCE_EXHAUSTED."""
+    max_in_flight_per_tenant: int = 128
+    """Of them, calls of one tenant."""
     max_batch: int = 32
-    """Answers that the engine computes at a time; the others wait in it."""
+    """Answers that the engine computes at a time; the others wait, and tenants take turns."""
+    spare_batch: int = 8
+    """Answers beyond `max_batch`, only for tenants below their share of it: so that a flood delays nobody's start."""
     max_batch_adapters: int = 8
     """Different adapters in one batch. Each costs memory for the largest rank."""
+    adapter_patience: int = 4
+    """Times that a request may be passed over because its adapter is not in the batch, before a place is cleared."""
+    quota_requests_per_minute: int = 0
+    """Of a tenant for which nothing else was set; 0: no limit. The same for the next three."""
+    quota_tokens_per_minute: int = 0
+    """Tokens of prompts and answers."""
+    quota_concurrent_requests: int = 0
+    """Running and waiting."""
+    quota_deployed_adapters: int = 0
+    """Different adapters that are live or staged."""
     max_loaded_adapters: int = 32
     """Adapters in memory: live, candidates, previous ones and those of evaluations."""
     max_unheld_adapters: int = 4
@@ -49,3 +64,13 @@ class InferenceConfig(ServerConfig):
     """GPUs that share the base model."""
     eager: bool = True
     """Skip compilation and CUDA graphs: starts sooner; on a GPU, slower."""
+
+    @property
+    def default_limits(self) -> Limits:
+        """The quota of a tenant for which nothing else was set."""
+        return Limits(
+            requests_per_minute=self.quota_requests_per_minute,
+            tokens_per_minute=self.quota_tokens_per_minute,
+            concurrent_requests=self.quota_concurrent_requests,
+            deployed_adapters=self.quota_deployed_adapters,
+        )

@@ -56,10 +56,11 @@ class Deployments:
 
     def __init__(
         self, *, store: DeploymentStore, catalog: Catalog, generations: Generations, host: EngineHost,
-        clock: Callable[[], float] = time.time,
+        check_adapters: Callable[[str, int], None] = lambda tenant, count: None, clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self._store, self._catalog, self._generations, self._host = store, catalog, generations, host
-        self._clock = clock
+        self._check_adapters, self._clock = check_adapters, clock
+        self._arriving: dict[str, AdapterRevision] = {}
         self._table: dict[str, Deployment] = {}
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
@@ -120,11 +121,37 @@ class Deployments:
                 and generation.error is None
             ):
                 return before
-            await self._load(revision, name)
-            now = self._clock()
-            base = before or Deployment(name=name, create_time=now, update_time=now)
-            after = base.stage(revision, now) if stage_only else base.route(revision, now)
-            return await self._publish(before, after)
+            with self._counted(name, revision, is_staged=stage_only):
+                await self._load(revision, name)
+                now = self._clock()
+                base = before or Deployment(name=name, create_time=now, update_time=now)
+                after = base.stage(revision, now) if stage_only else base.route(revision, now)
+                return await self._publish(before, after)
+
+    def deployed_adapters(self, parent: str, *, without: str = "") -> set[str]:
+        """Digests of the adapters that are live, staged or on their way there in `tenants/{t}`'s deployments.
+
+        `without`: a deployment whose live one does not count, because it is being replaced.
+        """
+        prefix = f"{parent}/deployments/"
+        found = {arriving.sha256 for name, arriving in self._arriving.items() if name.startswith(prefix)}
+        for name, one in self._table.items():
+            if name.startswith(prefix):
+                kept = (None if name == without else one.live, one.candidate)
+                found |= {revision.sha256 for revision in kept if revision}
+        return found
+
+    @contextlib.contextmanager
+    def _counted(self, name: str, revision: AdapterRevision, *, is_staged: bool) -> Iterator[None]:
+        """Counts a revision as deployed while it gets there. AdapterQuotaError if it would be one too many."""
+        parent = name.partition("/deployments/")[0]
+        there = self.deployed_adapters(parent, without="" if is_staged else name)
+        self._check_adapters(parent.partition("/")[2], len(there | {revision.sha256}))
+        self._arriving[name] = revision
+        try:
+            yield
+        finally:
+            del self._arriving[name]
 
     async def _load(self, revision: AdapterRevision, name: str) -> None:
         """Gets the revision into the engine, and holds it there for the deployment."""

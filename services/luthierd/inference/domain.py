@@ -183,7 +183,7 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Finish:
-    """How an answer came about. Times count from the arrival of the call; `queue_ms` 0: the engine does not tell."""
+    """How an answer came about. Times count from the arrival of the call."""
 
     reason: str
     prompt_token_count: int

@@ -36,9 +36,10 @@ class Embeddings:
             longest = max(len(ids) for ids in tokens)
             if longest > engine.window:
                 raise PromptTooLongError(longest, engine.window)
+            token_count = sum(len(ids) for ids in tokens)
             with self._answers.recording(leased, None) as recording:
-                vectors = await engine.embed(tokens, leased.adapter)
-                token_count = sum(len(ids) for ids in tokens)
+                async with leased.seat(prompt_token_count=token_count):
+                    vectors = await engine.embed(tokens, leased.adapter)
                 recording.finish(Finish.without_times(token_count, 0))
         metrics.observe_tokens(target.kind, prompt=token_count)
         return Embedded(

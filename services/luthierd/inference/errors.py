@@ -23,7 +23,7 @@ class DeploymentNotFoundError(errors.NotFoundError):
 
 
 class EtagMismatchError(errors.AbortedError):
-    """The deployment changed since the caller read it."""
+    """The deployment or quota changed since the caller read it."""
 
     reason = "ETAG_MISMATCH"
 
@@ -155,9 +155,51 @@ class QueueFullError(errors.ResourceExhaustedError):
 
     reason = "QUEUE_FULL"
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, retry_after_s: float = 1.0) -> None:
         super().__init__(
-            f"{limit} requests are in flight, as many as this server takes; try again in a second",
-            metadata={"limit": str(limit)},
-            retry_after_s=1.0,
+            f"{limit} requests are in flight, as many as this server takes; try again in {retry_after_s:.1f} s",
+            metadata={"limit": str(limit), "retry_after_s": f"{retry_after_s:.1f}"},
+            retry_after_s=retry_after_s,
+        )
+
+
+class TenantQueueFullError(errors.ResourceExhaustedError):
+    """Too many requests of one tenant wait or run."""
+
+    reason = "TENANT_QUEUE_FULL"
+
+    def __init__(self, tenant: str, limit: int, *, retry_after_s: float) -> None:
+        super().__init__(
+            f"tenant {tenant} has {limit} requests in flight, as many as this server takes of one tenant; "
+            f"try again in {retry_after_s:.1f} s",
+            metadata={"tenant": tenant, "limit": str(limit), "retry_after_s": f"{retry_after_s:.1f}"},
+            retry_after_s=retry_after_s,
+        )
+
+
+class QuotaExceededError(errors.ResourceExhaustedError):
+    """The tenant's quota of requests, tokens or concurrent requests is used up for now."""
+
+    reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, tenant: str, quota: str, limit: int, *, retry_after_s: float) -> None:
+        super().__init__(
+            f"tenant {tenant} has used up its quota of {limit} {quota.replace('_', ' ')}; try again in "
+            f"{retry_after_s:.1f} s, or have an operator raise it (luthier quota set)",
+            metadata={"tenant": tenant, "quota": quota, "limit": str(limit), "retry_after_s": f"{retry_after_s:.1f}"},
+            retry_after_s=retry_after_s,
+        )
+
+
+class AdapterQuotaError(errors.ResourceExhaustedError):
+    """The tenant has as many different adapters deployed as its quota allows."""
+
+    reason = "ADAPTER_QUOTA_EXCEEDED"
+
+    def __init__(self, tenant: str, limit: int) -> None:
+        super().__init__(
+            f"tenant {tenant} may have {limit} different adapters deployed; undeploy one first, or have an operator "
+            "raise the quota (luthier quota set)",
+            metadata={"tenant": tenant, "limit": str(limit)},
+            retry_after_s=60.0,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -184,7 +185,7 @@ def failure_of(error: LuthierError) -> tuple[int, dict[str, object], dict[str, s
         status, kind = 404, "not_found_error"
     else:
         status, kind = HTTP_STATUS.get(code_of(error).name, (500, "internal_error"))
-    headers = {"retry-after": str(max(1, round(error.retry_after_s)))} if isinstance(error, RetryableError) else {}
+    headers = {"retry-after": str(max(1, math.ceil(error.retry_after_s)))} if isinstance(error, RetryableError) else {}
     if status == 401:
         headers["www-authenticate"] = "Bearer"
     param = error.violations[0].field if isinstance(error, InvalidArgumentError) and error.violations else None

@@ -34,6 +34,7 @@ from luthierd.inference.http_exchange import (
     failure_of,
 )
 from luthierd.inference.http_recording import AnswerTap, prompt_of
+from luthierd.inference.http_seat import http_seat
 from luthierd.names import BASE_MODEL, DEPLOYMENT
 from luthierd.rpc import logs
 from luthierd.rpc.auth import Principal, TokenVerifier
@@ -146,10 +147,11 @@ class HttpFront:
                 content = json.dumps({**body, "cache_salt": leased.cache_salt}).encode()
                 send.headers = _origin_headers(leased)
                 inner = {**scope, "headers": _inner_headers(scope, leased, content)}
-                with self._answers.recording(leased, prompt_of(body)) as recording:
-                    tap = AnswerTap(send, recording)
-                    await application(inner, replay(content), tap, leased=leased, model=model, usage=usage)
-                    tap.finish(usage, ttft_s=send.ttft_s, latency_s=send.elapsed_ms / 1000)
+                async with http_seat(leased, body, usage):
+                    with self._answers.recording(leased, prompt_of(body)) as recording:
+                        tap = AnswerTap(send, recording)
+                        await application(inner, replay(content), tap, leased=leased, model=model, usage=usage)
+                        tap.finish(usage, ttft_s=send.ttft_s, latency_s=send.elapsed_ms / 1000)
         finally:
             send.observe(target.kind, usage)
 

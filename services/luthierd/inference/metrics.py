@@ -30,6 +30,11 @@ captures_dropped = Counter("luthier_captures_dropped_total", "Prompts with answe
 capture_files_deleted = Counter(
     "luthier_capture_files_deleted_total", "Capture files past their time, or after an opt-out"
 )
+queue_seconds = Histogram(
+    "luthier_answer_queue_seconds",
+    "A request's wait for a seat in the engine's batch",
+    buckets=(0.001, 0.005, *_SECONDS),
+)
 answers_in_flight = Gauge("luthier_answers_in_flight", "Answers being made, over gRPC and HTTP")
 
 

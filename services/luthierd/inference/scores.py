@@ -37,7 +37,8 @@ class Scores:
             engine = leased.engine
             with self._answers.recording(leased, None) as recording:
                 prompt_ids, completion_ids = await asyncio.to_thread(_both, engine, prompt, completion)
-                logprobs = await engine.score(prompt_ids, completion_ids, leased.adapter)
+                async with leased.seat(prompt_token_count=len(prompt_ids) + len(completion_ids)):
+                    logprobs = await engine.score(prompt_ids, completion_ids, leased.adapter)
                 texts = await asyncio.to_thread(engine.token_texts, completion_ids)
                 recording.finish(Finish.without_times(len(prompt_ids), len(completion_ids)))
         metrics.observe_tokens(target.kind, prompt=len(prompt_ids) + len(completion_ids))

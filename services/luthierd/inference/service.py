@@ -14,9 +14,13 @@ from luthier.inference.v1 import (
     feedback_service_pb2,
     inference_service_pb2,
     inference_service_pb2_grpc,
+    quota_pb2,
+    tenant_service_pb2,
+    tenant_service_pb2_grpc,
 )
 
 from luthierd.inference import answer_wire, feedback_service, wire
+from luthierd.inference.admission import Admission
 from luthierd.inference.answers import Answers, Models, Prompt
 from luthierd.inference.batches import Batches
 from luthierd.inference.capturing import Capturing
@@ -25,8 +29,10 @@ from luthierd.inference.domain import Answer, Origin, Target
 from luthierd.inference.embeddings import Embeddings
 from luthierd.inference.engine_host import EngineHost
 from luthierd.inference.generations import Generations
+from luthierd.inference.quota_domain import Quota
+from luthierd.inference.quotas import REQUESTS, TOKENS, Quotas
 from luthierd.inference.scores import Scores
-from luthierd.names import ADAPTER_REVISION, BASE_MODEL, DEPLOYMENT, TENANT
+from luthierd.names import ADAPTER_REVISION, BASE_MODEL, DEPLOYMENT, QUOTA, TENANT
 from luthierd.rpc import logs
 from luthierd.rpc.auth import TokenVerifier, current_principal
 from luthierd.rpc.idempotency import ReplayStore
@@ -40,13 +46,16 @@ FULL_NAMES = tuple(
         (deployment_service_pb2, "DeploymentService"),
         (engine_service_pb2, "EngineService"),
         (feedback_service_pb2, "FeedbackService"),
+        (tenant_service_pb2, "TenantService"),
     )
 )
 GENERATE, DEPLOY, EVALUATE = "inference.generate", "inference.deploy", "inference.evaluate"
+ADMIN = "inference.admin"
 ANSWERING = ("Generate", "GenerateStream", "Chat", "ChatStream", "BatchGenerate", "Score", "Embed")
 SCOPES = {
     **dict.fromkeys(ANSWERING, GENERATE),
-    **dict.fromkeys(("GetDeployment", "ListDeployments", "GetEngine"), GENERATE),
+    **dict.fromkeys(("GetDeployment", "ListDeployments", "GetEngine", "GetQuota"), GENERATE),
+    "UpdateQuota": ADMIN,
     **dict.fromkeys(
         ("DeployAdapter", "PromoteDeployment", "RollbackDeployment", "DeleteDeployment", "StartEngine"), DEPLOY
     ),
@@ -193,10 +202,37 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
         return wire.engine_to_proto(self._host.status, loaded_adapter_count=self._generations.loaded_count)
 
 
+class TenantServicer(tenant_service_pb2_grpc.TenantServiceServicer):
+    """Shows and changes what tenants may take."""
+
+    def __init__(self, quotas: Quotas, admission: Admission, deployments: Deployments) -> None:
+        self._quotas, self._admission, self._deployments = quotas, admission, deployments
+
+    async def GetQuota(self, request: Any, context: Any) -> tenant_service_pb2.GetQuotaResponse:
+        QUOTA.parse(request.name)
+        return tenant_service_pb2.GetQuotaResponse(quota=self._to_proto(self._quotas.get(request.name)))
+
+    async def UpdateQuota(self, request: Any, context: Any) -> tenant_service_pb2.UpdateQuotaResponse:
+        QUOTA.parse(request.name)
+        changes = wire.quota_changes_from_proto(request)
+        quota = await self._quotas.update(request.name, changes, etag=request.etag)
+        return tenant_service_pb2.UpdateQuotaResponse(quota=self._to_proto(quota))
+
+    def _to_proto(self, quota: Quota) -> quota_pb2.Quota:
+        (tenant,) = QUOTA.parse(quota.name)
+        load = self._admission.load(tenant)
+        usage = quota_pb2.QuotaUsage(
+            requests_in_minute=self._quotas.used(tenant, REQUESTS), tokens_in_minute=self._quotas.used(tenant, TOKENS),
+            running_requests=load.running_count, waiting_requests=load.waiting_count,
+            deployed_adapters=len(self._deployments.deployed_adapters(TENANT.format(tenant))),
+        )  # fmt: skip
+        return wire.quota_to_proto(quota, self._quotas.limits(tenant), usage)
+
+
 def inference_service(
     *, answers: Answers, deployments: Deployments, generations: Generations, host: EngineHost, models: Models,
-    capturing: Capturing, verifier: TokenVerifier, replays: ReplayStore, health: Health, max_answer_s: float,
-    **life: Any,
+    capturing: Capturing, quotas: Quotas, admission: Admission, verifier: TokenVerifier, replays: ReplayStore,
+    health: Health, max_answer_s: float, **life: Any,
 ) -> Service:  # fmt: skip
     """What `serve()` needs. `max_answer_s`: see `InferenceConfig`. `life`: `background` and `close` of `Service`."""
     return Service(
@@ -215,6 +251,10 @@ def inference_service(
                 implementation=EngineServicer(host, models, generations),
             ),
             feedback_service.feedback_servicer(capturing.feedbacks, capturing.policies, capturing.files),
+            Servicer(
+                add_to_server=tenant_service_pb2_grpc.add_TenantServiceServicer_to_server,
+                implementation=TenantServicer(quotas, admission, deployments),
+            ),
         ],
         full_names=FULL_NAMES,
         scopes=SCOPES,

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from luthierd.inference.domain import AdapterRevision, BaseModel, Deployment
 from luthierd.inference.errors import EtagMismatchError
+from luthierd.inference.quota_domain import Quota
 from luthierd.storage.database import Database
 
 _deployments = sa.table(
@@ -22,11 +23,14 @@ _deployments = sa.table(
     sa.column("previous", sa.JSON),
 )
 _choice = sa.table("engine_choice", sa.column("slot"), sa.column("base_model"), sa.column("base_model_sha256"))
+_quotas = sa.table(
+    "quotas", sa.column("name"), sa.column("own", sa.JSON), sa.column("update_time", sa.Float), sa.column("change")
+)
 _THE_ONE = 1  # a server has one engine
 
 
 class SqlStore:
-    """See `deployments.DeploymentStore` and `engine_host.ChoiceStore`."""
+    """See `deployments.DeploymentStore`, `engine_host.ChoiceStore` and `quotas.QuotaStore`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -86,6 +90,26 @@ class SqlStore:
         async with self._database.begin() as connection:
             await connection.execute(query)
 
+    async def quotas(self) -> list[Quota]:
+        """All that were set."""
+        async with self._database.read() as connection:
+            rows = (await connection.execute(sa.select(_quotas))).mappings().all()
+        return [Quota(**dict(row)) for row in rows]
+
+    async def put_quota(self, quota: Quota, *, change: int) -> None:
+        """EtagMismatchError unless the stored one is at `change`; 0: there is none."""
+        values = {
+            "name": quota.name, "own": dict(quota.own), "update_time": quota.update_time, "change": quota.change
+        }  # fmt: skip
+        query = sa.update(_quotas).where(_quotas.c.name == quota.name, _quotas.c.change == change).values(values)
+        try:
+            async with self._database.begin() as connection:
+                result = await connection.execute(query if change else sa.insert(_quotas).values(values))
+                if change and result.rowcount != 1:
+                    raise EtagMismatchError(quota.name)
+        except sa.exc.IntegrityError:
+            raise EtagMismatchError(quota.name) from None
+
 
 class MemoryStore:
     """Forgets everything with the process."""
@@ -93,6 +117,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._rows: dict[str, Deployment] = {}
         self._chosen: BaseModel | None = None
+        self._quotas: dict[str, Quota] = {}
 
     async def deployments(self) -> list[Deployment]:
         """All of them."""
@@ -126,6 +151,17 @@ class MemoryStore:
     async def forget_base_model(self, base_model: BaseModel) -> None:
         """Takes the choice back, if it is this one."""
         self._chosen = None if self._chosen == base_model else self._chosen
+
+    async def quotas(self) -> list[Quota]:
+        """All that were set."""
+        return list(self._quotas.values())
+
+    async def put_quota(self, quota: Quota, *, change: int) -> None:
+        """EtagMismatchError unless the stored one is at `change`; 0: there is none."""
+        stored = self._quotas.get(quota.name)
+        if (stored.change if stored else 0) != change:
+            raise EtagMismatchError(quota.name)
+        self._quotas[quota.name] = quota
 
     def _expect(self, name: str, change: int) -> None:
         if name not in self._rows or self._rows[name].change != change:

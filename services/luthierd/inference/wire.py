@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from luthier.inference.v1 import deployment_pb2, engine_service_pb2
+from luthier.inference.v1 import deployment_pb2, engine_service_pb2, quota_pb2, tenant_service_pb2
 from luthier.trainer.v1 import base_model_pb2
 
+from luthierd.errors import InvalidArgumentError
 from luthierd.inference import domain
 from luthierd.inference.engine_host import EngineStatus
 from luthierd.inference.generations import Generation, Generations
+from luthierd.inference.quota_domain import LIMIT_NAMES, Limits, Quota
 from luthierd.rpc.status import status_of
 
 DOMAIN = "inference.luthier.dev"
+MIN_WEIGHT, MAX_WEIGHT = 0.01, 100.0
 
 
 def is_ready(model: base_model_pb2.BaseModel) -> bool:
@@ -64,6 +67,36 @@ def engine_to_proto(status: EngineStatus, *, loaded_adapter_count: int) -> engin
         message.base_model, message.base_model_sha256 = status.base_model.name, status.base_model.sha256
     if status.error is not None:
         message.error.CopyFrom(status_of(status.error, DOMAIN))
+    return message
+
+
+def quota_changes_from_proto(request: tenant_service_pb2.UpdateQuotaRequest) -> dict[str, float | None]:
+    """The limits to set by name, None to go back to the default. InvalidArgumentError for one out of its range."""
+    given = {field.name: float(value) for field, value in request.limits.ListFields()}
+    for name, value in given.items():
+        if name == "weight" and not MIN_WEIGHT <= value <= MAX_WEIGHT:
+            raise InvalidArgumentError.of_field("limits.weight", f"{value} is not from {MIN_WEIGHT} to {MAX_WEIGHT:g}")
+        if value < 0:
+            raise InvalidArgumentError.of_field(f"limits.{name}", f"{value} is negative; 0 means no limit")
+    for path in request.update_mask.paths:
+        if path not in LIMIT_NAMES:
+            raise InvalidArgumentError.of_field("update_mask", f"{path!r} is not one of {', '.join(LIMIT_NAMES)}")
+    changes = {name: given.get(name) for name in request.update_mask.paths or given}
+    if not changes:
+        raise InvalidArgumentError.of_field("limits", f"set at least one of {', '.join(LIMIT_NAMES)}")
+    return changes
+
+
+def quota_to_proto(quota: Quota, limits: Limits, usage: quota_pb2.QuotaUsage) -> quota_pb2.Quota:
+    """A quota with what holds and what is used."""
+    message = quota_pb2.Quota(name=quota.name, etag=quota.etag, usage=usage)
+    message.limits.SetInParent()
+    for name in LIMIT_NAMES:
+        setattr(message.effective_limits, name, getattr(limits, name))
+        if name in quota.own:
+            setattr(message.limits, name, type(getattr(limits, name))(quota.own[name]))
+    if quota.change:
+        message.update_time.CopyFrom(_time(quota.update_time))
     return message
 
 

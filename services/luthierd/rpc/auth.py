@@ -36,6 +36,7 @@ SCOPES = (
     "inference.generate",
     "inference.evaluate",
     "inference.deploy",
+    "inference.admin",
 )
 
 

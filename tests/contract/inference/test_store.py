@@ -10,6 +10,7 @@ import pytest
 from inference_parts import BASE, OTHER_BASE, revision
 from luthierd.inference.domain import Deployment
 from luthierd.inference.errors import EtagMismatchError
+from luthierd.inference.quota_domain import Quota
 from luthierd.inference.store import MemoryStore, SqlStore
 from luthierd.storage.database import Database
 
@@ -40,6 +41,16 @@ async def exercise(store: SqlStore | MemoryStore) -> None:
         await store.delete(NEW.name, change=NEW.change)
     await store.delete(NEW.name, change=changed.change)
     assert await store.deployments() == []
+    assert await store.quotas() == []
+    quota = Quota(name="tenants/acme/quota").changed({"weight": 2.5, "requests_per_minute": 3.0}, 4.5)
+    with pytest.raises(EtagMismatchError):
+        await store.put_quota(quota, change=1)
+    await store.put_quota(quota, change=0)
+    with pytest.raises(EtagMismatchError):
+        await store.put_quota(quota, change=0)
+    later = quota.changed({"weight": None}, 5.5)
+    await store.put_quota(later, change=1)
+    assert await store.quotas() == [later]
     assert await store.chosen_base_model() is None
     assert await store.choose_base_model(BASE) == BASE
     assert await store.choose_base_model(OTHER_BASE) == BASE

@@ -228,8 +228,8 @@ class Finish(_message.Message):
     cached_prompt_token_count: _builtins.int
     """Tokens of the prompt that were not computed again, because this tenant's prefix cache had them."""
     queue_ms: _builtins.float
-    """Time until the engine began to compute, milliseconds, from the arrival of the call; part of `ttft_ms`. 0 if the engine
-    does not tell.
+    """Time until the engine began to compute, milliseconds, from the arrival of the call; part of `ttft_ms`. Of an engine that
+    does not tell, until it got the request.
     """
     def __init__(
         self,

@@ -44,6 +44,7 @@ class VllmSettings:
     """How to run vLLM; see `InferenceConfig` for the meaning of each."""
 
     max_batch: int = 32
+    spare_batch: int = 8
     max_batch_adapters: int = 8
     max_loaded_adapters: int = 32
     max_lora_rank: int = 32
@@ -134,7 +135,7 @@ def _arguments(folder: pathlib.Path, settings: VllmSettings, *, on_gpu: bool) ->
         "model": str(folder),
         "dtype": settings.dtype if settings.dtype != "auto" or on_gpu else cpu_dtype(),
         "max_model_len": _window(folder, settings.window_tokens),
-        "max_num_seqs": settings.max_batch,
+        "max_num_seqs": settings.max_batch + settings.spare_batch,
         "gpu_memory_utilization": settings.memory_fraction or (0.9 if on_gpu else 0.3),
         "enforce_eager": settings.eager,
         "tensor_parallel_size": settings.tensor_parallel,

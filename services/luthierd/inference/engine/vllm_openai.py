@@ -48,17 +48,24 @@ class _Counting:
     async def generate(
         self, prompt: Any, sampling_params: Any, request_id: str, **options: Any
     ) -> AsyncGenerator[Any, None]:
+        from vllm.sampling_params import RequestOutputKind
+
         asked = _asked.get()
         assert asked is not None
         own_id, prompt_token_count = f"{asked.response_id}.{asked.started_count}", 0
         asked.started_count += 1
         asked.running.add(own_id)
+        if sampling_params.output_kind is RequestOutputKind.FINAL_ONLY and sampling_params.n == 1:
+            sampling_params.output_kind = RequestOutputKind.CUMULATIVE  # so that one that is cut off is counted, too
+        is_cumulative, seen = sampling_params.output_kind is RequestOutputKind.CUMULATIVE, 0
         async with contextlib.aclosing(self._llm.generate(prompt, sampling_params, own_id, **options)) as outputs:
             async for output in outputs:
                 if not prompt_token_count:
                     prompt_token_count = len(output.prompt_token_ids or ())
                     asked.usage.prompt_token_count += prompt_token_count
-                asked.usage.completion_token_count += sum(len(one.token_ids) for one in output.outputs)
+                token_count = sum(len(one.token_ids) for one in output.outputs)
+                asked.usage.completion_token_count += token_count - (seen if is_cumulative else 0)
+                seen = token_count
                 if output.finished:
                     asked.running.discard(own_id)
                 yield output

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+QUOTA = {
+    "name": "tenants/acme/quota",
+    "limits": {"tokens_per_minute": 5000},
+    "effective_limits": {"tokens_per_minute": 5000, "requests_per_minute": 0, "weight": 1.0},
+    "usage": {"tokens_in_minute": 1234, "running_requests": 2, "waiting_requests": 7},
+}
+
+
+async def test_a_quota_is_shown_with_what_holds_where_it_comes_from_and_what_is_used(services, luthier):
+    services.answers["GetQuota"] = {"quota": QUOTA}
+    lines = {line.split("  ")[0].strip(): line for line in (await luthier("quota", "show")).out.splitlines()}
+    assert "5000" in lines["tokens a minute"]
+    assert "1234" in lines["tokens a minute"]
+    assert lines["tokens a minute"].strip().endswith("set")
+    assert "no limit" in lines["requests a minute"]
+    assert lines["requests a minute"].strip().endswith("default")
+    assert "2 + 7 waiting" in lines["requests in flight"]
+    [document] = (await luthier("quota", "show", "--json")).lines
+    assert document["limits"] == {"tokens_per_minute": 5000}
+    assert services.asked["GetQuota"][0].name == "tenants/acme/quota"
+
+
+async def test_limits_are_set_to_nothing_and_back_to_the_default(services, luthier):
+    services.answers["UpdateQuota"] = {"quota": QUOTA}
+    found = await luthier(
+        "quota", "set", "--requests-per-minute", "0", "--weight", "2.5", "--reset", "tokens_per_minute"
+    )
+    assert found.code == 0
+    [request] = services.asked["UpdateQuota"]
+    assert sorted(request.update_mask.paths) == ["requests_per_minute", "tokens_per_minute", "weight"]
+    assert (request.limits.HasField("requests_per_minute"), request.limits.requests_per_minute) == (True, 0)
+    assert (request.limits.weight, request.limits.HasField("tokens_per_minute")) == (2.5, False)
+    assert request.request_id
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--weight", "0"), ("--requests-per-minute", "-1"), ("--weight", "2", "--reset", "weight")],
+)
+async def test_a_set_that_makes_no_sense_is_refused_before_anything_is_sent(services, luthier, options):
+    assert (await luthier("quota", "set", *options)).code == 64
+    assert "UpdateQuota" not in services.asked
