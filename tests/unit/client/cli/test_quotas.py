@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 QUOTA = {
@@ -12,13 +14,15 @@ QUOTA = {
 
 async def test_a_quota_is_shown_with_what_holds_where_it_comes_from_and_what_is_used(services, luthier):
     services.answers["GetQuota"] = {"quota": QUOTA}
-    lines = {line.split("  ")[0].strip(): line for line in (await luthier("quota", "show")).out.splitlines()}
-    assert "5000" in lines["tokens a minute"]
-    assert "1234" in lines["tokens a minute"]
-    assert lines["tokens a minute"].strip().endswith("set")
-    assert "no limit" in lines["requests a minute"]
-    assert lines["requests a minute"].strip().endswith("default")
-    assert "2 + 7 waiting" in lines["requests in flight"]
+    out = (await luthier("quota", "show")).out
+
+    def row(text: str) -> list[str]:
+        line = next(line for line in out.splitlines() if text in line)
+        return [cell.strip() for cell in re.split("[│┃]", line)[1:-1]]
+
+    assert row("tokens a minute") == ["tokens a minute", "5000", "1234", "set"]
+    assert row("requests a minute") == ["requests a minute", "no limit", "0", "default"]
+    assert row("in flight") == ["requests in flight", "no limit", "2 + 7 waiting", "default"]
     [document] = (await luthier("quota", "show", "--json")).lines
     assert document["limits"] == {"tokens_per_minute": 5000}
     assert services.asked["GetQuota"][0].name == "tenants/acme/quota"
