@@ -69,11 +69,12 @@ class House:
         self.blobs = BlobStore(f"file://{folder / 'blobs'}")
         create_keys(folder / "keys")
         self.issuer = TokenIssuer.from_file(folder / "keys/private.pem")
-        self.port, self.http_port = free_port(), free_port()
+        self.port, self.http_port, self.metrics_port = free_port(), free_port(), free_port()
         self.environment = os.environ | {
             "LUTHIER_HOME": str(folder),
             "LUTHIER_INFERENCE_PORT": str(self.port),
             "LUTHIER_INFERENCE_HTTP_PORT": str(self.http_port),
+            "LUTHIER_INFERENCE_METRICS_PORT": str(self.metrics_port),
             "LUTHIER_TRAINER_ADDRESS": f"127.0.0.1:{trainer_port}",
             "LUTHIER_INFERENCE_DTYPE": "float32",
             "LUTHIER_INFERENCE_GRACE_S": "2",

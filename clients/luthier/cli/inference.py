@@ -1,10 +1,10 @@
-"""luthier generate | chat: answers, as they are made, on stdout."""
+"""luthier generate | chat | batch | score: answers, as they are made, on stdout; log-probabilities of given ones."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -13,21 +13,41 @@ from luthier.cli.session import Command, Session
 if TYPE_CHECKING:
     from luthier.client import AsyncClient
 
+BATCH_SIZE = 64
+"""As many inputs as the service takes in one batch."""
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def targeted(function: F) -> F:
+    """Options of whoever answers."""
+    for option in reversed(
+        (
+            click.option("--deployment", metavar="NAME", help="A deployment of the tenant."),
+            click.option("--base", metavar="M", help="A base model without any adapter."),
+            click.option("--adapter", metavar="REVISION", help="An adapter revision that need not be deployed."),
+            click.option("--session", "session_id", default="", help="Keeps a conversation on one generation."),
+        )
+    ):
+        function = option(function)
+    return function
 
 
 def answering(function: F) -> F:
     """Options of whoever answers and how."""
     for option in reversed(
         (
-            click.option("--deployment", metavar="NAME", help="A deployment of the tenant."),
-            click.option("--base", metavar="M", help="A base model without any adapter."),
-            click.option("--adapter", metavar="REVISION", help="An adapter revision that need not be deployed."),
+            targeted,
             click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens to make. Default 256."),
             click.option("--temperature", type=click.FloatRange(min=0), help="0 is greedy. Default 0."),
             click.option("--top-p", type=click.FloatRange(min=0, max=1, min_open=True), help="Nucleus. Default 1."),
             click.option("--seed", type=int, help="Seed for temperatures above 0."),
             click.option("--stop", multiple=True, help="Text that ends the answer; may be repeated."),
+            click.option("--top-k", type=click.IntRange(min=0), help="Draw from so many of the likeliest tokens."),
+            click.option("--json-schema", type=click.File(), help="The answer must be JSON that this schema allows."),
+            click.option("--regex", metavar="R", help="The answer must match this regular expression as a whole."),
+            click.option("--grammar", type=click.File(), help="The answer must be of this grammar (GBNF or Lark)."),
+            click.option("--choice", "choices", multiple=True, help="The answer must be one of these; repeat it."),
         )
     ):
         function = option(function)
@@ -40,6 +60,7 @@ def answering(function: F) -> F:
 def generate(session: Session, *, prompt: str | None, **options: Any) -> None:
     """Continue PROMPT (or what stdin holds) as it is, without a chat template."""
     text = _input(prompt)
+    _read_structure(options)
     session.adopt(options["deployment"], options["adapter"])
 
     async def work(client: AsyncClient) -> dict[str, Any]:
@@ -56,6 +77,7 @@ def generate(session: Session, *, prompt: str | None, **options: Any) -> None:
 def chat(session: Session, *, message: str | None, system: str | None, **options: Any) -> None:
     """Answer MESSAGE (or what stdin holds); on a terminal without MESSAGE, hold a conversation."""
     session.adopt(options["deployment"], options["adapter"])
+    _read_structure(options)
     opening = [{"role": "system", "content": system}] if system else []
     if message is None and sys.stdin.isatty() and not session.as_json:
         _converse(session, opening, options)
@@ -67,6 +89,81 @@ def chat(session: Session, *, message: str | None, system: str | None, **options
         return await _print(session, client.inference.chat_stream(target, turns, **options))
 
     _finish(session, session.run(work))
+
+
+@click.command(cls=Command)
+@click.argument("file", type=click.File())
+@answering
+def batch(session: Session, *, file: TextIO, **options: Any) -> None:
+    """Answer every line of FILE (JSONL: `{"prompt": ...}` or `{"messages": [...]}`), 64 at a time, in order.
+
+    Each 64 lines are answered by one generation. Prints a JSON line for each.
+    """
+    session.adopt(options["deployment"], options["adapter"])
+    _read_structure(options)
+    inputs = [_line_input(line, number) for number, line in enumerate(file, start=1) if line.strip()]
+    if not inputs:
+        raise click.UsageError("the file has no lines")
+
+    async def work(client: AsyncClient) -> int:
+        from luthier.cli.documents import to_document
+
+        target, failure_count = await _target(client, session, options), 0
+        for start in range(0, len(inputs), BATCH_SIZE):
+            answered = await client.inference.batch_generate(target, inputs[start : start + BATCH_SIZE], **options)
+            for result in answered.results:
+                session.emit(to_document(result))
+                failure_count += result.HasField("error")
+        return failure_count
+
+    failures = session.run(work)
+    session.note(f"{len(inputs) - failures} of {len(inputs)} answered")
+
+
+def _line_input(line: str, number: int) -> str | list[dict[str, str]]:
+    """What a line asks."""
+    import json
+
+    try:
+        row = json.loads(line)
+        return str(row["prompt"]) if "prompt" in row else [dict(turn) for turn in row["messages"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise click.UsageError(f'line {number} is neither {{"prompt": ...}} nor {{"messages": [...]}}') from error
+
+
+@click.command(cls=Command)
+@click.argument("prompt")
+@click.argument("completion")
+@click.option("--chat", "is_chat", is_flag=True, help="PROMPT is a message of the user: apply the chat template.")
+@targeted
+def score(session: Session, *, prompt: str, completion: str, is_chat: bool, **options: Any) -> None:
+    """Show how likely the target finds COMPLETION after PROMPT, token by token, in nats."""
+    session.adopt(options["deployment"], options["adapter"])
+
+    async def work(client: AsyncClient) -> Any:
+        target = await _target(client, session, options)
+        before: Any = [{"role": "user", "content": prompt}] if is_chat else prompt
+        return await client.inference.score(target, before, completion, **options)
+
+    scored = session.run(work)
+    if session.as_json:
+        from luthier.cli.documents import to_document
+
+        session.emit(to_document(scored))
+        return
+    session.table(["token", "#log-probability"], [(repr(one.text), f"{one.logprob:.3f}") for one in scored.tokens])
+    click.echo(f"total {scored.total_logprob:.3f}")
+
+
+def _read_structure(options: dict[str, Any]) -> None:
+    """Files become their texts; no choice is none. At most one may be given."""
+    for name in ("json_schema", "grammar"):
+        if options[name] is not None:
+            options[name] = options[name].read()
+    options["choices"] = options["choices"] or None
+    given = [name for name in ("json_schema", "regex", "grammar", "choices") if options[name] is not None]
+    if len(given) > 1:
+        raise click.UsageError("name at most one of --json-schema, --regex, --grammar and --choice")
 
 
 def _converse(session: Session, turns: list[dict[str, str]], options: dict[str, Any]) -> None:

@@ -39,6 +39,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "feedback": ("feedback", "feedback", "What users say about answers: record, export."),
     "capture": ("captures", "capture", "Whether prompts and answers are kept: show, set, list."),
     "quota": ("quotas", "quota", "What a tenant may take of the inference service: show, set."),
+    "batch": ("inference", "batch", "Answer every line of a file."),
+    "score": ("inference", "score", "Show how likely a completion is."),
     "auth": ("auth", "auth", "Tokens: issue."),
 }
 

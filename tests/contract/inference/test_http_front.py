@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from inference_parts import BASE, FakeEngine, Parts, make_parts, revision, until
+from inference_parts import BASE, TIMEOUT_S, FakeEngine, Parts, make_parts, revision, until
 from luthierd.inference.answers import Leased
 from luthierd.inference.capture_domain import Opinion, PolicyChange, Rating
 from luthierd.inference.config import InferenceConfig
@@ -225,7 +225,7 @@ def lease_count(parts: Parts) -> int:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_a_client_that_hangs_up_frees_its_slot_and_its_lease(*, stream: bool) -> None:
-    async with served() as (parts, client):
+    async with served(max_answer_s=600.0) as (parts, client), asyncio.timeout(TIMEOUT_S):
         parts.engine.gate.clear()
         asked = asyncio.create_task(complete(client, {**ASK, "stream": stream}))
         await parts.engine.began.wait()
@@ -239,7 +239,7 @@ async def test_a_client_that_hangs_up_frees_its_slot_and_its_lease(*, stream: bo
 
 
 async def test_an_answer_that_takes_longer_than_its_caller_waits_is_stopped_and_says_so() -> None:
-    async with served() as (parts, client):
+    async with served(max_answer_s=600.0) as (parts, client), asyncio.timeout(TIMEOUT_S):
         parts.engine.gate.clear()
         headers = as_tenant() | {"x-luthier-timeout-s": "0.05"}
         response = await client.post("/v1/chat/completions", json=ASK, headers=headers)

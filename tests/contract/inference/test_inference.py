@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import AsyncIterable
 
 import grpc
 import pytest
@@ -374,10 +375,15 @@ async def test_a_cancelled_stream_returns_its_lease_and_stops_the_engine() -> No
     assert generation.lease_count == 0
 
 
+async def whole(stream: AsyncIterable[object]) -> list[object]:
+    """All messages of a stream."""
+    return [message async for message in stream]
+
+
 @pytest.mark.parametrize("method", ["Generate", "GenerateStream", "BatchGenerate"])
 @pytest.mark.parametrize("end", ["deadline", "cancel", "limit"])
 async def test_a_call_that_is_over_before_its_answer_frees_its_slots_in_the_engine(method: str, end: str) -> None:
-    parts = await make_parts(R1, max_answer_s=0.2 if end == "limit" else TIMEOUT_S)
+    parts = await make_parts(R1, max_answer_s=0.2 if end == "limit" else 600.0)
     requests = {
         "Generate": ask(),
         "GenerateStream": inference_service_pb2.GenerateStreamRequest(target=ask().target, prompt="hi"),
@@ -385,10 +391,10 @@ async def test_a_call_that_is_over_before_its_answer_frees_its_slots_in_the_engi
             target=ask().target, inputs=[{"prompt": "x"}, {"prompt": "y"}]
         ),
     }
-    async with running(parts.service, CONFIG) as channel:
+    async with running(parts.service, CONFIG) as channel, asyncio.timeout(TIMEOUT_S):
         await deploy(channel, R1.name)
         parts.engine.gate.clear()
-        timeout_s = 0.2 if end == "deadline" else TIMEOUT_S
+        timeout_s = 0.2 if end == "deadline" else 600.0
         call = getattr(InferenceServiceStub(channel), method)(requests[method], metadata=bearer(), timeout=timeout_s)
         await parts.engine.began.wait()
         if end == "cancel":
@@ -398,6 +404,8 @@ async def test_a_call_that_is_over_before_its_answer_frees_its_slots_in_the_engi
         generation = parts.generations.get(R1)
         assert generation is not None
         await until(lambda: generation.lease_count == 0)
+        with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):  # a status comes after all messages
+            await (whole(call) if method == "GenerateStream" else call)
         code = await call.code()
     assert code is (grpc.StatusCode.CANCELLED if end == "cancel" else grpc.StatusCode.DEADLINE_EXCEEDED)
 

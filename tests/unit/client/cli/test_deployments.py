@@ -56,6 +56,56 @@ async def test_with_json_pieces_are_lines_and_the_last_says_who_answered(service
     assert services.asked["GenerateStream"][0].prompt == "once upon"
 
 
+async def test_what_an_answer_must_be_is_read_from_files_and_options(services, luthier, tmp_path):
+    services.answers["GenerateStream"] = [{"delta": "a", "finish": FINISH}]
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object"}')
+    common = ["generate", "x", "--deployment", "d", "--top-k", "3", "--session", "s"]
+    for options in (["--json-schema", str(schema)], ["--choice", "a", "--choice", "b"], ["--regex", "a+"]):
+        assert (await luthier(*common, *options)).code == 0
+    both = await luthier(*common, "--regex", "a", "--choice", "b")
+    of_schema, of_choices, of_regex = services.asked["GenerateStream"]
+    assert (of_schema.sampling.json_schema, of_schema.sampling.top_k, of_schema.session_id) == (
+        '{"type": "object"}', 3, "s",
+    )  # fmt: skip
+    assert (list(of_choices.sampling.choices.texts), of_regex.sampling.regex) == (["a", "b"], "a+")
+    assert (both.code, "at most one" in both.err) == (64, True)
+
+
+async def test_a_file_is_answered_line_by_line_in_batches(services, luthier, tmp_path):
+    answers = [{"answer": {"text": "yes"}}, {"error": {"code": 3, "message": "too long"}}]
+    services.answers["BatchGenerate"] = {"results": answers}
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text('{"prompt": "p"}\n\n' + '{"messages": [{"role": "user", "content": "m"}]}\n' * 64)
+    found = await luthier("batch", str(asked), "--deployment", "d", "--max-tokens", "3")
+    assert found.code == 0
+    assert (found.lines[0]["answer"]["text"], found.lines[1]["error"]["message"]) == ("yes", "too long")
+    first, second = services.asked["BatchGenerate"]
+    assert (len(first.inputs), len(second.inputs), first.sampling.max_tokens) == (64, 1, 3)
+    assert first.inputs[0].prompt == "p"
+    assert second.inputs[0].conversation.messages[0].content == "m"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"text": "x"}'])
+async def test_a_file_that_cannot_be_asked_is_refused_before_a_call(services, luthier, tmp_path, content):
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text(content)
+    assert (await luthier("batch", str(asked), "--deployment", "d")).code == 64
+    assert "BatchGenerate" not in services.asked
+
+
+async def test_a_score_is_a_table_with_its_total(services, luthier):
+    token = {"token_id": 7, "text": " Paris", "logprob": -0.25}
+    services.answers["Score"] = {"tokens": [token], "total_logprob": -0.25, "response_id": "r-1"}
+    found = await luthier("score", "The capital of France is", " Paris", "--base", "m")
+    assert "' Paris'" in found.out
+    assert "total -0.250" in found.out
+    as_json = await luthier("score", "hi", " Paris", "--base", "m", "--chat", "--json")
+    assert as_json.lines[0]["tokens"][0]["token_id"] == 7
+    plain, chat = services.asked["Score"]
+    assert (plain.prompt_text, chat.conversation.messages[0].role) == ("The capital of France is", "user")
+
+
 @pytest.mark.parametrize("options", [[], ["--base", "m", "--deployment", "d"]])
 async def test_exactly_one_target_must_be_named(services, luthier, options):
     found = await luthier("chat", "hi", *options)
