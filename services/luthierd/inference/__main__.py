@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import pathlib
 
 from luthier import AsyncClient, Endpoints, TlsOptions
@@ -15,8 +13,7 @@ from luthierd.inference.capture_store import SqlCaptureStore
 from luthierd.inference.capturing import make_capturing
 from luthierd.inference.config import InferenceConfig
 from luthierd.inference.deployments import Deployments
-from luthierd.inference.engine.vllm_engine import VllmSettings, start_vllm
-from luthierd.inference.engine.vllm_openai import openai_application
+from luthierd.inference.engine.engines import chosen_engine
 from luthierd.inference.engine_host import EngineHost
 from luthierd.inference.fair_queue import FairQueue
 from luthierd.inference.generations import Generations
@@ -46,14 +43,8 @@ async def main(config: InferenceConfig) -> None:
     models = TrainerCatalog(client, issuer)
     blobs = BlobStore(config.blobs, cache=config.home / "inference/blobs")
     artifacts = Artifacts(blobs, config.home / "inference", max_adapter_bytes=config.max_adapter_bytes)
-    names = {field.name for field in dataclasses.fields(VllmSettings)} - {"environment"}
-    settings = VllmSettings(**{name: getattr(config, name) for name in names})
-    host = EngineHost(
-        start=functools.partial(start_vllm, settings=settings),
-        files=artifacts,
-        store=store,
-        set_serving=health.set_serving,
-    )
+    engine = chosen_engine(config)
+    host = EngineHost(start=engine.start, files=artifacts, store=store, set_serving=health.set_serving)
     generations = Generations(
         files=artifacts, probe=probe, max_loaded=config.max_loaded_adapters, max_unheld=config.max_unheld_adapters
     )
@@ -82,7 +73,7 @@ async def main(config: InferenceConfig) -> None:
         admission=admission,
     )  # fmt: skip
     front = HttpFront(
-        verifier=verifier, answers=answers, deployments=deployments, host=host, build=openai_application,
+        verifier=verifier, answers=answers, deployments=deployments, host=host, build=engine.openai_application,
         max_body_bytes=config.max_http_body_bytes, max_answer_s=config.max_answer_s,
     )  # fmt: skip
     http = HttpServer(front, config)

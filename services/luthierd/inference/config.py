@@ -18,6 +18,8 @@ class InferenceConfig(ServerConfig):
     """Largest body of an HTTP request."""
     max_answer_s: float = 600.0
     """Longest that an answer may take, from the arrival of the call, the wait for the engine's start included."""
+    engine: str = "vllm"
+    """Which engine answers: vllm, or transformers (PEFT; runs anywhere, slower; answers gRPC only)."""
     max_in_flight: int = 256
     """Calls at a time, running and waiting; more are refused with RESOURCE_EXHAUSTED."""
     max_in_flight_per_tenant: int = 128
@@ -61,7 +63,11 @@ class InferenceConfig(ServerConfig):
     dtype: str = "auto"
     """Of weights and activations; auto: bfloat16 on a GPU and on CPUs that compute with it, else float32."""
     tensor_parallel: int = 1
-    """GPUs that share the base model."""
+    """Devices that share each layer of the base model."""
+    pipeline_parallel: int = 1
+    """Groups of devices that share the base model's layers, one group after the other."""
+    distributed_executor: str = "auto"
+    """What runs the devices' processes: uni (just one), mp (one machine), ray (many machines); auto: vLLM's choice."""
     eager: bool = True
     """Skip compilation and CUDA graphs: starts sooner; on a GPU, slower."""
 

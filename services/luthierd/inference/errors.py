@@ -137,6 +137,32 @@ class EmbedUnsupportedError(errors.FailedPreconditionError):
         )
 
 
+class StructureUnsupportedError(errors.FailedPreconditionError):
+    """The engine cannot hold an answer to a schema, a regular expression or a grammar."""
+
+    reason = "ENGINE_CANNOT_STRUCTURE"
+
+    def __init__(self, version: str, field: str) -> None:
+        super().__init__(
+            f"this server's engine, {version}, makes free text only; leave out {field}, or ask a server whose engine "
+            "is vLLM",
+            metadata={"engine": version, "field": field},
+        )
+
+
+class HttpUnsupportedError(errors.FailedPreconditionError):
+    """The engine has no OpenAI application."""
+
+    reason = "ENGINE_SERVES_NO_HTTP"
+
+    def __init__(self, version: str) -> None:
+        super().__init__(
+            f"the OpenAI protocol is not served by this server's engine, {version}; call over gRPC, or run the server "
+            "with LUTHIER_INFERENCE_ENGINE=vllm",
+            metadata={"engine": version},
+        )
+
+
 class PromptTooLongError(errors.InvalidArgumentError):
     """The prompt leaves no room for an answer."""
 

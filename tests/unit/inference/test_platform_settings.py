@@ -23,6 +23,14 @@ def test_all_cores_are_bound_and_the_core_process_computes_by_itself() -> None:
     assert environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
 
 
+def test_ranks_share_the_cores_in_equal_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4})
+    environment = cpu_environment(kv_cache_gib=1, ranks=2)
+    assert (environment["VLLM_CPU_OMP_THREADS_BIND"], environment["OMP_NUM_THREADS"]) == ("0,1|2,3", "2")
+    assert "KMP_AFFINITY" not in environment
+    assert cpu_environment(kv_cache_gib=1, ranks=6)["VLLM_CPU_OMP_THREADS_BIND"] == "0|1|2|3|4|0"
+
+
 def test_a_preload_of_the_machine_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LD_PRELOAD", "/opt/lib/libtcmalloc.so")
     environment = cpu_environment(kv_cache_gib=1)

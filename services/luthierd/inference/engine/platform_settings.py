@@ -30,19 +30,21 @@ def cpu_dtype(cpuinfo: str | None = None) -> str:
     return "bfloat16" if BF16_FLAGS.intersection(flags) else "float32"
 
 
-def cpu_environment(*, kv_cache_gib: int) -> dict[str, str]:
-    """Variables for vLLM's processes on a CPU.
+def cpu_environment(*, kv_cache_gib: int, ranks: int = 1) -> dict[str, str]:
+    """Variables for vLLM's processes on a CPU; `ranks` processes share the base model, and the cores in equal parts.
 
     vLLM by itself reserves a core and runs a worker process beside its core process, whose polling takes another one:
     all cores are bound here, and the core process computes by itself. libiomp5, which comes with vLLM's own dependency
     intel-openmp, waits for work in a better way than libgomp.
     """
     cores = sorted(os.sched_getaffinity(0))
+    share = max(1, len(cores) // ranks)
+    shares = [cores[rank * share % len(cores) :][:share] for rank in range(ranks)]
     environment = {
         "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib),
-        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
+        "VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, cores)) for cores in shares),
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "OMP_NUM_THREADS": str(len(cores)),
+        "OMP_NUM_THREADS": str(share),
         "TORCHDYNAMO_DISABLE": "1",  # the first request for log-probabilities would compile for 17 s
     }
     library = iomp_library()
@@ -50,10 +52,11 @@ def cpu_environment(*, kv_cache_gib: int) -> dict[str, str]:
         preloads = [path for path in os.environ.get("LD_PRELOAD", "").split(":") if path]
         environment |= {
             "LD_PRELOAD": ":".join([str(library), *preloads]),
-            "KMP_AFFINITY": f"granularity=fine,explicit,proclist=[{','.join(map(str, cores))}]",
             "KMP_BLOCKTIME": "5",
             "KMP_TPAUSE": "0",
         }
+        if ranks == 1:  # several ranks are bound by vLLM, each to its share
+            environment["KMP_AFFINITY"] = f"granularity=fine,explicit,proclist=[{','.join(map(str, cores))}]"
     return environment
 
 

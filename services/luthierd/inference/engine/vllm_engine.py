@@ -53,6 +53,8 @@ class VllmSettings:
     memory_fraction: float = 0.0
     dtype: str = "auto"
     tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    distributed_executor: str = "auto"
     eager: bool = True
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Further variables for vLLM's processes, e.g. VLLM_PLUGINS."""
@@ -110,7 +112,8 @@ def _start(folder: pathlib.Path, settings: VllmSettings) -> Any:
     on_gpu = uses_gpu()
     environment = {CHILD_MARK: str(os.getpid()), **settings.environment}
     if not on_gpu:
-        environment = {**cpu_environment(kv_cache_gib=settings.kv_cache_gib), **environment}
+        ranks = settings.tensor_parallel * settings.pipeline_parallel
+        environment = {**cpu_environment(kv_cache_gib=settings.kv_cache_gib, ranks=ranks), **environment}
     context = None if on_gpu else warm_context({**environment, **QUIET, "VLLM_WORKER_MULTIPROC_METHOD": "spawn"})
     with variables({name: value for name, value in environment.items() if name != CHILD_MARK}):
         import vllm.v1.engine.utils as process_launch
@@ -139,6 +142,10 @@ def _arguments(folder: pathlib.Path, settings: VllmSettings, *, on_gpu: bool) ->
         "gpu_memory_utilization": settings.memory_fraction or (0.9 if on_gpu else 0.3),
         "enforce_eager": settings.eager,
         "tensor_parallel_size": settings.tensor_parallel,
+        "pipeline_parallel_size": settings.pipeline_parallel,
+        "distributed_executor_backend": None
+        if settings.distributed_executor == "auto"
+        else settings.distributed_executor,
         "enable_prefix_caching": True,
         "enable_lora": True,
         "max_loras": settings.max_batch_adapters,

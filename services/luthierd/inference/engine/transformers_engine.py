@@ -1,0 +1,285 @@
+"""Hugging Face transformers with PEFT behind the `Engine` Protocol: runs anywhere, and is the reference for parity.
+
+One thread owns the model. Between two steps it does what it was asked for (load, unload, score, embed), lets waiting
+answers begin, and gives each cohort (answers of one adapter that began together) one token in turn. It imports torch
+when an engine starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import copy
+import functools
+import logging
+import pathlib
+import queue
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from luthierd.inference.domain import Structure, Turn
+from luthierd.inference.engine.platform_settings import cpu_dtype
+from luthierd.inference.engine_host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
+from luthierd.inference.errors import AdapterInvalidError, EngineStartError, StructureUnsupportedError
+
+if TYPE_CHECKING:
+    from luthierd.inference.engine.transformers_decoding import Cohort, Row
+    from luthierd.inference.engine.transformers_model import LoraModel
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformersSettings:
+    """How to run it; see `InferenceConfig` for the meaning of each."""
+
+    max_batch: int = 32
+    max_lora_rank: int = 32
+    window_tokens: int = 2048
+    dtype: str = "auto"
+
+
+async def start_transformers(folder: pathlib.Path, settings: TransformersSettings) -> TransformersEngine:
+    """Starts an engine on a base model's folder. EngineStartError."""
+    try:
+        return await asyncio.to_thread(_start, folder, settings)
+    except Exception as error:
+        log.exception("transformers did not start")
+        raise EngineStartError(
+            f"transformers could not load the base model ({type(error).__name__}: {error})",
+            metadata={"folder": folder.name},
+        ) from error
+
+
+def _start(folder: pathlib.Path, settings: TransformersSettings) -> TransformersEngine:
+    import torch
+    import transformers
+
+    from luthierd.inference.engine.transformers_model import LoraModel, window_of
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = settings.dtype if settings.dtype != "auto" else "bfloat16" if device == "cuda" else cpu_dtype()
+    model = LoraModel(folder, dtype=getattr(torch, dtype), device=device)
+    return TransformersEngine(
+        model,
+        max_batch=settings.max_batch,
+        max_rank=settings.max_lora_rank,
+        window=window_of(folder, settings.window_tokens),
+        version=f"transformers {transformers.__version__} ({device}, {dtype})",
+    )
+
+
+class TransformersEngine:
+    """See `engine_host.Engine`."""
+
+    def __init__(self, model: LoraModel, *, max_batch: int, max_rank: int, window: int, version: str) -> None:
+        self.max_rank, self.window, self.version = max_rank, window, version
+        self.vocabulary_size = int(model.model.config.vocab_size)
+        self._tokenizer, self._tokenizer_lock = model.tokenizer, threading.Lock()
+        self._decoder = copy.deepcopy(model.tokenizer)  # of the thread's: fast tokenizers refuse two threads at a time
+        self._thread = _ModelThread(model, max_batch=max_batch)
+
+    def tokenize(self, text: str, *, is_prompt: bool = True) -> tuple[int, ...]:
+        """A text's tokens."""
+        with self._tokenizer_lock:
+            return tuple(self._tokenizer.encode(text, add_special_tokens=is_prompt))
+
+    def token_texts(self, token_ids: Sequence[int]) -> tuple[str, ...]:
+        """The text of each token."""
+        with self._tokenizer_lock:
+            return tuple(self._tokenizer.decode([token_id]) for token_id in token_ids)
+
+    def check_structure(self, structure: Structure) -> None:
+        """StructureUnsupportedError, always."""
+        raise StructureUnsupportedError(self.version, structure.field)
+
+    def render_chat(self, turns: Sequence[Turn]) -> tuple[int, ...]:
+        """A conversation's tokens through the model's own chat template."""
+        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+        with self._tokenizer_lock:
+            ids = self._tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        return tuple(ids)
+
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EnginePiece, None]:
+        """The answer, piece by piece. A closed iterator's rows leave their batch before the next step."""
+        from luthierd.inference.engine.transformers_decoding import Row, TokenText
+
+        loop = asyncio.get_running_loop()
+        pieces: asyncio.Queue[EnginePiece | BaseException] = asyncio.Queue()
+
+        def emit(piece: EnginePiece | BaseException) -> None:
+            _in_loop(loop, lambda: pieces.put_nowait(piece))
+
+        rows = [
+            Row(
+                prompt_ids=request.prompt_ids, sampling=request.sampling, adapter=_name(request.adapter),
+                text=TokenText(self._decoder, request.sampling.stop), emit=emit, choice=choice,
+            )
+            for choice in range(request.sampling.choice_count)
+        ]  # fmt: skip
+        self._thread.begin(rows)
+        unfinished = len(rows)
+        try:
+            while unfinished:
+                piece = await pieces.get()
+                if isinstance(piece, BaseException):
+                    raise piece
+                unfinished -= bool(piece.finish_reason)
+                yield piece
+        finally:
+            for row in rows:
+                row.is_cancelled = True
+
+    async def score(
+        self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], adapter: EngineAdapter | None
+    ) -> tuple[float, ...]:
+        """Log-probabilities of the completion's tokens."""
+        return await self._thread.do(lambda model: model.score(_name(adapter), prompt_ids, completion_ids))
+
+    async def embed(
+        self, texts: Sequence[tuple[int, ...]], adapter: EngineAdapter | None
+    ) -> tuple[tuple[float, ...], ...]:
+        """The mean of the last hidden state over each text's tokens, of length 1; others decode between two texts."""
+        return tuple([await self._thread.do(functools.partial(_embed, _name(adapter), ids)) for ids in texts])
+
+    async def load_adapter(self, adapter: EngineAdapter) -> None:
+        """Reads the files in a thread of its own; only the last part holds up the answers of others."""
+        from luthierd.inference.engine.transformers_model import read_adapter
+
+        config, tensors = await asyncio.to_thread(read_adapter, adapter.folder)
+        name = f"a{adapter.number}"
+
+        def load(model: LoraModel) -> None:
+            try:
+                model.load(name, config, tensors)
+            except (ValueError, KeyError, RuntimeError, TypeError) as error:
+                raise AdapterInvalidError(f"the engine does not take it: {error}", metadata={}) from error
+
+        await self._thread.do(load)
+
+    async def unload_adapter(self, adapter: EngineAdapter) -> None:
+        """Frees its memory, between two steps."""
+        await self._thread.do(lambda model: model.unload(f"a{adapter.number}"))
+
+    async def wait_dead(self) -> None:
+        """Returns when the thread has ended by an error of its own."""
+        await asyncio.wrap_future(self._thread.died)
+
+    async def close(self) -> None:
+        """Ends the thread after the step it is in."""
+        await asyncio.to_thread(self._thread.stop)
+
+
+class _ModelThread:
+    """The thread that owns the model. Everything public may be called from the event loop's."""
+
+    def __init__(self, model: LoraModel, *, max_batch: int) -> None:
+        self._model, self._max_batch = model, max_batch
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._waiting: list[Row] = []
+        self._cohorts: list[Cohort] = []
+        self._is_stopping = False
+        self.died: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._thread = threading.Thread(target=self._run, name="transformers-engine", daemon=True)
+        self._thread.start()
+
+    async def do(self, work: Callable[[LoraModel], T]) -> T:
+        """Runs `work` between two steps. EngineDiedError."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+
+        def run() -> None:
+            try:
+                result = work(self._model)
+            except Exception as error:
+                failure = error
+                _in_loop(loop, lambda: None if done.done() else done.set_exception(failure))
+            else:
+                _in_loop(loop, lambda: None if done.done() else done.set_result(result))
+
+        self._put(run)
+        waits: set[asyncio.Future[Any]] = {done, asyncio.wrap_future(self.died)}
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        if not done.done():
+            raise EngineDiedError
+        return done.result()
+
+    def begin(self, rows: Sequence[Row]) -> None:
+        """Has answers begin as soon as there is room. EngineDiedError."""
+        self._put(lambda: self._waiting.extend(rows))
+
+    def stop(self) -> None:
+        """Ends the thread and waits for it."""
+        self._is_stopping = True
+        self._inbox.put(lambda: None)
+        self._thread.join()
+
+    def _put(self, job: Callable[[], None]) -> None:
+        if self.died.done() or self._is_stopping:
+            raise EngineDiedError
+        self._inbox.put(job)
+
+    def _run(self) -> None:
+        import torch
+
+        try:
+            with torch.inference_mode():
+                while not self._is_stopping:
+                    self._read_inbox()
+                    self._admit()
+                    for cohort in self._cohorts:
+                        cohort.step()
+                    self._cohorts = [cohort for cohort in self._cohorts if cohort.rows]
+        except BaseException:  # the border of this thread: whatever it was, no answer can be finished
+            log.exception("the engine's thread died")
+        finally:
+            for row in (*self._waiting, *(row for cohort in self._cohorts for row in cohort.rows)):
+                row.emit(EngineDiedError())
+            if not self._is_stopping:
+                self.died.set_result(None)
+
+    def _read_inbox(self) -> None:
+        """Does what was asked for; with nothing to compute it waits for something."""
+        block = not (self._cohorts or self._waiting)
+        while True:
+            try:
+                self._inbox.get(block=block)()
+            except queue.Empty:
+                return
+            block = False
+
+    def _admit(self) -> None:
+        """Lets those begin that have waited longest, with all others of the same adapter, as far as there is room."""
+        from luthierd.inference.engine.transformers_decoding import Cohort
+
+        self._waiting = [row for row in self._waiting if not row.is_cancelled]
+        room = self._max_batch - sum(len(cohort.rows) for cohort in self._cohorts)
+        while self._waiting and room > 0:
+            adapter = self._waiting[0].adapter
+            rows = [row for row in self._waiting if row.adapter == adapter][:room]
+            self._waiting = [row for row in self._waiting if row not in rows]
+            self._cohorts.append(Cohort(self._model, rows))
+            room -= len(rows)
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], Any]) -> None:
+    """Runs `call` in the loop; nowhere if the loop is closed, when nobody listens any more."""
+    try:
+        loop.call_soon_threadsafe(call)
+    except RuntimeError:
+        log.debug("nobody listens to the engine any more")
+
+
+def _name(adapter: EngineAdapter | None) -> str | None:
+    """PEFT's name of an adapter: without the dot of ours, which torch does not allow; None for the base model."""
+    return None if adapter is None else f"a{adapter.number}"
+
+
+def _embed(adapter: str | None, ids: tuple[int, ...], model: LoraModel) -> tuple[float, ...]:
+    return model.embed(adapter, ids)
