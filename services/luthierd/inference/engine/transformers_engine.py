@@ -38,6 +38,7 @@ class TransformersSettings:
     """How to run it; see `InferenceConfig` for the meaning of each."""
 
     max_batch: int = 32
+    spare_batch: int = 8
     max_lora_rank: int = 32
     window_tokens: int = 2048
     dtype: str = "auto"
@@ -66,7 +67,7 @@ def _start(folder: pathlib.Path, settings: TransformersSettings) -> Transformers
     model = LoraModel(folder, dtype=getattr(torch, dtype), device=device)
     return TransformersEngine(
         model,
-        max_batch=settings.max_batch,
+        max_batch=settings.max_batch + settings.spare_batch,
         max_rank=settings.max_lora_rank,
         window=window_of(folder, settings.window_tokens),
         version=f"transformers {transformers.__version__} ({device}, {dtype})",

@@ -18,7 +18,7 @@ from luthierd.inference.errors import AdapterInvalidError, EngineStartError, Str
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-SETTINGS = TransformersSettings(dtype="float32", max_batch=4, max_lora_rank=64)
+SETTINGS = TransformersSettings(dtype="float32", max_batch=4, spare_batch=0, max_lora_rank=64)
 QUESTION = (Turn("user", "who are you?"),)
 
 
