@@ -14,7 +14,15 @@ from luthierd.errors import InvalidArgumentError
 from luthierd.inference.admission import Admission
 from luthierd.inference.answers import Answers
 from luthierd.inference.deployments import Deployments
-from luthierd.inference.domain import AdapterRevision, BaseModel, Structure, TokenAlternative, TokenLogprob, Turn
+from luthierd.inference.domain import (
+    AdapterRevision,
+    BaseModel,
+    ParityCertificate,
+    Structure,
+    TokenAlternative,
+    TokenLogprob,
+    Turn,
+)
 from luthierd.inference.engine_host import (
     Engine,
     EngineAdapter,
@@ -23,7 +31,13 @@ from luthierd.inference.engine_host import (
     EnginePiece,
     EngineRequest,
 )
-from luthierd.inference.errors import AdapterInvalidError, EmbedUnsupportedError, EngineStartError
+from luthierd.inference.errors import (
+    AdapterHasNoEffectError,
+    AdapterInvalidError,
+    AdapterNotFiniteError,
+    EmbedUnsupportedError,
+    EngineStartError,
+)
 from luthierd.inference.fair_queue import FairQueue
 from luthierd.inference.generations import Generations
 from luthierd.inference.http_front import Application, BuildApplication, HttpFront
@@ -34,6 +48,7 @@ from luthierd.inference.store import MemoryStore
 from luthierd.inference.trainer_catalog import BaseModelNotFoundError, RevisionNotFoundError
 from luthierd.rpc.idempotency import Replay
 from luthierd.rpc.server import Health, Service
+from luthierd.storage.blobs import BlobNotFoundError
 from serving import VERIFIER
 
 TIMEOUT_S = 10.0
@@ -57,7 +72,7 @@ async def until(holds: Callable[[], bool]) -> None:
 class FakeEngine:
     """Answers with the name of the weights, word by word; `gate` holds answers back, `die` ends it."""
 
-    version, window, max_rank, vocabulary_size = "fake 1 (memory)", 64, 16, 256
+    version, dtype, window, max_rank, vocabulary_size = "fake 1 (memory)", "float32", 64, 16, 256
 
     def __init__(self) -> None:
         self.loaded: dict[int, EngineAdapter] = {}
@@ -180,19 +195,29 @@ class FakeTrainer:
 
 
 class FakeFiles:
-    """Folders that need not exist, named after the revisions; `broken` digests fail verification."""
+    """Folders that need not exist, named after the revisions; `missing` ones are gone, `broken` do not verify."""
 
     def __init__(self) -> None:
+        self.missing: set[str] = set()
         self.broken: set[str] = set()
+        self.fetched: list[str] = []
 
     async def base_model_folder(self, base_model: BaseModel) -> pathlib.Path:
         return pathlib.Path("/nowhere") / base_model.sha256
 
-    async def adapter_folder(self, revision: AdapterRevision, *, max_rank: int) -> pathlib.Path:
-        if revision.sha256 in self.broken:
-            raise AdapterInvalidError("it holds numbers that are not finite", metadata={"tensor": "x"})
+    async def fetch(self, revision: AdapterRevision) -> pathlib.Path:
+        await self.check_present(revision)
+        self.fetched.append(revision.sha256)
         tenant, name = revision.name.split("/")[1], revision.name.rpartition("/")[2]
         return pathlib.Path("/nowhere") / f"{tenant}-{name}"
+
+    async def verify(self, revision: AdapterRevision, folder: pathlib.Path, *, max_rank: int) -> None:
+        if revision.sha256 in self.broken:
+            raise AdapterNotFiniteError("it holds numbers that are not finite", metadata={"tensor": "x"})
+
+    async def check_present(self, revision: AdapterRevision) -> None:
+        if revision.sha256 in self.missing:
+            raise BlobNotFoundError(revision.sha256)
 
 
 class MemoryReplays:
@@ -208,8 +233,28 @@ class MemoryReplays:
         self._replays[key] = replay
 
 
-async def no_probe(engine: Engine, adapter: EngineAdapter) -> None:
-    """Every adapter is fine."""
+CERTIFICATE = ParityCertificate(
+    row_count=2, token_count=32, deviation_mean_nats=0.001, deviation_max_nats=0.004, base_deviation_mean_nats=0.002,
+    effect_mean_nats=1.5, effect_max_nats=6.0, tolerance_nats=0.02, engine_version=FakeEngine.version,
+    engine_dtype="float32", training_dtype="float32", prove_time=1.5,
+)  # fmt: skip
+
+
+class FakeProofs:
+    """Every adapter is fine, but those in `refused`; remembers which it was asked about. `gate` holds proofs back."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.asked: list[str] = []
+        self.refused: set[str] = set()
+
+    async def prove(self, engine: Engine, adapter: EngineAdapter) -> ParityCertificate:
+        self.asked.append(adapter.folder.name)
+        await self.gate.wait()
+        if adapter.folder.name in self.refused:
+            raise AdapterHasNoEffectError("the engine answers as without it", metadata={"effect_nats": "0"})
+        return CERTIFICATE
 
 
 async def _no_application(engine: Engine) -> Application:
@@ -222,6 +267,7 @@ class Parts:
 
     trainer: FakeTrainer
     files: FakeFiles
+    proofs: FakeProofs
     store: MemoryStore
     engines: list[FakeEngine]
     host: EngineHost
@@ -245,6 +291,7 @@ async def make_parts(
     max_in_flight: int = 32, max_in_flight_per_tenant: int = 32, max_batch: int = 32, spare_batch: int = 0,
     max_answer_s: float = TIMEOUT_S, build: BuildApplication = _no_application,
     meter_clock: Callable[[], float] = time.monotonic,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Parts:  # fmt: skip
     """Parts around a fake engine that starts at once."""
     trainer, files, store, health = FakeTrainer(*known), FakeFiles(), store or MemoryStore(), Health(FULL_NAMES)
@@ -259,7 +306,10 @@ async def make_parts(
         return engines[-1]
 
     host = EngineHost(start=start, files=files, store=store, set_serving=health.set_serving)
-    generations = Generations(files=files, probe=no_probe, max_loaded=max_loaded, max_unheld=max_unheld)
+    proofs = FakeProofs()
+    generations = Generations(
+        files=files, prove=proofs.prove, proofs=store, max_loaded=max_loaded, max_unheld=max_unheld, clock=clock
+    )
     quotas = Quotas(store=store, defaults=Limits(), meter_clock=meter_clock)
     deployments = Deployments(
         store=store, catalog=trainer, generations=generations, host=host, check_adapters=quotas.check_adapters
@@ -292,6 +342,6 @@ async def make_parts(
         close=[host.close, capture.close],
     )  # fmt: skip
     return Parts(
-        trainer, files, store, engines, host, generations, deployments, answers, front, service, unstartable, capture,
-        quotas, admission,
+        trainer, files, proofs, store, engines, host, generations, deployments, answers, front, service, unstartable,
+        capture, quotas, admission,
     )  # fmt: skip

@@ -188,6 +188,8 @@ class Deployments(SyncNoun[deployments.Deployments]):
     deploy = waits(deployments.Deployments.deploy)
     promote = waits(deployments.Deployments.promote)
     rollback = waits(deployments.Deployments.rollback)
+    pin = waits(deployments.Deployments.pin)
+    prefetch = waits(deployments.Deployments.prefetch)
     delete = waits(deployments.Deployments.delete)
     get = waits(deployments.Deployments.get)
     list = iterates(deployments.Deployments.list)

@@ -38,6 +38,8 @@ DEADLINES_S = {
     "DeployAdapter": 600.0,
     "PromoteDeployment": 300.0,
     "RollbackDeployment": 300.0,
+    "PinDeployment": 300.0,
+    "PrefetchDeployment": 300.0,
     "DeleteDeployment": 120.0,
     "Generate": 300.0,
     "GenerateStream": 300.0,

@@ -1,4 +1,4 @@
-"""luthier deploy | promote | rollback | undeploy | deployments"""
+"""luthier deploy | promote | rollback | pin | unpin | prefetch | undeploy | deployments"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.argument("adapter_revision")
 @click.option("--stage", is_flag=True, help="Load and prove it, but leave the live one until `luthier promote`.")
 def deploy(session: Session, *, name: str, adapter_revision: str, stage: bool) -> None:
-    """Verify, load and probe ADAPTER_REVISION and make it live under NAME, while requests run.
+    """Verify, load and prove ADAPTER_REVISION and make it live under NAME, while requests run.
 
     ADAPTER_REVISION: `ID/REVISION`, a resource name, or ID (latest).
     """
@@ -55,6 +55,30 @@ def rollback(session: Session, *, name: str) -> None:
 
 @click.command(cls=Command)
 @click.argument("name")
+def pin(session: Session, *, name: str) -> None:
+    """Keep the adapters of deployment NAME in memory; others are loaded again when they are asked for."""
+    resource = session.name("deployment", name)
+    _show_one(session, session.run(lambda client: client.deployments.pin(resource)))
+
+
+@click.command(cls=Command)
+@click.argument("name")
+def unpin(session: Session, *, name: str) -> None:
+    """Let the adapters of deployment NAME make room for others while nobody asks for them."""
+    resource = session.name("deployment", name)
+    _show_one(session, session.run(lambda client: client.deployments.pin(resource, pinned=False)))
+
+
+@click.command(cls=Command)
+@click.argument("name")
+def prefetch(session: Session, *, name: str) -> None:
+    """Load what requests to deployment NAME go to, so that none of them waits for it."""
+    resource = session.name("deployment", name)
+    _show_one(session, session.run(lambda client: client.deployments.prefetch(resource)))
+
+
+@click.command(cls=Command)
+@click.argument("name")
 def undeploy(session: Session, *, name: str) -> None:
     """Remove deployment NAME. Requests in flight finish."""
     resource = session.name("deployment", name)
@@ -78,23 +102,51 @@ def deployments(session: Session) -> None:
         session.emit({"deployments": [to_document(one) for one in found]})
         return
     rows = [
-        (one.name, one.revision, _text(one.live), _text(one.candidate), _text(one.previous), when(one.update_time))
+        (
+            one.name + (" (pinned)" if one.pinned else ""),
+            one.revision,
+            _text(one.live),
+            _parity(one.live),
+            _text(one.candidate),
+            _text(one.previous),
+            when(one.update_time),
+        )
         for one in found
     ]
-    session.table(["name", "#revision", "live", "candidate", "previous", "changed (UTC)"], rows)
+    columns = ["name", "#revision", "live", "parity, nats", "candidate", "previous", "changed (UTC)"]
+    session.table(columns, rows)
 
 
 def _show_one(session: Session, found: Deployment) -> None:
-    from luthier.cli.documents import to_document
+    from luthier.cli.documents import to_document, when
 
     if session.as_json:
         session.emit(to_document(found))
         return
     click.echo(f"{found.name}: revision {found.revision}, live {_text(found.live) or 'nothing'}")
+    shown = found.candidate if found.HasField("candidate") else found.live
+    if shown.HasField("certificate"):
+        certificate = shown.certificate
+        click.echo(f"parity: {_parity(shown)} nats a token off the training ({certificate.row_count} rows, "
+                   f"{certificate.token_count} tokens), effect {certificate.effect_mean_nats:.3f}, "
+                   f"{certificate.engine_version}, {when(certificate.prove_time)} UTC")  # fmt: skip
+    if shown.load_stages:
+        stages = (f"{one.name} {one.duration.ToMicroseconds() / 1e6:.3f}" for one in shown.load_stages)
+        click.echo(f"stages, s: {', '.join(stages)}")
     if found.HasField("candidate"):
         session.note(f"candidate {_text(found.candidate)}; make it live: luthier promote {found.name}")
     if found.HasField("previous"):
         session.note(f"previous {_text(found.previous)}; go back: luthier rollback {found.name}")
+
+
+def _parity(generation: Generation) -> str:
+    """How far the engine is off the training, and how far it may be; empty without a certificate."""
+    if not generation.HasField("certificate"):
+        return ""
+    found = generation.certificate
+    if not found.row_count:
+        return "no record of the training"
+    return f"{found.deviation_mean_nats:.4f} of {found.tolerance_nats:g}"
 
 
 def _text(generation: Generation) -> str:

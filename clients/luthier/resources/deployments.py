@@ -61,6 +61,26 @@ class Deployments:
         request = api.DeleteDeploymentRequest(name=name, etag=etag, request_id=request_id or new_request_id())
         await self._transport.unary(self._stub.DeleteDeployment, request, timeout_s=timeout_s)
 
+    async def pin(
+        self,
+        name: str,
+        *,
+        pinned: bool = True,
+        etag: str = "",
+        request_id: str = "",
+        timeout_s: float | None = None,
+    ) -> pb.Deployment:
+        """Keeps all generations of a deployment in memory, or no longer."""
+        request = api.PinDeploymentRequest(
+            name=name, pinned=pinned, etag=etag, request_id=request_id or new_request_id()
+        )
+        return (await self._transport.unary(self._stub.PinDeployment, request, timeout_s=timeout_s)).deployment
+
+    async def prefetch(self, name: str, *, timeout_s: float | None = None) -> pb.Deployment:
+        """Loads what requests go to, so that none of them waits for it."""
+        request = api.PrefetchDeploymentRequest(name=name)
+        return (await self._transport.unary(self._stub.PrefetchDeployment, request, timeout_s=timeout_s)).deployment
+
     async def get(self, name: str, *, timeout_s: float | None = None) -> pb.Deployment:
         request = api.GetDeploymentRequest(name=name)
         return (await self._transport.unary(self._stub.GetDeployment, request, timeout_s=timeout_s)).deployment

@@ -19,7 +19,7 @@ from luthierd.inference.fair_queue import FairQueue
 from luthierd.inference.generations import Generations
 from luthierd.inference.http_front import HttpFront
 from luthierd.inference.http_server import HttpServer
-from luthierd.inference.probe import probe
+from luthierd.inference.proof import prove
 from luthierd.inference.quotas import Quotas
 from luthierd.inference.service import FULL_NAMES, inference_service
 from luthierd.inference.store import SqlStore
@@ -46,8 +46,9 @@ async def main(config: InferenceConfig) -> None:
     engine = chosen_engine(config)
     host = EngineHost(start=engine.start, files=artifacts, store=store, set_serving=health.set_serving)
     generations = Generations(
-        files=artifacts, probe=probe, max_loaded=config.max_loaded_adapters, max_unheld=config.max_unheld_adapters
-    )
+        files=artifacts, prove=prove, proofs=store,
+        max_loaded=config.max_loaded_adapters, max_unheld=config.max_unheld_adapters,
+    )  # fmt: skip
     quotas = Quotas(store=store, defaults=config.default_limits)
     deployments = Deployments(
         store=store, catalog=models, generations=generations, host=host, check_adapters=quotas.check_adapters

@@ -101,7 +101,7 @@ class Answers:
     @contextlib.asynccontextmanager
     async def _resolved(self, target: Target, visit: Visit, session_id: str) -> AsyncIterator[Leased]:
         if target.kind == Target.DEPLOYMENT:
-            with self._deployments.leased(target.name, session_id=session_id) as (origin, adapter):
+            async with self._deployments.leased(target.name, session_id=session_id) as (origin, adapter):
                 yield Leased(target, self._host.ready_engine(), origin, adapter, visit=visit)
         elif target.kind == Target.BASE_MODEL:
             engine = await self._host.engine_for(await self._base_model(target.name))

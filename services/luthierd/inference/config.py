@@ -41,9 +41,9 @@ class InferenceConfig(ServerConfig):
     quota_deployed_adapters: int = 0
     """Different adapters that are live or staged."""
     max_loaded_adapters: int = 32
-    """Adapters in memory: live, candidates, previous ones and those of evaluations."""
+    """Adapters in memory; deployments may hold more, the idle ones then wait on disk for their next request."""
     max_unheld_adapters: int = 4
-    """Of them, adapters that no deployment holds, least recently used out first."""
+    """Of them, adapters that no deployment holds (those of evaluations)."""
     max_lora_rank: int = 32
     """Largest rank: 8, 16, 32, 64, 128, 256, 320 or 512."""
     max_adapter_bytes: int = 1024 * 1024 * 1024

@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Protocol
 
-from luthierd.errors import LuthierError
-from luthierd.inference.domain import AdapterRevision, Deployment, Origin
+from luthierd.inference import stages
+from luthierd.inference.domain import AdapterRevision, Deployment, Origin, Proof
 from luthierd.inference.engine_host import Engine, EngineAdapter, EngineHost
 from luthierd.inference.errors import (
+    AdapterPlacesPinnedError,
     AdapterSlotsFullError,
     DeployFailedError,
     DeploymentNotFoundError,
     EngineUnavailableError,
     EtagMismatchError,
-    OtherBaseModelError,
 )
 from luthierd.inference.generations import Generations
+from luthierd.inference.stages import StageClock, StageFailedError
 from luthierd.rpc.paging import Page, PageRequest
+
+log = logging.getLogger(__name__)
 
 
 class Catalog(Protocol):
@@ -50,6 +54,12 @@ class DeploymentStore(Protocol):
     async def delete(self, name: str, *, change: int) -> None:
         """EtagMismatchError unless the stored one is at `change`."""
 
+    async def proofs(self) -> dict[str, Proof]:
+        """What was proved, by the adapters' sha256."""
+
+    async def delete_proofs(self, sha256s: Sequence[str]) -> None:
+        """Forgets them."""
+
 
 class Deployments:
     """Use cases of deployments, and the table that requests are routed by."""
@@ -65,12 +75,22 @@ class Deployments:
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def read(self) -> None:
-        """Reads the desired state. Once, before the first request."""
+        """Reads the desired state and registers what it holds. Once, before the first request."""
         self._table = {deployment.name: deployment for deployment in await self._store.deployments()}
+        newest_first = sorted(self._table.values(), key=lambda one: -one.update_time)
+        proofs = await self._store.proofs()
+        for is_live in (True, False):  # in this order they are loaded again
+            for one in newest_first:
+                for revision in _distinct(one):
+                    if (revision == one.live) is is_live:
+                        proof = proofs.get(revision.sha256)
+                        self._generations.hold(revision, one.name, is_pinned=one.is_pinned, proof=proof)
+        held = {revision.sha256 for one in newest_first for revision in one.held}
+        await self._store.delete_proofs([sha256 for sha256 in proofs if sha256 not in held])
 
     async def replay(self, engine: Engine) -> None:
-        """Loads the desired state into a fresh engine."""
-        await self._generations.start(engine, {name: list(one.held) for name, one in self._table.items()})
+        """A fresh engine is there for the desired state."""
+        self._generations.start(engine)
 
     def get(self, name: str) -> Deployment:
         """DeploymentNotFoundError."""
@@ -84,9 +104,10 @@ class Deployments:
         found = found[: page.limit]
         return page.page([self._table[name] for name in found], found)
 
-    @contextlib.contextmanager
-    def leased(self, name: str, *, session_id: str = "") -> Iterator[tuple[Origin, EngineAdapter]]:
-        """What is live under a name, leased. Awaits nothing: no change of routing falls into it.
+    @contextlib.asynccontextmanager
+    async def leased(self, name: str, *, session_id: str = "") -> AsyncIterator[tuple[Origin, EngineAdapter]]:
+        """What is live under a name, leased. If it is in the engine nothing is awaited, so no change of routing falls
+        into it; a cold one is loaded first.
 
         `session_id`: what keeps a conversation on one generation where there are several; empty: none.
         """
@@ -99,7 +120,7 @@ class Deployments:
             adapter_revision=live.name, base_model=live.base_model.name,
         )  # fmt: skip
         self._host.ready_engine()
-        with self._generations.lease(live) as adapter:
+        async with self._generations.lease_on_demand(live) as adapter:
             yield origin, adapter
 
     async def deploy(self, name: str, adapter_revision: str, *, stage_only: bool = False, etag: str = "") -> Deployment:
@@ -121,12 +142,19 @@ class Deployments:
                 and generation.error is None
             ):
                 return before
+            now = self._clock()
+            base = before or Deployment(name=name, create_time=now, update_time=now)
+            after = base.stage(revision, now) if stage_only else base.route(revision, now)
             with self._counted(name, revision, is_staged=stage_only):
-                await self._load(revision, name)
-                now = self._clock()
-                base = before or Deployment(name=name, create_time=now, update_time=now)
-                after = base.stage(revision, now) if stage_only else base.route(revision, now)
-                return await self._publish(before, after)
+                await self._load(revision)
+                published = await self._publish(before, after)
+            self._log_stages(name, revision)
+            return published
+
+    def _log_stages(self, name: str, revision: AdapterRevision) -> None:
+        generation = self._generations.get(revision)
+        durations = {one.name: round(one.duration_s, 4) for one in generation.stages} if generation else {}
+        log.info("deployed", extra={"deployment": name, "generation": revision.generation, "stages_s": durations})
 
     def deployed_adapters(self, parent: str, *, without: str = "") -> set[str]:
         """Digests of the adapters that are live, staged or on their way there in `tenants/{t}`'s deployments.
@@ -153,22 +181,36 @@ class Deployments:
         finally:
             del self._arriving[name]
 
-    async def _load(self, revision: AdapterRevision, name: str) -> None:
-        """Gets the revision into the engine, and holds it there for the deployment."""
-        stage = "engine"
-
-        def report(reached: str) -> None:
-            nonlocal stage
-            stage = reached
-
+    async def _load(self, revision: AdapterRevision) -> None:
+        """Gets the revision into the engine. DeployFailedError names the stage that it did not pass."""
+        await self._host.engine_for(revision.base_model)
         try:
-            await self._host.engine_for(revision.base_model)
-            await self._generations.ensure(revision, report)
-        except (EngineUnavailableError, AdapterSlotsFullError, OtherBaseModelError):
-            raise
-        except LuthierError as error:
-            raise DeployFailedError(revision.name, stage, error) from error
-        self._generations.hold(revision, name)
+            await self._generations.ensure(revision)
+        except StageFailedError as failed:
+            if isinstance(failed.cause, EngineUnavailableError | AdapterSlotsFullError):
+                raise failed.cause from failed
+            raise DeployFailedError(revision.name, failed.stage, failed.cause) from failed
+
+    async def prefetch(self, name: str) -> Deployment:
+        """Loads what requests under a name go to, so that none of them waits for it."""
+        deployment = self.get(name)
+        if deployment.live is not None:
+            await self._load(deployment.live)
+        return deployment
+
+    async def pin(self, name: str, *, is_pinned: bool, etag: str = "") -> Deployment:
+        """Keeps all that the deployment holds in memory, or no longer. AdapterPlacesPinnedError, EtagMismatchError."""
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            before = self.get(name)
+            self._check_etag(name, before, etag)
+            if before.is_pinned == is_pinned:
+                return before
+            after = before.pin(self._clock(), is_pinned=is_pinned)
+            self._check_pins(after)
+            if is_pinned:
+                for revision in _distinct(after):
+                    await self._load(revision)
+            return await self._publish(before, after)
 
     async def promote(self, name: str, *, etag: str = "") -> Deployment:
         """Makes the candidate live. NoCandidateError, EtagMismatchError."""
@@ -184,7 +226,7 @@ class Deployments:
             self._check_etag(name, before, etag)
             after = change(before)
             if after.live is not None:
-                await self._load(after.live, name)  # it is loaded already, unless it failed at a restart
+                await self._load(after.live)  # it is loaded already, unless it made room for others
             return await self._publish(before, after)
 
     async def delete(self, name: str, *, etag: str = "") -> None:
@@ -198,24 +240,45 @@ class Deployments:
                 self._generations.release(revision, name)
 
     async def _publish(self, before: Deployment | None, after: Deployment) -> Deployment:
-        """Makes `after` what holds; what it no longer needs is released. Without success, what was loaded for it is."""
+        """Makes `after` what holds; what it no longer needs drains. Without success, what was held for it is let go."""
+        self._check_pins(after)
+        clock = StageClock()
+        clock.reach(stages.PUBLISH)
+        for revision in _distinct(after):
+            self._generations.hold(revision, after.name, is_pinned=after.is_pinned)
         try:
             if before is None:
                 await self._store.create(after)
             else:
                 await self._store.replace(after, change=before.change)
         except BaseException:
-            self._release_dropped(after, before)
+            self._let_go(after, before)
             raise
         self._table[after.name] = after
-        self._release_dropped(before, after)
+        self._let_go(before, after)
+        newest = after.candidate if before and after.live == before.live else after.live
+        if newest is not None:
+            self._generations.note_stage(newest, clock.end()[-1])
         return after
 
-    def _release_dropped(self, held: Deployment | None, kept: Deployment | None) -> None:
+    def _let_go(self, held: Deployment | None, kept: Deployment | None) -> None:
+        """Of what `held` needed, the rest than `kept` needs; and `kept` is pinned as it says."""
         needed = {revision.sha256 for revision in kept.held} if kept else set()
         for revision in _distinct(held):
             if held is not None and revision.sha256 not in needed:
                 self._generations.release(revision, held.name)
+        for revision in _distinct(kept):
+            if kept is not None:
+                self._generations.hold(revision, kept.name, is_pinned=kept.is_pinned)
+
+    def _check_pins(self, after: Deployment) -> None:
+        """AdapterPlacesPinnedError if `after` leaves no place for what is not pinned."""
+        if not after.is_pinned:
+            return
+        table = {**self._table, after.name: after}
+        pinned = {revision.sha256 for one in table.values() if one.is_pinned for revision in one.held}
+        if len(pinned) > self._generations.max_pinned:
+            raise AdapterPlacesPinnedError(after.name, wanted=len(pinned), limit=self._generations.max_pinned)
 
     @staticmethod
     def _check_etag(name: str, deployment: Deployment | None, etag: str) -> None:

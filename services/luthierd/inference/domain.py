@@ -48,6 +48,7 @@ class Deployment:
     live: AdapterRevision | None = None
     candidate: AdapterRevision | None = None
     previous: AdapterRevision | None = None
+    is_pinned: bool = False
 
     @property
     def etag(self) -> str:
@@ -56,7 +57,7 @@ class Deployment:
 
     @property
     def held(self) -> tuple[AdapterRevision, ...]:
-        """The revisions that must stay loaded."""
+        """The revisions that it may route to now or after a promotion or rollback."""
         return tuple(revision for revision in (self.live, self.candidate, self.previous) if revision)
 
     def stage(self, candidate: AdapterRevision, now: float) -> Deployment:
@@ -70,6 +71,10 @@ class Deployment:
             self, live=live, previous=self.live, candidate=candidate,
             revision=self.revision + 1, update_time=now, change=self.change + 1,
         )  # fmt: skip
+
+    def pin(self, now: float, *, is_pinned: bool) -> Deployment:
+        """With all that it holds kept in memory, or no longer."""
+        return replace(self, is_pinned=is_pinned, update_time=now, change=self.change + 1)
 
     def promote(self, now: float) -> Deployment:
         """NoCandidateError without a candidate."""
@@ -85,8 +90,9 @@ class Deployment:
 
 
 class GenerationState(enum.Enum):
-    """LOADING -> READY | FAILED; READY -> DRAINING -> gone."""
+    """COLD -> LOADING -> READY | FAILED; READY -> COLD to make room; FAILED -> LOADING; READY -> DRAINING -> gone."""
 
+    COLD = "COLD"
     LOADING = "LOADING"
     READY = "READY"
     DRAINING = "DRAINING"
@@ -261,6 +267,44 @@ class ReferenceRow:
     completion_ids: tuple[int, ...] = field(default=())
     base_logprobs: tuple[float, ...] = field(default=())
     tuned_logprobs: tuple[float, ...] = field(default=())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityCertificate:
+    """What the proof of a generation found. Deviations are means of absolute differences, per completion token.
+
+    `deviation`: engine with the adapter against the training's record of it; `base_deviation`: the same without it;
+    `effect`: engine with against engine without. `row_count` 0: nothing was recorded, only the effect is proved.
+    """
+
+    row_count: int
+    token_count: int
+    deviation_mean_nats: float
+    deviation_max_nats: float
+    base_deviation_mean_nats: float
+    effect_mean_nats: float
+    effect_max_nats: float
+    tolerance_nats: float
+    engine_version: str
+    engine_dtype: str
+    training_dtype: str
+    prove_time: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a deploy: fetch, verify, load, prove, publish."""
+
+    name: str
+    duration_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """A generation's certificate, and how long each stage took to get it there."""
+
+    certificate: ParityCertificate
+    stages: tuple[Stage, ...] = ()
 
 
 def cache_salt(tenant: str, generation: str) -> str:

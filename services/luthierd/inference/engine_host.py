@@ -82,6 +82,10 @@ class Engine(Protocol):
         """Kind and version, e.g. `vllm 0.32.0 (cpu, float32)`."""
 
     @property
+    def dtype(self) -> str:
+        """In what it computes, e.g. `float32`."""
+
+    @property
     def window(self) -> int:
         """Most tokens of prompt and answer together."""
 

@@ -88,6 +88,48 @@ class AdapterInvalidError(errors.FailedPreconditionError):
     reason = "ADAPTER_INVALID"
 
 
+class AdapterFileForbiddenError(AdapterInvalidError):
+    """A file of a kind that may run code when it is read."""
+
+    reason = "ADAPTER_FILE_FORBIDDEN"
+
+
+class AdapterTooLargeError(AdapterInvalidError):
+    """More bytes than the limit."""
+
+    reason = "ADAPTER_TOO_LARGE"
+
+
+class AdapterRankTooLargeError(AdapterInvalidError):
+    """A rank beyond the engine's."""
+
+    reason = "ADAPTER_RANK_TOO_LARGE"
+
+
+class AdapterTruncatedError(AdapterInvalidError):
+    """The weights' file ends before its last number."""
+
+    reason = "ADAPTER_TRUNCATED"
+
+
+class AdapterNotFiniteError(AdapterInvalidError):
+    """NaN or infinity in the weights."""
+
+    reason = "ADAPTER_NOT_FINITE"
+
+
+class AdapterOtherBaseError(AdapterInvalidError):
+    """Trained with another base model, tokenizer or chat template than the engine has."""
+
+    reason = "ADAPTER_OF_OTHER_BASE"
+
+
+class AdapterModuleUnknownError(AdapterInvalidError):
+    """Weights for a module that the base model does not have, or has in another shape."""
+
+    reason = "ADAPTER_MODULE_UNKNOWN"
+
+
 class AdapterHasNoEffectError(errors.FailedPreconditionError):
     """The engine loaded the adapter, and answers as if it had not."""
 
@@ -101,15 +143,29 @@ class AdapterDeviatesError(errors.FailedPreconditionError):
 
 
 class AdapterSlotsFullError(errors.ResourceExhaustedError):
-    """Every place for an adapter is held."""
+    """Every place for an adapter is pinned."""
 
     reason = "ADAPTER_SLOTS_FULL"
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"all {limit} places for adapters are in use; undeploy one, or raise LUTHIER_INFERENCE_MAX_LOADED_ADAPTERS",
+            f"all {limit} places for adapters are pinned; unpin one, or raise LUTHIER_INFERENCE_MAX_LOADED_ADAPTERS",
             metadata={"limit": str(limit)},
             retry_after_s=5.0,
+        )
+
+
+class AdapterPlacesPinnedError(errors.ResourceExhaustedError):
+    """Pinned adapters would leave no place for the others."""
+
+    reason = "ADAPTER_PLACES_PINNED"
+
+    def __init__(self, name: str, *, wanted: int, limit: int) -> None:
+        super().__init__(
+            f"with {name} {wanted} adapters would be pinned, and {limit} may be; unpin a deployment, or raise "
+            "LUTHIER_INFERENCE_MAX_LOADED_ADAPTERS",
+            metadata={"deployment": name, "wanted": str(wanted), "limit": str(limit)},
+            retry_after_s=60.0,
         )
 
 

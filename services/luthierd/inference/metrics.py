@@ -35,6 +35,11 @@ queue_seconds = Histogram(
     "A request's wait for a seat in the engine's batch",
     buckets=(0.001, 0.005, *_SECONDS),
 )
+adapter_load_seconds = Histogram(
+    "luthier_adapter_load_seconds", "Fetch, verification and load of an adapter, without waiting for a place",
+    buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+)  # fmt: skip
+adapter_evictions = Counter("luthier_adapter_evictions_total", "Adapters that left memory to make room")
 answers_in_flight = Gauge("luthier_answers_in_flight", "Answers being made, over gRPC and HTTP")
 
 

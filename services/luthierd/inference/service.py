@@ -60,12 +60,14 @@ SCOPES = {
         ("DeployAdapter", "PromoteDeployment", "RollbackDeployment", "DeleteDeployment", "StartEngine"), DEPLOY
     ),
     **feedback_service.SCOPES,
+    **dict.fromkeys(("PinDeployment", "PrefetchDeployment"), DEPLOY),
 }
 DEPLOY_LIMIT_S = 600.0
 """The first deployment may have to wait for the engine's start."""
 LIMITS_S = {
     **dict.fromkeys(("DeployAdapter", "PromoteDeployment", "RollbackDeployment"), DEPLOY_LIMIT_S),
     **feedback_service.LIMITS_S,
+    **dict.fromkeys(("PinDeployment", "PrefetchDeployment"), DEPLOY_LIMIT_S),
 }
 
 
@@ -164,6 +166,16 @@ class DeploymentServicer(deployment_service_pb2_grpc.DeploymentServiceServicer):
         DEPLOYMENT.parse(request.name)
         await self._deployments.delete(request.name, etag=request.etag)
         return deployment_service_pb2.DeleteDeploymentResponse()
+
+    async def PinDeployment(self, request: Any, context: Any) -> deployment_service_pb2.PinDeploymentResponse:
+        DEPLOYMENT.parse(request.name)
+        deployment = await self._deployments.pin(request.name, is_pinned=request.pinned, etag=request.etag)
+        return deployment_service_pb2.PinDeploymentResponse(deployment=self._to_proto(deployment))
+
+    async def PrefetchDeployment(self, request: Any, context: Any) -> deployment_service_pb2.PrefetchDeploymentResponse:
+        DEPLOYMENT.parse(request.name)
+        deployment = await self._deployments.prefetch(request.name)
+        return deployment_service_pb2.PrefetchDeploymentResponse(deployment=self._to_proto(deployment))
 
     async def GetDeployment(self, request: Any, context: Any) -> deployment_service_pb2.GetDeploymentResponse:
         DEPLOYMENT.parse(request.name)

@@ -1,12 +1,14 @@
-"""The desired state, in SQL; and the same in memory, for tests."""
+"""The desired state and what was proved, in SQL; and the same in memory, for tests."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from luthierd.inference.domain import AdapterRevision, BaseModel, Deployment
+from luthierd.inference.domain import AdapterRevision, BaseModel, Deployment, ParityCertificate, Proof, Stage
 from luthierd.inference.errors import EtagMismatchError
 from luthierd.inference.quota_domain import Quota
 from luthierd.storage.database import Database
@@ -21,7 +23,9 @@ _deployments = sa.table(
     sa.column("live", sa.JSON),
     sa.column("candidate", sa.JSON),
     sa.column("previous", sa.JSON),
+    sa.column("is_pinned", sa.Boolean),
 )
+_proofs = sa.table("proofs", sa.column("sha256"), sa.column("proof", sa.JSON))
 _choice = sa.table("engine_choice", sa.column("slot"), sa.column("base_model"), sa.column("base_model_sha256"))
 _quotas = sa.table(
     "quotas", sa.column("name"), sa.column("own", sa.JSON), sa.column("update_time", sa.Float), sa.column("change")
@@ -64,6 +68,24 @@ class SqlStore:
             result = await connection.execute(query)
             if result.rowcount != 1:
                 raise EtagMismatchError(name)
+
+    async def proofs(self) -> dict[str, Proof]:
+        """What was proved, by the adapters' sha256."""
+        async with self._database.read() as connection:
+            rows = (await connection.execute(sa.select(_proofs))).all()
+        return {row.sha256: _proof_from_json(row.proof) for row in rows}
+
+    async def put_proof(self, sha256: str, proof: Proof) -> None:
+        """Keeps it, in place of an older one."""
+        async with self._database.begin() as connection:
+            await connection.execute(sa.delete(_proofs).where(_proofs.c.sha256 == sha256))
+            await connection.execute(sa.insert(_proofs).values(sha256=sha256, proof=dataclasses.asdict(proof)))
+
+    async def delete_proofs(self, sha256s: Sequence[str]) -> None:
+        """Forgets them."""
+        async with self._database.begin() as connection:
+            for sha256 in sha256s:
+                await connection.execute(sa.delete(_proofs).where(_proofs.c.sha256 == sha256))
 
     async def chosen_base_model(self) -> BaseModel | None:
         """The choice, if one was made."""
@@ -116,6 +138,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._rows: dict[str, Deployment] = {}
+        self._proofs: dict[str, Proof] = {}
         self._chosen: BaseModel | None = None
         self._quotas: dict[str, Quota] = {}
 
@@ -138,6 +161,19 @@ class MemoryStore:
         """EtagMismatchError unless the stored one is at `change`."""
         self._expect(name, change)
         del self._rows[name]
+
+    async def proofs(self) -> dict[str, Proof]:
+        """What was proved, by the adapters' sha256."""
+        return dict(self._proofs)
+
+    async def put_proof(self, sha256: str, proof: Proof) -> None:
+        """Keeps it, in place of an older one."""
+        self._proofs[sha256] = proof
+
+    async def delete_proofs(self, sha256s: Sequence[str]) -> None:
+        """Forgets them."""
+        for sha256 in sha256s:
+            del self._proofs[sha256]
 
     async def chosen_base_model(self) -> BaseModel | None:
         """The choice, if one was made."""
@@ -178,12 +214,18 @@ def _to_row(deployment: Deployment) -> dict[str, Any]:
         "live": _revision_to_json(deployment.live),
         "candidate": _revision_to_json(deployment.candidate),
         "previous": _revision_to_json(deployment.previous),
+        "is_pinned": deployment.is_pinned,
     }
 
 
 def _from_row(row: dict[str, Any]) -> Deployment:
     revisions = {field: _revision_from_json(row[field]) for field in ("live", "candidate", "previous")}
     return Deployment(**{**row, **revisions})
+
+
+def _proof_from_json(content: Any) -> Proof:
+    stages = tuple(Stage(**stage) for stage in content["stages"])
+    return Proof(certificate=ParityCertificate(**content["certificate"]), stages=stages)
 
 
 def _revision_to_json(revision: AdapterRevision | None) -> Any:

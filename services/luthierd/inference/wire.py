@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from google.protobuf.timestamp_pb2 import Timestamp
 from luthier.inference.v1 import deployment_pb2, engine_service_pb2, quota_pb2, tenant_service_pb2
 from luthier.trainer.v1 import base_model_pb2
@@ -9,7 +11,8 @@ from luthier.trainer.v1 import base_model_pb2
 from luthierd.errors import InvalidArgumentError
 from luthierd.inference import domain
 from luthierd.inference.engine_host import EngineStatus
-from luthierd.inference.generations import Generation, Generations
+from luthierd.inference.generation import Generation
+from luthierd.inference.generations import Generations
 from luthierd.inference.quota_domain import LIMIT_NAMES, Limits, Quota
 from luthierd.rpc.status import status_of
 
@@ -30,6 +33,7 @@ def deployment_to_proto(deployment: domain.Deployment, generations: Generations)
         update_time=_time(deployment.update_time),
         etag=deployment.etag,
         revision=deployment.revision,
+        pinned=deployment.is_pinned,
     )
     for field in ("live", "candidate", "previous"):
         revision: domain.AdapterRevision | None = getattr(deployment, field)
@@ -39,8 +43,8 @@ def deployment_to_proto(deployment: domain.Deployment, generations: Generations)
 
 
 def generation_to_proto(revision: domain.AdapterRevision, generation: Generation | None) -> deployment_pb2.Generation:
-    """A revision in the engine; LOADING while the engine does not have it yet."""
-    state = generation.state if generation else domain.GenerationState.LOADING
+    """A revision and what the engine has of it."""
+    state = generation.state if generation else domain.GenerationState.COLD
     message = deployment_pb2.Generation(
         generation=revision.generation,
         adapter_revision=revision.name,
@@ -51,7 +55,17 @@ def generation_to_proto(revision: domain.AdapterRevision, generation: Generation
     )
     if generation is not None and generation.error is not None:
         message.error.CopyFrom(status_of(generation.error, DOMAIN))
+    if generation is not None and generation.proof is not None:
+        message.certificate.CopyFrom(certificate_to_proto(generation.proof.certificate))
+        for stage in generation.proof.stages:
+            message.load_stages.add(name=stage.name).duration.FromMicroseconds(int(stage.duration_s * 1e6))
     return message
+
+
+def certificate_to_proto(certificate: domain.ParityCertificate) -> deployment_pb2.ParityCertificate:
+    """The fields have the same names."""
+    fields = dataclasses.asdict(certificate)
+    return deployment_pb2.ParityCertificate(**fields | {"prove_time": _time(certificate.prove_time)})
 
 
 def engine_to_proto(status: EngineStatus, *, loaded_adapter_count: int) -> engine_service_pb2.Engine:

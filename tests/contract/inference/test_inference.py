@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from inference_calls import (
+    CONFIG,
+    OF_BETA,
+    R1,
+    R2,
+    SUPPORT,
+    TIMEOUT_S,
+    ask,
+    deploy,
+    generate,
+    refusal,
+    state_of,
+)
 from inference_parts import BASE, OTHER_BASE, Parts, make_parts, revision, until
 from luthier.inference.v1 import deployment_pb2, inference_service_pb2
 from luthier.inference.v1 import deployment_service_pb2 as deployment_api
@@ -16,55 +29,8 @@ from luthier.inference.v1 import engine_service_pb2 as engine_api
 from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 from luthier.inference.v1.engine_service_pb2_grpc import EngineServiceStub
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
-from luthierd.config import ServerConfig
+from luthierd.inference.domain import AdapterRevision
 from serving import bearer, error_info, running
-
-SUPPORT = "tenants/acme/deployments/support"
-R1, R2 = revision("r1"), revision("r2")
-OF_BETA = revision("r1", tenant="beta")
-CONFIG = ServerConfig()
-TIMEOUT_S = 10
-
-
-def ask(target: str = SUPPORT, **fields: object) -> inference_service_pb2.GenerateRequest:
-    """A request that asks `target`."""
-    kind = (
-        "base_model"
-        if target.startswith("baseModels")
-        else "deployment"
-        if "/deployments/" in target
-        else "adapter_revision"
-    )
-    asked = inference_service_pb2.Target(**{kind: target})
-    return inference_service_pb2.GenerateRequest(**({"target": asked, "prompt": "who are you?"} | fields))
-
-
-async def generate(
-    channel: grpc.aio.Channel, request: inference_service_pb2.GenerateRequest | None = None, tenant: str = "acme"
-) -> inference_service_pb2.GenerateResponse:
-    """One answer."""
-    return await InferenceServiceStub(channel).Generate(request or ask(), metadata=bearer(tenant), timeout=TIMEOUT_S)
-
-
-async def deploy(
-    channel: grpc.aio.Channel, adapter_revision: str, *, name: str = SUPPORT, tenant: str = "acme", **fields: object
-) -> deployment_pb2.Deployment:
-    """Deploys and returns the deployment."""
-    request = deployment_api.DeployAdapterRequest(name=name, adapter_revision=adapter_revision, **fields)
-    response = await DeploymentServiceStub(channel).DeployAdapter(request, metadata=bearer(tenant), timeout=TIMEOUT_S)
-    return response.deployment
-
-
-async def refusal(call: object) -> tuple[grpc.StatusCode, str]:
-    """Status and reason of a call that must fail."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call  # type: ignore[misc]
-    return caught.value.code(), error_info(caught.value).reason
-
-
-def state_of(parts: Parts) -> str:
-    """The engine's state."""
-    return parts.host.status.state.value
 
 
 async def test_a_base_model_answers_without_any_deployment() -> None:
@@ -234,15 +200,24 @@ async def test_adapters_that_no_deployment_holds_make_room_for_each_other() -> N
     assert len({adapter.number for adapter in parts.engine.unloaded}) == 2
 
 
+BAD = revision("r7")
+
+
 @pytest.mark.parametrize(
-    ("stage", "broken", "name"), [("verify", True, "r1"), ("load", False, "refused")], ids=["verify", "load"]
+    ("stage", "spoil", "bad", "cause"),
+    [
+        ("fetch", lambda parts: parts.files.missing.add(BAD.sha256), BAD, "BLOB_NOT_FOUND"),
+        ("verify", lambda parts: parts.files.broken.add(BAD.sha256), BAD, "ADAPTER_NOT_FINITE"),
+        ("load", lambda parts: None, revision("refused"), "ADAPTER_INVALID"),
+        ("prove", lambda parts: parts.proofs.refused.add("acme-r7"), BAD, "ADAPTER_HAS_NO_EFFECT"),
+    ],
+    ids=["fetch", "verify", "load", "prove"],
 )
 async def test_a_deployment_that_fails_names_the_stage_and_changes_nothing(
-    *, stage: str, broken: bool, name: str
+    stage: str, spoil: Callable[[Parts], None], bad: AdapterRevision, cause: str
 ) -> None:
-    bad = revision(name)
     parts = await make_parts(R2, bad)
-    parts.files.broken |= {bad.sha256} if broken else set()
+    spoil(parts)
     async with running(parts.service, CONFIG) as channel:
         before = await deploy(channel, R2.name)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -253,9 +228,10 @@ async def test_a_deployment_that_fails_names_the_stage_and_changes_nothing(
         )
     info = error_info(caught.value)
     assert (caught.value.code(), info.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "DEPLOY_FAILED")
-    assert (info.metadata["stage"], info.metadata["cause"]) == (stage, "ADAPTER_INVALID")
+    assert (info.metadata["stage"], info.metadata["cause"]) == (stage, cause)
     assert (answer.text, after.deployment.etag) == ("I am acme-r2", before.etag)
-    assert len(parts.engine.loaded) == 1
+    assert [one.folder.name for one in parts.engine.loaded.values()] == ["acme-r2"]
+    assert parts.generations.get(bad) is None
 
 
 async def test_a_stale_etag_is_refused() -> None:
@@ -483,6 +459,12 @@ async def call_each(
         ),
         "DeleteDeployment": lambda: deployments.DeleteDeployment(
             deployment_api.DeleteDeploymentRequest(**named), metadata=metadata
+        ),
+        "PinDeployment": lambda: deployments.PinDeployment(
+            deployment_api.PinDeploymentRequest(**named, pinned=True), metadata=metadata
+        ),
+        "PrefetchDeployment": lambda: deployments.PrefetchDeployment(
+            deployment_api.PrefetchDeploymentRequest(**named), metadata=metadata
         ),
         "GetDeployment": lambda: deployments.GetDeployment(
             deployment_api.GetDeploymentRequest(**named), metadata=metadata

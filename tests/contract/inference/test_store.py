@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import luthierd.inference
 import pytest
-from inference_parts import BASE, OTHER_BASE, revision
-from luthierd.inference.domain import Deployment
+from inference_parts import BASE, CERTIFICATE, OTHER_BASE, revision
+from luthierd.inference.domain import Deployment, Proof, Stage
 from luthierd.inference.errors import EtagMismatchError
 from luthierd.inference.quota_domain import Quota
 from luthierd.inference.store import MemoryStore, SqlStore
@@ -51,6 +51,16 @@ async def exercise(store: SqlStore | MemoryStore) -> None:
     later = quota.changed({"weight": None}, 5.5)
     await store.put_quota(later, change=1)
     assert await store.quotas() == [later]
+    pinned = NEW.pin(4.0, is_pinned=True)
+    await store.create(pinned)
+    assert await store.deployments() == [pinned]
+    proof = Proof(certificate=CERTIFICATE, stages=(Stage("fetch", 0.25), Stage("prove", 0.5)))
+    await store.put_proof("a" * 64, Proof(certificate=CERTIFICATE))
+    await store.put_proof("a" * 64, proof)
+    await store.put_proof("b" * 64, proof)
+    assert await store.proofs() == {"a" * 64: proof, "b" * 64: proof}
+    await store.delete_proofs(["a" * 64])
+    assert await store.proofs() == {"b" * 64: proof}
     assert await store.chosen_base_model() is None
     assert await store.choose_base_model(BASE) == BASE
     assert await store.choose_base_model(OTHER_BASE) == BASE

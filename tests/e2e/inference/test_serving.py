@@ -215,9 +215,9 @@ async def test_an_adapter_that_does_nothing_and_one_that_is_not_finite_are_refus
             await client.deployments.deploy(deployment("north"), adapter_revision=name)
         stages[name.split("/")[3]] = (caught.value.metadata["stage"], caught.value.metadata["cause"])
     assert stages == {
-        "idle": ("probe", "ADAPTER_HAS_NO_EFFECT"),
-        "spoilt": ("verify", "ADAPTER_INVALID"),
-        "big": ("verify", "ADAPTER_INVALID"),
+        "idle": ("prove", "ADAPTER_HAS_NO_EFFECT"),
+        "spoilt": ("verify", "ADAPTER_NOT_FINITE"),
+        "big": ("verify", "ADAPTER_RANK_TOO_LARGE"),
     }
     assert (await client.deployments.get(deployment("north"))).etag == live.etag
 

@@ -3,9 +3,12 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 import builtins as _builtins
@@ -28,27 +31,33 @@ class _GenerationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Gener
     GENERATION_STATE_UNSPECIFIED: _GenerationState.ValueType  # 0
     """Never sent."""
     GENERATION_STATE_LOADING: _GenerationState.ValueType  # 1
-    """Being fetched, verified, loaded and probed."""
+    """Being fetched, verified, loaded and, the first time, proved."""
     GENERATION_STATE_READY: _GenerationState.ValueType  # 2
     """It can answer."""
     GENERATION_STATE_DRAINING: _GenerationState.ValueType  # 3
     """No new requests; it is unloaded after its last token."""
     GENERATION_STATE_FAILED: _GenerationState.ValueType  # 4
     """Its files are gone or do not verify; see `error`."""
+    GENERATION_STATE_COLD: _GenerationState.ValueType  # 5
+    """On disk; its next request loads it, and waits for that."""
 
 class GenerationState(_GenerationState, metaclass=_GenerationStateEnumTypeWrapper):
-    """Life of a generation: LOADING -> READY | FAILED; READY -> DRAINING -> unloaded and gone."""
+    """Life of a generation: COLD -> LOADING -> READY | FAILED; READY -> COLD when it makes room; FAILED -> LOADING when it is tried
+    again; READY -> DRAINING -> unloaded and gone.
+    """
 
 GENERATION_STATE_UNSPECIFIED: GenerationState.ValueType  # 0
 """Never sent."""
 GENERATION_STATE_LOADING: GenerationState.ValueType  # 1
-"""Being fetched, verified, loaded and probed."""
+"""Being fetched, verified, loaded and, the first time, proved."""
 GENERATION_STATE_READY: GenerationState.ValueType  # 2
 """It can answer."""
 GENERATION_STATE_DRAINING: GenerationState.ValueType  # 3
 """No new requests; it is unloaded after its last token."""
 GENERATION_STATE_FAILED: GenerationState.ValueType  # 4
 """Its files are gone or do not verify; see `error`."""
+GENERATION_STATE_COLD: GenerationState.ValueType  # 5
+"""On disk; its next request loads it, and waits for that."""
 Global___GenerationState: _TypeAlias = GenerationState  # noqa: Y015
 
 @_typing.final
@@ -65,12 +74,15 @@ class Deployment(_message.Message):
     LIVE_FIELD_NUMBER: _builtins.int
     CANDIDATE_FIELD_NUMBER: _builtins.int
     PREVIOUS_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `tenants/{tenant}/deployments/{deployment}`."""
     etag: _builtins.str
     """Changes with every change of the deployment."""
     revision: _builtins.int
     """Counts the changes of routing, from 1 on. Every answer names it."""
+    pinned: _builtins.bool
+    """Whether all that it holds stays in memory (`PinDeployment`); else what is idle makes room for others."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was first deployed."""
@@ -102,10 +114,11 @@ class Deployment(_message.Message):
         live: Global___Generation | None = ...,
         candidate: Global___Generation | None = ...,
         previous: Global___Generation | None = ...,
+        pinned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "create_time", b"create_time", "live", b"live", "previous", b"previous", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "create_time", b"create_time", "etag", b"etag", "live", b"live", "name", b"name", "previous", b"previous", "revision", b"revision", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "create_time", b"create_time", "etag", b"etag", "live", b"live", "name", b"name", "pinned", b"pinned", "previous", b"previous", "revision", b"revision", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -124,6 +137,8 @@ class Generation(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     LEASE_COUNT_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    LOAD_STAGES_FIELD_NUMBER: _builtins.int
     generation: _builtins.str
     """Name in the engine, made of the content digest and never used for anything else."""
     adapter_revision: _builtins.str
@@ -140,6 +155,14 @@ class Generation(_message.Message):
     def error(self) -> _status_pb2.Status:
         """Why it cannot serve. Set only in FAILED."""
 
+    @_builtins.property
+    def certificate(self) -> Global___ParityCertificate:
+        """The proof that the engine computes with it what the training computed; unset before its first load."""
+
+    @_builtins.property
+    def load_stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoadStage]:
+        """How long each stage took when it was deployed or first loaded, in order: `fetch`, `verify`, `load`, `prove`, `publish`."""
+
     def __init__(
         self,
         *,
@@ -150,11 +173,111 @@ class Generation(_message.Message):
         state: Global___GenerationState.ValueType = ...,
         error: _status_pb2.Status | None = ...,
         lease_count: _builtins.int = ...,
+        certificate: Global___ParityCertificate | None = ...,
+        load_stages: _abc.Iterable[Global___LoadStage] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_revision", b"adapter_revision", "adapter_sha256", b"adapter_sha256", "base_model", b"base_model", "error", b"error", "generation", b"generation", "lease_count", b"lease_count", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_revision", b"adapter_revision", "adapter_sha256", b"adapter_sha256", "base_model", b"base_model", "certificate", b"certificate", "error", b"error", "generation", b"generation", "lease_count", b"lease_count", "load_stages", b"load_stages", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Generation: _TypeAlias = Generation  # noqa: Y015
+
+@_typing.final
+class LoadStage(_message.Message):
+    """One stage of a deploy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`fetch`: its files, by digest; `verify`: what they hold; `load`: into the engine; `prove`: the certificate; `publish`: durable."""
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """How long it took."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        duration: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadStage: _TypeAlias = LoadStage  # noqa: Y015
+
+@_typing.final
+class ParityCertificate(_message.Message):
+    """Train/serve parity: the engine scored greedy continuations that the training recorded with the adapter revision.
+    All deviations are absolute differences of log-probabilities, in nats per completion token.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    DEVIATION_MEAN_NATS_FIELD_NUMBER: _builtins.int
+    DEVIATION_MAX_NATS_FIELD_NUMBER: _builtins.int
+    BASE_DEVIATION_MEAN_NATS_FIELD_NUMBER: _builtins.int
+    EFFECT_MEAN_NATS_FIELD_NUMBER: _builtins.int
+    EFFECT_MAX_NATS_FIELD_NUMBER: _builtins.int
+    TOLERANCE_NATS_FIELD_NUMBER: _builtins.int
+    ENGINE_VERSION_FIELD_NUMBER: _builtins.int
+    ENGINE_DTYPE_FIELD_NUMBER: _builtins.int
+    TRAINING_DTYPE_FIELD_NUMBER: _builtins.int
+    PROVE_TIME_FIELD_NUMBER: _builtins.int
+    row_count: _builtins.int
+    """Continuations compared; 0: the training recorded none, and only the effect is proved."""
+    token_count: _builtins.int
+    """Completion tokens compared."""
+    deviation_mean_nats: _builtins.float
+    """Engine with the adapter against the training with it, mean. At most `tolerance_nats`."""
+    deviation_max_nats: _builtins.float
+    """The same, largest."""
+    base_deviation_mean_nats: _builtins.float
+    """Engine without the adapter against the training without it, mean."""
+    effect_mean_nats: _builtins.float
+    """Engine with the adapter against the engine without it, mean."""
+    effect_max_nats: _builtins.float
+    """The same, largest. An adapter without an effect is refused."""
+    tolerance_nats: _builtins.float
+    """The bound on `deviation_mean_nats`; it depends on both data types."""
+    engine_version: _builtins.str
+    """Kind and version of the engine, e.g. `vllm 0.32.0 (cpu, float32)`."""
+    engine_dtype: _builtins.str
+    """In what the engine computes, e.g. `float32`."""
+    training_dtype: _builtins.str
+    """In what the training computed; empty if it recorded nothing."""
+    @_builtins.property
+    def prove_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was proved."""
+
+    def __init__(
+        self,
+        *,
+        row_count: _builtins.int = ...,
+        token_count: _builtins.int = ...,
+        deviation_mean_nats: _builtins.float = ...,
+        deviation_max_nats: _builtins.float = ...,
+        base_deviation_mean_nats: _builtins.float = ...,
+        effect_mean_nats: _builtins.float = ...,
+        effect_max_nats: _builtins.float = ...,
+        tolerance_nats: _builtins.float = ...,
+        engine_version: _builtins.str = ...,
+        engine_dtype: _builtins.str = ...,
+        training_dtype: _builtins.str = ...,
+        prove_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prove_time", b"prove_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_deviation_mean_nats", b"base_deviation_mean_nats", "deviation_max_nats", b"deviation_max_nats", "deviation_mean_nats", b"deviation_mean_nats", "effect_max_nats", b"effect_max_nats", "effect_mean_nats", b"effect_mean_nats", "engine_dtype", b"engine_dtype", "engine_version", b"engine_version", "prove_time", b"prove_time", "row_count", b"row_count", "token_count", b"token_count", "tolerance_nats", b"tolerance_nats", "training_dtype", b"training_dtype"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParityCertificate: _TypeAlias = ParityCertificate  # noqa: Y015

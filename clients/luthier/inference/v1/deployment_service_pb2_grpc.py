@@ -55,6 +55,16 @@ class DeploymentServiceStub:
                 request_serializer=luthier_dot_inference_dot_v1_dot_deployment__service__pb2.DeleteDeploymentRequest.SerializeToString,
                 response_deserializer=luthier_dot_inference_dot_v1_dot_deployment__service__pb2.DeleteDeploymentResponse.FromString,
                 _registered_method=True)
+        self.PinDeployment = channel.unary_unary(
+                '/luthier.inference.v1.DeploymentService/PinDeployment',
+                request_serializer=luthier_dot_inference_dot_v1_dot_deployment__service__pb2.PinDeploymentRequest.SerializeToString,
+                response_deserializer=luthier_dot_inference_dot_v1_dot_deployment__service__pb2.PinDeploymentResponse.FromString,
+                _registered_method=True)
+        self.PrefetchDeployment = channel.unary_unary(
+                '/luthier.inference.v1.DeploymentService/PrefetchDeployment',
+                request_serializer=luthier_dot_inference_dot_v1_dot_deployment__service__pb2.PrefetchDeploymentRequest.SerializeToString,
+                response_deserializer=luthier_dot_inference_dot_v1_dot_deployment__service__pb2.PrefetchDeploymentResponse.FromString,
+                _registered_method=True)
         self.GetDeployment = channel.unary_unary(
                 '/luthier.inference.v1.DeploymentService/GetDeployment',
                 request_serializer=luthier_dot_inference_dot_v1_dot_deployment__service__pb2.GetDeploymentRequest.SerializeToString,
@@ -73,7 +83,7 @@ class DeploymentServiceServicer:
 
     def DeployAdapter(self, request, context):
         """Verifies, loads and probes an adapter revision and, unless `stage_only`, makes it live; creates the deployment if need be.
-        A failure leaves the deployment as it was: FAILED_PRECONDITION with the stage in the metadata. Deploying what is already live
+        A failure leaves the deployment as it was: FAILED_PRECONDITION with the stage and the cause in the metadata. Deploying what is already live
         changes nothing. ABORTED if `etag` no longer matches.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -96,6 +106,20 @@ class DeploymentServiceServicer:
 
     def DeleteDeployment(self, request, context):
         """Removes a deployment; requests in flight finish. NOT_FOUND if there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PinDeployment(self, request, context):
+        """Keeps all generations of a deployment in memory, or no longer. RESOURCE_EXHAUSTED if too few places would be left for others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PrefetchDeployment(self, request, context):
+        """Loads what a deployment's requests go to, so that none of them waits for it. FAILED_PRECONDITION if it cannot be loaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,6 +161,16 @@ def add_DeploymentServiceServicer_to_server(servicer, server):
                     servicer.DeleteDeployment,
                     request_deserializer=luthier_dot_inference_dot_v1_dot_deployment__service__pb2.DeleteDeploymentRequest.FromString,
                     response_serializer=luthier_dot_inference_dot_v1_dot_deployment__service__pb2.DeleteDeploymentResponse.SerializeToString,
+            ),
+            'PinDeployment': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinDeployment,
+                    request_deserializer=luthier_dot_inference_dot_v1_dot_deployment__service__pb2.PinDeploymentRequest.FromString,
+                    response_serializer=luthier_dot_inference_dot_v1_dot_deployment__service__pb2.PinDeploymentResponse.SerializeToString,
+            ),
+            'PrefetchDeployment': grpc.unary_unary_rpc_method_handler(
+                    servicer.PrefetchDeployment,
+                    request_deserializer=luthier_dot_inference_dot_v1_dot_deployment__service__pb2.PrefetchDeploymentRequest.FromString,
+                    response_serializer=luthier_dot_inference_dot_v1_dot_deployment__service__pb2.PrefetchDeploymentResponse.SerializeToString,
             ),
             'GetDeployment': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDeployment,
@@ -258,6 +292,60 @@ class DeploymentService:
             '/luthier.inference.v1.DeploymentService/DeleteDeployment',
             luthier_dot_inference_dot_v1_dot_deployment__service__pb2.DeleteDeploymentRequest.SerializeToString,
             luthier_dot_inference_dot_v1_dot_deployment__service__pb2.DeleteDeploymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PinDeployment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luthier.inference.v1.DeploymentService/PinDeployment',
+            luthier_dot_inference_dot_v1_dot_deployment__service__pb2.PinDeploymentRequest.SerializeToString,
+            luthier_dot_inference_dot_v1_dot_deployment__service__pb2.PinDeploymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PrefetchDeployment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luthier.inference.v1.DeploymentService/PrefetchDeployment',
+            luthier_dot_inference_dot_v1_dot_deployment__service__pb2.PrefetchDeploymentRequest.SerializeToString,
+            luthier_dot_inference_dot_v1_dot_deployment__service__pb2.PrefetchDeploymentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,7 +35,7 @@ class DeploymentServiceStub:
     def __new__(cls, channel: _aio.Channel) -> DeploymentServiceAsyncStub: ...
     DeployAdapter: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.DeployAdapterRequest, _deployment_service_pb2.DeployAdapterResponse]
     """Verifies, loads and probes an adapter revision and, unless `stage_only`, makes it live; creates the deployment if need be.
-    A failure leaves the deployment as it was: FAILED_PRECONDITION with the stage in the metadata. Deploying what is already live
+    A failure leaves the deployment as it was: FAILED_PRECONDITION with the stage and the cause in the metadata. Deploying what is already live
     changes nothing. ABORTED if `etag` no longer matches.
     """
     PromoteDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.PromoteDeploymentRequest, _deployment_service_pb2.PromoteDeploymentResponse]
@@ -44,6 +44,10 @@ class DeploymentServiceStub:
     """Makes the previous generation live again. FAILED_PRECONDITION without one."""
     DeleteDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.DeleteDeploymentRequest, _deployment_service_pb2.DeleteDeploymentResponse]
     """Removes a deployment; requests in flight finish. NOT_FOUND if there is none."""
+    PinDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.PinDeploymentRequest, _deployment_service_pb2.PinDeploymentResponse]
+    """Keeps all generations of a deployment in memory, or no longer. RESOURCE_EXHAUSTED if too few places would be left for others."""
+    PrefetchDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.PrefetchDeploymentRequest, _deployment_service_pb2.PrefetchDeploymentResponse]
+    """Loads what a deployment's requests go to, so that none of them waits for it. FAILED_PRECONDITION if it cannot be loaded."""
     GetDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.GetDeploymentRequest, _deployment_service_pb2.GetDeploymentResponse]
     """Returns a deployment. NOT_FOUND if there is none."""
     ListDeployments: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.ListDeploymentsRequest, _deployment_service_pb2.ListDeploymentsResponse]
@@ -56,7 +60,7 @@ class DeploymentServiceAsyncStub(DeploymentServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     DeployAdapter: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.DeployAdapterRequest, _deployment_service_pb2.DeployAdapterResponse]  # type: ignore[assignment]
     """Verifies, loads and probes an adapter revision and, unless `stage_only`, makes it live; creates the deployment if need be.
-    A failure leaves the deployment as it was: FAILED_PRECONDITION with the stage in the metadata. Deploying what is already live
+    A failure leaves the deployment as it was: FAILED_PRECONDITION with the stage and the cause in the metadata. Deploying what is already live
     changes nothing. ABORTED if `etag` no longer matches.
     """
     PromoteDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.PromoteDeploymentRequest, _deployment_service_pb2.PromoteDeploymentResponse]  # type: ignore[assignment]
@@ -65,6 +69,10 @@ class DeploymentServiceAsyncStub(DeploymentServiceStub):
     """Makes the previous generation live again. FAILED_PRECONDITION without one."""
     DeleteDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.DeleteDeploymentRequest, _deployment_service_pb2.DeleteDeploymentResponse]  # type: ignore[assignment]
     """Removes a deployment; requests in flight finish. NOT_FOUND if there is none."""
+    PinDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.PinDeploymentRequest, _deployment_service_pb2.PinDeploymentResponse]  # type: ignore[assignment]
+    """Keeps all generations of a deployment in memory, or no longer. RESOURCE_EXHAUSTED if too few places would be left for others."""
+    PrefetchDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.PrefetchDeploymentRequest, _deployment_service_pb2.PrefetchDeploymentResponse]  # type: ignore[assignment]
+    """Loads what a deployment's requests go to, so that none of them waits for it. FAILED_PRECONDITION if it cannot be loaded."""
     GetDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.GetDeploymentRequest, _deployment_service_pb2.GetDeploymentResponse]  # type: ignore[assignment]
     """Returns a deployment. NOT_FOUND if there is none."""
     ListDeployments: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.ListDeploymentsRequest, _deployment_service_pb2.ListDeploymentsResponse]  # type: ignore[assignment]
@@ -80,7 +88,7 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_deployment_service_pb2.DeployAdapterResponse, _abc.Awaitable[_deployment_service_pb2.DeployAdapterResponse]]:
         """Verifies, loads and probes an adapter revision and, unless `stage_only`, makes it live; creates the deployment if need be.
-        A failure leaves the deployment as it was: FAILED_PRECONDITION with the stage in the metadata. Deploying what is already live
+        A failure leaves the deployment as it was: FAILED_PRECONDITION with the stage and the cause in the metadata. Deploying what is already live
         changes nothing. ABORTED if `etag` no longer matches.
         """
 
@@ -107,6 +115,22 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_deployment_service_pb2.DeleteDeploymentResponse, _abc.Awaitable[_deployment_service_pb2.DeleteDeploymentResponse]]:
         """Removes a deployment; requests in flight finish. NOT_FOUND if there is none."""
+
+    @_abc_1.abstractmethod
+    def PinDeployment(
+        self,
+        request: _deployment_service_pb2.PinDeploymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_deployment_service_pb2.PinDeploymentResponse, _abc.Awaitable[_deployment_service_pb2.PinDeploymentResponse]]:
+        """Keeps all generations of a deployment in memory, or no longer. RESOURCE_EXHAUSTED if too few places would be left for others."""
+
+    @_abc_1.abstractmethod
+    def PrefetchDeployment(
+        self,
+        request: _deployment_service_pb2.PrefetchDeploymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_deployment_service_pb2.PrefetchDeploymentResponse, _abc.Awaitable[_deployment_service_pb2.PrefetchDeploymentResponse]]:
+        """Loads what a deployment's requests go to, so that none of them waits for it. FAILED_PRECONDITION if it cannot be loaded."""
 
     @_abc_1.abstractmethod
     def GetDeployment(

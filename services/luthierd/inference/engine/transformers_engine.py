@@ -79,6 +79,7 @@ class TransformersEngine:
 
     def __init__(self, model: LoraModel, *, max_batch: int, max_rank: int, window: int, version: str) -> None:
         self.max_rank, self.window, self.version = max_rank, window, version
+        self.dtype = str(model.dtype).removeprefix("torch.")
         self.vocabulary_size = int(model.model.config.vocab_size)
         self._tokenizer, self._tokenizer_lock = model.tokenizer, threading.Lock()
         self._decoder = copy.deepcopy(model.tokenizer)  # of the thread's: fast tokenizers refuse two threads at a time

@@ -174,8 +174,8 @@ class VllmEngine:
         self.max_rank = settings.max_lora_rank
         self.window = int(llm.model_config.max_model_len)
         self.vocabulary_size = int(llm.model_config.get_vocab_size())
-        dtype = str(llm.model_config.dtype).removeprefix(str(torch.__name__) + ".")
-        self.version = f"vllm {vllm.__version__} ({current_platform.device_type}, {dtype})"
+        self.dtype = str(llm.model_config.dtype).removeprefix(str(torch.__name__) + ".")
+        self.version = f"vllm {vllm.__version__} ({current_platform.device_type}, {self.dtype})"
         self._tokenizer = copy.deepcopy(llm.get_tokenizer())
         self._tokenizer_lock = threading.Lock()  # Hugging Face's fast tokenizers refuse two threads at a time
         llm._run_output_handler()  # it was constructed outside of the loop

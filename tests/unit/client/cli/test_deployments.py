@@ -6,6 +6,11 @@ import pytest
 
 REVISION = "tenants/acme/adapters/style/revisions/r2"
 LIVE = {"generation": "g", "adapter_revision": REVISION, "adapter_sha256": "abcdef0123", "state": 2}
+CERTIFICATE = {
+    "row_count": 2, "token_count": 32, "deviation_mean_nats": 0.0012, "tolerance_nats": 0.02, "effect_mean_nats": 1.5,
+    "engine_version": "vllm 0.32.0 (cpu, float32)",
+}  # fmt: skip
+STAGES = [{"name": "fetch", "duration": {"nanos": 12_000_000}}, {"name": "prove", "duration": {"seconds": 1}}]
 DEPLOYMENT = {"name": "tenants/acme/deployments/d", "revision": 4, "live": LIVE, "previous": LIVE}
 FINISH = {"finish_reason": "stop", "completion_token_count": 2, "ttft_ms": 1.0, "latency_ms": 2.0}
 ORIGIN = {"generation": "g", "adapter_revision": REVISION}
@@ -20,6 +25,29 @@ async def test_an_adapter_revision_is_deployed(services, luthier):
     [request] = services.asked["DeployAdapter"]
     assert (request.name, request.adapter_revision, request.stage_only) == (DEPLOYMENT["name"], REVISION, True)
     assert request.request_id
+
+
+async def test_the_parity_certificate_and_the_stages_are_shown(services, luthier):
+    live = {**LIVE, "certificate": CERTIFICATE, "load_stages": STAGES}
+    services.answers["DeployAdapter"] = {"deployment": {**DEPLOYMENT, "live": live}}
+    services.answers["ListDeployments"] = {"deployments": [{**DEPLOYMENT, "live": live, "pinned": True}]}
+    out = (await luthier("deploy", "d", "style/r2")).out
+    assert "parity: 0.0012 of 0.02 nats a token off the training (2 rows, 32 tokens), effect 1.500, vllm" in out
+    assert "stages, s: fetch 0.012, prove 1.000" in out
+    listed = (await luthier("deployments")).out
+    assert "0.0012 of 0.02" in listed
+    assert "(pinned)" in listed
+    shown = (await luthier("deploy", "d", "style/r2", "--json")).lines[0]["live"]
+    assert shown["certificate"]["deviation_mean_nats"] == 0.0012
+    assert shown["load_stages"][0] == {"name": "fetch", "duration": "0.012s"}
+
+
+async def test_a_deployment_is_pinned_let_go_and_loaded_ahead(services, luthier):
+    services.answers["PinDeployment"] = services.answers["PrefetchDeployment"] = {"deployment": DEPLOYMENT}
+    for command in ("pin", "unpin", "prefetch"):
+        assert (await luthier(command, "d")).code == 0
+    assert [request.pinned for request in services.asked["PinDeployment"]] == [True, False]
+    assert services.asked["PrefetchDeployment"][0].name == DEPLOYMENT["name"]
 
 
 @pytest.mark.parametrize(("verb", "method"), [("promote", "PromoteDeployment"), ("rollback", "RollbackDeployment")])
