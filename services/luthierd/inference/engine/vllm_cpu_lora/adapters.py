@@ -1,7 +1,7 @@
 """The arithmetic of many adapters in one batch. Knows torch, not vLLM.
 
-Three kinds of rows, each computed with its own adapter only: long runs (prompts) by plain products on views; the others
-(decoding) by the compiled kernel, or, without it, by one product with all their adapters side by side, masked.
+Each row is computed with its own adapter only: long runs of rows (prompts) by plain products on views, the others
+(decoding) by the compiled kernel or, without it, by one product with all their adapters side by side, masked.
 
 Axes: T rows (tokens), N rows of the groups, I inputs, O outputs of one slice, R ranks, S slots. vLLM keeps a module's
 adapters in tensors ``a_S1RI`` and ``b_S1OR``, one pair per output slice (q, k and v are three slices of one module),
@@ -21,6 +21,23 @@ from luthierd.inference.engine.vllm_cpu_lora.kernel import Kernel, KernelModule,
 from luthierd.inference.engine.vllm_cpu_lora.rows import RowSlots
 
 
+class _GroupRanks:
+    """Ranks as int32 [slice, group] in memory, at `address`."""
+
+    def __init__(self, by_group: Sequence[tuple[int, ...]]) -> None:
+        self._values = np.ascontiguousarray(np.array(by_group, dtype=np.int32).T)
+        self.address: int = self._values.ctypes.data
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """Adapters of one slice side by side, cut to their real ranks. `owners_R`: the slot of each packed column."""
+
+    a_IR: Tensor
+    b_RO: Tensor
+    owners_R: Tensor
+
+
 @dataclass
 class _Module:
     """One module's weights, and what was derived from them since vLLM last wrote into a slot."""
@@ -31,8 +48,10 @@ class _Module:
     versions: tuple[int, ...] = ()
     ranks: dict[int, tuple[int, ...]] = field(default_factory=dict)
     """By slot: each slice's real rank, 0 for an empty one."""
-    group_ranks: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)
-    """By the slots of a step's groups: int32 [slice, group], for the kernel."""
+    group_ranks: dict[tuple[int, ...], _GroupRanks] = field(default_factory=dict)
+    """By the slots of a step's groups, for the kernel."""
+    packed: dict[tuple[int, ...], list[_Packed]] = field(default_factory=dict)
+    """By slots, without the kernel: each slice's adapters side by side."""
 
 
 class Adapters:
@@ -74,7 +93,7 @@ class Adapters:
         if module.for_kernel is not None and _is_plain(x_TI, module) and _is_plain(y_TO, module):
             self._add_groups(y_TO, x_TI, module, module.for_kernel, rows, scale)
         else:
-            self._add_masked(y_TO, x_TI, module, rows, widths, scale)
+            self._add_packed(y_TO, x_TI, module, rows, widths, scale)
 
     def _fresh(self, a: Sequence[Tensor], b: Sequence[Tensor], widths: Sequence[int]) -> _Module:
         module = self._modules.get(id(a[0]))
@@ -87,6 +106,7 @@ class Adapters:
             module.versions = versions
             module.ranks.clear()
             module.group_ranks.clear()
+            module.packed.clear()
         return module
 
     def _ranks(self, module: _Module, slot: int) -> tuple[int, ...]:
@@ -119,30 +139,39 @@ class Adapters:
         ranks = module.group_ranks.get(rows.group_slots)
         if ranks is None:
             by_group = [self._ranks(module, slot) for slot in rows.group_slots]
-            ranks = np.ascontiguousarray(np.array(by_group, dtype=np.int32).T)
-            module.group_ranks[rows.group_slots] = ranks
-        self._kernel.add(weights, step, ranks, x_TI=x_TI, y_TO=y_TO, scale=scale)
+            ranks = module.group_ranks[rows.group_slots] = _GroupRanks(by_group)
+        self._kernel.add(weights, step, ranks.address, x_TI=x_TI, y_TO=y_TO, scale=scale)
 
-    def _add_masked(
+    def _add_packed(
         self, y_TO: Tensor, x_TI: Tensor, module: _Module, rows: RowSlots, widths: Sequence[int], scale: float
     ) -> None:
         """All groups' adapters side by side in one product, of which each row keeps its own adapter's columns."""
-        index_N = torch.tensor([row for group in rows.groups for row in group.rows])
-        slots_N1 = rows.slots_T[index_N, None]
-        x_NI = x_TI[index_N].to(module.a[0].dtype)
-        slots = sorted(set(rows.group_slots))
+        index_N = rows.group_rows
+        slots_N1, x_NI = rows.slots_T[index_N, None], x_TI[index_N].to(module.a[0].dtype)
         left = 0
-        for index, (a_S1RI, b_S1OR, width) in enumerate(zip(module.a, module.b, widths, strict=True)):
-            ranks = [(slot, rank) for slot in slots if (rank := self._ranks(module, slot)[index])]
-            if ranks:
-                owners_R = torch.tensor([slot for slot, rank in ranks for _ in range(rank)])
-                a_RI = torch.cat([_matrix(a_S1RI, slot)[:rank] for slot, rank in ranks])
-                b_RO = torch.cat([_matrix(b_S1OR, slot)[:, :rank].T for slot, rank in ranks])
-                hidden_NR = (x_NI @ a_RI.T).masked_fill_(slots_N1 != owners_R[None, :], 0.0)
-                columns_NO = y_TO[index_N, left : left + width]
-                _expand(columns_NO, hidden_NR, b_RO, scale)
-                y_TO[index_N, left : left + width] = columns_NO
+        for width, packed in zip(widths, self._packed(module, tuple(sorted(set(rows.group_slots)))), strict=True):
+            hidden_NR = (x_NI @ packed.a_IR).masked_fill_(slots_N1 != packed.owners_R, 0.0)
+            columns_NO = y_TO[index_N, left : left + width]
+            _expand(columns_NO, hidden_NR, packed.b_RO, scale)
+            y_TO[index_N, left : left + width] = columns_NO
             left += width
+
+    def _packed(self, module: _Module, slots: tuple[int, ...]) -> list[_Packed]:
+        """The slots' adapters side by side, slice by slice."""
+        if slots not in module.packed:
+            module.packed.clear()  # a batch changes by and by: older ones will not come back
+            module.packed[slots] = [
+                _pack([(slot, self._ranks(module, slot)[index]) for slot in slots], a_S1RI, b_S1OR)
+                for index, (a_S1RI, b_S1OR) in enumerate(zip(module.a, module.b, strict=True))
+            ]
+        return module.packed[slots]
+
+
+def _pack(ranks: Sequence[tuple[int, int]], a_S1RI: Tensor, b_S1OR: Tensor) -> _Packed:
+    """`ranks`: slot and rank of each adapter."""
+    a_RI = torch.cat([_matrix(a_S1RI, slot)[:rank] for slot, rank in ranks])
+    b_RO = torch.cat([_matrix(b_S1OR, slot)[:, :rank].T for slot, rank in ranks])
+    return _Packed(a_RI.T, b_RO, torch.tensor([slot for slot, rank in ranks for _ in range(rank)]))
 
 
 def _is_plain(tensor: Tensor, module: _Module) -> bool:

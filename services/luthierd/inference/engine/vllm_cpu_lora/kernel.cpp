@@ -14,7 +14,7 @@ namespace {
 
 constexpr int kMaxSlices = 8;
 constexpr int kLanes = 8;
-constexpr int kOutputsPerTask = 64;
+constexpr int kOutputsPerTask = 32;  // small enough to share a k or v projection of 192 between cores
 
 using V = float __attribute__((vector_size(32)));
 using Mask = int32_t __attribute__((vector_size(32)));
@@ -35,21 +35,33 @@ inline void store(Bf16* p, float value) {  // round to nearest, ties to even; Na
 }
 inline V splat(float value) { return V{value, value, value, value, value, value, value, value}; }
 inline V load_lanes(const float* p) { V v; std::memcpy(&v, p, sizeof v); return v; }
+inline V load_eight(const float* p) { return load_lanes(p); }
+inline V load_eight(const Bf16* p) { return V{load(p), load(p + 1), load(p + 2), load(p + 3), load(p + 4), load(p + 5), load(p + 6), load(p + 7)}; }
 inline void store_lanes(float* p, V v) { std::memcpy(p, &v, sizeof v); }
 
-// out[n][W] = sum_k rows[n][k] * panel[k][W], for N matrix rows at a time; P panels of 8 lanes side by side.
+// out[n][W] = sum_k rows[n][k] * panel[k][W], for N matrix rows at a time; P panels of 8 lanes side by side. Unrolled by
+// hand: else the compiler keeps the sums in memory, which halves the speed of the short products over ranks.
 template <int N, int P, typename T>
-inline void products(const T* rows, int64_t stride, int64_t count, const float* panel, float* out) {
-  V sums[N][P] = {};
+[[gnu::always_inline]] inline void products(const T* rows, int64_t stride, int64_t count, const float* panel, float* out) {
+  V sums[N][P];
+#pragma GCC unroll 16
+  for (int n = 0; n < N; ++n)
+#pragma GCC unroll 2
+    for (int p = 0; p < P; ++p) sums[n][p] = V{};
   for (int64_t k = 0; k < count; ++k) {
     V lanes[P];
+#pragma GCC unroll 2
     for (int p = 0; p < P; ++p) lanes[p] = load_lanes(panel + (k * P + p) * kLanes);
+#pragma GCC unroll 16
     for (int n = 0; n < N; ++n) {
       V weight = splat(load(rows + n * stride + k));
+#pragma GCC unroll 2
       for (int p = 0; p < P; ++p) sums[n][p] += weight * lanes[p];
     }
   }
+#pragma GCC unroll 16
   for (int n = 0; n < N; ++n)
+#pragma GCC unroll 2
     for (int p = 0; p < P; ++p) store_lanes(out + (n * P + p) * kLanes, sums[n][p]);
 }
 
@@ -61,21 +73,30 @@ void all_products(const T* rows, int64_t stride, int64_t row_count, int64_t coun
   for (; n < row_count; ++n) products<1, P>(rows + n * stride, stride, count, panel, out + n * P * kLanes);
 }
 
+inline void add_eight(float* p, V v) { store_lanes(p, load_lanes(p) + v); }
+inline void add_eight(Bf16* p, V v) {
+  for (int i = 0; i < 8; ++i) store(p + i, load(p + i) + v[i]);
+}
+
 // The transpose of 8 x 8 floats.
-inline void transpose(V v[8]) {
+[[gnu::always_inline]] inline void transpose(V v[8]) {
   const Mask low = {0, 8, 1, 9, 4, 12, 5, 13}, high = {2, 10, 3, 11, 6, 14, 7, 15};
   const Mask low2 = {0, 1, 8, 9, 4, 5, 12, 13}, high2 = {2, 3, 10, 11, 6, 7, 14, 15};
   const Mask low4 = {0, 1, 2, 3, 8, 9, 10, 11}, high4 = {4, 5, 6, 7, 12, 13, 14, 15};
   V a[8], b[8];
+#pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     a[2 * i] = __builtin_shuffle(v[2 * i], v[2 * i + 1], low);
     a[2 * i + 1] = __builtin_shuffle(v[2 * i], v[2 * i + 1], high);
   }
+#pragma GCC unroll 2
   for (int i = 0; i < 2; ++i)
+#pragma GCC unroll 2
     for (int j = 0; j < 2; ++j) {
       b[4 * i + 2 * j] = __builtin_shuffle(a[4 * i + j], a[4 * i + 2 + j], low2);
       b[4 * i + 2 * j + 1] = __builtin_shuffle(a[4 * i + j], a[4 * i + 2 + j], high2);
     }
+#pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     v[i] = __builtin_shuffle(b[i], b[i + 4], low4);
     v[i + 4] = __builtin_shuffle(b[i], b[i + 4], high4);
@@ -89,12 +110,12 @@ void add_outputs(const float* out, int64_t count, const int32_t* rows, int row_c
   for (; o + 8 <= count; o += 8)
     for (int p = 0; p < P && p * kLanes < row_count; ++p) {
       V v[8];
+#pragma GCC unroll 8
       for (int i = 0; i < 8; ++i) v[i] = load_lanes(out + ((o + i) * P + p) * kLanes);
       transpose(v);
-      for (int lane = 0; lane < 8 && p * kLanes + lane < row_count; ++lane) {
-        T* to = y + rows[p * kLanes + lane] * y_stride + o;
-        for (int i = 0; i < 8; ++i) store(to + i, load(to + i) + scale * v[lane][i]);
-      }
+#pragma GCC unroll 8
+      for (int lane = 0; lane < 8; ++lane)
+        if (p * kLanes + lane < row_count) add_eight(y + rows[p * kLanes + lane] * y_stride + o, v[lane] * splat(scale));
     }
   for (; o < count; ++o)
     for (int lane = 0; lane < row_count; ++lane) {
@@ -157,16 +178,25 @@ struct Step {
     return panel(group) + panel_floats() + int64_t(slice) * module.rank_max * 2 * kLanes;
   }
 
+  // Rows become lanes: 8 x 8 blocks are turned in registers, as single numbers a stride apart would miss the cache.
   void pack(int group, int64_t from, int64_t to) const {
-    int begin = rows.begins[group], count = rows.begins[group + 1] - begin, lanes = width(group);
-    float* out = panel(group);
-    for (int lane = 0; lane < lanes; ++lane) {
-      if (lane >= count) {
-        for (int64_t i = from; i < to; ++i) out[i * lanes + lane] = 0.0f;
-        continue;
+    const int32_t* order = rows.order + rows.begins[group];
+    const int count = rows.begins[group + 1] - rows.begins[group], lanes = width(group);
+    for (int first = 0; first < lanes; first += kLanes) {
+      float* out = panel(group) + first;
+      int64_t i = from;
+      for (; i + 8 <= to; i += 8) {
+        V v[8];
+#pragma GCC unroll 8
+        for (int lane = 0; lane < kLanes; ++lane)
+          v[lane] = first + lane < count ? load_eight(x + order[first + lane] * x_stride + i) : V{};
+        transpose(v);
+#pragma GCC unroll 8
+        for (int k = 0; k < 8; ++k) store_lanes(out + (i + k) * lanes, v[k]);
       }
-      const T* row = x + rows.order[begin + lane] * x_stride;
-      for (int64_t i = from; i < to; ++i) out[i * lanes + lane] = load(row + i);
+      for (; i < to; ++i)
+        for (int lane = 0; lane < kLanes; ++lane)
+          out[i * lanes + lane] = first + lane < count ? load(x + order[first + lane] * x_stride + i) : 0.0f;
     }
   }
 

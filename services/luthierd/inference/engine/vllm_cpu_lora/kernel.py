@@ -78,6 +78,9 @@ class KernelModule:
     def __init__(self, a: Sequence[Tensor], b: Sequence[Tensor], widths: Sequence[int]) -> None:
         self._sources = (*a, *b)
         self.dtype = a[0].dtype
+        self.is_bf16 = self.dtype is torch.bfloat16
+        self.scratch_groups = 0
+        """Groups for which the kernel's scratch memory is known to suffice."""
         self.fields = _Module(slice_count=len(a), rank_max=a[0].shape[-2], inputs=a[0].shape[-1])
         for index, (down, up, width) in enumerate(zip(a, b, widths, strict=True)):
             self.fields.outputs[index], self.fields.b_outputs[index] = width, up.shape[-2]
@@ -114,15 +117,17 @@ class Kernel:
         return int(self._rank(a_S1RI.data_ptr(), a_S1RI.element_size(), rank_max, inputs, slot))
 
     def add(
-        self, module: KernelModule, rows: KernelRows, ranks: np.ndarray, *, x_TI: Tensor, y_TO: Tensor, scale: float
+        self, module: KernelModule, rows: KernelRows, ranks: int, *, x_TI: Tensor, y_TO: Tensor, scale: float
     ) -> None:
-        """Adds the adapters' part to `y_TO`. `ranks` is int32 [slice, group]; rows of `x_TI`, `y_TO` in one piece."""
-        floats = self._scratch_floats(module.reference, rows.count)
-        if self._scratch.numel() < floats:
-            self._scratch = torch.empty(floats)
+        """Adds the adapters' part to `y_TO`. `ranks`: address of int32 [slice, group]. Rows lie in one piece each."""
+        if rows.count > module.scratch_groups:
+            module.scratch_groups = rows.count
+            floats = self._scratch_floats(module.reference, rows.count)
+            if self._scratch.numel() < floats:
+                self._scratch = torch.empty(floats)
         self._add(
-            module.reference, rows.reference, ranks.ctypes.data, x_TI.data_ptr(), x_TI.stride(0), y_TO.data_ptr(),
-            y_TO.stride(0), scale, module.dtype is torch.bfloat16, self._scratch.data_ptr(),
+            module.reference, rows.reference, ranks, x_TI.data_ptr(), x_TI.stride(0), y_TO.data_ptr(),
+            y_TO.stride(0), scale, module.is_bf16, self._scratch.data_ptr(),
         )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +45,11 @@ class RowSlots:
         self.groups = _groups([run for run in runs if run.end - run.begin < LONG])
         self.active = tuple(sorted({run.slot for run in runs}))
         self.group_slots = tuple(group.slot for group in self.groups)
+
+    @functools.cached_property
+    def group_rows(self) -> Tensor:
+        """The rows of all groups, to index with."""
+        return torch.tensor([row for group in self.groups for row in group.rows])
 
     def __len__(self) -> int:
         return int(self.slots_T.shape[0])
