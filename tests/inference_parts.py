@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import hashlib
 import pathlib
+import random
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 
@@ -41,6 +42,7 @@ from luthierd.inference.errors import (
 from luthierd.inference.fair_queue import FairQueue
 from luthierd.inference.generations import Generations
 from luthierd.inference.http_front import Application, BuildApplication, HttpFront
+from luthierd.inference.mirror import Mirror
 from luthierd.inference.quota_domain import Limits
 from luthierd.inference.quotas import Quotas
 from luthierd.inference.service import FULL_NAMES, inference_service
@@ -280,6 +282,7 @@ class Parts:
     capture: CaptureHouse
     quotas: Quotas
     admission: Admission
+    mirror: Mirror
 
     @property
     def engine(self) -> FakeEngine:
@@ -312,8 +315,9 @@ async def make_parts(
     )
     quotas = Quotas(store=store, defaults=Limits(), meter_clock=meter_clock)
     deployments = Deployments(
-        store=store, catalog=trainer, generations=generations, host=host, check_adapters=quotas.check_adapters
-    )
+        store=store, catalog=trainer, generations=generations, host=host, check_adapters=quotas.check_adapters,
+        rng=random.Random(7),
+    )  # fmt: skip
     host.on_started, host.on_died = deployments.replay, generations.forget_all
     await deployments.read()
     capture = await make_capture_house()
@@ -322,9 +326,12 @@ async def make_parts(
     admission = Admission(
         queue=queue, quotas=quotas, max_in_flight=max_in_flight, max_in_flight_per_tenant=max_in_flight_per_tenant
     )
+    mirror = Mirror(
+        generations=generations, host=host, seats=admission, recorder=capture.capturing.responses, clock=time.monotonic
+    )
     answers = Answers(
         deployments=deployments, generations=generations, host=host, models=trainer, admission=admission,
-        responses=capture.capturing.responses,
+        responses=capture.capturing.responses, mirror=mirror,
     )  # fmt: skip
     front = HttpFront(
         verifier=VERIFIER,
@@ -338,10 +345,10 @@ async def make_parts(
     service = inference_service(
         answers=answers, deployments=deployments, generations=generations, host=host, models=trainer,
         capturing=capture.capturing, quotas=quotas, admission=admission, verifier=VERIFIER, replays=MemoryReplays(),
-        health=health, max_answer_s=max_answer_s, background=[host.run, capture.capturing.responses.run],
+        health=health, max_answer_s=max_answer_s, background=[host.run, mirror.run, capture.capturing.responses.run],
         close=[host.close, capture.close],
     )  # fmt: skip
     return Parts(
         trainer, files, proofs, store, engines, host, generations, deployments, answers, front, service, unstartable,
-        capture, quotas, admission,
+        capture, quotas, admission, mirror,
     )  # fmt: skip

@@ -188,6 +188,7 @@ class Deployments(SyncNoun[deployments.Deployments]):
     deploy = waits(deployments.Deployments.deploy)
     promote = waits(deployments.Deployments.promote)
     rollback = waits(deployments.Deployments.rollback)
+    set_traffic = waits(deployments.Deployments.set_traffic)
     pin = waits(deployments.Deployments.pin)
     prefetch = waits(deployments.Deployments.prefetch)
     delete = waits(deployments.Deployments.delete)

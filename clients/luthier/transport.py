@@ -38,6 +38,7 @@ DEADLINES_S = {
     "DeployAdapter": 600.0,
     "PromoteDeployment": 300.0,
     "RollbackDeployment": 300.0,
+    "SetTraffic": 300.0,
     "PinDeployment": 300.0,
     "PrefetchDeployment": 300.0,
     "DeleteDeployment": 120.0,

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "deploy": ("deployments", "deploy", "Make an adapter revision live, while requests run."),
     "promote": ("deployments", "promote", "Make a staged revision live."),
     "rollback": ("deployments", "rollback", "Make the previous revision live again."),
+    "traffic": ("traffic", "traffic", "Shares of a deployment's revisions, and its mirror: set, show."),
     "pin": ("deployments", "pin", "Keep a deployment's adapters in memory."),
     "unpin": ("deployments", "unpin", "Let them make room for others."),
     "prefetch": ("deployments", "prefetch", "Load a deployment's adapter before anybody asks."),

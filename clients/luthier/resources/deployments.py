@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import cached_property
 
 from luthier.inference.v1 import deployment_pb2 as pb
@@ -60,6 +60,29 @@ class Deployments:
         """Removes a deployment; requests in flight finish."""
         request = api.DeleteDeploymentRequest(name=name, etag=etag, request_id=request_id or new_request_id())
         await self._transport.unary(self._stub.DeleteDeployment, request, timeout_s=timeout_s)
+
+    async def set_traffic(
+        self,
+        name: str,
+        weights: Mapping[str, int],
+        *,
+        mirror_revision: str = "",
+        etag: str = "",
+        request_id: str = "",
+        timeout_s: float | None = None,
+    ) -> pb.Deployment:
+        """Splits requests over adapter revisions that the deployment holds; no weights: all to the live one.
+
+        `mirror_revision`: answers copies, after the caller; empty: none.
+        """
+        request = api.SetTrafficRequest(
+            name=name,
+            traffic=[pb.TrafficShare(adapter_revision=one, weight=weight) for one, weight in weights.items()],
+            mirror_revision=mirror_revision,
+            etag=etag,
+            request_id=request_id or new_request_id(),
+        )
+        return (await self._transport.unary(self._stub.SetTraffic, request, timeout_s=timeout_s)).deployment
 
     async def pin(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import time
 
 from luthier import AsyncClient, Endpoints, TlsOptions
 
@@ -19,6 +20,7 @@ from luthierd.inference.fair_queue import FairQueue
 from luthierd.inference.generations import Generations
 from luthierd.inference.http_front import HttpFront
 from luthierd.inference.http_server import HttpServer
+from luthierd.inference.mirror import Mirror
 from luthierd.inference.proof import prove
 from luthierd.inference.quotas import Quotas
 from luthierd.inference.service import FULL_NAMES, inference_service
@@ -69,9 +71,12 @@ async def main(config: InferenceConfig) -> None:
         queue=queue, quotas=quotas, max_in_flight=config.max_in_flight,
         max_in_flight_per_tenant=config.max_in_flight_per_tenant,
     )  # fmt: skip
+    mirror = Mirror(
+        generations=generations, host=host, seats=admission, recorder=capturing.responses, clock=time.monotonic
+    )
     answers = Answers(
         deployments=deployments, generations=generations, host=host, models=models, responses=capturing.responses,
-        admission=admission,
+        admission=admission, mirror=mirror,
     )  # fmt: skip
     front = HttpFront(
         verifier=verifier, answers=answers, deployments=deployments, host=host, build=engine.openai_application,
@@ -82,7 +87,7 @@ async def main(config: InferenceConfig) -> None:
         answers=answers, deployments=deployments, generations=generations, host=host, models=models,
         capturing=capturing, quotas=quotas, admission=admission, verifier=verifier,
         replays=SqlReplayStore(database), health=health, max_answer_s=config.max_answer_s,
-        background=[host.run, http.run, *capturing.background],
+        background=[host.run, http.run, mirror.run, *capturing.background],
         close=[http.close, host.close, client.close, capturing.responses.flush, database.close],
     )  # fmt: skip
     await serve(service, config)

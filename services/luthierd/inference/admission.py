@@ -106,6 +106,11 @@ class Admission:
         """When one of `count` calls in flight will probably end."""
         return max(MIN_RETRY_S, self._mean_call_s / max(1, count))
 
+    @property
+    def waiting_count(self) -> int:
+        """Requests that wait for a seat."""
+        return len(self._waiters)
+
     @contextlib.asynccontextmanager
     async def seated(self, request: Request) -> AsyncIterator[Seat]:
         """See `Visit.seat`. A waiter that is cancelled leaves at once and pays nothing."""

@@ -33,6 +33,7 @@ from luthierd.inference.domain import (
 from luthierd.inference.engine_host import Engine, EngineAdapter, EngineHost, EnginePiece, EngineRequest
 from luthierd.inference.errors import PromptTooLongError
 from luthierd.inference.generations import Generations
+from luthierd.inference.mirror import Copy, Mirror
 
 Prompt = str | Sequence[Turn] | TokenIds
 """A text to continue as it is, a conversation to answer through the chat template, or tokens."""
@@ -72,10 +73,10 @@ class Answers:
 
     def __init__(
         self, *, deployments: Deployments, generations: Generations, host: EngineHost, models: Models,
-        responses: ResponseLog, admission: Admission, clock: Callable[[], float] = time.monotonic,
+        responses: ResponseLog, admission: Admission, mirror: Mirror, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._deployments, self._generations, self._host, self._models = deployments, generations, host, models
-        self._responses = responses
+        self._responses, self._mirror = responses, mirror
         self._admission, self.clock = admission, clock
 
     @contextlib.asynccontextmanager
@@ -166,6 +167,7 @@ class Answers:
                     max_answer_token_count=sampling.choice_count * request.sampling.max_tokens,
                 )
             )  # fmt: skip
+            first = list[str]()
             progress = _Progress(open_choices=sampling.choice_count, waited_s=self.clock() - began)
             pieces = await stack.enter_async_context(contextlib.aclosing(engine.generate(request)))
             recording = stack.enter_context(self.recording(leased, prompt, response_id=response_id))
@@ -176,13 +178,27 @@ class Answers:
                 finish = None if progress.open_choices else progress.finish(len(prompt_ids), elapsed_s)
                 if piece.choice == 0:
                     recording.add(piece.text)
+                    first.append(piece.text)
                 if finish is not None:
                     metrics.observe(leased.target.kind, finish)
                     recording.finish(finish)
+                    self._copy(leased, request, prompt, answer="".join(first))
                 yield Piece(
                     delta=piece.text, origin=leased.origin, response_id=response_id, token_count=piece.token_count,
                     logprobs=piece.logprobs, choice=piece.choice, reason=piece.finish_reason, finish=finish,
                 )  # fmt: skip
+
+    def _copy(self, leased: Leased, request: EngineRequest, prompt: Prompt, *, answer: str) -> None:
+        """Offers what was answered to the deployment's mirror, if it has one."""
+        mirror = self._deployments.mirror_of(leased.target.name, leased.origin.generation)
+        if mirror is not None:
+            self._mirror.offer(
+                Copy(
+                    revision=mirror, tenant=leased.tenant, target=leased.target.name, prompt=prompt, answer=answer,
+                    deployment_revision=leased.origin.deployment_revision, response_id=request.request_id,
+                    prompt_ids=request.prompt_ids, sampling=request.sampling,
+                )
+            )  # fmt: skip
 
 
 @dataclass

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from luthierd.inference import stages
@@ -24,9 +25,11 @@ from luthierd.inference.errors import (
     DeploymentNotFoundError,
     EngineUnavailableError,
     EtagMismatchError,
+    RevisionNotHeldError,
 )
 from luthierd.inference.generations import Generations
 from luthierd.inference.stages import StageClock, StageFailedError
+from luthierd.inference.traffic import Share, chosen
 from luthierd.rpc.paging import Page, PageRequest
 
 log = logging.getLogger(__name__)
@@ -67,9 +70,10 @@ class Deployments:
     def __init__(
         self, *, store: DeploymentStore, catalog: Catalog, generations: Generations, host: EngineHost,
         check_adapters: Callable[[str, int], None] = lambda tenant, count: None, clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
     ) -> None:  # fmt: skip
         self._store, self._catalog, self._generations, self._host = store, catalog, generations, host
-        self._check_adapters, self._clock = check_adapters, clock
+        self._check_adapters, self._clock, self._rng = check_adapters, clock, rng or random.SystemRandom()
         self._arriving: dict[str, AdapterRevision] = {}
         self._table: dict[str, Deployment] = {}
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
@@ -112,16 +116,32 @@ class Deployments:
         `session_id`: what keeps a conversation on one generation where there are several; empty: none.
         """
         deployment = self.get(name)
-        live = deployment.live
-        if live is None:
-            raise EngineUnavailableError(f"{name} has nothing live yet; promote its candidate", metadata={"name": name})
+        revision = self._routed(deployment, session_id)
         origin = Origin(
-            generation=live.generation, deployment_revision=deployment.revision,
-            adapter_revision=live.name, base_model=live.base_model.name,
+            generation=revision.generation, deployment_revision=deployment.revision,
+            adapter_revision=revision.name, base_model=revision.base_model.name,
         )  # fmt: skip
         self._host.ready_engine()
-        async with self._generations.lease_on_demand(live) as adapter:
+        async with self._generations.lease_on_demand(revision) as adapter:
             yield origin, adapter
+
+    def _routed(self, deployment: Deployment, session_id: str) -> AdapterRevision:
+        """The revision that answers a request."""
+        revision = deployment.live
+        if deployment.shares:
+            sha256 = chosen(deployment.shares, deployment=deployment.name, session_id=session_id, rng=self._rng)
+            revision = deployment.holding(sha256)
+        if revision is None:
+            raise EngineUnavailableError(
+                f"{deployment.name} has nothing live yet; promote its candidate", metadata={"name": deployment.name}
+            )
+        return revision
+
+    def mirror_of(self, name: str, generation: str) -> AdapterRevision | None:
+        """The revision that answers a copy of what `generation` answers now under a name; None: nobody."""
+        deployment = self._table.get(name)
+        mirror = deployment.holding(deployment.mirror_sha256) if deployment else None
+        return mirror if mirror is not None and mirror.generation != generation else None
 
     async def deploy(self, name: str, adapter_revision: str, *, stage_only: bool = False, etag: str = "") -> Deployment:
         """Fetches, verifies, loads and probes a revision, then makes it live or, with `stage_only`, the candidate.
@@ -194,9 +214,30 @@ class Deployments:
     async def prefetch(self, name: str) -> Deployment:
         """Loads what requests under a name go to, so that none of them waits for it."""
         deployment = self.get(name)
-        if deployment.live is not None:
-            await self._load(deployment.live)
+        for revision in deployment.routed:
+            await self._load(revision)
         return deployment
+
+    async def set_traffic(
+        self, name: str, weights: Mapping[str, int], *, mirror_revision: str = "", etag: str = ""
+    ) -> Deployment:
+        """Splits requests over held adapter revisions, by name; no weights: all go to the live one.
+
+        RevisionNotHeldError, EtagMismatchError; DeployFailedError if one cannot be loaded. Nothing is routed to what is
+        not proved.
+        """
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            before = self.get(name)
+            self._check_etag(name, before, etag)
+            held = {revision.name: revision.sha256 for revision in before.held}
+            for wanted in (*weights, mirror_revision):
+                if wanted and wanted not in held:
+                    raise RevisionNotHeldError(name, wanted)
+            shares = tuple(Share(held[revision], weight) for revision, weight in weights.items())
+            after = before.split(shares, held.get(mirror_revision, ""), self._clock())
+            for revision in after.routed:
+                await self._load(revision)
+            return await self._publish(before, after)
 
     async def pin(self, name: str, *, is_pinned: bool, etag: str = "") -> Deployment:
         """Keeps all that the deployment holds in memory, or no longer. AdapterPlacesPinnedError, EtagMismatchError."""

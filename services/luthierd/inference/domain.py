@@ -7,7 +7,8 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple
 
-from luthierd.inference.errors import NoCandidateError, NoPreviousError
+from luthierd.inference.errors import NoCandidateError, NoPreviousError, RevisionNotHeldError
+from luthierd.inference.traffic import Share
 
 BASE_GENERATION = "base"
 """Name of the generation that answers for a base model alone."""
@@ -49,6 +50,10 @@ class Deployment:
     candidate: AdapterRevision | None = None
     previous: AdapterRevision | None = None
     is_pinned: bool = False
+    shares: tuple[Share, ...] = ()
+    """How requests are split over what it holds; empty: all go to `live`."""
+    mirror_sha256: str = ""
+    """The held revision that answers copies; empty: none."""
 
     @property
     def etag(self) -> str:
@@ -60,15 +65,37 @@ class Deployment:
         """The revisions that it may route to now or after a promotion or rollback."""
         return tuple(revision for revision in (self.live, self.candidate, self.previous) if revision)
 
+    def holding(self, sha256: str) -> AdapterRevision | None:
+        """The held revision of that content."""
+        return next((revision for revision in self.held if revision.sha256 == sha256), None)
+
+    @property
+    def routed(self) -> tuple[AdapterRevision, ...]:
+        """The revisions that get requests or copies of them now."""
+        wanted = {share.sha256 for share in self.shares if share.weight} | {self.mirror_sha256}
+        if not self.shares and self.live is not None:
+            wanted.add(self.live.sha256)
+        return tuple({one.sha256: one for one in self.held if one.sha256 in wanted}.values())
+
     def stage(self, candidate: AdapterRevision, now: float) -> Deployment:
-        """With `candidate` loaded but not routed to."""
-        return replace(self, candidate=candidate, update_time=now, change=self.change + 1)
+        """With `candidate` loaded but not routed to; all requests go to `live`."""
+        return replace(self, candidate=candidate, shares=(), mirror_sha256="", update_time=now, change=self.change + 1)
+
+    def split(self, shares: tuple[Share, ...], mirror_sha256: str, now: float) -> Deployment:
+        """With requests split over held revisions. RevisionNotHeldError for one of another content."""
+        for sha256 in (*(share.sha256 for share in shares), mirror_sha256):
+            if sha256 and self.holding(sha256) is None:
+                raise RevisionNotHeldError(self.name, sha256)
+        return replace(
+            self, shares=shares, mirror_sha256=mirror_sha256,
+            revision=self.revision + 1, update_time=now, change=self.change + 1,
+        )  # fmt: skip
 
     def route(self, live: AdapterRevision, now: float) -> Deployment:
-        """With requests going to `live`; what was live can be rolled back to. A candidate that went live is used up."""
+        """With all requests going to `live`; what was live is now the previous one."""
         candidate = None if self.candidate and self.candidate.sha256 == live.sha256 else self.candidate
         return replace(
-            self, live=live, previous=self.live, candidate=candidate,
+            self, live=live, previous=self.live, candidate=candidate, shares=(), mirror_sha256="",
             revision=self.revision + 1, update_time=now, change=self.change + 1,
         )  # fmt: skip
 

@@ -52,6 +52,19 @@ class NoPreviousError(errors.FailedPreconditionError):
         )
 
 
+class RevisionNotHeldError(errors.FailedPreconditionError):
+    """Traffic for a revision that the deployment does not hold."""
+
+    reason = "REVISION_NOT_HELD"
+
+    def __init__(self, name: str, revision: str) -> None:
+        super().__init__(
+            f"{name} does not hold {revision}; it can be its live, candidate or previous revision: deploy it with "
+            "stage_only first",
+            metadata={"deployment": name, "revision": revision},
+        )
+
+
 class OtherBaseModelError(errors.FailedPreconditionError):
     """The engine holds another base model."""
 

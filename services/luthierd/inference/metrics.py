@@ -35,6 +35,10 @@ queue_seconds = Histogram(
     "A request's wait for a seat in the engine's batch",
     buckets=(0.001, 0.005, *_SECONDS),
 )
+mirrored = Counter(
+    "luthier_mirrored_total", "Copies of requests for a mirror, by how they ended: same, different, dropped, failed",
+    ["outcome"],
+)  # fmt: skip
 adapter_load_seconds = Histogram(
     "luthier_adapter_load_seconds", "Fetch, verification and load of an adapter, without waiting for a place",
     buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),

@@ -60,14 +60,14 @@ SCOPES = {
         ("DeployAdapter", "PromoteDeployment", "RollbackDeployment", "DeleteDeployment", "StartEngine"), DEPLOY
     ),
     **feedback_service.SCOPES,
-    **dict.fromkeys(("PinDeployment", "PrefetchDeployment"), DEPLOY),
+    **dict.fromkeys(("PinDeployment", "PrefetchDeployment", "SetTraffic"), DEPLOY),
 }
 DEPLOY_LIMIT_S = 600.0
 """The first deployment may have to wait for the engine's start."""
 LIMITS_S = {
     **dict.fromkeys(("DeployAdapter", "PromoteDeployment", "RollbackDeployment"), DEPLOY_LIMIT_S),
     **feedback_service.LIMITS_S,
-    **dict.fromkeys(("PinDeployment", "PrefetchDeployment"), DEPLOY_LIMIT_S),
+    **dict.fromkeys(("PinDeployment", "PrefetchDeployment", "SetTraffic"), DEPLOY_LIMIT_S),
 }
 
 
@@ -166,6 +166,18 @@ class DeploymentServicer(deployment_service_pb2_grpc.DeploymentServiceServicer):
         DEPLOYMENT.parse(request.name)
         await self._deployments.delete(request.name, etag=request.etag)
         return deployment_service_pb2.DeleteDeploymentResponse()
+
+    async def SetTraffic(self, request: Any, context: Any) -> deployment_service_pb2.SetTrafficResponse:
+        DEPLOYMENT.parse(request.name)
+        if request.mirror_revision:
+            ADAPTER_REVISION.parse(request.mirror_revision, field="mirror_revision")
+        deployment = await self._deployments.set_traffic(
+            request.name,
+            wire.weights_from_proto(request.traffic),
+            mirror_revision=request.mirror_revision,
+            etag=request.etag,
+        )
+        return deployment_service_pb2.SetTrafficResponse(deployment=self._to_proto(deployment))
 
     async def PinDeployment(self, request: Any, context: Any) -> deployment_service_pb2.PinDeploymentResponse:
         DEPLOYMENT.parse(request.name)

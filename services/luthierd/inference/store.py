@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from luthierd.inference.domain import AdapterRevision, BaseModel, Deployment, ParityCertificate, Proof, Stage
 from luthierd.inference.errors import EtagMismatchError
 from luthierd.inference.quota_domain import Quota
+from luthierd.inference.traffic import Share
 from luthierd.storage.database import Database
 
 _deployments = sa.table(
@@ -24,6 +25,8 @@ _deployments = sa.table(
     sa.column("candidate", sa.JSON),
     sa.column("previous", sa.JSON),
     sa.column("is_pinned", sa.Boolean),
+    sa.column("shares", sa.JSON),
+    sa.column("mirror_sha256"),
 )
 _proofs = sa.table("proofs", sa.column("sha256"), sa.column("proof", sa.JSON))
 _choice = sa.table("engine_choice", sa.column("slot"), sa.column("base_model"), sa.column("base_model_sha256"))
@@ -215,12 +218,15 @@ def _to_row(deployment: Deployment) -> dict[str, Any]:
         "candidate": _revision_to_json(deployment.candidate),
         "previous": _revision_to_json(deployment.previous),
         "is_pinned": deployment.is_pinned,
+        "shares": [dataclasses.asdict(share) for share in deployment.shares],
+        "mirror_sha256": deployment.mirror_sha256,
     }
 
 
 def _from_row(row: dict[str, Any]) -> Deployment:
     revisions = {field: _revision_from_json(row[field]) for field in ("live", "candidate", "previous")}
-    return Deployment(**{**row, **revisions})
+    shares = tuple(Share(**share) for share in row["shares"] or ())
+    return Deployment(**{**row, **revisions, "shares": shares})
 
 
 def _proof_from_json(content: Any) -> Proof:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from luthier.inference.v1 import deployment_pb2, engine_service_pb2, quota_pb2, tenant_service_pb2
@@ -14,6 +15,8 @@ from luthierd.inference.engine_host import EngineStatus
 from luthierd.inference.generation import Generation
 from luthierd.inference.generations import Generations
 from luthierd.inference.quota_domain import LIMIT_NAMES, Limits, Quota
+from luthierd.inference.traffic import MAX_SHARE_WEIGHT
+from luthierd.names import ADAPTER_REVISION
 from luthierd.rpc.status import status_of
 
 DOMAIN = "inference.luthier.dev"
@@ -39,7 +42,30 @@ def deployment_to_proto(deployment: domain.Deployment, generations: Generations)
         revision: domain.AdapterRevision | None = getattr(deployment, field)
         if revision is not None:
             getattr(message, field).CopyFrom(generation_to_proto(revision, generations.get(revision)))
+    for share in deployment.shares:
+        held = deployment.holding(share.sha256)
+        message.traffic.add(adapter_revision=held.name if held else "", weight=share.weight)
+    mirror = deployment.holding(deployment.mirror_sha256)
+    message.mirror_revision = mirror.name if mirror else ""
     return message
+
+
+def weights_from_proto(shares: Sequence[deployment_pb2.TrafficShare]) -> dict[str, int]:
+    """Weights by adapter revision. InvalidArgumentError names the share that does not parse."""
+    weights: dict[str, int] = {}
+    for index, share in enumerate(shares):
+        field = f"traffic[{index}]"
+        ADAPTER_REVISION.parse(share.adapter_revision, field=f"{field}.adapter_revision")
+        if share.adapter_revision in weights:
+            raise InvalidArgumentError.of_field(field, f"{share.adapter_revision} has a share already")
+        if not 0 <= share.weight <= MAX_SHARE_WEIGHT:
+            raise InvalidArgumentError.of_field(
+                f"{field}.weight", f"{share.weight} is not from 0 to {MAX_SHARE_WEIGHT}"
+            )
+        weights[share.adapter_revision] = share.weight
+    if weights and not any(weights.values()):
+        raise InvalidArgumentError.of_field("traffic", "at least one weight must be above 0")
+    return weights
 
 
 def generation_to_proto(revision: domain.AdapterRevision, generation: Generation | None) -> deployment_pb2.Generation:

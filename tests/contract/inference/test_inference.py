@@ -463,6 +463,7 @@ async def call_each(
         "PinDeployment": lambda: deployments.PinDeployment(
             deployment_api.PinDeploymentRequest(**named, pinned=True), metadata=metadata
         ),
+        "SetTraffic": lambda: deployments.SetTraffic(deployment_api.SetTrafficRequest(**named), metadata=metadata),
         "PrefetchDeployment": lambda: deployments.PrefetchDeployment(
             deployment_api.PrefetchDeploymentRequest(**named), metadata=metadata
         ),

@@ -12,6 +12,7 @@ from luthierd.inference.domain import Deployment, Proof, Stage
 from luthierd.inference.errors import EtagMismatchError
 from luthierd.inference.quota_domain import Quota
 from luthierd.inference.store import MemoryStore, SqlStore
+from luthierd.inference.traffic import Share
 from luthierd.storage.database import Database
 
 VERSIONS = pathlib.Path(next(iter(luthierd.inference.__path__))) / "versions"
@@ -53,7 +54,9 @@ async def exercise(store: SqlStore | MemoryStore) -> None:
     assert await store.quotas() == [later]
     pinned = NEW.pin(4.0, is_pinned=True)
     await store.create(pinned)
-    assert await store.deployments() == [pinned]
+    split = pinned.split((Share(revision("r1").sha256, 3),), revision("r1").sha256, 5.0)
+    await store.replace(split, change=pinned.change)
+    assert await store.deployments() == [split]
     proof = Proof(certificate=CERTIFICATE, stages=(Stage("fetch", 0.25), Stage("prove", 0.5)))
     await store.put_proof("a" * 64, Proof(certificate=CERTIFICATE))
     await store.put_proof("a" * 64, proof)

@@ -29,7 +29,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%luthier/inference/v1/deployment.proto\x12\x14luthier.inference.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xcd\x03\n\nDeployment\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x35\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\x08revision\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x34\n\x04live\x18\x06 \x01(\x0b\x32 .luthier.inference.v1.GenerationB\x04\xe2\x41\x01\x03\x12\x39\n\tcandidate\x18\x07 \x01(\x0b\x32 .luthier.inference.v1.GenerationB\x04\xe2\x41\x01\x03\x12\x38\n\x08previous\x18\x08 \x01(\x0b\x32 .luthier.inference.v1.GenerationB\x04\xe2\x41\x01\x03\x12\x14\n\x06pinned\x18\t \x01(\x08\x42\x04\xe2\x41\x01\x03:P\xea\x41M\n inference.luthier.dev/Deployment\x12)tenants/{tenant}/deployments/{deployment}\"\xc8\x02\n\nGeneration\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x18\n\x10\x61\x64\x61pter_revision\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x64\x61pter_sha256\x18\x03 \x01(\t\x12\x12\n\nbase_model\x18\x04 \x01(\t\x12\x34\n\x05state\x18\x05 \x01(\x0e\x32%.luthier.inference.v1.GenerationState\x12!\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.Status\x12\x13\n\x0blease_count\x18\x07 \x01(\x03\x12<\n\x0b\x63\x65rtificate\x18\x08 \x01(\x0b\x32\'.luthier.inference.v1.ParityCertificate\x12\x34\n\x0bload_stages\x18\t \x03(\x0b\x32\x1f.luthier.inference.v1.LoadStage\"F\n\tLoadStage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd7\x02\n\x11ParityCertificate\x12\x11\n\trow_count\x18\x01 \x01(\x05\x12\x13\n\x0btoken_count\x18\x02 \x01(\x05\x12\x1b\n\x13\x64\x65viation_mean_nats\x18\x03 \x01(\x01\x12\x1a\n\x12\x64\x65viation_max_nats\x18\x04 \x01(\x01\x12 \n\x18\x62\x61se_deviation_mean_nats\x18\x05 \x01(\x01\x12\x18\n\x10\x65\x66\x66\x65\x63t_mean_nats\x18\x06 \x01(\x01\x12\x17\n\x0f\x65\x66\x66\x65\x63t_max_nats\x18\x07 \x01(\x01\x12\x16\n\x0etolerance_nats\x18\x08 \x01(\x01\x12\x16\n\x0e\x65ngine_version\x18\t \x01(\t\x12\x14\n\x0c\x65ngine_dtype\x18\n \x01(\t\x12\x16\n\x0etraining_dtype\x18\x0b \x01(\t\x12.\n\nprove_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xc4\x01\n\x0fGenerationState\x12 \n\x1cGENERATION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18GENERATION_STATE_LOADING\x10\x01\x12\x1a\n\x16GENERATION_STATE_READY\x10\x02\x12\x1d\n\x19GENERATION_STATE_DRAINING\x10\x03\x12\x1b\n\x17GENERATION_STATE_FAILED\x10\x04\x12\x19\n\x15GENERATION_STATE_COLD\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%luthier/inference/v1/deployment.proto\x12\x14luthier.inference.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xa7\x04\n\nDeployment\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x35\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\x08revision\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x34\n\x04live\x18\x06 \x01(\x0b\x32 .luthier.inference.v1.GenerationB\x04\xe2\x41\x01\x03\x12\x39\n\tcandidate\x18\x07 \x01(\x0b\x32 .luthier.inference.v1.GenerationB\x04\xe2\x41\x01\x03\x12\x38\n\x08previous\x18\x08 \x01(\x0b\x32 .luthier.inference.v1.GenerationB\x04\xe2\x41\x01\x03\x12\x14\n\x06pinned\x18\t \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x39\n\x07traffic\x18\n \x03(\x0b\x32\".luthier.inference.v1.TrafficShareB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fmirror_revision\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03:P\xea\x41M\n inference.luthier.dev/Deployment\x12)tenants/{tenant}/deployments/{deployment}\"l\n\x0cTrafficShare\x12\x46\n\x10\x61\x64\x61pter_revision\x18\x01 \x01(\tB,\xe2\x41\x01\x02\xfa\x41%\n#trainer.luthier.dev/AdapterRevision\x12\x14\n\x06weight\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\"\xc8\x02\n\nGeneration\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x18\n\x10\x61\x64\x61pter_revision\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x64\x61pter_sha256\x18\x03 \x01(\t\x12\x12\n\nbase_model\x18\x04 \x01(\t\x12\x34\n\x05state\x18\x05 \x01(\x0e\x32%.luthier.inference.v1.GenerationState\x12!\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.Status\x12\x13\n\x0blease_count\x18\x07 \x01(\x03\x12<\n\x0b\x63\x65rtificate\x18\x08 \x01(\x0b\x32\'.luthier.inference.v1.ParityCertificate\x12\x34\n\x0bload_stages\x18\t \x03(\x0b\x32\x1f.luthier.inference.v1.LoadStage\"F\n\tLoadStage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd7\x02\n\x11ParityCertificate\x12\x11\n\trow_count\x18\x01 \x01(\x05\x12\x13\n\x0btoken_count\x18\x02 \x01(\x05\x12\x1b\n\x13\x64\x65viation_mean_nats\x18\x03 \x01(\x01\x12\x1a\n\x12\x64\x65viation_max_nats\x18\x04 \x01(\x01\x12 \n\x18\x62\x61se_deviation_mean_nats\x18\x05 \x01(\x01\x12\x18\n\x10\x65\x66\x66\x65\x63t_mean_nats\x18\x06 \x01(\x01\x12\x17\n\x0f\x65\x66\x66\x65\x63t_max_nats\x18\x07 \x01(\x01\x12\x16\n\x0etolerance_nats\x18\x08 \x01(\x01\x12\x16\n\x0e\x65ngine_version\x18\t \x01(\t\x12\x14\n\x0c\x65ngine_dtype\x18\n \x01(\t\x12\x16\n\x0etraining_dtype\x18\x0b \x01(\t\x12.\n\nprove_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xc4\x01\n\x0fGenerationState\x12 \n\x1cGENERATION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18GENERATION_STATE_LOADING\x10\x01\x12\x1a\n\x16GENERATION_STATE_READY\x10\x02\x12\x1d\n\x19GENERATION_STATE_DRAINING\x10\x03\x12\x1b\n\x17GENERATION_STATE_FAILED\x10\x04\x12\x19\n\x15GENERATION_STATE_COLD\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,16 +54,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEPLOYMENT'].fields_by_name['previous']._serialized_options = b'\342A\001\003'
   _globals['_DEPLOYMENT'].fields_by_name['pinned']._loaded_options = None
   _globals['_DEPLOYMENT'].fields_by_name['pinned']._serialized_options = b'\342A\001\003'
+  _globals['_DEPLOYMENT'].fields_by_name['traffic']._loaded_options = None
+  _globals['_DEPLOYMENT'].fields_by_name['traffic']._serialized_options = b'\342A\001\003'
+  _globals['_DEPLOYMENT'].fields_by_name['mirror_revision']._loaded_options = None
+  _globals['_DEPLOYMENT'].fields_by_name['mirror_revision']._serialized_options = b'\342A\001\003'
   _globals['_DEPLOYMENT']._loaded_options = None
   _globals['_DEPLOYMENT']._serialized_options = b'\352AM\n inference.luthier.dev/Deployment\022)tenants/{tenant}/deployments/{deployment}'
-  _globals['_GENERATIONSTATE']._serialized_start=1427
-  _globals['_GENERATIONSTATE']._serialized_end=1623
+  _globals['_TRAFFICSHARE'].fields_by_name['adapter_revision']._loaded_options = None
+  _globals['_TRAFFICSHARE'].fields_by_name['adapter_revision']._serialized_options = b'\342A\001\002\372A%\n#trainer.luthier.dev/AdapterRevision'
+  _globals['_TRAFFICSHARE'].fields_by_name['weight']._loaded_options = None
+  _globals['_TRAFFICSHARE'].fields_by_name['weight']._serialized_options = b'\342A\001\002'
+  _globals['_GENERATIONSTATE']._serialized_start=1627
+  _globals['_GENERATIONSTATE']._serialized_end=1823
   _globals['_DEPLOYMENT']._serialized_start=214
-  _globals['_DEPLOYMENT']._serialized_end=675
-  _globals['_GENERATION']._serialized_start=678
-  _globals['_GENERATION']._serialized_end=1006
-  _globals['_LOADSTAGE']._serialized_start=1008
-  _globals['_LOADSTAGE']._serialized_end=1078
-  _globals['_PARITYCERTIFICATE']._serialized_start=1081
-  _globals['_PARITYCERTIFICATE']._serialized_end=1424
+  _globals['_DEPLOYMENT']._serialized_end=765
+  _globals['_TRAFFICSHARE']._serialized_start=767
+  _globals['_TRAFFICSHARE']._serialized_end=875
+  _globals['_GENERATION']._serialized_start=878
+  _globals['_GENERATION']._serialized_end=1206
+  _globals['_LOADSTAGE']._serialized_start=1208
+  _globals['_LOADSTAGE']._serialized_end=1278
+  _globals['_PARITYCERTIFICATE']._serialized_start=1281
+  _globals['_PARITYCERTIFICATE']._serialized_end=1624
 # @@protoc_insertion_point(module_scope)

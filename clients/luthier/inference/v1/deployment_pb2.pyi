@@ -75,6 +75,8 @@ class Deployment(_message.Message):
     CANDIDATE_FIELD_NUMBER: _builtins.int
     PREVIOUS_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
+    TRAFFIC_FIELD_NUMBER: _builtins.int
+    MIRROR_REVISION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `tenants/{tenant}/deployments/{deployment}`."""
     etag: _builtins.str
@@ -83,6 +85,8 @@ class Deployment(_message.Message):
     """Counts the changes of routing, from 1 on. Every answer names it."""
     pinned: _builtins.bool
     """Whether all that it holds stays in memory (`PinDeployment`); else what is idle makes room for others."""
+    mirror_revision: _builtins.str
+    """The adapter revision that gets a copy of every request; empty: none."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was first deployed."""
@@ -103,6 +107,10 @@ class Deployment(_message.Message):
     def previous(self) -> Global___Generation:
         """What was live before, kept loaded for `RollbackDeployment`; unset without one."""
 
+    @_builtins.property
+    def traffic(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrafficShare]:
+        """Where requests go (`SetTraffic`). Empty: all to `live`."""
+
     def __init__(
         self,
         *,
@@ -115,14 +123,42 @@ class Deployment(_message.Message):
         candidate: Global___Generation | None = ...,
         previous: Global___Generation | None = ...,
         pinned: _builtins.bool = ...,
+        traffic: _abc.Iterable[Global___TrafficShare] | None = ...,
+        mirror_revision: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "create_time", b"create_time", "live", b"live", "previous", b"previous", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "create_time", b"create_time", "etag", b"etag", "live", b"live", "name", b"name", "pinned", b"pinned", "previous", b"previous", "revision", b"revision", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "create_time", b"create_time", "etag", b"etag", "live", b"live", "mirror_revision", b"mirror_revision", "name", b"name", "pinned", b"pinned", "previous", b"previous", "revision", b"revision", "traffic", b"traffic", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Deployment: _TypeAlias = Deployment  # noqa: Y015
+
+@_typing.final
+class TrafficShare(_message.Message):
+    """A share of a deployment's requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_REVISION_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    adapter_revision: _builtins.str
+    """An adapter revision that the deployment holds: its live, candidate or previous one."""
+    weight: _builtins.int
+    """Its part of the sum of all weights, 0 to 1,000,000."""
+    def __init__(
+        self,
+        *,
+        adapter_revision: _builtins.str = ...,
+        weight: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_revision", b"adapter_revision", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrafficShare: _TypeAlias = TrafficShare  # noqa: Y015
 
 @_typing.final
 class Generation(_message.Message):

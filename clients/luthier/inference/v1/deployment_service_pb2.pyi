@@ -237,6 +237,72 @@ class DeleteDeploymentResponse(_message.Message):
 Global___DeleteDeploymentResponse: _TypeAlias = DeleteDeploymentResponse  # noqa: Y015
 
 @_typing.final
+class SetTrafficRequest(_message.Message):
+    """Request of `SetTraffic`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TRAFFIC_FIELD_NUMBER: _builtins.int
+    MIRROR_REVISION_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The deployment."""
+    mirror_revision: _builtins.str
+    """A revision that the deployment holds. It answers a copy of each request after the caller got its answer; both are recorded.
+    Copies are dropped, and counted, rather than slow anybody down. Empty: none.
+    """
+    etag: _builtins.str
+    """The deployment's etag as the caller knows it; empty: not checked."""
+    request_id: _builtins.str
+    """Same id, same answer for 24 hours."""
+    @_builtins.property
+    def traffic(self) -> _containers.RepeatedCompositeFieldContainer[_deployment_pb2.TrafficShare]:
+        """At most one for each revision, with a sum above 0; empty: all to the live revision."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        traffic: _abc.Iterable[_deployment_pb2.TrafficShare] | None = ...,
+        mirror_revision: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "mirror_revision", b"mirror_revision", "name", b"name", "request_id", b"request_id", "traffic", b"traffic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetTrafficRequest: _TypeAlias = SetTrafficRequest  # noqa: Y015
+
+@_typing.final
+class SetTrafficResponse(_message.Message):
+    """Response of `SetTraffic`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def deployment(self) -> _deployment_pb2.Deployment:
+        """The deployment after it."""
+
+    def __init__(
+        self,
+        *,
+        deployment: _deployment_pb2.Deployment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetTrafficResponse: _TypeAlias = SetTrafficResponse  # noqa: Y015
+
+@_typing.final
 class PinDeploymentRequest(_message.Message):
     """Request of `PinDeployment`."""
 

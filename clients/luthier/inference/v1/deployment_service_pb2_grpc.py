@@ -55,6 +55,11 @@ class DeploymentServiceStub:
                 request_serializer=luthier_dot_inference_dot_v1_dot_deployment__service__pb2.DeleteDeploymentRequest.SerializeToString,
                 response_deserializer=luthier_dot_inference_dot_v1_dot_deployment__service__pb2.DeleteDeploymentResponse.FromString,
                 _registered_method=True)
+        self.SetTraffic = channel.unary_unary(
+                '/luthier.inference.v1.DeploymentService/SetTraffic',
+                request_serializer=luthier_dot_inference_dot_v1_dot_deployment__service__pb2.SetTrafficRequest.SerializeToString,
+                response_deserializer=luthier_dot_inference_dot_v1_dot_deployment__service__pb2.SetTrafficResponse.FromString,
+                _registered_method=True)
         self.PinDeployment = channel.unary_unary(
                 '/luthier.inference.v1.DeploymentService/PinDeployment',
                 request_serializer=luthier_dot_inference_dot_v1_dot_deployment__service__pb2.PinDeploymentRequest.SerializeToString,
@@ -111,6 +116,15 @@ class DeploymentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetTraffic(self, request, context):
+        """Splits a deployment's requests over the revisions that it holds (canary), and has one of them answer copies (mirror). A
+        session (`session_id` of a request) stays on one revision while the weights stay, and most do when they change. A deploy,
+        promotion or rollback sends everything to the live revision again. FAILED_PRECONDITION for a revision it does not hold.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PinDeployment(self, request, context):
         """Keeps all generations of a deployment in memory, or no longer. RESOURCE_EXHAUSTED if too few places would be left for others.
         """
@@ -161,6 +175,11 @@ def add_DeploymentServiceServicer_to_server(servicer, server):
                     servicer.DeleteDeployment,
                     request_deserializer=luthier_dot_inference_dot_v1_dot_deployment__service__pb2.DeleteDeploymentRequest.FromString,
                     response_serializer=luthier_dot_inference_dot_v1_dot_deployment__service__pb2.DeleteDeploymentResponse.SerializeToString,
+            ),
+            'SetTraffic': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTraffic,
+                    request_deserializer=luthier_dot_inference_dot_v1_dot_deployment__service__pb2.SetTrafficRequest.FromString,
+                    response_serializer=luthier_dot_inference_dot_v1_dot_deployment__service__pb2.SetTrafficResponse.SerializeToString,
             ),
             'PinDeployment': grpc.unary_unary_rpc_method_handler(
                     servicer.PinDeployment,
@@ -292,6 +311,33 @@ class DeploymentService:
             '/luthier.inference.v1.DeploymentService/DeleteDeployment',
             luthier_dot_inference_dot_v1_dot_deployment__service__pb2.DeleteDeploymentRequest.SerializeToString,
             luthier_dot_inference_dot_v1_dot_deployment__service__pb2.DeleteDeploymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetTraffic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luthier.inference.v1.DeploymentService/SetTraffic',
+            luthier_dot_inference_dot_v1_dot_deployment__service__pb2.SetTrafficRequest.SerializeToString,
+            luthier_dot_inference_dot_v1_dot_deployment__service__pb2.SetTrafficResponse.FromString,
             options,
             channel_credentials,
             insecure,

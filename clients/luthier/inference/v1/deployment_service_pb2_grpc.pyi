@@ -44,6 +44,11 @@ class DeploymentServiceStub:
     """Makes the previous generation live again. FAILED_PRECONDITION without one."""
     DeleteDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.DeleteDeploymentRequest, _deployment_service_pb2.DeleteDeploymentResponse]
     """Removes a deployment; requests in flight finish. NOT_FOUND if there is none."""
+    SetTraffic: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.SetTrafficRequest, _deployment_service_pb2.SetTrafficResponse]
+    """Splits a deployment's requests over the revisions that it holds (canary), and has one of them answer copies (mirror). A
+    session (`session_id` of a request) stays on one revision while the weights stay, and most do when they change. A deploy,
+    promotion or rollback sends everything to the live revision again. FAILED_PRECONDITION for a revision it does not hold.
+    """
     PinDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.PinDeploymentRequest, _deployment_service_pb2.PinDeploymentResponse]
     """Keeps all generations of a deployment in memory, or no longer. RESOURCE_EXHAUSTED if too few places would be left for others."""
     PrefetchDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.PrefetchDeploymentRequest, _deployment_service_pb2.PrefetchDeploymentResponse]
@@ -69,6 +74,11 @@ class DeploymentServiceAsyncStub(DeploymentServiceStub):
     """Makes the previous generation live again. FAILED_PRECONDITION without one."""
     DeleteDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.DeleteDeploymentRequest, _deployment_service_pb2.DeleteDeploymentResponse]  # type: ignore[assignment]
     """Removes a deployment; requests in flight finish. NOT_FOUND if there is none."""
+    SetTraffic: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.SetTrafficRequest, _deployment_service_pb2.SetTrafficResponse]  # type: ignore[assignment]
+    """Splits a deployment's requests over the revisions that it holds (canary), and has one of them answer copies (mirror). A
+    session (`session_id` of a request) stays on one revision while the weights stay, and most do when they change. A deploy,
+    promotion or rollback sends everything to the live revision again. FAILED_PRECONDITION for a revision it does not hold.
+    """
     PinDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.PinDeploymentRequest, _deployment_service_pb2.PinDeploymentResponse]  # type: ignore[assignment]
     """Keeps all generations of a deployment in memory, or no longer. RESOURCE_EXHAUSTED if too few places would be left for others."""
     PrefetchDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.PrefetchDeploymentRequest, _deployment_service_pb2.PrefetchDeploymentResponse]  # type: ignore[assignment]
@@ -115,6 +125,17 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_deployment_service_pb2.DeleteDeploymentResponse, _abc.Awaitable[_deployment_service_pb2.DeleteDeploymentResponse]]:
         """Removes a deployment; requests in flight finish. NOT_FOUND if there is none."""
+
+    @_abc_1.abstractmethod
+    def SetTraffic(
+        self,
+        request: _deployment_service_pb2.SetTrafficRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_deployment_service_pb2.SetTrafficResponse, _abc.Awaitable[_deployment_service_pb2.SetTrafficResponse]]:
+        """Splits a deployment's requests over the revisions that it holds (canary), and has one of them answer copies (mirror). A
+        session (`session_id` of a request) stays on one revision while the weights stay, and most do when they change. A deploy,
+        promotion or rollback sends everything to the live revision again. FAILED_PRECONDITION for a revision it does not hold.
+        """
 
     @_abc_1.abstractmethod
     def PinDeployment(

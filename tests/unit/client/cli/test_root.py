@@ -38,7 +38,7 @@ def test_the_commands_are_those_that_are_promised():
         *("jobs list", "jobs watch", "jobs cancel"),
         *("feedback record", "feedback export", "capture show", "capture set", "capture list"),
         *("quota show", "quota set"),
-        *("pin", "unpin", "prefetch"),
+        *("pin", "unpin", "prefetch", "traffic set", "traffic show"),
     }
 
 
