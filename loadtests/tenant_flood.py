@@ -1,0 +1,191 @@
+"""Scenario: one tenant floods the server with ten times its share while another goes on as before.
+
+SLO: the other tenant's p95, of the time to the first token and of the whole answer, is at most 1.25 times its p95 while
+both keep to their shares; none of its requests fails. The flood may be refused (RESOURCE_EXHAUSTED), at once.
+
+    python -m loadtests.tenant_flood --tenants acme,globex --share 16 [--seconds 30] [--rounds 2]
+
+`--share` is each tenant's number of requests at a time: half of the server's `LUTHIER_INFERENCE_MAX_BATCH`. The server
+is the installation that `luthier up` runs; LUTHIER_LOAD_PLAN (see run.py) names another one. Phases with and without
+the flood alternate, so that a slower machine slows both. Exit code 0: the SLO holds; 1: not; 2: nothing to load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import luthier
+from luthier import errors
+
+from loadtests.run import plan
+
+SLO_RATIO = 1.25
+FLOOD_FACTOR = 10
+MAX_TOKENS = 32
+MAX_REQUESTS = 5000
+"""Of one phase, refused ones included; a phase ends there or after its seconds."""
+TIMEOUT_S = 120.0
+PROMPT = "Write about request number {} in one line."
+
+
+@dataclass
+class Seen:
+    """What a tenant's requests met. Times in seconds, from the call to the first and the last token."""
+
+    ttft_s: list[float] = field(default_factory=list)
+    total_s: list[float] = field(default_factory=list)
+    token_count: int = 0
+    refused_count: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    def add(self, other: Seen) -> None:
+        """Takes in what another phase saw."""
+        self.ttft_s += other.ttft_s
+        self.total_s += other.total_s
+        self.token_count += other.token_count
+        self.refused_count += other.refused_count
+        self.failures += other.failures
+
+
+@dataclass
+class Phase:
+    """A span of load with an end."""
+
+    end_s: float
+    request_count: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.end_s or self.request_count >= MAX_REQUESTS
+
+    async def request(self, client: luthier.AsyncClient, target: str, seen: Seen) -> None:
+        """One streamed answer. A refusal is waited out as it says."""
+        self.request_count += 1
+        began, first = time.monotonic(), 0.0
+        prompt = PROMPT.format(self.request_count)
+        try:
+            stream = client.inference.generate_stream(target, prompt, max_tokens=MAX_TOKENS, timeout_s=TIMEOUT_S)
+            async with contextlib.aclosing(stream) as messages:
+                async for message in messages:
+                    first = first or time.monotonic()
+                    seen.token_count += message.finish.completion_token_count
+        except errors.ResourceExhaustedError as error:
+            seen.refused_count += 1
+            left_s = max(0.0, self.end_s - time.monotonic())
+            await asyncio.sleep(min(error.retry_after_s or 0.1, left_s))
+            return
+        except errors.LuthierError as error:
+            seen.failures.append(str(error))
+            return
+        seen.ttft_s.append(first - began)
+        seen.total_s.append(time.monotonic() - began)
+
+    async def application(self, client: luthier.AsyncClient, target: str, seen: Seen) -> None:
+        """Asks again as soon as it has an answer, until the phase is over."""
+        while not self.is_over:
+            await self.request(client, target, seen)
+
+
+async def run_phase(
+    clients: list[luthier.AsyncClient], targets: list[str], counts: tuple[int, int], seconds: float
+) -> list[Seen]:
+    """What each of two tenants met, with so many requests of each at a time. It lasts as long as the first one's."""
+    phase = Phase(time.monotonic() + seconds)
+    seen = [Seen(), Seen()]
+    async with asyncio.TaskGroup() as group:
+        measured, other = (
+            [group.create_task(phase.application(client, target, one)) for _ in range(count)]
+            for client, target, one, count in zip(clients, targets, seen, counts, strict=True)
+        )
+        await asyncio.wait(measured)
+        for task in other:  # what it still waits for is of no interest
+            task.cancel()
+    return seen
+
+
+def p95(values: list[float]) -> float:
+    """The nearest-rank 95th percentile; 0 of nothing."""
+    return sorted(values)[max(0, -(-95 * len(values) // 100) - 1)] if values else 0.0
+
+
+@contextlib.asynccontextmanager
+async def connected(tenants: list[str]) -> AsyncIterator[tuple[list[luthier.AsyncClient], list[str]]]:
+    """A client and a target for each tenant: its first deployment, else the base model."""
+    given = os.environ.get("LUTHIER_LOAD_PLAN")
+    made = json.loads(given) if given else await plan(tenants)
+    endpoints = luthier.Endpoints(inference=made["grpc_address"])
+    async with contextlib.AsyncExitStack() as stack:
+        clients, targets = [], []
+        for tenant in tenants:
+            own = [target for target in made["targets"] if target["tenant"] == tenant]
+            if not own:
+                raise SystemExit(2)
+            clients.append(await stack.enter_async_context(luthier.AsyncClient(endpoints, own[0]["token"])))
+            targets.append(own[0]["target"])
+        yield clients, targets
+
+
+async def measure(tenants: list[str], *, share: int, seconds: float, round_count: int) -> bool:
+    """Runs the phases, prints what the first tenant met in each kind; True if the SLO holds."""
+    calm, flooded, flood = Seen(), Seen(), Seen()
+    async with connected(tenants) as (clients, targets):
+        await run_phase(clients, targets, (share, share), min(seconds, 3.0))  # warms the engine up
+        for _ in range(round_count):
+            calm.add((await run_phase(clients, targets, (share, share), seconds))[0])
+            mine, theirs = await run_phase(clients, targets, (share, FLOOD_FACTOR * share), seconds)
+            flooded.add(mine)
+            flood.add(theirs)
+    holds = bool(calm.total_s and flooded.total_s) and not calm.failures and not flooded.failures
+    holds = holds and not calm.refused_count and not flooded.refused_count
+    for kind in ("ttft", "total"):
+        before_s, during_s = (p95(getattr(seen, f"{kind}_s")) for seen in (calm, flooded))
+        ratio = during_s / before_s if before_s else 0.0
+        holds = holds and ratio <= SLO_RATIO
+        print(
+            json.dumps(
+                {
+                    "ratio": f"{kind} p95 of a tenant while another floods / while both keep to their shares",
+                    "value": round(ratio, 3), "reach": SLO_RATIO,
+                    "before_ms": round(before_s * 1000, 1), "during_ms": round(during_s * 1000, 1),
+                    "requests": [len(calm.total_s), len(flooded.total_s)],
+                }
+            )
+        )  # fmt: skip
+    tokens = {"tenant": flooded.token_count, "flood": flood.token_count}
+    print(json.dumps({"tokens_during_flood": tokens, "flood_refused": flood.refused_count, "holds": holds}))
+    for failure in sorted({*calm.failures, *flooded.failures, *flood.failures}):
+        print(f"FAILED {failure}", file=sys.stderr)
+    return holds
+
+
+def main() -> int:
+    """Reads the options and measures."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtests.tenant_flood", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--tenants", default="scipy,sklearn", help="the one that is measured, and the one that floods")
+    parser.add_argument("--share", type=int, default=16, help="requests at a time of a tenant that keeps to its share")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each phase")
+    parser.add_argument("--rounds", type=int, default=2, help="phases of each kind")
+    options = parser.parse_args()
+    tenants = options.tenants.split(",")
+    if len(tenants) != 2:
+        parser.error("name two tenants")
+    try:
+        holds = asyncio.run(measure(tenants, share=options.share, seconds=options.seconds, round_count=options.rounds))
+    except errors.LuthierError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0 if holds else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
