@@ -49,3 +49,10 @@ def test_salts_differ_by_tenant_and_by_weights_and_cannot_be_forged_by_a_separat
     salts = {cache_salt(*pair) for pair in (("a", "g-1"), ("b", "g-1"), ("a", "g-2"), ("a\0g", "-1"))}
     assert len(salts) == 4
     assert all(salt.startswith("luthier:") for salt in salts)
+
+
+def test_a_cache_salt_is_tagged_so_that_it_is_no_name_of_an_adapter_or_other_salt() -> None:
+    salt = cache_salt("acme", "g-1")
+    tag, _, digest = salt.rpartition(":")
+    assert tag == "luthier:v1"
+    assert (len(digest), set(digest) <= set("0123456789abcdef")) == (64, True)
