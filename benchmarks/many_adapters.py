@@ -66,8 +66,8 @@ async def _tokens_per_s(client: AsyncClient, targets: Sequence[str], label: str)
 
     async def application() -> None:
         for number, target in waiting:
-            prompt = f"Question {label}-{number}: explain what a moving average is.\nAnswer:"
-            answer = await client.inference.generate(target, prompt, max_tokens=NEW_TOKENS)
+            question = f"{label}-{number}. Explain at length what a moving average is."
+            answer = await client.inference.chat(target, question, max_tokens=NEW_TOKENS)
             counts.append(answer.finish.completion_token_count)
 
     start = time.perf_counter()

@@ -108,9 +108,9 @@ async def _rounds(client: AsyncClient, ports: Mapping[str, int], *, rounds: int)
     async with client, aiohttp.ClientSession() as http:
 
         def peer(port: int) -> Ask:
-            return lambda prompt: _ask_peer(http, port, prompt)
+            return lambda question: _ask_peer(http, port, question)
 
-        asks: dict[str, Ask] = {"ours": lambda prompt: _ask_ours(client, prompt)}
+        asks: dict[str, Ask] = {"ours": lambda question: _ask_ours(client, question)}
         asks |= {name: peer(port) for name, port in ports.items()}
         seen: dict[str, list[Round]] = {name: [] for name in asks}
         for number in range(rounds + 1):
@@ -122,30 +122,30 @@ async def _rounds(client: AsyncClient, ports: Mapping[str, int], *, rounds: int)
 
 
 async def _round(ask: Ask, number: int) -> Round:
-    prompts = [f"Question {number}.{index}: explain what a moving average is.\nAnswer:" for index in range(STREAMS)]
+    questions = [f"{number}.{index}. Explain at length what a moving average is." for index in range(STREAMS)]
     start = time.perf_counter()
-    streams = await asyncio.gather(*map(ask, prompts))
+    streams = await asyncio.gather(*map(ask, questions))
     seconds = time.perf_counter() - start
     tokens = sum(stream.token_count for stream in streams)
     return Round(tokens / seconds, statistics.median(stream.ttft_s for stream in streams))
 
 
-async def _ask_ours(client: AsyncClient, prompt: str) -> Stream:
+async def _ask_ours(client: AsyncClient, question: str) -> Stream:
     start, ttft_s, token_count = time.perf_counter(), 0.0, 0
-    async for message in client.inference.generate_stream(BASE, prompt, max_tokens=NEW_TOKENS, temperature=0.0):
+    async for message in client.inference.chat_stream(BASE, question, max_tokens=NEW_TOKENS, temperature=0.0):
         ttft_s = ttft_s or time.perf_counter() - start
         if message.HasField("finish"):
             token_count = message.finish.completion_token_count
     return Stream(ttft_s, token_count)
 
 
-async def _ask_peer(http: aiohttp.ClientSession, port: int, prompt: str) -> Stream:
+async def _ask_peer(http: aiohttp.ClientSession, port: int, question: str) -> Stream:
     body = {
-        "model": "base", "prompt": prompt, "max_tokens": NEW_TOKENS, "temperature": 0.0, "stream": True,
-        "stream_options": {"include_usage": True},
+        "model": "base", "messages": [{"role": "user", "content": question}], "max_tokens": NEW_TOKENS,
+        "temperature": 0.0, "stream": True, "stream_options": {"include_usage": True},
     }  # fmt: skip
     start, ttft_s, token_count = time.perf_counter(), 0.0, 0
-    async with http.post(f"http://127.0.0.1:{port}/v1/completions", json=body) as response:
+    async with http.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body) as response:
         response.raise_for_status()
         async for line in response.content:
             if not line.startswith(b"data: {"):

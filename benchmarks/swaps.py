@@ -70,11 +70,11 @@ async def _publish(client: AsyncClient, revision: str) -> tuple[float, dict[str,
     start = time.perf_counter()
     deployed = await client.deployments.deploy(DEPLOYMENT, adapter_revision=revision)
     published = time.perf_counter()
-    stream = client.inference.generate_stream(DEPLOYMENT, "Question: what is a mean?\nAnswer:", max_tokens=1)
+    stream = client.inference.chat_stream(DEPLOYMENT, "What is a mean?", max_tokens=1)
     async for message in stream:
         assert message.origin.adapter_revision == revision
         break
-    stages = {stage.stage: stage.duration.ToTimedelta().total_seconds() for stage in deployed.live.load_stages}
+    stages = {stage.name: stage.duration.ToTimedelta().total_seconds() for stage in deployed.live.load_stages}
     return time.perf_counter() - start, {**stages, "first_token": time.perf_counter() - published}
 
 
@@ -94,8 +94,8 @@ async def _gaps(client: AsyncClient, meanwhile: object) -> list[float]:
     async def stream_on(target: str) -> None:
         while True:
             last = None
-            prompt = f"Question {next(numbers)}: explain what a moving average is.\nAnswer:"
-            async for _ in client.inference.generate_stream(target, prompt, max_tokens=NEW_TOKENS):
+            question = f"{next(numbers)}. Explain at length what a moving average is."
+            async for _ in client.inference.chat_stream(target, question, max_tokens=NEW_TOKENS):
                 now = time.perf_counter()
                 if last is not None:
                     gaps.append(now - last)
