@@ -38,7 +38,7 @@ LORA_TENSOR = re.compile(
 """As PEFT names them: A reads a module's input, B writes its output."""
 
 
-def check_manifest(revision: AdapterRevision, manifest: Manifest, *, max_bytes: int) -> None:
+def check_manifest(revision: AdapterRevision, manifest: Manifest, *, size_bytes: int, max_bytes: int) -> None:
     """Before anything is fetched: which files, and how large. AdapterFileForbiddenError, AdapterTooLargeError."""
     for path in manifest.files:
         if pathlib.PurePosixPath(path).suffix not in HARMLESS_SUFFIXES:
@@ -48,11 +48,11 @@ def check_manifest(revision: AdapterRevision, manifest: Manifest, *, max_bytes: 
             )  # fmt: skip
     if missing := {WEIGHTS, CONFIG} - manifest.files.keys():
         raise _invalid(revision, f"it lacks {', '.join(sorted(missing))}", missing=",".join(sorted(missing)))
-    if manifest.size_bytes > max_bytes:
+    if size_bytes > max_bytes:
         raise AdapterTooLargeError(
-            f"{revision.name}: it has {manifest.size_bytes} bytes, more than the limit of {max_bytes}; train with a "
+            f"{revision.name}: it has {size_bytes} bytes, more than the limit of {max_bytes}; train with a "
             "lower rank or fewer target modules, or raise LUTHIER_INFERENCE_MAX_ADAPTER_BYTES",
-            metadata=_metadata(revision, size_bytes=str(manifest.size_bytes), limit=str(max_bytes)),
+            metadata=_metadata(revision, size_bytes=str(size_bytes), limit=str(max_bytes)),
         )
 
 

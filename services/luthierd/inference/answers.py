@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from luthierd.errors import InvalidArgumentError
+from luthierd.errors import InvalidArgumentError, LuthierError
 from luthierd.inference import metrics
 from luthierd.inference.admission import Admission, Seat, Visit
 from luthierd.inference.capture import Recording, ResponseLog
@@ -182,21 +182,36 @@ class Answers:
                 if finish is not None:
                     metrics.observe(leased.target.kind, finish)
                     recording.finish(finish)
-                    self._copy(leased, request, prompt, answer="".join(first))
+                    self._copy(
+                        leased, prompt, prompt_ids, request.sampling, response_id=response_id, answer="".join(first)
+                    )
                 yield Piece(
                     delta=piece.text, origin=leased.origin, response_id=response_id, token_count=piece.token_count,
                     logprobs=piece.logprobs, choice=piece.choice, reason=piece.finish_reason, finish=finish,
                 )  # fmt: skip
 
-    def _copy(self, leased: Leased, request: EngineRequest, prompt: Prompt, *, answer: str) -> None:
-        """Offers what was answered to the deployment's mirror, if it has one."""
+    def is_mirrored(self, leased: Leased) -> bool:
+        """Whether a copy of what is answered under this lease is wanted."""
+        return self._deployments.mirror_of(leased.target.name, leased.origin.generation) is not None
+
+    async def copy(self, leased: Leased, prompt: Prompt, sampling: Sampling, *, answer: str) -> None:
+        """Offers what the OpenAI application answered to the deployment's mirror. Fails nobody."""
+        with contextlib.suppress(LuthierError):
+            prompt_ids = await asyncio.to_thread(tokens_of, leased.engine, prompt)
+            bounded = _bounded(sampling, len(prompt_ids), leased.engine.window)
+            self._copy(leased, prompt, prompt_ids, bounded, response_id=leased.response_id, answer=answer)
+
+    def _copy(
+        self, leased: Leased, prompt: Prompt, prompt_ids: tuple[int, ...], sampling: Sampling, *, response_id: str,
+        answer: str,
+    ) -> None:  # fmt: skip
         mirror = self._deployments.mirror_of(leased.target.name, leased.origin.generation)
         if mirror is not None:
             self._mirror.offer(
                 Copy(
                     revision=mirror, tenant=leased.tenant, target=leased.target.name, prompt=prompt, answer=answer,
-                    deployment_revision=leased.origin.deployment_revision, response_id=request.request_id,
-                    prompt_ids=request.prompt_ids, sampling=request.sampling,
+                    deployment_revision=leased.origin.deployment_revision, response_id=response_id,
+                    prompt_ids=prompt_ids, sampling=sampling,
                 )
             )  # fmt: skip
 

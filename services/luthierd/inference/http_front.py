@@ -20,6 +20,7 @@ from luthierd.inference.answers import Answers, Leased
 from luthierd.inference.deployments import Deployments
 from luthierd.inference.domain import EngineState, Target
 from luthierd.inference.engine_host import Engine, EngineHost
+from luthierd.inference.http_copies import sampling_of
 from luthierd.inference.http_exchange import (
     CLIENT_GONE,
     BodyTooLargeError,
@@ -149,11 +150,18 @@ class HttpFront:
                 inner = {**scope, "headers": _inner_headers(scope, leased, content)}
                 async with http_seat(leased, body, usage):
                     with self._answers.recording(leased, prompt_of(body)) as recording:
-                        tap = AnswerTap(send, recording)
+                        tap = AnswerTap(send, recording, keeps_text=self._answers.is_mirrored(leased))
                         await application(inner, replay(content), tap, leased=leased, model=model, usage=usage)
                         tap.finish(usage, ttft_s=send.ttft_s, latency_s=send.elapsed_ms / 1000)
+                await self._copy(leased, body, tap.answer)
         finally:
             send.observe(target.kind, usage)
+
+    async def _copy(self, leased: Leased, body: dict[str, Any], answer: str | None) -> None:
+        """Has the deployment's mirror answer the same, where that can be asked of it."""
+        prompt, sampling = prompt_of(body), sampling_of(body, window=leased.engine.window)
+        if answer is not None and prompt is not None and sampling is not None:
+            await self._answers.copy(leased, prompt, sampling, answer=answer)
 
     async def _application(self, engine: Engine) -> Application:
         """The application on this engine, built at its first request."""

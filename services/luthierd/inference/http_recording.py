@@ -42,9 +42,13 @@ def _text_of(content: Any) -> str | None:
 
 
 class AnswerTap:
-    """Passes a response on, and tells `recording` the first choice's text. `finish` it. A refusal is not recorded."""
+    """Passes a response on, and tells `recording` the first choice's text. `finish` it. A refusal is not recorded.
 
-    def __init__(self, send: Send, recording: Recording) -> None:
+    `keeps_text`: the text is kept in `answer`, too.
+    """
+
+    def __init__(self, send: Send, recording: Recording, *, keeps_text: bool = False) -> None:
+        self._keeps_text, self._kept = keeps_text, list[str]()
         self._send, self._recording = send, recording
         self._rest, self._is_stream, self._is_ok, self._reason = b"", False, False, ""
         recording.is_discarded = True
@@ -67,6 +71,11 @@ class AnswerTap:
                 completion_token_count=usage.completion_token_count, ttft_ms=ttft_s * 1000, latency_ms=latency_s * 1000,
             )  # fmt: skip
             self._recording.finish(outcome)
+
+    @property
+    def answer(self) -> str | None:
+        """The first choice's text, if it was kept and came to its end."""
+        return "".join(self._kept) if self._keeps_text and self._reason not in ("", UNREAD) else None
 
     def _read(self, data: bytes, *, is_last: bool) -> None:
         if self._reason == UNREAD:
@@ -95,4 +104,6 @@ class AnswerTap:
             if choice.get("index") == 0:
                 text = choice.get("text") or (choice.get(within) or {}).get("content")
                 self._recording.add(text or "")
+                if self._keeps_text:
+                    self._kept.append(text or "")
                 self._reason = choice.get("finish_reason") or self._reason

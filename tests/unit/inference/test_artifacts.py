@@ -13,8 +13,8 @@ import pytest
 from luthierd.inference.artifacts import Artifacts
 from luthierd.inference.domain import AdapterRevision, BaseModel
 from luthierd.inference.errors import AdapterInvalidError, AdapterTooLargeError
-from luthierd.storage.blobs import BlobCorruptError, BlobStore
-from luthierd.storage.manifests import Manifest, ManifestInvalidError, put_folder
+from luthierd.storage.blobs import Blob, BlobCorruptError, BlobStore
+from luthierd.storage.manifests import Manifest, ManifestInvalidError, put_folder, read_manifest
 
 CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
 MODULE = "model.layers.0.self_attn.q_proj"
@@ -199,6 +199,15 @@ async def test_an_adapter_whose_bytes_are_not_those_of_its_digest_is_refused(
 async def test_an_adapter_beyond_the_size_limit_is_refused(tmp_path: pathlib.Path, folder: pathlib.Path) -> None:
     with pytest.raises(AdapterTooLargeError, match="more than the limit of 100"):
         await fetch(tmp_path, folder, max_bytes=100)
+
+
+async def test_a_manifest_that_claims_to_be_small_is_not_believed(tmp_path: pathlib.Path, folder: pathlib.Path) -> None:
+    blobs = BlobStore(f"file://{tmp_path / 'blobs'}")
+    files = read_manifest(blobs, put_folder(blobs, folder).sha256).files
+    lie = blobs.put_bytes(Manifest({path: Blob(blob.sha256, 1) for path, blob in files.items()}).to_json())
+    artifacts = Artifacts(blobs, tmp_path / "out", max_adapter_bytes=100)
+    with pytest.raises(AdapterTooLargeError):
+        await artifacts.fetch(AdapterRevision("r", lie.sha256, BaseModel("m", "0")))
 
 
 async def test_a_manifest_whose_paths_leave_the_folder_is_refused(tmp_path: pathlib.Path) -> None:
