@@ -68,6 +68,8 @@ class InferenceConfig(ServerConfig):
     """Groups of devices that share the base model's layers, one group after the other."""
     distributed_executor: str = "auto"
     """What runs the devices' processes: uni (just one), mp (one machine), ray (many machines); auto: vLLM's choice."""
+    tool_call_parser: str = "hermes"
+    """How the base model writes calls of tools, by vLLM's name (HTTP only); none: requests with tools are refused."""
     eager: bool = True
     """Skip compilation and CUDA graphs: starts sooner; on a GPU, slower."""
 

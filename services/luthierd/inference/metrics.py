@@ -19,6 +19,7 @@ latency_seconds = Histogram(
 )
 prompt_tokens = Counter("luthier_prompt_tokens_total", "Tokens of prompts", ["target"])
 completion_tokens = Counter("luthier_completion_tokens_total", "Tokens of answers", ["target"])
+engine_steps = Counter("luthier_engine_steps_total", "Steps of the engine, each a token for every running answer")
 engine_running = Gauge("luthier_engine_running", "Answers that the engine computes, as of its last step")
 engine_waiting = Gauge("luthier_engine_waiting", "Answers that wait inside the engine, as of its last step")
 engine_cache_usage = Gauge("luthier_engine_cache_usage", "Share of the key-value cache in use, 0 to 1")

@@ -55,6 +55,7 @@ class VllmSettings:
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
     distributed_executor: str = "auto"
+    tool_call_parser: str = "hermes"
     eager: bool = True
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Further variables for vLLM's processes, e.g. VLLM_PLUGINS."""
@@ -170,7 +171,7 @@ class VllmEngine:
         import vllm
         from vllm.platforms import current_platform
 
-        self.llm, self.folder = llm, folder
+        self.llm, self.folder, self.settings = llm, folder, settings
         self.max_rank = settings.max_lora_rank
         self.window = int(llm.model_config.max_model_len)
         self.vocabulary_size = int(llm.model_config.get_vocab_size())

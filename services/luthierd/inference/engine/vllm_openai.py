@@ -99,6 +99,10 @@ def _is_base_model(name: str) -> bool:
     return asked is not None and asked.adapter is None and asked.model == name
 
 
+def _tool_arguments(parser: str) -> list[str]:
+    return [] if parser == "none" else ["--enable-auto-tool-choice", "--tool-call-parser", parser]
+
+
 async def openai_application(engine: Engine) -> Application:
     """An ASGI application that serves one request of the `model`, with the adapter, that its scope was given."""
     assert isinstance(engine, VllmEngine)
@@ -109,7 +113,7 @@ async def openai_application(engine: Engine) -> Application:
 
     arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(
         ["--model", str(engine.folder), "--served-model-name", "base", "--enable-lora", "--disable-fastapi-docs",
-         "--disable-log-stats"]
+         "--disable-log-stats", *_tool_arguments(engine.settings.tool_call_parser)]
     )  # fmt: skip
     tasks = await engine.llm.get_supported_tasks()
     app = build_app(arguments, tasks, engine.llm.model_config)

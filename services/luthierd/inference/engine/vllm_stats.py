@@ -23,6 +23,7 @@ class SchedulerGauges(PrometheusStatLogger):
         self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
     ) -> None:
         if scheduler_stats is not None:
+            metrics.engine_steps.inc()
             metrics.engine_running.set(scheduler_stats.num_running_reqs)
             metrics.engine_waiting.set(scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs)
             metrics.engine_cache_usage.set(scheduler_stats.kv_cache_usage)

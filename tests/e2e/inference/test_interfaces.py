@@ -1,0 +1,221 @@
+"""Every way to ask, with the real engine: what comes back, and what stops when nobody waits for it any more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+import urllib.request
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from inference_house import BASE, House
+from luthier import AsyncClient, Endpoints
+from luthier import errors as client_errors
+from luthier.inference.v1 import inference_service_pb2 as api
+
+pytestmark = pytest.mark.e2e
+
+TARGET = "tenants/west/deployments/face"
+PROMPT = "a question"
+SCHEMA = {"enum": [{"kind": "bug", "count": 1}, {"kind": "wish", "count": 2}]}
+"""Without room for white space, of which an untrained model makes no end."""
+LONG = 400
+"""Tokens of an answer that nobody waits for."""
+STEPS = 100
+"""Of the engine, that such an answer may take at most; left alone it would take 400. Most of them pass while the test's
+own words travel.
+"""
+
+
+@pytest.fixture
+async def client(house: House) -> AsyncIterator[AsyncClient]:
+    """A client of a tenant with one deployment."""
+    async with AsyncClient(Endpoints(inference=f"127.0.0.1:{house.port}"), house.token("west")) as made:
+        revision = house.add_revision("west", "r1", seed=61, adapter="face")
+        await made.deployments.deploy(TARGET, adapter_revision=revision)
+        yield made
+
+
+def completions(house: House) -> tuple[str, dict[str, str]]:
+    """Where and as whom to ask over HTTP."""
+    return f"http://127.0.0.1:{house.http_port}/v1/completions", {"authorization": f"Bearer {house.token('west')}"}
+
+
+def metric(house: House, name: str) -> float:
+    """A metric's value now, of deployments where it has a target."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{house.metrics_port}/metrics") as page:  # at once: no TLS to set up
+        found = re.search(rf'^{name}(?:{{target="deployment"}})? (\S+)$', page.read().decode(), flags=re.M)
+    return float(found[1]) if found else 0.0
+
+
+def steps(house: House) -> float:
+    """Steps that the engine has taken."""
+    return metric(house, "luthier_engine_steps_total")
+
+
+def is_idle(house: House) -> bool:
+    """The engine computes nothing."""
+    return metric(house, "luthier_engine_running") + metric(house, "luthier_engine_waiting") == 0
+
+
+async def until_busy(house: House, *, busy: bool = True) -> None:
+    """Waits until the engine computes, or computes nothing."""
+    async with asyncio.timeout(30):
+        while is_idle(house) is busy:  # noqa: ASYNC110 - it is another process's
+            await asyncio.sleep(0.002)
+
+
+async def assert_freed(house: House, since: float) -> None:
+    """The engine stops soon after `since`, its steps before the call was over."""
+    began = time.monotonic()
+    await until_busy(house, busy=False)
+    taken = steps(house) - since
+    print(f"freed after {taken:.0f} steps, {(time.monotonic() - began) * 1000:.0f} ms")
+    assert taken < STEPS, "the engine goes on for a call that is over"
+
+
+async def test_what_an_answer_says_of_its_tokens_is_what_a_score_of_them_says(client: AsyncClient) -> None:
+    answer = await client.inference.generate(TARGET, PROMPT, max_tokens=12, top_logprob_count=3)
+    chosen = [token.token_id for token in answer.logprobs]
+    assert len(chosen) == answer.finish.completion_token_count == 12
+    assert [token.alternatives[0].token_id for token in answer.logprobs] == chosen  # greedy
+    assert {len(token.alternatives) for token in answer.logprobs} == {3}
+    score = await client.inference.score(TARGET, PROMPT, api.TokenIds(ids=chosen))
+    base = await client.inference.score(BASE, PROMPT, api.TokenIds(ids=chosen))
+    assert [token.logprob for token in score.tokens] == pytest.approx([t.logprob for t in answer.logprobs], abs=1e-3)
+    assert [token.token_id for token in score.tokens] == chosen
+    assert score.total_logprob > base.total_logprob + 1.0
+    assert score.prompt_token_count == answer.finish.prompt_token_count
+
+
+async def test_a_text_is_scored_as_its_tokens_are(client: AsyncClient) -> None:
+    by_text = await client.inference.score(TARGET, PROMPT, "yes")
+    by_ids = await client.inference.score(TARGET, PROMPT, api.TokenIds(ids=[t.token_id for t in by_text.tokens]))
+    assert "".join(token.text for token in by_text.tokens) == "yes"
+    assert by_text.total_logprob == pytest.approx(by_ids.total_logprob, abs=1e-3)
+
+
+@pytest.mark.parametrize("how", ["json_schema", "regex", "grammar", "choices"])
+async def test_an_answer_is_what_it_must_be(client: AsyncClient, how: str) -> None:
+    structures = {
+        "json_schema": SCHEMA,
+        "regex": "[0-9]{3}-(red|green)",
+        "grammar": 'root ::= "say " word\nword ::= "yes" | "no"',
+        "choices": ["left", "right"],
+    }
+    options = {how: structures[how]}
+    text = (await client.inference.chat(TARGET, PROMPT, max_tokens=80, **options)).text  # type: ignore[arg-type]
+    pieces = [
+        one.delta
+        async for one in client.inference.chat_stream(TARGET, PROMPT, max_tokens=80, **options)  # type: ignore[arg-type]
+    ]
+    assert "".join(pieces) == text
+    if how == "json_schema":
+        assert json.loads(text) in SCHEMA["enum"]
+    else:
+        assert re.fullmatch({"regex": r"\d{3}-(red|green)", "grammar": "say (yes|no)"}.get(how, "left|right"), text)
+
+
+@pytest.mark.parametrize(
+    ("how", "value"),
+    [
+        ("json_schema", {"type": "nonsense"}),
+        ("json_schema", {"$ref": "#/$defs/none"}),
+        ("regex", "("),
+        ("grammar", 'root ::= "a'),
+        ("grammar", "nothing"),
+    ],
+)
+async def test_what_no_answer_can_be_is_refused_by_field(client: AsyncClient, how: str, value: object) -> None:
+    with pytest.raises(client_errors.InvalidArgumentError) as caught:
+        await client.inference.generate(TARGET, PROMPT, **{how: value})  # type: ignore[arg-type]
+    assert caught.value.metadata["field"] == f"sampling.{how}"
+    assert (await client.inference.generate(TARGET, PROMPT, max_tokens=2)).text
+
+
+async def test_several_choices_differ_and_the_same_seed_gives_them_again(client: AsyncClient) -> None:
+    options = {"max_tokens": 10, "temperature": 1.0, "seed": 4, "choice_count": 3, "top_k": 50}
+    first = await client.inference.generate(TARGET, PROMPT, **options)  # type: ignore[arg-type]
+    again = await client.inference.generate(TARGET, PROMPT, **options)  # type: ignore[arg-type]
+    assert len({choice.text for choice in first.choices}) == 3
+    assert [choice.text for choice in first.choices] == [choice.text for choice in again.choices]
+    assert first.finish.completion_token_count == sum(choice.completion_token_count for choice in first.choices)
+
+
+async def test_a_batch_answers_as_each_prompt_does_alone(client: AsyncClient) -> None:
+    prompts = [f"{PROMPT} {number}" for number in range(12)]
+    alone = [(await client.inference.generate(TARGET, prompt, max_tokens=8)).text for prompt in prompts]
+    batch = await client.inference.batch_generate(TARGET, [*prompts, "x" * 600], max_tokens=8)
+    assert [result.answer.text for result in batch.results[:-1]] == alone
+    assert batch.results[-1].error.message.startswith("the prompt has 600 tokens")
+
+
+async def test_a_repeated_prompt_comes_from_the_tenants_cache_and_the_wait_is_part_of_the_first_token(
+    house: House, client: AsyncClient
+) -> None:
+    prompt = "a long question " * 20
+    first = (await client.inference.generate(TARGET, prompt, max_tokens=2)).finish
+    second = (await client.inference.generate(TARGET, prompt, max_tokens=2)).finish
+    endpoints = Endpoints(inference=f"127.0.0.1:{house.port}")
+    async with AsyncClient(endpoints, house.token("east")) as other:
+        of_base = (await other.inference.generate(BASE, prompt, max_tokens=2)).finish
+    assert (first.cached_prompt_token_count, of_base.cached_prompt_token_count) == (0, 0)
+    assert second.cached_prompt_token_count >= 256
+    for finish in (first, second):
+        assert 0 < finish.queue_ms < finish.ttft_ms <= finish.latency_ms
+
+
+async def test_an_engine_of_vllm_says_that_it_cannot_embed(client: AsyncClient) -> None:
+    with pytest.raises(client_errors.FailedPreconditionError) as caught:
+        await client.inference.embed(TARGET, ["x"])
+    assert caught.value.reason == "ENGINE_CANNOT_EMBED"
+
+
+async def test_a_cancelled_stream_frees_its_slot_in_the_engine(house: House, client: AsyncClient) -> None:
+    stream = client.inference.generate_stream(TARGET, "x", max_tokens=LONG, stop=["\x00"])
+    await anext(stream)
+    since = steps(house)
+    await stream.aclose()  # type: ignore[attr-defined]
+    await assert_freed(house, since)
+
+
+async def test_a_batch_whose_deadline_passes_frees_all_its_slots(house: House, client: AsyncClient) -> None:
+    long = client.inference.batch_generate(TARGET, ["x"] * 32, max_tokens=LONG, stop=["\x00"], timeout_s=0.15)
+    with pytest.raises(client_errors.DeadlineExceededError):
+        await long
+    await assert_freed(house, steps(house))
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_an_http_call_that_is_over_frees_its_slot(house: House, client: AsyncClient, *, stream: bool) -> None:
+    url, headers = completions(house)
+    body = {"model": "face", "prompt": "x", "max_tokens": LONG, "temperature": 0, "stream": stream, "stop": ["\x00"]}
+    async with httpx.AsyncClient() as http:
+        asked = asyncio.create_task(http.post(url, json=body, headers=headers, timeout=30))
+        await until_busy(house)
+        since = steps(house)
+        asked.cancel()
+        await assert_freed(house, since)
+        late = await http.post(url, json=body, headers=headers | {"x-luthier-timeout-s": "0.15"}, timeout=30)
+        await assert_freed(house, steps(house))
+    assert "DEADLINE_EXCEEDED" in late.text
+    assert late.status_code == (200 if stream else 504)
+
+
+async def test_both_protocols_count_tokens_and_their_answers_share_one_kind_of_id(
+    house: House, client: AsyncClient
+) -> None:
+    url, headers = completions(house)
+    before = metric(house, "luthier_prompt_tokens_total"), metric(house, "luthier_completion_tokens_total")
+    async with httpx.AsyncClient() as http:
+        for stream in (False, True):
+            body = {"model": "face", "prompt": "four", "max_tokens": 5, "stream": stream, "ignore_eos": True}
+            answered = await http.post(url, json=body, headers=headers)
+            assert answered.status_code == 200
+            assert answered.headers["x-luthier-response-id"] in answered.text
+    await client.inference.generate(TARGET, "four", max_tokens=1)
+    after = metric(house, "luthier_prompt_tokens_total"), metric(house, "luthier_completion_tokens_total")
+    assert (after[0] - before[0], after[1] - before[1]) == (12, 11)
