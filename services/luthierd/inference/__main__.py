@@ -23,6 +23,7 @@ from luthierd.inference.http_server import HttpServer
 from luthierd.inference.mirror import Mirror
 from luthierd.inference.proof import prove
 from luthierd.inference.quotas import Quotas
+from luthierd.inference.replica_store import make_replicas
 from luthierd.inference.service import FULL_NAMES, inference_service
 from luthierd.inference.store import SqlStore
 from luthierd.inference.trainer_catalog import TrainerCatalog
@@ -46,16 +47,25 @@ async def main(config: InferenceConfig) -> None:
     blobs = BlobStore(config.blobs, cache=config.home / "inference/blobs")
     artifacts = Artifacts(blobs, config.home / "inference", max_adapter_bytes=config.max_adapter_bytes)
     engine = chosen_engine(config)
-    host = EngineHost(start=engine.start, files=artifacts, store=store, set_serving=health.set_serving)
+    replicas = make_replicas(database, store, config, health.set_serving)
+    host = EngineHost(
+        start=engine.start, files=artifacts, store=store, set_serving=(replicas or health).set_serving
+    )  # fmt: skip
     generations = Generations(
         files=artifacts, prove=prove, proofs=store,
         max_loaded=config.max_loaded_adapters, max_unheld=config.max_unheld_adapters,
     )  # fmt: skip
     quotas = Quotas(store=store, defaults=config.default_limits)
     deployments = Deployments(
-        store=store, catalog=models, generations=generations, host=host, check_adapters=quotas.check_adapters
+        store=replicas or store,
+        catalog=models,
+        generations=generations,
+        host=host,
+        check_adapters=quotas.check_adapters,
     )
     host.on_started, host.on_died = deployments.replay, generations.forget_all
+    if replicas is not None:
+        replicas.attach(host, deployments, generations)
     await deployments.read()
     capturing = make_capturing(
         SqlCaptureStore(database), blobs, response_retention_s=config.response_retention_s,
@@ -87,7 +97,7 @@ async def main(config: InferenceConfig) -> None:
         answers=answers, deployments=deployments, generations=generations, host=host, models=models,
         capturing=capturing, quotas=quotas, admission=admission, verifier=verifier,
         replays=SqlReplayStore(database), health=health, max_answer_s=config.max_answer_s,
-        background=[host.run, http.run, mirror.run, *capturing.background],
+        background=[host.run, http.run, mirror.run, *capturing.background, *([replicas.run] if replicas else [])],
         close=[http.close, host.close, client.close, capturing.responses.flush, database.close],
     )  # fmt: skip
     await serve(service, config)

@@ -70,6 +70,14 @@ class InferenceConfig(ServerConfig):
     """What runs the devices' processes: uni (just one), mp (one machine), ray (many machines); auto: vLLM's choice."""
     tool_call_parser: str = "hermes"
     """How the base model writes calls of tools, by vLLM's name (HTTP only); none: requests with tools are refused."""
+    replica_name: str = ""
+    """How others call this replica, with a random ending; empty: the host's name. Replicas share a PostgreSQL."""
+    replica_lease_s: float = 5.0
+    """A replica that died holds up a swap so long at most."""
+    replica_poll_s: float = 0.2
+    """Between two looks at what other replicas publish and intend."""
+    replica_proof_s: float = 300.0
+    """Longest that a swap waits for the other replicas to load and prove a revision."""
     eager: bool = True
     """Skip compilation and CUDA graphs: starts sooner; on a GPU, slower."""
 

@@ -96,6 +96,28 @@ class Deployments:
         """A fresh engine is there for the desired state."""
         self._generations.start(engine)
 
+    def adopt(self, stored: Sequence[Deployment]) -> None:
+        """Routes as `stored`, all of the desired state, says: in one step that awaits nothing. For what another replica
+        published; what this one knows to be newer stays.
+        """
+        names = {one.name for one in stored}
+        for gone in [one for one in self._table.values() if one.name not in names]:
+            del self._table[gone.name]
+            self._let_go(gone, None)
+        for one in stored:
+            self._route(one)
+
+    def _route(self, after: Deployment) -> None:
+        """Makes `after` what requests go by, unless the table has a newer one; what is not needed any more drains."""
+        before = self._table.get(after.name)
+        if before and (before.create_time, before.change) > (after.create_time, after.change):
+            self._let_go(after, before)
+            return
+        self._table[after.name] = after
+        for revision in _distinct(after):
+            self._generations.hold(revision, after.name, is_pinned=after.is_pinned)
+        self._let_go(before, after)
+
     def get(self, name: str) -> Deployment:
         """DeploymentNotFoundError."""
         if name not in self._table:
@@ -276,7 +298,7 @@ class Deployments:
             before = self.get(name)
             self._check_etag(name, before, etag)
             await self._store.delete(name, change=before.change)
-            del self._table[name]
+            self._table.pop(name, None)
             for revision in _distinct(before):
                 self._generations.release(revision, name)
 
@@ -295,8 +317,7 @@ class Deployments:
         except BaseException:
             self._let_go(after, before)
             raise
-        self._table[after.name] = after
-        self._let_go(before, after)
+        self._route(after)
         newest = after.candidate if before and after.live == before.live else after.live
         if newest is not None:
             self._generations.note_stage(newest, clock.end()[-1])

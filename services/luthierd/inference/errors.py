@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from luthierd import errors
@@ -229,6 +230,58 @@ class HttpUnsupportedError(errors.FailedPreconditionError):
             f"the OpenAI protocol is not served by this server's engine, {version}; call over gRPC, or run the server "
             "with LUTHIER_INFERENCE_ENGINE=vllm",
             metadata={"engine": version},
+        )
+
+
+class ReplicaRefusedError(errors.FailedPreconditionError):
+    """Another replica of this server could not prove an adapter revision; the deployment is as it was."""
+
+    reason = "REPLICA_REFUSED"
+
+    def __init__(self, replica: str, adapter_revision: str, *, cause: str, message: str) -> None:
+        super().__init__(
+            f"replica {replica} cannot serve {adapter_revision}: {message}; nothing was changed",
+            metadata={"replica": replica, "adapter_revision": adapter_revision, "cause": cause},
+        )
+
+
+class ReplicasTooSlowError(errors.UnavailableError):
+    """Live replicas did not prove a revision in the time that they have; the deployment is as it was."""
+
+    reason = "REPLICAS_TOO_SLOW"
+
+    def __init__(self, replicas: Sequence[str], *, limit_s: float) -> None:
+        super().__init__(
+            f"{', '.join(replicas)} did not prove the revision within {limit_s:g} s; nothing was changed, repeat the "
+            "call, or look at those replicas",
+            metadata={"replicas": ",".join(replicas), "limit_s": f"{limit_s:g}"},
+            retry_after_s=5.0,
+        )
+
+
+class ReplicaLeaseLostError(errors.UnavailableError):
+    """The replica that was asked for a change does not count as live; the deployment is as it was."""
+
+    reason = "REPLICA_LEASE_LOST"
+
+    def __init__(self, replica: str) -> None:
+        super().__init__(
+            f"the lease of replica {replica} ran out during the change; nothing was changed, repeat the call",
+            metadata={"replica": replica},
+            retry_after_s=1.0,
+        )
+
+
+class SharedStateUnreachableError(errors.UnavailableError):
+    """The database that replicas share does not answer."""
+
+    reason = "SHARED_STATE_UNREACHABLE"
+
+    def __init__(self, error: str) -> None:
+        super().__init__(
+            f"the database of the desired state does not answer ({error}); answers go on, changes must wait",
+            metadata={"error": error},
+            retry_after_s=2.0,
         )
 
 

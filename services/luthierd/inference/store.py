@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -80,9 +81,10 @@ class SqlStore:
 
     async def put_proof(self, sha256: str, proof: Proof) -> None:
         """Keeps it, in place of an older one."""
-        async with self._database.begin() as connection:
-            await connection.execute(sa.delete(_proofs).where(_proofs.c.sha256 == sha256))
-            await connection.execute(sa.insert(_proofs).values(sha256=sha256, proof=dataclasses.asdict(proof)))
+        with contextlib.suppress(sa.exc.IntegrityError):  # another replica put its own at the same time
+            async with self._database.begin() as connection:
+                await connection.execute(sa.delete(_proofs).where(_proofs.c.sha256 == sha256))
+                await connection.execute(sa.insert(_proofs).values(sha256=sha256, proof=dataclasses.asdict(proof)))
 
     async def delete_proofs(self, sha256s: Sequence[str]) -> None:
         """Forgets them."""
@@ -214,9 +216,9 @@ def _to_row(deployment: Deployment) -> dict[str, Any]:
         "update_time": deployment.update_time,
         "revision": deployment.revision,
         "change": deployment.change,
-        "live": _revision_to_json(deployment.live),
-        "candidate": _revision_to_json(deployment.candidate),
-        "previous": _revision_to_json(deployment.previous),
+        "live": revision_to_json(deployment.live),
+        "candidate": revision_to_json(deployment.candidate),
+        "previous": revision_to_json(deployment.previous),
         "is_pinned": deployment.is_pinned,
         "shares": [dataclasses.asdict(share) for share in deployment.shares],
         "mirror_sha256": deployment.mirror_sha256,
@@ -224,7 +226,7 @@ def _to_row(deployment: Deployment) -> dict[str, Any]:
 
 
 def _from_row(row: dict[str, Any]) -> Deployment:
-    revisions = {field: _revision_from_json(row[field]) for field in ("live", "candidate", "previous")}
+    revisions = {field: revision_from_json(row[field]) for field in ("live", "candidate", "previous")}
     shares = tuple(Share(**share) for share in row["shares"] or ())
     return Deployment(**{**row, **revisions, "shares": shares})
 
@@ -234,14 +236,16 @@ def _proof_from_json(content: Any) -> Proof:
     return Proof(certificate=ParityCertificate(**content["certificate"]), stages=stages)
 
 
-def _revision_to_json(revision: AdapterRevision | None) -> Any:
+def revision_to_json(revision: AdapterRevision | None) -> Any:
+    """A revision for a column of JSON."""
     if revision is None:
         return None
     base = {"name": revision.base_model.name, "sha256": revision.base_model.sha256}
     return {"name": revision.name, "sha256": revision.sha256, "base_model": base}
 
 
-def _revision_from_json(content: Any) -> AdapterRevision | None:
+def revision_from_json(content: Any) -> AdapterRevision | None:
+    """What `revision_to_json` made."""
     if content is None:
         return None
     return AdapterRevision(content["name"], content["sha256"], BaseModel(**content["base_model"]))

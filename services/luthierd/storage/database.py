@@ -45,6 +45,11 @@ class Database:
             settings = {"search_path": schema, "application_name": f"luthier-{schema}"}
             self.engine = create_async_engine(url, connect_args={"server_settings": settings}, pool_pre_ping=True)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether servers on several machines can use it."""
+        return not self._is_sqlite
+
     @contextlib.asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
         """One transaction: committed at the end of the block, rolled back on an exception."""
