@@ -45,12 +45,15 @@ from luthierd.inference.http_front import Application, BuildApplication, HttpFro
 from luthierd.inference.mirror import Mirror
 from luthierd.inference.quota_domain import Limits
 from luthierd.inference.quotas import Quotas
+from luthierd.inference.replica_store import SqlReplicaStore
+from luthierd.inference.replicas import Replicas, ReplicaTimes
 from luthierd.inference.service import FULL_NAMES, inference_service
-from luthierd.inference.store import MemoryStore
+from luthierd.inference.store import MemoryStore, SqlStore
 from luthierd.inference.trainer_catalog import BaseModelNotFoundError, RevisionNotFoundError
 from luthierd.rpc.idempotency import Replay
 from luthierd.rpc.server import Health, Service
 from luthierd.storage.blobs import BlobNotFoundError
+from luthierd.storage.database import Database
 from serving import VERIFIER
 
 TIMEOUT_S = 10.0
@@ -263,6 +266,15 @@ async def _no_application(engine: Engine) -> Application:
     raise AssertionError("this test has no HTTP")
 
 
+@dataclasses.dataclass(frozen=True)
+class Replica:
+    """One of several servers on one database."""
+
+    name: str
+    database: Database
+    times: ReplicaTimes
+
+
 @dataclasses.dataclass
 class Parts:
     """All parts, with the fakes at hand. `engines` has every engine that was started, the last one lives."""
@@ -270,7 +282,7 @@ class Parts:
     trainer: FakeTrainer
     files: FakeFiles
     proofs: FakeProofs
-    store: MemoryStore
+    store: MemoryStore | SqlStore
     engines: list[FakeEngine]
     host: EngineHost
     generations: Generations
@@ -290,7 +302,8 @@ class Parts:
 
 
 async def make_parts(
-    *known: AdapterRevision, store: MemoryStore | None = None, max_loaded: int = 8, max_unheld: int = 2,
+    *known: AdapterRevision, store: MemoryStore | SqlStore | None = None, replica: Replica | None = None,
+    max_loaded: int = 8, max_unheld: int = 2,
     max_in_flight: int = 32, max_in_flight_per_tenant: int = 32, max_batch: int = 32, spare_batch: int = 0,
     max_answer_s: float = TIMEOUT_S, build: BuildApplication = _no_application,
     meter_clock: Callable[[], float] = time.monotonic,
@@ -308,17 +321,23 @@ async def make_parts(
         engines.append(FakeEngine())
         return engines[-1]
 
-    host = EngineHost(start=start, files=files, store=store, set_serving=health.set_serving)
+    replicas = replica and Replicas(
+        replica.name, store=SqlReplicaStore(replica.database), direct=store, times=replica.times,
+        set_serving=health.set_serving,
+    )  # fmt: skip
+    host = EngineHost(start=start, files=files, store=store, set_serving=(replicas or health).set_serving)
     proofs = FakeProofs()
     generations = Generations(
         files=files, prove=proofs.prove, proofs=store, max_loaded=max_loaded, max_unheld=max_unheld, clock=clock
     )
     quotas = Quotas(store=store, defaults=Limits(), meter_clock=meter_clock)
     deployments = Deployments(
-        store=store, catalog=trainer, generations=generations, host=host, check_adapters=quotas.check_adapters,
-        rng=random.Random(7),
+        store=replicas or store, catalog=trainer, generations=generations, host=host,
+        check_adapters=quotas.check_adapters, rng=random.Random(7),
     )  # fmt: skip
     host.on_started, host.on_died = deployments.replay, generations.forget_all
+    if replicas is not None:
+        replicas.attach(host, deployments, generations)
     await deployments.read()
     capture = await make_capture_house()
     await quotas.read()
@@ -345,7 +364,8 @@ async def make_parts(
     service = inference_service(
         answers=answers, deployments=deployments, generations=generations, host=host, models=trainer,
         capturing=capture.capturing, quotas=quotas, admission=admission, verifier=VERIFIER, replays=MemoryReplays(),
-        health=health, max_answer_s=max_answer_s, background=[host.run, mirror.run, capture.capturing.responses.run],
+        health=health, max_answer_s=max_answer_s,
+        background=[host.run, mirror.run, capture.capturing.responses.run, *([replicas.run] if replicas else [])],
         close=[host.close, capture.close],
     )  # fmt: skip
     return Parts(
