@@ -99,9 +99,14 @@ class ResponseLog:
     def recording(
         self, response_id: str, *, tenant: str, target: str, origin: Origin, prompt: Prompt, mirror_of: str = ""
     ) -> Iterator[Recording]:
-        """Records the answer that is made in the block, also one that is aborted."""
+        """Records the answer that is made in the block, also one that is aborted.
+
+        `mirror_of`: the live answer's id, if this one is shadow traffic's; both are captured or neither.
+        """
         messages = _turns(prompt)
-        recording = Recording(wants_text=messages is not None and self._policies.of(tenant).takes(response_id))
+        recording = Recording(
+            wants_text=messages is not None and self._policies.of(tenant).takes(mirror_of or response_id)
+        )
         try:
             yield recording
         finally:

@@ -78,8 +78,11 @@ class Deployment:
         return tuple({one.sha256: one for one in self.held if one.sha256 in wanted}.values())
 
     def stage(self, candidate: AdapterRevision, now: float) -> Deployment:
-        """With `candidate` loaded but not routed to; all requests go to `live`."""
-        return replace(self, candidate=candidate, shares=(), mirror_sha256="", update_time=now, change=self.change + 1)
+        """With `candidate` loaded but not routed to; all requests go to `live`. A split's end is a new revision."""
+        return replace(
+            self, candidate=candidate, shares=(), mirror_sha256="", update_time=now,
+            revision=self.revision + bool(self.shares), change=self.change + 1,
+        )  # fmt: skip
 
     def split(self, shares: tuple[Share, ...], mirror_sha256: str, now: float) -> Deployment:
         """With requests split over held revisions. RevisionNotHeldError for one of another content."""

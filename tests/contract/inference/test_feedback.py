@@ -19,6 +19,9 @@ from luthier.inference.v1 import inference_service_pb2
 from luthier.inference.v1.feedback_service_pb2_grpc import FeedbackServiceStub
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from luthierd.config import ServerConfig
+from luthierd.curation.domain import Feedback
+from luthierd.curation.parquet_rows import parquet_lines
+from luthierd.curation.rows import ImportLimits, parse_rows
 from serving import bearer, error_info, running
 
 ACME, BETA = "tenants/acme", "tenants/beta"
@@ -234,6 +237,23 @@ async def test_files_are_listed_by_kind_page_by_page(acme: Caller) -> None:
     assert (await refusal(acme.call("ListCaptures", api.ListCapturesRequest(parent=ACME, kind=9))))[0] is (
         grpc.StatusCode.INVALID_ARGUMENT
     )
+
+
+async def test_curation_reads_an_export_as_examples(acme: Caller) -> None:
+    await acme.set_policy(enabled=True)
+    corrected, good, bad = [await acme.ask(prompt) for prompt in ("one?", "two?", "three?")]
+    await acme.record(corrected, correction="1", labels=["fact"])
+    await acme.record(good)
+    await acme.record(bad, rating=pb.RATING_BAD)
+    file = await acme.export()
+    limits = ImportLimits()
+    with acme.parts.capture.blobs.local_path(file.sha256).open("rb") as opened:
+        rows = {row.id: row for row in parse_rows(parquet_lines(opened, limits), limits)}
+    assert {name: (row.prompt[0].content, row.completion) for name, row in rows.items()} == {
+        corrected: ("one?", "1"),
+        good: ("two?", "I am acme-r1"),
+    }
+    assert rows[corrected].feedback == Feedback("GOOD", ("fact",))
 
 
 async def test_no_log_line_holds_a_users_text(acme: Caller, caplog: pytest.LogCaptureFixture) -> None:

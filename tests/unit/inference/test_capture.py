@@ -115,6 +115,23 @@ async def test_the_sample_rate_takes_its_share_and_the_same_one_everywhere() -> 
     assert taken == [number for number in range(4000) if policy.takes(f"r-{number}")]
 
 
+async def test_a_shadow_answer_is_captured_if_its_live_one_is_and_names_it(house: CaptureHouse) -> None:
+    policy = await house.capturing.policies.update(POLICY, PolicyChange(enabled=True, sample_rate=0.5))
+    live = [f"r-{number}" for number in range(20)]
+    for name in live:
+        with house.capturing.responses.recording(
+            f"s{name}", tenant="acme", target=DEPLOYMENT, origin=ORIGIN, prompt="p", mirror_of=name
+        ) as recording:
+            recording.finish(FINISH)
+    await house.capturing.responses.flush()
+    expected = [f"s{name}" for name in live if policy.takes(name)]
+    assert sorted(await texts(house, *(f"s{name}" for name in live))) == sorted(expected)
+    assert 0 < len(expected) < 20
+    kept = await house.store.response("acme", "sr-1", since=0)
+    assert kept is not None
+    assert kept.mirror_of == "r-1"
+
+
 async def test_a_full_queue_drops_and_counts_and_never_waits(house: CaptureHouse) -> None:
     log = ResponseLog(house.store, house.capturing.policies, max_waiting=2, clock=house.clock)
     before = metrics.responses_dropped._value.get()

@@ -6,6 +6,7 @@ import pytest
 from inference_parts import revision
 from luthierd.inference.domain import Deployment, cache_salt
 from luthierd.inference.errors import NoCandidateError, NoPreviousError
+from luthierd.inference.traffic import Share
 
 NEW = Deployment(name="tenants/acme/deployments/d", create_time=1.0, update_time=1.0)
 R1, R2, R3 = revision("r1"), revision("r2"), revision("r3")
@@ -23,6 +24,12 @@ def test_staging_routes_nothing_and_promoting_uses_the_candidate_up() -> None:
     assert (staged.live, staged.candidate, staged.revision) == (R1, R2, 1)
     promoted = staged.promote(4.0)
     assert (promoted.live, promoted.candidate, promoted.previous) == (R2, None, R1)
+
+
+def test_staging_ends_a_split_and_an_answer_can_tell_by_the_revision() -> None:
+    split = NEW.route(R1, 2.0).route(R2, 3.0).split((Share(R1.sha256, 1), Share(R2.sha256, 1)), "", 4.0)
+    staged = split.stage(R3, 5.0)
+    assert (staged.shares, staged.live, staged.revision) == ((), R2, split.revision + 1)
 
 
 def test_every_change_changes_the_etag() -> None:
