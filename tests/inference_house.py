@@ -6,6 +6,8 @@ revisions which the tests make.
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import os
 import pathlib
 import signal
@@ -13,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import grpc
 import psutil
@@ -145,6 +147,25 @@ class House:
         assert self.process is not None
         self.process.terminate()
         return self.process.wait(timeout=60)
+
+
+@contextlib.contextmanager
+def running_house(folder: pathlib.Path, **settings: object) -> Iterator[House]:
+    """A server of its own, with a stand-in for the trainer; `settings`: fields of `InferenceConfig`."""
+    trainer = Trainer()
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))
+    adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(trainer, server)
+    base_model_service_pb2_grpc.add_BaseModelServiceServicer_to_server(trainer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    made = House(folder, trainer, port, settings=settings)
+    made.start()
+    try:
+        yield made
+    finally:
+        code = made.stop()
+        server.stop(0)
+    assert code == 0, made.log.read_text()[-2000:]
 
 
 def free_port() -> int:

@@ -6,7 +6,7 @@
                                     sees the new version -> routes to it, in one step -> lets the intent's hold go
 
 A replica is live while its lease runs and its engine is ready; one that dies stops counting when its lease ends. The
-intent of a caller that died is passed over. All of it is polled; docs/decisions/0010 has the bounds.
+intent of a caller that died is passed over. All of it is polled; docs/decisions/0011 has the bounds.
 """
 
 from __future__ import annotations

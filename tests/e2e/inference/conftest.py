@@ -2,34 +2,10 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextlib
-import pathlib
 from collections.abc import Iterator
 
-import grpc
 import pytest
-from inference_house import House, Trainer
-from luthier.trainer.v1 import adapter_service_pb2_grpc, base_model_service_pb2_grpc
-
-
-@contextlib.contextmanager
-def running_house(folder: pathlib.Path, **settings: str) -> Iterator[House]:
-    """A server of its own, with a stand-in for the trainer; `settings`: fields of `InferenceConfig`."""
-    trainer = Trainer()
-    server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))
-    adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(trainer, server)
-    base_model_service_pb2_grpc.add_BaseModelServiceServicer_to_server(trainer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    made = House(folder, trainer, port, settings=settings)
-    made.start()
-    try:
-        yield made
-    finally:
-        code = made.stop()
-        server.stop(0)
-    assert code == 0, made.log.read_text()[-2000:]
+from inference_house import House, running_house
 
 
 @pytest.fixture(scope="session")
