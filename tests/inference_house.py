@@ -80,6 +80,7 @@ class House:
             "LUTHIER_TRAINER_ADDRESS": f"127.0.0.1:{trainer_port}",
             "LUTHIER_INFERENCE_DTYPE": "float32",
             "LUTHIER_INFERENCE_GRACE_S": "2",
+            "LUTHIER_INFERENCE_MAX_ADAPTER_BYTES": str(8 * 2**20),
             **{f"LUTHIER_INFERENCE_{name.upper()}": str(value) for name, value in (settings or {}).items()},
         }
         self.log = folder / "inference.log"

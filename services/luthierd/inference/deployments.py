@@ -179,7 +179,7 @@ class Deployments:
             if (
                 before
                 and there
-                and there.sha256 == revision.sha256
+                and (there.sha256, there.base_model) == (revision.sha256, revision.base_model)
                 and generation is not None
                 and generation.error is None
             ):

@@ -105,6 +105,7 @@ class Generations:
             if generation.state is not GenerationState.FAILED:
                 generation.state = GenerationState.COLD
             self._forget_unheld(generation)
+        self._changed.set()
 
     async def ensure(self, revision: AdapterRevision) -> Generation:
         """Loads and, the first time, proves a revision unless it is READY; one load for all that wait.
@@ -136,15 +137,21 @@ class Generations:
         try:
             await self._bring(generation, clock)
         except LuthierError as error:
-            with contextlib.suppress(EngineUnavailableError):
-                await self._take_out(generation)  # what was loaded and did not pass must not stay
+            await self._discard(generation)
             if not isinstance(error, UnavailableError | ResourceExhaustedError):
                 self._fail(generation, error)
             raise StageFailedError(clock.current, error) from error
         finally:
+            await self._discard(generation)
             generation.loading = None
             self._forget_unheld(generation)
             self._changed.set()
+
+    async def _discard(self, generation: Generation) -> None:
+        """What was loaded and did not get through must not stay."""
+        if generation.state is GenerationState.LOADING:
+            with contextlib.suppress(EngineUnavailableError):
+                await self._take_out(generation)
 
     async def _bring(self, generation: Generation, clock: StageClock) -> None:
         """Through all stages to READY."""
@@ -230,13 +237,14 @@ class Generations:
         chosen: Generation | None = None
         try:
             while self._is_full(newcomer):
+                has_place = self.loaded_count < self._max_loaded  # then it is the bound on unheld ones
                 leaving = [one for one in self._resident() if one.may_leave or one is chosen]
-                idle = [one for one in leaving if one.lease_count == 0]
+                idle = [one for one in leaving if one.lease_count == 0 and not (has_place and one.held_by)]
                 if idle:
                     await self._evict(min(idle, key=lambda one: (bool(one.held_by), *rank(one.worth))))
                     continue
-                if self.loaded_count < self._max_loaded:
-                    return  # the bound on unheld ones is soft while requests lease them
+                if has_place:
+                    return  # that bound is soft while requests lease them
                 if all(one.pinned_by for one in self._resident()):
                     raise AdapterSlotsFullError(self._max_loaded)
                 if chosen is None and leaving:

@@ -258,12 +258,15 @@ async def test_a_stale_etag_is_refused() -> None:
 
 async def test_another_base_model_than_the_engine_holds_is_refused() -> None:
     elsewhere = revision("r7", base=OTHER_BASE)
-    parts = await make_parts(R1, elsewhere)
+    same_files = revision("r8", content="acmer1", base=OTHER_BASE)
+    assert same_files.sha256 == R1.sha256
+    parts = await make_parts(R1, elsewhere, same_files)
     async with running(parts.service, CONFIG) as channel:
         await deploy(channel, R1.name)
         start = engine_api.StartEngineRequest(base_model=OTHER_BASE.name)
         refusals = [
             await refusal(deploy(channel, elsewhere.name)),
+            await refusal(deploy(channel, same_files.name)),
             await refusal(generate(channel, ask(OTHER_BASE.name))),
             await refusal(EngineServiceStub(channel).StartEngine(start, metadata=bearer(), timeout=TIMEOUT_S)),
         ]

@@ -174,6 +174,72 @@ async def test_a_restarted_server_is_ready_before_its_adapters_and_reports_what_
     assert refused == (grpc.StatusCode.UNAVAILABLE, "ENGINE_UNAVAILABLE")
 
 
+async def test_the_engines_death_frees_whoever_waits_for_a_place() -> None:
+    parts = await small_parts(max_loaded=1)
+    async with running(parts.service, CONFIG) as channel:
+        await deploy_all(channel, 2)
+        parts.engine.gate.clear()
+        busy = asyncio.create_task(refusal(generate(channel, ask(NAMES[1]))))
+        await parts.engine.began.wait()
+        waiting = asyncio.create_task(refusal(generate(channel, ask(NAMES[0]))))
+        generation = parts.generations.get(REVISIONS[1])
+        assert generation is not None
+        await until(lambda: generation.is_leaving)
+        parts.engine.die()
+        refused = [await busy, await waiting]
+        await until(lambda: parts.host.status.start_count >= 2 and state_of(parts) == "READY")
+        texts = [(await generate(channel, ask(name))).text for name in NAMES[:2]]
+    assert {code for code, _ in refused} == {grpc.StatusCode.UNAVAILABLE}
+    assert texts == ["I am acme-r1", "I am acme-r2"]
+
+
+async def test_adapters_of_evaluations_do_not_drive_out_those_of_deployments_while_there_are_places() -> None:
+    parts = await make_parts(*REVISIONS, max_loaded=5, max_unheld=1)
+    async with running(parts.service, CONFIG) as channel:
+        await deploy_all(channel, 2)
+        parts.engine.gate.clear()
+        busy = asyncio.create_task(generate(channel, ask(REVISIONS[2].name)))
+        await parts.engine.began.wait()
+        second = asyncio.create_task(generate(channel, ask(REVISIONS[3].name)))
+        await until(lambda: len(parts.engine.loaded) == 4)
+        parts.engine.gate.set()
+        await asyncio.gather(busy, second)
+        await generate(channel, ask(REVISIONS[4].name))
+    assert loaded(parts) == {"acme-r1", "acme-r2", "acme-r5"}
+
+
+async def test_a_proof_that_cannot_be_kept_leaves_nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = await small_parts()
+
+    async def broken(sha256: str, proof: Proof) -> None:
+        raise OSError("no disk")
+
+    async with running(parts.service, CONFIG) as channel:
+        await deploy_all(channel, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(parts.store, "put_proof", broken)
+            code, _ = await refusal(deploy(channel, REVISIONS[1].name, name=NAMES[1]))
+        assert (code, loaded(parts)) == (grpc.StatusCode.INTERNAL, {"acme-r1"})
+        await deploy(channel, REVISIONS[1].name, name=NAMES[1])
+        assert (await generate(channel, ask(NAMES[1]))).text == "I am acme-r2"
+
+
+async def test_a_rollback_works_after_a_restart_though_nothing_is_loaded_yet() -> None:
+    first = await small_parts()
+    async with running(first.service, CONFIG) as channel:
+        for one in REVISIONS[:2]:
+            await deploy(channel, one.name, name=NAMES[0])
+    again = await small_parts(max_loaded=1, store=first.store)
+    async with running(again.service, CONFIG) as channel:
+        await until(lambda: state_of(again) == "READY")
+        request = api.RollbackDeploymentRequest(name=NAMES[0])
+        stub = DeploymentServiceStub(channel)
+        rolled = (await stub.RollbackDeployment(request, metadata=bearer(), timeout=TIMEOUT_S)).deployment
+        answer = await generate(channel, ask(NAMES[0]))
+    assert (rolled.live.adapter_revision, rolled.previous.adapter_revision) == (REVISIONS[0].name, REVISIONS[1].name)
+    assert answer.text == "I am acme-r1"
+
+
 async def test_a_generation_that_failed_is_tried_again_after_a_while_and_not_before() -> None:
     now_s = 100.0
     parts = await make_parts(*REVISIONS, max_loaded=1, clock=lambda: now_s)

@@ -15,6 +15,14 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def small_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A server with places for two adapters."""
+    folder = tmp_path_factory.mktemp("small")
+    with running_house(folder, max_loaded_adapters="2", max_batch_adapters="2", max_unheld_adapters="1") as made:
+        yield made
+
+
 @pytest.fixture(scope="session")
 def transformers_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """A server whose engine is transformers."""

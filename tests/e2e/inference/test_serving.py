@@ -9,17 +9,14 @@ from collections.abc import AsyncIterator
 
 import grpc
 import httpx
-import numpy as np
 import openai
 import psutil
 import pytest
-import tiny_model
 from inference_house import BASE, House
 from luthier import AsyncClient, Endpoints
 from luthier import errors as client_errors
 from luthier.inference.v1 import inference_service_pb2 as api
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
-from safetensors.numpy import load_file, save_file
 from serving import error_info
 
 pytestmark = pytest.mark.e2e
@@ -195,31 +192,6 @@ async def test_the_openai_client_completes_streams_and_lists(
     assert plain.model == BASE
     assert plain.usage is not None
     assert plain.usage.completion_tokens == 4
-
-
-async def test_an_adapter_that_does_nothing_and_one_that_is_not_finite_are_refused_with_their_stage(
-    house: House, clients: dict[str, AsyncClient], revisions: dict[str, list[str]]
-) -> None:
-    client = clients["north"]
-    live = await client.deployments.deploy(deployment("north"), adapter_revision=revisions["north"][0])
-    idle = house.add_revision("north", "r1", seed=77, adapter="idle", strength=0.0)
-    spoilt = tiny_model.write_adapter(house.folder / "made/spoilt", seed=78)
-    tensors = load_file(spoilt / "adapter_model.safetensors")
-    next(iter(tensors.values()))[0, 0] = np.inf
-    save_file(tensors, spoilt / "adapter_model.safetensors")
-    house.register("tenants/north/adapters/spoilt/revisions/r1", spoilt)
-    big = house.add_revision("north", "r1", seed=79, adapter="big", rank=64)
-    stages = {}
-    for name in (idle, "tenants/north/adapters/spoilt/revisions/r1", big):
-        with pytest.raises(client_errors.FailedPreconditionError) as caught:
-            await client.deployments.deploy(deployment("north"), adapter_revision=name)
-        stages[name.split("/")[3]] = (caught.value.metadata["stage"], caught.value.metadata["cause"])
-    assert stages == {
-        "idle": ("prove", "ADAPTER_HAS_NO_EFFECT"),
-        "spoilt": ("verify", "ADAPTER_NOT_FINITE"),
-        "big": ("verify", "ADAPTER_RANK_TOO_LARGE"),
-    }
-    assert (await client.deployments.get(deployment("north"))).etag == live.etag
 
 
 async def test_a_killed_engine_comes_back_with_every_deployment(

@@ -150,7 +150,8 @@ def _arguments(folder: pathlib.Path, settings: VllmSettings, *, on_gpu: bool) ->
         "enable_prefix_caching": True,
         "enable_lora": True,
         "max_loras": settings.max_batch_adapters,
-        "max_cpu_loras": settings.max_loaded_adapters + 1,  # vLLM must never drop one by itself
+        # vLLM must never drop one by itself, and insists on as many as fit into a batch
+        "max_cpu_loras": max(settings.max_loaded_adapters + 1, settings.max_batch_adapters),
         "max_lora_rank": settings.max_lora_rank,
         "enable_log_requests": False,
         "disable_log_stats": True,
