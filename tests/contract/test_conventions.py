@@ -22,8 +22,22 @@ SHARED_METHODS = {
 }
 """Methods whose request need not name a tenant, and why."""
 
-READING_VERBS = ("Get", "List", "Read", "Watch", "Generate", "Chat", "BatchGenerate", "Score", "Embed", "Run")
-"""What these methods do leaves nothing behind that a second call would double. Run: a gate judges, it keeps nothing."""
+READING_VERBS = (
+    "Get",
+    "List",
+    "Read",
+    "Watch",
+    "Generate",
+    "Chat",
+    "BatchGenerate",
+    "Score",
+    "Embed",
+    "Prefetch",
+    "Run",
+)
+"""What these methods do leaves nothing behind that a second call would double. Run: a gate judges, it keeps nothing.
+Prefetch: what is loaded already stays as it is.
+"""
 
 
 def services() -> Iterator[ServiceDescriptor]:

@@ -20,11 +20,12 @@ ANSWERS = {
     "GetTrainingJob": {"training_job": {"state": 4, "adapter_revision": "tenants/acme/adapters/support/revisions/r1"}},
     "WatchTrainingJob": [{"event": {"event_id": 1, "progress": {"step": 1}}}, {"event": {"event_id": 2, "state": 4}}],
     "ChatStream": [{"delta": "Hello"}],
+    "DeployAdapter": {"deployment": {"name": "tenants/acme/deployments/support"}},
 }
 
 
 def test_the_page_has_its_snippets():
-    assert len(SNIPPETS) == 7
+    assert len(SNIPPETS) == 9
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda text: text.split("\n\n")[-1][:30].strip())
