@@ -93,11 +93,12 @@ async def main(config: InferenceConfig) -> None:
         max_body_bytes=config.max_http_body_bytes, max_answer_s=config.max_answer_s,
     )  # fmt: skip
     http = HttpServer(front, config)
+    following = [replicas.run, quotas.run] if replicas else []
     service = inference_service(
         answers=answers, deployments=deployments, generations=generations, host=host, models=models,
         capturing=capturing, quotas=quotas, admission=admission, verifier=verifier,
         replays=SqlReplayStore(database), health=health, max_answer_s=config.max_answer_s,
-        background=[host.run, http.run, mirror.run, *capturing.background, *([replicas.run] if replicas else [])],
+        background=[host.run, http.run, mirror.run, *capturing.background, *following],
         close=[http.close, host.close, client.close, capturing.responses.flush, database.close],
     )  # fmt: skip
     await serve(service, config)

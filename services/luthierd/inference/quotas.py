@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from luthierd.errors import LuthierError
 from luthierd.inference.errors import AdapterQuotaError, EtagMismatchError, QuotaExceededError
 from luthierd.inference.quota_domain import Limits, Quota, RateMeter
 
+log = logging.getLogger(__name__)
+
+FOLLOW_S = 5.0
+"""How late, at most, a change of a quota holds in the other replicas."""
 REQUESTS, TOKENS = "requests_per_minute", "tokens_per_minute"
 
 
@@ -41,6 +47,16 @@ class Quotas:
         self._table = {quota.name: quota for quota in await self._store.quotas()}
         self._limits = {}
 
+    async def run(self) -> None:
+        """Follows what other replicas set, until cancelled. Without the store the last limits hold."""
+        while True:
+            await asyncio.sleep(FOLLOW_S)
+            try:
+                async with self._lock:
+                    await self.read()
+            except (OSError, LuthierError) as error:
+                log.warning("quotas cannot be read", extra={"error": type(error).__name__})
+
     def get(self, name: str) -> Quota:
         """The quota `tenants/{t}/quota`; one of which nothing was set yet is there, too."""
         return self._table.get(name) or Quota(name=name)
@@ -62,7 +78,11 @@ class Quotas:
             if etag and etag != before.etag:
                 raise EtagMismatchError(name)
             after = before.changed(changes, self._clock())
-            await self._store.put_quota(after, change=before.change)
+            try:
+                await self._store.put_quota(after, change=before.change)
+            except EtagMismatchError:
+                await self.read()  # another replica changed it
+                raise
             self._table[name] = after
             self._limits = {}
             return after

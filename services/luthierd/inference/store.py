@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from luthierd.inference.domain import AdapterRevision, BaseModel, Deployment, ParityCertificate, Proof, Stage
-from luthierd.inference.errors import EtagMismatchError
+from luthierd.inference.errors import EtagMismatchError, SharedStateUnreachableError
 from luthierd.inference.quota_domain import Quota
 from luthierd.inference.traffic import Share
 from luthierd.storage.database import Database
@@ -118,9 +118,12 @@ class SqlStore:
             await connection.execute(query)
 
     async def quotas(self) -> list[Quota]:
-        """All that were set."""
-        async with self._database.read() as connection:
-            rows = (await connection.execute(sa.select(_quotas))).mappings().all()
+        """All that were set. SharedStateUnreachableError."""
+        try:
+            async with self._database.read() as connection:
+                rows = (await connection.execute(sa.select(_quotas))).mappings().all()
+        except (OSError, sa.exc.DBAPIError) as error:
+            raise SharedStateUnreachableError(type(error).__name__) from error
         return [Quota(**dict(row)) for row in rows]
 
     async def put_quota(self, quota: Quota, *, change: int) -> None:

@@ -22,6 +22,7 @@ from luthierd.config import ServerConfig
 from luthierd.inference.answers import Leased
 from luthierd.inference.config import InferenceConfig
 from luthierd.inference.engine_host import Engine
+from luthierd.inference.errors import EtagMismatchError
 from luthierd.inference.http_exchange import Usage
 from luthierd.inference.http_front import Application
 from luthierd.inference.http_server import HttpServer
@@ -378,3 +379,13 @@ async def test_quotas_that_another_replica_changed_hold_after_a_read() -> None:
     assert parts.quotas.limits("acme").weight == 1
     await parts.quotas.read()
     assert parts.quotas.limits("acme").weight == 9
+
+
+async def test_a_change_against_what_another_replica_set_is_aborted_once_and_then_made() -> None:
+    parts = await make_parts()
+    other = Quotas(store=parts.store, defaults=parts.quotas.limits("nobody"))
+    await other.update(QUOTA, {"weight": 9})
+    with pytest.raises(EtagMismatchError):
+        await parts.quotas.update(QUOTA, {"requests_per_minute": 5})
+    quota = await parts.quotas.update(QUOTA, {"requests_per_minute": 5})
+    assert quota.own == {"weight": 9, "requests_per_minute": 5}
