@@ -58,9 +58,10 @@ def write_tokenizer(folder: pathlib.Path) -> PreTrainedTokenizerFast:
 
 
 def write_adapter(
-    folder: pathlib.Path, *, seed: int, rank: int = 8, strength: float = 1.0, modules: Sequence[str] = tuple(SIZES)
-) -> pathlib.Path:
-    """A LoRA adapter in PEFT's form. `strength` 0 makes one that does nothing."""
+    folder: pathlib.Path, *, seed: int, rank: int = 8, strength: float = 1.0, modules: Sequence[str] = tuple(SIZES),
+    alpha: float = 0.0, use_rslora: bool = False,
+) -> pathlib.Path:  # fmt: skip
+    """A LoRA adapter in PEFT's form. `strength` 0 makes one that does nothing; `alpha` 0: the rank."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for layer in range(LAYERS):
@@ -73,8 +74,8 @@ def write_adapter(
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "adapter_model.safetensors")
     config = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "lora_dropout": 0.0,
-        "bias": "none", "target_modules": list(modules), "fan_in_fan_out": False, "use_rslora": False,
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": alpha or rank, "lora_dropout": 0.0,
+        "bias": "none", "target_modules": list(modules), "fan_in_fan_out": False, "use_rslora": use_rslora,
         "use_dora": False, "modules_to_save": None, "inference_mode": True, "base_model_name_or_path": None,
     }  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(config))

@@ -24,6 +24,9 @@ Response = TypeVar("Response", bound=Message)
 Event = TypeVar("Event", bound="WatchedEvent")
 TokenSource = str | Callable[[], str] | Callable[[], Awaitable[str]]
 
+TARGET_HEADER = "x-luthier-target"
+"""Load balancers cannot look into a message: by this calls for the same weights meet on a replica (deploy/envoy)."""
+
 DEFAULT_DEADLINE_S = 30.0
 # Seconds, by method, where the default does not fit: work that is done before the answer, and bulk data.
 DEADLINES_S = {
@@ -148,7 +151,7 @@ class Transport:
         """Makes a unary call; UNAVAILABLE is retried, every other status is raised as its `RpcError`."""
 
         async def once(remaining_s: float) -> Response:
-            return await call(request, timeout=remaining_s, metadata=await self.metadata())
+            return await call(request, timeout=remaining_s, metadata=await self.metadata(request))
 
         return await self.retrying(once, method=method_of(request), timeout_s=timeout_s)
 
@@ -209,7 +212,7 @@ class Transport:
         attempt, received = 0, False
         while True:
             remaining_s = None if deadline == float("inf") else max(deadline - time.monotonic(), 0.001)
-            running = call(request, timeout=remaining_s, metadata=await self.metadata())
+            running = call(request, timeout=remaining_s, metadata=await self.metadata(request))
             try:
                 while (message := await self._read(running, idle_s, method)) is not None:
                     received = True
@@ -282,14 +285,20 @@ class Transport:
             attempt += 1
             await asyncio.sleep(self.retry.backoff_s(attempt, rng=self._rng))
 
-    async def metadata(self) -> grpc.aio.Metadata:
-        """Metadata of a call: the bearer token, and an id that the service writes into its log lines."""
+    async def metadata(self, request: Message | None = None) -> grpc.aio.Metadata:
+        """Metadata of a call: the bearer token, and an id that the service writes into its log lines.
+
+        A request that names a target says so in `TARGET_HEADER`, too.
+        """
         pairs: list[tuple[str, str]] = [("x-request-id", str(uuid.uuid4()))]
         token = self._token() if callable(self._token) else self._token
         if inspect.isawaitable(token):
             token = await token
         if token:
             pairs.append(("authorization", f"Bearer {token}"))
+        target = getattr(request, "target", None)
+        if isinstance(target, Message) and (kind := target.WhichOneof("target")):
+            pairs.append((TARGET_HEADER, getattr(target, kind)))
         return grpc.aio.Metadata(*pairs)
 
     def error_of(self, failure: grpc.aio.AioRpcError, *, method: str) -> RpcError:

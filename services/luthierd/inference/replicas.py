@@ -153,8 +153,9 @@ class Replicas:
         self._following = asyncio.Lock()
         self._is_live, self._is_ready = False, False
         self._renewed_s = 0.0
-        self._seen: dict[str, Intent] = {}  # intents that were proved or refused here, or are about to be
-        self._proving: set[asyncio.Task[None]] = set()
+        self._held: dict[str, Intent] = {}  # intents whose revisions are held here
+        self._taken: set[str] = set()  # of them, those that this engine has proved or refused, or is about to
+        self._group: asyncio.TaskGroup | None = None
         self._woken = asyncio.Event()
 
     def attach(self, host: EngineHost, deployments: Deployments, generations: Generations) -> None:
@@ -233,7 +234,7 @@ class Replicas:
     def _died(self) -> None:
         _, _, generations = self._all()
         generations.forget_all()
-        self._seen.clear()
+        self._taken.clear()
         self._is_live = False
         self._woken.set()
 
@@ -251,11 +252,10 @@ class Replicas:
         """Renews the lease, follows what others publish, proves what they intend. Until cancelled; then it leaves."""
         try:
             async with asyncio.TaskGroup() as group:
+                self._group = group
                 group.create_task(self._keep(self._renew, self._times.lease_s / RENEWALS_PER_LEASE))
                 group.create_task(self._keep(self._look, self._times.poll_s))
         finally:
-            for task in self._proving:
-                task.cancel()
             with contextlib.suppress(OSError, LuthierError):
                 await asyncio.shield(self._store.leave(self.name))
 
@@ -293,19 +293,20 @@ class Replicas:
             await self._report(self._is_ready)
 
     async def _look(self) -> None:
-        host, _, _ = self._all()
+        host, _, generations = self._all()
         if host.status.state is EngineState.STOPPED and (chosen := await self._store.chosen_base_model()):
             await host.want(chosen)
         pulse = await self._store.pulse(self.name)
         if pulse.version > self._version:
             await self._follow()
-        await self._let_go({intent.id for intent in pulse.intents})
+        self._let_go({intent.id for intent in pulse.intents})
         for intent in pulse.intents:
-            if self._is_live and intent.id not in self._seen:
-                self._seen[intent.id] = intent
-                task = asyncio.create_task(self._prove(intent))
-                self._proving.add(task)
-                task.add_done_callback(self._proving.discard)
+            if self._is_live and self._group is not None and intent.id not in self._taken:
+                self._taken.add(intent.id)
+                self._held[intent.id] = intent
+                for revision in intent.revisions:
+                    generations.hold(revision, _holder(intent.id))
+                self._group.create_task(self._prove(intent))
 
     async def _follow(self) -> None:
         """Routes by the newest state, in one step."""
@@ -322,16 +323,13 @@ class Replicas:
         try:
             await self._store.prove(intent, self.name, await self._refusal(intent))
         except (OSError, UnavailableError):
-            self._seen.pop(
-                intent.id, None
-            )  # the next look tries again, with the next engine or a database that answers
+            self._taken.discard(intent.id)  # the next look tries again: another engine, a database that answers
 
     async def _refusal(self, intent: Intent) -> Refusal | None:
         """None once all is loaded and proved. EngineUnavailableError."""
         _, _, generations = self._all()
         for revision in intent.revisions:
             try:
-                generations.hold(revision, _holder(intent.id))
                 await generations.ensure(revision)
             except StageFailedError as failed:
                 if isinstance(failed.cause, EngineUnavailableError):
@@ -339,11 +337,12 @@ class Replicas:
                 return Refusal(self.name, revision.name, failed.cause.reason, str(failed.cause))
         return None
 
-    async def _let_go(self, open_ids: set[str]) -> None:
+    def _let_go(self, open_ids: set[str]) -> None:
         """Of intents that are closed, what their deployments do not hold by now."""
         _, _, generations = self._all()
-        for closed in self._seen.keys() - open_ids:
-            for revision in self._seen.pop(closed).revisions:
+        for closed in self._held.keys() - open_ids:
+            self._taken.discard(closed)
+            for revision in self._held.pop(closed).revisions:
                 generations.release(revision, _holder(closed))
 
     def _all(self) -> tuple[EngineHost, Deployments, Generations]:

@@ -33,6 +33,7 @@ async def test_an_answer_names_its_generation_and_unset_sampling_stays_unset(cli
 async def test_the_kind_of_target_follows_from_its_name(client, installation, name, field):
     await client.inference.chat(name, [{"role": "user", "content": "x"}])
     assert installation.inference.asked[0].target == api.Target(**{field: name})
+    assert installation.inference.metadata[0]["x-luthier-target"] == name
 
 
 async def test_what_cannot_answer_is_refused_before_the_call(client):
