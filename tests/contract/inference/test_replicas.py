@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 import luthierd.inference
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from inference_parts import BASE, Parts, Replica, make_parts, revision
 from luthier.inference.v1 import deployment_pb2, inference_service_pb2
 from luthier.inference.v1 import deployment_service_pb2 as deployment_api
@@ -17,7 +18,7 @@ from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceSt
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from luthierd.config import ServerConfig
 from luthierd.inference.domain import Deployment, EngineState
-from luthierd.inference.errors import ReplicaLeaseLostError
+from luthierd.inference.errors import ReplicaLeaseLostError, SharedStateUnreachableError
 from luthierd.inference.replica_store import SqlReplicaStore
 from luthierd.inference.replicas import Barrier, Intent, ReplicaTimes
 from luthierd.inference.store import SqlStore
@@ -29,6 +30,7 @@ SUPPORT = "tenants/acme/deployments/support"
 R1, R2, R3 = revision("r1"), revision("r2"), revision("r3")
 TIMES = ReplicaTimes(lease_s=1.0, poll_s=0.02, proof_s=20.0)
 TIMEOUT_S = 20
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 @pytest.fixture
@@ -53,6 +55,7 @@ class Server:
 
     def __init__(self, parts: Parts, channel: grpc.aio.Channel) -> None:
         self.parts = parts
+        self._channel = channel
         self._deployments, self._inference = DeploymentServiceStub(channel), InferenceServiceStub(channel)
 
     async def deploy(self, name: str, **fields: object) -> deployment_pb2.Deployment:
@@ -75,6 +78,12 @@ class Server:
         )
         answer = await self._inference.Generate(request, metadata=bearer(), timeout=TIMEOUT_S)
         return answer.origin.generation, answer.text
+
+    async def health(self, stack: contextlib.AsyncExitStack) -> AsyncIterator[int]:
+        """What the server says of itself, each time that it changes."""
+        call = health_pb2_grpc.HealthStub(self._channel).Watch(health_pb2.HealthCheckRequest())
+        stack.callback(call.cancel)
+        return (answer.status async for answer in call)
 
     async def ready(self) -> None:
         """Returns when its engine is there, chosen by whichever replica was asked first."""
@@ -213,6 +222,31 @@ async def test_replicas_that_are_too_slow_are_named_and_nothing_changes(shared: 
         assert metadata["replicas"] == "b"
         assert (await refusal(b.ask()))[0] is grpc.StatusCode.NOT_FOUND
         b.parts.proofs.gate.set()
+
+
+async def test_a_replica_cut_off_from_the_database_answers_on_says_not_serving_and_comes_back(
+    shared: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unreachable(*_: object, **__: object) -> None:
+        raise SharedStateUnreachableError("OSError")
+
+    quick = ReplicaTimes(lease_s=0.3, poll_s=0.02, proof_s=20.0)
+    async with replica("a", shared, quick) as a, contextlib.AsyncExitStack() as stack:
+        await a.parts.host.want(BASE)
+        await a.deploy(R1.name)
+        health = await a.health(stack)
+        assert await anext(health) == SERVING
+        with monkeypatch.context() as patch:
+            for method in ("renew", "pulse", "open_intent"):
+                patch.setattr(SqlReplicaStore, method, unreachable)
+            assert await anext(health) == NOT_SERVING
+            assert (await a.ask())[0] == R1.generation
+            assert (await refusal(a.deploy(R2.name)))[:2] == (
+                grpc.StatusCode.UNAVAILABLE, "SHARED_STATE_UNREACHABLE"
+            )  # fmt: skip
+        assert await anext(health) == SERVING
+        await a.deploy(R2.name)
+        assert (await a.ask())[0] == R2.generation
 
 
 async def test_the_store_counts_who_has_a_lease_and_the_newest_version(shared: Database) -> None:
