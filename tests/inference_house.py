@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 import grpc
+import httpx
 import psutil
 import tiny_model
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -130,6 +131,12 @@ class House:
             except grpc.RpcError:
                 return False
             return answer.status == health_pb2.HealthCheckResponse.SERVING
+
+    async def metric(self, name: str) -> float:
+        """The value of a metric without labels."""
+        async with httpx.AsyncClient() as client:
+            page = (await client.get(f"http://127.0.0.1:{self.metrics_port}/metrics")).text
+        return next(float(line.split()[1]) for line in page.splitlines() if line.startswith(f"{name} "))
 
     def engine_process(self) -> psutil.Process:
         """The process that holds the model."""
