@@ -146,7 +146,7 @@ def _parity(generation: Generation) -> str:
     found = generation.certificate
     if not found.row_count:
         return "no record of the training"
-    return f"{found.deviation_mean_nats:.4f} of {found.tolerance_nats:g}"
+    return f"{found.deviation_mean_nats:.2g} of {found.tolerance_nats:g}"
 
 
 def _text(generation: Generation) -> str:

@@ -50,25 +50,25 @@ async def test_an_adapter_that_does_nothing_is_refused(
 
 
 async def test_an_adapter_with_another_effect_than_in_training_is_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(AdapterDeviatesError, match=r"0\.700 nats off") as caught:
+    with pytest.raises(AdapterDeviatesError, match=r"0\.7000 nats off") as caught:
         await prove(ScoringEngine(-0.3), adapter(tmp_path, trained=-1.0))
     assert caught.value.metadata["deviation_nats"] == "0.7000"
 
 
 async def test_the_tolerance_is_that_of_the_coarser_side(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(AdapterDeviatesError, match=r"where 0\.02 are allowed"):
-        await prove(ScoringEngine(-0.3), adapter(tmp_path, trained=-0.4))
+    with pytest.raises(AdapterDeviatesError, match=r"where 0\.001 are allowed"):
+        await prove(ScoringEngine(-0.3), adapter(tmp_path, trained=-0.35))
     for engine, trained in (("bfloat16", "float32"), ("float32", "bfloat16")):
-        certificate = await prove(ScoringEngine(-0.3, engine), adapter(tmp_path, trained=-0.4, dtype=trained))
-        assert certificate.tolerance_nats == 0.25
+        certificate = await prove(ScoringEngine(-0.3, engine), adapter(tmp_path, trained=-0.35, dtype=trained))
+        assert certificate.tolerance_nats == 0.06
 
 
 async def test_the_certificate_says_what_was_compared_with_what(tmp_path: pathlib.Path) -> None:
-    found = await prove(ScoringEngine(-0.3), adapter(tmp_path, trained=-0.31), clock=lambda: 12.5)
+    found = await prove(ScoringEngine(-0.3), adapter(tmp_path, trained=-0.3005), clock=lambda: 12.5)
     assert (found.row_count, found.token_count, found.prove_time) == (1, 2, 12.5)
     assert (found.engine_dtype, found.training_dtype, found.engine_version) == ("float32", "float32", "fake 1 (memory)")
     measured = (found.deviation_mean_nats, found.deviation_max_nats, found.base_deviation_mean_nats)
-    assert measured == pytest.approx((0.01, 0.01, 0.5))
+    assert measured == pytest.approx((0.0005, 0.0005, 0.5))
     assert (found.effect_mean_nats, found.effect_max_nats) == pytest.approx((0.7, 0.7))
 
 
