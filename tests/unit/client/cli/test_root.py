@@ -18,6 +18,9 @@ from luthier.cli.main import COMMANDS, root
 
 JOB = "tenants/acme/trainingJobs/j1"
 RUN = [sys.executable, "-c", "from luthier.cli.main import main; main()"]
+HEED = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+AS_IN_A_TERMINAL = [*RUN[:2], HEED + RUN[2]]
+"""A shell's background jobs, and their children, are born deaf to Ctrl-C."""
 
 
 def every_command():
@@ -196,7 +199,7 @@ async def test_ctrl_c_leaves_the_job_running_and_says_how_to_watch_it_again(serv
 
     def interrupt() -> tuple[int, str]:
         process = subprocess.Popen(
-            [*RUN, "jobs", "watch", JOB], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*AS_IN_A_TERMINAL, "jobs", "watch", JOB], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         assert process.stderr is not None
         assert "warming up" in process.stderr.readline()
