@@ -318,9 +318,9 @@ class Deployments:
             self._let_go(after, before)
             raise
         self._route(after)
-        newest = after.candidate if before and after.live == before.live else after.live
-        if newest is not None:
-            self._generations.note_stage(newest, clock.end()[-1])
+        (published,) = clock.end()
+        for revision in set(after.held) - set(before.held if before else ()):
+            self._generations.note_stage(revision, published)
         return after
 
     def _let_go(self, held: Deployment | None, kept: Deployment | None) -> None:
