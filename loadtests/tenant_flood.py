@@ -89,7 +89,11 @@ class Phase:
         seen.total_s.append(time.monotonic() - began)
 
     async def application(self, client: luthier.AsyncClient, target: str, seen: Seen) -> None:
-        """Asks again as soon as it has an answer, until the phase is over."""
+        """Asks again as soon as it has an answer, until the phase is over.
+
+        The first answer does not count: all applications start in one moment, which is no tenant's flood.
+        """
+        await self.request(client, target, Seen())
         while not self.is_over:
             await self.request(client, target, seen)
 

@@ -26,7 +26,7 @@ class InferenceConfig(ServerConfig):
     """Of them, calls of one tenant."""
     max_batch: int = 32
     """Answers that the engine computes at a time; the others wait, and tenants take turns."""
-    spare_batch: int = 8
+    spare_batch: int = 16
     """Answers beyond `max_batch`, only for tenants below their share of it: so that a flood delays nobody's start."""
     max_batch_adapters: int = 8
     """Different adapters in one batch. Each costs memory for the largest rank."""

@@ -38,7 +38,7 @@ class TransformersSettings:
     """How to run it; see `InferenceConfig` for the meaning of each."""
 
     max_batch: int = 32
-    spare_batch: int = 8
+    spare_batch: int = 16
     max_lora_rank: int = 32
     window_tokens: int = 2048
     dtype: str = "auto"

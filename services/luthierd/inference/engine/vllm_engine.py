@@ -44,7 +44,7 @@ class VllmSettings:
     """How to run vLLM; see `InferenceConfig` for the meaning of each."""
 
     max_batch: int = 32
-    spare_batch: int = 8
+    spare_batch: int = 16
     max_batch_adapters: int = 8
     max_loaded_adapters: int = 32
     max_lora_rank: int = 32
