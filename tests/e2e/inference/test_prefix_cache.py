@@ -8,7 +8,7 @@ from luthier import AsyncClient, Endpoints
 
 pytestmark = pytest.mark.e2e
 
-PROMPT = "a prefix that is long enough for several blocks of the cache, " * 12
+PROMPT = "a prefix that is long enough for several blocks of the cache, " * 7
 
 
 async def cached(house: House, tenant: str, target: str) -> tuple[int, int]:
