@@ -39,8 +39,8 @@ MAX_UNHELD = 4
 """`InferenceConfig.max_unheld_adapters`."""
 SETTLE_S = 30
 SERVER_GROWTH_BYTES, ENGINE_GROWTH_BYTES = 48 * 1024 * 1024, 256 * 1024 * 1024
-"""From the 600th answer to the last. Measured: 4 MiB in the server, where 35 KB left behind by each answer would show, and 158
-MiB in the engine, for a reason that is not known yet: its bound catches only what is worse than that."""
+"""From the 600th answer to the last. Measured: 4 MiB in the server, where 35 KB left behind by each answer would show,
+and 158 MiB in the engine, for a reason that is not known yet: its bound catches only what is worse than that."""
 CACHE_MAP_BYTES = 900 * 1024 * 1024
 """The key-value cache of 1 GiB is one mapping; nothing else is as large."""
 
