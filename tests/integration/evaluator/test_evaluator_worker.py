@@ -32,6 +32,7 @@ from serving import serving
 VERSIONS = pathlib.Path(luthierd.evaluator.__file__).parent / "versions"
 CONCURRENCY = 4
 ANSWER_TIME_S = 0.1
+METHODS = pb.DESCRIPTOR.services_by_name["InferenceService"].methods_by_name
 
 
 class CountingInference(rpc.InferenceServiceServicer):
@@ -62,7 +63,7 @@ async def inference(
         name="inference",
         servicers=[Servicer(add_to_server=rpc.add_InferenceServiceServicer_to_server, implementation=counting)],
         full_names=("luthier.inference.v1.InferenceService",),
-        scopes=dict.fromkeys(("Generate", "GenerateStream", "Chat", "ChatStream"), "inference.evaluate"),
+        scopes=dict.fromkeys(METHODS, "inference.evaluate"),
         verifier=TokenVerifier.from_file(home / "keys/public.pem"),
     )
     async with serving(service, ServerConfig(home=home)) as bound:
