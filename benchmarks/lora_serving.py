@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from luthierd.inference.engine.platform_settings import cpu_environment
+from luthierd.inference.engine.vllm_engine import QUIET
+
+from benchmarks import results
 
 BATCH = 16
 
@@ -58,15 +60,9 @@ class Engine:
 
     def __init__(self, model: pathlib.Path, adapters: Sequence[pathlib.Path], environment: Mapping[str, str]) -> None:
         command = [sys.executable, "-m", "benchmarks.lora_engine", str(model), *map(str, adapters)]
-        quiet = {
-            "VLLM_LOGGING_LEVEL": "ERROR",
-            "HF_HUB_OFFLINE": "1",
-            "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-        }
         self._process = subprocess.Popen(
             command,
-            env={**os.environ, **quiet, **environment},
+            env={**os.environ, **QUIET, "VLLM_CPU_KVCACHE_SPACE": "1", **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -131,14 +127,5 @@ def measure(model: pathlib.Path, adapters: Sequence[pathlib.Path], *, rounds: in
 
 
 def _ratio(figure: str, name: str, above: Sequence[Seen], below: Sequence[Seen], *, target: str) -> dict[str, object]:
-    """The median of the rounds' ratios, with the medians of both sides."""
     pairs = [(getattr(a, figure), getattr(b, figure)) for a, b in zip(above, below, strict=True)]
-    return {
-        "benchmark": "lora_serving",
-        "ratio_of": f"{figure}: {name}",
-        "ratio": round(statistics.median(a / b if b else float("nan") for a, b in pairs), 3),
-        "target": target,
-        "figure": round(statistics.median(a for a, _ in pairs), 2),
-        "peer_figure": round(statistics.median(b for _, b in pairs), 2),
-        "rounds": len(pairs),
-    }
+    return results.ratio("lora_serving", f"{figure}: {name}", pairs, target=target)

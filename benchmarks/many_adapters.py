@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import pathlib
 import random
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 
 from luthier import AsyncClient
 
-from benchmarks import server
+from benchmarks import results, server
 
 ADAPTERS, SLOTS = 200, 4
 CONCURRENCY, REQUESTS, NEW_TOKENS = 16, 96, 64
@@ -27,15 +26,8 @@ def measure(
     with server.running(folder / "many", model, **settings) as house:
         revisions = server.register(house, adapters[:ADAPTERS])
         pairs = asyncio.run(_measured(server.client(house), revisions, rounds=rounds))
-    yield {
-        "benchmark": "many_adapters",
-        "ratio_of": f"tokens_per_s: Zipf over {ADAPTERS} adapters with {SLOTS} slots / {SLOTS} adapters resident",
-        "ratio": round(statistics.median(many / few for many, few in pairs), 3),
-        "target": ">= 0.60",
-        "figure": round(statistics.median(many for many, _ in pairs), 1),
-        "peer_figure": round(statistics.median(few for _, few in pairs), 1),
-        "rounds": len(pairs),
-    }
+    name = f"tokens_per_s: Zipf over {ADAPTERS} adapters with {SLOTS} slots / {SLOTS} adapters resident"
+    yield results.ratio("many_adapters", name, pairs, target=">= 0.60")
 
 
 async def _measured(client: AsyncClient, revisions: Sequence[str], *, rounds: int) -> list[tuple[float, float]]:

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import grpc
-from inference_house import House, Trainer
+from inference_house import House, running_house
 from luthier import AsyncClient, Endpoints
-from luthier.trainer.v1 import adapter_service_pb2_grpc, base_model_service_pb2_grpc
 
 TENANT = "bench"
 
 
-@contextlib.contextmanager
-def running(folder: pathlib.Path, model: pathlib.Path, **settings: object) -> Iterator[House]:
+def running(folder: pathlib.Path, model: pathlib.Path, **settings: object) -> contextlib.AbstractContextManager[House]:
     """A server on `model`, ready to be asked; `settings` by field of `InferenceConfig`."""
-    trainer = Trainer()
-    beside = grpc.server(concurrent.futures.ThreadPoolExecutor(4))
-    adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(trainer, beside)
-    base_model_service_pb2_grpc.add_BaseModelServiceServicer_to_server(trainer, beside)
-    port = beside.add_insecure_port("127.0.0.1:0")
-    beside.start()
     folder.mkdir()
-    house = House(folder, trainer, port, base_model=model, settings={"dtype": "auto", **settings})
-    house.start()
-    try:
-        yield house
-    finally:
-        house.stop()
-        beside.stop(0)
+    return running_house(folder, base_model=model, **{"dtype": "auto", **settings})
 
 
 def client(house: House) -> AsyncClient:

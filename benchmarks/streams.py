@@ -20,11 +20,12 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import aiohttp
-from inference_house import BASE
+from inference_house import BASE, free_port
 from luthier import AsyncClient
 from luthierd.inference.engine.platform_settings import cpu_dtype, cpu_environment
+from luthierd.inference.engine.vllm_engine import QUIET
 
-from benchmarks import server
+from benchmarks import results, server
 
 STREAMS, NEW_TOKENS = 16, 64
 START_TIMEOUT_S = 240.0
@@ -51,10 +52,9 @@ Ask = Callable[[str], Awaitable[Stream]]
 
 def measure(model: pathlib.Path, folder: pathlib.Path, *, rounds: int) -> Iterator[dict[str, object]]:
     """Two results for each peer: tokens/s and time to first token."""
-    quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_PLUGINS": ""}
     peers = {
-        "vllm serve with the same threads": {**quiet, **cpu_environment(kv_cache_gib=1)},
-        "vllm serve as it starts by itself": {**quiet, "VLLM_CPU_KVCACHE_SPACE": "1"},
+        "vllm serve with the same threads": cpu_environment(kv_cache_gib=1),
+        "vllm serve as it starts by itself": {"VLLM_CPU_KVCACHE_SPACE": "1"},
     }
     with server.running(folder / "streams", model) as house, contextlib.ExitStack() as stack:
         ports = {name: stack.enter_context(_vllm_serve(model, environment)) for name, environment in peers.items()}
@@ -62,30 +62,23 @@ def measure(model: pathlib.Path, folder: pathlib.Path, *, rounds: int) -> Iterat
     for name in peers:
         for figure, target in (("tokens_per_s", ">= 1.0"), ("ttft_p50_s", "<= 1.0")):
             pairs = [(getattr(a, figure), getattr(b, figure)) for a, b in zip(seen["ours"], seen[name], strict=True)]
-            yield {
-                "benchmark": "streams",
-                "ratio_of": f"{figure}: our gRPC stream / {name}, HTTP stream",
-                "ratio": round(statistics.median(a / b for a, b in pairs), 3),
-                "target": target,
-                "figure": round(statistics.median(a for a, _ in pairs), 3),
-                "peer_figure": round(statistics.median(b for _, b in pairs), 3),
-                "rounds": len(pairs),
-            }
+            name_of_ratio = f"{figure}: our gRPC stream / {name}, HTTP stream"
+            yield results.ratio("streams", name_of_ratio, pairs, target=target)
 
 
 @contextlib.contextmanager
 def _vllm_serve(model: pathlib.Path, environment: Mapping[str, str]) -> Iterator[int]:
     """Stock vLLM's server; yields its port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
+    port = free_port()
     command = [
         sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model), "--served-model-name", "base",
         "--host", "127.0.0.1", "--port", str(port), "--dtype", cpu_dtype(), "--enforce-eager",
         "--max-model-len", "2048", "--max-num-seqs", "32", "--gpu-memory-utilization", "0.3", "--disable-log-stats",
         "--disable-uvicorn-access-log",
     ]  # fmt: skip
-    process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env={**os.environ, **QUIET, "VLLM_PLUGINS": "", **environment}, stdout=subprocess.DEVNULL
+    )
     try:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not _listens(port):

@@ -158,15 +158,17 @@ class House:
 
 
 @contextlib.contextmanager
-def running_house(folder: pathlib.Path, **settings: object) -> Iterator[House]:
-    """A server of its own, with a stand-in for the trainer; `settings`: fields of `InferenceConfig`."""
+def running_house(
+    folder: pathlib.Path, *, base_model: pathlib.Path | None = None, **settings: object
+) -> Iterator[House]:
+    """A server of its own, with a stand-in for the trainer; `base_model` and `settings` as `House` has them."""
     trainer = Trainer()
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))
     adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(trainer, server)
     base_model_service_pb2_grpc.add_BaseModelServiceServicer_to_server(trainer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    made = House(folder, trainer, port, settings=settings)
+    made = House(folder, trainer, port, base_model=base_model, settings=settings)
     made.start()
     try:
         yield made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import time
 
-from luthier import AsyncClient, Endpoints, TlsOptions
+from luthier import AsyncClient
 
 from luthierd.inference.admission import Admission
 from luthierd.inference.answers import Answers
@@ -29,6 +29,7 @@ from luthierd.inference.store import SqlStore
 from luthierd.inference.trainer_catalog import TrainerCatalog
 from luthierd.rpc.auth import TokenIssuer, TokenVerifier
 from luthierd.rpc.main import run
+from luthierd.rpc.peers import endpoints_of
 from luthierd.rpc.server import Health, serve
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
@@ -41,8 +42,7 @@ async def main(config: InferenceConfig) -> None:
     database = Database(config.database_url_of("inference"), schema="inference")
     await database.migrate(pathlib.Path(__file__).parent / "versions")
     store, health = SqlStore(database), Health(FULL_NAMES)
-    tls = TlsOptions(ca_file=config.tls_ca_path) if config.tls_ca_path else None
-    client = AsyncClient(Endpoints(trainer=config.trainer_address, tls=tls))
+    client = AsyncClient(endpoints_of(config))
     models = TrainerCatalog(client, issuer)
     blobs = BlobStore(config.blobs, cache=config.home / "inference/blobs")
     artifacts = Artifacts(blobs, config.home / "inference", max_adapter_bytes=config.max_adapter_bytes)

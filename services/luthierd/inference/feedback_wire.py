@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from luthier.inference.v1 import feedback_pb2, feedback_service_pb2
 
 from luthierd.errors import InvalidArgumentError
 from luthierd.inference import capture_domain as domain
+from luthierd.inference.wire import timestamp
 from luthierd.names import CAPTURE_POLICY
 
 _RATINGS = {
@@ -62,7 +62,7 @@ def policy_to_proto(policy: domain.CapturePolicy) -> feedback_pb2.CapturePolicy:
     )
     message.retention.FromMicroseconds(round(policy.retention_s * 1e6))
     if policy.change:
-        message.update_time.CopyFrom(_time(policy.update_time))
+        message.update_time.CopyFrom(timestamp(policy.update_time))
     return message
 
 
@@ -75,12 +75,12 @@ def feedback_to_proto(kept: domain.Feedback) -> feedback_pb2.Feedback:
         rating=_RATINGS[opinion.rating],
         correction=opinion.correction,
         labels=opinion.labels,
-        create_time=_time(kept.create_time),
-        update_time=_time(kept.update_time),
+        create_time=timestamp(kept.create_time),
+        update_time=timestamp(kept.update_time),
         target=response.target,
         generation=response.generation,
         deployment_revision=response.deployment_revision,
-        response_time=_time(response.create_time),
+        response_time=timestamp(response.create_time),
     )
 
 
@@ -92,14 +92,8 @@ def file_to_proto(file: domain.CaptureFile) -> feedback_pb2.CaptureFile:
         sha256=file.sha256,
         size_bytes=file.size_bytes,
         row_count=file.row_count,
-        create_time=_time(file.create_time),
+        create_time=timestamp(file.create_time),
     )
     if file.row_count:
-        message.oldest_response_time.CopyFrom(_time(file.oldest_time))
+        message.oldest_response_time.CopyFrom(timestamp(file.oldest_time))
     return message
-
-
-def _time(seconds: float) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromMicroseconds(int(seconds * 1e6))
-    return stamp

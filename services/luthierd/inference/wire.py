@@ -32,8 +32,8 @@ def deployment_to_proto(deployment: domain.Deployment, generations: Generations)
     """A deployment with what its generations do in the engine now."""
     message = deployment_pb2.Deployment(
         name=deployment.name,
-        create_time=_time(deployment.create_time),
-        update_time=_time(deployment.update_time),
+        create_time=timestamp(deployment.create_time),
+        update_time=timestamp(deployment.update_time),
         etag=deployment.etag,
         revision=deployment.revision,
         pinned=deployment.is_pinned,
@@ -91,7 +91,7 @@ def generation_to_proto(revision: domain.AdapterRevision, generation: Generation
 def certificate_to_proto(certificate: domain.ParityCertificate) -> deployment_pb2.ParityCertificate:
     """The fields have the same names."""
     fields = dataclasses.asdict(certificate)
-    return deployment_pb2.ParityCertificate(**fields | {"prove_time": _time(certificate.prove_time)})
+    return deployment_pb2.ParityCertificate(**fields | {"prove_time": timestamp(certificate.prove_time)})
 
 
 def engine_to_proto(status: EngineStatus, *, loaded_adapter_count: int) -> engine_service_pb2.Engine:
@@ -136,11 +136,12 @@ def quota_to_proto(quota: Quota, limits: Limits, usage: quota_pb2.QuotaUsage) ->
         if name in quota.own:
             setattr(message.limits, name, type(getattr(limits, name))(quota.own[name]))
     if quota.change:
-        message.update_time.CopyFrom(_time(quota.update_time))
+        message.update_time.CopyFrom(timestamp(quota.update_time))
     return message
 
 
-def _time(seconds: float) -> Timestamp:
+def timestamp(seconds: float) -> Timestamp:
+    """Seconds since 1970 as a proto."""
     stamp = Timestamp()
     stamp.FromMicroseconds(int(seconds * 1e6))
     return stamp

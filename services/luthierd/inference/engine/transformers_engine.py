@@ -19,8 +19,9 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from luthierd.inference.domain import Structure, Turn
+from luthierd.inference.domain import Structure
 from luthierd.inference.engine.platform_settings import cpu_dtype
+from luthierd.inference.engine.tokenizing import Tokenizing
 from luthierd.inference.engine_host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
 from luthierd.inference.errors import AdapterInvalidError, EngineStartError, StructureUnsupportedError
 
@@ -74,39 +75,20 @@ def _start(folder: pathlib.Path, settings: TransformersSettings) -> Transformers
     )
 
 
-class TransformersEngine:
+class TransformersEngine(Tokenizing):
     """See `engine_host.Engine`."""
 
     def __init__(self, model: LoraModel, *, max_batch: int, max_rank: int, window: int, version: str) -> None:
+        super().__init__(model.tokenizer)
         self.max_rank, self.window, self.version = max_rank, window, version
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.vocabulary_size = int(model.model.config.vocab_size)
-        self._tokenizer, self._tokenizer_lock = model.tokenizer, threading.Lock()
         self._decoder = copy.deepcopy(model.tokenizer)  # of the thread's: fast tokenizers refuse two threads at a time
         self._thread = _ModelThread(model, max_batch=max_batch)
-
-    def tokenize(self, text: str, *, is_prompt: bool = True) -> tuple[int, ...]:
-        """A text's tokens."""
-        with self._tokenizer_lock:
-            return tuple(self._tokenizer.encode(text, add_special_tokens=is_prompt))
-
-    def token_texts(self, token_ids: Sequence[int]) -> tuple[str, ...]:
-        """The text of each token."""
-        with self._tokenizer_lock:
-            return tuple(self._tokenizer.decode([token_id]) for token_id in token_ids)
 
     def check_structure(self, structure: Structure) -> None:
         """StructureUnsupportedError, always."""
         raise StructureUnsupportedError(self.version, structure.field)
-
-    def render_chat(self, turns: Sequence[Turn]) -> tuple[int, ...]:
-        """A conversation's tokens through the model's own chat template."""
-        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-        with self._tokenizer_lock:
-            ids = self._tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-        return tuple(ids)
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EnginePiece, None]:
         """The answer, piece by piece. A closed iterator's rows leave their batch before the next step."""

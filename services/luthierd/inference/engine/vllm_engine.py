@@ -17,9 +17,11 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 from luthierd.errors import InvalidArgumentError
-from luthierd.inference.domain import Sampling, Structure, TokenAlternative, TokenLogprob, Turn
+from luthierd.inference.domain import Sampling, Structure, TokenAlternative, TokenLogprob
 from luthierd.inference.engine.forked_start import variables, warm_context
 from luthierd.inference.engine.platform_settings import cpu_dtype, cpu_environment, uses_gpu
+from luthierd.inference.engine.tokenizing import Tokenizing
+from luthierd.inference.engine.vllm_cpu_lora import CHILD_MARK
 from luthierd.inference.engine_host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
 from luthierd.inference.errors import AdapterInvalidError, EmbedUnsupportedError, EngineStartError
 
@@ -34,9 +36,6 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 """vLLM asks no hub, reports to nobody, and logs no user text."""
-
-CHILD_MARK = "LUTHIER_ENGINE_PROCESS"
-"""The server's process id, set in the engine's process only, which ends itself with the server (see the plugin)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,7 +163,7 @@ def _window(folder: pathlib.Path, wanted: int) -> int:
     return min(wanted, int(config.get("max_position_embeddings", wanted)))
 
 
-class VllmEngine:
+class VllmEngine(Tokenizing):
     """See `engine_host.Engine`. Made in the event loop that uses it."""
 
     def __init__(self, llm: Any, settings: VllmSettings, folder: pathlib.Path) -> None:
@@ -172,25 +171,14 @@ class VllmEngine:
         import vllm
         from vllm.platforms import current_platform
 
+        super().__init__(copy.deepcopy(llm.get_tokenizer()))
         self.llm, self.folder, self.settings = llm, folder, settings
         self.max_rank = settings.max_lora_rank
         self.window = int(llm.model_config.max_model_len)
         self.vocabulary_size = int(llm.model_config.get_vocab_size())
         self.dtype = str(llm.model_config.dtype).removeprefix(str(torch.__name__) + ".")
         self.version = f"vllm {vllm.__version__} ({current_platform.device_type}, {self.dtype})"
-        self._tokenizer = copy.deepcopy(llm.get_tokenizer())
-        self._tokenizer_lock = threading.Lock()  # Hugging Face's fast tokenizers refuse two threads at a time
         llm._run_output_handler()  # it was constructed outside of the loop
-
-    def tokenize(self, text: str, *, is_prompt: bool = True) -> tuple[int, ...]:
-        """A text's tokens."""
-        with self._tokenizer_lock:
-            return tuple(self._tokenizer.encode(text, add_special_tokens=is_prompt))
-
-    def token_texts(self, token_ids: Sequence[int]) -> tuple[str, ...]:
-        """The text of each token."""
-        with self._tokenizer_lock:
-            return tuple(self._tokenizer.decode([token_id]) for token_id in token_ids)
 
     def check_structure(self, structure: Structure) -> None:
         """As vLLM itself checks a request, before it has one."""
@@ -206,15 +194,6 @@ class VllmEngine:
                 )
         except (VLLMClientError, ValueError) as error:  # the grammar libraries' are ValueErrors
             raise InvalidArgumentError.of_field(structure.field, _first_line(error)) from error
-
-    def render_chat(self, turns: Sequence[Turn]) -> tuple[int, ...]:
-        """A conversation's tokens through the model's own chat template."""
-        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-        with self._tokenizer_lock:
-            ids = self._tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-        return tuple(ids)
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EnginePiece, None]:
         """The answer, piece by piece."""

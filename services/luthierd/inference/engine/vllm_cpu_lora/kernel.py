@@ -77,8 +77,7 @@ class KernelModule:
 
     def __init__(self, a: Sequence[Tensor], b: Sequence[Tensor], widths: Sequence[int]) -> None:
         self._sources = (*a, *b)
-        self.dtype = a[0].dtype
-        self.is_bf16 = self.dtype is torch.bfloat16
+        self.is_bf16 = a[0].dtype is torch.bfloat16
         self.scratch_groups = 0
         """Groups for which the kernel's scratch memory is known to suffice."""
         self.fields = _Module(slice_count=len(a), rank_max=a[0].shape[-2], inputs=a[0].shape[-1])
