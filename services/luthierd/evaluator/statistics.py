@@ -91,15 +91,17 @@ def difference_of(arm: GroupSums, reference: GroupSums) -> GroupSums:
     )
 
 
-def bootstrap_interval(data: GroupSums, *, seed: int, draws: int = DRAWS) -> Interval | None:
-    """The 95 % interval; None below MIN_GROUPS. A draw is a multinomial count a group, so all draws are one product."""
+def bootstrap_interval(
+    data: GroupSums, *, seed: int, draws: int = DRAWS, confidence: float = CONFIDENCE
+) -> Interval | None:
+    """The two-sided interval; None below MIN_GROUPS. A draw is a count a group: all of them are one product."""
     groups = data.group_count
     if groups < MIN_GROUPS:
         return None
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(groups, np.full(groups, 1 / groups), size=draws).astype(np.float64)
     replicates = data.statistic(weights @ data.sums)
-    t = special.stdtrit(groups - 1, (1 + CONFIDENCE) / 2)
+    t = special.stdtrit(groups - 1, (1 + confidence) / 2)
     tail = float(special.ndtr(-math.sqrt(groups / (groups - 1)) * t))
     low, high = np.quantile(replicates[np.isfinite(replicates)], [tail, 1 - tail])
     return Interval(float(low), float(high), "group bootstrap, expanded percentile", groups)
@@ -124,9 +126,9 @@ def detectable_difference(data: GroupSums) -> float | None:
     return float((special.stdtrit(df, (1 + CONFIDENCE) / 2) + special.stdtrit(df, POWER)) * standard_error(data))
 
 
-def wilson_bounds(proportion: float, count: float) -> ProportionBounds:
+def wilson_bounds(proportion: float, count: float, *, confidence: float = CONFIDENCE) -> ProportionBounds:
     """Wilson's score interval (1927) for `proportion` seen in `count` independent trials; `count` need not be whole."""
-    z = float(special.ndtri((1 + CONFIDENCE) / 2))
+    z = float(special.ndtri((1 + confidence) / 2))
     centre = (proportion + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(proportion * (1 - proportion) / count + z * z / (4 * count * count))
     return ProportionBounds(max(0.0, centre - half), min(1.0, centre + half))
@@ -155,16 +157,18 @@ def mean_interval(data: GroupSums, *, seed: int, draws: int = DRAWS) -> Interval
     return Interval(low, high, "Wilson score, groups as trials", data.group_count)
 
 
-def difference_interval(arm: GroupSums, reference: GroupSums, *, seed: int, draws: int = DRAWS) -> Interval | None:
+def difference_interval(
+    arm: GroupSums, reference: GroupSums, *, seed: int, draws: int = DRAWS, confidence: float = CONFIDENCE
+) -> Interval | None:
     """The bootstrap interval of `arm` minus `reference`, both in 0 to 1 and over the same rows. Where the bootstrap has
     no spread (100 % against 0 % on every row), Newcombe's square-and-add of two Wilson intervals (1998, method 10)
     takes over, each group one trial.
     """
-    drawn = bootstrap_interval(difference_of(arm, reference), seed=seed, draws=draws)
+    drawn = bootstrap_interval(difference_of(arm, reference), seed=seed, draws=draws, confidence=confidence)
     if drawn is None or drawn.high - drawn.low > NO_SPREAD:
         return drawn
     p, q = (min(1.0, max(0.0, data.value())) for data in (arm, reference))
-    own, other = wilson_bounds(p, arm.group_count), wilson_bounds(q, arm.group_count)
+    own, other = (wilson_bounds(share, arm.group_count, confidence=confidence) for share in (p, q))
     low = (p - q) - math.hypot(p - own.low, other.high - q)
     high = (p - q) + math.hypot(own.high - p, q - other.low)
     return Interval(max(-1.0, low), min(1.0, high), "Newcombe score, groups as trials", arm.group_count)

@@ -39,6 +39,17 @@ def test_the_bootstrap_with_one_row_a_group_agrees_with_scipy_s_percentile_inter
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.002)
 
 
+def test_more_confidence_widens_every_interval() -> None:
+    rng = np.random.default_rng(3)
+    groups = [str(number % 12) for number in range(60)]
+    own, other = (statistics.mean_of(rng.random(60), groups) for _ in range(2))
+    usual = statistics.difference_interval(own, other, seed=0)
+    surer = statistics.difference_interval(own, other, seed=0, confidence=0.995)
+    assert usual is not None
+    assert surer is not None
+    assert surer.low < usual.low < usual.high < surer.high
+
+
 def test_the_same_seed_gives_the_same_interval() -> None:
     values, groups = grouped_sample(np.random.default_rng(3), 12)
     data = statistics.mean_of(values, groups)
