@@ -21,6 +21,38 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _SequentialOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SequentialOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SequentialOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SEQUENTIAL_OUTCOME_UNSPECIFIED: _SequentialOutcome.ValueType  # 0
+    """Never sent."""
+    SEQUENTIAL_OUTCOME_ABOVE: _SequentialOutcome.ValueType  # 1
+    """Proved: above the margin."""
+    SEQUENTIAL_OUTCOME_BELOW: _SequentialOutcome.ValueType  # 2
+    """Disproved: below the margin."""
+    SEQUENTIAL_OUTCOME_FUTILE: _SequentialOutcome.ValueType  # 3
+    """Given up: all rows would probably not prove it either way."""
+    SEQUENTIAL_OUTCOME_EXHAUSTED: _SequentialOutcome.ValueType  # 4
+    """Neither before all rows were asked; the interval of `differences` then holds for all rows."""
+
+class SequentialOutcome(_SequentialOutcome, metaclass=_SequentialOutcomeEnumTypeWrapper):
+    """What became of a difference."""
+
+SEQUENTIAL_OUTCOME_UNSPECIFIED: SequentialOutcome.ValueType  # 0
+"""Never sent."""
+SEQUENTIAL_OUTCOME_ABOVE: SequentialOutcome.ValueType  # 1
+"""Proved: above the margin."""
+SEQUENTIAL_OUTCOME_BELOW: SequentialOutcome.ValueType  # 2
+"""Disproved: below the margin."""
+SEQUENTIAL_OUTCOME_FUTILE: SequentialOutcome.ValueType  # 3
+"""Given up: all rows would probably not prove it either way."""
+SEQUENTIAL_OUTCOME_EXHAUSTED: SequentialOutcome.ValueType  # 4
+"""Neither before all rows were asked; the interval of `differences` then holds for all rows."""
+Global___SequentialOutcome: _TypeAlias = SequentialOutcome  # noqa: Y015
+
 class _Arm:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -120,6 +152,9 @@ class Evaluation(_message.Message):
     ARMS_FIELD_NUMBER: _builtins.int
     DIFFERENCES_FIELD_NUMBER: _builtins.int
     LINEAGE_FIELD_NUMBER: _builtins.int
+    SEQUENTIAL_DECISIONS_FIELD_NUMBER: _builtins.int
+    HOLDOUT_USE_FIELD_NUMBER: _builtins.int
+    LEAKAGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `tenants/{tenant}/evaluations/{evaluation}`."""
     adapter_revision: _builtins.str
@@ -164,6 +199,18 @@ class Evaluation(_message.Message):
     def lineage(self) -> Global___EvaluationLineage:
         """What was compared with what, by digest."""
 
+    @_builtins.property
+    def sequential_decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequentialDecision]:
+        """What became of each difference of `config.sequential`, in its order. Set in SUCCEEDED; empty otherwise."""
+
+    @_builtins.property
+    def holdout_use(self) -> Global___HoldoutUse:
+        """How worn the holdout was when the figures were made, this look included. Set in SUCCEEDED, for the split `holdout`."""
+
+    @_builtins.property
+    def leakage(self) -> Global___LeakageReport:
+        """What the check for leakage found and let pass. Set in SUCCEEDED."""
+
     def __init__(
         self,
         *,
@@ -180,10 +227,13 @@ class Evaluation(_message.Message):
         arms: _abc.Iterable[Global___ArmResult] | None = ...,
         differences: _abc.Iterable[Global___PairedDifference] | None = ...,
         lineage: Global___EvaluationLineage | None = ...,
+        sequential_decisions: _abc.Iterable[Global___SequentialDecision] | None = ...,
+        holdout_use: Global___HoldoutUse | None = ...,
+        leakage: Global___LeakageReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "lineage", b"lineage", "progress", b"progress", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "holdout_use", b"holdout_use", "leakage", b"leakage", "lineage", b"lineage", "progress", b"progress", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_revision", b"adapter_revision", "arms", b"arms", "config", b"config", "create_time", b"create_time", "dataset_revision", b"dataset_revision", "differences", b"differences", "end_time", b"end_time", "error", b"error", "lineage", b"lineage", "name", b"name", "progress", b"progress", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_revision", b"adapter_revision", "arms", b"arms", "config", b"config", "create_time", b"create_time", "dataset_revision", b"dataset_revision", "differences", b"differences", "end_time", b"end_time", "error", b"error", "holdout_use", b"holdout_use", "leakage", b"leakage", "lineage", b"lineage", "name", b"name", "progress", b"progress", "sequential_decisions", b"sequential_decisions", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -207,6 +257,10 @@ class EvaluationConfig(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     MACHINE_PRICE_PER_HOUR_FIELD_NUMBER: _builtins.int
     RESAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    USE_CACHE_FIELD_NUMBER: _builtins.int
+    FINAL_FIELD_NUMBER: _builtins.int
+    SEQUENTIAL_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
     split: _builtins.str
     """Split to read: `holdout` or `validation`. Default holdout."""
     row_limit: _builtins.int
@@ -229,9 +283,23 @@ class EvaluationConfig(_message.Message):
     """Price of the serving machine for the cost figures, in units of currency per hour. Default 0.10."""
     resample_count: _builtins.int
     """Bootstrap resamples. Default 2,000."""
+    use_cache: _builtins.bool
+    """Whether an answer that another evaluation of the tenant already paid for is taken instead of asking again: the same
+    weights, messages and sampling. Latency and cost then rest on the rest alone. Default false.
+    """
+    final: _builtins.bool
+    """Reads the final slice of the holdout instead of the rest: once for an adapter's content. HOLDOUT_FINAL_SPENT for a
+    second read, HOLDOUT_HAS_NO_FINAL_SLICE for a small holdout. Default false.
+    """
+    purpose: _builtins.str
+    """Why the holdout is looked at, for its ledger; at most 200 characters. Default empty."""
     @_builtins.property
     def arms(self) -> _containers.RepeatedScalarFieldContainer[Global___Arm.ValueType]:
         """Arms to run. Default: all."""
+
+    @_builtins.property
+    def sequential(self) -> Global___SequentialConfig:
+        """Asks in rounds and stops asking an arm when its differences are decided. Default: every arm answers every row."""
 
     def __init__(
         self,
@@ -248,13 +316,19 @@ class EvaluationConfig(_message.Message):
         seed: _builtins.int | None = ...,
         machine_price_per_hour: _builtins.float | None = ...,
         resample_count: _builtins.int | None = ...,
+        use_cache: _builtins.bool | None = ...,
+        final: _builtins.bool | None = ...,
+        sequential: Global___SequentialConfig | None = ...,
+        purpose: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "concurrency", b"concurrency", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "resample_count", b"resample_count", "row_limit", b"row_limit", "seed", b"seed", "shot_count", b"shot_count"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "concurrency", b"concurrency", "final", b"final", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "resample_count", b"resample_count", "row_limit", b"row_limit", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "use_cache", b"use_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "arms", b"arms", "concurrency", b"concurrency", "instruction", b"instruction", "label_field", b"label_field", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "resample_count", b"resample_count", "row_limit", b"row_limit", "seed", b"seed", "shot_count", b"shot_count", "split", b"split", "text_field", b"text_field"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "arms", b"arms", "concurrency", b"concurrency", "final", b"final", "instruction", b"instruction", "label_field", b"label_field", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "purpose", b"purpose", "resample_count", b"resample_count", "row_limit", b"row_limit", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "split", b"split", "text_field", b"text_field", "use_cache", b"use_cache"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
     _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015
+    _WhichOneofReturnType__final: _TypeAlias = _typing.Literal["final"]  # noqa: Y015
+    _WhichOneofArgType__final: _TypeAlias = _typing.Literal["_final", b"_final"]  # noqa: Y015
     _WhichOneofReturnType__machine_price_per_hour: _TypeAlias = _typing.Literal["machine_price_per_hour"]  # noqa: Y015
     _WhichOneofArgType__machine_price_per_hour: _TypeAlias = _typing.Literal["_machine_price_per_hour", b"_machine_price_per_hour"]  # noqa: Y015
     _WhichOneofReturnType__max_answer_tokens: _TypeAlias = _typing.Literal["max_answer_tokens"]  # noqa: Y015
@@ -267,8 +341,12 @@ class EvaluationConfig(_message.Message):
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__shot_count: _TypeAlias = _typing.Literal["shot_count"]  # noqa: Y015
     _WhichOneofArgType__shot_count: _TypeAlias = _typing.Literal["_shot_count", b"_shot_count"]  # noqa: Y015
+    _WhichOneofReturnType__use_cache: _TypeAlias = _typing.Literal["use_cache"]  # noqa: Y015
+    _WhichOneofArgType__use_cache: _TypeAlias = _typing.Literal["_use_cache", b"_use_cache"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__concurrency) -> _WhichOneofReturnType__concurrency | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__final) -> _WhichOneofReturnType__final | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__machine_price_per_hour) -> _WhichOneofReturnType__machine_price_per_hour | None: ...
     @_typing.overload
@@ -281,6 +359,8 @@ class EvaluationConfig(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shot_count) -> _WhichOneofReturnType__shot_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__use_cache) -> _WhichOneofReturnType__use_cache | None: ...
 
 Global___EvaluationConfig: _TypeAlias = EvaluationConfig  # noqa: Y015
 
@@ -301,6 +381,7 @@ class ArmResult(_message.Message):
     COMPLETION_TOKENS_MEAN_FIELD_NUMBER: _builtins.int
     COST_PER_1000_FIELD_NUMBER: _builtins.int
     WALL_S_FIELD_NUMBER: _builtins.int
+    CACHED_ROW_COUNT_FIELD_NUMBER: _builtins.int
     arm: Global___Arm.ValueType
     """The arm."""
     row_count: _builtins.int
@@ -321,6 +402,10 @@ class ArmResult(_message.Message):
     """Cost of 1,000 answers at `machine_price_per_hour`, from `wall_s`."""
     wall_s: _builtins.float
     """Seconds in which at least one query of the arm was in flight."""
+    cached_row_count: _builtins.int
+    """Rows whose answer came from another evaluation (`use_cache`). Latency, cost and `wall_s` leave them out: they are 0
+    when no row was asked anew.
+    """
     @_builtins.property
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricValue]:
         """One entry for each metric."""
@@ -339,14 +424,259 @@ class ArmResult(_message.Message):
         completion_tokens_mean: _builtins.float = ...,
         cost_per_1000: _builtins.float = ...,
         wall_s: _builtins.float = ...,
+        cached_row_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "completion_tokens_mean", b"completion_tokens_mean", "cost_per_1000", b"cost_per_1000", "failed_row_count", b"failed_row_count", "latency_ms_p50", b"latency_ms_p50", "latency_ms_p95", b"latency_ms_p95", "metrics", b"metrics", "prompt_tokens_mean", b"prompt_tokens_mean", "row_count", b"row_count", "ttft_ms_p50", b"ttft_ms_p50", "wall_s", b"wall_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "cached_row_count", b"cached_row_count", "completion_tokens_mean", b"completion_tokens_mean", "cost_per_1000", b"cost_per_1000", "failed_row_count", b"failed_row_count", "latency_ms_p50", b"latency_ms_p50", "latency_ms_p95", b"latency_ms_p95", "metrics", b"metrics", "prompt_tokens_mean", b"prompt_tokens_mean", "row_count", b"row_count", "ttft_ms_p50", b"ttft_ms_p50", "wall_s", b"wall_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ArmResult: _TypeAlias = ArmResult  # noqa: Y015
+
+@_typing.final
+class SequentialConfig(_message.Message):
+    """An evaluation that may end early, by confidence sequences that hold at every look."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUND_SIZE_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
+    round_size: _builtins.int
+    """Rows asked of each undecided arm between two looks, 10 to 100,000; whole groups, so a round may be larger. Default 40."""
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequentialTarget]:
+        """The differences to decide, at most 100. Default: the primary metric of `ARM_ADAPTER` (of `ARM_ADAPTER_RAG` without
+        it) against every other arm.
+        """
+
+    def __init__(
+        self,
+        *,
+        round_size: _builtins.int | None = ...,
+        targets: _abc.Iterable[Global___SequentialTarget] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_round_size", b"_round_size", "round_size", b"round_size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_round_size", b"_round_size", "round_size", b"round_size", "targets", b"targets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__round_size: _TypeAlias = _typing.Literal["round_size"]  # noqa: Y015
+    _WhichOneofArgType__round_size: _TypeAlias = _typing.Literal["_round_size", b"_round_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__round_size) -> _WhichOneofReturnType__round_size | None: ...
+
+Global___SequentialConfig: _TypeAlias = SequentialConfig  # noqa: Y015
+
+@_typing.final
+class SequentialTarget(_message.Message):
+    """A difference to decide: is `arm` minus `reference` above `at_least`?"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METRIC_FIELD_NUMBER: _builtins.int
+    ARM_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    metric: _builtins.str
+    """The metric: see `MetricValue.metric`; any but `label_f1_macro`, which is no mean over rows."""
+    arm: Global___Arm.ValueType
+    """The arm under test; one of `EvaluationConfig.arms`."""
+    reference: Global___Arm.ValueType
+    """The arm that it is compared with; one of `EvaluationConfig.arms`."""
+    at_least: _builtins.float
+    """The margin, -1 to 1: 0 asks for superiority, below 0 for non-inferiority. Default 0."""
+    def __init__(
+        self,
+        *,
+        metric: _builtins.str = ...,
+        arm: Global___Arm.ValueType = ...,
+        reference: Global___Arm.ValueType = ...,
+        at_least: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "at_least", b"at_least"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "arm", b"arm", "at_least", b"at_least", "metric", b"metric", "reference", b"reference"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__at_least: _TypeAlias = _typing.Literal["at_least"]  # noqa: Y015
+    _WhichOneofArgType__at_least: _TypeAlias = _typing.Literal["_at_least", b"_at_least"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__at_least) -> _WhichOneofReturnType__at_least | None: ...
+
+Global___SequentialTarget: _TypeAlias = SequentialTarget  # noqa: Y015
+
+@_typing.final
+class SequentialDecision(_message.Message):
+    """What became of a difference, and when."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    GROUP_COUNT_FIELD_NUMBER: _builtins.int
+    ROUND_COUNT_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_FIELD_NUMBER: _builtins.int
+    INTERVAL_LOW_FIELD_NUMBER: _builtins.int
+    INTERVAL_HIGH_FIELD_NUMBER: _builtins.int
+    outcome: Global___SequentialOutcome.ValueType
+    """What was decided."""
+    row_count: _builtins.int
+    """Rows that each of the two arms had answered then."""
+    group_count: _builtins.int
+    """Groups of these rows."""
+    round_count: _builtins.int
+    """Looks until then."""
+    difference: _builtins.float
+    """The estimate then."""
+    interval_low: _builtins.float
+    """Lower end of the interval that holds at every look; NaN before the first look."""
+    interval_high: _builtins.float
+    """Upper end of the interval that holds at every look; NaN before the first look."""
+    @_builtins.property
+    def target(self) -> Global___SequentialTarget:
+        """The difference with its defaults filled in."""
+
+    def __init__(
+        self,
+        *,
+        target: Global___SequentialTarget | None = ...,
+        outcome: Global___SequentialOutcome.ValueType = ...,
+        row_count: _builtins.int = ...,
+        group_count: _builtins.int = ...,
+        round_count: _builtins.int = ...,
+        difference: _builtins.float = ...,
+        interval_low: _builtins.float = ...,
+        interval_high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["difference", b"difference", "group_count", b"group_count", "interval_high", b"interval_high", "interval_low", b"interval_low", "outcome", b"outcome", "round_count", b"round_count", "row_count", b"row_count", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SequentialDecision: _TypeAlias = SequentialDecision  # noqa: Y015
+
+@_typing.final
+class HoldoutUse(_message.Message):
+    """How often a holdout has been looked at, and what that costs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOOK_COUNT_FIELD_NUMBER: _builtins.int
+    FALSE_GO_BOUND_FIELD_NUMBER: _builtins.int
+    IS_OVERUSED_FIELD_NUMBER: _builtins.int
+    FINAL_ROW_COUNT_FIELD_NUMBER: _builtins.int
+    look_count: _builtins.int
+    """Looks that showed figures, each evaluation one."""
+    false_go_bound: _builtins.float
+    """Bound on the chance that at least one of these looks says GO to an adapter that is no better: `look_count` times .05."""
+    is_overused: _builtins.bool
+    """Whether the bound has reached .5: a GO from this holdout is then as likely luck as not."""
+    final_row_count: _builtins.int
+    """Rows of the final slice; 0 for a holdout that is too small to have one."""
+    def __init__(
+        self,
+        *,
+        look_count: _builtins.int = ...,
+        false_go_bound: _builtins.float = ...,
+        is_overused: _builtins.bool = ...,
+        final_row_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["false_go_bound", b"false_go_bound", "final_row_count", b"final_row_count", "is_overused", b"is_overused", "look_count", b"look_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HoldoutUse: _TypeAlias = HoldoutUse  # noqa: Y015
+
+@_typing.final
+class LeakageReport(_message.Message):
+    """What stands between holdout, training rows and retrieval index."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class CountsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeakageFinding]:
+        """Pairs that were let pass, most alike first, at most 100."""
+
+    @_builtins.property
+    def counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Pairs found, by kind."""
+
+    def __init__(
+        self,
+        *,
+        findings: _abc.Iterable[Global___LeakageFinding] | None = ...,
+        counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "findings", b"findings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeakageReport: _TypeAlias = LeakageReport  # noqa: Y015
+
+@_typing.final
+class LeakageFinding(_message.Message):
+    """A row of the holdout that something else repeats."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    ROW_ID_FIELD_NUMBER: _builtins.int
+    OTHER_ID_FIELD_NUMBER: _builtins.int
+    OTHER_SET_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """`same_id`, `verbatim`, `normalised`, `embedded` or `near_duplicate`. All but a `near_duplicate` are refused, and so
+    is one whose similarity is .8 or more.
+    """
+    row_id: _builtins.str
+    """Id of the holdout row."""
+    other_id: _builtins.str
+    """Id of the row or passage that repeats it."""
+    other_set: _builtins.str
+    """Where that is: `train`, `trained` (what the adapter learned from, if another dataset) or `index`."""
+    similarity: _builtins.float
+    """Jaccard similarity of the two texts' runs of five words, computed exactly, 0 to 1; 1 for the other kinds."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        row_id: _builtins.str = ...,
+        other_id: _builtins.str = ...,
+        other_set: _builtins.str = ...,
+        similarity: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "other_id", b"other_id", "other_set", b"other_set", "row_id", b"row_id", "similarity", b"similarity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeakageFinding: _TypeAlias = LeakageFinding  # noqa: Y015
 
 @_typing.final
 class MetricValue(_message.Message):

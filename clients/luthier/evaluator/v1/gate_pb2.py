@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from luthier.evaluator.v1 import evaluation_pb2 as luthier_dot_evaluator_dot_v1_dot_evaluation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fluthier/evaluator/v1/gate.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%luthier/evaluator/v1/evaluation.proto\"\x9c\x02\n\nGatePolicy\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x35\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12=\n\nconditions\x18\x03 \x03(\x0b\x32#.luthier.evaluator.v1.GateConditionB\x04\xe2\x41\x01\x02\x12\x1f\n\x0cmin_coverage\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01:R\xea\x41O\n evaluator.luthier.dev/GatePolicy\x12+tenants/{tenant}/gatePolicies/{gate_policy}B\x0f\n\r_min_coverage\"\xe5\x01\n\rGateCondition\x12\x14\n\x06metric\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12,\n\x03\x61rm\x18\x02 \x01(\x0e\x32\x19.luthier.evaluator.v1.ArmB\x04\xe2\x41\x01\x01\x12\x32\n\treference\x18\x03 \x01(\x0e\x32\x19.luthier.evaluator.v1.ArmB\x04\xe2\x41\x01\x01\x12\x1b\n\x08\x61t_least\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x32\n\x04tier\x18\x05 \x01(\x0e\x32\x1e.luthier.evaluator.v1.GateTierB\x04\xe2\x41\x01\x01\x42\x0b\n\t_at_least\"\x93\x01\n\x0cGateDecision\x12\x32\n\x07outcome\x18\x01 \x01(\x0e\x32!.luthier.evaluator.v1.GateOutcome\x12;\n\nconditions\x18\x02 \x03(\x0b\x32\'.luthier.evaluator.v1.ConditionDecision\x12\x12\n\nevaluation\x18\x03 \x01(\t\"\xd8\x01\n\x11\x43onditionDecision\x12\x36\n\tcondition\x18\x01 \x01(\x0b\x32#.luthier.evaluator.v1.GateCondition\x12\x37\n\x07outcome\x18\x02 \x01(\x0e\x32&.luthier.evaluator.v1.ConditionOutcome\x12\x10\n\x08\x65stimate\x18\x03 \x01(\x01\x12\x14\n\x0cinterval_low\x18\x04 \x01(\x01\x12\x15\n\rinterval_high\x18\x05 \x01(\x01\x12\x13\n\x0b\x65xplanation\x18\x06 \x01(\t*U\n\x08GateTier\x12\x19\n\x15GATE_TIER_UNSPECIFIED\x10\x00\x12\x16\n\x12GATE_TIER_CRITICAL\x10\x01\x12\x16\n\x12GATE_TIER_ADVISORY\x10\x02*w\n\x0bGateOutcome\x12\x1c\n\x18GATE_OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fGATE_OUTCOME_GO\x10\x01\x12\x16\n\x12GATE_OUTCOME_NO_GO\x10\x02\x12\x1d\n\x19GATE_OUTCOME_INCONCLUSIVE\x10\x03*\x9c\x01\n\x10\x43onditionOutcome\x12!\n\x1d\x43ONDITION_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43ONDITION_OUTCOME_PASS\x10\x01\x12\x1c\n\x18\x43ONDITION_OUTCOME_BREACH\x10\x02\x12+\n\'CONDITION_OUTCOME_INSUFFICIENT_EVIDENCE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fluthier/evaluator/v1/gate.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%luthier/evaluator/v1/evaluation.proto\"\x9c\x02\n\nGatePolicy\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x35\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12=\n\nconditions\x18\x03 \x03(\x0b\x32#.luthier.evaluator.v1.GateConditionB\x04\xe2\x41\x01\x02\x12\x1f\n\x0cmin_coverage\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01:R\xea\x41O\n evaluator.luthier.dev/GatePolicy\x12+tenants/{tenant}/gatePolicies/{gate_policy}B\x0f\n\r_min_coverage\"\xe5\x01\n\rGateCondition\x12\x14\n\x06metric\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12,\n\x03\x61rm\x18\x02 \x01(\x0e\x32\x19.luthier.evaluator.v1.ArmB\x04\xe2\x41\x01\x01\x12\x32\n\treference\x18\x03 \x01(\x0e\x32\x19.luthier.evaluator.v1.ArmB\x04\xe2\x41\x01\x01\x12\x1b\n\x08\x61t_least\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x32\n\x04tier\x18\x05 \x01(\x0e\x32\x1e.luthier.evaluator.v1.GateTierB\x04\xe2\x41\x01\x01\x42\x0b\n\t_at_least\"\xa5\x01\n\x0cGateDecision\x12\x32\n\x07outcome\x18\x01 \x01(\x0e\x32!.luthier.evaluator.v1.GateOutcome\x12;\n\nconditions\x18\x02 \x03(\x0b\x32\'.luthier.evaluator.v1.ConditionDecision\x12\x12\n\nevaluation\x18\x03 \x01(\t\x12\x10\n\x08warnings\x18\x1e \x03(\t\"\xd8\x01\n\x11\x43onditionDecision\x12\x36\n\tcondition\x18\x01 \x01(\x0b\x32#.luthier.evaluator.v1.GateCondition\x12\x37\n\x07outcome\x18\x02 \x01(\x0e\x32&.luthier.evaluator.v1.ConditionOutcome\x12\x10\n\x08\x65stimate\x18\x03 \x01(\x01\x12\x14\n\x0cinterval_low\x18\x04 \x01(\x01\x12\x15\n\rinterval_high\x18\x05 \x01(\x01\x12\x13\n\x0b\x65xplanation\x18\x06 \x01(\t*U\n\x08GateTier\x12\x19\n\x15GATE_TIER_UNSPECIFIED\x10\x00\x12\x16\n\x12GATE_TIER_CRITICAL\x10\x01\x12\x16\n\x12GATE_TIER_ADVISORY\x10\x02*w\n\x0bGateOutcome\x12\x1c\n\x18GATE_OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fGATE_OUTCOME_GO\x10\x01\x12\x16\n\x12GATE_OUTCOME_NO_GO\x10\x02\x12\x1d\n\x19GATE_OUTCOME_INCONCLUSIVE\x10\x03*\x9c\x01\n\x10\x43onditionOutcome\x12!\n\x1d\x43ONDITION_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43ONDITION_OUTCOME_PASS\x10\x01\x12\x1c\n\x18\x43ONDITION_OUTCOME_BREACH\x10\x02\x12+\n\'CONDITION_OUTCOME_INSUFFICIENT_EVIDENCE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,18 +55,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GATECONDITION'].fields_by_name['at_least']._serialized_options = b'\342A\001\001'
   _globals['_GATECONDITION'].fields_by_name['tier']._loaded_options = None
   _globals['_GATECONDITION'].fields_by_name['tier']._serialized_options = b'\342A\001\001'
-  _globals['_GATETIER']._serialized_start=1077
-  _globals['_GATETIER']._serialized_end=1162
-  _globals['_GATEOUTCOME']._serialized_start=1164
-  _globals['_GATEOUTCOME']._serialized_end=1283
-  _globals['_CONDITIONOUTCOME']._serialized_start=1286
-  _globals['_CONDITIONOUTCOME']._serialized_end=1442
+  _globals['_GATETIER']._serialized_start=1095
+  _globals['_GATETIER']._serialized_end=1180
+  _globals['_GATEOUTCOME']._serialized_start=1182
+  _globals['_GATEOUTCOME']._serialized_end=1301
+  _globals['_CONDITIONOUTCOME']._serialized_start=1304
+  _globals['_CONDITIONOUTCOME']._serialized_end=1460
   _globals['_GATEPOLICY']._serialized_start=190
   _globals['_GATEPOLICY']._serialized_end=474
   _globals['_GATECONDITION']._serialized_start=477
   _globals['_GATECONDITION']._serialized_end=706
   _globals['_GATEDECISION']._serialized_start=709
-  _globals['_GATEDECISION']._serialized_end=856
-  _globals['_CONDITIONDECISION']._serialized_start=859
-  _globals['_CONDITIONDECISION']._serialized_end=1075
+  _globals['_GATEDECISION']._serialized_end=874
+  _globals['_CONDITIONDECISION']._serialized_start=877
+  _globals['_CONDITIONDECISION']._serialized_end=1093
 # @@protoc_insertion_point(module_scope)

@@ -192,6 +192,7 @@ class GateDecision(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     CONDITIONS_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     outcome: Global___GateOutcome.ValueType
     """The overall outcome: NO_GO if a critical condition is breached, else INCONCLUSIVE if one lacks evidence, else GO."""
     evaluation: _builtins.str
@@ -200,16 +201,21 @@ class GateDecision(_message.Message):
     def conditions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConditionDecision]:
         """One entry for each condition, in order."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What weakens the decision without changing it, a sentence each: an over-used holdout."""
+
     def __init__(
         self,
         *,
         outcome: Global___GateOutcome.ValueType = ...,
         conditions: _abc.Iterable[Global___ConditionDecision] | None = ...,
         evaluation: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "evaluation", b"evaluation", "outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "evaluation", b"evaluation", "outcome", b"outcome", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
