@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from dataclasses import dataclass
 
 from luthierd.config import ServerConfig
@@ -18,3 +19,5 @@ class EvaluatorConfig(ServerConfig):
     """Seconds that one answer may take, the start of the engine and the loading of the adapter included."""
     shot_characters: int = 240
     """Characters of an example's question in a prompt; longer ones are cut. More make retrieval arms slower."""
+    endpoints_path: pathlib.Path | None = None
+    """YAML file of the OpenAI-compatible servers that evaluations may call (`evaluator/endpoints.py`); empty: none."""
