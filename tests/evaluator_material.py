@@ -161,6 +161,9 @@ class FakePeers:
             raise NotFoundError(f"there is no {name}", metadata={"adapter_revision": name})
         return self.adapter
 
+    async def training_s(self, tenant: str, adapter_revision: str) -> float | None:
+        return 180.0
+
     async def dataset_revision(self, tenant: str, name: str) -> DatasetRevision:
         if name != self.adapter.dataset_revision:
             raise NotFoundError(f"there is no {name}", metadata={"dataset_revision": name})

@@ -18,6 +18,7 @@ from luthier.resources.gates import Gates
 from luthier.resources.inference import Inference
 from luthier.resources.quotas import Quotas
 from luthier.resources.training_jobs import TrainingJobs
+from luthier.resources.verdicts import Verdicts
 from luthier.transport import RetryPolicy, TokenSource, Transport
 
 
@@ -56,6 +57,7 @@ class AsyncClient:
         self.adapters = Adapters(transports["trainer"])
         self.evaluations = Evaluations(transports["evaluator"])
         self.gates = Gates(transports["evaluator"])
+        self.verdicts = Verdicts(transports["evaluator"])
         self.deployments = Deployments(transports["inference"])
         self.engine = Engine(transports["inference"])
         self.inference = Inference(transports["inference"])

@@ -23,6 +23,7 @@ from luthier.resources import (
     inference,
     quotas,
     training_jobs,
+    verdicts,
 )
 from luthier.transport import RetryPolicy, TokenSource
 
@@ -184,6 +185,11 @@ class Gates(SyncNoun[gates.Gates]):
     list_policies = iterates(gates.Gates.list_policies)
 
 
+class Verdicts(SyncNoun[verdicts.Verdicts]):
+    decide = waits(verdicts.Verdicts.decide)
+    compare = waits(verdicts.Verdicts.compare)
+
+
 class Deployments(SyncNoun[deployments.Deployments]):
     deploy = waits(deployments.Deployments.deploy)
     promote = waits(deployments.Deployments.promote)
@@ -249,6 +255,7 @@ class Client:
         self.adapters = Adapters(self._client.adapters, self._thread)
         self.evaluations = Evaluations(self._client.evaluations, self._thread)
         self.gates = Gates(self._client.gates, self._thread)
+        self.verdicts = Verdicts(self._client.verdicts, self._thread)
         self.deployments = Deployments(self._client.deployments, self._thread)
         self.engine = Engine(self._client.engine, self._thread)
         self.inference = Inference(self._client.inference, self._thread)

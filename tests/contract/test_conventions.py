@@ -23,6 +23,8 @@ SHARED_METHODS = {
 """Methods whose request need not name a tenant, and why."""
 
 READING_VERBS = (
+    "Compare",
+    "Decide",
     "Get",
     "List",
     "Read",

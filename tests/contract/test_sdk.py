@@ -55,6 +55,8 @@ CALLS: dict[str, Call] = {
     "ListEvaluationRows": lambda c: c.evaluations.list_rows(EVALUATION),
     "ReadEvaluationReport": lambda c: c.evaluations.read_report(EVALUATION),
     "RunGate": lambda c: c.gates.run(EVALUATION, policy=POLICY),
+    "DecideVerdict": lambda c: c.verdicts.decide(EVALUATION),
+    "CompareEvaluations": lambda c: c.verdicts.compare(EVALUATION, EVALUATION),
     "CreateGatePolicy": lambda c: c.gates.create_policy(TENANT, gate_policy_id="p", policy=GatePolicy()),
     "GetGatePolicy": lambda c: c.gates.get_policy(POLICY),
     "ListGatePolicies": lambda c: c.gates.list_policies(TENANT),

@@ -6,7 +6,7 @@ import asyncio
 import pathlib
 
 from luthier.client import AsyncClient
-from luthier.evaluator.v1 import evaluation_service_pb2_grpc, gate_service_pb2_grpc
+from luthier.evaluator.v1 import evaluation_service_pb2_grpc, gate_service_pb2_grpc, verdict_service_pb2_grpc
 
 from luthierd.evaluator import service as servicers
 from luthierd.evaluator.config import EvaluatorConfig
@@ -14,6 +14,8 @@ from luthierd.evaluator.evaluations import Evaluations
 from luthierd.evaluator.peers import SdkPeers
 from luthierd.evaluator.policies import GatePolicies
 from luthierd.evaluator.store import SqlPolicyStore
+from luthierd.evaluator.verdict_service import VerdictServicer
+from luthierd.evaluator.verdicts import Verdicts
 from luthierd.jobs.launcher import Launcher
 from luthierd.jobs.queue import JobQueue
 from luthierd.rpc.auth import TokenIssuer, TokenVerifier
@@ -54,6 +56,10 @@ async def main(config: EvaluatorConfig) -> None:
             Servicer(
                 add_to_server=gate_service_pb2_grpc.add_GateServiceServicer_to_server,
                 implementation=servicers.GateServicer(policies),
+            ),
+            Servicer(
+                add_to_server=verdict_service_pb2_grpc.add_VerdictServiceServicer_to_server,
+                implementation=VerdictServicer(Verdicts(evaluations, peers, blobs)),
             ),
         ],
         full_names=servicers.FULL_NAMES,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from luthier.client import AsyncClient
 
+from luthierd.errors import NotFoundError
 from luthierd.evaluator import wire
 from luthierd.evaluator.asking import Reply
 from luthierd.evaluator.domain import AdapterRevision, Arm, DatasetRevision, EvaluationInputs, Message
@@ -31,6 +32,17 @@ class SdkPeers:
         """What curation says."""
         client = client_of(self._client, self._issuer, tenant)
         return wire.dataset_revision_from_proto(await translated(client.datasets.get_revision(name)))
+
+    async def training_s(self, tenant: str, adapter_revision: str) -> float | None:
+        """From the first start of the training job to its end, pauses included."""
+        client = client_of(self._client, self._issuer, tenant)
+        revision = await translated(client.adapters.get_revision(adapter_revision))
+        if not revision.training_job:
+            return None
+        try:
+            return wire.training_s_from_proto(await translated(client.training_jobs.get(revision.training_job)))
+        except NotFoundError:
+            return None
 
 
 class SdkAnswerer:

@@ -19,7 +19,11 @@ from luthierd.evaluator.policies import GatePolicies
 from luthierd.jobs.events import watch
 from luthierd.jobs.queue import JobQueue
 
-FULL_NAMES = ("luthier.evaluator.v1.EvaluationService", "luthier.evaluator.v1.GateService")
+FULL_NAMES = (
+    "luthier.evaluator.v1.EvaluationService",
+    "luthier.evaluator.v1.GateService",
+    "luthier.evaluator.v1.VerdictService",
+)
 READ, WRITE = "evaluator.read", "evaluator.write"
 SCOPES = {
     "CreateEvaluation": WRITE,
@@ -33,6 +37,8 @@ SCOPES = {
     "CreateGatePolicy": WRITE,
     "GetGatePolicy": READ,
     "ListGatePolicies": READ,
+    "DecideVerdict": READ,
+    "CompareEvaluations": READ,
 }
 LIMITS_S = {"WatchEvaluation": 0.0}
 

@@ -11,7 +11,7 @@ from luthier.curation.v1 import dataset_pb2
 from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.evaluator.v1 import gate_pb2
 from luthier.inference.v1 import inference_service_pb2
-from luthier.trainer.v1 import adapter_pb2
+from luthier.trainer.v1 import adapter_pb2, training_job_pb2
 
 from luthierd.errors import InvalidArgumentError
 from luthierd.evaluator.asking import Reply
@@ -102,6 +102,11 @@ def arm_from_proto(number: pb.Arm.ValueType, *, field: str) -> Arm:
     return _ARM_OF[number]
 
 
+def arm_to_proto(arm: Arm | None) -> pb.Arm.ValueType:
+    """ARM_UNSPECIFIED for None."""
+    return _ARMS[arm] if arm is not None else pb.ARM_UNSPECIFIED
+
+
 def evaluation_to_proto(evaluation: Evaluation) -> pb.Evaluation:
     """The resource; results only when it has SUCCEEDED."""
     message = pb.Evaluation(
@@ -181,7 +186,7 @@ def progress_to_proto(progress: Progress) -> pb.EvaluationProgress:
     """How far it is."""
     return pb.EvaluationProgress(
         phase=progress.phase[:_PHASE_LENGTH_LIMIT],
-        arm=_ARMS[progress.arm] if progress.arm else pb.ARM_UNSPECIFIED,
+        arm=arm_to_proto(progress.arm),
         done_count=progress.done_count,
         total_count=progress.total_count,
     )
@@ -241,7 +246,7 @@ def policy_from_proto(message: gate_pb2.GatePolicy) -> GatePolicy:
 def _condition_from_proto(message: gate_pb2.GateCondition, *, field: str) -> GateCondition:
     advisory = message.tier == gate_pb2.GATE_TIER_ADVISORY
     return GateCondition(
-        metric=_metric(message.metric, field=f"{field}.metric"),
+        metric=metric_from_name(message.metric, field=f"{field}.metric"),
         arm=arm_from_proto(message.arm, field=f"{field}.arm") if message.arm else Arm.ADAPTER,
         reference=arm_from_proto(message.reference, field=f"{field}.reference") if message.reference else None,
         at_least=message.at_least,
@@ -249,7 +254,8 @@ def _condition_from_proto(message: gate_pb2.GateCondition, *, field: str) -> Gat
     )
 
 
-def _metric(name: str, *, field: str) -> Metric:
+def metric_from_name(name: str, *, field: str) -> Metric:
+    """InvalidArgumentError for a name that is no metric, with the nearest one."""
     if name not in set(Metric):
         near = difflib.get_close_matches(name, [metric.value for metric in Metric], n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known metrics: {', '.join(Metric)}"
@@ -262,7 +268,7 @@ def condition_to_proto(condition: GateCondition) -> gate_pb2.GateCondition:
     return gate_pb2.GateCondition(
         metric=condition.metric,
         arm=_ARMS[condition.arm],
-        reference=_ARMS[condition.reference] if condition.reference else pb.ARM_UNSPECIFIED,
+        reference=arm_to_proto(condition.reference),
         at_least=condition.at_least,
         tier=gate_pb2.GateTier.Value(f"GATE_TIER_{condition.tier.name}"),
     )
@@ -316,6 +322,13 @@ def adapter_revision_from_proto(message: adapter_pb2.AdapterRevision) -> Adapter
         base_model_sha256=message.base_model_sha256,
         dataset_revision=message.dataset_revision,
     )
+
+
+def training_s_from_proto(message: training_job_pb2.TrainingJob) -> float | None:
+    """Seconds from a training job's first start to its end; None for one that has not ended."""
+    if not (message.HasField("start_time") and message.HasField("end_time")):
+        return None
+    return (message.end_time.ToMicroseconds() - message.start_time.ToMicroseconds()) / 1e6
 
 
 def dataset_revision_from_proto(message: dataset_pb2.DatasetRevision) -> DatasetRevision:

@@ -3,121 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import math
-import pathlib
 import uuid
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
-import luthierd.evaluator
 import pytest
-from evaluator_material import FakePeers, ScriptedAnswerer, adapter_knows, quick_run
+from evaluator_house import ADAPTER, PARENT, House, method, refused
+from evaluator_material import FakePeers, ScriptedAnswerer, adapter_knows
 from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.evaluator.v1 import evaluation_service_pb2 as api
-from luthier.evaluator.v1 import evaluation_service_pb2_grpc as rpc
 from luthier.evaluator.v1 import gate_pb2
 from luthier.evaluator.v1 import gate_service_pb2 as gate_api
-from luthier.evaluator.v1 import gate_service_pb2_grpc as gate_rpc
 from luthierd.errors import UnavailableError
-from luthierd.evaluator import service as servicers
-from luthierd.evaluator.codec import from_json, to_json
-from luthierd.evaluator.config import EvaluatorConfig
-from luthierd.evaluator.domain import EvaluationConfig, Progress
-from luthierd.evaluator.evaluations import Evaluations
-from luthierd.evaluator.policies import GatePolicies
-from luthierd.evaluator.store import SqlPolicyStore
-from luthierd.jobs.queue import JobQueue
-from luthierd.jobs.worker import JobContext, Outcome, run_job
-from luthierd.rpc.server import Service, Servicer
-from luthierd.storage.blobs import BlobStore
-from luthierd.storage.database import Database
-from luthierd.storage.replays import SqlReplayStore
-from serving import VERIFIER, bearer, details, error_info, running
+from serving import bearer, details, error_info
 
-VERSIONS = pathlib.Path(luthierd.evaluator.__file__).parent / "versions"
-PARENT = "tenants/acme"
 MISSING = "tenants/acme/evaluations/none"
-ADAPTER = FakePeers.adapter.name
-
-
-@dataclass
-class House:
-    """The served evaluator, and what is behind it."""
-
-    evaluations: rpc.EvaluationServiceStub
-    gates: gate_rpc.GateServiceStub
-    queue: JobQueue
-    peers: FakePeers
-    blobs: BlobStore
-
-    async def create(self, **config: Any) -> pb.Evaluation:
-        settings = pb.EvaluationConfig(resample_count=200, **config)
-        request = api.CreateEvaluationRequest(
-            parent=PARENT, evaluation=pb.Evaluation(adapter_revision=ADAPTER, config=settings)
-        )
-        response = await self.evaluations.CreateEvaluation(request, metadata=bearer())
-        return response.evaluation  # type: ignore[no-any-return]
-
-    async def work(self, name: str, *, answerer: ScriptedAnswerer | None = None) -> None:
-        """What the worker process does, over fakes."""
-
-        async def job(context: JobContext) -> Outcome:
-            config = from_json(EvaluationConfig, context.job.payload["config"])
-
-            def progress(found: Progress) -> None:
-                context.emit("progress", to_json(found))
-
-            run = quick_run(name, self.peers, self.blobs, config=config, answerer=answerer, progress=progress)
-            return Outcome(to_json(await run.run()))
-
-        await run_job(self.queue, name, job)
-
-    async def get(self, name: str) -> pb.Evaluation:
-        response = await self.evaluations.GetEvaluation(api.GetEvaluationRequest(name=name), metadata=bearer())
-        return response.evaluation  # type: ignore[no-any-return]
-
-
-@pytest.fixture
-async def house(tmp_path: pathlib.Path) -> AsyncIterator[House]:
-    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'evaluator.db'}", schema="evaluator")
-    await database.migrate(VERSIONS)
-    async with served(database, tmp_path) as found:
-        yield found
-
-
-@contextlib.asynccontextmanager
-async def served(database: Database, folder: pathlib.Path) -> AsyncIterator[House]:
-    queue = JobQueue(database, lease_s=15.0)
-    blobs = BlobStore(f"file://{folder / 'blobs'}")
-    peers = FakePeers(blobs)
-    evaluations = Evaluations(queue, peers, blobs, wake=lambda: None)
-    stopping = asyncio.Event()
-    service = Service(
-        name="evaluator",
-        servicers=[
-            Servicer(
-                add_to_server=rpc.add_EvaluationServiceServicer_to_server,
-                implementation=servicers.EvaluationServicer(evaluations, queue, stopping),
-            ),
-            Servicer(
-                add_to_server=gate_rpc.add_GateServiceServicer_to_server,
-                implementation=servicers.GateServicer(GatePolicies(SqlPolicyStore(database), evaluations)),
-            ),
-        ],
-        full_names=servicers.FULL_NAMES,
-        scopes=servicers.SCOPES,
-        limits_s=servicers.LIMITS_S,
-        verifier=VERIFIER,
-        replays=SqlReplayStore(database),
-        close=[database.close],
-        stopping=stopping,
-    )
-    async with running(service, EvaluatorConfig(home=folder)) as channel:
-        yield House(rpc.EvaluationServiceStub(channel), gate_rpc.GateServiceStub(channel), queue, peers, blobs)
 
 
 def gate_policy(**changes: Any) -> gate_pb2.GatePolicy:
@@ -143,16 +45,6 @@ CALLS: list[tuple[str, Any]] = [
     ("GetGatePolicy", gate_api.GetGatePolicyRequest(name="tenants/acme/gatePolicies/none")),
     ("ListGatePolicies", gate_api.ListGatePoliciesRequest(parent=PARENT)),
 ]
-
-
-def method(house: House, name: str) -> Any:
-    return getattr(house.gates if hasattr(house.gates, name) else house.evaluations, name)
-
-
-async def refused(call: Any) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value
 
 
 @pytest.mark.parametrize(("name", "request_message"), CALLS, ids=[name for name, _ in CALLS])

@@ -34,8 +34,23 @@ def every_command():
 
 def test_the_commands_are_those_that_are_promised():
     assert {name for name, _ in every_command()} == {
-        *("up", "down", "status", "doctor", "train", "evaluate", "gate", "generate", "chat", "batch", "score"),
+        *(
+            "up",
+            "down",
+            "status",
+            "doctor",
+            "train",
+            "evaluate",
+            "gate",
+            "verdict",
+            "compare",
+            "generate",
+            "chat",
+            "batch",
+            "score",
+        ),
         *("deploy", "promote", "rollback", "undeploy", "deployments"),
+        *("verdict", "compare"),
         *("model import", "model list", "adapters list", "auth issue"),
         *("dataset import", "dataset curate", "dataset show", "dataset list", "dataset export"),
         *("jobs list", "jobs watch", "jobs cancel"),

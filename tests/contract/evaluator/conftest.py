@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pathlib
+from collections.abc import AsyncIterator
+
+import luthierd.evaluator
+import pytest
+from evaluator_house import House, served
+from luthierd.storage.database import Database
+
+VERSIONS = pathlib.Path(luthierd.evaluator.__file__).parent / "versions"
+
+
+@pytest.fixture
+async def house(tmp_path: pathlib.Path) -> AsyncIterator[House]:
+    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'evaluator.db'}", schema="evaluator")
+    await database.migrate(VERSIONS)
+    async with served(database, tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+async def large_house(tmp_path: pathlib.Path) -> AsyncIterator[House]:
+    """Ninety rows in thirty groups: enough that five ways can be told apart at once."""
+    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'evaluator.db'}", schema="evaluator")
+    await database.migrate(VERSIONS)
+    async with served(database, tmp_path, holdout=90) as found:
+        yield found
