@@ -24,9 +24,10 @@ from luthierd.evaluator.domain import (
     MetricResult,
     Results,
 )
-from luthierd.evaluator.gates import GateDecision, default_policy, judge, primary_metric
+from luthierd.evaluator.gates import default_policy, judge, primary_metric
 from luthierd.evaluator.report_plots import ForestLine, PlanePoint, cost_quality_plane, forest_plot
 from luthierd.evaluator.shots import shorten
+from luthierd.evaluator.verdict_evidence import decide
 
 ARM_LABELS = {
     Arm.BASE: "Base",
@@ -45,7 +46,8 @@ METRIC_LABELS = {
     Metric.SEMANTIC_SIMILARITY: "Semantic similarity",
 }
 WORST_COUNT = 6
-CONFUSION_COUNT = 8
+MATRIX_LABELS = 12
+REST = "(rest)"
 QUESTION_CHARACTERS = 420
 
 
@@ -96,10 +98,12 @@ def render_report(data: ReportData) -> str:
     metrics = [metric for metric in Metric if any(found.metric is metric for found in data.results.figures.metrics)]
     decision = judge(default_policy(data.results.figures, data.results.task), data.results.figures)
     rival = strongest_rival(data.results, primary)
+    decided = decide(data.results, data.rows, price_per_hour=data.config.machine_price_per_hour)
     context = {
         "data": data,
         "decision": decision,
-        "headline": headline(data.results, decision, primary),
+        "verdict": decided.verdict,
+        "headline": decided.verdict.headline,
         "primary": METRIC_LABELS[primary],
         "arms": data.config.arms,
         "arm_labels": ARM_LABELS,
@@ -111,29 +115,12 @@ def render_report(data: ReportData) -> str:
         "plane": cost_quality_plane(plane_points(data.results, primary), quality_label=METRIC_LABELS[primary]),
         "rival": rival,
         "regressions": regressions(data.rows, primary, rival) if rival else [],
-        "confused": confused_pairs(data.confusions.get(Arm.ADAPTER)),
+        "confusion": confusion_table(data.confusions.get(Arm.ADAPTER)),
         "failures": failures(data.rows),
         "lineage": to_json(data.inputs),
         "settings": to_json(data.config),
     }
     return _environment().get_template("report.html.j2").render(context)
-
-
-def headline(results: Results, decision: GateDecision, primary: Metric) -> str:
-    """One sentence: how much better than the strongest arm without the adapter, and whether that is proved."""
-    rival = strongest_rival(results, primary)
-    found = results.figures.comparison(primary, Arm.ADAPTER, rival) if rival else None
-    if rival is None or found is None:
-        return "Without the adapter arm and an arm to compare it with there is nothing to judge."
-    label = f"{METRIC_LABELS[primary]} against the strongest arm without the adapter ({ARM_LABELS[rival]})"
-    if found.interval is None:
-        return f"{label}: {found.difference:+.3f}; {found.group_count} groups of rows are too few for an interval."
-    bounds = f"{found.difference:+.3f}, 95 % interval [{found.interval.low:+.3f}, {found.interval.high:+.3f}]"
-    if found.interval.low > 0:
-        return f"The adapter is better: {label} {bounds}."
-    if found.interval.high < 0:
-        return f"The adapter is worse: {label} {bounds}."
-    return f"Not decided: {label} {bounds}."
 
 
 def strongest_rival(results: Results, metric: Metric) -> Arm | None:
@@ -205,12 +192,35 @@ def regressions(rows: Sequence[Mapping[str, Any]], metric: Metric, rival: Arm) -
     return sorted(lost, key=lambda one: (one.difference, one.row_id))[:WORST_COUNT]
 
 
-def confused_pairs(confusion: Confusion | None) -> list[tuple[str, str, int]]:
-    """(reference label, given label, count) of the most frequent mistakes."""
-    if confusion is None:
-        return []
-    wrong = [(true, said, count) for (true, said), count in confusion.counts.items() if true != said]
-    return sorted(wrong, key=lambda one: (-one[2], one[0], one[1]))[:CONFUSION_COUNT]
+@dataclass(frozen=True)
+class ConfusionTable:
+    """Counts by reference label (rows) and given label (columns), the most frequent labels first. Rarer labels share a
+    row and a column; `largest` is the greatest count outside the diagonal.
+    """
+
+    labels: tuple[str, ...]
+    columns: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+    largest: int
+
+
+def confusion_table(confusion: Confusion | None) -> ConfusionTable | None:
+    """The matrix as it is shown; None where there are no labels."""
+    if confusion is None or not confusion.counts:
+        return None
+    frequency = Counter[str]()
+    for (true, _), count in confusion.counts.items():
+        frequency[true] += count
+    shown = [label for label, _ in sorted(frequency.items(), key=lambda item: (-item[1], item[0]))]
+    kept = shown if len(shown) <= MATRIX_LABELS else [*shown[: MATRIX_LABELS - 1], REST]
+    columns = [*kept, Confusion.OTHER]
+    table = Counter[tuple[str, str]]()
+    for (true, said), count in confusion.counts.items():
+        row = true if true in kept else REST
+        table[row, said if said in columns else REST] += count
+    counts = tuple(tuple(table[row, column] for column in columns) for row in kept)
+    wrong = [table[row, column] for row in kept for column in columns if row != column]
+    return ConfusionTable(tuple(kept), tuple(columns), counts, max(wrong, default=0))
 
 
 def failures(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, int]]:

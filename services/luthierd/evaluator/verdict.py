@@ -127,8 +127,8 @@ def recommend(options: Sequence[Option], differences: Sequence[Comparison], pref
         JudgedOption(option, Standing.EXCLUDED, excluded[option.arm]) for option in ordered if option.arm in excluded
     ]
     blind = next((found for found in differences if found.interval is None), None)
-    if not usable or blind is not None:
-        why = f"{blind.group_count} groups of rows are too few for an interval" if blind else "no option may be used"
+    if len(usable) < 2 or blind is not None:
+        why = f"{blind.group_count} groups of rows are too few for an interval" if blind else _too_few(usable)
         return Verdict(None, Certainty.INSUFFICIENT_EVIDENCE, f"No verdict: {why}.", (), tuple(out), tuple(differences))
     beaten = {option.arm: why for option in usable if (why := _beaten_by(option.arm, usable, shown, preferences.worth))}
     chosen = next(option for option in usable if option.arm not in beaten)
@@ -146,6 +146,10 @@ def recommend(options: Sequence[Option], differences: Sequence[Comparison], pref
         options=tuple(by_arm[option.arm] for option in ordered),
         differences=tuple(differences),
     )
+
+
+def _too_few(usable: Sequence[Option]) -> str:
+    return f"there is nothing to compare {usable[0].arm} with" if usable else "no way of answering may be used"
 
 
 def _beaten_by(arm: Arm, usable: Sequence[Option], shown: Mapping[tuple[Arm, Arm], Comparison], worth: float) -> str:

@@ -10,8 +10,8 @@ import pytest
 from evaluator_material import answer, rows
 from luthierd.evaluator.answer_rows import to_jsonl, write_rows
 from luthierd.evaluator.costs import arm_cost
-from luthierd.evaluator.domain import Answer, AnswerError, Arm, EvaluationConfig, EvaluationInputs, Results
-from luthierd.evaluator.report import ReportData, render_report
+from luthierd.evaluator.domain import Answer, AnswerError, Arm, Confusion, EvaluationConfig, EvaluationInputs, Results
+from luthierd.evaluator.report import ReportData, confusion_table, render_report
 from luthierd.evaluator.report_plots import Axis, cost_quality_plane, forest_plot
 from luthierd.evaluator.scorers.chrf import ChrfScorer
 from luthierd.evaluator.scorers.json_validity import JsonValidityScorer
@@ -93,7 +93,7 @@ async def test_the_verdict_stands_before_every_figure() -> None:
     html = render_report(await data())
     body = html[html.index("<body>") :]
     assert body.index('class="word">GO<') < body.index("<table>")
-    assert "The adapter is better: ROUGE-L against the strongest arm without the adapter" in body
+    assert body.index("Fine-tune: no difference shown to adapter_rag") < body.index("<table>")
 
 
 async def test_every_digest_is_in_the_lineage() -> None:
@@ -124,7 +124,7 @@ async def test_an_evaluation_of_the_adapter_alone_has_no_verdict_and_still_a_rep
     )
     config = dataclasses.replace(full.config, arms=(Arm.ADAPTER,))
     html = render_report(dataclasses.replace(full, config=config, results=results))
-    assert "nothing to judge" in html
+    assert "No verdict: there is nothing to compare adapter with." in html
     assert "INCONCLUSIVE" in html
 
 
@@ -137,3 +137,15 @@ def test_an_axis_puts_round_ticks_inside_its_ends() -> None:
 def test_without_figures_there_is_no_plot() -> None:
     assert forest_plot([]) == ""
     assert cost_quality_plane([], quality_label="x") == ""
+
+
+def test_many_labels_are_shown_as_the_most_frequent_and_the_rest() -> None:
+    counts = {(f"label-{number:02}", f"label-{number:02}"): 30 - number for number in range(20)}
+    counts |= {("label-00", "label-19"): 3, ("label-19", "(other)"): 2}
+    table = confusion_table(Confusion(tuple(f"label-{number:02}" for number in range(20)), counts))
+    assert table is not None
+    assert table.labels == (*(f"label-{number:02}" for number in range(11)), "(rest)")
+    assert sum(map(sum, table.counts)) == sum(counts.values())
+    assert table.counts[0][table.columns.index("(rest)")] == 3
+    assert table.counts[-1][table.columns.index("(other)")] == 2
+    assert table.largest == 3

@@ -117,6 +117,11 @@ def test_without_intervals_there_is_no_verdict() -> None:
     assert found.headline == "No verdict: 3 groups of rows are too few for an interval."
 
 
+def test_one_way_alone_gets_no_verdict() -> None:
+    found = recommend([option(Arm.ADAPTER)], [], Preferences())
+    assert (found.recommended, found.headline) == (None, "No verdict: there is nothing to compare adapter with.")
+
+
 def test_the_verdict_says_after_how_many_answers_a_training_is_paid_for() -> None:
     gain = Comparison(Metric.ROUGE_L, Arm.ADAPTER, Arm.RAG, 0.3, Interval(0.2, 0.4, "by hand", 40), None, 100, 40)
     options = [option(Arm.RAG, price=0.03), option(Arm.ADAPTER, price=0.01, training=0.5)]
