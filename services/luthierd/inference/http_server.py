@@ -48,19 +48,24 @@ class HttpServer:
                 limit_concurrency=config.max_concurrent_rpcs,
             )
         )
-        self._done = asyncio.Event()
+        self._serving: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Serves until `close`. A background task of the server, which outlives its cancellation: see `close`."""
-        serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
-        serving.add_done_callback(lambda _: self._done.set())
+        self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
         log.info("http started", extra={"port": self.port})
-        await asyncio.shield(serving)
+        await asyncio.shield(self._serving)
 
     async def close(self) -> None:
-        """Refuses new requests, waits for those in flight as long as gRPC waits for its own."""
+        """Refuses new requests, waits for those in flight as long as gRPC waits for its own.
+
+        Gives the port free where `run` was never called: another part of the server could not start.
+        """
+        if self._serving is None:
+            self._socket.close()
+            return
         self._server.should_exit = True
-        await self._done.wait()
+        await asyncio.wait([self._serving])
 
 
 class _Server(uvicorn.Server):
