@@ -152,6 +152,7 @@ class FakePeers:
 
     def __init__(self, blobs: MemoryBlobs | BlobStore, *, train: int = 40, holdout: int = 24) -> None:
         self.is_ready = True
+        self.deployed: dict[str, Sequence[str]] = {}
         splits = {"train": rows(train, split="train"), "holdout": rows(holdout), "validation": []}
         self.splits = {name: blobs.put_bytes(to_split(found)).sha256 for name, found in splits.items()}
         self.counts = {name: len(found) for name, found in splits.items()}
@@ -168,6 +169,9 @@ class FakePeers:
         if name != self.adapter.dataset_revision:
             raise NotFoundError(f"there is no {name}", metadata={"dataset_revision": name})
         return DatasetRevision(name, "c" * 64, self.is_ready, self.splits, self.counts)
+
+    async def deployed_adapters(self, tenant: str, deployment: str) -> Sequence[str]:
+        return self.deployed.get(deployment, ())
 
 
 def to_split(found: Sequence[Row]) -> bytes:

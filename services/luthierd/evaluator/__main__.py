@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pathlib
 
 from luthier.client import AsyncClient
@@ -10,6 +11,7 @@ from luthier.evaluator.v1 import evaluation_service_pb2_grpc, gate_service_pb2_g
 
 from luthierd.evaluator import service as servicers
 from luthierd.evaluator.config import EvaluatorConfig
+from luthierd.evaluator.endpoints import load_endpoints
 from luthierd.evaluator.evaluations import Evaluations
 from luthierd.evaluator.peers import SdkPeers
 from luthierd.evaluator.policies import GatePolicies
@@ -43,7 +45,8 @@ async def main(config: EvaluatorConfig) -> None:
     blobs = BlobStore(config.blobs, cache=config.home / "cache/blobs")
     client = AsyncClient(endpoints_of(config), token="")
     peers = SdkPeers(client, TokenIssuer.from_file(config.signing_key))
-    evaluations = Evaluations(queue, peers, blobs, wake=launcher.wake)
+    endpoints = load_endpoints(config.endpoints_path, os.environ)
+    evaluations = Evaluations(queue, peers, blobs, wake=launcher.wake, endpoints=endpoints)
     policies = GatePolicies(SqlPolicyStore(database), evaluations)
     stopping = asyncio.Event()
     service = Service(

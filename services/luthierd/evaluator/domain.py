@@ -8,6 +8,9 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from luthierd.evaluator.measuring import Criterion, JudgeChoice, Measures, TaskKind
+from luthierd.evaluator.metrics import Metric as Metric
+
 DEFAULT_INSTRUCTION = (
     "Answer in exactly the form of the examples: the same structure, the same fields, the same style and length. "
     "Write the answer only, without any explanation."
@@ -32,23 +35,6 @@ class Arm(enum.StrEnum):
         return self in (Arm.RAG, Arm.ADAPTER_RAG)
 
 
-class Metric(enum.StrEnum):
-    """What is measured on an answer. Quality metrics run from 0 to 1, higher is better."""
-
-    EXACT_MATCH = "exact_match"
-    JSON_VALID = "json_valid"
-    LABEL_ACCURACY = "label_accuracy"
-    LABEL_F1_MACRO = "label_f1_macro"
-    ROUGE_L = "rouge_l"
-    CHRF = "chrf"
-    SEMANTIC_SIMILARITY = "semantic_similarity"
-
-    @property
-    def is_proportion(self) -> bool:
-        """True where every row scores 0 or 1, so that score intervals for proportions apply."""
-        return self in (Metric.EXACT_MATCH, Metric.JSON_VALID, Metric.LABEL_ACCURACY)
-
-
 @dataclass(frozen=True)
 class Message:
     """One turn of a chat. `role` is `system`, `user` or `assistant`."""
@@ -66,6 +52,10 @@ class Row:
     label: str | None
     prompt: tuple[Message, ...]
     reference: str
+    choices: tuple[str, ...] = ()
+    """What an answer is chosen from, the reference among them; empty where answers are free."""
+    sources: tuple[str, ...] = ()
+    """Ids of the training rows that hold the answer; empty where none are named."""
 
     @property
     def question(self) -> str:
@@ -80,6 +70,7 @@ class TaskSpec:
     text_field: str | None = None
     label_field: str | None = None
     json_fields: tuple[str, ...] = ()
+    kind: TaskKind = TaskKind.AUTO
 
     @property
     def is_json(self) -> bool:
@@ -247,6 +238,13 @@ class EvaluationConfig:
     seed: int = 0
     machine_price_per_hour: float = 0.10
     resample_count: int = 2000
+    metrics: tuple[Metric, ...] = ()
+    judge: JudgeChoice = field(default_factory=JudgeChoice)
+    task: TaskKind = TaskKind.AUTO
+    json_schema: str = ""
+    rubric: tuple[Criterion, ...] = ()
+    repeat_count: int = 3
+    repeat_temperature: float = 0.7
 
 
 @dataclass(frozen=True)
@@ -312,6 +310,7 @@ class Results:
     versions: Mapping[str, str]
     answers_sha256: str
     report_sha256: str
+    measures: Measures = field(default_factory=Measures)
 
     def cost(self, arm: Arm) -> ArmCost | None:
         """The cost of one arm, if it was run."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +21,8 @@ from luthierd.evaluator.domain import (
     Progress,
     Results,
 )
+from luthierd.evaluator.endpoints import Endpoints
+from luthierd.evaluator.measuring_rules import JudgeIsGeneratorError, adapter_of, measuring_violations
 from luthierd.jobs.queue import Job, JobNotFoundError, JobQueue, JobState
 from luthierd.names import ADAPTER_REVISION, DATASET_REVISION, EVALUATION, TENANT, parse_id
 from luthierd.rpc.paging import Page, PageRequest
@@ -91,6 +93,8 @@ class Peers(Protocol):
 
     async def dataset_revision(self, tenant: str, name: str) -> DatasetRevision: ...
 
+    async def deployed_adapters(self, tenant: str, deployment: str) -> Sequence[str]: ...
+
 
 class Blobs(Protocol):
     """The part of the blob store that is read here."""
@@ -130,11 +134,20 @@ class ReportPiece:
 class Evaluations:
     """The use cases of `EvaluationService`."""
 
-    def __init__(self, queue: JobQueue, peers: Peers, blobs: Blobs, *, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        peers: Peers,
+        blobs: Blobs,
+        *,
+        wake: Callable[[], None],
+        endpoints: Endpoints | None = None,
+    ) -> None:
         self._queue = queue
         self._peers = peers
         self._blobs = blobs
         self._wake = wake
+        self._endpoints = endpoints or Endpoints()
 
     async def create(
         self,
@@ -154,6 +167,7 @@ class Evaluations:
             DATASET_REVISION.parse(dataset_revision, field="evaluation.dataset_revision")
         check_config(config)
         evaluation_id = parse_id(evaluation_id or f"e{uuid.uuid4().hex[:12]}", field="evaluation_id")
+        await self._check_judge(tenant, config, adapter_revision)
         inputs = await self._resolve(tenant, adapter_revision, dataset_revision, config.split)
         payload = {"inputs": to_json(inputs), "config": to_json(config)}
         job = await self._queue.submit(EVALUATION.format(tenant, evaluation_id), KIND, payload)
@@ -208,6 +222,16 @@ class Evaluations:
         data = await asyncio.to_thread(self._blobs.read_range, digest, offset_bytes, limit)
         return ReportPiece(data, await asyncio.to_thread(self._blobs.size_bytes, digest), digest)
 
+    async def _check_judge(self, tenant: str, config: EvaluationConfig, adapter_name: str) -> None:
+        """EndpointNotFoundError, JudgeIsGeneratorError. A later change of the deployment is seen in its answers."""
+        if config.judge.endpoint:
+            self._endpoints.find(config.judge.endpoint, tenant=tenant)
+        if config.judge.target.startswith("tenants/"):
+            adapter = adapter_of(adapter_name)
+            for revision in await self._peers.deployed_adapters(tenant, config.judge.target):
+                if adapter_of(revision) == adapter:
+                    raise JudgeIsGeneratorError(config.judge.target, revision)
+
     async def _resolve(self, tenant: str, adapter_name: str, dataset_name: str, split: str) -> EvaluationInputs:
         adapter = await self._peers.adapter_revision(tenant, adapter_name)
         trained_on = await self._peers.dataset_revision(tenant, adapter.dataset_revision)
@@ -244,6 +268,7 @@ def check_config(config: EvaluationConfig) -> None:
         violations.append(FieldViolation("evaluation.config.split", text))
     if len(set(config.arms)) != len(config.arms):
         violations.append(FieldViolation("evaluation.config.arms", "an arm is named twice"))
+    violations.extend(measuring_violations(config))
     if violations:
         message = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
         raise InvalidArgumentError(message, metadata={"field": violations[0].field}, violations=violations)

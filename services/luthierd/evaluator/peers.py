@@ -44,6 +44,11 @@ class SdkPeers:
         except NotFoundError:
             return None
 
+    async def deployed_adapters(self, tenant: str, deployment: str) -> Sequence[str]:
+        """The adapter revisions that may answer for a deployment now; its base model is none."""
+        client = client_of(self._client, self._issuer, tenant)
+        return wire.deployed_adapters_from_proto(await translated(client.deployments.get(deployment)))
+
 
 class SdkAnswerer:
     """Inference; see `asking.Answerer`. Greedy: the same weights give the same answer again."""

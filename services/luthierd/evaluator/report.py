@@ -36,15 +36,7 @@ ARM_LABELS = {
     Arm.ADAPTER: "Adapter",
     Arm.ADAPTER_RAG: "Adapter + RAG",
 }
-METRIC_LABELS = {
-    Metric.EXACT_MATCH: "Exact match",
-    Metric.JSON_VALID: "Valid JSON",
-    Metric.LABEL_ACCURACY: "Label accuracy",
-    Metric.LABEL_F1_MACRO: "Label macro-F1",
-    Metric.ROUGE_L: "ROUGE-L",
-    Metric.CHRF: "chrF",
-    Metric.SEMANTIC_SIMILARITY: "Semantic similarity",
-}
+METRIC_LABELS = {metric: metric.label for metric in Metric}
 WORST_COUNT = 6
 MATRIX_LABELS = 12
 REST = "(rest)"

@@ -7,9 +7,10 @@ from luthier.evaluator.v1 import verdict_service_pb2
 
 from luthierd.evaluator.comparisons import EvaluationComparison
 from luthierd.evaluator.domain import Metric
+from luthierd.evaluator.measuring_wire import metric_from_name
 from luthierd.evaluator.verdict import JudgedOption, Preferences
 from luthierd.evaluator.verdict_evidence import Decision
-from luthierd.evaluator.wire import arm_to_proto, difference_to_proto, metric_from_name, metric_to_proto
+from luthierd.evaluator.wire import arm_to_proto, difference_to_proto, metric_to_proto
 
 
 def metric_from_proto(message: pb.VerdictPreferences) -> Metric | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ from google.protobuf import timestamp_pb2
 from luthier.curation.v1 import dataset_pb2
 from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.evaluator.v1 import gate_pb2
-from luthier.inference.v1 import inference_service_pb2
+from luthier.inference.v1 import deployment_pb2, inference_service_pb2
 from luthier.trainer.v1 import adapter_pb2, training_job_pb2
 
 from luthierd.errors import InvalidArgumentError
@@ -23,7 +22,6 @@ from luthierd.evaluator.domain import (
     DatasetRevision,
     EvaluationConfig,
     Interval,
-    Metric,
     MetricResult,
     Progress,
     Results,
@@ -38,6 +36,16 @@ from luthierd.evaluator.gates import (
     GateOutcome,
     GatePolicy,
     Tier,
+)
+from luthierd.evaluator.measuring import Measures
+from luthierd.evaluator.measuring_wire import (
+    add_measuring,
+    criteria_to_proto,
+    judge_report_to_proto,
+    label_report_to_proto,
+    measuring_from_proto,
+    metric_from_name,
+    style_report_to_proto,
 )
 from luthierd.evaluator.policies import StoredPolicy
 from luthierd.jobs.queue import JobEvent, JobState
@@ -85,13 +93,15 @@ def config_from_proto(message: pb.EvaluationConfig) -> EvaluationConfig:
         given["arms"] = tuple(
             arm_from_proto(arm, field=f"evaluation.config.arms[{index}]") for index, arm in enumerate(message.arms)
         )
-    return EvaluationConfig(**given)
+    return EvaluationConfig(**given, **measuring_from_proto(message))
 
 
 def config_to_proto(config: EvaluationConfig) -> pb.EvaluationConfig:
     """Every field set."""
     values = {name: getattr(config, name) for name in (*_OPTIONAL_NUMBERS, *_TEXTS)}
-    return pb.EvaluationConfig(arms=[_ARMS[arm] for arm in config.arms], **values)
+    message = pb.EvaluationConfig(arms=[_ARMS[arm] for arm in config.arms], **values)
+    add_measuring(message, config)
+    return message
 
 
 def arm_from_proto(number: pb.Arm.ValueType, *, field: str) -> Arm:
@@ -139,7 +149,20 @@ def _add_results(message: pb.Evaluation, results: Results) -> None:
     for cost in results.costs:
         metrics = [found for found in results.figures.metrics if found.arm is cost.arm]
         message.arms.append(arm_result_to_proto(cost, metrics, row_count=results.row_count))
+        _add_measures(message.arms[-1], results.measures, cost.arm)
+    if results.measures.judge:
+        message.judge_report.CopyFrom(judge_report_to_proto(results.measures.judge))
+    if results.measures.style:
+        message.style_report.CopyFrom(style_report_to_proto(results.measures.style))
     message.differences.extend(difference_to_proto(found) for found in results.figures.comparisons)
+
+
+def _add_measures(message: pb.ArmResult, measures: Measures, arm: Arm) -> None:
+    if arm in measures.labels:
+        message.labels.CopyFrom(label_report_to_proto(measures.labels[arm]))
+    message.criteria.extend(criteria_to_proto(measures.criteria.get(arm, ())))
+    for value in message.metrics:
+        value.failure_counts.update(measures.failures.get(arm, {}).get(value.metric, {}))
 
 
 def arm_result_to_proto(cost: ArmCost, metrics: list[MetricResult], *, row_count: int) -> pb.ArmResult:
@@ -224,6 +247,7 @@ def row_to_proto(row: Mapping[str, Any]) -> pb.EvaluationRow:
                 text=answer["text"],
                 error_reason=answer["error_reason"],
                 scores=answer["scores"],
+                score_failures=answer.get("score_failures", {}),
                 shown_row_ids=answer["shown_row_ids"],
             )
             for answer in row["answers"]
@@ -252,15 +276,6 @@ def _condition_from_proto(message: gate_pb2.GateCondition, *, field: str) -> Gat
         at_least=message.at_least,
         tier=Tier.ADVISORY if advisory else Tier.CRITICAL,
     )
-
-
-def metric_from_name(name: str, *, field: str) -> Metric:
-    """InvalidArgumentError for a name that is no metric, with the nearest one."""
-    if name not in set(Metric):
-        near = difflib.get_close_matches(name, [metric.value for metric in Metric], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known metrics: {', '.join(Metric)}"
-        raise InvalidArgumentError.of_field(field, f"{name!r} is not a metric; {hint}")
-    return Metric(name)
 
 
 def condition_to_proto(condition: GateCondition) -> gate_pb2.GateCondition:
@@ -341,6 +356,12 @@ def dataset_revision_from_proto(message: dataset_pb2.DatasetRevision) -> Dataset
         splits={split: file.sha256 for split, file in known.items()},
         row_counts={split: file.row_count for split, file in known.items()},
     )
+
+
+def deployed_adapters_from_proto(message: deployment_pb2.Deployment) -> list[str]:
+    """The adapter revisions that a deployment's requests may go to."""
+    held = [message.live.adapter_revision, *(share.adapter_revision for share in message.traffic)]
+    return [revision for revision in dict.fromkeys(held) if revision]
 
 
 def reply_from_proto(message: inference_service_pb2.ChatResponse) -> Reply:

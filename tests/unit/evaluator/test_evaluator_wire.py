@@ -16,12 +16,16 @@ from luthierd.evaluator import wire
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.domain import Arm, EvaluationConfig, Interval, Metric, MetricResult, TaskSpec
 from luthierd.evaluator.gates import GateCondition, GatePolicy, Tier
+from luthierd.evaluator.measuring import Criterion, JudgeChoice, TaskKind
 from luthierd.jobs.queue import JobEvent
 from luthierd.rpc.peers import error_of
 
 CONFIG = EvaluationConfig(
     arms=(Arm.ADAPTER, Arm.BASE), split="validation", row_limit=7, text_field="a", label_field="b", instruction="c",
     shot_count=0, max_answer_tokens=5, concurrency=2, seed=0, machine_price_per_hour=0.0, resample_count=100,
+    metrics=(Metric.RUBRIC, Metric.BLEU), judge=JudgeChoice(endpoint="house", model="m", max_tokens=64),
+    task=TaskKind.EXTRACTION, json_schema="{}", rubric=(Criterion("tone", "Is it warm?", 3),), repeat_count=2,
+    repeat_temperature=0.1,
 )  # fmt: skip
 
 

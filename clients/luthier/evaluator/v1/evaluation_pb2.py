@@ -26,9 +26,10 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
+from luthier.evaluator.v1 import measuring_pb2 as luthier_dot_evaluator_dot_v1_dot_measuring__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%luthier/evaluator/v1/evaluation.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x8b\x08\n\nEvaluation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12G\n\x10\x61\x64\x61pter_revision\x18\x02 \x01(\tB-\xe2\x41\x02\x02\x05\xfa\x41%\n#trainer.luthier.dev/AdapterRevision\x12H\n\x10\x64\x61taset_revision\x18\x03 \x01(\tB.\xe2\x41\x02\x01\x05\xfa\x41&\n$curation.luthier.dev/DatasetRevision\x12=\n\x06\x63onfig\x18\x04 \x01(\x0b\x32&.luthier.evaluator.v1.EvaluationConfigB\x05\xe2\x41\x02\x01\x05\x12:\n\x05state\x18\x05 \x01(\x0e\x32%.luthier.evaluator.v1.EvaluationStateB\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nstart_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12@\n\x08progress\x18\n \x01(\x0b\x32(.luthier.evaluator.v1.EvaluationProgressB\x04\xe2\x41\x01\x03\x12\x33\n\x04\x61rms\x18\x0b \x03(\x0b\x32\x1f.luthier.evaluator.v1.ArmResultB\x04\xe2\x41\x01\x03\x12\x41\n\x0b\x64ifferences\x18\x0c \x03(\x0b\x32&.luthier.evaluator.v1.PairedDifferenceB\x04\xe2\x41\x01\x03\x12>\n\x07lineage\x18\r \x01(\x0b\x32\'.luthier.evaluator.v1.EvaluationLineageB\x04\xe2\x41\x01\x03\x12L\n\x14sequential_decisions\x18\x1e \x03(\x0b\x32(.luthier.evaluator.v1.SequentialDecisionB\x04\xe2\x41\x01\x03\x12;\n\x0bholdout_use\x18\x1f \x01(\x0b\x32 .luthier.evaluator.v1.HoldoutUseB\x04\xe2\x41\x01\x03\x12:\n\x07leakage\x18  \x01(\x0b\x32#.luthier.evaluator.v1.LeakageReportB\x04\xe2\x41\x01\x03:P\xea\x41M\n evaluator.luthier.dev/Evaluation\x12)tenants/{tenant}/evaluations/{evaluation}\"\xb3\x05\n\x10\x45valuationConfig\x12-\n\x04\x61rms\x18\x01 \x03(\x0e\x32\x19.luthier.evaluator.v1.ArmB\x04\xe2\x41\x01\x01\x12\x13\n\x05split\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1c\n\trow_limit\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x18\n\ntext_field\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x0blabel_field\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x0binstruction\x18\x06 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1d\n\nshot_count\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12$\n\x11max_answer_tokens\x18\x08 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12\x1e\n\x0b\x63oncurrency\x18\t \x01(\x05\x42\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12\x17\n\x04seed\x18\n \x01(\x03\x42\x04\xe2\x41\x01\x01H\x04\x88\x01\x01\x12)\n\x16machine_price_per_hour\x18\x0b \x01(\x01\x42\x04\xe2\x41\x01\x01H\x05\x88\x01\x01\x12!\n\x0eresample_count\x18\x0c \x01(\x05\x42\x04\xe2\x41\x01\x01H\x06\x88\x01\x01\x12\x1c\n\tuse_cache\x18\x1e \x01(\x08\x42\x04\xe2\x41\x01\x01H\x07\x88\x01\x01\x12\x18\n\x05\x66inal\x18\x1f \x01(\x08\x42\x04\xe2\x41\x01\x01H\x08\x88\x01\x01\x12@\n\nsequential\x18  \x01(\x0b\x32&.luthier.evaluator.v1.SequentialConfigB\x04\xe2\x41\x01\x01\x12\x15\n\x07purpose\x18! \x01(\tB\x04\xe2\x41\x01\x01\x42\x0c\n\n_row_limitB\r\n\x0b_shot_countB\x14\n\x12_max_answer_tokensB\x0e\n\x0c_concurrencyB\x07\n\x05_seedB\x19\n\x17_machine_price_per_hourB\x11\n\x0f_resample_countB\x0c\n\n_use_cacheB\x08\n\x06_final\"\xd6\x02\n\tArmResult\x12&\n\x03\x61rm\x18\x01 \x01(\x0e\x32\x19.luthier.evaluator.v1.Arm\x12\x11\n\trow_count\x18\x02 \x01(\x03\x12\x18\n\x10\x66\x61iled_row_count\x18\x03 \x01(\x03\x12\x32\n\x07metrics\x18\x04 \x03(\x0b\x32!.luthier.evaluator.v1.MetricValue\x12\x13\n\x0bttft_ms_p50\x18\x05 \x01(\x01\x12\x16\n\x0elatency_ms_p50\x18\x06 \x01(\x01\x12\x16\n\x0elatency_ms_p95\x18\x07 \x01(\x01\x12\x1a\n\x12prompt_tokens_mean\x18\x08 \x01(\x01\x12\x1e\n\x16\x63ompletion_tokens_mean\x18\t \x01(\x01\x12\x15\n\rcost_per_1000\x18\n \x01(\x01\x12\x0e\n\x06wall_s\x18\x0b \x01(\x01\x12\x18\n\x10\x63\x61\x63hed_row_count\x18\x1e \x01(\x03\"\x7f\n\x10SequentialConfig\x12\x1d\n\nround_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12=\n\x07targets\x18\x02 \x03(\x0b\x32&.luthier.evaluator.v1.SequentialTargetB\x04\xe2\x41\x01\x01\x42\r\n\x0b_round_size\"\xb4\x01\n\x10SequentialTarget\x12\x14\n\x06metric\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12,\n\x03\x61rm\x18\x02 \x01(\x0e\x32\x19.luthier.evaluator.v1.ArmB\x04\xe2\x41\x01\x02\x12\x32\n\treference\x18\x03 \x01(\x0e\x32\x19.luthier.evaluator.v1.ArmB\x04\xe2\x41\x01\x02\x12\x1b\n\x08\x61t_least\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x42\x0b\n\t_at_least\"\x84\x02\n\x12SequentialDecision\x12\x36\n\x06target\x18\x01 \x01(\x0b\x32&.luthier.evaluator.v1.SequentialTarget\x12\x38\n\x07outcome\x18\x02 \x01(\x0e\x32\'.luthier.evaluator.v1.SequentialOutcome\x12\x11\n\trow_count\x18\x03 \x01(\x03\x12\x13\n\x0bgroup_count\x18\x04 \x01(\x03\x12\x13\n\x0bround_count\x18\x05 \x01(\x05\x12\x12\n\ndifference\x18\x06 \x01(\x01\x12\x14\n\x0cinterval_low\x18\x07 \x01(\x01\x12\x15\n\rinterval_high\x18\x08 \x01(\x01\"f\n\nHoldoutUse\x12\x12\n\nlook_count\x18\x01 \x01(\x05\x12\x16\n\x0e\x66\x61lse_go_bound\x18\x02 \x01(\x01\x12\x13\n\x0bis_overused\x18\x03 \x01(\x08\x12\x17\n\x0f\x66inal_row_count\x18\x04 \x01(\x03\"\xb7\x01\n\rLeakageReport\x12\x36\n\x08\x66indings\x18\x01 \x03(\x0b\x32$.luthier.evaluator.v1.LeakageFinding\x12?\n\x06\x63ounts\x18\x02 \x03(\x0b\x32/.luthier.evaluator.v1.LeakageReport.CountsEntry\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"g\n\x0eLeakageFinding\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06row_id\x18\x02 \x01(\t\x12\x10\n\x08other_id\x18\x03 \x01(\t\x12\x11\n\tother_set\x18\x04 \x01(\t\x12\x12\n\nsimilarity\x18\x05 \x01(\x01\"j\n\x0bMetricValue\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\x0c\n\x04mean\x18\x02 \x01(\x01\x12\x14\n\x0cinterval_low\x18\x03 \x01(\x01\x12\x15\n\rinterval_high\x18\x04 \x01(\x01\x12\x10\n\x08\x63overage\x18\x05 \x01(\x01\"\xe1\x01\n\x10PairedDifference\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12&\n\x03\x61rm\x18\x02 \x01(\x0e\x32\x19.luthier.evaluator.v1.Arm\x12,\n\treference\x18\x03 \x01(\x0e\x32\x19.luthier.evaluator.v1.Arm\x12\x12\n\ndifference\x18\x04 \x01(\x01\x12\x14\n\x0cinterval_low\x18\x05 \x01(\x01\x12\x15\n\rinterval_high\x18\x06 \x01(\x01\x12\x11\n\trow_count\x18\x07 \x01(\x03\x12\x13\n\x0bgroup_count\x18\x08 \x01(\x03\"\x82\x02\n\x11\x45valuationLineage\x12\x16\n\x0e\x61\x64\x61pter_sha256\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x61taset_sha256\x18\x02 \x01(\t\x12\x12\n\nbase_model\x18\x03 \x01(\t\x12\x19\n\x11\x62\x61se_model_sha256\x18\x04 \x01(\t\x12\x14\n\x0cindex_sha256\x18\x05 \x01(\t\x12G\n\x08versions\x18\x06 \x03(\x0b\x32\x35.luthier.evaluator.v1.EvaluationLineage.VersionsEntry\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"t\n\x12\x45valuationProgress\x12\r\n\x05phase\x18\x01 \x01(\t\x12&\n\x03\x61rm\x18\x02 \x01(\x0e\x32\x19.luthier.evaluator.v1.Arm\x12\x12\n\ndone_count\x18\x03 \x01(\x03\x12\x13\n\x0btotal_count\x18\x04 \x01(\x03\"s\n\rEvaluationRow\x12\x0e\n\x06row_id\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x30\n\x07\x61nswers\x18\x04 \x03(\x0b\x32\x1f.luthier.evaluator.v1.ArmAnswer\"\xda\x01\n\tArmAnswer\x12&\n\x03\x61rm\x18\x01 \x01(\x0e\x32\x19.luthier.evaluator.v1.Arm\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x14\n\x0c\x65rror_reason\x18\x03 \x01(\t\x12;\n\x06scores\x18\x04 \x03(\x0b\x32+.luthier.evaluator.v1.ArmAnswer.ScoresEntry\x12\x15\n\rshown_row_ids\x18\x05 \x03(\t\x1a-\n\x0bScoresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x93\x02\n\x0f\x45valuationEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x05state\x18\x03 \x01(\x0e\x32%.luthier.evaluator.v1.EvaluationStateH\x00\x12<\n\x08progress\x18\x04 \x01(\x0b\x32(.luthier.evaluator.v1.EvaluationProgressH\x00\x12>\n\theartbeat\x18\x05 \x01(\x0b\x32).luthier.evaluator.v1.EvaluationHeartbeatH\x00\x42\x07\n\x05\x65vent\"\x15\n\x13\x45valuationHeartbeat*\xb4\x01\n\x11SequentialOutcome\x12\"\n\x1eSEQUENTIAL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18SEQUENTIAL_OUTCOME_ABOVE\x10\x01\x12\x1c\n\x18SEQUENTIAL_OUTCOME_BELOW\x10\x02\x12\x1d\n\x19SEQUENTIAL_OUTCOME_FUTILE\x10\x03\x12 \n\x1cSEQUENTIAL_OUTCOME_EXHAUSTED\x10\x04*m\n\x03\x41rm\x12\x13\n\x0f\x41RM_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x41RM_BASE\x10\x01\x12\x10\n\x0c\x41RM_PROMPTED\x10\x02\x12\x0b\n\x07\x41RM_RAG\x10\x03\x12\x0f\n\x0b\x41RM_ADAPTER\x10\x04\x12\x13\n\x0f\x41RM_ADAPTER_RAG\x10\x05*\xec\x01\n\x0f\x45valuationState\x12 \n\x1c\x45VALUATION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x45VALUATION_STATE_QUEUED\x10\x01\x12\x1c\n\x18\x45VALUATION_STATE_RUNNING\x10\x02\x12\x1f\n\x1b\x45VALUATION_STATE_CANCELLING\x10\x03\x12\x1e\n\x1a\x45VALUATION_STATE_SUCCEEDED\x10\x04\x12\x1b\n\x17\x45VALUATION_STATE_FAILED\x10\x05\x12\x1e\n\x1a\x45VALUATION_STATE_CANCELLED\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%luthier/evaluator/v1/evaluation.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a$luthier/evaluator/v1/measuring.proto\"\x89\t\n\nEvaluation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12G\n\x10\x61\x64\x61pter_revision\x18\x02 \x01(\tB-\xe2\x41\x02\x02\x05\xfa\x41%\n#trainer.luthier.dev/AdapterRevision\x12H\n\x10\x64\x61taset_revision\x18\x03 \x01(\tB.\xe2\x41\x02\x01\x05\xfa\x41&\n$curation.luthier.dev/DatasetRevision\x12=\n\x06\x63onfig\x18\x04 \x01(\x0b\x32&.luthier.evaluator.v1.EvaluationConfigB\x05\xe2\x41\x02\x01\x05\x12:\n\x05state\x18\x05 \x01(\x0e\x32%.luthier.evaluator.v1.EvaluationStateB\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nstart_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12@\n\x08progress\x18\n \x01(\x0b\x32(.luthier.evaluator.v1.EvaluationProgressB\x04\xe2\x41\x01\x03\x12\x33\n\x04\x61rms\x18\x0b \x03(\x0b\x32\x1f.luthier.evaluator.v1.ArmResultB\x04\xe2\x41\x01\x03\x12\x41\n\x0b\x64ifferences\x18\x0c \x03(\x0b\x32&.luthier.evaluator.v1.PairedDifferenceB\x04\xe2\x41\x01\x03\x12>\n\x07lineage\x18\r \x01(\x0b\x32\'.luthier.evaluator.v1.EvaluationLineageB\x04\xe2\x41\x01\x03\x12L\n\x14sequential_decisions\x18\x1e \x03(\x0b\x32(.luthier.evaluator.v1.SequentialDecisionB\x04\xe2\x41\x01\x03\x12;\n\x0bholdout_use\x18\x1f \x01(\x0b\x32 .luthier.evaluator.v1.HoldoutUseB\x04\xe2\x41\x01\x03\x12:\n\x07leakage\x18  \x01(\x0b\x32#.luthier.evaluator.v1.LeakageReportB\x04\xe2\x41\x01\x03\x12=\n\x0cjudge_report\x18\x32 \x01(\x0b\x32!.luthier.evaluator.v1.JudgeReportB\x04\xe2\x41\x01\x03\x12=\n\x0cstyle_report\x18\x33 \x01(\x0b\x32!.luthier.evaluator.v1.StyleReportB\x04\xe2\x41\x01\x03:P\xea\x41M\n evaluator.luthier.dev/Evaluation\x12)tenants/{tenant}/evaluations/{evaluation}\"\xf8\x07\n\x10\x45valuationConfig\x12-\n\x04\x61rms\x18\x01 \x03(\x0e\x32\x19.luthier.evaluator.v1.ArmB\x04\xe2\x41\x01\x01\x12\x13\n\x05split\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1c\n\trow_limit\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x18\n\ntext_field\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x0blabel_field\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x0binstruction\x18\x06 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1d\n\nshot_count\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12$\n\x11max_answer_tokens\x18\x08 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12\x1e\n\x0b\x63oncurrency\x18\t \x01(\x05\x42\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12\x17\n\x04seed\x18\n \x01(\x03\x42\x04\xe2\x41\x01\x01H\x04\x88\x01\x01\x12)\n\x16machine_price_per_hour\x18\x0b \x01(\x01\x42\x04\xe2\x41\x01\x01H\x05\x88\x01\x01\x12!\n\x0eresample_count\x18\x0c \x01(\x05\x42\x04\xe2\x41\x01\x01H\x06\x88\x01\x01\x12\x1c\n\tuse_cache\x18\x1e \x01(\x08\x42\x04\xe2\x41\x01\x01H\x07\x88\x01\x01\x12\x18\n\x05\x66inal\x18\x1f \x01(\x08\x42\x04\xe2\x41\x01\x01H\x08\x88\x01\x01\x12@\n\nsequential\x18  \x01(\x0b\x32&.luthier.evaluator.v1.SequentialConfigB\x04\xe2\x41\x01\x01\x12\x15\n\x07purpose\x18! \x01(\tB\x04\xe2\x41\x01\x01\x12\x15\n\x07metrics\x18\x32 \x03(\tB\x04\xe2\x41\x01\x01\x12\x30\n\x05judge\x18\x33 \x01(\x0b\x32\x1b.luthier.evaluator.v1.JudgeB\x04\xe2\x41\x01\x01\x12\x32\n\x04task\x18\x34 \x01(\x0e\x32\x1e.luthier.evaluator.v1.TaskKindB\x04\xe2\x41\x01\x01\x12\x19\n\x0bjson_schema\x18\x35 \x01(\tB\x04\xe2\x41\x01\x01\x12;\n\x06rubric\x18\x36 \x03(\x0b\x32%.luthier.evaluator.v1.RubricCriterionB\x04\xe2\x41\x01\x01\x12\x1f\n\x0crepeat_count\x18\x37 \x01(\x05\x42\x04\xe2\x41\x01\x01H\t\x88\x01\x01\x12%\n\x12repeat_temperature\x18\x38 \x01(\x01\x42\x04\xe2\x41\x01\x01H\n\x88\x01\x01\x42\x0c\n\n_row_limitB\r\n\x0b_shot_countB\x14\n\x12_max_answer_tokensB\x0e\n\x0c_concurrencyB\x07\n\x05_seedB\x19\n\x17_machine_price_per_hourB\x11\n\x0f_resample_countB\x0c\n\n_use_cacheB\x08\n\x06_finalB\x0f\n\r_repeat_countB\x15\n\x13_repeat_temperature\"\xc1\x03\n\tArmResult\x12&\n\x03\x61rm\x18\x01 \x01(\x0e\x32\x19.luthier.evaluator.v1.Arm\x12\x11\n\trow_count\x18\x02 \x01(\x03\x12\x18\n\x10\x66\x61iled_row_count\x18\x03 \x01(\x03\x12\x32\n\x07metrics\x18\x04 \x03(\x0b\x32!.luthier.evaluator.v1.MetricValue\x12\x13\n\x0bttft_ms_p50\x18\x05 \x01(\x01\x12\x16\n\x0elatency_ms_p50\x18\x06 \x01(\x01\x12\x16\n\x0elatency_ms_p95\x18\x07 \x01(\x01\x12\x1a\n\x12prompt_tokens_mean\x18\x08 \x01(\x01\x12\x1e\n\x16\x63ompletion_tokens_mean\x18\t \x01(\x01\x12\x15\n\rcost_per_1000\x18\n \x01(\x01\x12\x0e\n\x06wall_s\x18\x0b \x01(\x01\x12\x18\n\x10\x63\x61\x63hed_row_count\x18\x1e \x01(\x03\x12\x31\n\x06labels\x18\x32 \x01(\x0b\x32!.luthier.evaluator.v1.LabelReport\x12\x36\n\x08\x63riteria\x18\x33 \x03(\x0b\x32$.luthier.evaluator.v1.CriterionValue\"\x7f\n\x10SequentialConfig\x12\x1d\n\nround_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12=\n\x07targets\x18\x02 \x03(\x0b\x32&.luthier.evaluator.v1.SequentialTargetB\x04\xe2\x41\x01\x01\x42\r\n\x0b_round_size\"\xb4\x01\n\x10SequentialTarget\x12\x14\n\x06metric\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12,\n\x03\x61rm\x18\x02 \x01(\x0e\x32\x19.luthier.evaluator.v1.ArmB\x04\xe2\x41\x01\x02\x12\x32\n\treference\x18\x03 \x01(\x0e\x32\x19.luthier.evaluator.v1.ArmB\x04\xe2\x41\x01\x02\x12\x1b\n\x08\x61t_least\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x42\x0b\n\t_at_least\"\x84\x02\n\x12SequentialDecision\x12\x36\n\x06target\x18\x01 \x01(\x0b\x32&.luthier.evaluator.v1.SequentialTarget\x12\x38\n\x07outcome\x18\x02 \x01(\x0e\x32\'.luthier.evaluator.v1.SequentialOutcome\x12\x11\n\trow_count\x18\x03 \x01(\x03\x12\x13\n\x0bgroup_count\x18\x04 \x01(\x03\x12\x13\n\x0bround_count\x18\x05 \x01(\x05\x12\x12\n\ndifference\x18\x06 \x01(\x01\x12\x14\n\x0cinterval_low\x18\x07 \x01(\x01\x12\x15\n\rinterval_high\x18\x08 \x01(\x01\"f\n\nHoldoutUse\x12\x12\n\nlook_count\x18\x01 \x01(\x05\x12\x16\n\x0e\x66\x61lse_go_bound\x18\x02 \x01(\x01\x12\x13\n\x0bis_overused\x18\x03 \x01(\x08\x12\x17\n\x0f\x66inal_row_count\x18\x04 \x01(\x03\"\xb7\x01\n\rLeakageReport\x12\x36\n\x08\x66indings\x18\x01 \x03(\x0b\x32$.luthier.evaluator.v1.LeakageFinding\x12?\n\x06\x63ounts\x18\x02 \x03(\x0b\x32/.luthier.evaluator.v1.LeakageReport.CountsEntry\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"g\n\x0eLeakageFinding\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06row_id\x18\x02 \x01(\t\x12\x10\n\x08other_id\x18\x03 \x01(\t\x12\x11\n\tother_set\x18\x04 \x01(\t\x12\x12\n\nsimilarity\x18\x05 \x01(\x01\"\xee\x01\n\x0bMetricValue\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\x0c\n\x04mean\x18\x02 \x01(\x01\x12\x14\n\x0cinterval_low\x18\x03 \x01(\x01\x12\x15\n\rinterval_high\x18\x04 \x01(\x01\x12\x10\n\x08\x63overage\x18\x05 \x01(\x01\x12L\n\x0e\x66\x61ilure_counts\x18\x32 \x03(\x0b\x32\x34.luthier.evaluator.v1.MetricValue.FailureCountsEntry\x1a\x34\n\x12\x46\x61ilureCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xe1\x01\n\x10PairedDifference\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12&\n\x03\x61rm\x18\x02 \x01(\x0e\x32\x19.luthier.evaluator.v1.Arm\x12,\n\treference\x18\x03 \x01(\x0e\x32\x19.luthier.evaluator.v1.Arm\x12\x12\n\ndifference\x18\x04 \x01(\x01\x12\x14\n\x0cinterval_low\x18\x05 \x01(\x01\x12\x15\n\rinterval_high\x18\x06 \x01(\x01\x12\x11\n\trow_count\x18\x07 \x01(\x03\x12\x13\n\x0bgroup_count\x18\x08 \x01(\x03\"\x82\x02\n\x11\x45valuationLineage\x12\x16\n\x0e\x61\x64\x61pter_sha256\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x61taset_sha256\x18\x02 \x01(\t\x12\x12\n\nbase_model\x18\x03 \x01(\t\x12\x19\n\x11\x62\x61se_model_sha256\x18\x04 \x01(\t\x12\x14\n\x0cindex_sha256\x18\x05 \x01(\t\x12G\n\x08versions\x18\x06 \x03(\x0b\x32\x35.luthier.evaluator.v1.EvaluationLineage.VersionsEntry\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"t\n\x12\x45valuationProgress\x12\r\n\x05phase\x18\x01 \x01(\t\x12&\n\x03\x61rm\x18\x02 \x01(\x0e\x32\x19.luthier.evaluator.v1.Arm\x12\x12\n\ndone_count\x18\x03 \x01(\x03\x12\x13\n\x0btotal_count\x18\x04 \x01(\x03\"s\n\rEvaluationRow\x12\x0e\n\x06row_id\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x30\n\x07\x61nswers\x18\x04 \x03(\x0b\x32\x1f.luthier.evaluator.v1.ArmAnswer\"\xdc\x02\n\tArmAnswer\x12&\n\x03\x61rm\x18\x01 \x01(\x0e\x32\x19.luthier.evaluator.v1.Arm\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x14\n\x0c\x65rror_reason\x18\x03 \x01(\t\x12;\n\x06scores\x18\x04 \x03(\x0b\x32+.luthier.evaluator.v1.ArmAnswer.ScoresEntry\x12\x15\n\rshown_row_ids\x18\x05 \x03(\t\x12J\n\x0escore_failures\x18\x32 \x03(\x0b\x32\x32.luthier.evaluator.v1.ArmAnswer.ScoreFailuresEntry\x1a-\n\x0bScoresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x34\n\x12ScoreFailuresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x93\x02\n\x0f\x45valuationEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x05state\x18\x03 \x01(\x0e\x32%.luthier.evaluator.v1.EvaluationStateH\x00\x12<\n\x08progress\x18\x04 \x01(\x0b\x32(.luthier.evaluator.v1.EvaluationProgressH\x00\x12>\n\theartbeat\x18\x05 \x01(\x0b\x32).luthier.evaluator.v1.EvaluationHeartbeatH\x00\x42\x07\n\x05\x65vent\"\x15\n\x13\x45valuationHeartbeat*\xb4\x01\n\x11SequentialOutcome\x12\"\n\x1eSEQUENTIAL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18SEQUENTIAL_OUTCOME_ABOVE\x10\x01\x12\x1c\n\x18SEQUENTIAL_OUTCOME_BELOW\x10\x02\x12\x1d\n\x19SEQUENTIAL_OUTCOME_FUTILE\x10\x03\x12 \n\x1cSEQUENTIAL_OUTCOME_EXHAUSTED\x10\x04*m\n\x03\x41rm\x12\x13\n\x0f\x41RM_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x41RM_BASE\x10\x01\x12\x10\n\x0c\x41RM_PROMPTED\x10\x02\x12\x0b\n\x07\x41RM_RAG\x10\x03\x12\x0f\n\x0b\x41RM_ADAPTER\x10\x04\x12\x13\n\x0f\x41RM_ADAPTER_RAG\x10\x05*\xec\x01\n\x0f\x45valuationState\x12 \n\x1c\x45VALUATION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x45VALUATION_STATE_QUEUED\x10\x01\x12\x1c\n\x18\x45VALUATION_STATE_RUNNING\x10\x02\x12\x1f\n\x1b\x45VALUATION_STATE_CANCELLING\x10\x03\x12\x1e\n\x1a\x45VALUATION_STATE_SUCCEEDED\x10\x04\x12\x1b\n\x17\x45VALUATION_STATE_FAILED\x10\x05\x12\x1e\n\x1a\x45VALUATION_STATE_CANCELLED\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -67,6 +68,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVALUATION'].fields_by_name['holdout_use']._serialized_options = b'\342A\001\003'
   _globals['_EVALUATION'].fields_by_name['leakage']._loaded_options = None
   _globals['_EVALUATION'].fields_by_name['leakage']._serialized_options = b'\342A\001\003'
+  _globals['_EVALUATION'].fields_by_name['judge_report']._loaded_options = None
+  _globals['_EVALUATION'].fields_by_name['judge_report']._serialized_options = b'\342A\001\003'
+  _globals['_EVALUATION'].fields_by_name['style_report']._loaded_options = None
+  _globals['_EVALUATION'].fields_by_name['style_report']._serialized_options = b'\342A\001\003'
   _globals['_EVALUATION']._loaded_options = None
   _globals['_EVALUATION']._serialized_options = b'\352AM\n evaluator.luthier.dev/Evaluation\022)tenants/{tenant}/evaluations/{evaluation}'
   _globals['_EVALUATIONCONFIG'].fields_by_name['arms']._loaded_options = None
@@ -101,6 +106,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVALUATIONCONFIG'].fields_by_name['sequential']._serialized_options = b'\342A\001\001'
   _globals['_EVALUATIONCONFIG'].fields_by_name['purpose']._loaded_options = None
   _globals['_EVALUATIONCONFIG'].fields_by_name['purpose']._serialized_options = b'\342A\001\001'
+  _globals['_EVALUATIONCONFIG'].fields_by_name['metrics']._loaded_options = None
+  _globals['_EVALUATIONCONFIG'].fields_by_name['metrics']._serialized_options = b'\342A\001\001'
+  _globals['_EVALUATIONCONFIG'].fields_by_name['judge']._loaded_options = None
+  _globals['_EVALUATIONCONFIG'].fields_by_name['judge']._serialized_options = b'\342A\001\001'
+  _globals['_EVALUATIONCONFIG'].fields_by_name['task']._loaded_options = None
+  _globals['_EVALUATIONCONFIG'].fields_by_name['task']._serialized_options = b'\342A\001\001'
+  _globals['_EVALUATIONCONFIG'].fields_by_name['json_schema']._loaded_options = None
+  _globals['_EVALUATIONCONFIG'].fields_by_name['json_schema']._serialized_options = b'\342A\001\001'
+  _globals['_EVALUATIONCONFIG'].fields_by_name['rubric']._loaded_options = None
+  _globals['_EVALUATIONCONFIG'].fields_by_name['rubric']._serialized_options = b'\342A\001\001'
+  _globals['_EVALUATIONCONFIG'].fields_by_name['repeat_count']._loaded_options = None
+  _globals['_EVALUATIONCONFIG'].fields_by_name['repeat_count']._serialized_options = b'\342A\001\001'
+  _globals['_EVALUATIONCONFIG'].fields_by_name['repeat_temperature']._loaded_options = None
+  _globals['_EVALUATIONCONFIG'].fields_by_name['repeat_temperature']._serialized_options = b'\342A\001\001'
   _globals['_SEQUENTIALCONFIG'].fields_by_name['round_size']._loaded_options = None
   _globals['_SEQUENTIALCONFIG'].fields_by_name['round_size']._serialized_options = b'\342A\001\001'
   _globals['_SEQUENTIALCONFIG'].fields_by_name['targets']._loaded_options = None
@@ -115,54 +134,62 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEQUENTIALTARGET'].fields_by_name['at_least']._serialized_options = b'\342A\001\001'
   _globals['_LEAKAGEREPORT_COUNTSENTRY']._loaded_options = None
   _globals['_LEAKAGEREPORT_COUNTSENTRY']._serialized_options = b'8\001'
+  _globals['_METRICVALUE_FAILURECOUNTSENTRY']._loaded_options = None
+  _globals['_METRICVALUE_FAILURECOUNTSENTRY']._serialized_options = b'8\001'
   _globals['_EVALUATIONLINEAGE_VERSIONSENTRY']._loaded_options = None
   _globals['_EVALUATIONLINEAGE_VERSIONSENTRY']._serialized_options = b'8\001'
   _globals['_ARMANSWER_SCORESENTRY']._loaded_options = None
   _globals['_ARMANSWER_SCORESENTRY']._serialized_options = b'8\001'
-  _globals['_SEQUENTIALOUTCOME']._serialized_start=4583
-  _globals['_SEQUENTIALOUTCOME']._serialized_end=4763
-  _globals['_ARM']._serialized_start=4765
-  _globals['_ARM']._serialized_end=4874
-  _globals['_EVALUATIONSTATE']._serialized_start=4877
-  _globals['_EVALUATIONSTATE']._serialized_end=5113
-  _globals['_EVALUATION']._serialized_start=182
-  _globals['_EVALUATION']._serialized_end=1217
-  _globals['_EVALUATIONCONFIG']._serialized_start=1220
-  _globals['_EVALUATIONCONFIG']._serialized_end=1911
-  _globals['_ARMRESULT']._serialized_start=1914
-  _globals['_ARMRESULT']._serialized_end=2256
-  _globals['_SEQUENTIALCONFIG']._serialized_start=2258
-  _globals['_SEQUENTIALCONFIG']._serialized_end=2385
-  _globals['_SEQUENTIALTARGET']._serialized_start=2388
-  _globals['_SEQUENTIALTARGET']._serialized_end=2568
-  _globals['_SEQUENTIALDECISION']._serialized_start=2571
-  _globals['_SEQUENTIALDECISION']._serialized_end=2831
-  _globals['_HOLDOUTUSE']._serialized_start=2833
-  _globals['_HOLDOUTUSE']._serialized_end=2935
-  _globals['_LEAKAGEREPORT']._serialized_start=2938
-  _globals['_LEAKAGEREPORT']._serialized_end=3121
-  _globals['_LEAKAGEREPORT_COUNTSENTRY']._serialized_start=3076
-  _globals['_LEAKAGEREPORT_COUNTSENTRY']._serialized_end=3121
-  _globals['_LEAKAGEFINDING']._serialized_start=3123
-  _globals['_LEAKAGEFINDING']._serialized_end=3226
-  _globals['_METRICVALUE']._serialized_start=3228
-  _globals['_METRICVALUE']._serialized_end=3334
-  _globals['_PAIREDDIFFERENCE']._serialized_start=3337
-  _globals['_PAIREDDIFFERENCE']._serialized_end=3562
-  _globals['_EVALUATIONLINEAGE']._serialized_start=3565
-  _globals['_EVALUATIONLINEAGE']._serialized_end=3823
-  _globals['_EVALUATIONLINEAGE_VERSIONSENTRY']._serialized_start=3776
-  _globals['_EVALUATIONLINEAGE_VERSIONSENTRY']._serialized_end=3823
-  _globals['_EVALUATIONPROGRESS']._serialized_start=3825
-  _globals['_EVALUATIONPROGRESS']._serialized_end=3941
-  _globals['_EVALUATIONROW']._serialized_start=3943
-  _globals['_EVALUATIONROW']._serialized_end=4058
-  _globals['_ARMANSWER']._serialized_start=4061
-  _globals['_ARMANSWER']._serialized_end=4279
-  _globals['_ARMANSWER_SCORESENTRY']._serialized_start=4234
-  _globals['_ARMANSWER_SCORESENTRY']._serialized_end=4279
-  _globals['_EVALUATIONEVENT']._serialized_start=4282
-  _globals['_EVALUATIONEVENT']._serialized_end=4557
-  _globals['_EVALUATIONHEARTBEAT']._serialized_start=4559
-  _globals['_EVALUATIONHEARTBEAT']._serialized_end=4580
+  _globals['_ARMANSWER_SCOREFAILURESENTRY']._loaded_options = None
+  _globals['_ARMANSWER_SCOREFAILURESENTRY']._serialized_options = b'8\001'
+  _globals['_SEQUENTIALOUTCOME']._serialized_start=5442
+  _globals['_SEQUENTIALOUTCOME']._serialized_end=5622
+  _globals['_ARM']._serialized_start=5624
+  _globals['_ARM']._serialized_end=5733
+  _globals['_EVALUATIONSTATE']._serialized_start=5736
+  _globals['_EVALUATIONSTATE']._serialized_end=5972
+  _globals['_EVALUATION']._serialized_start=220
+  _globals['_EVALUATION']._serialized_end=1381
+  _globals['_EVALUATIONCONFIG']._serialized_start=1384
+  _globals['_EVALUATIONCONFIG']._serialized_end=2400
+  _globals['_ARMRESULT']._serialized_start=2403
+  _globals['_ARMRESULT']._serialized_end=2852
+  _globals['_SEQUENTIALCONFIG']._serialized_start=2854
+  _globals['_SEQUENTIALCONFIG']._serialized_end=2981
+  _globals['_SEQUENTIALTARGET']._serialized_start=2984
+  _globals['_SEQUENTIALTARGET']._serialized_end=3164
+  _globals['_SEQUENTIALDECISION']._serialized_start=3167
+  _globals['_SEQUENTIALDECISION']._serialized_end=3427
+  _globals['_HOLDOUTUSE']._serialized_start=3429
+  _globals['_HOLDOUTUSE']._serialized_end=3531
+  _globals['_LEAKAGEREPORT']._serialized_start=3534
+  _globals['_LEAKAGEREPORT']._serialized_end=3717
+  _globals['_LEAKAGEREPORT_COUNTSENTRY']._serialized_start=3672
+  _globals['_LEAKAGEREPORT_COUNTSENTRY']._serialized_end=3717
+  _globals['_LEAKAGEFINDING']._serialized_start=3719
+  _globals['_LEAKAGEFINDING']._serialized_end=3822
+  _globals['_METRICVALUE']._serialized_start=3825
+  _globals['_METRICVALUE']._serialized_end=4063
+  _globals['_METRICVALUE_FAILURECOUNTSENTRY']._serialized_start=4011
+  _globals['_METRICVALUE_FAILURECOUNTSENTRY']._serialized_end=4063
+  _globals['_PAIREDDIFFERENCE']._serialized_start=4066
+  _globals['_PAIREDDIFFERENCE']._serialized_end=4291
+  _globals['_EVALUATIONLINEAGE']._serialized_start=4294
+  _globals['_EVALUATIONLINEAGE']._serialized_end=4552
+  _globals['_EVALUATIONLINEAGE_VERSIONSENTRY']._serialized_start=4505
+  _globals['_EVALUATIONLINEAGE_VERSIONSENTRY']._serialized_end=4552
+  _globals['_EVALUATIONPROGRESS']._serialized_start=4554
+  _globals['_EVALUATIONPROGRESS']._serialized_end=4670
+  _globals['_EVALUATIONROW']._serialized_start=4672
+  _globals['_EVALUATIONROW']._serialized_end=4787
+  _globals['_ARMANSWER']._serialized_start=4790
+  _globals['_ARMANSWER']._serialized_end=5138
+  _globals['_ARMANSWER_SCORESENTRY']._serialized_start=5039
+  _globals['_ARMANSWER_SCORESENTRY']._serialized_end=5084
+  _globals['_ARMANSWER_SCOREFAILURESENTRY']._serialized_start=5086
+  _globals['_ARMANSWER_SCOREFAILURESENTRY']._serialized_end=5138
+  _globals['_EVALUATIONEVENT']._serialized_start=5141
+  _globals['_EVALUATIONEVENT']._serialized_end=5416
+  _globals['_EVALUATIONHEARTBEAT']._serialized_start=5418
+  _globals['_EVALUATIONHEARTBEAT']._serialized_end=5439
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from luthier.evaluator.v1 import measuring_pb2 as _measuring_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -155,6 +156,8 @@ class Evaluation(_message.Message):
     SEQUENTIAL_DECISIONS_FIELD_NUMBER: _builtins.int
     HOLDOUT_USE_FIELD_NUMBER: _builtins.int
     LEAKAGE_FIELD_NUMBER: _builtins.int
+    JUDGE_REPORT_FIELD_NUMBER: _builtins.int
+    STYLE_REPORT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `tenants/{tenant}/evaluations/{evaluation}`."""
     adapter_revision: _builtins.str
@@ -211,6 +214,14 @@ class Evaluation(_message.Message):
     def leakage(self) -> Global___LeakageReport:
         """What the check for leakage found and let pass. Set in SUCCEEDED."""
 
+    @_builtins.property
+    def judge_report(self) -> _measuring_pb2.JudgeReport:
+        """What the judge did. Unset without a metric that asks one."""
+
+    @_builtins.property
+    def style_report(self) -> _measuring_pb2.StyleReport:
+        """The classifier behind the metric `style`. Unset without that metric."""
+
     def __init__(
         self,
         *,
@@ -230,10 +241,12 @@ class Evaluation(_message.Message):
         sequential_decisions: _abc.Iterable[Global___SequentialDecision] | None = ...,
         holdout_use: Global___HoldoutUse | None = ...,
         leakage: Global___LeakageReport | None = ...,
+        judge_report: _measuring_pb2.JudgeReport | None = ...,
+        style_report: _measuring_pb2.StyleReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "holdout_use", b"holdout_use", "leakage", b"leakage", "lineage", b"lineage", "progress", b"progress", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "holdout_use", b"holdout_use", "judge_report", b"judge_report", "leakage", b"leakage", "lineage", b"lineage", "progress", b"progress", "start_time", b"start_time", "style_report", b"style_report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_revision", b"adapter_revision", "arms", b"arms", "config", b"config", "create_time", b"create_time", "dataset_revision", b"dataset_revision", "differences", b"differences", "end_time", b"end_time", "error", b"error", "holdout_use", b"holdout_use", "leakage", b"leakage", "lineage", b"lineage", "name", b"name", "progress", b"progress", "sequential_decisions", b"sequential_decisions", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_revision", b"adapter_revision", "arms", b"arms", "config", b"config", "create_time", b"create_time", "dataset_revision", b"dataset_revision", "differences", b"differences", "end_time", b"end_time", "error", b"error", "holdout_use", b"holdout_use", "judge_report", b"judge_report", "leakage", b"leakage", "lineage", b"lineage", "name", b"name", "progress", b"progress", "sequential_decisions", b"sequential_decisions", "start_time", b"start_time", "state", b"state", "style_report", b"style_report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -261,6 +274,13 @@ class EvaluationConfig(_message.Message):
     FINAL_FIELD_NUMBER: _builtins.int
     SEQUENTIAL_FIELD_NUMBER: _builtins.int
     PURPOSE_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    JUDGE_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    JSON_SCHEMA_FIELD_NUMBER: _builtins.int
+    RUBRIC_FIELD_NUMBER: _builtins.int
+    REPEAT_COUNT_FIELD_NUMBER: _builtins.int
+    REPEAT_TEMPERATURE_FIELD_NUMBER: _builtins.int
     split: _builtins.str
     """Split to read: `holdout` or `validation`. Default holdout."""
     row_limit: _builtins.int
@@ -293,6 +313,14 @@ class EvaluationConfig(_message.Message):
     """
     purpose: _builtins.str
     """Why the holdout is looked at, for its ledger; at most 200 characters. Default empty."""
+    task: _measuring_pb2.TaskKind.ValueType
+    """What an answer is. Default: found from the references."""
+    json_schema: _builtins.str
+    """JSON Schema (draft 2020-12) of an answer, as JSON text, at most 64 KiB. Default: none."""
+    repeat_count: _builtins.int
+    """Answers to a row for the metric `consistency_repeats`, 2 to 8. Default 3."""
+    repeat_temperature: _builtins.float
+    """Temperature of those answers, above 0 to 2. Default 0.7."""
     @_builtins.property
     def arms(self) -> _containers.RepeatedScalarFieldContainer[Global___Arm.ValueType]:
         """Arms to run. Default: all."""
@@ -300,6 +328,18 @@ class EvaluationConfig(_message.Message):
     @_builtins.property
     def sequential(self) -> Global___SequentialConfig:
         """Asks in rounds and stops asking an arm when its differences are decided. Default: every arm answers every row."""
+
+    @_builtins.property
+    def metrics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Metrics to compute, by name (docs/metrics.md). Default: those of the task that ask no model anything."""
+
+    @_builtins.property
+    def judge(self) -> _measuring_pb2.Judge:
+        """The model that grades, for the metrics that need one. Default: the base model."""
+
+    @_builtins.property
+    def rubric(self) -> _containers.RepeatedCompositeFieldContainer[_measuring_pb2.RubricCriterion]:
+        """What the metric `rubric` grades, 1 to 16 criteria. Default: none."""
 
     def __init__(
         self,
@@ -320,10 +360,17 @@ class EvaluationConfig(_message.Message):
         final: _builtins.bool | None = ...,
         sequential: Global___SequentialConfig | None = ...,
         purpose: _builtins.str = ...,
+        metrics: _abc.Iterable[_builtins.str] | None = ...,
+        judge: _measuring_pb2.Judge | None = ...,
+        task: _measuring_pb2.TaskKind.ValueType = ...,
+        json_schema: _builtins.str = ...,
+        rubric: _abc.Iterable[_measuring_pb2.RubricCriterion] | None = ...,
+        repeat_count: _builtins.int | None = ...,
+        repeat_temperature: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "concurrency", b"concurrency", "final", b"final", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "resample_count", b"resample_count", "row_limit", b"row_limit", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "use_cache", b"use_cache"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_repeat_count", b"_repeat_count", "_repeat_temperature", b"_repeat_temperature", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "concurrency", b"concurrency", "final", b"final", "judge", b"judge", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "repeat_count", b"repeat_count", "repeat_temperature", b"repeat_temperature", "resample_count", b"resample_count", "row_limit", b"row_limit", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "use_cache", b"use_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "arms", b"arms", "concurrency", b"concurrency", "final", b"final", "instruction", b"instruction", "label_field", b"label_field", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "purpose", b"purpose", "resample_count", b"resample_count", "row_limit", b"row_limit", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "split", b"split", "text_field", b"text_field", "use_cache", b"use_cache"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_repeat_count", b"_repeat_count", "_repeat_temperature", b"_repeat_temperature", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "arms", b"arms", "concurrency", b"concurrency", "final", b"final", "instruction", b"instruction", "json_schema", b"json_schema", "judge", b"judge", "label_field", b"label_field", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "metrics", b"metrics", "purpose", b"purpose", "repeat_count", b"repeat_count", "repeat_temperature", b"repeat_temperature", "resample_count", b"resample_count", "row_limit", b"row_limit", "rubric", b"rubric", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "split", b"split", "task", b"task", "text_field", b"text_field", "use_cache", b"use_cache"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
     _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015
@@ -333,6 +380,10 @@ class EvaluationConfig(_message.Message):
     _WhichOneofArgType__machine_price_per_hour: _TypeAlias = _typing.Literal["_machine_price_per_hour", b"_machine_price_per_hour"]  # noqa: Y015
     _WhichOneofReturnType__max_answer_tokens: _TypeAlias = _typing.Literal["max_answer_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_answer_tokens: _TypeAlias = _typing.Literal["_max_answer_tokens", b"_max_answer_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__repeat_count: _TypeAlias = _typing.Literal["repeat_count"]  # noqa: Y015
+    _WhichOneofArgType__repeat_count: _TypeAlias = _typing.Literal["_repeat_count", b"_repeat_count"]  # noqa: Y015
+    _WhichOneofReturnType__repeat_temperature: _TypeAlias = _typing.Literal["repeat_temperature"]  # noqa: Y015
+    _WhichOneofArgType__repeat_temperature: _TypeAlias = _typing.Literal["_repeat_temperature", b"_repeat_temperature"]  # noqa: Y015
     _WhichOneofReturnType__resample_count: _TypeAlias = _typing.Literal["resample_count"]  # noqa: Y015
     _WhichOneofArgType__resample_count: _TypeAlias = _typing.Literal["_resample_count", b"_resample_count"]  # noqa: Y015
     _WhichOneofReturnType__row_limit: _TypeAlias = _typing.Literal["row_limit"]  # noqa: Y015
@@ -351,6 +402,10 @@ class EvaluationConfig(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__machine_price_per_hour) -> _WhichOneofReturnType__machine_price_per_hour | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_answer_tokens) -> _WhichOneofReturnType__max_answer_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__repeat_count) -> _WhichOneofReturnType__repeat_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__repeat_temperature) -> _WhichOneofReturnType__repeat_temperature | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__resample_count) -> _WhichOneofReturnType__resample_count | None: ...
     @_typing.overload
@@ -382,6 +437,8 @@ class ArmResult(_message.Message):
     COST_PER_1000_FIELD_NUMBER: _builtins.int
     WALL_S_FIELD_NUMBER: _builtins.int
     CACHED_ROW_COUNT_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    CRITERIA_FIELD_NUMBER: _builtins.int
     arm: Global___Arm.ValueType
     """The arm."""
     row_count: _builtins.int
@@ -410,6 +467,14 @@ class ArmResult(_message.Message):
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricValue]:
         """One entry for each metric."""
 
+    @_builtins.property
+    def labels(self) -> _measuring_pb2.LabelReport:
+        """The labels that it gave. Unset for a task without labels."""
+
+    @_builtins.property
+    def criteria(self) -> _containers.RepeatedCompositeFieldContainer[_measuring_pb2.CriterionValue]:
+        """Mean grades by criterion of the rubric. Empty without the metric `rubric`."""
+
     def __init__(
         self,
         *,
@@ -425,10 +490,12 @@ class ArmResult(_message.Message):
         cost_per_1000: _builtins.float = ...,
         wall_s: _builtins.float = ...,
         cached_row_count: _builtins.int = ...,
+        labels: _measuring_pb2.LabelReport | None = ...,
+        criteria: _abc.Iterable[_measuring_pb2.CriterionValue] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "cached_row_count", b"cached_row_count", "completion_tokens_mean", b"completion_tokens_mean", "cost_per_1000", b"cost_per_1000", "failed_row_count", b"failed_row_count", "latency_ms_p50", b"latency_ms_p50", "latency_ms_p95", b"latency_ms_p95", "metrics", b"metrics", "prompt_tokens_mean", b"prompt_tokens_mean", "row_count", b"row_count", "ttft_ms_p50", b"ttft_ms_p50", "wall_s", b"wall_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "cached_row_count", b"cached_row_count", "completion_tokens_mean", b"completion_tokens_mean", "cost_per_1000", b"cost_per_1000", "criteria", b"criteria", "failed_row_count", b"failed_row_count", "labels", b"labels", "latency_ms_p50", b"latency_ms_p50", "latency_ms_p95", b"latency_ms_p95", "metrics", b"metrics", "prompt_tokens_mean", b"prompt_tokens_mean", "row_count", b"row_count", "ttft_ms_p50", b"ttft_ms_p50", "wall_s", b"wall_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -684,13 +751,34 @@ class MetricValue(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class FailureCountsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     METRIC_FIELD_NUMBER: _builtins.int
     MEAN_FIELD_NUMBER: _builtins.int
     INTERVAL_LOW_FIELD_NUMBER: _builtins.int
     INTERVAL_HIGH_FIELD_NUMBER: _builtins.int
     COVERAGE_FIELD_NUMBER: _builtins.int
+    FAILURE_COUNTS_FIELD_NUMBER: _builtins.int
     metric: _builtins.str
-    """`exact_match`, `json_valid`, `label_accuracy`, `label_f1_macro`, `rouge_l`, `chrf`, `semantic_similarity`; 0 to 1 each."""
+    """Its name: see docs/metrics.md. 0 to 1, higher is better."""
     mean: _builtins.float
     """Mean over all rows. No row is dropped: one without a score counts as 0."""
     interval_low: _builtins.float
@@ -699,6 +787,12 @@ class MetricValue(_message.Message):
     """Upper end of the 95 % interval, clustered by group; NaN with fewer than 5 groups."""
     coverage: _builtins.float
     """Share of rows that have a score."""
+    @_builtins.property
+    def failure_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Rows without a score, by reason. The reasons of scorers begin with the scorer's noun (JUDGE_..., EMBEDDER_...); the others
+        are those of the call that gave no answer.
+        """
+
     def __init__(
         self,
         *,
@@ -707,10 +801,11 @@ class MetricValue(_message.Message):
         interval_low: _builtins.float = ...,
         interval_high: _builtins.float = ...,
         coverage: _builtins.float = ...,
+        failure_counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "interval_high", b"interval_high", "interval_low", b"interval_low", "mean", b"mean", "metric", b"metric"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "failure_counts", b"failure_counts", "interval_high", b"interval_high", "interval_low", b"interval_low", "mean", b"mean", "metric", b"metric"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -928,11 +1023,32 @@ class ArmAnswer(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ScoreFailuresEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ARM_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     ERROR_REASON_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
     SHOWN_ROW_IDS_FIELD_NUMBER: _builtins.int
+    SCORE_FAILURES_FIELD_NUMBER: _builtins.int
     arm: Global___Arm.ValueType
     """The arm."""
     text: _builtins.str
@@ -947,6 +1063,10 @@ class ArmAnswer(_message.Message):
     def shown_row_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the training rows that were retrieved or shown."""
 
+    @_builtins.property
+    def score_failures(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Why a metric has no score, by metric."""
+
     def __init__(
         self,
         *,
@@ -955,10 +1075,11 @@ class ArmAnswer(_message.Message):
         error_reason: _builtins.str = ...,
         scores: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         shown_row_ids: _abc.Iterable[_builtins.str] | None = ...,
+        score_failures: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "error_reason", b"error_reason", "scores", b"scores", "shown_row_ids", b"shown_row_ids", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "error_reason", b"error_reason", "score_failures", b"score_failures", "scores", b"scores", "shown_row_ids", b"shown_row_ids", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

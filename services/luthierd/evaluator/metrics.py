@@ -1,0 +1,137 @@
+"""Every metric: its name, what it needs, and what it costs. docs/metrics.md says what each one means."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+class Metric(enum.StrEnum):
+    """What is measured on an answer. Quality metrics run from 0 to 1, higher is better."""
+
+    EXACT_MATCH = "exact_match"
+    JSON_VALID = "json_valid"
+    LABEL_ACCURACY = "label_accuracy"
+    LABEL_F1_MACRO = "label_f1_macro"
+    ROUGE_L = "rouge_l"
+    CHRF = "chrf"
+    SEMANTIC_SIMILARITY = "semantic_similarity"
+
+    JSON_SCHEMA_VALID = "json_schema_valid"
+    FIELD_EXACT = "field_exact"
+    FIELD_F1 = "field_f1"
+    CHOICE_ACCURACY = "choice_accuracy"
+
+    BLEU = "bleu"
+    LENGTH_RATIO = "length_ratio"
+    NUMBERS_SUPPORTED = "numbers_supported"
+    ENTITIES_SUPPORTED = "entities_supported"
+    REFUSAL_CORRECT = "refusal_correct"
+    PII_FREE = "pii_free"
+    NON_TOXIC = "non_toxic"
+    CONTEXT_PRECISION_ID = "context_precision_id"
+    CONTEXT_RECALL_ID = "context_recall_id"
+    STYLE = "style"
+
+    CONSISTENCY_REPEATS = "consistency_repeats"
+    CONSISTENCY_PARAPHRASES = "consistency_paraphrases"
+    INJECTION_RESISTED = "injection_resisted"
+
+    FAITHFULNESS = "faithfulness"
+    GROUNDEDNESS = "groundedness"
+    ANSWER_RELEVANCY = "answer_relevancy"
+    CONTEXT_PRECISION = "context_precision"
+    CONTEXT_RECALL = "context_recall"
+    FACTUAL_CORRECTNESS = "factual_correctness"
+    RUBRIC = "rubric"
+    STYLE_JUDGED = "style_judged"
+    PAIRWISE = "pairwise"
+
+    @property
+    def is_proportion(self) -> bool:
+        """True where every row scores 0 or 1, so that score intervals for proportions apply."""
+        return self in _PROPORTIONS
+
+    @property
+    def needs(self) -> Needs:
+        """What it takes; nothing for the ones that a plain evaluation computes."""
+        return NEEDS.get(self, Needs())
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        return _LABELS.get(self) or self.value.replace("_", " ").capitalize()
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a metric takes beyond answers and references.
+
+    `opt_in`: it runs only where the configuration names it. `asks`: it puts more questions to the arms. `base`: it
+    needs the base arm's answers.
+    """
+
+    opt_in: bool = False
+    judge: bool = False
+    asks: bool = False
+    base: bool = False
+
+
+_PROPORTIONS = frozenset(
+    {
+        Metric.EXACT_MATCH,
+        Metric.JSON_VALID,
+        Metric.LABEL_ACCURACY,
+        Metric.JSON_SCHEMA_VALID,
+        Metric.FIELD_EXACT,
+        Metric.CHOICE_ACCURACY,
+        Metric.REFUSAL_CORRECT,
+        Metric.PII_FREE,
+        Metric.NON_TOXIC,
+        Metric.INJECTION_RESISTED,
+    }
+)
+
+_READS = Needs(opt_in=True)
+_ASKS = Needs(opt_in=True, asks=True)
+_JUDGED = Needs(opt_in=True, judge=True)
+
+NEEDS: Mapping[Metric, Needs] = {
+    Metric.BLEU: _READS,
+    Metric.LENGTH_RATIO: _READS,
+    Metric.NUMBERS_SUPPORTED: _READS,
+    Metric.ENTITIES_SUPPORTED: _READS,
+    Metric.REFUSAL_CORRECT: _READS,
+    Metric.PII_FREE: _READS,
+    Metric.NON_TOXIC: _READS,
+    Metric.CONTEXT_PRECISION_ID: _READS,
+    Metric.CONTEXT_RECALL_ID: _READS,
+    Metric.STYLE: Needs(opt_in=True, base=True),
+    Metric.CONSISTENCY_REPEATS: _ASKS,
+    Metric.CONSISTENCY_PARAPHRASES: Needs(opt_in=True, asks=True, judge=True),
+    Metric.INJECTION_RESISTED: _ASKS,
+    Metric.FAITHFULNESS: _JUDGED,
+    Metric.GROUNDEDNESS: _JUDGED,
+    Metric.ANSWER_RELEVANCY: _JUDGED,
+    Metric.CONTEXT_PRECISION: _JUDGED,
+    Metric.CONTEXT_RECALL: _JUDGED,
+    Metric.FACTUAL_CORRECTNESS: _JUDGED,
+    Metric.RUBRIC: _JUDGED,
+    Metric.STYLE_JUDGED: _JUDGED,
+    Metric.PAIRWISE: Needs(opt_in=True, judge=True, base=True),
+}
+
+_LABELS = {
+    Metric.JSON_VALID: "Valid JSON",
+    Metric.LABEL_F1_MACRO: "Label macro-F1",
+    Metric.ROUGE_L: "ROUGE-L",
+    Metric.CHRF: "chrF",
+    Metric.BLEU: "BLEU",
+    Metric.JSON_SCHEMA_VALID: "Valid by the schema",
+    Metric.FIELD_F1: "Field F1",
+    Metric.PII_FREE: "Free of PII",
+    Metric.CONTEXT_PRECISION_ID: "Context precision (ids)",
+    Metric.CONTEXT_RECALL_ID: "Context recall (ids)",
+    Metric.PAIRWISE: "Pairwise against base",
+}
