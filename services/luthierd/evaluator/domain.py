@@ -8,7 +8,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from luthierd.evaluator.measuring import Criterion, JudgeChoice, Measures, TaskKind
+from luthierd.evaluator.measures import Criterion, JudgeChoice, Measures, TaskKind
 from luthierd.evaluator.metrics import Metric as Metric
 
 DEFAULT_INSTRUCTION = (

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from luthierd.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
 from luthierd.evaluator.domain import Arm, EvaluationConfig
 from luthierd.evaluator.json_schemas import AnswerSchema, SchemaProblem
-from luthierd.evaluator.measuring import TaskKind
+from luthierd.evaluator.measures import TaskKind
 from luthierd.evaluator.metrics import Metric
 from luthierd.names import BASE_MODEL, DEPLOYMENT, NamePattern
 

@@ -1,4 +1,4 @@
-"""Between the contract's measuring.proto and measuring.py, both ways; part of wire.py."""
+"""Between the contract's measuring.proto and measures.py, both ways; part of wire.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from luthier.evaluator.v1 import measuring_pb2 as pb
 
 from luthierd.errors import InvalidArgumentError
 from luthierd.evaluator.domain import EvaluationConfig
-from luthierd.evaluator.measuring import (
+from luthierd.evaluator.measures import (
     Criterion,
     CriterionFigures,
     JudgeChoice,

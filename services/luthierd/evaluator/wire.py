@@ -37,7 +37,7 @@ from luthierd.evaluator.gates import (
     GatePolicy,
     Tier,
 )
-from luthierd.evaluator.measuring import Measures
+from luthierd.evaluator.measures import Measures
 from luthierd.evaluator.measuring_wire import (
     add_measuring,
     criteria_to_proto,

@@ -16,7 +16,7 @@ from luthierd.evaluator import wire
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.domain import Arm, EvaluationConfig, Interval, Metric, MetricResult, TaskSpec
 from luthierd.evaluator.gates import GateCondition, GatePolicy, Tier
-from luthierd.evaluator.measuring import Criterion, JudgeChoice, TaskKind
+from luthierd.evaluator.measures import Criterion, JudgeChoice, TaskKind
 from luthierd.jobs.queue import JobEvent
 from luthierd.rpc.peers import error_of
 
