@@ -13,14 +13,16 @@ if TYPE_CHECKING:
     from luthier.client import AsyncClient
     from luthier.evaluator.v1.evaluation_pb2 import ArmResult, Evaluation, EvaluationConfig
 
-ARMS = ("base", "prompted", "rag", "adapter", "adapter_rag")
+DEFAULT_ARMS = ("base", "prompted", "rag", "adapter", "adapter_rag")
+MORE_ARMS = ("adapter_raft", "challenger", "endpoint")
+ARMS_HELP = f"Ways to answer. Default {','.join(DEFAULT_ARMS)}; with what --config names, {', '.join(MORE_ARMS)}."
 
 
 @click.command(cls=Command)
 @click.argument("adapter_revision")
 @click.option("--dataset", metavar="REVISION", help="The rows; default: the revision that the adapter was trained on.")
 @click.option("--split", type=click.Choice(["holdout", "validation"]), help="Which rows. Default holdout.")
-@click.option("--arms", metavar="ARM,...", help=f"Ways to answer: {','.join(ARMS)}. Default all.")
+@click.option("--arms", metavar="ARM,...", help=ARMS_HELP)
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Most rows; 0: all.")
 @click.option("--config", type=click.Path(path_type=pathlib.Path), help="YAML of an EvaluationConfig; options win.")
 @click.option("--report", type=click.Path(dir_okay=False, path_type=pathlib.Path), help="HTML file to write.")

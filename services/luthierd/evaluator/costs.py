@@ -6,15 +6,44 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from luthierd.evaluator.domain import Answer, Arm, ArmCost
+from luthierd.evaluator.endpoints import Endpoint
 
 
-def arm_cost(arm: Arm, answers: Sequence[Answer], *, machine_price_per_hour: float) -> ArmCost:
-    """The figures of one arm. Failed queries took machine time and count in `busy_s`, not in latency or tokens."""
+@dataclass(frozen=True)
+class TokenPrice:
+    """What somebody else's model costs, in units of currency per million tokens."""
+
+    prompt_per_million: float
+    completion_per_million: float
+
+    def of(self, answers: Iterable[Answer]) -> float:
+        """The price of these answers."""
+        return (
+            sum(
+                answer.prompt_tokens * self.prompt_per_million + answer.completion_tokens * self.completion_per_million
+                for answer in answers
+            )
+            / 1e6
+        )
+
+
+def token_price_of(endpoint: Endpoint) -> TokenPrice:
+    """What the operator says that an endpoint costs."""
+    return TokenPrice(endpoint.prompt_price_per_million, endpoint.completion_price_per_million)
+
+
+def arm_cost(
+    arm: Arm, answers: Sequence[Answer], *, machine_price_per_hour: float, token_price: TokenPrice | None = None
+) -> ArmCost:
+    """The figures of one arm. Failed queries took machine time and count in `busy_s`, not in latency or tokens.
+    With a token price the arm costs that, and no machine of ours.
+    """
     answered = [answer for answer in answers if answer.error is None]
     busy_s = union_s((answer.start_s, answer.start_s + answer.total_s) for answer in answers)
-    cost = busy_s / 3600 * machine_price_per_hour
+    cost = token_price.of(answered) if token_price else busy_s / 3600 * machine_price_per_hour
     return ArmCost(
         arm=arm,
         answered_count=len(answered),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from luthierd.evaluator.measures import Criterion, JudgeChoice, Measures, TaskKind
 from luthierd.evaluator.metrics import Metric as Metric
+from luthierd.evaluator.retrieval_domain import RetrievalSummary, Retriever
 
 DEFAULT_INSTRUCTION = (
     "Answer in exactly the form of the examples: the same structure, the same fields, the same style and length. "
@@ -25,14 +26,22 @@ class Arm(enum.StrEnum):
     RAG = "rag"
     ADAPTER = "adapter"
     ADAPTER_RAG = "adapter_rag"
+    ADAPTER_RAFT = "adapter_raft"
+    CHALLENGER = "challenger"
+    ENDPOINT = "endpoint"
 
     @property
     def uses_adapter(self) -> bool:
+        """True where the adapter under test answers."""
         return self in (Arm.ADAPTER, Arm.ADAPTER_RAG)
 
     @property
     def uses_retrieval(self) -> bool:
-        return self in (Arm.RAG, Arm.ADAPTER_RAG)
+        return self in (Arm.RAG, Arm.ADAPTER_RAG, Arm.ADAPTER_RAFT)
+
+
+# What is asked unless arms are named; the other arms need something more to be named.
+DEFAULT_ARMS = (Arm.BASE, Arm.PROMPTED, Arm.RAG, Arm.ADAPTER, Arm.ADAPTER_RAG)
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class Row:
     choices: tuple[str, ...] = ()
     """What an answer is chosen from, the reference among them; empty where answers are free."""
     sources: tuple[str, ...] = ()
-    """Ids of the training rows that hold the answer; empty where none are named."""
+    """Ids of the training rows, or of the documents, that hold the answer; empty where none are named."""
 
     @property
     def question(self) -> str:
@@ -223,10 +232,18 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class EndpointTarget:
+    """A model behind an endpoint of the server's list (`endpoints.py`); `model` empty: the endpoint's own."""
+
+    endpoint: str
+    model: str = ""
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """How to evaluate, with every default filled in. Meaning and bounds: `EvaluationConfig` of the contract."""
 
-    arms: tuple[Arm, ...] = tuple(Arm)
+    arms: tuple[Arm, ...] = DEFAULT_ARMS
     split: str = "holdout"
     row_limit: int = 0
     text_field: str = ""
@@ -245,6 +262,13 @@ class EvaluationConfig:
     rubric: tuple[Criterion, ...] = ()
     repeat_count: int = 3
     repeat_temperature: float = 0.7
+    passages: str = ""
+    passage_characters: int = 800
+    retrievers: tuple[Retriever, ...] = tuple(Retriever)
+    raft_adapter_revision: str = ""
+    challenger_revision: str = ""
+    endpoint: EndpointTarget | None = None
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -273,7 +297,8 @@ class DatasetRevision:
 class EvaluationInputs:
     """Everything an evaluation reads, by name and digest; fixed when it is created. `train_sha256` is the split whose
     rows may be shown, `trained_sha256` the one that the adapter learned from: the same unless another dataset was
-    named.
+    named. `validation_sha256` is empty where there are no such rows. `passage_sha256s` are the splits of the documents,
+    `other_trained_sha256s` what the further adapters learned from.
     """
 
     adapter_revision: str
@@ -285,6 +310,12 @@ class EvaluationInputs:
     rows_sha256: str
     train_sha256: str
     trained_sha256: str
+    validation_sha256: str = ""
+    passage_sha256s: tuple[str, ...] = ()
+    raft_sha256: str = ""
+    challenger_sha256: str = ""
+    other_trained_sha256s: tuple[str, ...] = ()
+    prompt_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -311,6 +342,7 @@ class Results:
     answers_sha256: str
     report_sha256: str
     measures: Measures = field(default_factory=Measures)
+    retrieval: RetrievalSummary | None = None
 
     def cost(self, arm: Arm) -> ArmCost | None:
         """The cost of one arm, if it was run."""

@@ -79,6 +79,9 @@ class Endpoints:
         return self.by_name[name]
 
 
+NO_ENDPOINTS = Endpoints()
+
+
 def load_endpoints(path: pathlib.Path | None, environment: Mapping[str, str]) -> Endpoints:
     """The endpoints of a file; none without a file. ConfigError says which entry is wrong; it never holds a key."""
     if path is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from luthierd.evaluator.answer_rows import to_jsonl, write_rows
 from luthierd.evaluator.arms import ArmPlan
 from luthierd.evaluator.asking import AnswerJournal, Asker
-from luthierd.evaluator.costs import arm_cost
+from luthierd.evaluator.costs import TokenPrice, arm_cost
 from luthierd.evaluator.domain import (
     Answer,
     Arm,
@@ -97,6 +97,7 @@ class EvaluationRun:
     versions: Callable[[], Mapping[str, str]]
     progress: Callable[[Progress], None]
     shot_characters: int
+    token_prices: Mapping[Arm, TokenPrice] = field(default_factory=dict)
 
     async def run(self) -> Results:
         """Runs to the end. Every step may be repeated after a crash."""
@@ -121,8 +122,11 @@ class EvaluationRun:
         train = parse_rows(self.blobs.read_bytes(self.inputs.train_sha256), split="train")
         everything = parse_rows(self.blobs.read_bytes(self.inputs.rows_sha256), split=self.config.split)
         refuse_leakage(train, everything)
-        if self.inputs.trained_sha256 not in ("", self.inputs.train_sha256):
-            refuse_leakage(parse_rows(self.blobs.read_bytes(self.inputs.trained_sha256), split="train"), everything)
+        for trained in {self.inputs.trained_sha256, *self.inputs.other_trained_sha256s} - {
+            "",
+            self.inputs.train_sha256,
+        }:
+            refuse_leakage(parse_rows(self.blobs.read_bytes(trained), split="train"), everything)
         rows = select_rows(everything, self.config.row_limit, seed=self.config.seed)
         fields = {"text_field": self.config.text_field or None, "label_field": self.config.label_field or None}
         return Material(rows, train, detect_task(rows, **fields))
@@ -171,7 +175,10 @@ class EvaluationRun:
         self, material: Material, answers: Mapping[Arm, Mapping[str, Answer]], scored: Scored, index_sha256: str
     ) -> Results:
         price = self.config.machine_price_per_hour
-        costs = [arm_cost(arm, list(given.values()), machine_price_per_hour=price) for arm, given in answers.items()]
+        costs = [
+            arm_cost(arm, list(given.values()), machine_price_per_hour=price, token_price=self.token_prices.get(arm))
+            for arm, given in answers.items()
+        ]
         rows = write_rows(material.rows, answers, scored.rows)
         results = Results(
             figures=scored.figures,

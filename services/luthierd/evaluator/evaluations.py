@@ -21,8 +21,10 @@ from luthierd.evaluator.domain import (
     Progress,
     Results,
 )
-from luthierd.evaluator.endpoints import Endpoints
+from luthierd.evaluator.endpoints import NO_ENDPOINTS, Endpoints
+from luthierd.evaluator.further_inputs import FurtherInputs
 from luthierd.evaluator.measuring_rules import JudgeIsGeneratorError, adapter_of, measuring_violations
+from luthierd.evaluator.targets import target_violations
 from luthierd.jobs.queue import Job, JobNotFoundError, JobQueue, JobState
 from luthierd.names import ADAPTER_REVISION, DATASET_REVISION, EVALUATION, TENANT, parse_id
 from luthierd.rpc.paging import Page, PageRequest
@@ -39,6 +41,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "concurrency": (1, 256),
     "machine_price_per_hour": (0, 1_000_000),
     "resample_count": (100, 100_000),
+    "passage_characters": (100, 8_000),
 }
 
 
@@ -141,13 +144,14 @@ class Evaluations:
         blobs: Blobs,
         *,
         wake: Callable[[], None],
-        endpoints: Endpoints | None = None,
+        endpoints: Endpoints = NO_ENDPOINTS,
     ) -> None:
         self._queue = queue
+        self._further = FurtherInputs(peers, queue, endpoints)
         self._peers = peers
         self._blobs = blobs
         self._wake = wake
-        self._endpoints = endpoints or Endpoints()
+        self._endpoints = endpoints
 
     async def create(
         self,
@@ -169,6 +173,7 @@ class Evaluations:
         evaluation_id = parse_id(evaluation_id or f"e{uuid.uuid4().hex[:12]}", field="evaluation_id")
         await self._check_judge(tenant, config, adapter_revision)
         inputs = await self._resolve(tenant, adapter_revision, dataset_revision, config.split)
+        inputs = await self._further.of(tenant, inputs, config)
         payload = {"inputs": to_json(inputs), "config": to_json(config)}
         job = await self._queue.submit(EVALUATION.format(tenant, evaluation_id), KIND, payload)
         self._wake()
@@ -253,6 +258,7 @@ class Evaluations:
             rows_sha256=dataset.splits[split],
             train_sha256=dataset.splits["train"],
             trained_sha256=trained_on.splits.get("train", ""),
+            validation_sha256=dataset.splits.get("validation", "") if dataset.row_counts.get("validation") else "",
         )
 
 
@@ -269,6 +275,7 @@ def check_config(config: EvaluationConfig) -> None:
     if len(set(config.arms)) != len(config.arms):
         violations.append(FieldViolation("evaluation.config.arms", "an arm is named twice"))
     violations.extend(measuring_violations(config))
+    violations += target_violations(config)
     if violations:
         message = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
         raise InvalidArgumentError(message, metadata={"field": violations[0].field}, violations=violations)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from luthier.client import AsyncClient
 
 from luthierd.errors import NotFoundError
 from luthierd.evaluator import wire
 from luthierd.evaluator.asking import Reply
-from luthierd.evaluator.domain import AdapterRevision, Arm, DatasetRevision, EvaluationInputs, Message
+from luthierd.evaluator.domain import AdapterRevision, Arm, DatasetRevision, Message
 from luthierd.rpc.auth import TokenIssuer
 from luthierd.rpc.peers import acting_for, translated
 
@@ -53,14 +53,14 @@ class SdkPeers:
 class SdkAnswerer:
     """Inference; see `asking.Answerer`. Greedy: the same weights give the same answer again."""
 
-    def __init__(self, client: AsyncClient, inputs: EvaluationInputs, *, timeout_s: float) -> None:
+    def __init__(self, client: AsyncClient, target: Callable[[Arm], str], *, timeout_s: float) -> None:
         self._inference = client.inference
-        self._inputs = inputs
+        self._target = target
         self._timeout_s = timeout_s
 
     async def ask(self, arm: Arm, messages: Sequence[Message], *, max_tokens: int) -> Reply:
         """One answer. `timeout_s` covers the start of the engine and the loading of the adapter."""
-        target = self._inputs.adapter_revision if arm.uses_adapter else self._inputs.base_model
+        target = self._target(arm)
         turns = [{"role": message.role, "content": message.content} for message in messages]
         call = self._inference.chat(target, turns, max_tokens=max_tokens, temperature=0.0, timeout_s=self._timeout_s)
         return wire.reply_from_proto(await translated(call))

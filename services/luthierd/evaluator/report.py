@@ -35,6 +35,9 @@ ARM_LABELS = {
     Arm.RAG: "RAG",
     Arm.ADAPTER: "Adapter",
     Arm.ADAPTER_RAG: "Adapter + RAG",
+    Arm.ADAPTER_RAFT: "Adapter for retrieval + RAG",
+    Arm.CHALLENGER: "Other adapter",
+    Arm.ENDPOINT: "Endpoint",
 }
 METRIC_LABELS = {metric: metric.label for metric in Metric}
 WORST_COUNT = 6

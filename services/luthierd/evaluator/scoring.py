@@ -27,7 +27,8 @@ from luthierd.evaluator.statistics import GroupSums
 from luthierd.evaluator.tasks import has_labels, read_answer
 
 # Pairs shown and gated: each adapter arm against everything without it, the two against each other, each helped base
-# against base.
+# against base; then the adapter trained for retrieval against what it would replace, and the adapter under test against
+# other answerers.
 PAIRS = (
     (Arm.ADAPTER, Arm.BASE),
     (Arm.ADAPTER, Arm.PROMPTED),
@@ -39,6 +40,12 @@ PAIRS = (
     (Arm.PROMPTED, Arm.BASE),
     (Arm.RAG, Arm.BASE),
     (Arm.RAG, Arm.PROMPTED),
+    (Arm.ADAPTER_RAFT, Arm.RAG),
+    (Arm.ADAPTER_RAFT, Arm.ADAPTER),
+    (Arm.ADAPTER_RAFT, Arm.ADAPTER_RAG),
+    (Arm.ADAPTER, Arm.CHALLENGER),
+    (Arm.ADAPTER, Arm.ENDPOINT),
+    (Arm.ADAPTER_RAG, Arm.ENDPOINT),
 )
 
 

@@ -13,6 +13,7 @@ from luthier.inference.v1 import deployment_pb2, inference_service_pb2
 from luthier.trainer.v1 import adapter_pb2, training_job_pb2
 
 from luthierd.errors import InvalidArgumentError
+from luthierd.evaluator import retrieval_wire
 from luthierd.evaluator.asking import Reply
 from luthierd.evaluator.domain import (
     AdapterRevision,
@@ -59,6 +60,9 @@ _ARMS = {
     Arm.RAG: pb.ARM_RAG,
     Arm.ADAPTER: pb.ARM_ADAPTER,
     Arm.ADAPTER_RAG: pb.ARM_ADAPTER_RAG,
+    Arm.ADAPTER_RAFT: pb.ARM_ADAPTER_RAFT,
+    Arm.CHALLENGER: pb.ARM_CHALLENGER,
+    Arm.ENDPOINT: pb.ARM_ENDPOINT,
 }
 _ARM_OF = {number: arm for arm, number in _ARMS.items()}
 _SPLITS = {
@@ -74,8 +78,18 @@ _OPTIONAL_NUMBERS = (
     "seed",
     "machine_price_per_hour",
     "resample_count",
+    "passage_characters",
 )
-_TEXTS = ("split", "text_field", "label_field", "instruction")
+_TEXTS = (
+    "split",
+    "text_field",
+    "label_field",
+    "instruction",
+    "passages",
+    "raft_adapter_revision",
+    "challenger_revision",
+    "prompt",
+)
 _PHASE_LENGTH_LIMIT = 32
 
 
@@ -93,13 +107,14 @@ def config_from_proto(message: pb.EvaluationConfig) -> EvaluationConfig:
         given["arms"] = tuple(
             arm_from_proto(arm, field=f"evaluation.config.arms[{index}]") for index, arm in enumerate(message.arms)
         )
-    return EvaluationConfig(**given, **measuring_from_proto(message))
+    return EvaluationConfig(**given, **measuring_from_proto(message), **retrieval_wire.retrieval_from_proto(message))
 
 
 def config_to_proto(config: EvaluationConfig) -> pb.EvaluationConfig:
     """Every field set."""
     values = {name: getattr(config, name) for name in (*_OPTIONAL_NUMBERS, *_TEXTS)}
-    message = pb.EvaluationConfig(arms=[_ARMS[arm] for arm in config.arms], **values)
+    further = retrieval_wire.retrieval_to_proto(config)
+    message = pb.EvaluationConfig(arms=[_ARMS[arm] for arm in config.arms], **values, **further)
     add_measuring(message, config)
     return message
 
@@ -155,6 +170,8 @@ def _add_results(message: pb.Evaluation, results: Results) -> None:
     if results.measures.style:
         message.style_report.CopyFrom(style_report_to_proto(results.measures.style))
     message.differences.extend(difference_to_proto(found) for found in results.figures.comparisons)
+    if results.retrieval:
+        message.retrieval.CopyFrom(retrieval_wire.summary_to_proto(results.retrieval))
 
 
 def _add_measures(message: pb.ArmResult, measures: Measures, arm: Arm) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
+import os
 import platform
 import sys
 from collections.abc import Awaitable, Mapping, Sequence
@@ -12,14 +13,19 @@ from typing import TypeVar
 
 from luthier.client import AsyncClient
 
-from luthierd.evaluator.asking import Asker, SystemClock
+from luthierd.evaluator.asking import Answerer, Asker, SystemClock
+from luthierd.evaluator.chat_endpoint import ChatEndpoint
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.config import EvaluatorConfig
-from luthierd.evaluator.domain import EvaluationConfig, EvaluationInputs, Progress
+from luthierd.evaluator.costs import token_price_of
+from luthierd.evaluator.domain import Arm, EvaluationConfig, EvaluationInputs, Progress
+from luthierd.evaluator.endpoint_arm import EndpointArmAnswerer
+from luthierd.evaluator.endpoints import Endpoint, load_endpoints
 from luthierd.evaluator.evaluation_run import Embedder, EvaluationRun, Models
 from luthierd.evaluator.peers import SdkAnswerer, client_of
 from luthierd.evaluator.scorers.scorer import Scorer
 from luthierd.evaluator.store import SqlAnswerJournal, SqlIndexCatalogue
+from luthierd.evaluator.targets import target_of
 from luthierd.jobs.queue import JobQueue
 from luthierd.jobs.worker import JobCancelled, JobContext, Outcome, run_job
 from luthierd.names import EVALUATION
@@ -52,10 +58,11 @@ async def main(config: EvaluatorConfig) -> None:
     blobs = BlobStore(config.blobs, cache=config.home / "cache/blobs")
     issuer = TokenIssuer.from_file(config.signing_key)
     queue = JobQueue(database, lease_s=config.lease_s)
-    async with AsyncClient(endpoints_of(config), token="") as client:
+    async with AsyncClient(endpoints_of(config), token="") as client, contextlib.AsyncExitStack() as opened:
 
         async def work(context: JobContext) -> Outcome:
-            evaluation = _prepare(context, config, database, blobs, client_of(client, issuer, _tenant(name)))
+            own = client_of(client, issuer, _tenant(name))
+            evaluation = _prepare(context, config, database, blobs, own, opened)
             return Outcome(to_json(await until_cancelled(evaluation.run(), context)))
 
         await run_job(queue, name, work)
@@ -63,14 +70,20 @@ async def main(config: EvaluatorConfig) -> None:
 
 
 def _prepare(
-    context: JobContext, config: EvaluatorConfig, database: Database, blobs: BlobStore, client: AsyncClient
+    context: JobContext,
+    config: EvaluatorConfig,
+    database: Database,
+    blobs: BlobStore,
+    client: AsyncClient,
+    opened: contextlib.AsyncExitStack,
 ) -> EvaluationRun:
     payload = context.job.payload
     inputs = from_json(EvaluationInputs, payload["inputs"])
     settings = from_json(EvaluationConfig, payload["config"])
     journal = SqlAnswerJournal(database, context.job.name)
+    endpoint = _endpoint(context, config, settings)
     asker = Asker(
-        SdkAnswerer(client, inputs, timeout_s=config.answer_timeout_s),
+        _answerer(client, config, inputs, settings, endpoint=endpoint, opened=opened),
         journal,
         SystemClock(),
         concurrency=settings.concurrency,
@@ -95,7 +108,35 @@ def _prepare(
         versions=versions,
         progress=progress,
         shot_characters=config.shot_characters,
+        token_prices={Arm.ENDPOINT: token_price_of(endpoint)} if endpoint else {},
     )
+
+
+def _endpoint(context: JobContext, config: EvaluatorConfig, settings: EvaluationConfig) -> Endpoint | None:
+    """The endpoint under test; EndpointNotFoundError if the operator took it away since."""
+    if settings.endpoint is None:
+        return None
+    endpoints = load_endpoints(config.endpoints_path, os.environ)
+    return endpoints.find(settings.endpoint.endpoint, tenant=_tenant(context.job.name))
+
+
+def _answerer(
+    client: AsyncClient,
+    config: EvaluatorConfig,
+    inputs: EvaluationInputs,
+    settings: EvaluationConfig,
+    *,
+    endpoint: Endpoint | None,
+    opened: contextlib.AsyncExitStack,
+) -> Answerer:
+    inference = SdkAnswerer(
+        client, lambda arm: target_of(arm, inputs, settings).name, timeout_s=config.answer_timeout_s
+    )
+    if endpoint is None or settings.endpoint is None:
+        return inference
+    chat = ChatEndpoint(endpoint)
+    opened.push_async_callback(chat.close)
+    return EndpointArmAnswerer(inference, chat, model=settings.endpoint.model, concurrency=endpoint.concurrency)
 
 
 async def until_cancelled(work: Awaitable[T], context: JobContext) -> T:

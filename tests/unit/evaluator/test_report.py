@@ -10,7 +10,16 @@ import pytest
 from evaluator_material import answer, rows
 from luthierd.evaluator.answer_rows import to_jsonl, write_rows
 from luthierd.evaluator.costs import arm_cost
-from luthierd.evaluator.domain import Answer, AnswerError, Arm, Confusion, EvaluationConfig, EvaluationInputs, Results
+from luthierd.evaluator.domain import (
+    DEFAULT_ARMS,
+    Answer,
+    AnswerError,
+    Arm,
+    Confusion,
+    EvaluationConfig,
+    EvaluationInputs,
+    Results,
+)
 from luthierd.evaluator.report import ReportData, confusion_table, render_report
 from luthierd.evaluator.report_plots import Axis, cost_quality_plane, forest_plot
 from luthierd.evaluator.scorers.chrf import ChrfScorer
@@ -47,7 +56,7 @@ def said(rng: random.Random, arm: Arm, reference: str) -> str:
 async def data() -> ReportData:
     rng = random.Random(0)
     answers: dict[Arm, dict[str, Answer]] = {}
-    for arm in Arm:
+    for arm in DEFAULT_ARMS:
         answers[arm] = {
             row.id: answer(
                 arm,
@@ -68,7 +77,7 @@ async def data() -> ReportData:
     config = EvaluationConfig()
     results = Results(
         figures=scored.figures,
-        costs=[arm_cost(arm, list(answers[arm].values()), machine_price_per_hour=0.1) for arm in Arm],
+        costs=[arm_cost(arm, list(answers[arm].values()), machine_price_per_hour=0.1) for arm in DEFAULT_ARMS],
         row_count=len(ROWS),
         group_count=15,
         task=task,

@@ -72,6 +72,12 @@ class _ArmEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Arm.ValueType], _
     """The adapter on the row's own prompt."""
     ARM_ADAPTER_RAG: _Arm.ValueType  # 5
     """The adapter with retrieved examples."""
+    ARM_ADAPTER_RAFT: _Arm.ValueType  # 40
+    """Another adapter, trained to answer with retrieved context, with retrieved context."""
+    ARM_CHALLENGER: _Arm.ValueType  # 41
+    """Another adapter revision on the row's own prompt."""
+    ARM_ENDPOINT: _Arm.ValueType  # 42
+    """A model behind an OpenAI-compatible endpoint on the row's own prompt."""
 
 class Arm(_Arm, metaclass=_ArmEnumTypeWrapper):
     """A way to answer."""
@@ -88,7 +94,41 @@ ARM_ADAPTER: Arm.ValueType  # 4
 """The adapter on the row's own prompt."""
 ARM_ADAPTER_RAG: Arm.ValueType  # 5
 """The adapter with retrieved examples."""
+ARM_ADAPTER_RAFT: Arm.ValueType  # 40
+"""Another adapter, trained to answer with retrieved context, with retrieved context."""
+ARM_CHALLENGER: Arm.ValueType  # 41
+"""Another adapter revision on the row's own prompt."""
+ARM_ENDPOINT: Arm.ValueType  # 42
+"""A model behind an OpenAI-compatible endpoint on the row's own prompt."""
 Global___Arm: _TypeAlias = Arm  # noqa: Y015
+
+class _Retriever:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RetrieverEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Retriever.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RETRIEVER_UNSPECIFIED: _Retriever.ValueType  # 0
+    """Not set; refused."""
+    RETRIEVER_DENSE: _Retriever.ValueType  # 1
+    """Nearest sentence vectors (MiniLM, exact search by FAISS)."""
+    RETRIEVER_BM25: _Retriever.ValueType  # 2
+    """Words in common, weighted (BM25, k1 1.5, b .75)."""
+    RETRIEVER_FUSED: _Retriever.ValueType  # 3
+    """Both, by reciprocal rank fusion."""
+
+class Retriever(_Retriever, metaclass=_RetrieverEnumTypeWrapper):
+    """A way to retrieve."""
+
+RETRIEVER_UNSPECIFIED: Retriever.ValueType  # 0
+"""Not set; refused."""
+RETRIEVER_DENSE: Retriever.ValueType  # 1
+"""Nearest sentence vectors (MiniLM, exact search by FAISS)."""
+RETRIEVER_BM25: Retriever.ValueType  # 2
+"""Words in common, weighted (BM25, k1 1.5, b .75)."""
+RETRIEVER_FUSED: Retriever.ValueType  # 3
+"""Both, by reciprocal rank fusion."""
+Global___Retriever: _TypeAlias = Retriever  # noqa: Y015
 
 class _EvaluationState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -158,6 +198,7 @@ class Evaluation(_message.Message):
     LEAKAGE_FIELD_NUMBER: _builtins.int
     JUDGE_REPORT_FIELD_NUMBER: _builtins.int
     STYLE_REPORT_FIELD_NUMBER: _builtins.int
+    RETRIEVAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `tenants/{tenant}/evaluations/{evaluation}`."""
     adapter_revision: _builtins.str
@@ -222,6 +263,10 @@ class Evaluation(_message.Message):
     def style_report(self) -> _measuring_pb2.StyleReport:
         """The classifier behind the metric `style`. Unset without that metric."""
 
+    @_builtins.property
+    def retrieval(self) -> Global___RetrievalSummary:
+        """How the RAG arms retrieved. Set in SUCCEEDED, where one was run."""
+
     def __init__(
         self,
         *,
@@ -243,10 +288,11 @@ class Evaluation(_message.Message):
         leakage: Global___LeakageReport | None = ...,
         judge_report: _measuring_pb2.JudgeReport | None = ...,
         style_report: _measuring_pb2.StyleReport | None = ...,
+        retrieval: Global___RetrievalSummary | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "holdout_use", b"holdout_use", "judge_report", b"judge_report", "leakage", b"leakage", "lineage", b"lineage", "progress", b"progress", "start_time", b"start_time", "style_report", b"style_report"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "holdout_use", b"holdout_use", "judge_report", b"judge_report", "leakage", b"leakage", "lineage", b"lineage", "progress", b"progress", "retrieval", b"retrieval", "start_time", b"start_time", "style_report", b"style_report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_revision", b"adapter_revision", "arms", b"arms", "config", b"config", "create_time", b"create_time", "dataset_revision", b"dataset_revision", "differences", b"differences", "end_time", b"end_time", "error", b"error", "holdout_use", b"holdout_use", "judge_report", b"judge_report", "leakage", b"leakage", "lineage", b"lineage", "name", b"name", "progress", b"progress", "sequential_decisions", b"sequential_decisions", "start_time", b"start_time", "state", b"state", "style_report", b"style_report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_revision", b"adapter_revision", "arms", b"arms", "config", b"config", "create_time", b"create_time", "dataset_revision", b"dataset_revision", "differences", b"differences", "end_time", b"end_time", "error", b"error", "holdout_use", b"holdout_use", "judge_report", b"judge_report", "leakage", b"leakage", "lineage", b"lineage", "name", b"name", "progress", b"progress", "retrieval", b"retrieval", "sequential_decisions", b"sequential_decisions", "start_time", b"start_time", "state", b"state", "style_report", b"style_report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -281,6 +327,13 @@ class EvaluationConfig(_message.Message):
     RUBRIC_FIELD_NUMBER: _builtins.int
     REPEAT_COUNT_FIELD_NUMBER: _builtins.int
     REPEAT_TEMPERATURE_FIELD_NUMBER: _builtins.int
+    PASSAGES_FIELD_NUMBER: _builtins.int
+    PASSAGE_CHARACTERS_FIELD_NUMBER: _builtins.int
+    RETRIEVERS_FIELD_NUMBER: _builtins.int
+    RAFT_ADAPTER_REVISION_FIELD_NUMBER: _builtins.int
+    CHALLENGER_REVISION_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
     split: _builtins.str
     """Split to read: `holdout` or `validation`. Default holdout."""
     row_limit: _builtins.int
@@ -321,9 +374,26 @@ class EvaluationConfig(_message.Message):
     """Answers to a row for the metric `consistency_repeats`, 2 to 8. Default 3."""
     repeat_temperature: _builtins.float
     """Temperature of those answers, above 0 to 2. Default 0.7."""
+    passages: _builtins.str
+    """Documents that the RAG arms retrieve instead of training rows: a dataset revision of the tenant. Every row of every
+    split is a document: its last answer is the text, its last question says where the text is from. Default: none, the
+    training rows are retrieved as examples.
+    """
+    passage_characters: _builtins.int
+    """Most characters of a piece of a document, 100 to 8,000; longer documents are cut at paragraphs, sentences or words.
+    Default 800.
+    """
+    raft_adapter_revision: _builtins.str
+    """The adapter of ARM_ADAPTER_RAFT: one that was trained to answer with retrieved context."""
+    challenger_revision: _builtins.str
+    """The adapter of ARM_CHALLENGER: any other revision of the tenant."""
+    prompt: _builtins.str
+    """A prompt of the tenant, `tenants/{tenant}/prompts/{prompt}`: instruction and examples of the prompted arm, and
+    instruction of the RAG arm. Default: `instruction` and `shot_count` training rows drawn by `seed`.
+    """
     @_builtins.property
     def arms(self) -> _containers.RepeatedScalarFieldContainer[Global___Arm.ValueType]:
-        """Arms to run. Default: all."""
+        """Arms to run. Default: base, prompted, rag, adapter, adapter_rag. The others need a field below."""
 
     @_builtins.property
     def sequential(self) -> Global___SequentialConfig:
@@ -340,6 +410,14 @@ class EvaluationConfig(_message.Message):
     @_builtins.property
     def rubric(self) -> _containers.RepeatedCompositeFieldContainer[_measuring_pb2.RubricCriterion]:
         """What the metric `rubric` grades, 1 to 16 criteria. Default: none."""
+
+    @_builtins.property
+    def retrievers(self) -> _containers.RepeatedScalarFieldContainer[Global___Retriever.ValueType]:
+        """Ways to retrieve; the strongest on the validation split is used. Default: all."""
+
+    @_builtins.property
+    def endpoint(self) -> Global___EndpointTarget:
+        """What ARM_ENDPOINT asks."""
 
     def __init__(
         self,
@@ -367,10 +445,17 @@ class EvaluationConfig(_message.Message):
         rubric: _abc.Iterable[_measuring_pb2.RubricCriterion] | None = ...,
         repeat_count: _builtins.int | None = ...,
         repeat_temperature: _builtins.float | None = ...,
+        passages: _builtins.str = ...,
+        passage_characters: _builtins.int | None = ...,
+        retrievers: _abc.Iterable[Global___Retriever.ValueType] | None = ...,
+        raft_adapter_revision: _builtins.str = ...,
+        challenger_revision: _builtins.str = ...,
+        endpoint: Global___EndpointTarget | None = ...,
+        prompt: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_repeat_count", b"_repeat_count", "_repeat_temperature", b"_repeat_temperature", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "concurrency", b"concurrency", "final", b"final", "judge", b"judge", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "repeat_count", b"repeat_count", "repeat_temperature", b"repeat_temperature", "resample_count", b"resample_count", "row_limit", b"row_limit", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "use_cache", b"use_cache"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_passage_characters", b"_passage_characters", "_repeat_count", b"_repeat_count", "_repeat_temperature", b"_repeat_temperature", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "concurrency", b"concurrency", "endpoint", b"endpoint", "final", b"final", "judge", b"judge", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "passage_characters", b"passage_characters", "repeat_count", b"repeat_count", "repeat_temperature", b"repeat_temperature", "resample_count", b"resample_count", "row_limit", b"row_limit", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "use_cache", b"use_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_repeat_count", b"_repeat_count", "_repeat_temperature", b"_repeat_temperature", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "arms", b"arms", "concurrency", b"concurrency", "final", b"final", "instruction", b"instruction", "json_schema", b"json_schema", "judge", b"judge", "label_field", b"label_field", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "metrics", b"metrics", "purpose", b"purpose", "repeat_count", b"repeat_count", "repeat_temperature", b"repeat_temperature", "resample_count", b"resample_count", "row_limit", b"row_limit", "rubric", b"rubric", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "split", b"split", "task", b"task", "text_field", b"text_field", "use_cache", b"use_cache"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_passage_characters", b"_passage_characters", "_repeat_count", b"_repeat_count", "_repeat_temperature", b"_repeat_temperature", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "arms", b"arms", "challenger_revision", b"challenger_revision", "concurrency", b"concurrency", "endpoint", b"endpoint", "final", b"final", "instruction", b"instruction", "json_schema", b"json_schema", "judge", b"judge", "label_field", b"label_field", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "metrics", b"metrics", "passage_characters", b"passage_characters", "passages", b"passages", "prompt", b"prompt", "purpose", b"purpose", "raft_adapter_revision", b"raft_adapter_revision", "repeat_count", b"repeat_count", "repeat_temperature", b"repeat_temperature", "resample_count", b"resample_count", "retrievers", b"retrievers", "row_limit", b"row_limit", "rubric", b"rubric", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "split", b"split", "task", b"task", "text_field", b"text_field", "use_cache", b"use_cache"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
     _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015
@@ -380,6 +465,8 @@ class EvaluationConfig(_message.Message):
     _WhichOneofArgType__machine_price_per_hour: _TypeAlias = _typing.Literal["_machine_price_per_hour", b"_machine_price_per_hour"]  # noqa: Y015
     _WhichOneofReturnType__max_answer_tokens: _TypeAlias = _typing.Literal["max_answer_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_answer_tokens: _TypeAlias = _typing.Literal["_max_answer_tokens", b"_max_answer_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__passage_characters: _TypeAlias = _typing.Literal["passage_characters"]  # noqa: Y015
+    _WhichOneofArgType__passage_characters: _TypeAlias = _typing.Literal["_passage_characters", b"_passage_characters"]  # noqa: Y015
     _WhichOneofReturnType__repeat_count: _TypeAlias = _typing.Literal["repeat_count"]  # noqa: Y015
     _WhichOneofArgType__repeat_count: _TypeAlias = _typing.Literal["_repeat_count", b"_repeat_count"]  # noqa: Y015
     _WhichOneofReturnType__repeat_temperature: _TypeAlias = _typing.Literal["repeat_temperature"]  # noqa: Y015
@@ -403,6 +490,8 @@ class EvaluationConfig(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_answer_tokens) -> _WhichOneofReturnType__max_answer_tokens | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__passage_characters) -> _WhichOneofReturnType__passage_characters | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__repeat_count) -> _WhichOneofReturnType__repeat_count | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__repeat_temperature) -> _WhichOneofReturnType__repeat_temperature | None: ...
@@ -418,6 +507,120 @@ class EvaluationConfig(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__use_cache) -> _WhichOneofReturnType__use_cache | None: ...
 
 Global___EvaluationConfig: _TypeAlias = EvaluationConfig  # noqa: Y015
+
+@_typing.final
+class EndpointTarget(_message.Message):
+    """A model behind an OpenAI-compatible endpoint. Only endpoints that the operator listed can be asked
+    (`LUTHIER_EVALUATOR_ENDPOINTS_PATH`); their addresses, keys and prices stay on the server.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    endpoint: _builtins.str
+    """Name of the endpoint in the server's list. NOT_FOUND, ENDPOINT_NOT_FOUND, if it is not there for this tenant."""
+    model: _builtins.str
+    """The model, as the endpoint calls it. Default: the endpoint's own."""
+    def __init__(
+        self,
+        *,
+        endpoint: _builtins.str = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndpointTarget: _TypeAlias = EndpointTarget  # noqa: Y015
+
+@_typing.final
+class RetrievalSummary(_message.Message):
+    """How the RAG arms retrieved, and how well."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHOSEN_FIELD_NUMBER: _builtins.int
+    JUDGED_ON_FIELD_NUMBER: _builtins.int
+    RELEVANCE_FIELD_NUMBER: _builtins.int
+    CUTOFF_FIELD_NUMBER: _builtins.int
+    RETRIEVERS_FIELD_NUMBER: _builtins.int
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    JUDGED_ROW_COUNT_FIELD_NUMBER: _builtins.int
+    chosen: Global___Retriever.ValueType
+    """The retriever that was used: the greatest nDCG."""
+    judged_on: _builtins.str
+    """Rows that it was chosen on: `validation`, or `train` where there are no such rows or these are evaluated (each row
+    then searches all others). Never the rows evaluated.
+    """
+    relevance: _builtins.str
+    """What counted as relevant. `gold_passages`: the documents that a row names. `contains_answer`: pieces of documents in
+    which the reference stands. `similar_reference`: the training rows whose references share most words with the row's.
+    """
+    cutoff: _builtins.int
+    """Finds that count: the k of the figures."""
+    row_count: _builtins.int
+    """Rows that were looked at."""
+    judged_row_count: _builtins.int
+    """Those of them for which something relevant exists; the figures are over these. 0: nothing could be judged, and the
+    first retriever was used.
+    """
+    @_builtins.property
+    def retrievers(self) -> _containers.RepeatedCompositeFieldContainer[Global___RetrieverResult]:
+        """One entry for each retriever."""
+
+    def __init__(
+        self,
+        *,
+        chosen: Global___Retriever.ValueType = ...,
+        judged_on: _builtins.str = ...,
+        relevance: _builtins.str = ...,
+        cutoff: _builtins.int = ...,
+        retrievers: _abc.Iterable[Global___RetrieverResult] | None = ...,
+        row_count: _builtins.int = ...,
+        judged_row_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chosen", b"chosen", "cutoff", b"cutoff", "judged_on", b"judged_on", "judged_row_count", b"judged_row_count", "relevance", b"relevance", "retrievers", b"retrievers", "row_count", b"row_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetrievalSummary: _TypeAlias = RetrievalSummary  # noqa: Y015
+
+@_typing.final
+class RetrieverResult(_message.Message):
+    """How well one retriever found what is relevant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RETRIEVER_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    INDEX_SHA256_FIELD_NUMBER: _builtins.int
+    retriever: Global___Retriever.ValueType
+    """The retriever."""
+    index_sha256: _builtins.str
+    """sha256 (hex) of the index."""
+    @_builtins.property
+    def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricValue]:
+        """`recall@k`, `ndcg@k` and `mrr` (cut at k), 0 to 1; `coverage` is the share of rows that could be judged."""
+
+    def __init__(
+        self,
+        *,
+        retriever: Global___Retriever.ValueType = ...,
+        metrics: _abc.Iterable[Global___MetricValue] | None = ...,
+        index_sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index_sha256", b"index_sha256", "metrics", b"metrics", "retriever", b"retriever"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetrieverResult: _TypeAlias = RetrieverResult  # noqa: Y015
 
 @_typing.final
 class ArmResult(_message.Message):

@@ -1,0 +1,48 @@
+"""The arm behind an OpenAI-compatible endpoint: its queries go there, all others to the inference service."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from luthierd.evaluator.asking import Answerer, Reply
+from luthierd.evaluator.chat_endpoint import ChatEndpoint
+from luthierd.evaluator.domain import Arm, Message
+
+
+class EndpointArmAnswerer:
+    """See `asking.Answerer`. At most `concurrency` requests are at the endpoint. The answer comes in one piece, so that
+    its time to first token is its whole time, and queueing here is no part of either.
+    """
+
+    def __init__(
+        self,
+        inference: Answerer,
+        endpoint: ChatEndpoint,
+        *,
+        model: str,
+        concurrency: int,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._inference = inference
+        self._endpoint = endpoint
+        self._model = model
+        self._seats = asyncio.Semaphore(concurrency)
+        self._now = now
+
+    async def ask(self, arm: Arm, messages: Sequence[Message], *, max_tokens: int) -> Reply:
+        """One answer, greedy. What `ChatEndpoint.chat` raises."""
+        if arm is not Arm.ENDPOINT:
+            return await self._inference.ask(arm, messages, max_tokens=max_tokens)
+        async with self._seats:
+            asked = self._now()
+            found = await self._endpoint.chat(messages, max_tokens=max_tokens, model=self._model, temperature=0.0)
+            return Reply(
+                text=found.text,
+                ttft_s=self._now() - asked,
+                prompt_tokens=found.prompt_tokens,
+                completion_tokens=found.completion_tokens,
+                finish_reason=found.finish_reason,
+                generation=found.model,
+            )
