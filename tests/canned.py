@@ -10,7 +10,12 @@ from typing import Any
 import grpc
 from google.protobuf import message_factory
 from luthier.curation.v1 import dataset_service_pb2
-from luthier.evaluator.v1 import evaluation_service_pb2, gate_service_pb2, verdict_service_pb2
+from luthier.evaluator.v1 import (
+    difficult_set_service_pb2,
+    evaluation_service_pb2,
+    gate_service_pb2,
+    verdict_service_pb2,
+)
 from luthier.inference.v1 import (
     deployment_service_pb2,
     engine_service_pb2,
@@ -28,6 +33,7 @@ CONTRACTS = (
     evaluation_service_pb2,
     gate_service_pb2,
     verdict_service_pb2,
+    difficult_set_service_pb2,
     deployment_service_pb2,
     engine_service_pb2,
     inference_service_pb2,

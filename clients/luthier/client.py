@@ -11,6 +11,7 @@ from luthier.resources.adapters import Adapters
 from luthier.resources.base_models import BaseModels
 from luthier.resources.datasets import Datasets
 from luthier.resources.deployments import Deployments
+from luthier.resources.difficult_sets import DifficultSets
 from luthier.resources.engine import Engine
 from luthier.resources.evaluations import Evaluations
 from luthier.resources.feedback import Captures, Feedback
@@ -58,6 +59,7 @@ class AsyncClient:
         self.evaluations = Evaluations(transports["evaluator"])
         self.gates = Gates(transports["evaluator"])
         self.verdicts = Verdicts(transports["evaluator"])
+        self.difficult_sets = DifficultSets(transports["evaluator"])
         self.deployments = Deployments(transports["inference"])
         self.engine = Engine(transports["inference"])
         self.inference = Inference(transports["inference"])

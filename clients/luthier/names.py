@@ -19,6 +19,8 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "adapter_revision": ("tenants", "adapters", "revisions"),
     "evaluation": ("tenants", "evaluations"),
     "gate_policy": ("tenants", "gatePolicies"),
+    "difficult_set": ("tenants", "difficultSets"),
+    "comparison_queue": ("tenants", "comparisonQueues"),
     "deployment": ("tenants", "deployments"),
     "base_model": ("baseModels",),
 }
@@ -130,6 +132,14 @@ def evaluation(tenant_id: str, evaluation_id: str) -> str:
 
 def gate_policy(tenant_id: str, policy_id: str) -> str:
     return build("gate_policy", tenant_id, policy_id)
+
+
+def difficult_set(tenant_id: str, set_id: str) -> str:
+    return build("difficult_set", tenant_id, set_id)
+
+
+def comparison_queue(tenant_id: str, queue_id: str) -> str:
+    return build("comparison_queue", tenant_id, queue_id)
 
 
 def deployment(tenant_id: str, deployment_id: str) -> str:

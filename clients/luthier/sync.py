@@ -16,6 +16,7 @@ from luthier.resources import (
     base_models,
     datasets,
     deployments,
+    difficult_sets,
     engine,
     evaluations,
     feedback,
@@ -190,6 +191,14 @@ class Verdicts(SyncNoun[verdicts.Verdicts]):
     compare = waits(verdicts.Verdicts.compare)
 
 
+class DifficultSets(SyncNoun[difficult_sets.DifficultSets]):
+    generate = waits(difficult_sets.DifficultSets.generate)
+    create = waits(difficult_sets.DifficultSets.create)
+    get = waits(difficult_sets.DifficultSets.get)
+    list = iterates(difficult_sets.DifficultSets.list)
+    list_cases = iterates(difficult_sets.DifficultSets.list_cases)
+
+
 class Deployments(SyncNoun[deployments.Deployments]):
     deploy = waits(deployments.Deployments.deploy)
     promote = waits(deployments.Deployments.promote)
@@ -256,6 +265,7 @@ class Client:
         self.evaluations = Evaluations(self._client.evaluations, self._thread)
         self.gates = Gates(self._client.gates, self._thread)
         self.verdicts = Verdicts(self._client.verdicts, self._thread)
+        self.difficult_sets = DifficultSets(self._client.difficult_sets, self._thread)
         self.deployments = Deployments(self._client.deployments, self._thread)
         self.engine = Engine(self._client.engine, self._thread)
         self.inference = Inference(self._client.inference, self._thread)

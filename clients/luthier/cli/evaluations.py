@@ -24,6 +24,7 @@ ARMS_HELP = f"Ways to answer. Default {','.join(DEFAULT_ARMS)}; with what --conf
 @click.option("--split", type=click.Choice(["holdout", "validation"]), help="Which rows. Default holdout.")
 @click.option("--arms", metavar="ARM,...", help=ARMS_HELP)
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Most rows; 0: all.")
+@click.option("--difficult", metavar="NAME|FILE", help="Ask reviewed difficult cases, too; a FILE is uploaded first.")
 @click.option("--config", type=click.Path(path_type=pathlib.Path), help="YAML of an EvaluationConfig; options win.")
 @click.option("--report", type=click.Path(dir_okay=False, path_type=pathlib.Path), help="HTML file to write.")
 @click.option("--detach", is_flag=True, help="Do not wait.")
@@ -35,6 +36,7 @@ def evaluate(
     split: str | None,
     arms: str | None,
     limit: int | None,
+    difficult: str | None,
     config: pathlib.Path | None,
     report: pathlib.Path | None,
     detach: bool,
@@ -48,6 +50,7 @@ def evaluate(
     from luthier.cli.adapters import latest_revision
     from luthier.cli.datasets import latest_revision as latest_dataset_revision
     from luthier.cli.datasets import revision_name
+    from luthier.cli.difficult import named_or_read, uploaded
     from luthier.cli.documents import to_document
     from luthier.cli.watching import follow
 
@@ -55,10 +58,13 @@ def evaluate(
         raise click.UsageError("--report needs the finished evaluation: leave out --detach")
     session.adopt(adapter_revision, dataset)
     how = _config(config, split=split, arms=arms, limit=limit)
+    cases = named_or_read(session, difficult) if difficult else None
 
     async def work(client: AsyncClient) -> Evaluation:
         rows = await latest_dataset_revision(client, revision_name(session, dataset)) if dataset else ""
         adapter = await latest_revision(client, session, adapter_revision)
+        if cases is not None:
+            how.difficult_set = await uploaded(client, session, cases)
         created = await client.evaluations.create(
             session.parent, adapter_revision=adapter, dataset_revision=rows, config=how
         )

@@ -7,10 +7,18 @@ import os
 import pathlib
 
 from luthier.client import AsyncClient
-from luthier.evaluator.v1 import evaluation_service_pb2_grpc, gate_service_pb2_grpc, verdict_service_pb2_grpc
+from luthier.evaluator.v1 import (
+    difficult_set_service_pb2_grpc,
+    evaluation_service_pb2_grpc,
+    gate_service_pb2_grpc,
+    verdict_service_pb2_grpc,
+)
 
 from luthierd.evaluator import service as servicers
 from luthierd.evaluator.config import EvaluatorConfig
+from luthierd.evaluator.difficult_service import DifficultSetServicer
+from luthierd.evaluator.difficult_sets import DifficultSets
+from luthierd.evaluator.difficult_store import SqlDifficultSetStore
 from luthierd.evaluator.endpoints import load_endpoints
 from luthierd.evaluator.evaluations import Evaluations
 from luthierd.evaluator.peers import SdkPeers
@@ -46,7 +54,8 @@ async def main(config: EvaluatorConfig) -> None:
     client = AsyncClient(endpoints_of(config), token="")
     peers = SdkPeers(client, TokenIssuer.from_file(config.signing_key))
     endpoints = load_endpoints(config.endpoints_path, os.environ)
-    evaluations = Evaluations(queue, peers, blobs, wake=launcher.wake, endpoints=endpoints)
+    sets = DifficultSets(SqlDifficultSetStore(database), peers, blobs)
+    evaluations = Evaluations(queue, peers, blobs, wake=launcher.wake, endpoints=endpoints, difficult_sets=sets)
     policies = GatePolicies(SqlPolicyStore(database), evaluations)
     stopping = asyncio.Event()
     service = Service(
@@ -63,6 +72,10 @@ async def main(config: EvaluatorConfig) -> None:
             Servicer(
                 add_to_server=verdict_service_pb2_grpc.add_VerdictServiceServicer_to_server,
                 implementation=VerdictServicer(Verdicts(evaluations, peers, blobs)),
+            ),
+            Servicer(
+                add_to_server=difficult_set_service_pb2_grpc.add_DifficultSetServiceServicer_to_server,
+                implementation=DifficultSetServicer(sets),
             ),
         ],
         full_names=servicers.FULL_NAMES,

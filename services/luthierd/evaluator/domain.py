@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from luthierd.evaluator.measures import Criterion, JudgeChoice, Measures, TaskKind
 from luthierd.evaluator.metrics import Metric as Metric
 from luthierd.evaluator.retrieval_domain import RetrievalSummary, Retriever
+from luthierd.evaluator.suite_config import SuiteConfig
 
 DEFAULT_INSTRUCTION = (
     "Answer in exactly the form of the examples: the same structure, the same fields, the same style and length. "
@@ -269,6 +270,7 @@ class EvaluationConfig:
     challenger_revision: str = ""
     endpoint: EndpointTarget | None = None
     prompt: str = ""
+    suites: SuiteConfig = field(default_factory=SuiteConfig)
 
 
 @dataclass(frozen=True)
@@ -316,6 +318,7 @@ class EvaluationInputs:
     challenger_sha256: str = ""
     other_trained_sha256s: tuple[str, ...] = ()
     prompt_sha256: str = ""
+    difficult_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -326,6 +329,29 @@ class Progress:
     arm: Arm | None
     done_count: int
     total_count: int
+
+
+@dataclass(frozen=True)
+class SuiteFigure:
+    """A figure of a suite that is no metric of 0 to 1, or a part of one. `interval` is None with too few groups."""
+
+    arm: Arm
+    quantity: str
+    value: float
+    interval: Interval | None
+    item_count: int
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """What was asked beyond the holdout: its digest, and a blob with the rows and answers (as `answers_sha256`)."""
+
+    suite: str
+    sha256: str
+    item_count: int
+    answers_sha256: str
+    left_out_count: int = 0
+    figures: Sequence[SuiteFigure] = ()
 
 
 @dataclass(frozen=True)
@@ -343,6 +369,8 @@ class Results:
     report_sha256: str
     measures: Measures = field(default_factory=Measures)
     retrieval: RetrievalSummary | None = None
+    suites: Sequence[SuiteResult] = ()
+    slices: Mapping[str, Figures] = field(default_factory=dict)
 
     def cost(self, arm: Arm) -> ArmCost | None:
         """The cost of one arm, if it was run."""

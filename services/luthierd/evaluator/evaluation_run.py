@@ -35,6 +35,8 @@ from luthierd.evaluator.rows import parse_rows, select_rows
 from luthierd.evaluator.scorers.scorer import Scorer
 from luthierd.evaluator.scoring import Scoring
 from luthierd.evaluator.shots import fixed_shots
+from luthierd.evaluator.suite_run import SuiteRun, with_suites
+from luthierd.evaluator.suites import SuiteAsker, SuiteFindings
 from luthierd.evaluator.tasks import detect_task
 from luthierd.storage.blobs import Blob
 
@@ -115,8 +117,14 @@ class EvaluationRun:
         scorers = await asyncio.to_thread(self.models.scorers, judge)
         scoring = Scoring(material.task, scorers, seed=self.config.seed, draws=self.config.resample_count)
         scored = await scoring.score(material.rows, answers)
+        findings = await self._suites(scoring, lambda rows: self._plan(replace(material, rows=rows), index, embedder))
         self._report("report", done=total, total=total)
-        return await asyncio.to_thread(self._finish, material, answers, scored, index.sha256 if index else "")
+        return await asyncio.to_thread(self._finish, material, answers, scored, index.sha256 if index else "", findings)
+
+    async def _suites(self, scoring: Scoring, plan: Callable[[Sequence[Row]], ArmPlan]) -> Sequence[SuiteFindings]:
+        """What the configuration asks for beyond the holdout."""
+        asker = SuiteAsker(self.asker, self.journal)
+        return await SuiteRun(self.config, self.inputs, asker, self.blobs, scoring, plan).run()
 
     def _read(self) -> Material:
         train = parse_rows(self.blobs.read_bytes(self.inputs.train_sha256), split="train")
@@ -172,7 +180,12 @@ class EvaluationRun:
         return by_arm
 
     def _finish(
-        self, material: Material, answers: Mapping[Arm, Mapping[str, Answer]], scored: Scored, index_sha256: str
+        self,
+        material: Material,
+        answers: Mapping[Arm, Mapping[str, Answer]],
+        scored: Scored,
+        index_sha256: str,
+        findings: Sequence[SuiteFindings],
     ) -> Results:
         price = self.config.machine_price_per_hour
         costs = [
@@ -191,6 +204,7 @@ class EvaluationRun:
             answers_sha256=self.blobs.put_bytes(to_jsonl(rows)).sha256,
             report_sha256="",
         )
+        results = with_suites(results, findings)
         html = render_report(ReportData(self.name, self.inputs, self.config, results, rows, scored.confusions))
         return replace(results, report_sha256=self.blobs.put_bytes(html.encode()).sha256)
 

@@ -8,7 +8,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from luthierd.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError, NotFoundError
@@ -24,6 +24,7 @@ from luthierd.evaluator.domain import (
 from luthierd.evaluator.endpoints import NO_ENDPOINTS, Endpoints
 from luthierd.evaluator.further_inputs import FurtherInputs
 from luthierd.evaluator.measuring_rules import JudgeIsGeneratorError, adapter_of, measuring_violations
+from luthierd.evaluator.suite_config import suite_violations
 from luthierd.evaluator.targets import target_violations
 from luthierd.jobs.queue import Job, JobNotFoundError, JobQueue, JobState
 from luthierd.names import ADAPTER_REVISION, DATASET_REVISION, EVALUATION, TENANT, parse_id
@@ -99,6 +100,21 @@ class Peers(Protocol):
     async def deployed_adapters(self, tenant: str, deployment: str) -> Sequence[str]: ...
 
 
+@dataclass(frozen=True)
+class DifficultSetFile:
+    """A difficult set's name, and the blob with its cases."""
+
+    name: str
+    sha256: str
+
+
+class DifficultSetReader(Protocol):
+    """Where a tenant's difficult sets are found."""
+
+    async def file(self, name: str) -> DifficultSetFile:
+        """DifficultSetNotFoundError; InvalidArgumentError for a name that is none."""
+
+
 class Blobs(Protocol):
     """The part of the blob store that is read here."""
 
@@ -145,9 +161,12 @@ class Evaluations:
         *,
         wake: Callable[[], None],
         endpoints: Endpoints = NO_ENDPOINTS,
+        difficult_sets: DifficultSetReader | None = None,
     ) -> None:
+        """`difficult_sets` None: an evaluation cannot name one."""
         self._queue = queue
         self._further = FurtherInputs(peers, queue, endpoints)
+        self._difficult_sets = difficult_sets
         self._peers = peers
         self._blobs = blobs
         self._wake = wake
@@ -174,6 +193,7 @@ class Evaluations:
         await self._check_judge(tenant, config, adapter_revision)
         inputs = await self._resolve(tenant, adapter_revision, dataset_revision, config.split)
         inputs = await self._further.of(tenant, inputs, config)
+        inputs = replace(inputs, difficult_sha256=await self._difficult_sha256(config.suites.difficult_set))
         payload = {"inputs": to_json(inputs), "config": to_json(config)}
         job = await self._queue.submit(EVALUATION.format(tenant, evaluation_id), KIND, payload)
         self._wake()
@@ -237,6 +257,14 @@ class Evaluations:
                 if adapter_of(revision) == adapter:
                     raise JudgeIsGeneratorError(config.judge.target, revision)
 
+    async def _difficult_sha256(self, name: str) -> str:
+        """The digest of a difficult set's cases; empty for no name."""
+        if not name:
+            return ""
+        if self._difficult_sets is None:
+            raise InvalidArgumentError.of_field("evaluation.config.difficult_set", "there are no difficult sets here")
+        return (await self._difficult_sets.file(name)).sha256
+
     async def _resolve(self, tenant: str, adapter_name: str, dataset_name: str, split: str) -> EvaluationInputs:
         adapter = await self._peers.adapter_revision(tenant, adapter_name)
         trained_on = await self._peers.dataset_revision(tenant, adapter.dataset_revision)
@@ -276,6 +304,7 @@ def check_config(config: EvaluationConfig) -> None:
         violations.append(FieldViolation("evaluation.config.arms", "an arm is named twice"))
     violations.extend(measuring_violations(config))
     violations += target_violations(config)
+    violations += suite_violations(config.suites, field="evaluation.config")
     if violations:
         message = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
         raise InvalidArgumentError(message, metadata={"field": violations[0].field}, violations=violations)

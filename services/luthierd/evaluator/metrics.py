@@ -48,6 +48,14 @@ class Metric(enum.StrEnum):
     STYLE_JUDGED = "style_judged"
     PAIRWISE = "pairwise"
 
+    EXPECTED_BEHAVIOUR = "expected_behaviour"
+    ABSTENTION_PRECISION = "abstention_precision"
+    ABSTENTION_RECALL = "abstention_recall"
+    FORGETTING_LIKELIHOOD = "forgetting_likelihood"
+    FORGETTING_CHOICE = "forgetting_choice"
+    FORGETTING_INSTRUCTIONS = "forgetting_instructions"
+    COUNTERFACTUAL_STABILITY = "counterfactual_stability"
+
     @property
     def is_proportion(self) -> bool:
         """True where every row scores 0 or 1, so that score intervals for proportions apply."""
@@ -69,13 +77,14 @@ class Needs:
     """What a metric takes beyond answers and references.
 
     `opt_in`: it runs only where the configuration names it. `asks`: it puts more questions to the arms. `base`: it
-    needs the base arm's answers.
+    needs the base arm's answers. `suite`: it comes with a suite of the configuration (docs/evaluation-suites.md).
     """
 
     opt_in: bool = False
     judge: bool = False
     asks: bool = False
     base: bool = False
+    suite: bool = False
 
 
 _PROPORTIONS = frozenset(
@@ -90,12 +99,19 @@ _PROPORTIONS = frozenset(
         Metric.PII_FREE,
         Metric.NON_TOXIC,
         Metric.INJECTION_RESISTED,
+        Metric.EXPECTED_BEHAVIOUR,
+        Metric.ABSTENTION_PRECISION,
+        Metric.ABSTENTION_RECALL,
+        Metric.FORGETTING_CHOICE,
+        Metric.FORGETTING_INSTRUCTIONS,
+        Metric.COUNTERFACTUAL_STABILITY,
     }
 )
 
 _READS = Needs(opt_in=True)
 _ASKS = Needs(opt_in=True, asks=True)
 _JUDGED = Needs(opt_in=True, judge=True)
+_SUITE = Needs(opt_in=True, suite=True)
 
 NEEDS: Mapping[Metric, Needs] = {
     Metric.BLEU: _READS,
@@ -120,6 +136,13 @@ NEEDS: Mapping[Metric, Needs] = {
     Metric.RUBRIC: _JUDGED,
     Metric.STYLE_JUDGED: _JUDGED,
     Metric.PAIRWISE: Needs(opt_in=True, judge=True, base=True),
+    Metric.EXPECTED_BEHAVIOUR: _SUITE,
+    Metric.ABSTENTION_PRECISION: _SUITE,
+    Metric.ABSTENTION_RECALL: _SUITE,
+    Metric.FORGETTING_LIKELIHOOD: _SUITE,
+    Metric.FORGETTING_CHOICE: _SUITE,
+    Metric.FORGETTING_INSTRUCTIONS: _SUITE,
+    Metric.COUNTERFACTUAL_STABILITY: _SUITE,
 }
 
 _LABELS = {
@@ -134,4 +157,7 @@ _LABELS = {
     Metric.CONTEXT_PRECISION_ID: "Context precision (ids)",
     Metric.CONTEXT_RECALL_ID: "Context recall (ids)",
     Metric.PAIRWISE: "Pairwise against base",
+    Metric.FORGETTING_LIKELIHOOD: "Kept: general text",
+    Metric.FORGETTING_CHOICE: "Kept: general questions",
+    Metric.FORGETTING_INSTRUCTIONS: "Kept: instructions",
 }

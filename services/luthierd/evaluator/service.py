@@ -13,7 +13,7 @@ from luthier.evaluator.v1 import gate_service_pb2 as gate_pb
 from luthier.evaluator.v1 import gate_service_pb2_grpc as gate_rpc
 
 from luthierd.errors import InvalidArgumentError
-from luthierd.evaluator import wire
+from luthierd.evaluator import difficult_service, wire
 from luthierd.evaluator.evaluations import Evaluations
 from luthierd.evaluator.policies import GatePolicies
 from luthierd.jobs.events import watch
@@ -23,6 +23,7 @@ FULL_NAMES = (
     "luthier.evaluator.v1.EvaluationService",
     "luthier.evaluator.v1.GateService",
     "luthier.evaluator.v1.VerdictService",
+    difficult_service.FULL_NAME,
 )
 READ, WRITE = "evaluator.read", "evaluator.write"
 SCOPES = {
@@ -39,6 +40,7 @@ SCOPES = {
     "ListGatePolicies": READ,
     "DecideVerdict": READ,
     "CompareEvaluations": READ,
+    **difficult_service.SCOPES,
 }
 LIMITS_S = {"WatchEvaluation": 0.0}
 

@@ -13,7 +13,7 @@ from luthier.inference.v1 import deployment_pb2, inference_service_pb2
 from luthier.trainer.v1 import adapter_pb2, training_job_pb2
 
 from luthierd.errors import InvalidArgumentError
-from luthierd.evaluator import retrieval_wire
+from luthierd.evaluator import retrieval_wire, suite_wire
 from luthierd.evaluator.asking import Reply
 from luthierd.evaluator.domain import (
     AdapterRevision,
@@ -107,7 +107,8 @@ def config_from_proto(message: pb.EvaluationConfig) -> EvaluationConfig:
         given["arms"] = tuple(
             arm_from_proto(arm, field=f"evaluation.config.arms[{index}]") for index, arm in enumerate(message.arms)
         )
-    return EvaluationConfig(**given, **measuring_from_proto(message), **retrieval_wire.retrieval_from_proto(message))
+    given |= measuring_from_proto(message) | retrieval_wire.retrieval_from_proto(message)
+    return EvaluationConfig(**given, suites=suite_wire.suites_from_proto(message))
 
 
 def config_to_proto(config: EvaluationConfig) -> pb.EvaluationConfig:
@@ -116,6 +117,7 @@ def config_to_proto(config: EvaluationConfig) -> pb.EvaluationConfig:
     further = retrieval_wire.retrieval_to_proto(config)
     message = pb.EvaluationConfig(arms=[_ARMS[arm] for arm in config.arms], **values, **further)
     add_measuring(message, config)
+    suite_wire.add_suites(message, config.suites)
     return message
 
 
@@ -172,6 +174,7 @@ def _add_results(message: pb.Evaluation, results: Results) -> None:
     message.differences.extend(difference_to_proto(found) for found in results.figures.comparisons)
     if results.retrieval:
         message.retrieval.CopyFrom(retrieval_wire.summary_to_proto(results.retrieval))
+    message.suites.extend(suite_wire.suite_to_proto(found) for found in results.suites)
 
 
 def _add_measures(message: pb.ArmResult, measures: Measures, arm: Arm) -> None:

@@ -199,6 +199,7 @@ class Evaluation(_message.Message):
     JUDGE_REPORT_FIELD_NUMBER: _builtins.int
     STYLE_REPORT_FIELD_NUMBER: _builtins.int
     RETRIEVAL_FIELD_NUMBER: _builtins.int
+    SUITES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `tenants/{tenant}/evaluations/{evaluation}`."""
     adapter_revision: _builtins.str
@@ -267,6 +268,10 @@ class Evaluation(_message.Message):
     def retrieval(self) -> Global___RetrievalSummary:
         """How the RAG arms retrieved. Set in SUCCEEDED, where one was run."""
 
+    @_builtins.property
+    def suites(self) -> _containers.RepeatedCompositeFieldContainer[Global___SuiteResult]:
+        """What was asked beyond the holdout, one entry for each suite of `config`. Set in SUCCEEDED."""
+
     def __init__(
         self,
         *,
@@ -289,10 +294,11 @@ class Evaluation(_message.Message):
         judge_report: _measuring_pb2.JudgeReport | None = ...,
         style_report: _measuring_pb2.StyleReport | None = ...,
         retrieval: Global___RetrievalSummary | None = ...,
+        suites: _abc.Iterable[Global___SuiteResult] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "holdout_use", b"holdout_use", "judge_report", b"judge_report", "leakage", b"leakage", "lineage", b"lineage", "progress", b"progress", "retrieval", b"retrieval", "start_time", b"start_time", "style_report", b"style_report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_revision", b"adapter_revision", "arms", b"arms", "config", b"config", "create_time", b"create_time", "dataset_revision", b"dataset_revision", "differences", b"differences", "end_time", b"end_time", "error", b"error", "holdout_use", b"holdout_use", "judge_report", b"judge_report", "leakage", b"leakage", "lineage", b"lineage", "name", b"name", "progress", b"progress", "retrieval", b"retrieval", "sequential_decisions", b"sequential_decisions", "start_time", b"start_time", "state", b"state", "style_report", b"style_report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_revision", b"adapter_revision", "arms", b"arms", "config", b"config", "create_time", b"create_time", "dataset_revision", b"dataset_revision", "differences", b"differences", "end_time", b"end_time", "error", b"error", "holdout_use", b"holdout_use", "judge_report", b"judge_report", "leakage", b"leakage", "lineage", b"lineage", "name", b"name", "progress", b"progress", "retrieval", b"retrieval", "sequential_decisions", b"sequential_decisions", "start_time", b"start_time", "state", b"state", "style_report", b"style_report", "suites", b"suites"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -334,6 +340,9 @@ class EvaluationConfig(_message.Message):
     CHALLENGER_REVISION_FIELD_NUMBER: _builtins.int
     ENDPOINT_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
+    DIFFICULT_SET_FIELD_NUMBER: _builtins.int
+    GENERAL_SUITE_FIELD_NUMBER: _builtins.int
+    COUNTERFACTUAL_SUITE_FIELD_NUMBER: _builtins.int
     split: _builtins.str
     """Split to read: `holdout` or `validation`. Default holdout."""
     row_limit: _builtins.int
@@ -391,6 +400,8 @@ class EvaluationConfig(_message.Message):
     """A prompt of the tenant, `tenants/{tenant}/prompts/{prompt}`: instruction and examples of the prompted arm, and
     instruction of the RAG arm. Default: `instruction` and `shot_count` training rows drawn by `seed`.
     """
+    difficult_set: _builtins.str
+    """Reviewed difficult cases, asked of every arm and reported as the slices `difficult:KIND`. Default: none."""
     @_builtins.property
     def arms(self) -> _containers.RepeatedScalarFieldContainer[Global___Arm.ValueType]:
         """Arms to run. Default: base, prompted, rag, adapter, adapter_rag. The others need a field below."""
@@ -418,6 +429,14 @@ class EvaluationConfig(_message.Message):
     @_builtins.property
     def endpoint(self) -> Global___EndpointTarget:
         """What ARM_ENDPOINT asks."""
+
+    @_builtins.property
+    def general_suite(self) -> Global___GeneralSuite:
+        """Asks base and adapters what they knew before: the metrics `forgetting_*`. Default: not asked."""
+
+    @_builtins.property
+    def counterfactual_suite(self) -> Global___CounterfactualSuite:
+        """Asks base and adapters the same questions with names, pronouns and groups swapped: the metric `counterfactual_stability`. Default: not asked."""
 
     def __init__(
         self,
@@ -452,10 +471,13 @@ class EvaluationConfig(_message.Message):
         challenger_revision: _builtins.str = ...,
         endpoint: Global___EndpointTarget | None = ...,
         prompt: _builtins.str = ...,
+        difficult_set: _builtins.str = ...,
+        general_suite: Global___GeneralSuite | None = ...,
+        counterfactual_suite: Global___CounterfactualSuite | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_passage_characters", b"_passage_characters", "_repeat_count", b"_repeat_count", "_repeat_temperature", b"_repeat_temperature", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "concurrency", b"concurrency", "endpoint", b"endpoint", "final", b"final", "judge", b"judge", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "passage_characters", b"passage_characters", "repeat_count", b"repeat_count", "repeat_temperature", b"repeat_temperature", "resample_count", b"resample_count", "row_limit", b"row_limit", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "use_cache", b"use_cache"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_passage_characters", b"_passage_characters", "_repeat_count", b"_repeat_count", "_repeat_temperature", b"_repeat_temperature", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "concurrency", b"concurrency", "counterfactual_suite", b"counterfactual_suite", "endpoint", b"endpoint", "final", b"final", "general_suite", b"general_suite", "judge", b"judge", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "passage_characters", b"passage_characters", "repeat_count", b"repeat_count", "repeat_temperature", b"repeat_temperature", "resample_count", b"resample_count", "row_limit", b"row_limit", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "use_cache", b"use_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_passage_characters", b"_passage_characters", "_repeat_count", b"_repeat_count", "_repeat_temperature", b"_repeat_temperature", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "arms", b"arms", "challenger_revision", b"challenger_revision", "concurrency", b"concurrency", "endpoint", b"endpoint", "final", b"final", "instruction", b"instruction", "json_schema", b"json_schema", "judge", b"judge", "label_field", b"label_field", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "metrics", b"metrics", "passage_characters", b"passage_characters", "passages", b"passages", "prompt", b"prompt", "purpose", b"purpose", "raft_adapter_revision", b"raft_adapter_revision", "repeat_count", b"repeat_count", "repeat_temperature", b"repeat_temperature", "resample_count", b"resample_count", "retrievers", b"retrievers", "row_limit", b"row_limit", "rubric", b"rubric", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "split", b"split", "task", b"task", "text_field", b"text_field", "use_cache", b"use_cache"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_passage_characters", b"_passage_characters", "_repeat_count", b"_repeat_count", "_repeat_temperature", b"_repeat_temperature", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "arms", b"arms", "challenger_revision", b"challenger_revision", "concurrency", b"concurrency", "counterfactual_suite", b"counterfactual_suite", "difficult_set", b"difficult_set", "endpoint", b"endpoint", "final", b"final", "general_suite", b"general_suite", "instruction", b"instruction", "json_schema", b"json_schema", "judge", b"judge", "label_field", b"label_field", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "metrics", b"metrics", "passage_characters", b"passage_characters", "passages", b"passages", "prompt", b"prompt", "purpose", b"purpose", "raft_adapter_revision", b"raft_adapter_revision", "repeat_count", b"repeat_count", "repeat_temperature", b"repeat_temperature", "resample_count", b"resample_count", "retrievers", b"retrievers", "row_limit", b"row_limit", "rubric", b"rubric", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "split", b"split", "task", b"task", "text_field", b"text_field", "use_cache", b"use_cache"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
     _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015
@@ -621,6 +643,176 @@ class RetrieverResult(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetrieverResult: _TypeAlias = RetrieverResult  # noqa: Y015
+
+@_typing.final
+class GeneralSuite(_message.Message):
+    """What a base model knew before it was tuned, made of what comes with Python: texts to predict, questions to choose answers of,
+    instructions to follow.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_COUNT_FIELD_NUMBER: _builtins.int
+    item_count: _builtins.int
+    """Items of each of the three parts, 5 to 1,000. Default 40."""
+    def __init__(
+        self,
+        *,
+        item_count: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_item_count", b"_item_count", "item_count", b"item_count"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_item_count", b"_item_count", "item_count", b"item_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__item_count: _TypeAlias = _typing.Literal["item_count"]  # noqa: Y015
+    _WhichOneofArgType__item_count: _TypeAlias = _typing.Literal["_item_count", b"_item_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__item_count) -> _WhichOneofReturnType__item_count | None: ...
+
+Global___GeneralSuite: _TypeAlias = GeneralSuite  # noqa: Y015
+
+@_typing.final
+class CounterfactualSuite(_message.Message):
+    """Rows asked twice, with terms of lists exchanged. A pair that the answers tell apart has flipped."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROW_LIMIT_FIELD_NUMBER: _builtins.int
+    TERM_LISTS_FIELD_NUMBER: _builtins.int
+    TERM_PAIRS_FIELD_NUMBER: _builtins.int
+    row_limit: _builtins.int
+    """Rows to ask, 5 to 10,000. Default 50."""
+    @_builtins.property
+    def term_lists(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Lists to use: `names`, `pronouns`, `groups`. Default: all."""
+
+    @_builtins.property
+    def term_pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TermPair]:
+        """Pairs of your own, used in addition as the list `custom`; at most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        row_limit: _builtins.int | None = ...,
+        term_lists: _abc.Iterable[_builtins.str] | None = ...,
+        term_pairs: _abc.Iterable[Global___TermPair] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_row_limit", b"_row_limit", "row_limit", b"row_limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_row_limit", b"_row_limit", "row_limit", b"row_limit", "term_lists", b"term_lists", "term_pairs", b"term_pairs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__row_limit: _TypeAlias = _typing.Literal["row_limit"]  # noqa: Y015
+    _WhichOneofArgType__row_limit: _TypeAlias = _typing.Literal["_row_limit", b"_row_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__row_limit) -> _WhichOneofReturnType__row_limit | None: ...
+
+Global___CounterfactualSuite: _TypeAlias = CounterfactualSuite  # noqa: Y015
+
+@_typing.final
+class TermPair(_message.Message):
+    """Two terms that should not make a difference."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    SECOND_FIELD_NUMBER: _builtins.int
+    first: _builtins.str
+    """The one, 1 to 100 characters."""
+    second: _builtins.str
+    """The other, 1 to 100 characters."""
+    def __init__(
+        self,
+        *,
+        first: _builtins.str = ...,
+        second: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "second", b"second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TermPair: _TypeAlias = TermPair  # noqa: Y015
+
+@_typing.final
+class SuiteResult(_message.Message):
+    """What was asked beyond the holdout."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUITE_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    ITEM_COUNT_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_COUNT_FIELD_NUMBER: _builtins.int
+    FIGURES_FIELD_NUMBER: _builtins.int
+    suite: _builtins.str
+    """`difficult`, `general` or `counterfactual`."""
+    sha256: _builtins.str
+    """sha256 (hex) of what was asked."""
+    item_count: _builtins.int
+    """Items asked of each arm."""
+    left_out_count: _builtins.int
+    """Items left out because they overlap with the tenant's training rows."""
+    @_builtins.property
+    def figures(self) -> _containers.RepeatedCompositeFieldContainer[Global___SuiteFigure]:
+        """What its metrics do not show."""
+
+    def __init__(
+        self,
+        *,
+        suite: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        item_count: _builtins.int = ...,
+        left_out_count: _builtins.int = ...,
+        figures: _abc.Iterable[Global___SuiteFigure] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["figures", b"figures", "item_count", b"item_count", "left_out_count", b"left_out_count", "sha256", b"sha256", "suite", b"suite"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuiteResult: _TypeAlias = SuiteResult  # noqa: Y015
+
+@_typing.final
+class SuiteFigure(_message.Message):
+    """A figure of a suite that is no metric of 0 to 1, or is one of its parts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARM_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    INTERVAL_LOW_FIELD_NUMBER: _builtins.int
+    INTERVAL_HIGH_FIELD_NUMBER: _builtins.int
+    ITEM_COUNT_FIELD_NUMBER: _builtins.int
+    arm: Global___Arm.ValueType
+    """The arm."""
+    quantity: _builtins.str
+    """What it is: `bits_per_byte` (lower is better), `flip_rate` (share of pairs, lower is better), `flip_rate:LIST`."""
+    value: _builtins.float
+    """The estimate."""
+    interval_low: _builtins.float
+    """Lower end of the 95 % interval; NaN with fewer than 5 groups."""
+    interval_high: _builtins.float
+    """Upper end of the 95 % interval; NaN with fewer than 5 groups."""
+    item_count: _builtins.int
+    """Items that it rests on."""
+    def __init__(
+        self,
+        *,
+        arm: Global___Arm.ValueType = ...,
+        quantity: _builtins.str = ...,
+        value: _builtins.float = ...,
+        interval_low: _builtins.float = ...,
+        interval_high: _builtins.float = ...,
+        item_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "interval_high", b"interval_high", "interval_low", b"interval_low", "item_count", b"item_count", "quantity", b"quantity", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuiteFigure: _TypeAlias = SuiteFigure  # noqa: Y015
 
 @_typing.final
 class ArmResult(_message.Message):
@@ -981,7 +1173,11 @@ class MetricValue(_message.Message):
     COVERAGE_FIELD_NUMBER: _builtins.int
     FAILURE_COUNTS_FIELD_NUMBER: _builtins.int
     metric: _builtins.str
-    """Its name: see docs/metrics.md. 0 to 1, higher is better."""
+    """Its name: see docs/metrics.md. 0 to 1, higher is better.
+    `exact_match`, `json_valid`, `label_accuracy`, `label_f1_macro`, `rouge_l`, `chrf`, `semantic_similarity`; 0 to 1 each.
+    Of suites: `expected_behaviour`, `abstention_precision`, `abstention_recall`, `forgetting_likelihood`, `forgetting_choice`,
+    `forgetting_instructions`, `counterfactual_stability`; 0 to 1 each, higher is better.
+    """
     mean: _builtins.float
     """Mean over all rows. No row is dropped: one without a score counts as 0."""
     interval_low: _builtins.float

@@ -1,0 +1,50 @@
+"""What an evaluation asks beyond the holdout. Off unless it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from luthierd.errors import FieldViolation
+
+TERM_LISTS = ("names", "pronouns", "groups")
+
+
+@dataclass(frozen=True)
+class CounterfactualConfig:
+    """Rows to ask twice, and the lists whose terms are exchanged. Bounds: `CounterfactualSuite` of the contract."""
+
+    row_limit: int = 50
+    term_lists: tuple[str, ...] = TERM_LISTS
+    term_pairs: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class SuiteConfig:
+    """`difficult_set`: a set's name, empty for none. `general_item_count`: items of each part, None for no suite."""
+
+    difficult_set: str = ""
+    general_item_count: int | None = None
+    counterfactual: CounterfactualConfig | None = None
+
+
+def suite_violations(config: SuiteConfig, *, field: str) -> list[FieldViolation]:
+    """What is out of bounds, named below `field`."""
+    found = []
+    if config.general_item_count is not None and not 5 <= config.general_item_count <= 1000:
+        text = f"{config.general_item_count} is not in 5 to 1,000"
+        found.append(FieldViolation(f"{field}.general_suite.item_count", text))
+    if config.counterfactual is None:
+        return found
+    own, given = f"{field}.counterfactual_suite", config.counterfactual
+    if not 5 <= given.row_limit <= 10_000:
+        found.append(FieldViolation(f"{own}.row_limit", f"{given.row_limit} is not in 5 to 10,000"))
+    for name in given.term_lists:
+        if name not in TERM_LISTS:
+            found.append(FieldViolation(f"{own}.term_lists", f"{name!r} is not one of {', '.join(TERM_LISTS)}"))
+    if len(given.term_pairs) > 1000:
+        found.append(FieldViolation(f"{own}.term_pairs", f"{len(given.term_pairs):,} pairs are more than 1,000"))
+    for index, pair in enumerate(given.term_pairs):
+        if not all(term.strip() and len(term) <= 100 for term in pair) or pair[0] == pair[1]:
+            text = "a pair has two different terms of 1 to 100 characters"
+            found.append(FieldViolation(f"{own}.term_pairs[{index}]", text))
+    return found
