@@ -298,6 +298,19 @@ class PromptTooLongError(errors.InvalidArgumentError):
         )
 
 
+class ReaderTooSlowError(errors.AbortedError):
+    """The caller of a stream does not read what was answered."""
+
+    reason = "READER_TOO_SLOW"
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(
+            f"nothing of the stream was read for {limit_s:.0f} s, so the answer was given up; read it as it comes, or "
+            "ask for a whole answer",
+            metadata={"limit_s": f"{limit_s:.0f}"},
+        )
+
+
 class QueueFullError(errors.ResourceExhaustedError):
     """Too many requests wait or run."""
 

@@ -31,6 +31,7 @@ from luthierd.inference.engine_host import EngineHost
 from luthierd.inference.generations import Generations
 from luthierd.inference.quota_domain import Quota
 from luthierd.inference.quotas import REQUESTS, TOKENS, Quotas
+from luthierd.inference.read_ahead import read_ahead
 from luthierd.inference.scores import Scores
 from luthierd.names import ADAPTER_REVISION, BASE_MODEL, DEPLOYMENT, QUOTA, TENANT
 from luthierd.rpc import logs
@@ -128,7 +129,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
     async def _pieces(self, request: Any, prompt: Prompt, context: Any) -> AsyncGenerator[dict[str, Any], None]:
         """The fields of a stream's messages."""
         sampling = answer_wire.sampling_from_proto(request.sampling)
-        stream = self._answers.stream(_target(request), prompt, sampling, **_caller(request))
+        stream = read_ahead(self._answers.stream(_target(request), prompt, sampling, **_caller(request)))
         is_first = True
         async with contextlib.aclosing(stream) as pieces:
             async for piece in pieces:
