@@ -19,6 +19,7 @@ from luthierd.inference.domain import (
     AdapterRevision,
     BaseModel,
     ParityCertificate,
+    Stage,
     Structure,
     TokenAlternative,
     TokenLogprob,
@@ -78,6 +79,7 @@ class FakeEngine:
     """Answers with the name of the weights, word by word; `gate` holds answers back, `die` ends it."""
 
     version, dtype, window, max_rank, vocabulary_size = "fake 1 (memory)", "float32", 64, 16, 256
+    start_stages = (Stage("wake", 0.5),)
 
     def __init__(self) -> None:
         self.loaded: dict[int, EngineAdapter] = {}

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from luthierd.errors import LuthierError
-from luthierd.inference.domain import BaseModel, EngineState, Sampling, Structure, TokenLogprob, Turn
+from luthierd.inference.domain import BaseModel, EngineState, Sampling, Stage, Structure, TokenLogprob, Turn
 from luthierd.inference.errors import EngineUnavailableError, OtherBaseModelError
+from luthierd.inference.stages import StageClock
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,10 @@ class Engine(Protocol):
     @property
     def max_rank(self) -> int:
         """Largest LoRA rank it takes."""
+
+    @property
+    def start_stages(self) -> tuple[Stage, ...]:
+        """What its start consisted of, in order."""
 
     def tokenize(self, text: str, *, is_prompt: bool = True) -> tuple[int, ...]:
         """A text's tokens, as a prompt of its own; else as they stand within a text. Blocks, like the next three."""
@@ -251,9 +256,13 @@ class EngineHost:
         """Starts the engine and loads what should be loaded. None, and FAILED, if it cannot be."""
         base_model, start_count = self.status.base_model, self.status.start_count + 1
         assert base_model is not None
-        began, engine = self._clock(), None
+        began, engine, stages = self._clock(), None, StageClock(self._clock)
         try:
-            engine = await self._start_engine(await self._files.base_model_folder(base_model))
+            stages.reach("fetch")
+            folder = await self._files.base_model_folder(base_model)
+            stages.end()
+            engine = await self._start_engine(folder)
+            stages.reach("replay")
             if self.on_started is not None:
                 await self.on_started(engine)
         except LuthierError as error:
@@ -275,7 +284,14 @@ class EngineHost:
             )
         )
         await self._set_serving(True)
-        log.info("engine ready", extra={"version": engine.version, "start_duration_s": self.status.start_duration_s})
+        fetched, replayed = stages.end()
+        durations = {one.name: round(one.duration_s, 2) for one in (fetched, *engine.start_stages, replayed)}
+        log.info(
+            "engine ready",
+            extra={
+                "version": engine.version, "start_duration_s": self.status.start_duration_s, "stages_s": durations
+            },
+        )  # fmt: skip
         return engine
 
     async def _buried(self, engine: Engine, *, give_up: bool) -> None:

@@ -19,11 +19,12 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from luthierd.inference.domain import Structure
+from luthierd.inference.domain import Stage, Structure
 from luthierd.inference.engine.platform_settings import cpu_dtype
 from luthierd.inference.engine.tokenizing import Tokenizing
 from luthierd.inference.engine_host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
 from luthierd.inference.errors import AdapterInvalidError, EngineStartError, StructureUnsupportedError
+from luthierd.inference.stages import StageClock
 
 if TYPE_CHECKING:
     from luthierd.inference.engine.transformers_decoding import Cohort, Row
@@ -58,11 +59,14 @@ async def start_transformers(folder: pathlib.Path, settings: TransformersSetting
 
 
 def _start(folder: pathlib.Path, settings: TransformersSettings) -> TransformersEngine:
+    stages = StageClock()
+    stages.reach("import")
     import torch
     import transformers
 
     from luthierd.inference.engine.transformers_model import LoraModel, window_of
 
+    stages.reach("load")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = settings.dtype if settings.dtype != "auto" else "bfloat16" if device == "cuda" else cpu_dtype()
     model = LoraModel(folder, dtype=getattr(torch, dtype), device=device)
@@ -72,14 +76,19 @@ def _start(folder: pathlib.Path, settings: TransformersSettings) -> Transformers
         max_rank=settings.max_lora_rank,
         window=window_of(folder, settings.window_tokens),
         version=f"transformers {transformers.__version__} ({device}, {dtype})",
+        start_stages=stages.end(),
     )
 
 
 class TransformersEngine(Tokenizing):
     """See `engine_host.Engine`."""
 
-    def __init__(self, model: LoraModel, *, max_batch: int, max_rank: int, window: int, version: str) -> None:
+    def __init__(
+        self, model: LoraModel, *, max_batch: int, max_rank: int, window: int, version: str,
+        start_stages: tuple[Stage, ...] = (),
+    ) -> None:  # fmt: skip
         super().__init__(model.tokenizer)
+        self.start_stages = start_stages
         self.max_rank, self.window, self.version = max_rank, window, version
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.vocabulary_size = int(model.model.config.vocab_size)

@@ -14,16 +14,17 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from luthierd.errors import InvalidArgumentError
-from luthierd.inference.domain import Sampling, Structure, TokenAlternative, TokenLogprob
+from luthierd.inference.domain import Sampling, Stage, Structure, TokenAlternative, TokenLogprob
 from luthierd.inference.engine.forked_start import variables, warm_context
 from luthierd.inference.engine.platform_settings import cpu_dtype, cpu_environment, uses_gpu
 from luthierd.inference.engine.tokenizing import Tokenizing
 from luthierd.inference.engine.vllm_cpu_lora import CHILD_MARK
 from luthierd.inference.engine_host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
 from luthierd.inference.errors import AdapterInvalidError, EmbedUnsupportedError, EngineStartError
+from luthierd.inference.stages import StageClock
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class VllmSettings:
 async def start_vllm(folder: pathlib.Path, settings: VllmSettings) -> VllmEngine:
     """Starts an engine on a base model's folder, in about half a minute on a CPU. EngineStartError."""
     try:
-        llm = await _in_daemon_thread(lambda: _start(folder, settings))
+        llm, stages = await _in_daemon_thread(lambda: _start(folder, settings))
     except Exception as error:
         log.exception("vLLM did not start")
         raise EngineStartError(
@@ -71,42 +72,51 @@ async def start_vllm(folder: pathlib.Path, settings: VllmSettings) -> VllmEngine
             "the log has the engine's own lines",
             metadata={"folder": folder.name},
         ) from error
-    return VllmEngine(llm, settings, folder)
+    return VllmEngine(llm, settings, folder, stages)
 
 
-async def _in_daemon_thread(start: Callable[[], Any]) -> Any:
+class Started(NamedTuple):
+    """VLLM's `AsyncLLM`, and what its start consisted of."""
+
+    llm: Any
+    stages: tuple[Stage, ...]
+
+
+async def _in_daemon_thread(start: Callable[[], Started]) -> Started:
     """Like `asyncio.to_thread`, for a start that a server which is told to stop must not wait for.
 
     A start that nobody waits for any more is shut down as soon as it has come about.
     """
     loop = asyncio.get_running_loop()
-    started: asyncio.Future[Any] = loop.create_future()
+    started: asyncio.Future[Started] = loop.create_future()
 
-    def finish(llm: Any, error: Exception | None) -> None:
+    def finish(result: Started | None, error: Exception | None) -> None:
         if started.cancelled():
-            if llm is not None:
-                llm.shutdown()
+            if result is not None:
+                result.llm.shutdown()
         elif error is not None:
             started.set_exception(error)
-        else:
-            started.set_result(llm)
+        elif result is not None:
+            started.set_result(result)
 
     def run() -> None:
-        llm: Any = None
+        result: Started | None = None
         failure: Exception | None = None
         try:
-            llm = start()
+            result = start()
         except Exception as error:
             failure = error
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process is about to end
-            loop.call_soon_threadsafe(finish, llm, failure)
+            loop.call_soon_threadsafe(finish, result, failure)
 
     threading.Thread(target=run, name="engine-start", daemon=True).start()
     return await started
 
 
-def _start(folder: pathlib.Path, settings: VllmSettings) -> Any:
+def _start(folder: pathlib.Path, settings: VllmSettings) -> Started:
     """Imports vLLM, starts its processes and waits until the model is loaded."""
+    stages = StageClock()
+    stages.reach("import")
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     on_gpu = uses_gpu()
@@ -123,14 +133,31 @@ def _start(folder: pathlib.Path, settings: VllmSettings) -> Any:
 
         from luthierd.inference.engine.vllm_stats import SchedulerGauges
 
+        stages.reach("configure")
         config = AsyncEngineArgs(**_arguments(folder, settings, on_gpu=on_gpu)).create_engine_config(
             UsageContext.ENGINE_CONTEXT
         )
         if context is not None:
             process_launch.get_mp_context = lambda: context
         with variables({CHILD_MARK: str(os.getpid())}):
+            stages.reach("processes")
             # With a logger of ours and none of vLLM's: it then keeps the times of requests.
-            return AsyncLLM.from_vllm_config(config, stat_loggers=[SchedulerGauges], disable_log_stats=True)
+            llm = AsyncLLM.from_vllm_config(config, stat_loggers=[SchedulerGauges], disable_log_stats=True)
+            return Started(llm, _told_apart(stages.end(), llm))
+
+
+def _told_apart(stages: tuple[Stage, ...], llm: Any) -> tuple[Stage, ...]:
+    """The last stage in two: the wait for a process that has imported vLLM, and what that did to be ready."""
+    import psutil
+
+    *others, last = stages
+    age_s = max(time.time() - psutil.Process(one.pid).create_time() for one in _engine_processes(llm))
+    ready_s = min(age_s, last.duration_s)
+    return (*others, Stage("fork", last.duration_s - ready_s), Stage("ready", ready_s))
+
+
+def _engine_processes(llm: Any) -> list[Any]:
+    return list(llm.engine_core.resources.engine_manager.processes)
 
 
 def _arguments(folder: pathlib.Path, settings: VllmSettings, *, on_gpu: bool) -> dict[str, Any]:
@@ -166,13 +193,15 @@ def _window(folder: pathlib.Path, wanted: int) -> int:
 class VllmEngine(Tokenizing):
     """See `engine_host.Engine`. Made in the event loop that uses it."""
 
-    def __init__(self, llm: Any, settings: VllmSettings, folder: pathlib.Path) -> None:
+    def __init__(
+        self, llm: Any, settings: VllmSettings, folder: pathlib.Path, start_stages: tuple[Stage, ...] = ()
+    ) -> None:
         import torch
         import vllm
         from vllm.platforms import current_platform
 
         super().__init__(copy.deepcopy(llm.get_tokenizer()))
-        self.llm, self.folder, self.settings = llm, folder, settings
+        self.llm, self.folder, self.settings, self.start_stages = llm, folder, settings, start_stages
         self.max_rank = settings.max_lora_rank
         self.window = int(llm.model_config.max_model_len)
         self.vocabulary_size = int(llm.model_config.get_vocab_size())

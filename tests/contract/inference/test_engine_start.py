@@ -1,0 +1,20 @@
+"""What the log says of an engine's start."""
+
+from __future__ import annotations
+
+import pytest
+from inference_calls import CONFIG
+from inference_parts import BASE, make_parts, until
+from luthierd.inference.domain import EngineState
+from serving import running
+
+
+async def test_a_start_is_logged_with_the_time_of_each_of_its_stages(caplog: pytest.LogCaptureFixture) -> None:
+    parts = await make_parts()
+    async with running(parts.service, CONFIG):
+        with caplog.at_level("INFO", logger="luthierd.inference.engine_host"):
+            await parts.host.want(BASE)
+            await until(lambda: parts.host.status.state is EngineState.READY)
+    ready = next(one for one in caplog.records if one.message == "engine ready")
+    assert list(ready.stages_s) == ["fetch", "wake", "replay"]
+    assert ready.stages_s["wake"] == parts.engine.start_stages[0].duration_s
