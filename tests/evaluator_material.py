@@ -94,7 +94,9 @@ class ScriptedAnswerer:
         self.running = 0
         self.most_running = 0
 
-    async def ask(self, arm: Arm, messages: Sequence[Message], *, max_tokens: int) -> Reply:
+    async def ask(
+        self, arm: Arm, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> Reply:
         self.calls.append((arm, tuple(messages)))
         self.running += 1
         self.most_running = max(self.most_running, self.running)

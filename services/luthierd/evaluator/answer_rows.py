@@ -16,10 +16,14 @@ def write_rows(
 ) -> list[dict[str, Any]]:
     """One mapping a row: `row_id`, `group`, `question`, `reference`, `answers` (one for each arm, in arm order)."""
     scores: dict[tuple[Arm, str], dict[str, float]] = {}
+    failures: dict[tuple[Arm, str], dict[str, str]] = {}
     for scored in row_scores:
         for score in scored.scores:
             if score.value is not None:
                 scores.setdefault((scored.arm, score.row_id), {})[scored.metric.value] = round(score.value, 6)
+            elif score.failure:
+                reason = score.failure.partition(":")[0]
+                failures.setdefault((scored.arm, score.row_id), {})[scored.metric.value] = reason
     return [
         {
             "row_id": row.id,
@@ -27,7 +31,8 @@ def write_rows(
             "question": row.question,
             "reference": row.reference,
             "answers": [
-                _answer(arm, given.get(row.id), scores.get((arm, row.id), {})) for arm, given in answers.items()
+                _answer(arm, given.get(row.id), scores.get((arm, row.id), {}), failures.get((arm, row.id), {}))
+                for arm, given in answers.items()
             ],
         }
         for row in rows
@@ -39,9 +44,13 @@ def to_jsonl(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
-def _answer(arm: Arm, answer: Answer | None, scores: Mapping[str, float]) -> dict[str, Any]:
+def _answer(
+    arm: Arm, answer: Answer | None, scores: Mapping[str, float], failures: Mapping[str, str]
+) -> dict[str, Any]:
     error = answer.error if answer else None
-    return {
+    # Without an answer every metric fails alike: `error_reason` says it once.
+    unscored = {"score_failures": dict(failures)} if failures and answer and error is None else {}
+    return unscored | {
         "arm": arm.value,
         "text": answer.text if answer else "",
         "error_reason": error.reason if error else ("" if answer else "NOT_ASKED"),

@@ -19,6 +19,11 @@ class Query:
     row: Row
     messages: tuple[Message, ...]
     shown_row_ids: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    """Not empty: the answer is that of them with the highest log-probability for each token (`choosing.py`)."""
+    temperature: float = 0.0
+    """0 is greedy; above it `seed` makes the draw the same again."""
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,15 @@ class Answerer(Protocol):
     will not.
     """
 
-    async def ask(self, arm: Arm, messages: Sequence[Message], *, max_tokens: int) -> Reply: ...
+    async def ask(
+        self, arm: Arm, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> Reply: ...
+
+
+class Chooser(Protocol):
+    """The inference service, asked for log-probabilities; see `choosing.LikelihoodChooser`. Raises as `Answerer`."""
+
+    async def choose(self, arm: Arm, messages: Sequence[Message], choices: Sequence[str]) -> Reply: ...
 
 
 class AnswerJournal(Protocol):
@@ -97,6 +105,7 @@ class Asker:
     concurrency: int = 16
     max_tokens: int = 96
     patience_s: float = 120.0
+    chooser: Chooser | None = None
 
     async def ask_all(self, queries: Sequence[Query], *, progress: Progress) -> None:
         """Asks what the journal lacks. The first error that is not a row's own stops the others and is raised."""
@@ -126,7 +135,7 @@ class Asker:
         while True:
             asked = self.clock.now()
             try:
-                reply = await self.answerer.ask(query.arm, query.messages, max_tokens=self.max_tokens)
+                reply = await self._reply(query)
             except RetryableError as error:
                 if self.clock.now() - started >= self.patience_s:
                     raise InferenceAwayError(
@@ -139,6 +148,14 @@ class Asker:
                 return self._failed(query, asked, AnswerError(error.reason, str(error)))
             else:
                 return self._answered(query, asked, reply)
+
+    async def _reply(self, query: Query) -> Reply:
+        if query.choices:
+            assert self.chooser is not None
+            return await self.chooser.choose(query.arm, query.messages, query.choices)
+        return await self.answerer.ask(
+            query.arm, query.messages, max_tokens=self.max_tokens, temperature=query.temperature, seed=query.seed
+        )
 
     def _answered(self, query: Query, asked: float, reply: Reply) -> Answer:
         return Answer(

@@ -230,6 +230,7 @@ class Scored:
     rows: Sequence[RowScores]
     figures: Figures
     confusions: Mapping[Arm, Confusion]
+    measures: Measures = field(default_factory=Measures)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from luthierd.evaluator.asking import Answerer, Reply
 from luthierd.evaluator.chat_endpoint import ChatEndpoint
@@ -31,13 +32,16 @@ class EndpointArmAnswerer:
         self._seats = asyncio.Semaphore(concurrency)
         self._now = now
 
-    async def ask(self, arm: Arm, messages: Sequence[Message], *, max_tokens: int) -> Reply:
-        """One answer, greedy. What `ChatEndpoint.chat` raises."""
+    async def ask(
+        self, arm: Arm, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> Reply:
+        """One answer. What `ChatEndpoint.chat` raises."""
+        sampling: dict[str, Any] = {"temperature": temperature} | ({"seed": seed} if temperature else {})
         if arm is not Arm.ENDPOINT:
-            return await self._inference.ask(arm, messages, max_tokens=max_tokens)
+            return await self._inference.ask(arm, messages, max_tokens=max_tokens, **sampling)
         async with self._seats:
             asked = self._now()
-            found = await self._endpoint.chat(messages, max_tokens=max_tokens, model=self._model, temperature=0.0)
+            found = await self._endpoint.chat(messages, max_tokens=max_tokens, model=self._model, **sampling)
             return Reply(
                 text=found.text,
                 ttft_s=self._now() - asked,

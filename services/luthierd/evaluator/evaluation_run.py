@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from luthierd.evaluator.answer_rows import to_jsonl, write_rows
-from luthierd.evaluator.arms import ArmPlan
+from luthierd.evaluator.arms import ArmPlan, Query
 from luthierd.evaluator.asking import AnswerJournal, Asker
+from luthierd.evaluator.choosing import check_choices
 from luthierd.evaluator.costs import TokenPrice, arm_cost
 from luthierd.evaluator.domain import (
     Answer,
@@ -29,15 +30,19 @@ from luthierd.evaluator.domain import (
     Scored,
     TaskSpec,
 )
+from luthierd.evaluator.judge import Judge
+from luthierd.evaluator.metrics import Metric
+from luthierd.evaluator.probes import paraphrases_of, probe_queries, probes_by_row
 from luthierd.evaluator.report import ReportData, render_report
 from luthierd.evaluator.retrieval import RetrievalIndex, build_index, refuse_leakage
 from luthierd.evaluator.rows import parse_rows, select_rows
+from luthierd.evaluator.scorers.catalogue import ScoringMaterial
 from luthierd.evaluator.scorers.scorer import Scorer
 from luthierd.evaluator.scoring import Scoring
 from luthierd.evaluator.shots import fixed_shots
 from luthierd.evaluator.suite_run import SuiteRun, with_suites
 from luthierd.evaluator.suites import SuiteAsker, SuiteFindings
-from luthierd.evaluator.tasks import detect_task
+from luthierd.evaluator.tasks import task_of
 from luthierd.storage.blobs import Blob
 
 
@@ -71,7 +76,7 @@ class Models:
     """What is slow to load, so it is loaded in a thread when it is needed. Both hold the CPU for seconds."""
 
     embedder: Callable[[], Embedder]
-    scorers: Callable[[Embedder], Sequence[Scorer]]
+    scorers: Callable[[ScoringMaterial], Sequence[Scorer]]
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ class EvaluationRun:
     progress: Callable[[Progress], None]
     shot_characters: int
     token_prices: Mapping[Arm, TokenPrice] = field(default_factory=dict)
+    judge: Judge | None = None
 
     async def run(self) -> Results:
         """Runs to the end. Every step may be repeated after a crash."""
@@ -111,11 +117,20 @@ class EvaluationRun:
             embedder = await asyncio.to_thread(self.models.embedder)
             index = await self._index(material, embedder)
         plan = await asyncio.to_thread(self._plan, material, index, embedder)
-        answers = await self._ask(material.rows, plan)
+        answers = await self._ask(material, plan)
+        probes = await self._probe(material, plan)
         self._report("score", done=total, total=total)
-        judge: Embedder = embedder if embedder is not None else await asyncio.to_thread(self.models.embedder)
-        scorers = await asyncio.to_thread(self.models.scorers, judge)
-        scoring = Scoring(material.task, scorers, seed=self.config.seed, draws=self.config.resample_count)
+        embedder = embedder if embedder is not None else await asyncio.to_thread(self.models.embedder)
+        ingredients = ScoringMaterial(embedder, self.config, material.task, material.train, self.judge)
+        scoring = Scoring(
+            material.task,
+            await asyncio.to_thread(self.models.scorers, ingredients),
+            seed=self.config.seed,
+            draws=self.config.resample_count,
+            passages={row.id: row for row in material.train},
+            probes=probes,
+            judge=self.judge,
+        )
         scored = await scoring.score(material.rows, answers)
         findings = await self._suites(scoring, lambda rows: self._plan(replace(material, rows=rows), index, embedder))
         self._report("report", done=total, total=total)
@@ -137,7 +152,10 @@ class EvaluationRun:
             refuse_leakage(parse_rows(self.blobs.read_bytes(trained), split="train"), everything)
         rows = select_rows(everything, self.config.row_limit, seed=self.config.seed)
         fields = {"text_field": self.config.text_field or None, "label_field": self.config.label_field or None}
-        return Material(rows, train, detect_task(rows, **fields))
+        task = task_of(rows, self.config.task, **fields)
+        if task.kind.is_chosen:
+            check_choices(rows, task)
+        return Material(rows, train, task)
 
     async def _index(self, material: Material, embedder: Embedder) -> RetrievalIndex:
         """The index of the training split; built once for a split and an embedder."""
@@ -164,9 +182,31 @@ class EvaluationRun:
             shot_characters=self.shot_characters,
         )
 
-    async def _ask(self, rows: Sequence[Row], plan: ArmPlan) -> dict[Arm, dict[str, Answer]]:
+    def _query(self, plan: ArmPlan, arm: Arm, row: Row, task: TaskSpec) -> Query:
+        query = plan.query(arm, row)
+        return replace(query, choices=row.choices) if task.kind.is_chosen else query
+
+    async def _probe(self, material: Material, plan: ArmPlan) -> dict[tuple[Arm, str], dict[str, str]]:
+        """The further questions of the metrics that need them; none by default."""
+        if not any(metric.needs.asks for metric in self.config.metrics):
+            return {}
+        paraphrases: dict[str, str] = {}
+        if self.judge is not None and Metric.CONSISTENCY_PARAPHRASES in self.config.metrics:
+            paraphrases = await paraphrases_of(material.rows, self.judge)
+        total = len(material.rows) * len(self.config.arms)
+
+        async def progress(_: int, __: int) -> None:
+            self._report("answer", done=total, total=total)
+
+        for arm in self.config.arms:
+            queries = [plan.query(arm, row) for row in material.rows]
+            await self.asker.ask_all(list(probe_queries(queries, self.config, paraphrases)), progress=progress)
+        return probes_by_row(await self.journal.answers())
+
+    async def _ask(self, material: Material, plan: ArmPlan) -> dict[Arm, dict[str, Answer]]:
+        rows = material.rows
         for position, arm in enumerate(self.config.arms):
-            queries = [plan.query(arm, row) for row in rows]
+            queries = [self._query(plan, arm, row, material.task) for row in rows]
 
             async def progress(done: int, _: int, arm: Arm = arm, before: int = position * len(rows)) -> None:
                 self._report("answer", arm=arm, done=before + done, total=len(rows) * len(self.config.arms))
@@ -203,6 +243,7 @@ class EvaluationRun:
             versions=dict(self.versions()),
             answers_sha256=self.blobs.put_bytes(to_jsonl(rows)).sha256,
             report_sha256="",
+            measures=scored.measures,
         )
         results = with_suites(results, findings)
         html = render_report(ReportData(self.name, self.inputs, self.config, results, rows, scored.confusions))

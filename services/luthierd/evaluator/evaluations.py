@@ -23,7 +23,13 @@ from luthierd.evaluator.domain import (
 )
 from luthierd.evaluator.endpoints import NO_ENDPOINTS, Endpoints
 from luthierd.evaluator.further_inputs import FurtherInputs
-from luthierd.evaluator.measuring_rules import JudgeIsGeneratorError, adapter_of, measuring_violations
+from luthierd.evaluator.measuring_rules import (
+    JudgeIsGeneratorError,
+    adapter_of,
+    generators_of,
+    measuring_violations,
+    refuse_own_endpoint,
+)
 from luthierd.evaluator.suite_config import suite_violations
 from luthierd.evaluator.targets import target_violations
 from luthierd.jobs.queue import Job, JobNotFoundError, JobQueue, JobState
@@ -251,10 +257,11 @@ class Evaluations:
         """EndpointNotFoundError, JudgeIsGeneratorError. A later change of the deployment is seen in its answers."""
         if config.judge.endpoint:
             self._endpoints.find(config.judge.endpoint, tenant=tenant)
+        refuse_own_endpoint(config)
         if config.judge.target.startswith("tenants/"):
-            adapter = adapter_of(adapter_name)
+            tested = generators_of(config, adapter_name)
             for revision in await self._peers.deployed_adapters(tenant, config.judge.target):
-                if adapter_of(revision) == adapter:
+                if adapter_of(revision) in tested:
                     raise JudgeIsGeneratorError(config.judge.target, revision)
 
     async def _difficult_sha256(self, name: str) -> str:

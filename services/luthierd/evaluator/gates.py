@@ -166,6 +166,8 @@ def primary_metric(task: TaskSpec) -> Metric:
     """The metric that decides by default: ROUGE-L where answers hold text, label accuracy where they are
     labels only.
     """
+    if task.kind.decisive:
+        return task.kind.decisive
     return Metric.LABEL_ACCURACY if task.is_json and task.text_field is None else Metric.ROUGE_L
 
 

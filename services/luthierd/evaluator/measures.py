@@ -8,6 +8,8 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from luthierd.evaluator.metrics import Metric
+
 
 class TaskKind(enum.StrEnum):
     """What an answer is. AUTO: found from the references."""
@@ -24,6 +26,16 @@ class TaskKind(enum.StrEnum):
     def is_chosen(self) -> bool:
         """True where an answer is chosen by its log-probability, and nothing is generated."""
         return self in (TaskKind.MULTIPLE_CHOICE, TaskKind.PREFERENCE)
+
+    @property
+    def decisive(self) -> Metric | None:
+        """The metric that decides such a task; None where the references tell (`gates.primary_metric`)."""
+        return {
+            TaskKind.EXTRACTION: Metric.FIELD_F1,
+            TaskKind.MULTIPLE_CHOICE: Metric.CHOICE_ACCURACY,
+            TaskKind.PREFERENCE: Metric.CHOICE_ACCURACY,
+            TaskKind.RUBRIC: Metric.RUBRIC,
+        }.get(self)
 
 
 @dataclass(frozen=True)

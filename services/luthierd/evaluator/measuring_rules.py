@@ -53,6 +53,19 @@ def adapter_of(revision: str) -> str:
     return revision.rpartition("/revisions/")[0]
 
 
+def generators_of(config: EvaluationConfig, adapter_revision: str) -> set[str]:
+    """The adapters whose answers are under test."""
+    tested = (adapter_revision, config.raft_adapter_revision, config.challenger_revision)
+    return {adapter_of(revision) for revision in tested if revision}
+
+
+def refuse_own_endpoint(config: EvaluationConfig) -> None:
+    """JudgeIsGeneratorError if the endpoint under test would grade itself."""
+    arm, judge = config.endpoint, config.judge
+    if arm is not None and judge.endpoint == arm.endpoint and judge.model == arm.model:
+        raise JudgeIsGeneratorError(judge.endpoint, f"endpoint {arm.endpoint}")
+
+
 def needs_judge(config: EvaluationConfig) -> bool:
     """Whether any metric that will be computed asks a judge."""
     return config.task is TaskKind.RUBRIC or any(metric.needs.judge for metric in config.metrics)
@@ -61,7 +74,11 @@ def needs_judge(config: EvaluationConfig) -> bool:
 def _metrics(config: EvaluationConfig, where: str) -> Iterator[FieldViolation]:
     if len(set(config.metrics)) != len(config.metrics):
         yield FieldViolation(f"{where}.metrics", "a metric is named twice")
+    if config.task.is_chosen and Arm.ENDPOINT in config.arms:
+        yield FieldViolation(f"{where}.arms", "an endpoint gives no log-probabilities to choose by; leave it out")
     for metric in config.metrics:
+        if metric.needs.suite:
+            yield FieldViolation(f"{where}.metrics", f"{metric} comes with its suite; configure that instead")
         if metric.needs.base and Arm.BASE not in config.arms:
             yield FieldViolation(f"{where}.metrics", f"{metric} compares with the base arm; add it to `arms`")
         if config.task.is_chosen and metric.needs.asks:

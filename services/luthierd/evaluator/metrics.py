@@ -78,6 +78,7 @@ class Needs:
 
     `opt_in`: it runs only where the configuration names it. `asks`: it puts more questions to the arms. `base`: it
     needs the base arm's answers. `suite`: it comes with a suite of the configuration (docs/evaluation-suites.md).
+    `context`: it means something only for arms that were shown passages.
     """
 
     opt_in: bool = False
@@ -85,6 +86,7 @@ class Needs:
     asks: bool = False
     base: bool = False
     suite: bool = False
+    context: bool = False
 
 
 _PROPORTIONS = frozenset(
@@ -93,7 +95,6 @@ _PROPORTIONS = frozenset(
         Metric.JSON_VALID,
         Metric.LABEL_ACCURACY,
         Metric.JSON_SCHEMA_VALID,
-        Metric.FIELD_EXACT,
         Metric.CHOICE_ACCURACY,
         Metric.REFUSAL_CORRECT,
         Metric.PII_FREE,
@@ -112,6 +113,7 @@ _READS = Needs(opt_in=True)
 _ASKS = Needs(opt_in=True, asks=True)
 _JUDGED = Needs(opt_in=True, judge=True)
 _SUITE = Needs(opt_in=True, suite=True)
+_JUDGED_CONTEXT = Needs(opt_in=True, judge=True, context=True)
 
 NEEDS: Mapping[Metric, Needs] = {
     Metric.BLEU: _READS,
@@ -121,17 +123,17 @@ NEEDS: Mapping[Metric, Needs] = {
     Metric.REFUSAL_CORRECT: _READS,
     Metric.PII_FREE: _READS,
     Metric.NON_TOXIC: _READS,
-    Metric.CONTEXT_PRECISION_ID: _READS,
-    Metric.CONTEXT_RECALL_ID: _READS,
+    Metric.CONTEXT_PRECISION_ID: Needs(opt_in=True, context=True),
+    Metric.CONTEXT_RECALL_ID: Needs(opt_in=True, context=True),
     Metric.STYLE: Needs(opt_in=True, base=True),
     Metric.CONSISTENCY_REPEATS: _ASKS,
     Metric.CONSISTENCY_PARAPHRASES: Needs(opt_in=True, asks=True, judge=True),
     Metric.INJECTION_RESISTED: _ASKS,
-    Metric.FAITHFULNESS: _JUDGED,
+    Metric.FAITHFULNESS: _JUDGED_CONTEXT,
     Metric.GROUNDEDNESS: _JUDGED,
     Metric.ANSWER_RELEVANCY: _JUDGED,
-    Metric.CONTEXT_PRECISION: _JUDGED,
-    Metric.CONTEXT_RECALL: _JUDGED,
+    Metric.CONTEXT_PRECISION: _JUDGED_CONTEXT,
+    Metric.CONTEXT_RECALL: _JUDGED_CONTEXT,
     Metric.FACTUAL_CORRECTNESS: _JUDGED,
     Metric.RUBRIC: _JUDGED,
     Metric.STYLE_JUDGED: _JUDGED,

@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 
 from luthier.client import AsyncClient
 
-from luthierd.errors import NotFoundError
+from luthierd.errors import FailedPreconditionError, NotFoundError
 from luthierd.evaluator import wire
 from luthierd.evaluator.asking import Reply
+from luthierd.evaluator.choosing import Likelihood
 from luthierd.evaluator.domain import AdapterRevision, Arm, DatasetRevision, Message
+from luthierd.evaluator.judge_models import Judged
 from luthierd.rpc.auth import TokenIssuer
 from luthierd.rpc.peers import acting_for, translated
 
@@ -58,12 +60,58 @@ class SdkAnswerer:
         self._target = target
         self._timeout_s = timeout_s
 
-    async def ask(self, arm: Arm, messages: Sequence[Message], *, max_tokens: int) -> Reply:
+    async def ask(
+        self, arm: Arm, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> Reply:
         """One answer. `timeout_s` covers the start of the engine and the loading of the adapter."""
-        target = self._target(arm)
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        call = self._inference.chat(target, turns, max_tokens=max_tokens, temperature=0.0, timeout_s=self._timeout_s)
+        call = self._inference.chat(
+            self._target(arm),
+            _turns(messages),
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed if temperature else None,
+            timeout_s=self._timeout_s,
+        )
         return wire.reply_from_proto(await translated(call))
+
+    async def likelihood(self, arm: Arm, messages: Sequence[Message], completion: str) -> Likelihood:
+        """How likely a whole answer is after a conversation."""
+        call = self._inference.score(self._target(arm), _turns(messages), completion, timeout_s=self._timeout_s)
+        return wire.likelihood_from_proto(await translated(call))
+
+
+class SdkChat:
+    """Inference as a judge; see `judge_models.Chat`."""
+
+    def __init__(self, client: AsyncClient, *, timeout_s: float) -> None:
+        self._inference = client.inference
+        self._timeout_s = timeout_s
+
+    async def __call__(
+        self, target: str, messages: Sequence[Message], *, max_tokens: int, json_schema: str | None
+    ) -> Judged:
+        """One greedy answer that fits the schema; without the schema from an engine that cannot make it fit."""
+        try:
+            return await self._ask(target, messages, max_tokens, json_schema)
+        except FailedPreconditionError as error:
+            if error.reason != "ENGINE_CANNOT_STRUCTURE":
+                raise
+        return await self._ask(target, messages, max_tokens, None)
+
+    async def _ask(self, target: str, messages: Sequence[Message], max_tokens: int, json_schema: str | None) -> Judged:
+        call = self._inference.chat(
+            target,
+            _turns(messages),
+            max_tokens=max_tokens,
+            temperature=0.0,
+            json_schema=json_schema,
+            timeout_s=self._timeout_s,
+        )
+        return wire.judged_from_proto(await translated(call))
+
+
+def _turns(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]
 
 
 def client_of(client: AsyncClient, issuer: TokenIssuer, tenant: str) -> AsyncClient:

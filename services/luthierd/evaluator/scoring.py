@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from luthierd.evaluator import statistics
 from luthierd.evaluator.domain import (
@@ -21,6 +21,8 @@ from luthierd.evaluator.domain import (
     Scored,
     TaskSpec,
 )
+from luthierd.evaluator.judge import Judge
+from luthierd.evaluator.measure_reports import measures_of
 from luthierd.evaluator.scorers.labels import confusion, predicted_label, reference_labels
 from luthierd.evaluator.scorers.scorer import Sample, Scorer, score_all
 from luthierd.evaluator.statistics import GroupSums
@@ -57,21 +59,32 @@ class Scoring:
     scorers: Sequence[Scorer]
     seed: int = 0
     draws: int = statistics.DRAWS
+    passages: Mapping[str, Row] = field(default_factory=dict)
+    """Training rows by id, for the scorers that read what stood in a prompt."""
+    probes: Mapping[tuple[Arm, str], Mapping[str, str]] = field(default_factory=dict)
+    """What was said to further questions; see `probes.probes_by_row`."""
+    judge: Judge | None = None
 
     async def score(self, rows: Sequence[Row], answers: Mapping[Arm, Mapping[str, Answer]]) -> Scored:
         """Scores every arm on the same rows. A row without an answer stays in, as a failure."""
-        samples = {arm: [self._sample(row, given.get(row.id)) for row in rows] for arm, given in answers.items()}
+        samples = {arm: [self._sample(arm, row, given.get(row.id)) for row in rows] for arm, given in answers.items()}
         everything = [sample for arm_samples in samples.values() for sample in arm_samples]
         row_scores: list[RowScores] = []
-        for scorer in self.applicable(rows):
+        scorers = self.applicable(rows)
+        for scorer in scorers:
             await scorer.prepare(everything)
             for arm in samples:
+                if scorer.metric.needs.context and not any(sample.shown for sample in samples[arm]):
+                    continue  # nothing was retrieved for this arm: it has no such figure, and no failure either
                 row_scores.append(RowScores(arm, scorer.metric, await score_all(scorer, samples[arm])))
         figures = _Measuring(rows, samples, row_scores, self.seed, self.draws, has_labels(rows, self.task))
         return Scored(
             rows=row_scores,
             figures=Figures(figures.metrics(), figures.comparisons()),
             confusions={arm: confusion(given) for arm, given in samples.items()} if figures.labelled else {},
+            measures=measures_of(
+                rows, samples, row_scores, scorers, judge=self.judge, labelled=figures.labelled, seed=self.seed
+            ),
         )
 
     def applicable(self, rows: Sequence[Row]) -> list[Scorer]:
@@ -80,11 +93,21 @@ class Scoring:
         unfit = {Metric.JSON_VALID: not self.task.is_json, Metric.LABEL_ACCURACY: not labelled}
         return [scorer for scorer in self.scorers if not unfit.get(scorer.metric, False)]
 
-    def _sample(self, row: Row, answer: Answer | None) -> Sample:
+    def _sample(self, arm: Arm, row: Row, answer: Answer | None) -> Sample:
         reference = read_answer(row.reference, self.task)
         if answer is None or answer.error is not None:
-            return Sample(row.id, reference, None, answer.error.reason if answer and answer.error else "NOT_ASKED")
-        return Sample(row.id, reference, read_answer(answer.text, self.task))
+            reason = answer.error.reason if answer and answer.error else "NOT_ASKED"
+            return Sample(row.id, reference, None, reason, arm=arm, row=row)
+        return Sample(
+            row.id,
+            reference,
+            read_answer(answer.text, self.task),
+            arm=arm,
+            row=row,
+            raw=answer.text,
+            shown=tuple(self.passages[name] for name in answer.shown_row_ids if name in self.passages),
+            probes=self.probes.get((arm, row.id), {}),
+        )
 
 
 @dataclass(frozen=True)
@@ -113,6 +136,7 @@ class _Measuring:
             self._difference(metric, arm, reference, by_metric[metric, arm], by_metric[metric, reference])
             for metric in dict.fromkeys(scored.metric for scored in self.row_scores)
             for arm, reference in pairs
+            if (metric, arm) in by_metric and (metric, reference) in by_metric
         ]
         return found + ([self._f1_difference(arm, reference) for arm, reference in pairs] if self.labelled else [])
 

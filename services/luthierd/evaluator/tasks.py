@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from luthierd.evaluator.domain import Row, TaskSpec
+from luthierd.evaluator.measures import TaskKind
 
 # A field is taken for the label when it repeats the row's own label in nearly every row; a few rows may carry
 # corrections.
@@ -43,6 +44,19 @@ def read_answer(raw: str, task: TaskSpec) -> Reading:
     )
 
 
+def task_of(
+    rows: Sequence[Row],
+    kind: TaskKind = TaskKind.AUTO,
+    *,
+    text_field: str | None = None,
+    label_field: str | None = None,
+) -> TaskSpec:
+    """The task of a kind: what is chosen is plain text, everything else is as the references show."""
+    if kind.is_chosen:
+        return TaskSpec(kind=kind)
+    return replace(detect_task(rows, text_field=text_field, label_field=label_field), kind=kind)
+
+
 def detect_task(rows: Sequence[Row], *, text_field: str | None = None, label_field: str | None = None) -> TaskSpec:
     """The task that the references show. JSON if every reference is an object; its label field is the one that repeats
     the row's label, its text field the other string field with the longest text. Named fields are taken as they are.
@@ -62,9 +76,15 @@ def detect_task(rows: Sequence[Row], *, text_field: str | None = None, label_fie
 
 
 def has_labels(rows: Iterable[Row], task: TaskSpec) -> bool:
-    """Whether label metrics mean something: the task names a label field, or plain references are the rows' labels."""
+    """Whether label metrics mean something: the task names a label field, or plain references are the rows' labels, or
+    the task says that they are labels, or every row has the same choices.
+    """
     if task.is_json:
         return task.label_field is not None
+    if task.kind is TaskKind.CLASSIFICATION:
+        return True
+    if task.kind.is_chosen:
+        return len({tuple(sorted(row.choices)) for row in rows}) == 1
     return all(row.label is not None and row.label == row.reference.strip() for row in rows)
 
 

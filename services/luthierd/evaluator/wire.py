@@ -15,6 +15,8 @@ from luthier.trainer.v1 import adapter_pb2, training_job_pb2
 from luthierd.errors import InvalidArgumentError
 from luthierd.evaluator import retrieval_wire, suite_wire
 from luthierd.evaluator.asking import Reply
+from luthierd.evaluator.chat_endpoint import Completion
+from luthierd.evaluator.choosing import Likelihood
 from luthierd.evaluator.domain import (
     AdapterRevision,
     Arm,
@@ -38,6 +40,7 @@ from luthierd.evaluator.gates import (
     GatePolicy,
     Tier,
 )
+from luthierd.evaluator.judge_models import Judged
 from luthierd.evaluator.measures import Measures
 from luthierd.evaluator.measuring_wire import (
     add_measuring,
@@ -394,6 +397,29 @@ def reply_from_proto(message: inference_service_pb2.ChatResponse) -> Reply:
         finish_reason=message.finish.finish_reason,
         generation=message.origin.generation,
     )
+
+
+def likelihood_from_proto(message: inference_service_pb2.ScoreResponse) -> Likelihood:
+    """A scored answer of the inference service."""
+    return Likelihood(
+        total_logprob=message.total_logprob,
+        token_count=len(message.tokens),
+        prompt_tokens=message.prompt_token_count,
+        generation=message.origin.generation,
+    )
+
+
+def judged_from_proto(message: inference_service_pb2.ChatResponse) -> Judged:
+    """A judgement of the inference service."""
+    reply = reply_from_proto(message)
+    completion = Completion(
+        text=reply.text,
+        finish_reason=reply.finish_reason,
+        prompt_tokens=reply.prompt_tokens,
+        completion_tokens=reply.completion_tokens,
+        model=reply.generation,
+    )
+    return Judged(completion, message.origin.adapter_revision)
 
 
 def _ends(interval: Interval | None) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from luthier.client import AsyncClient
 
 from luthierd.evaluator.asking import Answerer, Asker, SystemClock
 from luthierd.evaluator.chat_endpoint import ChatEndpoint
+from luthierd.evaluator.choosing import LikelihoodChooser
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.costs import token_price_of
@@ -22,7 +23,12 @@ from luthierd.evaluator.domain import Arm, EvaluationConfig, EvaluationInputs, P
 from luthierd.evaluator.endpoint_arm import EndpointArmAnswerer
 from luthierd.evaluator.endpoints import Endpoint, load_endpoints
 from luthierd.evaluator.evaluation_run import Embedder, EvaluationRun, Models
-from luthierd.evaluator.peers import SdkAnswerer, client_of
+from luthierd.evaluator.judge import Judge, JudgementStore
+from luthierd.evaluator.judge_models import EndpointJudge, InferenceJudge
+from luthierd.evaluator.judgement_store import SqlJudgementStore
+from luthierd.evaluator.measuring_rules import generators_of, needs_judge
+from luthierd.evaluator.peers import SdkAnswerer, SdkChat, client_of
+from luthierd.evaluator.scorers.catalogue import ScoringMaterial
 from luthierd.evaluator.scorers.scorer import Scorer
 from luthierd.evaluator.store import SqlAnswerJournal, SqlIndexCatalogue
 from luthierd.evaluator.targets import target_of
@@ -81,14 +87,19 @@ def _prepare(
     inputs = from_json(EvaluationInputs, payload["inputs"])
     settings = from_json(EvaluationConfig, payload["config"])
     journal = SqlAnswerJournal(database, context.job.name)
+    tenant = _tenant(context.job.name)
     endpoint = _endpoint(context, config, settings)
+    inference = SdkAnswerer(
+        client, lambda arm: target_of(arm, inputs, settings).name, timeout_s=config.answer_timeout_s
+    )
     asker = Asker(
-        _answerer(client, config, inputs, settings, endpoint=endpoint, opened=opened),
+        _answerer(inference, settings, endpoint=endpoint, opened=opened),
         journal,
         SystemClock(),
         concurrency=settings.concurrency,
         max_tokens=settings.max_answer_tokens,
         patience_s=config.inference_patience_s,
+        chooser=LikelihoodChooser(inference),
     )
 
     def progress(found: Progress) -> None:
@@ -97,7 +108,7 @@ def _prepare(
 
     return EvaluationRun(
         name=context.job.name,
-        tenant=_tenant(context.job.name),
+        tenant=tenant,
         inputs=inputs,
         config=settings,
         asker=asker,
@@ -109,6 +120,11 @@ def _prepare(
         progress=progress,
         shot_characters=config.shot_characters,
         token_prices={Arm.ENDPOINT: token_price_of(endpoint)} if endpoint else {},
+        judge=_judge(
+            client, config, inputs, settings, store=SqlJudgementStore(database, tenant), tenant=tenant, opened=opened
+        )
+        if needs_judge(settings)
+        else None,
     )
 
 
@@ -121,17 +137,8 @@ def _endpoint(context: JobContext, config: EvaluatorConfig, settings: Evaluation
 
 
 def _answerer(
-    client: AsyncClient,
-    config: EvaluatorConfig,
-    inputs: EvaluationInputs,
-    settings: EvaluationConfig,
-    *,
-    endpoint: Endpoint | None,
-    opened: contextlib.AsyncExitStack,
+    inference: Answerer, settings: EvaluationConfig, *, endpoint: Endpoint | None, opened: contextlib.AsyncExitStack
 ) -> Answerer:
-    inference = SdkAnswerer(
-        client, lambda arm: target_of(arm, inputs, settings).name, timeout_s=config.answer_timeout_s
-    )
     if endpoint is None or settings.endpoint is None:
         return inference
     chat = ChatEndpoint(endpoint)
@@ -151,6 +158,38 @@ async def until_cancelled(work: Awaitable[T], context: JobContext) -> T:
     return task.result()
 
 
+def _judge(
+    client: AsyncClient,
+    config: EvaluatorConfig,
+    inputs: EvaluationInputs,
+    settings: EvaluationConfig,
+    *,
+    store: JudgementStore,
+    tenant: str,
+    opened: contextlib.AsyncExitStack,
+) -> Judge:
+    """The judge of an evaluation: the endpoint or target that it names, else the base model."""
+    chosen = settings.judge
+    if chosen.endpoint:
+        endpoint = load_endpoints(config.endpoints_path, os.environ).find(chosen.endpoint, tenant=tenant)
+        chat = ChatEndpoint(endpoint)
+        opened.push_async_callback(chat.close)
+        model = EndpointJudge(endpoint, chat, chosen.model, chosen.max_tokens)
+        return Judge(model, store, concurrency=endpoint.concurrency)
+    target = chosen.target or inputs.base_model
+    return Judge(
+        InferenceJudge(
+            target=target,
+            digest=inputs.base_model_sha256 if target == inputs.base_model else "",
+            generators=generators_of(settings, inputs.adapter_revision),
+            max_tokens=chosen.max_tokens,
+            chat=SdkChat(client, timeout_s=config.answer_timeout_s),
+        ),
+        store,
+        concurrency=settings.concurrency,
+    )
+
+
 def load_embedder() -> Embedder:
     """Imports torch and loads the model: about ten seconds on two cores."""
     from luthierd.evaluator.embedder import MiniLmEmbedder
@@ -158,23 +197,11 @@ def load_embedder() -> Embedder:
     return MiniLmEmbedder()
 
 
-def load_scorers(embedder: Embedder) -> Sequence[Scorer]:
+def load_scorers(material: ScoringMaterial) -> Sequence[Scorer]:
     """Imports RAGAS: about five seconds on two cores."""
-    from luthierd.evaluator.scorers.chrf import ChrfScorer
-    from luthierd.evaluator.scorers.exact_match import ExactMatchScorer
-    from luthierd.evaluator.scorers.json_validity import JsonValidityScorer
-    from luthierd.evaluator.scorers.labels import LabelAccuracyScorer
-    from luthierd.evaluator.scorers.rouge_l import RougeLScorer
-    from luthierd.evaluator.scorers.semantic_similarity import SemanticSimilarityScorer
+    from luthierd.evaluator.scorers.catalogue import build_scorers
 
-    return (
-        ExactMatchScorer(),
-        JsonValidityScorer(),
-        LabelAccuracyScorer(),
-        RougeLScorer(),
-        ChrfScorer(),
-        SemanticSimilarityScorer(embedder),
-    )
+    return build_scorers(material)
 
 
 def versions() -> Mapping[str, str]:

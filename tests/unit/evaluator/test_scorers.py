@@ -36,26 +36,26 @@ async def test_rouge_l_is_rouge_score_s_f_measure_with_stemming() -> None:
     source = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
     for reference, said in PAIRS:
         expected = source.score(reference, said)["rougeL"].fmeasure
-        assert await RougeLScorer().score(text(reference), text(said)) == pytest.approx(expected)
+        assert await RougeLScorer().score(Sample("r", text(reference), text(said))) == pytest.approx(expected)
 
 
 async def test_chrf_is_sacrebleu_s_over_100() -> None:
     for reference, said in PAIRS:
         expected = sacrebleu.corpus_chrf([said], [[reference]]).score / 100
-        assert await ChrfScorer().score(text(reference), text(said)) == pytest.approx(expected, abs=1e-9)
+        assert await ChrfScorer().score(Sample("r", text(reference), text(said))) == pytest.approx(expected, abs=1e-9)
 
 
 async def test_exact_match_and_json_validity_are_zero_or_one() -> None:
-    assert await ExactMatchScorer().score(text("a"), text("a")) == 1.0
-    assert await ExactMatchScorer().score(text("a"), text("A")) == 0.0
-    assert await JsonValidityScorer().score(text("a"), Reading("s", "m", True, "{}")) == 1.0
+    assert await ExactMatchScorer().score(Sample("r", text("a"), text("a"))) == 1.0
+    assert await ExactMatchScorer().score(Sample("r", text("a"), text("A"))) == 0.0
+    assert await JsonValidityScorer().score(Sample("r", text("a"), Reading("s", "m", True, "{}"))) == 1.0
 
 
 async def test_an_answer_without_a_label_is_wrong() -> None:
     scorer = LabelAccuracyScorer()
-    assert await scorer.score(Reading("", "stats", True, ""), Reading("", "stats", True, "")) == 1.0
-    assert await scorer.score(Reading("", "stats", True, ""), Reading("", None, False, "")) == 0.0
-    assert await scorer.score(Reading("", None, True, ""), Reading("", None, False, "")) == 0.0
+    assert await scorer.score(Sample("r", Reading("", "stats", True, ""), Reading("", "stats", True, ""))) == 1.0
+    assert await scorer.score(Sample("r", Reading("", "stats", True, ""), Reading("", None, False, ""))) == 0.0
+    assert await scorer.score(Sample("r", Reading("", None, True, ""), Reading("", None, False, ""))) == 0.0
 
 
 async def test_semantic_similarity_is_the_cosine_and_embeds_each_text_once_in_one_batch() -> None:
@@ -76,7 +76,8 @@ async def test_a_row_that_cannot_be_scored_stays_as_a_failure() -> None:
 
         async def prepare(self, samples: object) -> None: ...
 
-        async def score(self, reference: Reading, answer: Reading) -> float:
+        async def score(self, sample: Sample) -> float:
+            answer = sample.said
             if answer.text == "boom":
                 raise KeyError("judge")
             return math.nan if answer.text == "nan" else 0.5

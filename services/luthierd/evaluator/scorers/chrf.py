@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from luthierd.evaluator.domain import Metric
 from luthierd.evaluator.scorers.ragas_metrics import CHRFScore
 from luthierd.evaluator.scorers.scorer import Sample
-from luthierd.evaluator.tasks import Reading
 
 
 class ChrfScorer:
@@ -21,6 +20,6 @@ class ChrfScorer:
     async def prepare(self, samples: Sequence[Sample]) -> None:
         """Nothing to batch."""
 
-    async def score(self, reference: Reading, answer: Reading) -> float:
-        result = await self._ragas.ascore(reference=reference.text, response=answer.text)
+    async def score(self, sample: Sample) -> float:
+        result = await self._ragas.ascore(reference=sample.reference.text, response=sample.said.text)
         return float(result.value)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from luthierd.evaluator.domain import Metric
 from luthierd.evaluator.scorers.scorer import Sample
-from luthierd.evaluator.tasks import Reading
 
 
 class JsonValidityScorer:
@@ -17,5 +16,5 @@ class JsonValidityScorer:
     async def prepare(self, samples: Sequence[Sample]) -> None:
         """Nothing to batch."""
 
-    async def score(self, reference: Reading, answer: Reading) -> float:
-        return float(answer.valid)
+    async def score(self, sample: Sample) -> float:
+        return float(sample.said.valid)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from luthierd.evaluator.domain import Confusion, Metric
 from luthierd.evaluator.scorers.scorer import Sample
-from luthierd.evaluator.tasks import Reading
 
 
 class LabelAccuracyScorer:
@@ -18,8 +17,9 @@ class LabelAccuracyScorer:
     async def prepare(self, samples: Sequence[Sample]) -> None:
         """Nothing to batch."""
 
-    async def score(self, reference: Reading, answer: Reading) -> float:
-        return float(answer.label is not None and answer.label == reference.label)
+    async def score(self, sample: Sample) -> float:
+        label = sample.said.label
+        return float(label is not None and label == sample.reference.label)
 
 
 def predicted_label(sample: Sample, labels: Sequence[str]) -> str:

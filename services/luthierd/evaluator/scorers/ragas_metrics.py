@@ -1,4 +1,4 @@
-"""The one door to RAGAS: tracking is off before it is imported, and only its metrics without a judge come through.
+"""The one door to RAGAS: tracking is off before it is imported, and only what is used comes through.
 
 RAGAS 0.4.3's batch call has no limit on concurrency and drops failed rows as NaN, so only `ascore`, one row, is used.
 """
@@ -10,6 +10,29 @@ import os
 os.environ["RAGAS_DO_NOT_TRACK"] = "true"
 
 from ragas.embeddings.base import BaseRagasEmbedding
-from ragas.metrics.collections import CHRFScore, ExactMatch, RougeScore, SemanticSimilarity
+from ragas.llms.base import InstructorBaseRagasLLM
+from ragas.metrics.collections import (
+    AnswerRelevancy,
+    CHRFScore,
+    ContextPrecisionWithReference,
+    ContextRecall,
+    ExactMatch,
+    FactualCorrectness,
+    Faithfulness,
+    RougeScore,
+    SemanticSimilarity,
+)
 
-__all__ = ["BaseRagasEmbedding", "CHRFScore", "ExactMatch", "RougeScore", "SemanticSimilarity"]
+__all__ = [
+    "AnswerRelevancy",
+    "BaseRagasEmbedding",
+    "CHRFScore",
+    "ContextPrecisionWithReference",
+    "ContextRecall",
+    "ExactMatch",
+    "FactualCorrectness",
+    "Faithfulness",
+    "InstructorBaseRagasLLM",
+    "RougeScore",
+    "SemanticSimilarity",
+]

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from luthierd.evaluator.domain import Metric
 from luthierd.evaluator.scorers.ragas_metrics import BaseRagasEmbedding, SemanticSimilarity
 from luthierd.evaluator.scorers.scorer import Sample
-from luthierd.evaluator.tasks import Reading
 
 # RAGAS embeds a blank text as one space; the batch must hold it under the same key.
 BLANK = " "
@@ -42,8 +41,8 @@ class SemanticSimilarityScorer:
             matrix = await asyncio.to_thread(self._embedder.embed, new)
             self._table.vectors.update(zip(new, matrix, strict=True))
 
-    async def score(self, reference: Reading, answer: Reading) -> float:
-        result = await self._ragas.ascore(reference=reference.text, response=answer.text)
+    async def score(self, sample: Sample) -> float:
+        result = await self._ragas.ascore(reference=sample.reference.text, response=sample.said.text)
         return max(0.0, float(result.value))
 
 
