@@ -11,7 +11,6 @@ import contextlib
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -33,6 +32,7 @@ from luthier.trainer.v1 import (
 from luthierd.rpc.auth import SCOPES, TokenIssuer, create_keys
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.manifests import put_folder
+from ports import free_port
 
 BASE = "baseModels/tiny"
 START_TIMEOUT_S = 180.0
@@ -176,10 +176,3 @@ def running_house(
         code = made.stop()
         server.stop(0)
     assert code == 0, made.log.read_text()[-2000:]
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -147,6 +147,7 @@ def _show_evaluation(story: Story, tenant: Tenant) -> None:
 
 def _show_gate(story: Story, tenant: Tenant) -> None:
     outcome = report.outcome_name(tenant.decision)
+    story.say(f"{tenant.library}, verdict: [bold]{tenant.verdict.headline}[/bold]")
     story.say(f"{tenant.library}: [bold]{outcome}[/bold] (exit code {report.EXIT_CODES[outcome]})")
     for condition in tenant.decision.conditions:
         story.say(f"  {condition.explanation}")

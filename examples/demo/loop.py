@@ -103,7 +103,8 @@ async def evaluate(tenant: Tenant, bar: Bar, *, output: pathlib.Path) -> None:
 
 
 async def gate(tenant: Tenant) -> None:
-    """Judges the evaluation by the policy."""
+    """Asks which way of answering to use, and judges the evaluation by the policy."""
+    tenant.verdict = await tenant.client.verdicts.decide(tenant.evaluation.name)
     policy = config_files.load(EXAMPLES / "policies/docstrings-gate.yaml", gate_pb2.GatePolicy)
     tenant.decision = await tenant.client.gates.run(tenant.evaluation.name, policy=policy)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import jsonschema
 from luthier.curation.v1 import dataset_pb2
-from luthier.evaluator.v1 import evaluation_pb2, gate_pb2
+from luthier.evaluator.v1 import evaluation_pb2, gate_pb2, verdict_pb2
 from luthier.trainer.v1 import base_model_pb2
 
 from examples.demo.swap import SwapReport
@@ -129,6 +129,12 @@ def _tenant(tenant: Tenant) -> dict[str, Any]:
             "report": str(tenant.report),
             "arms": {arm_name(result.arm): _arm(result) for result in tenant.evaluation.arms},
             "differences": [_difference(d) for d in tenant.evaluation.differences],
+        },
+        "verdict": {
+            "recommended": arm_name(tenant.verdict.recommended) if tenant.verdict.recommended else None,
+            "certainty": verdict_pb2.VerdictCertainty.Name(tenant.verdict.certainty).removeprefix("VERDICT_CERTAINTY_"),
+            "headline": tenant.verdict.headline,
+            "reasons": list(tenant.verdict.reasons),
         },
         "gate": {
             "outcome": outcome_name(tenant.decision),

@@ -8,7 +8,7 @@ from typing import Any
 
 from luthier import AsyncClient
 from luthier.curation.v1 import dataset_pb2
-from luthier.evaluator.v1 import evaluation_pb2, gate_pb2
+from luthier.evaluator.v1 import evaluation_pb2, gate_pb2, verdict_pb2
 from luthier.inference.v1 import deployment_pb2
 from luthier.trainer.v1 import adapter_pb2
 
@@ -32,6 +32,7 @@ class Tenant:
     training: list[dict[str, Any]] = field(default_factory=list)
     evaluation: evaluation_pb2.Evaluation = field(default_factory=evaluation_pb2.Evaluation)
     report: pathlib.Path | None = None
+    verdict: verdict_pb2.Verdict = field(default_factory=verdict_pb2.Verdict)
     decision: gate_pb2.GateDecision = field(default_factory=gate_pb2.GateDecision)
     deployment: deployment_pb2.Deployment = field(default_factory=deployment_pb2.Deployment)
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import pathlib
 import signal
-import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -18,6 +17,7 @@ from luthier.evaluator.v1 import evaluation_pb2, gate_pb2
 from luthier.trainer.v1 import training_job_pb2
 from luthierd.config import SERVICES
 from luthierd.supervisor import Installation
+from ports import free_ports
 from tiny_model import write_base_model
 
 pytestmark = pytest.mark.e2e
@@ -74,7 +74,7 @@ class House:
     def __init__(self, home: pathlib.Path, models: pathlib.Path) -> None:
         names = [f"LUTHIER_{name.upper()}_{kind}" for name in SERVICES for kind in ("PORT", "METRICS_PORT")]
         self.environment = {
-            **dict(zip([*names, "LUTHIER_INFERENCE_HTTP_PORT"], free_ports(len(names) + 1), strict=True)),
+            **dict(zip([*names, "LUTHIER_INFERENCE_HTTP_PORT"], map(str, free_ports(len(names) + 1)), strict=True)),
             "LUTHIER_HOME": str(home),
             "LUTHIER_TRAINER_IMPORT_ROOTS": str(models),
             "LUTHIER_LEASE_S": "5",
@@ -104,16 +104,6 @@ def inherited() -> dict[str, str]:
     import os
 
     return {name: value for name, value in os.environ.items() if not name.startswith("LUTHIER_")}
-
-
-def free_ports(count: int) -> list[str]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [str(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pathlib
 import signal
-import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,23 +14,13 @@ from certificates import self_signed
 from luthierd import supervisor
 from luthierd.config import SERVICES
 from luthierd.supervisor import Installation, StartFailedError
-
-
-def free_ports(count: int) -> list[str]:
-    """Ports that nobody listens on, all different."""
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [str(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+from ports import free_ports
 
 
 def installation(home: pathlib.Path, **settings: str) -> Installation:
     variables = [f"LUTHIER_{name.upper()}_{kind}" for name in SERVICES for kind in ("PORT", "METRICS_PORT")]
     variables.append("LUTHIER_INFERENCE_HTTP_PORT")
-    ports = dict(zip(variables, free_ports(len(variables)), strict=True))
+    ports = dict(zip(variables, map(str, free_ports(len(variables))), strict=True))
     return Installation(home, {**os.environ, **ports, **settings}, lambda _event: None)
 
 

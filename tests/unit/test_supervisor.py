@@ -18,6 +18,7 @@ from luthierd import supervisor
 from luthierd.config import ConfigError, ServerConfig
 from luthierd.rpc.server import PortInUseError
 from luthierd.supervisor import PORTS, Installation, Running
+from ports import free_port
 from scripted import scripted
 from serving import serving
 
@@ -77,13 +78,6 @@ def test_a_port_in_use_is_named_with_the_variable_that_moves_it_and_nothing_star
     assert caught.value.metadata["variable"] == variable
     assert reports == []
     assert not (home / "run/installation.json").exists()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @pytest.mark.parametrize("variable", ["LUTHIER_TRAINER_PORT", "LUTHIER_INFERENCE_HTTP_PORT"])

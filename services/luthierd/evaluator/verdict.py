@@ -14,13 +14,25 @@ from dataclasses import dataclass
 from luthierd.evaluator.domain import Arm, Comparison, MetricResult
 
 # Least effort first: what has to be built, and built again when the data changes.
-EFFORT = (Arm.BASE, Arm.PROMPTED, Arm.RAG, Arm.ADAPTER, Arm.ADAPTER_RAG)
+EFFORT = (
+    Arm.BASE,
+    Arm.PROMPTED,
+    Arm.ENDPOINT,
+    Arm.RAG,
+    Arm.ADAPTER,
+    Arm.CHALLENGER,
+    Arm.ADAPTER_RAG,
+    Arm.ADAPTER_RAFT,
+)
 ADVICE = {
     Arm.BASE: "Use the base model as it is, do not fine-tune",
     Arm.PROMPTED: "Prompt, do not fine-tune",
+    Arm.ENDPOINT: "Ask the endpoint's model, do not fine-tune",
     Arm.RAG: "Retrieve, do not fine-tune",
     Arm.ADAPTER: "Fine-tune",
+    Arm.CHALLENGER: "Fine-tune, by the challenger",
     Arm.ADAPTER_RAG: "Fine-tune, and retrieve",
+    Arm.ADAPTER_RAFT: "Fine-tune for retrieval, and retrieve",
 }
 # Confidence with which all of a verdict's intervals hold together.
 JOINT_CONFIDENCE = 0.95

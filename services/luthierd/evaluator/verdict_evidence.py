@@ -80,13 +80,16 @@ def decide(
 
 
 def _options(results: Results, metric: Metric, *, training_s: float | None, price_per_hour: float) -> list[Option]:
-    training = Refresh("train again", training_s, None if training_s is None else training_s / 3600 * price_per_hour)
+    paid = None if training_s is None else training_s / 3600 * price_per_hour
     refresh = {
         Arm.BASE: Refresh("nothing"),
         Arm.PROMPTED: Refresh("choose instruction and examples again"),
-        Arm.RAG: Refresh("index the new rows"),
-        Arm.ADAPTER: training,
-        Arm.ADAPTER_RAG: Refresh("train and index again", training.seconds, training.price),
+        Arm.ENDPOINT: Refresh("nothing"),
+        Arm.RAG: Refresh("index again"),
+        Arm.ADAPTER: Refresh("train again", training_s, paid),
+        Arm.CHALLENGER: Refresh("train again"),
+        Arm.ADAPTER_RAG: Refresh("train and index again", training_s, paid),
+        Arm.ADAPTER_RAFT: Refresh("train and index again"),
     }
     found: list[Option] = []
     for arm in EFFORT:

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import os
 import pathlib
-import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -28,6 +27,7 @@ from luthierd.evaluator.domain import Arm, Message
 from luthierd.rpc.auth import TokenIssuer, TokenVerifier, create_keys
 from luthierd.rpc.server import Service, Servicer
 from luthierd.storage.blobs import BlobStore
+from ports import free_port
 from serving import serving
 
 POLICY = pathlib.Path(__file__).parents[3] / "examples/policies/docstrings-gate.yaml"
@@ -106,12 +106,6 @@ async def other_services(home: pathlib.Path, others: OtherServices) -> AsyncIter
     )
     async with serving(service, ServerConfig(home=home)) as bound:
         yield bound.address
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @contextlib.asynccontextmanager

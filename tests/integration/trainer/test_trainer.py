@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import pathlib
-import socket
 import time
 from collections.abc import AsyncIterator
 
 import luthier
 import pytest
+import pytest_asyncio
 import torch
 from luthier import AsyncClient
 from luthier import errors as client_errors
 from luthier.trainer.v1 import base_model_pb2, training_job_pb2
 from luthierd.storage.manifests import checkout
 from peft import PeftModel
+from ports import free_port
 from tiny_model import write_base_model
 from trainer_material import DATASET, Installation, adapter_files, installation
 from transformers import AutoModelForCausalLM
@@ -25,22 +26,18 @@ TENANT, MODEL, ADAPTER = "tenants/acme", "baseModels/tiny", "tenants/acme/adapte
 CONFIG = {"rank": 4, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 0.005, "early_stopping_patience": 0}
 TIMEOUT_S = 240.0
 
+# One installation for all tests, with one imported model: each start and each import loads torch. Adapters keep apart.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 @pytest.fixture(scope="module")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return write_base_model(tmp_path_factory.mktemp("tiny"))
 
 
-@pytest.fixture
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture
-async def trainer(tmp_path: pathlib.Path, port: int, base_folder: pathlib.Path) -> AsyncIterator[Installation]:
-    async with installation(tmp_path / "home", port=port) as made:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def trainer(tmp_path_factory: pytest.TempPathFactory, base_folder: pathlib.Path) -> AsyncIterator[Installation]:
+    async with installation(tmp_path_factory.mktemp("trainer") / "home", port=free_port()) as made:
         async with made.client() as client:
             await client.base_models.import_model("tiny", path=base_folder)
             await wait_for_model(client)
@@ -159,14 +156,14 @@ async def trainer_kills_the_orphan(trainer: Installation) -> None:
 
 async def test_cancel_ends_a_run_within_seconds_and_makes_no_revision(trainer: Installation) -> None:
     async with trainer.client() as client:
-        job = await create(client, "long", epoch_count=1000)
+        job = await create(client, "long", adapter=f"{ADAPTER}-c", epoch_count=1000)
         await reach(client, job, 3)
         asked = time.monotonic()
         await client.training_jobs.cancel(job)
         with pytest.raises(client_errors.JobCancelledError):
             await client.training_jobs.wait(job, timeout_s=TIMEOUT_S)
         assert time.monotonic() - asked < 10
-        assert [item async for item in client.adapters.list_revisions(ADAPTER)] == []
+        assert [item async for item in client.adapters.list_revisions(f"{ADAPTER}-c")] == []
 
 
 async def test_bad_input_fails_by_name_and_makes_nothing(
@@ -197,11 +194,13 @@ async def test_bad_input_fails_by_name_and_makes_nothing(
 async def test_an_adapter_stays_with_its_base_model(trainer: Installation, tmp_path: pathlib.Path) -> None:
     other = write_base_model(tmp_path / "other", seed=1)
     async with trainer.client() as client:
-        await client.training_jobs.wait(await create(client, "first", max_steps=1), timeout_s=TIMEOUT_S)
+        await client.training_jobs.wait(
+            await create(client, "short", adapter=f"{ADAPTER}-d", max_steps=1), timeout_s=TIMEOUT_S
+        )
         await client.base_models.import_model("other", path=other)
         await wait_for_model(client, "baseModels/other")
         with pytest.raises(luthier.errors.FailedPreconditionError) as caught:
             await client.training_jobs.create(
-                TENANT, adapter=ADAPTER, base_model="baseModels/other", dataset_revision=DATASET
+                TENANT, adapter=f"{ADAPTER}-d", base_model="baseModels/other", dataset_revision=DATASET
             )
         assert caught.value.reason == "ADAPTER_BASE_MISMATCH"
