@@ -13,7 +13,7 @@ import pathlib
 import tempfile
 from collections.abc import Callable, Iterator
 
-from benchmarks import lora_serving, many_adapters, material, streams, swaps
+from benchmarks import lora_serving, many_adapters, material, retrieval, streams, swaps
 
 Results = Iterator[dict[str, object]]
 
@@ -41,6 +41,7 @@ def main() -> None:
             "many_adapters": lambda: many_adapters.measure(
                 model, folder, adapters(many_adapters.ADAPTERS), rounds=rounds
             ),
+            "retrieval": retrieval.measure,
         }
         chosen = options.only.split(",") if options.only else list(benchmarks)
         if unknown := set(chosen) - benchmarks.keys():

@@ -25,10 +25,17 @@ def dataset() -> None:
 @dataset.command("import")
 @click.argument("name")
 @click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path))
+@click.option("--documents", is_flag=True, help="Lines are {text, id, source}: what evaluations may retrieve.")
 @click.option("--from-feedback", is_flag=True, help="The tenant's feedback instead of FILES.")
 @click.option("--deployment", metavar="NAME", help="With --from-feedback: only about answers of this deployment.")
 def import_(
-    session: Session, *, name: str, files: tuple[pathlib.Path, ...], from_feedback: bool, deployment: str | None
+    session: Session,
+    *,
+    name: str,
+    files: tuple[pathlib.Path, ...],
+    documents: bool,
+    from_feedback: bool,
+    deployment: str | None,
 ) -> None:
     """Make the rows of JSONL FILES, or of one Parquet file, the source of dataset NAME. All or nothing.
 
@@ -39,12 +46,18 @@ def import_(
 
     if from_feedback == bool(files):
         raise click.UsageError("give FILES, or --from-feedback")
+    if documents and from_feedback:
+        raise click.UsageError("--documents goes with FILES")
     if deployment and not from_feedback:
         raise click.UsageError("--deployment goes with --from-feedback")
     resource = session.name("dataset", name)
     if from_feedback:
         wanted = session.name("deployment", deployment) if deployment else ""
         found = session.run(lambda client: _import_feedback(client, session, resource, wanted))
+    elif documents:
+        from luthier.resources.document_rows import read_documents
+
+        found = session.run(lambda client: client.datasets.import_rows(resource, read_documents(files)))
     else:
         found = session.run(lambda client: _import(client, resource, files))
     if session.as_json:

@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from luthier.cli.evaluation_arms import ARMS_HELP, named_in, naming_options, show_retrieval
 from luthier.cli.session import Command, Session
 
 if TYPE_CHECKING:
     from luthier.client import AsyncClient
     from luthier.evaluator.v1.evaluation_pb2 import ArmResult, Evaluation, EvaluationConfig
-
-DEFAULT_ARMS = ("base", "prompted", "rag", "adapter", "adapter_rag")
-MORE_ARMS = ("adapter_raft", "challenger", "endpoint")
-ARMS_HELP = f"Ways to answer. Default {','.join(DEFAULT_ARMS)}; with what --config names, {', '.join(MORE_ARMS)}."
 
 
 @click.command(cls=Command)
@@ -23,6 +20,7 @@ ARMS_HELP = f"Ways to answer. Default {','.join(DEFAULT_ARMS)}; with what --conf
 @click.option("--dataset", metavar="REVISION", help="The rows; default: the revision that the adapter was trained on.")
 @click.option("--split", type=click.Choice(["holdout", "validation"]), help="Which rows. Default holdout.")
 @click.option("--arms", metavar="ARM,...", help=ARMS_HELP)
+@naming_options
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Most rows; 0: all.")
 @click.option("--difficult", metavar="NAME|FILE", help="Ask reviewed difficult cases, too; a FILE is uploaded first.")
 @click.option("--config", type=click.Path(path_type=pathlib.Path), help="YAML of an EvaluationConfig; options win.")
@@ -40,6 +38,7 @@ def evaluate(
     config: pathlib.Path | None,
     report: pathlib.Path | None,
     detach: bool,
+    **named: str | None,
 ) -> None:
     """Compare ways to answer the same rows: paired, with 95 % intervals, latency and cost.
 
@@ -56,7 +55,7 @@ def evaluate(
 
     if detach and report:
         raise click.UsageError("--report needs the finished evaluation: leave out --detach")
-    session.adopt(adapter_revision, dataset)
+    session.adopt(adapter_revision, dataset, *(named[key] for key in ("documents", "challenger", "raft_adapter")))
     how = _config(config, split=split, arms=arms, limit=limit)
     cases = named_or_read(session, difficult) if difficult else None
 
@@ -65,6 +64,7 @@ def evaluate(
         adapter = await latest_revision(client, session, adapter_revision)
         if cases is not None:
             how.difficult_set = await uploaded(client, session, cases)
+        await named_in(client, session, how, named)
         created = await client.evaluations.create(
             session.parent, adapter_revision=adapter, dataset_revision=rows, config=how
         )
@@ -150,6 +150,7 @@ def show(session: Session, evaluation: Evaluation) -> None:
         ],
         title="paired differences [95 % interval, clustered by group]",
     )
+    show_retrieval(session, evaluation)
 
 
 def arm_name(number: int) -> str:

@@ -1,6 +1,4 @@
-"""The five arms: what each one says to the model. The question is always the row's own; only what stands before it
-differs.
-"""
+"""The arms: what each one says to the model. The question is the row's own; only what stands before it differs."""
 
 from __future__ import annotations
 
@@ -8,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from luthierd.evaluator.domain import DEFAULT_INSTRUCTION, Arm, Message, Row
+from luthierd.evaluator.retrieval_domain import Passage
 from luthierd.evaluator.shots import MAX_QUESTION_CHARACTERS, shot_turns
 
 
@@ -28,31 +27,53 @@ class Query:
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """What the arms are built from. `retrieved` maps a row's id to its examples, nearest first."""
+    """What the arms are built from. `retrieved` maps a row's id to its examples, `passages` to its pieces of documents,
+    nearest first; at most one of them is filled.
+    """
 
     instruction: str = DEFAULT_INSTRUCTION
     fixed: Sequence[Row] = ()
     retrieved: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    passages: Mapping[str, Sequence[Passage]] = field(default_factory=dict)
     shot_characters: int = MAX_QUESTION_CHARACTERS
 
     def query(self, arm: Arm, row: Row) -> Query:
         """What `arm` asks about `row`. The adapter arms leave the instruction out: the adapter was not
-        trained with it.
+        trained with it. Documents come with the question, and leave the examples of RAG to be the fixed ones.
         """
         shots: Sequence[Row] = ()
-        if arm is Arm.PROMPTED:
-            shots = self.fixed
-        elif arm.uses_retrieval:
+        passages: Sequence[Passage] = ()
+        if arm.uses_retrieval:
             # The nearest example stands last, beside the question.
             shots = tuple(reversed(self.retrieved.get(row.id, ())))
+            passages = self.passages.get(row.id, ())
+        if arm is Arm.PROMPTED or (arm is Arm.RAG and self.passages):
+            shots = self.fixed
         turns = shot_turns(shots, max_characters=self.shot_characters)
         instructed = arm in (Arm.PROMPTED, Arm.RAG)
         return Query(
             arm=arm,
             row=row,
-            messages=_conversation(row.prompt, turns, self.instruction if instructed else ""),
-            shown_row_ids=tuple(shot.id for shot in shots),
+            messages=_conversation(with_documents(row.prompt, passages), turns, self.instruction if instructed else ""),
+            shown_row_ids=tuple(dict.fromkeys([*(shot.id for shot in shots), *(piece.id for piece in passages)])),
         )
+
+
+def with_documents(prompt: Sequence[Message], passages: Sequence[Passage]) -> Sequence[Message]:
+    """The prompt with documents before its last question, in the form in which an adapter for retrieval is trained
+    (docs/retrieval.md). Without documents the prompt as it is.
+    """
+    if not passages:
+        return prompt
+    numbered = [
+        f"[{number}] {passage.source}\n{passage.text}" if passage.source else f"[{number}] {passage.text}"
+        for number, passage in enumerate(passages, start=1)
+    ]
+    last = max((at for at, turn in enumerate(prompt) if turn.role == "user"), default=None)
+    if last is None:
+        return prompt
+    context = "Documents:\n\n" + "\n\n".join(numbered) + f"\n\nQuestion:\n{prompt[last].content}"
+    return [*prompt[:last], Message("user", context), *prompt[last + 1 :]]
 
 
 def _conversation(prompt: Sequence[Message], turns: Sequence[Message], instruction: str) -> tuple[Message, ...]:

@@ -34,7 +34,8 @@ from luthierd.evaluator.judge import Judge
 from luthierd.evaluator.metrics import Metric
 from luthierd.evaluator.probes import paraphrases_of, probe_queries, probes_by_row
 from luthierd.evaluator.report import ReportData, render_report
-from luthierd.evaluator.retrieval import RetrievalIndex, build_index, refuse_leakage
+from luthierd.evaluator.retrieval import refuse_leakage
+from luthierd.evaluator.retrieval_run import Blobs, Finder, IndexCatalogue, Retrieval, Retrieved
 from luthierd.evaluator.rows import parse_rows, select_rows
 from luthierd.evaluator.scorers.catalogue import ScoringMaterial
 from luthierd.evaluator.scorers.scorer import Scorer
@@ -43,15 +44,6 @@ from luthierd.evaluator.shots import fixed_shots
 from luthierd.evaluator.suite_run import SuiteRun, with_suites
 from luthierd.evaluator.suites import SuiteAsker, SuiteFindings
 from luthierd.evaluator.tasks import task_of
-from luthierd.storage.blobs import Blob
-
-
-class Blobs(Protocol):
-    """The blob store. Methods block."""
-
-    def read_bytes(self, sha256: str) -> bytes: ...
-
-    def put_bytes(self, data: bytes) -> Blob: ...
 
 
 class Embedder(Protocol):
@@ -61,14 +53,6 @@ class Embedder(Protocol):
     def digest(self) -> str: ...
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]: ...
-
-
-class IndexCatalogue(Protocol):
-    """Which blob holds the index of a training split."""
-
-    async def find(self, tenant: str, train_sha256: str, embedder_sha256: str) -> str | None: ...
-
-    async def add(self, tenant: str, train_sha256: str, embedder_sha256: str, *, blob_sha256: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -112,11 +96,12 @@ class EvaluationRun:
         material = await asyncio.to_thread(self._read)
         total = len(material.rows) * len(self.config.arms)
         self._report("index", done=0, total=total)
-        embedder, index = None, None
+        embedder, finder = None, None
         if any(arm.uses_retrieval for arm in self.config.arms):
             embedder = await asyncio.to_thread(self.models.embedder)
-            index = await self._index(material, embedder)
-        plan = await asyncio.to_thread(self._plan, material, index, embedder)
+            retrieval = Retrieval(self.tenant, self.inputs, self.config, self.blobs, self.catalogue)
+            finder = await retrieval.finder(material.rows, material.train, material.task, embedder)
+        plan = await asyncio.to_thread(self._plan, material, finder)
         answers = await self._ask(material, plan)
         probes = await self._probe(material, plan)
         self._report("score", done=total, total=total)
@@ -127,14 +112,14 @@ class EvaluationRun:
             await asyncio.to_thread(self.models.scorers, ingredients),
             seed=self.config.seed,
             draws=self.config.resample_count,
-            passages={row.id: row for row in material.train},
+            passages={row.id: row for row in [*material.train, *(finder.texts.documents if finder else ())]},
             probes=probes,
             judge=self.judge,
         )
         scored = await scoring.score(material.rows, answers)
-        findings = await self._suites(scoring, lambda rows: self._plan(replace(material, rows=rows), index, embedder))
+        findings = await self._suites(scoring, lambda rows: self._plan(replace(material, rows=rows), finder))
         self._report("report", done=total, total=total)
-        return await asyncio.to_thread(self._finish, material, answers, scored, index.sha256 if index else "", findings)
+        return await asyncio.to_thread(self._finish, material, answers, scored, finder, findings)
 
     async def _suites(self, scoring: Scoring, plan: Callable[[Sequence[Row]], ArmPlan]) -> Sequence[SuiteFindings]:
         """What the configuration asks for beyond the holdout."""
@@ -157,34 +142,21 @@ class EvaluationRun:
             check_choices(rows, task)
         return Material(rows, train, task)
 
-    async def _index(self, material: Material, embedder: Embedder) -> RetrievalIndex:
-        """The index of the training split; built once for a split and an embedder."""
-        key = (self.tenant, self.inputs.train_sha256, embedder.digest)
-        blob_sha256 = await self.catalogue.find(*key)
-        if blob_sha256 is not None:
-            data = await asyncio.to_thread(self.blobs.read_bytes, blob_sha256)
-            return RetrievalIndex.deserialise(data, material.train)
-        index = await asyncio.to_thread(build_index, material.train, material.rows, embedder)
-        blob = await asyncio.to_thread(self.blobs.put_bytes, index.serialise())
-        await self.catalogue.add(*key, blob_sha256=blob.sha256)
-        return index
-
-    def _plan(self, material: Material, index: RetrievalIndex | None, embedder: Embedder | None) -> ArmPlan:
-        retrieved: dict[str, Sequence[Row]] = {}
-        if index is not None and embedder is not None and self.config.shot_count > 0:
-            vectors = embedder.embed([row.question for row in material.rows])
-            found = index.nearest(vectors, count=self.config.shot_count)
-            retrieved = {row.id: rows for row, rows in zip(material.rows, found, strict=True)}
+    def _plan(self, material: Material, finder: Finder | None) -> ArmPlan:
+        retrieved = finder.find(material.rows) if finder else Retrieved()
         return ArmPlan(
             instruction=self.config.instruction,
             fixed=fixed_shots(material.train, self.config.shot_count, seed=self.config.seed),
-            retrieved=retrieved,
+            retrieved=retrieved.examples,
+            passages=retrieved.passages,
             shot_characters=self.shot_characters,
         )
 
     def _query(self, plan: ArmPlan, arm: Arm, row: Row, task: TaskSpec) -> Query:
         query = plan.query(arm, row)
-        return replace(query, choices=row.choices) if task.kind.is_chosen else query
+        # An endpoint says nothing of how likely a given text is: it answers in its own words.
+        chosen = task.kind.is_chosen and arm is not Arm.ENDPOINT
+        return replace(query, choices=row.choices) if chosen else query
 
     async def _probe(self, material: Material, plan: ArmPlan) -> dict[tuple[Arm, str], dict[str, str]]:
         """The further questions of the metrics that need them; none by default."""
@@ -224,7 +196,7 @@ class EvaluationRun:
         material: Material,
         answers: Mapping[Arm, Mapping[str, Answer]],
         scored: Scored,
-        index_sha256: str,
+        finder: Finder | None,
         findings: Sequence[SuiteFindings],
     ) -> Results:
         price = self.config.machine_price_per_hour
@@ -239,11 +211,12 @@ class EvaluationRun:
             row_count=len(material.rows),
             group_count=len({row.group for row in material.rows}),
             task=material.task,
-            index_sha256=index_sha256,
+            index_sha256=finder.index_sha256 if finder else "",
             versions=dict(self.versions()),
             answers_sha256=self.blobs.put_bytes(to_jsonl(rows)).sha256,
             report_sha256="",
             measures=scored.measures,
+            retrieval=finder.summary if finder else None,
         )
         results = with_suites(results, findings)
         html = render_report(ReportData(self.name, self.inputs, self.config, results, rows, scored.confusions))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -47,7 +46,7 @@ class RetrieverFigures:
     """How well one retriever found what is relevant."""
 
     retriever: Retriever
-    figures: Sequence[RetrievalFigure]
+    figures: tuple[RetrievalFigure, ...]
     index_sha256: str
 
     def value(self, metric: str) -> float:
@@ -67,6 +66,6 @@ class RetrievalSummary:
     judged_on: str
     relevance: Relevance
     cutoff: int
-    retrievers: Sequence[RetrieverFigures]
+    retrievers: tuple[RetrieverFigures, ...]
     row_count: int
     judged_count: int

@@ -51,6 +51,8 @@ MEASURING_PACKAGES = (
     "sacrebleu",
     "sentence-transformers",
     "faiss-cpu",
+    "bm25s",
+    "ir-measures",
     "numpy",
     "scipy",
     "torch",

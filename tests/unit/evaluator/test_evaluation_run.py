@@ -14,10 +14,13 @@ from evaluator_material import (
     ScriptedAnswerer,
     adapter_knows,
     quick_run,
+    rows,
 )
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.domain import DEFAULT_ARMS, Arm, EvaluationConfig, Metric, Progress, Results
-from luthierd.evaluator.retrieval import IndexDamagedError, LeakageError
+from luthierd.evaluator.indexes import IndexDamagedError
+from luthierd.evaluator.passages import examples_of
+from luthierd.evaluator.retrieval import LeakageError
 
 CONFIG = EvaluationConfig(concurrency=4, resample_count=200)
 NAME = "tenants/acme/evaluations/e1"
@@ -58,7 +61,7 @@ async def test_a_second_run_asks_nothing_again_and_finds_the_same_figures() -> N
     second = await again.run()
     assert answerer.calls == []
     assert second == first
-    assert len(catalogue.kept) == 1
+    assert len(catalogue.kept) == 2  # vectors, and words
 
 
 async def test_without_a_retrieval_arm_there_is_no_index() -> None:
@@ -103,8 +106,7 @@ async def test_a_stored_index_of_other_rows_is_refused() -> None:
     blobs, catalogue = MemoryBlobs(), MemoryCatalogue()
     peers = FakePeers(blobs, train=30)
     await quick_run(NAME, peers, blobs, config=CONFIG, catalogue=catalogue).run()
-    [(key, blob)] = catalogue.kept.items()
-    larger = FakePeers(blobs, train=33)
-    catalogue.kept = {(key[0], larger.splits["train"], key[2]): blob}
+    larger, corpus = FakePeers(blobs, train=33), examples_of(rows(33, split="train"))
+    catalogue.kept = {(tenant, corpus.sha256, method): blob for (tenant, _, method), blob in catalogue.kept.items()}
     with pytest.raises(IndexDamagedError):
         await quick_run(NAME, larger, blobs, config=CONFIG, catalogue=catalogue).run()

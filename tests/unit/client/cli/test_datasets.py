@@ -175,3 +175,26 @@ async def test_a_parquet_file_among_others_is_refused_before_anything_is_sent(se
     found = await luthier("dataset", "import", "d", tmp_path / "a.parquet", tmp_path / "b.parquet", "--json")
     assert found.lines[0]["reason"] == "PARQUET_AMONG_OTHERS"
     assert "ImportDataset" not in services.asked
+
+
+async def test_documents_become_rows_whose_source_is_the_question(services, luthier, tmp_path):
+    services.answers["ImportDataset"] = {"dataset": {"name": "tenants/acme/datasets/handbook", "row_count": 2}}
+    lines = ['{"id": "d1", "text": "Leave is 30 days.", "source": "handbook 4.2"}', "", '{"text": "No smoking."}']
+    (tmp_path / "h.jsonl").write_text("\n".join(lines))
+    found = await luthier("dataset", "import", "handbook", tmp_path / "h.jsonl", "--documents")
+    assert found.code == 0, found.err
+    [[_, *data]] = services.asked["ImportDataset"]
+    sent = b"".join(part.data for part in data)
+    assert [json.loads(line) for line in sent.splitlines()] == [
+        {"id": "d1", "prompt": "handbook 4.2", "completion": "Leave is 30 days.", "group": "handbook 4.2"},
+        {"id": "h-3", "prompt": "h-3", "completion": "No smoking.", "group": "h-3"},
+    ]
+
+
+@pytest.mark.parametrize("line", ['{"text": ""}', "[]", "no json", '{"text": "x", "page": 4}'])
+async def test_a_line_that_is_no_document_is_named_and_nothing_is_sent(services, luthier, tmp_path, line):
+    (tmp_path / "h.jsonl").write_text('{"text": "fine"}\n' + line)
+    found = await luthier("dataset", "import", "handbook", tmp_path / "h.jsonl", "--documents")
+    assert found.code == 64
+    assert "h.jsonl line 2" in found.err
+    assert services.asked == {}

@@ -73,6 +73,39 @@ async def test_options_win_over_the_configuration_file(evaluated, luthier, tmp_p
     assert evaluation.dataset_revision == "tenants/acme/datasets/docs/revisions/r2"
 
 
+async def test_further_answerers_and_documents_are_named_by_options_and_bring_their_arms(evaluated, luthier):
+    options = ["--documents", "handbook/r3", "--challenger", "style/r0", "--model-endpoint", "partner/large-3"]
+    await luthier("evaluate", ADAPTER_REVISION, *options)
+    config = evaluated.asked["CreateEvaluation"][0].evaluation.config
+    assert config.passages == "tenants/acme/datasets/handbook/revisions/r3"
+    assert config.challenger_revision == "tenants/acme/adapters/style/revisions/r0"
+    assert (config.endpoint.endpoint, config.endpoint.model) == ("partner", "large-3")
+    assert list(config.arms)[-2:] == [pb.ARM_CHALLENGER, pb.ARM_ENDPOINT]
+    assert len(config.arms) == 7
+
+
+async def test_named_arms_win_over_those_that_options_bring(evaluated, luthier):
+    await luthier("evaluate", ADAPTER_REVISION, "--arms", "adapter_raft", "--raft-adapter", "raft/r2")
+    config = evaluated.asked["CreateEvaluation"][0].evaluation.config
+    assert list(config.arms) == [pb.ARM_ADAPTER_RAFT]
+    assert config.raft_adapter_revision == "tenants/acme/adapters/raft/revisions/r2"
+
+
+async def test_every_retriever_is_shown_with_what_it_was_judged_by(evaluated, luthier):
+    figure = {"metric": "ndcg@3", "mean": 0.61, "interval_low": 0.55, "interval_high": 0.67}
+    results = [{"retriever": number, "metrics": [figure]} for number in (1, 2, 3)]
+    retrieval = {
+        "chosen": pb.RETRIEVER_BM25, "judged_on": "validation", "relevance": "contains_answer", "cutoff": 3,
+        "retrievers": results, "row_count": 90, "judged_row_count": 81,
+    }  # fmt: skip
+    evaluated.answers["GetEvaluation"] = {"evaluation": DONE | {"retrieval": retrieval}}
+    found = await luthier("evaluate", "style/r1")
+    assert "judged on 81 of 90 validation rows; relevant: contains answer" in found.out
+    assert found.out.count("0.610 [0.550, 0.670]") == 3
+    [used] = [line for line in found.out.splitlines() if "yes" in line.split()]
+    assert "bm25" in used
+
+
 async def test_with_json_the_last_line_is_the_evaluation(evaluated, luthier):
     found = await luthier("evaluate", "style/r1", "--json")
     assert [line["event"] for line in found.lines] == ["created", "progress", "state", "result"]
