@@ -13,7 +13,17 @@ import pathlib
 import tempfile
 from collections.abc import Callable, Iterator
 
-from benchmarks import lora_serving, many_adapters, material, retrieval, streams, swaps
+from benchmarks import (
+    aggregation,
+    evaluations,
+    lora_serving,
+    many_adapters,
+    material,
+    retrieval,
+    sequential,
+    streams,
+    swaps,
+)
 
 Results = Iterator[dict[str, object]]
 
@@ -43,6 +53,8 @@ def main() -> None:
             ),
             "retrieval": retrieval.measure,
         }
+        benchmarks["evaluations"] = lambda: evaluations.measure(model, folder, adapters(1)[0])
+        benchmarks |= {"sequential": sequential.measure, "aggregation": aggregation.measure}
         chosen = options.only.split(",") if options.only else list(benchmarks)
         if unknown := set(chosen) - benchmarks.keys():
             parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(benchmarks)}")

@@ -14,6 +14,7 @@ from luthier.evaluator.v1 import (
     difficult_set_service_pb2,
     evaluation_service_pb2,
     gate_service_pb2,
+    holdout_service_pb2,
     verdict_service_pb2,
 )
 from luthier.inference.v1 import (
@@ -32,6 +33,7 @@ CONTRACTS = (
     base_model_service_pb2,
     evaluation_service_pb2,
     gate_service_pb2,
+    holdout_service_pb2,
     verdict_service_pb2,
     difficult_set_service_pb2,
     deployment_service_pb2,

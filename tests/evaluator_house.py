@@ -16,12 +16,16 @@ from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.evaluator.v1 import evaluation_service_pb2 as api
 from luthier.evaluator.v1 import evaluation_service_pb2_grpc as rpc
 from luthier.evaluator.v1 import gate_service_pb2_grpc as gate_rpc
+from luthier.evaluator.v1 import holdout_service_pb2_grpc as holdout_rpc
 from luthier.evaluator.v1 import verdict_service_pb2_grpc as verdict_rpc
 from luthierd.evaluator import service as servicers
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.domain import EvaluationConfig, Progress
 from luthierd.evaluator.evaluations import Evaluations
+from luthierd.evaluator.holdout_service import HoldoutServicer
+from luthierd.evaluator.holdout_store import SqlLedger
+from luthierd.evaluator.holdouts import Holdouts
 from luthierd.evaluator.policies import GatePolicies
 from luthierd.evaluator.store import SqlPolicyStore
 from luthierd.evaluator.verdict_service import VerdictServicer
@@ -45,6 +49,8 @@ class House:
     evaluations: rpc.EvaluationServiceStub
     gates: gate_rpc.GateServiceStub
     verdicts: verdict_rpc.VerdictServiceStub
+    holdouts: holdout_rpc.HoldoutServiceStub
+    ledger: SqlLedger
     queue: JobQueue
     peers: FakePeers
     blobs: BlobStore
@@ -66,7 +72,9 @@ class House:
             def progress(found: Progress) -> None:
                 context.emit("progress", to_json(found))
 
-            run = quick_run(name, self.peers, self.blobs, config=config, answerer=answerer, progress=progress)
+            run = quick_run(
+                name, self.peers, self.blobs, config=config, answerer=answerer, progress=progress, ledger=self.ledger
+            )
             return Outcome(to_json(await run.run()))
 
         await run_job(self.queue, name, job)
@@ -88,7 +96,9 @@ async def served(database: Database, folder: pathlib.Path, *, holdout: int = 24)
     queue = JobQueue(database, lease_s=15.0)
     blobs = BlobStore(f"file://{folder / 'blobs'}")
     peers = FakePeers(blobs, holdout=holdout)
-    evaluations = Evaluations(queue, peers, blobs, wake=lambda: None)
+    ledger = SqlLedger(database)
+    holdouts = Holdouts(ledger, peers, blobs)
+    evaluations = Evaluations(queue, peers, blobs, wake=lambda: None, holdouts=holdouts)
     stopping = asyncio.Event()
     service = Service(
         name="evaluator",
@@ -99,11 +109,15 @@ async def served(database: Database, folder: pathlib.Path, *, holdout: int = 24)
             ),
             Servicer(
                 add_to_server=gate_rpc.add_GateServiceServicer_to_server,
-                implementation=servicers.GateServicer(GatePolicies(SqlPolicyStore(database), evaluations)),
+                implementation=servicers.GateServicer(GatePolicies(SqlPolicyStore(database), evaluations, holdouts)),
             ),
             Servicer(
                 add_to_server=verdict_rpc.add_VerdictServiceServicer_to_server,
                 implementation=VerdictServicer(Verdicts(evaluations, peers, blobs)),
+            ),
+            Servicer(
+                add_to_server=holdout_rpc.add_HoldoutServiceServicer_to_server,
+                implementation=HoldoutServicer(holdouts),
             ),
         ],
         full_names=servicers.FULL_NAMES,
@@ -119,6 +133,8 @@ async def served(database: Database, folder: pathlib.Path, *, holdout: int = 24)
             evaluations=rpc.EvaluationServiceStub(channel),
             gates=gate_rpc.GateServiceStub(channel),
             verdicts=verdict_rpc.VerdictServiceStub(channel),
+            holdouts=holdout_rpc.HoldoutServiceStub(channel),
+            ledger=ledger,
             queue=queue,
             peers=peers,
             blobs=blobs,
@@ -127,7 +143,7 @@ async def served(database: Database, folder: pathlib.Path, *, holdout: int = 24)
 
 def method(house: House, name: str) -> Any:
     """The RPC of that name, of whichever service has it."""
-    stubs = (house.evaluations, house.gates, house.verdicts)
+    stubs = (house.evaluations, house.gates, house.verdicts, house.holdouts)
     return next(getattr(stub, name) for stub in stubs if hasattr(stub, name))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 from luthierd.errors import LuthierError, NotFoundError
+from luthierd.evaluator.answer_cache import AnswerCache
 from luthierd.evaluator.asking import Asker, Reply
 from luthierd.evaluator.domain import (
     AdapterRevision,
@@ -23,11 +24,13 @@ from luthierd.evaluator.domain import (
     Row,
 )
 from luthierd.evaluator.evaluation_run import EvaluationRun, Models
+from luthierd.evaluator.holdouts import EvaluationLooks, FinalSliceSpentError, HoldoutLook, Ledger, LookCounts
 from luthierd.evaluator.scorers.exact_match import ExactMatchScorer
 from luthierd.evaluator.scorers.json_validity import JsonValidityScorer
 from luthierd.evaluator.scorers.labels import LabelAccuracyScorer
 from luthierd.evaluator.scorers.rouge_l import RougeLScorer
 from luthierd.evaluator.scorers.scorer import Scorer
+from luthierd.rpc.paging import Page, PageRequest
 from luthierd.storage.blobs import Blob, BlobStore
 
 
@@ -81,7 +84,7 @@ class MemoryJournal:
     async def answers(self) -> Sequence[Answer]:
         return list(self.kept.values())
 
-    async def add(self, answer: Answer) -> None:
+    async def add(self, answer: Answer, *, content_key: str | None = None) -> None:
         self.kept.setdefault((answer.arm, answer.row_id), answer)
 
 
@@ -210,6 +213,8 @@ def quick_run(
     journal: MemoryJournal | None = None,
     catalogue: MemoryCatalogue | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
+    ledger: Ledger | None = None,
+    cache: AnswerCache | None = None,
 ) -> EvaluationRun:
     """A run with every slow part faked."""
     journal = journal or MemoryJournal()
@@ -224,7 +229,7 @@ def quick_run(
         tenant="acme",
         inputs=inputs,
         config=config,
-        asker=Asker(answerer, journal, ManualClock(), concurrency=config.concurrency),
+        asker=Asker(answerer, journal, ManualClock(), concurrency=config.concurrency, cache=cache),
         journal=journal,
         blobs=blobs,
         catalogue=catalogue or MemoryCatalogue(),
@@ -232,7 +237,38 @@ def quick_run(
         versions=lambda: {"ragas": "0.4.3"},
         progress=progress,
         shot_characters=200,
+        looks=EvaluationLooks(ledger or MemoryLedger(), "tester", lambda: 1000.0),
     )
+
+
+class MemoryLedger:
+    """Looks in a list."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, HoldoutLook] = {}
+
+    async def record(self, look: HoldoutLook) -> None:
+        if look.id in self.kept:
+            return
+        spent = await self.final_look(look.final_key) if look.final_key else None
+        if spent is not None:
+            raise FinalSliceSpentError(spent)
+        self.kept[look.id] = look
+
+    async def counts(self, tenant: str, rows_sha256: str) -> LookCounts:
+        mine = [look for look in self._of(tenant, rows_sha256) if not look.is_gate]
+        final = sum(look.is_final for look in mine)
+        return LookCounts(len(mine) - final, final)
+
+    async def final_look(self, final_key: str) -> HoldoutLook | None:
+        return next((look for look in self.kept.values() if look.final_key == final_key), None)
+
+    async def list(self, tenant: str, rows_sha256: str, page: PageRequest) -> Page[HoldoutLook]:
+        found = self._of(tenant, rows_sha256)[::-1][: page.limit]
+        return page.page(found, [look.id for look in found])
+
+    def _of(self, tenant: str, rows_sha256: str) -> Sequence[HoldoutLook]:
+        return [look for look in self.kept.values() if (look.tenant, look.rows_sha256) == (tenant, rows_sha256)]
 
 
 class ManualClock:

@@ -16,6 +16,7 @@ from luthier.resources.engine import Engine
 from luthier.resources.evaluations import Evaluations
 from luthier.resources.feedback import Captures, Feedback
 from luthier.resources.gates import Gates
+from luthier.resources.holdouts import Holdouts
 from luthier.resources.inference import Inference
 from luthier.resources.quotas import Quotas
 from luthier.resources.training_jobs import TrainingJobs
@@ -58,6 +59,7 @@ class AsyncClient:
         self.adapters = Adapters(transports["trainer"])
         self.evaluations = Evaluations(transports["evaluator"])
         self.gates = Gates(transports["evaluator"])
+        self.holdouts = Holdouts(transports["evaluator"])
         self.verdicts = Verdicts(transports["evaluator"])
         self.difficult_sets = DifficultSets(transports["evaluator"])
         self.deployments = Deployments(transports["inference"])

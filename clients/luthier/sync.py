@@ -21,6 +21,7 @@ from luthier.resources import (
     evaluations,
     feedback,
     gates,
+    holdouts,
     inference,
     quotas,
     training_jobs,
@@ -186,6 +187,11 @@ class Gates(SyncNoun[gates.Gates]):
     list_policies = iterates(gates.Gates.list_policies)
 
 
+class Holdouts(SyncNoun[holdouts.Holdouts]):
+    get = waits(holdouts.Holdouts.get)
+    list_looks = iterates(holdouts.Holdouts.list_looks)
+
+
 class Verdicts(SyncNoun[verdicts.Verdicts]):
     decide = waits(verdicts.Verdicts.decide)
     compare = waits(verdicts.Verdicts.compare)
@@ -264,6 +270,7 @@ class Client:
         self.adapters = Adapters(self._client.adapters, self._thread)
         self.evaluations = Evaluations(self._client.evaluations, self._thread)
         self.gates = Gates(self._client.gates, self._thread)
+        self.holdouts = Holdouts(self._client.holdouts, self._thread)
         self.verdicts = Verdicts(self._client.verdicts, self._thread)
         self.difficult_sets = DifficultSets(self._client.difficult_sets, self._thread)
         self.deployments = Deployments(self._client.deployments, self._thread)

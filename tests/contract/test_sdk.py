@@ -57,6 +57,8 @@ CALLS: dict[str, Call] = {
     "RunGate": lambda c: c.gates.run(EVALUATION, policy=POLICY),
     "DecideVerdict": lambda c: c.verdicts.decide(EVALUATION),
     "CompareEvaluations": lambda c: c.verdicts.compare(EVALUATION, EVALUATION),
+    "GetHoldout": lambda c: c.holdouts.get(REVISION),
+    "ListHoldoutLooks": lambda c: c.holdouts.list_looks(REVISION),
     "CreateGatePolicy": lambda c: c.gates.create_policy(TENANT, gate_policy_id="p", policy=GatePolicy()),
     "GetGatePolicy": lambda c: c.gates.get_policy(POLICY),
     "ListGatePolicies": lambda c: c.gates.list_policies(TENANT),

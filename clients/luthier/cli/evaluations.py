@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 @click.option("--difficult", metavar="NAME|FILE", help="Ask reviewed difficult cases, too; a FILE is uploaded first.")
 @click.option("--config", type=click.Path(path_type=pathlib.Path), help="YAML of an EvaluationConfig; options win.")
 @click.option("--report", type=click.Path(dir_okay=False, path_type=pathlib.Path), help="HTML file to write.")
+@click.option("--final", is_flag=True, help="Read the final slice of the holdout: once for an adapter's content.")
+@click.option("--sequential", is_flag=True, help="Ask in rounds; stop asking arms whose differences are decided.")
+@click.option("--use-cache", is_flag=True, help="Take answers that another evaluation of the tenant paid for.")
+@click.option("--purpose", metavar="TEXT", help="Why the holdout is looked at, for its ledger.")
 @click.option("--detach", is_flag=True, help="Do not wait.")
 def evaluate(
     session: Session,
@@ -37,6 +41,10 @@ def evaluate(
     difficult: str | None,
     config: pathlib.Path | None,
     report: pathlib.Path | None,
+    final: bool,
+    sequential: bool,
+    use_cache: bool,
+    purpose: str | None,
     detach: bool,
     **named: str | None,
 ) -> None:
@@ -56,8 +64,17 @@ def evaluate(
     if detach and report:
         raise click.UsageError("--report needs the finished evaluation: leave out --detach")
     session.adopt(adapter_revision, dataset, *(named[key] for key in ("documents", "challenger", "raft_adapter")))
-    how = _config(config, split=split, arms=arms, limit=limit)
     cases = named_or_read(session, difficult) if difficult else None
+    how = _config(
+        config,
+        split=split,
+        arms=arms,
+        row_limit=limit,
+        purpose=purpose,
+        final=final or None,
+        use_cache=use_cache or None,
+        sequential={} if sequential else None,
+    )
 
     async def work(client: AsyncClient) -> Evaluation:
         rows = await latest_dataset_revision(client, revision_name(session, dataset)) if dataset else ""
@@ -94,15 +111,11 @@ def evaluate(
     session.note(f"next: luthier gate {evaluation.name} --policy FILE.yaml")
 
 
-def _config(path: pathlib.Path | None, *, split: str | None, arms: str | None, limit: int | None) -> EvaluationConfig:
+def _config(path: pathlib.Path | None, *, arms: str | None, **given_options: object) -> EvaluationConfig:
     from luthier import config_files
     from luthier.evaluator.v1.evaluation_pb2 import EvaluationConfig
 
-    options: dict[str, object] = {}
-    if split is not None:
-        options["split"] = split
-    if limit is not None:
-        options["row_limit"] = limit
+    options: dict[str, object] = {name: value for name, value in given_options.items() if value is not None}
     if arms is not None:
         options["arms"] = [arm.strip() for arm in arms.split(",") if arm.strip()]
     given = config_files.load(options, EvaluationConfig)
@@ -118,6 +131,7 @@ def _config(path: pathlib.Path | None, *, split: str | None, arms: str | None, l
 def show(session: Session, evaluation: Evaluation) -> None:
     """Arms by metrics, then what the adapter differs by from every other arm."""
     from luthier.cli.documents import interval
+    from luthier.cli.holdouts import show_evidence
 
     metrics = list(dict.fromkeys(value.metric for arm in evaluation.arms for value in arm.metrics))
     session.table(
@@ -151,6 +165,7 @@ def show(session: Session, evaluation: Evaluation) -> None:
         title="paired differences [95 % interval, clustered by group]",
     )
     show_retrieval(session, evaluation)
+    show_evidence(session, evaluation)
 
 
 def arm_name(number: int) -> str:

@@ -60,4 +60,6 @@ def _show(session: Session, decision: GateDecision) -> None:
             )
         )
     session.table(["metric", "of", "bound", "#estimate", "outcome", "tier", "why"], rows, title=decision.evaluation)
+    for warning in decision.warnings:
+        click.echo(f"warning: {warning}", err=True)
     click.echo(str(to_document(decision)["outcome"]).replace("NO_GO", "NO-GO"))

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "gate": ("gates", "gate", "Judge an evaluation by a policy: GO (0), NO-GO (1), INCONCLUSIVE (2)."),
     "verdict": ("verdicts", "verdict", "Say which way of answering to use: base, prompt, retrieval, tuning."),
     "compare": ("verdicts", "compare", "Compare two evaluations, and say what differs between them."),
+    "holdout": ("holdouts", "holdout", "How worn a holdout is, and who looked at it: show, ledger."),
     "deploy": ("deployments", "deploy", "Make an adapter revision live, while requests run."),
     "promote": ("deployments", "promote", "Make a staged revision live."),
     "rollback": ("deployments", "rollback", "Make the previous revision live again."),

@@ -11,6 +11,7 @@ from luthier.evaluator.v1 import (
     difficult_set_service_pb2_grpc,
     evaluation_service_pb2_grpc,
     gate_service_pb2_grpc,
+    holdout_service_pb2_grpc,
     verdict_service_pb2_grpc,
 )
 
@@ -21,6 +22,9 @@ from luthierd.evaluator.difficult_sets import DifficultSets
 from luthierd.evaluator.difficult_store import SqlDifficultSetStore
 from luthierd.evaluator.endpoints import load_endpoints
 from luthierd.evaluator.evaluations import Evaluations
+from luthierd.evaluator.holdout_service import HoldoutServicer
+from luthierd.evaluator.holdout_store import SqlLedger
+from luthierd.evaluator.holdouts import Holdouts
 from luthierd.evaluator.peers import SdkPeers
 from luthierd.evaluator.policies import GatePolicies
 from luthierd.evaluator.store import SqlPolicyStore
@@ -55,8 +59,11 @@ async def main(config: EvaluatorConfig) -> None:
     peers = SdkPeers(client, TokenIssuer.from_file(config.signing_key))
     endpoints = load_endpoints(config.endpoints_path, os.environ)
     sets = DifficultSets(SqlDifficultSetStore(database), peers, blobs)
-    evaluations = Evaluations(queue, peers, blobs, wake=launcher.wake, endpoints=endpoints, difficult_sets=sets)
-    policies = GatePolicies(SqlPolicyStore(database), evaluations)
+    holdouts = Holdouts(SqlLedger(database), peers, blobs)
+    evaluations = Evaluations(
+        queue, peers, blobs, wake=launcher.wake, holdouts=holdouts, endpoints=endpoints, difficult_sets=sets
+    )
+    policies = GatePolicies(SqlPolicyStore(database), evaluations, holdouts)
     stopping = asyncio.Event()
     service = Service(
         name="evaluator",
@@ -76,6 +83,10 @@ async def main(config: EvaluatorConfig) -> None:
             Servicer(
                 add_to_server=difficult_set_service_pb2_grpc.add_DifficultSetServiceServicer_to_server,
                 implementation=DifficultSetServicer(sets),
+            ),
+            Servicer(
+                add_to_server=holdout_service_pb2_grpc.add_HoldoutServiceServicer_to_server,
+                implementation=HoldoutServicer(holdouts),
             ),
         ],
         full_names=servicers.FULL_NAMES,

@@ -69,7 +69,15 @@ class AnswerJournal(Protocol):
 
     async def answers(self) -> Sequence[Answer]: ...
 
-    async def add(self, answer: Answer) -> None: ...
+    async def add(self, answer: Answer, *, content_key: str | None = None) -> None: ...
+
+
+class Cache(Protocol):
+    """Answers of other evaluations; see `answer_cache.AnswerCache`."""
+
+    async def reused(self, queries: Sequence[Query]) -> Sequence[Answer]: ...
+
+    async def key(self, query: Query) -> str | None: ...
 
 
 class Clock(Protocol):
@@ -106,18 +114,32 @@ class Asker:
     max_tokens: int = 96
     patience_s: float = 120.0
     chooser: Chooser | None = None
+    cache: Cache | None = None
 
-    async def ask_all(self, queries: Sequence[Query], *, progress: Progress) -> None:
-        """Asks what the journal lacks. The first error that is not a row's own stops the others and is raised."""
-        done = {(answer.arm, answer.row_id) for answer in await self.journal.answers()}
+    async def ask_all(
+        self, queries: Sequence[Query], *, progress: Progress, done: Collection[tuple[Arm, str]] | None = None
+    ) -> list[Answer]:
+        """Asks what the journal lacks (`done`: what it holds, where the caller knows); returns the answers that are new
+        in it. The first error that is not a row's own stops the others and is raised.
+        """
+        if done is None:
+            done = {(answer.arm, answer.row_id) for answer in await self.journal.answers()}
         missing = unanswered(queries, done)
+        new: list[Answer] = []
+        if self.cache is not None and missing:
+            for answer in await self.cache.reused(missing):
+                await self.journal.add(answer)
+                new.append(answer)
+            missing = unanswered(missing, {(answer.arm, answer.row_id) for answer in new})
         count = len(queries) - len(missing)
         waiting = iter(missing)
 
         async def work() -> None:
             nonlocal count
             for query in waiting:
-                await self.journal.add(await self._ask(query))
+                answer = await self._ask(query)
+                await self.journal.add(answer, content_key=await self._content_key(query, answer))
+                new.append(answer)
                 count += 1
                 await progress(count, len(queries))
 
@@ -128,6 +150,10 @@ class Asker:
                     group.create_task(work())
         except* Exception as failures:
             raise _first(failures) from failures
+        return new
+
+    async def _content_key(self, query: Query, answer: Answer) -> str | None:
+        return await self.cache.key(query) if self.cache is not None and answer.error is None else None
 
     async def _ask(self, query: Query) -> Answer:
         """One answer, or one failed row. Waits out RetryableError up to `patience_s`."""

@@ -38,23 +38,27 @@ def token_price_of(endpoint: Endpoint) -> TokenPrice:
 def arm_cost(
     arm: Arm, answers: Sequence[Answer], *, machine_price_per_hour: float, token_price: TokenPrice | None = None
 ) -> ArmCost:
-    """The figures of one arm. Failed queries took machine time and count in `busy_s`, not in latency or tokens.
+    """The figures of one arm. Failed queries took machine time and count in `busy_s`, not in latency or tokens. An
+    answer that another evaluation paid for took none and was timed under another load: it counts in tokens only.
     With a token price the arm costs that, and no machine of ours.
     """
     answered = [answer for answer in answers if answer.error is None]
-    busy_s = union_s((answer.start_s, answer.start_s + answer.total_s) for answer in answers)
-    cost = token_price.of(answered) if token_price else busy_s / 3600 * machine_price_per_hour
+    asked = [answer for answer in answers if not answer.is_cached]
+    timed = [answer for answer in asked if answer.error is None]
+    busy_s = union_s((answer.start_s, answer.start_s + answer.total_s) for answer in asked)
+    cost = token_price.of(timed) if token_price else busy_s / 3600 * machine_price_per_hour
     return ArmCost(
         arm=arm,
         answered_count=len(answered),
         failed_count=len(answers) - len(answered),
-        ttft_ms_p50=1000 * percentile([answer.ttft_s for answer in answered], 50),
-        latency_ms_p50=1000 * percentile([answer.total_s for answer in answered], 50),
-        latency_ms_p95=1000 * percentile([answer.total_s for answer in answered], 95),
+        ttft_ms_p50=1000 * percentile([answer.ttft_s for answer in timed], 50),
+        latency_ms_p50=1000 * percentile([answer.total_s for answer in timed], 50),
+        latency_ms_p95=1000 * percentile([answer.total_s for answer in timed], 95),
         prompt_tokens_mean=_mean([answer.prompt_tokens for answer in answered]),
         completion_tokens_mean=_mean([answer.completion_tokens for answer in answered]),
         busy_s=busy_s,
-        cost_per_1000_answers=1000 * cost / len(answered) if answered else 0.0,
+        cost_per_1000_answers=1000 * cost / len(timed) if timed else 0.0,
+        cached_count=len(answers) - len(asked),
     )
 
 

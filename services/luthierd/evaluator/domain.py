@@ -4,45 +4,24 @@ stdlib only.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from luthierd.evaluator.arm import DEFAULT_ARMS as DEFAULT_ARMS
+from luthierd.evaluator.arm import Arm as Arm
+from luthierd.evaluator.holdout_domain import HoldoutUse, LeakageReport
 from luthierd.evaluator.measures import Criterion, JudgeChoice, Measures, TaskKind
 from luthierd.evaluator.metrics import Metric as Metric
 from luthierd.evaluator.retrieval_domain import RetrievalSummary, Retriever
+from luthierd.evaluator.sequential_domain import SequentialConfig as SequentialConfig
+from luthierd.evaluator.sequential_domain import SequentialOutcome as SequentialOutcome
+from luthierd.evaluator.sequential_domain import SequentialTarget as SequentialTarget
 from luthierd.evaluator.suite_config import SuiteConfig
 
 DEFAULT_INSTRUCTION = (
     "Answer in exactly the form of the examples: the same structure, the same fields, the same style and length. "
     "Write the answer only, without any explanation."
 )
-
-
-class Arm(enum.StrEnum):
-    """One way to answer the holdout. The order is the order in which they are asked."""
-
-    BASE = "base"
-    PROMPTED = "prompted"
-    RAG = "rag"
-    ADAPTER = "adapter"
-    ADAPTER_RAG = "adapter_rag"
-    ADAPTER_RAFT = "adapter_raft"
-    CHALLENGER = "challenger"
-    ENDPOINT = "endpoint"
-
-    @property
-    def uses_adapter(self) -> bool:
-        """True where the adapter under test answers."""
-        return self in (Arm.ADAPTER, Arm.ADAPTER_RAG)
-
-    @property
-    def uses_retrieval(self) -> bool:
-        return self in (Arm.RAG, Arm.ADAPTER_RAG, Arm.ADAPTER_RAFT)
-
-
-# What is asked unless arms are named; the other arms need something more to be named.
-DEFAULT_ARMS = (Arm.BASE, Arm.PROMPTED, Arm.RAG, Arm.ADAPTER, Arm.ADAPTER_RAG)
 
 
 @dataclass(frozen=True)
@@ -115,6 +94,8 @@ class Answer:
     generation: str
     shown_row_ids: tuple[str, ...] = ()
     error: AnswerError | None = None
+    is_cached: bool = False
+    """Whether another evaluation paid for it: its times are of then, and stay out of latency and cost."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +167,7 @@ class ArmCost:
     completion_tokens_mean: float
     busy_s: float
     cost_per_1000_answers: float
+    cached_count: int = 0
 
 
 @dataclass(frozen=True)
@@ -242,6 +224,19 @@ class EndpointTarget:
 
 
 @dataclass(frozen=True)
+class SequentialDecision:
+    """What became of a target, after how many rows, groups and looks. `interval` is None before the first look."""
+
+    target: SequentialTarget
+    outcome: SequentialOutcome
+    row_count: int
+    group_count: int
+    round_count: int
+    difference: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """How to evaluate, with every default filled in. Meaning and bounds: `EvaluationConfig` of the contract."""
 
@@ -272,6 +267,10 @@ class EvaluationConfig:
     endpoint: EndpointTarget | None = None
     prompt: str = ""
     suites: SuiteConfig = field(default_factory=SuiteConfig)
+    use_cache: bool = False
+    final: bool = False
+    sequential: SequentialConfig | None = None
+    purpose: str = ""
 
 
 @dataclass(frozen=True)
@@ -372,6 +371,9 @@ class Results:
     retrieval: RetrievalSummary | None = None
     suites: Sequence[SuiteResult] = ()
     slices: Mapping[str, Figures] = field(default_factory=dict)
+    sequential_decisions: tuple[SequentialDecision, ...] = ()
+    holdout_use: HoldoutUse | None = None
+    leakage: LeakageReport = field(default_factory=LeakageReport)
 
     def cost(self, arm: Arm) -> ArmCost | None:
         """The cost of one arm, if it was run."""

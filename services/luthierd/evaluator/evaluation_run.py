@@ -7,7 +7,7 @@ computed again after a crash; the answers are not asked again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -30,16 +30,21 @@ from luthierd.evaluator.domain import (
     Scored,
     TaskSpec,
 )
+from luthierd.evaluator.holdout_domain import HoldoutUse, LeakageReport
+from luthierd.evaluator.holdouts import SPLIT as HOLDOUT_SPLIT
+from luthierd.evaluator.holdouts import EvaluationLooks, NoFinalSliceError, slices_of
 from luthierd.evaluator.judge import Judge
+from luthierd.evaluator.leakage import Document, check_leakage, document_of
 from luthierd.evaluator.metrics import Metric
 from luthierd.evaluator.probes import paraphrases_of, probe_queries, probes_by_row
 from luthierd.evaluator.report import ReportData, render_report
-from luthierd.evaluator.retrieval import refuse_leakage
 from luthierd.evaluator.retrieval_run import Blobs, Finder, IndexCatalogue, Retrieval, Retrieved
 from luthierd.evaluator.rows import parse_rows, select_rows
 from luthierd.evaluator.scorers.catalogue import ScoringMaterial
 from luthierd.evaluator.scorers.scorer import Scorer
 from luthierd.evaluator.scoring import Scoring
+from luthierd.evaluator.sequential import SequentialAsked
+from luthierd.evaluator.sequential_run import SequentialRun, score_sequential
 from luthierd.evaluator.shots import fixed_shots
 from luthierd.evaluator.suite_run import SuiteRun, with_suites
 from luthierd.evaluator.suites import SuiteAsker, SuiteFindings
@@ -70,6 +75,16 @@ class Material:
     rows: Sequence[Row]
     train: Sequence[Row]
     task: TaskSpec
+    leakage: LeakageReport
+    final_row_count: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was answered; `sequence` is None unless the evaluation was sequential."""
+
+    answers: Mapping[Arm, Mapping[str, Answer]]
+    sequence: SequentialAsked | None = None
 
 
 @dataclass(frozen=True)
@@ -88,12 +103,14 @@ class EvaluationRun:
     versions: Callable[[], Mapping[str, str]]
     progress: Callable[[Progress], None]
     shot_characters: int
+    looks: EvaluationLooks
     token_prices: Mapping[Arm, TokenPrice] = field(default_factory=dict)
     judge: Judge | None = None
 
     async def run(self) -> Results:
         """Runs to the end. Every step may be repeated after a crash."""
         material = await asyncio.to_thread(self._read)
+        await self.looks.check(self.name, self.inputs, self.config)
         total = len(material.rows) * len(self.config.arms)
         self._report("index", done=0, total=total)
         embedder, finder = None, None
@@ -102,12 +119,38 @@ class EvaluationRun:
             retrieval = Retrieval(self.tenant, self.inputs, self.config, self.blobs, self.catalogue)
             finder = await retrieval.finder(material.rows, material.train, material.task, embedder)
         plan = await asyncio.to_thread(self._plan, material, finder)
-        answers = await self._ask(material, plan)
-        probes = await self._probe(material, plan)
+        if self.config.sequential is None:
+            asked = Asked(await self._ask(material, plan))
+            scoring = await self._scoring(material, embedder, finder, await self._probe(material, plan))
+        else:
+            scoring = await self._scoring(material, embedder, finder, {})
+            asked = await self._ask_sequentially(material, plan, scoring)
         self._report("score", done=total, total=total)
+        use = await self.looks.enter(
+            self.name,
+            self.inputs,
+            self.config,
+            row_count=len(material.rows),
+            final_row_count=material.final_row_count,
+        )
+        if asked.sequence is None:
+            scored = await scoring.score(material.rows, asked.answers)
+        else:
+            scored = await score_sequential(scoring, asked.sequence, asked.answers)
+        findings = await self._suites(scoring, lambda rows: self._plan(replace(material, rows=rows), finder))
+        self._report("report", done=total, total=total)
+        return await asyncio.to_thread(self._finish, material, asked, scored, use, finder, findings)
+
+    async def _scoring(
+        self,
+        material: Material,
+        embedder: Embedder | None,
+        finder: Finder | None,
+        probes: Mapping[tuple[Arm, str], Mapping[str, str]],
+    ) -> Scoring:
         embedder = embedder if embedder is not None else await asyncio.to_thread(self.models.embedder)
         ingredients = ScoringMaterial(embedder, self.config, material.task, material.train, self.judge)
-        scoring = Scoring(
+        return Scoring(
             material.task,
             await asyncio.to_thread(self.models.scorers, ingredients),
             seed=self.config.seed,
@@ -116,10 +159,6 @@ class EvaluationRun:
             probes=probes,
             judge=self.judge,
         )
-        scored = await scoring.score(material.rows, answers)
-        findings = await self._suites(scoring, lambda rows: self._plan(replace(material, rows=rows), finder))
-        self._report("report", done=total, total=total)
-        return await asyncio.to_thread(self._finish, material, answers, scored, finder, findings)
 
     async def _suites(self, scoring: Scoring, plan: Callable[[Sequence[Row]], ArmPlan]) -> Sequence[SuiteFindings]:
         """What the configuration asks for beyond the holdout."""
@@ -129,18 +168,33 @@ class EvaluationRun:
     def _read(self) -> Material:
         train = parse_rows(self.blobs.read_bytes(self.inputs.train_sha256), split="train")
         everything = parse_rows(self.blobs.read_bytes(self.inputs.rows_sha256), split=self.config.split)
-        refuse_leakage(train, everything)
-        for trained in {self.inputs.trained_sha256, *self.inputs.other_trained_sha256s} - {
-            "",
-            self.inputs.train_sha256,
-        }:
-            refuse_leakage(parse_rows(self.blobs.read_bytes(trained), split="train"), everything)
+        known: dict[str, Iterable[Document]] = {"train": map(document_of, train)}
+        learned = {self.inputs.trained_sha256, *self.inputs.other_trained_sha256s} - {"", self.inputs.train_sha256}
+        known["trained"] = (
+            document_of(row)
+            for digest in sorted(learned)
+            for row in parse_rows(self.blobs.read_bytes(digest), split="train")
+        )
+        known["index"] = (
+            document_of(row)
+            for digest in self.inputs.passage_sha256s
+            for row in parse_rows(self.blobs.read_bytes(digest), split="documents")
+        )
+        leakage = check_leakage(everything, known)
+        kept_back: Sequence[Row] = ()
+        if self.config.split == HOLDOUT_SPLIT:
+            group_count = len({row.group for row in everything})
+            everything, kept_back = slices_of(everything)
+            if self.config.final:
+                if not kept_back:
+                    raise NoFinalSliceError(group_count)
+                everything = list(kept_back)
         rows = select_rows(everything, self.config.row_limit, seed=self.config.seed)
         fields = {"text_field": self.config.text_field or None, "label_field": self.config.label_field or None}
         task = task_of(rows, self.config.task, **fields)
         if task.kind.is_chosen:
             check_choices(rows, task)
-        return Material(rows, train, task)
+        return Material(rows, train, task, leakage, len(kept_back))
 
     def _plan(self, material: Material, finder: Finder | None) -> ArmPlan:
         retrieved = finder.find(material.rows) if finder else Retrieved()
@@ -191,15 +245,38 @@ class EvaluationRun:
                 by_arm[answer.arm][answer.row_id] = answer
         return by_arm
 
+    async def _ask_sequentially(self, material: Material, plan: ArmPlan, scoring: Scoring) -> Asked:
+        known = {(answer.arm, answer.row_id): answer for answer in await self.journal.answers()}
+        before, total = 0, len(material.rows) * len(self.config.arms)
+
+        async def ask(arms: Sequence[Arm], batch: Sequence[Row]) -> dict[Arm, dict[str, Answer]]:
+            nonlocal before
+            for arm in arms:
+
+                async def progress(done: int, _: int, arm: Arm = arm, before: int = before) -> None:
+                    self._report("answer", arm=arm, done=before + done, total=total)
+
+                queries = [self._query(plan, arm, row, material.task) for row in batch]
+                for answer in await self.asker.ask_all(queries, progress=progress, done=known.keys()):
+                    known[answer.arm, answer.row_id] = answer
+                before += len(batch)
+            return {arm: {row.id: known[arm, row.id] for row in batch} for arm in arms}
+
+        run = SequentialRun(self.config, scoring, ask)
+        sequence = await run.run(material.rows)
+        return Asked(run.answers, sequence)
+
     def _finish(
         self,
         material: Material,
-        answers: Mapping[Arm, Mapping[str, Answer]],
+        asked: Asked,
         scored: Scored,
+        use: HoldoutUse | None,
         finder: Finder | None,
         findings: Sequence[SuiteFindings],
     ) -> Results:
         price = self.config.machine_price_per_hour
+        answers = asked.answers
         costs = [
             arm_cost(arm, list(given.values()), machine_price_per_hour=price, token_price=self.token_prices.get(arm))
             for arm, given in answers.items()
@@ -217,6 +294,9 @@ class EvaluationRun:
             report_sha256="",
             measures=scored.measures,
             retrieval=finder.summary if finder else None,
+            sequential_decisions=asked.sequence.decisions if asked.sequence else (),
+            holdout_use=use,
+            leakage=material.leakage,
         )
         results = with_suites(results, findings)
         html = render_report(ReportData(self.name, self.inputs, self.config, results, rows, scored.confusions))

@@ -23,6 +23,8 @@ from luthierd.evaluator.domain import (
 )
 from luthierd.evaluator.endpoints import NO_ENDPOINTS, Endpoints
 from luthierd.evaluator.further_inputs import FurtherInputs
+from luthierd.evaluator.holdout_rules import holdout_violations
+from luthierd.evaluator.holdouts import Holdouts
 from luthierd.evaluator.measuring_rules import (
     JudgeIsGeneratorError,
     adapter_of,
@@ -166,6 +168,7 @@ class Evaluations:
         blobs: Blobs,
         *,
         wake: Callable[[], None],
+        holdouts: Holdouts,
         endpoints: Endpoints = NO_ENDPOINTS,
         difficult_sets: DifficultSetReader | None = None,
     ) -> None:
@@ -177,6 +180,7 @@ class Evaluations:
         self._blobs = blobs
         self._wake = wake
         self._endpoints = endpoints
+        self._holdouts = holdouts
 
     async def create(
         self,
@@ -186,9 +190,11 @@ class Evaluations:
         dataset_revision: str,
         config: EvaluationConfig,
         evaluation_id: str = "",
+        subject: str = "",
     ) -> Evaluation:
-        """Queues an evaluation of what these names mean now. Everything that could stop it from starting is an error
-        here: an unknown revision, a revision that is not ready, an empty split, a bad configuration.
+        """Queues an evaluation of what these names mean now, for `subject`. Everything that could stop it from starting
+        is an error here: an unknown revision, a revision that is not ready, an empty split, a spent final slice, a bad
+        configuration.
         """
         (tenant,) = TENANT.parse(parent, field="parent")
         ADAPTER_REVISION.parse(adapter_revision, field="evaluation.adapter_revision")
@@ -200,7 +206,9 @@ class Evaluations:
         inputs = await self._resolve(tenant, adapter_revision, dataset_revision, config.split)
         inputs = await self._further.of(tenant, inputs, config)
         inputs = replace(inputs, difficult_sha256=await self._difficult_sha256(config.suites.difficult_set))
-        payload = {"inputs": to_json(inputs), "config": to_json(config)}
+        if config.final:
+            await self._holdouts.check_final(tenant, inputs)
+        payload = {"inputs": to_json(inputs), "config": to_json(config), "subject": subject}
         job = await self._queue.submit(EVALUATION.format(tenant, evaluation_id), KIND, payload)
         self._wake()
         return evaluation_of(job)
@@ -228,12 +236,18 @@ class Evaluations:
         except JobNotFoundError:
             raise EvaluationNotFoundError(name) from None
 
-    async def results(self, name: str) -> Results:
-        """The results of a SUCCEEDED evaluation. EvaluationNotFinishedError."""
+    async def finished(self, name: str) -> Evaluation:
+        """A SUCCEEDED evaluation; its `results` are set. EvaluationNotFinishedError."""
         evaluation = await self.get(name)
         if evaluation.results is None:
             raise EvaluationNotFinishedError(name, evaluation.state)
-        return evaluation.results
+        return evaluation
+
+    async def results(self, name: str) -> Results:
+        """The results of a SUCCEEDED evaluation. EvaluationNotFinishedError."""
+        results = (await self.finished(name)).results
+        assert results is not None
+        return results
 
     async def rows(self, name: str, page_size: int, page_token: str) -> Page[dict[str, Any]]:
         """A page of rows with all answers and scores, as `answer_rows.write_rows` wrote them."""
@@ -309,6 +323,7 @@ def check_config(config: EvaluationConfig) -> None:
         violations.append(FieldViolation("evaluation.config.split", text))
     if len(set(config.arms)) != len(config.arms):
         violations.append(FieldViolation("evaluation.config.arms", "an arm is named twice"))
+    violations.extend(holdout_violations(config))
     violations.extend(measuring_violations(config))
     violations += target_violations(config)
     violations += suite_violations(config.suites, field="evaluation.config")

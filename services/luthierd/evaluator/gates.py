@@ -72,10 +72,11 @@ class ConditionDecision:
 
 @dataclass(frozen=True)
 class GateDecision:
-    """All conditions in the policy's order, and the outcome."""
+    """All conditions in the policy's order, and the outcome. `warnings`: what weakens it without changing it."""
 
     outcome: GateOutcome
     conditions: tuple[ConditionDecision, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from luthier.client import AsyncClient
 
-from luthierd.errors import FailedPreconditionError, NotFoundError
+from luthierd.errors import FailedPreconditionError, LuthierError, NotFoundError
 from luthierd.evaluator import wire
 from luthierd.evaluator.asking import Reply
 from luthierd.evaluator.choosing import Likelihood
@@ -112,6 +112,20 @@ class SdkChat:
 
 def _turns(messages: Sequence[Message]) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in messages]
+
+
+class EngineVersion:
+    """Kind and version of the inference service's engine; see `answer_cache.AnswerCache`."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._engine = client.engine
+
+    async def get(self) -> str:
+        """Empty where it has not started, or where the service does not say: nothing depends on it but reuse."""
+        try:
+            return (await translated(self._engine.get())).version
+        except LuthierError:
+            return ""
 
 
 def client_of(client: AsyncClient, issuer: TokenIssuer, tenant: str) -> AsyncClient:

@@ -10,6 +10,7 @@ from typing import Protocol
 from luthierd.errors import AlreadyExistsError, FieldViolation, InvalidArgumentError, NotFoundError
 from luthierd.evaluator.evaluations import Evaluations
 from luthierd.evaluator.gates import GateDecision, GatePolicy, judge
+from luthierd.evaluator.holdouts import Holdouts
 from luthierd.names import GATE_POLICY, TENANT, parse_id
 from luthierd.rpc.paging import Page, PageRequest
 
@@ -64,9 +65,17 @@ class PolicyStore(Protocol):
 class GatePolicies:
     """The use cases of `GateService`."""
 
-    def __init__(self, store: PolicyStore, evaluations: Evaluations, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        store: PolicyStore,
+        evaluations: Evaluations,
+        holdouts: Holdouts,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._store = store
         self._evaluations = evaluations
+        self._holdouts = holdouts
         self._now = now
 
     async def create(self, parent: str, policy_id: str, policy: GatePolicy) -> StoredPolicy:
@@ -88,13 +97,18 @@ class GatePolicies:
         TENANT.parse(parent, field="parent")
         return await self._store.list(f"{parent}/gatePolicies/", PageRequest.parse(page_size, page_token, parent))
 
-    async def run(self, evaluation: str, policy: str | GatePolicy) -> GateDecision:
-        """Judges a SUCCEEDED evaluation. EvaluationNotFinishedError, PolicyNotFoundError, PolicyInvalidError."""
+    async def run(self, evaluation: str, policy: str | GatePolicy, *, subject: str = "") -> GateDecision:
+        """Judges a SUCCEEDED evaluation for `subject`, and enters that in the ledger of its holdout.
+        EvaluationNotFinishedError, PolicyNotFoundError, PolicyInvalidError.
+        """
         if isinstance(policy, str):
             GATE_POLICY.parse(policy, field="gate_policy")
             policy = (await self._store.get(policy)).policy
         check_policy(policy)
-        return judge(policy, (await self._evaluations.results(evaluation)).figures)
+        found = await self._evaluations.finished(evaluation)
+        assert found.results is not None
+        decision = judge(policy, found.results.figures)
+        return await self._holdouts.judged(found.name, found.inputs, found.config, policy, decision, subject=subject)
 
 
 def check_policy(policy: GatePolicy) -> None:

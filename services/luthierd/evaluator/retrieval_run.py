@@ -17,7 +17,6 @@ from luthierd.evaluator.domain import EvaluationConfig, EvaluationInputs, Row, T
 from luthierd.evaluator.indexes import NOTHING, Bm25Index, DenseIndex, Ranking, TextEmbedder, bm25_digest, fuse
 from luthierd.evaluator.passages import Corpus, corpus_of, examples_of, passages_of
 from luthierd.evaluator.relevance import Judged, judge, measure
-from luthierd.evaluator.retrieval import refuse_leakage
 from luthierd.evaluator.retrieval_domain import Passage, RetrievalSummary, Retriever, RetrieverFigures
 from luthierd.evaluator.rows import parse_rows, select_rows
 from luthierd.evaluator.tasks import read_answer
@@ -134,9 +133,7 @@ class Retrieval:
     async def finder(
         self, rows: Sequence[Row], train: Sequence[Row], task: TaskSpec, embedder: TextEmbedder
     ) -> Finder | None:
-        """What finds what is shown with `rows` and others; None if nothing is shown. LeakageError if a document is one
-        of `rows`.
-        """
+        """What finds what is shown with `rows` and others; None if nothing is shown."""
         if self.config.shot_count == 0:
             return None
         texts = await asyncio.to_thread(self._texts, rows, train)
@@ -152,7 +149,6 @@ class Retrieval:
             for sha256 in self.inputs.passage_sha256s
             for row in parse_rows(self.blobs.read_bytes(sha256), split="documents")
         ]
-        refuse_leakage(documents, rows)
         passages = passages_of(documents, max_characters=self.config.passage_characters)
         return Texts(corpus_of(passages), (), passages, documents)
 

@@ -87,6 +87,15 @@ class Scoring:
             ),
         )
 
+    async def values(
+        self, metric: Metric, arm: Arm, rows: Sequence[Row], answers: Mapping[str, Answer], scorers: Sequence[Scorer]
+    ) -> list[float | None]:
+        """One arm's scores under one metric of `scorers`, row by row; None for a failed row."""
+        scorer = next(scorer for scorer in scorers if scorer.metric is metric)
+        samples = [self._sample(arm, row, answers.get(row.id)) for row in rows]
+        await scorer.prepare(samples)
+        return [score.value for score in await score_all(scorer, samples)]
+
     def applicable(self, rows: Sequence[Row]) -> list[Scorer]:
         """The scorers that mean something here: JSON validity needs a JSON task, label accuracy needs labels."""
         labelled = has_labels(rows, self.task)

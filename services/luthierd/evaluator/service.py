@@ -18,12 +18,14 @@ from luthierd.evaluator.evaluations import Evaluations
 from luthierd.evaluator.policies import GatePolicies
 from luthierd.jobs.events import watch
 from luthierd.jobs.queue import JobQueue
+from luthierd.rpc.auth import current_principal
 
 FULL_NAMES = (
     "luthier.evaluator.v1.EvaluationService",
     "luthier.evaluator.v1.GateService",
     "luthier.evaluator.v1.VerdictService",
     difficult_service.FULL_NAME,
+    "luthier.evaluator.v1.HoldoutService",
 )
 READ, WRITE = "evaluator.read", "evaluator.write"
 SCOPES = {
@@ -41,6 +43,8 @@ SCOPES = {
     "DecideVerdict": READ,
     "CompareEvaluations": READ,
     **difficult_service.SCOPES,
+    "GetHoldout": READ,
+    "ListHoldoutLooks": READ,
 }
 LIMITS_S = {"WatchEvaluation": 0.0}
 
@@ -62,6 +66,7 @@ class EvaluationServicer(evaluation_rpc.EvaluationServiceServicer):
             dataset_revision=request.evaluation.dataset_revision,
             config=wire.config_from_proto(request.evaluation.config),
             evaluation_id=request.evaluation_id,
+            subject=current_principal().subject,
         )
         return pb.CreateEvaluationResponse(evaluation=wire.evaluation_to_proto(created))
 
@@ -110,7 +115,7 @@ class GateServicer(gate_rpc.GateServiceServicer):
         if request.WhichOneof("policy") is None:
             raise InvalidArgumentError.of_field("policy", "name a stored policy or give one in the request")
         given = request.gate_policy or wire.policy_from_proto(request.inline_policy)
-        decision = await self._policies.run(request.evaluation, given)
+        decision = await self._policies.run(request.evaluation, given, subject=current_principal().subject)
         return gate_pb.RunGateResponse(decision=wire.decision_to_proto(decision, evaluation=request.evaluation))
 
     async def CreateGatePolicy(self, request: gate_pb.CreateGatePolicyRequest, context: Context) -> Any:

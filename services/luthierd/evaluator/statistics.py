@@ -30,6 +30,8 @@ CONFIDENCE = 0.95
 POWER = 0.8
 # Monte Carlo error of a 2.5 % quantile at 4,000 draws is about a fiftieth of the interval's width.
 DRAWS = 4000
+# 32 MB of counts, twice: as whole numbers and as weights.
+COUNTS_AT_ONCE = 4_000_000
 # Wider than rounding, narrower than any interval that means something.
 NO_SPREAD = 1e-9
 
@@ -98,13 +100,21 @@ def bootstrap_interval(
     groups = data.group_count
     if groups < MIN_GROUPS:
         return None
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(groups, np.full(groups, 1 / groups), size=draws).astype(np.float64)
-    replicates = data.statistic(weights @ data.sums)
+    replicates = data.statistic(_resampled_sums(data.sums, seed=seed, draws=draws))
     t = special.stdtrit(groups - 1, (1 + confidence) / 2)
     tail = float(special.ndtr(-math.sqrt(groups / (groups - 1)) * t))
     low, high = np.quantile(replicates[np.isfinite(replicates)], [tail, 1 - tail])
     return Interval(float(low), float(high), "group bootstrap, expanded percentile", groups)
+
+
+def _resampled_sums(sums: Array, *, seed: int, draws: int) -> Array:
+    """The sums of each draw, shape (draws, columns); some draws at a time, as all of their counts of 50,000 groups
+    would take gigabytes.
+    """
+    rng, groups = np.random.default_rng(seed), len(sums)
+    shares, step = np.full(groups, 1 / groups), max(1, COUNTS_AT_ONCE // groups)
+    sizes = [min(step, draws - start) for start in range(0, draws, step)]
+    return np.concatenate([rng.multinomial(groups, shares, size=size).astype(np.float64) @ sums for size in sizes])
 
 
 def standard_error(data: GroupSums) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,7 +17,9 @@ from luthierd.rpc.paging import Page, PageRequest
 from luthierd.storage.database import Database
 
 _answers = sa.table(
-    "evaluation_answers", *map(sa.column, ("evaluation", "arm", "row_id")), sa.column("answer", sa.JSON)
+    "evaluation_answers",
+    *map(sa.column, ("evaluation", "arm", "row_id", "tenant", "content_key")),
+    sa.column("answer", sa.JSON),
 )
 _indexes = sa.table(
     "retrieval_indexes",
@@ -27,6 +29,10 @@ _indexes = sa.table(
 _policies = sa.table(
     "gate_policies", sa.column("name"), sa.column("policy", sa.JSON), sa.column("create_time", sa.Float)
 )
+
+
+KEYS_AT_ONCE = 500
+"""Below the least number of parameters that any build of SQLite takes in a statement (999)."""
 
 
 class SqlAnswerJournal:
@@ -42,19 +48,43 @@ class SqlAnswerJournal:
         async with self._database.read() as tx:
             return [from_json(Answer, data) for data in (await tx.execute(query)).scalars()]
 
-    async def add(self, answer: Answer) -> None:
-        """Keeps an answer; does nothing if its (arm, row) has one."""
+    async def add(self, answer: Answer, *, content_key: str | None = None) -> None:
+        """Keeps an answer; does nothing if its (arm, row) has one. `content_key`: other evaluations of the tenant may
+        take it (`SqlAnswerStore`).
+        """
         values = {
             "evaluation": self._evaluation,
             "arm": answer.arm.value,
             "row_id": answer.row_id,
             "answer": to_json(answer),
+            "tenant": self._evaluation.split("/")[1],
+            "content_key": content_key,
         }
         try:
             async with self._database.begin() as tx:
                 await tx.execute(sa.insert(_answers).values(**values))
         except IntegrityError:
             return  # a worker that lost its lease was faster: the first answer stays
+
+
+class SqlAnswerStore:
+    """Answers of one tenant's evaluations by content; see `answer_cache.AnswerStore`."""
+
+    def __init__(self, database: Database, tenant: str) -> None:
+        self._database = database
+        self._tenant = tenant
+
+    async def find(self, keys: Sequence[str]) -> Mapping[str, Answer]:
+        """The answers that there are, by key; of several, the first evaluation's by name."""
+        found: dict[str, Answer] = {}
+        async with self._database.read() as tx:
+            for start in range(0, len(keys), KEYS_AT_ONCE):
+                query = sa.select(_answers.c.content_key, _answers.c.answer).where(
+                    _answers.c.tenant == self._tenant, _answers.c.content_key.in_(keys[start : start + KEYS_AT_ONCE])
+                )
+                for key, answer in await tx.execute(query.order_by(_answers.c.evaluation, _answers.c.arm)):
+                    found.setdefault(key, from_json(Answer, answer))
+        return found
 
 
 class SqlIndexCatalogue:

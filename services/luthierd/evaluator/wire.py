@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from google.protobuf import timestamp_pb2
 from luthier.curation.v1 import dataset_pb2
 from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.evaluator.v1 import gate_pb2
 from luthier.inference.v1 import deployment_pb2, inference_service_pb2
 from luthier.trainer.v1 import adapter_pb2, training_job_pb2
 
-from luthierd.errors import InvalidArgumentError
 from luthierd.evaluator import retrieval_wire, suite_wire
 from luthierd.evaluator.asking import Reply
 from luthierd.evaluator.chat_endpoint import Completion
@@ -40,6 +38,13 @@ from luthierd.evaluator.gates import (
     GatePolicy,
     Tier,
 )
+from luthierd.evaluator.holdout_wire import (
+    decision_of_target_to_proto,
+    leakage_to_proto,
+    sequential_from_proto,
+    sequential_to_proto,
+    use_to_proto,
+)
 from luthierd.evaluator.judge_models import Judged
 from luthierd.evaluator.measures import Measures
 from luthierd.evaluator.measuring_wire import (
@@ -52,22 +57,15 @@ from luthierd.evaluator.measuring_wire import (
     style_report_to_proto,
 )
 from luthierd.evaluator.policies import StoredPolicy
+from luthierd.evaluator.wire_parts import ARMS as ARMS
+from luthierd.evaluator.wire_parts import arm_from_proto as arm_from_proto
+from luthierd.evaluator.wire_parts import arm_to_proto as arm_to_proto
+from luthierd.evaluator.wire_parts import timestamp
 from luthierd.jobs.queue import JobEvent, JobState
 from luthierd.rpc.status import status_from_failure
 
 DOMAIN = "evaluator.luthier.dev"
 
-_ARMS = {
-    Arm.BASE: pb.ARM_BASE,
-    Arm.PROMPTED: pb.ARM_PROMPTED,
-    Arm.RAG: pb.ARM_RAG,
-    Arm.ADAPTER: pb.ARM_ADAPTER,
-    Arm.ADAPTER_RAG: pb.ARM_ADAPTER_RAG,
-    Arm.ADAPTER_RAFT: pb.ARM_ADAPTER_RAFT,
-    Arm.CHALLENGER: pb.ARM_CHALLENGER,
-    Arm.ENDPOINT: pb.ARM_ENDPOINT,
-}
-_ARM_OF = {number: arm for arm, number in _ARMS.items()}
 _SPLITS = {
     dataset_pb2.SPLIT_TRAIN: "train",
     dataset_pb2.SPLIT_VALIDATION: "validation",
@@ -92,7 +90,9 @@ _TEXTS = (
     "raft_adapter_revision",
     "challenger_revision",
     "prompt",
+    "purpose",
 )
+_SWITCHES = ("use_cache", "final")
 _PHASE_LENGTH_LIMIT = 32
 
 
@@ -111,30 +111,22 @@ def config_from_proto(message: pb.EvaluationConfig) -> EvaluationConfig:
             arm_from_proto(arm, field=f"evaluation.config.arms[{index}]") for index, arm in enumerate(message.arms)
         )
     given |= measuring_from_proto(message) | retrieval_wire.retrieval_from_proto(message)
+    given |= {name: getattr(message, name) for name in _SWITCHES}
+    if message.HasField("sequential"):
+        given["sequential"] = sequential_from_proto(message.sequential)
     return EvaluationConfig(**given, suites=suite_wire.suites_from_proto(message))
 
 
 def config_to_proto(config: EvaluationConfig) -> pb.EvaluationConfig:
     """Every field set."""
-    values = {name: getattr(config, name) for name in (*_OPTIONAL_NUMBERS, *_TEXTS)}
+    values = {name: getattr(config, name) for name in (*_OPTIONAL_NUMBERS, *_TEXTS, *_SWITCHES)}
     further = retrieval_wire.retrieval_to_proto(config)
-    message = pb.EvaluationConfig(arms=[_ARMS[arm] for arm in config.arms], **values, **further)
+    message = pb.EvaluationConfig(arms=[ARMS[arm] for arm in config.arms], **values, **further)
     add_measuring(message, config)
     suite_wire.add_suites(message, config.suites)
+    if config.sequential is not None:
+        message.sequential.CopyFrom(sequential_to_proto(config.sequential))
     return message
-
-
-def arm_from_proto(number: pb.Arm.ValueType, *, field: str) -> Arm:
-    """InvalidArgumentError for a number that is no arm."""
-    if number not in _ARM_OF:
-        known = ", ".join(Arm)
-        raise InvalidArgumentError.of_field(field, f"{number} is not an arm; choose of {known}")
-    return _ARM_OF[number]
-
-
-def arm_to_proto(arm: Arm | None) -> pb.Arm.ValueType:
-    """ARM_UNSPECIFIED for None."""
-    return _ARMS[arm] if arm is not None else pb.ARM_UNSPECIFIED
 
 
 def evaluation_to_proto(evaluation: Evaluation) -> pb.Evaluation:
@@ -145,9 +137,9 @@ def evaluation_to_proto(evaluation: Evaluation) -> pb.Evaluation:
         dataset_revision=evaluation.inputs.dataset_revision,
         config=config_to_proto(evaluation.config),
         state=state_to_proto(evaluation.state),
-        create_time=_time(evaluation.create_time),
-        start_time=_time(evaluation.start_time),
-        end_time=_time(evaluation.end_time),
+        create_time=timestamp(evaluation.create_time),
+        start_time=timestamp(evaluation.start_time),
+        end_time=timestamp(evaluation.end_time),
         progress=progress_to_proto(evaluation.progress) if evaluation.progress else None,
         lineage=pb.EvaluationLineage(
             adapter_sha256=evaluation.inputs.adapter_sha256,
@@ -168,7 +160,7 @@ def _add_results(message: pb.Evaluation, results: Results) -> None:
     message.lineage.versions.update(results.versions)
     for cost in results.costs:
         metrics = [found for found in results.figures.metrics if found.arm is cost.arm]
-        message.arms.append(arm_result_to_proto(cost, metrics, row_count=results.row_count))
+        message.arms.append(arm_result_to_proto(cost, metrics, row_count=cost.answered_count + cost.failed_count))
         _add_measures(message.arms[-1], results.measures, cost.arm)
     if results.measures.judge:
         message.judge_report.CopyFrom(judge_report_to_proto(results.measures.judge))
@@ -178,6 +170,10 @@ def _add_results(message: pb.Evaluation, results: Results) -> None:
     if results.retrieval:
         message.retrieval.CopyFrom(retrieval_wire.summary_to_proto(results.retrieval))
     message.suites.extend(suite_wire.suite_to_proto(found) for found in results.suites)
+    message.sequential_decisions.extend(decision_of_target_to_proto(found) for found in results.sequential_decisions)
+    if results.holdout_use is not None:
+        message.holdout_use.CopyFrom(use_to_proto(results.holdout_use))
+    message.leakage.CopyFrom(leakage_to_proto(results.leakage))
 
 
 def _add_measures(message: pb.ArmResult, measures: Measures, arm: Arm) -> None:
@@ -191,7 +187,7 @@ def _add_measures(message: pb.ArmResult, measures: Measures, arm: Arm) -> None:
 def arm_result_to_proto(cost: ArmCost, metrics: list[MetricResult], *, row_count: int) -> pb.ArmResult:
     """One arm's figures."""
     return pb.ArmResult(
-        arm=_ARMS[cost.arm],
+        arm=ARMS[cost.arm],
         row_count=row_count,
         failed_row_count=cost.failed_count,
         metrics=[metric_to_proto(metric) for metric in metrics],
@@ -202,6 +198,7 @@ def arm_result_to_proto(cost: ArmCost, metrics: list[MetricResult], *, row_count
         completion_tokens_mean=cost.completion_tokens_mean,
         cost_per_1000=cost.cost_per_1000_answers,
         wall_s=cost.busy_s,
+        cached_row_count=cost.cached_count,
     )
 
 
@@ -218,8 +215,8 @@ def difference_to_proto(found: Comparison) -> pb.PairedDifference:
     low, high = _ends(found.interval)
     return pb.PairedDifference(
         metric=found.metric,
-        arm=_ARMS[found.arm],
-        reference=_ARMS[found.reference],
+        arm=ARMS[found.arm],
+        reference=ARMS[found.reference],
         difference=found.difference,
         interval_low=low,
         interval_high=high,
@@ -244,7 +241,7 @@ def event_to_proto(event: JobEvent | None) -> pb.EvaluationEvent | None:
         heartbeat = pb.EvaluationEvent(heartbeat=pb.EvaluationHeartbeat())
         heartbeat.create_time.GetCurrentTime()
         return heartbeat
-    message = pb.EvaluationEvent(event_id=event.event_id, create_time=_time(event.create_time))
+    message = pb.EvaluationEvent(event_id=event.event_id, create_time=timestamp(event.create_time))
     if event.kind == "state":
         message.state = state_to_proto(JobState(event.data["state"]))
     elif event.kind == "progress":
@@ -266,7 +263,7 @@ def row_to_proto(row: Mapping[str, Any]) -> pb.EvaluationRow:
         reference=row["reference"],
         answers=[
             pb.ArmAnswer(
-                arm=_ARMS[Arm(answer["arm"])],
+                arm=ARMS[Arm(answer["arm"])],
                 text=answer["text"],
                 error_reason=answer["error_reason"],
                 scores=answer["scores"],
@@ -305,7 +302,7 @@ def condition_to_proto(condition: GateCondition) -> gate_pb2.GateCondition:
     """A condition with its defaults filled in."""
     return gate_pb2.GateCondition(
         metric=condition.metric,
-        arm=_ARMS[condition.arm],
+        arm=ARMS[condition.arm],
         reference=arm_to_proto(condition.reference),
         at_least=condition.at_least,
         tier=gate_pb2.GateTier.Value(f"GATE_TIER_{condition.tier.name}"),
@@ -316,7 +313,7 @@ def policy_to_proto(stored: StoredPolicy) -> gate_pb2.GatePolicy:
     """A stored policy."""
     return gate_pb2.GatePolicy(
         name=stored.policy.name,
-        create_time=_time(stored.create_time),
+        create_time=timestamp(stored.create_time),
         conditions=[condition_to_proto(condition) for condition in stored.policy.conditions],
         min_coverage=stored.policy.min_coverage,
     )
@@ -328,6 +325,7 @@ def decision_to_proto(decision: GateDecision, *, evaluation: str) -> gate_pb2.Ga
         outcome=_outcome(decision.outcome),
         conditions=[_condition_decision_to_proto(found) for found in decision.conditions],
         evaluation=evaluation,
+        warnings=decision.warnings,
     )
 
 
@@ -424,11 +422,3 @@ def judged_from_proto(message: inference_service_pb2.ChatResponse) -> Judged:
 
 def _ends(interval: Interval | None) -> tuple[float, float]:
     return (interval.low, interval.high) if interval else (float("nan"), float("nan"))
-
-
-def _time(seconds: float | None) -> timestamp_pb2.Timestamp | None:
-    if seconds is None:
-        return None
-    found = timestamp_pb2.Timestamp()
-    found.FromMicroseconds(round(seconds * 1_000_000))
-    return found

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from luthier.client import AsyncClient
 
+from luthierd.evaluator.answer_cache import AnswerCache
 from luthierd.evaluator.asking import Answerer, Asker, SystemClock
 from luthierd.evaluator.chat_endpoint import ChatEndpoint
 from luthierd.evaluator.choosing import LikelihoodChooser
@@ -23,14 +24,16 @@ from luthierd.evaluator.domain import Arm, EvaluationConfig, EvaluationInputs, P
 from luthierd.evaluator.endpoint_arm import EndpointArmAnswerer
 from luthierd.evaluator.endpoints import Endpoint, load_endpoints
 from luthierd.evaluator.evaluation_run import Embedder, EvaluationRun, Models
+from luthierd.evaluator.holdout_store import SqlLedger
+from luthierd.evaluator.holdouts import EvaluationLooks
 from luthierd.evaluator.judge import Judge, JudgementStore
 from luthierd.evaluator.judge_models import EndpointJudge, InferenceJudge
 from luthierd.evaluator.judgement_store import SqlJudgementStore
 from luthierd.evaluator.measuring_rules import generators_of, needs_judge
-from luthierd.evaluator.peers import SdkAnswerer, SdkChat, client_of
+from luthierd.evaluator.peers import EngineVersion, SdkAnswerer, SdkChat, client_of
 from luthierd.evaluator.scorers.catalogue import ScoringMaterial
 from luthierd.evaluator.scorers.scorer import Scorer
-from luthierd.evaluator.store import SqlAnswerJournal, SqlIndexCatalogue
+from luthierd.evaluator.store import SqlAnswerJournal, SqlAnswerStore, SqlIndexCatalogue
 from luthierd.evaluator.targets import target_of
 from luthierd.jobs.queue import JobQueue
 from luthierd.jobs.worker import JobCancelled, JobContext, Outcome, run_job
@@ -94,6 +97,12 @@ def _prepare(
     inference = SdkAnswerer(
         client, lambda arm: target_of(arm, inputs, settings).name, timeout_s=config.answer_timeout_s
     )
+    cache = AnswerCache(
+        SqlAnswerStore(database, _tenant(context.job.name)),
+        inputs,
+        settings,
+        EngineVersion(client).get,
+    )
     asker = Asker(
         _answerer(inference, settings, endpoint=endpoint, opened=opened),
         journal,
@@ -102,6 +111,7 @@ def _prepare(
         max_tokens=settings.max_answer_tokens,
         patience_s=config.inference_patience_s,
         chooser=LikelihoodChooser(inference),
+        cache=cache,
     )
 
     def progress(found: Progress) -> None:
@@ -127,6 +137,7 @@ def _prepare(
         )
         if needs_judge(settings)
         else None,
+        looks=EvaluationLooks(SqlLedger(database), subject=payload.get("subject", "")),
     )
 
 

@@ -5,6 +5,7 @@ real sockets. `kill -9` of the server in the middle of an evaluation loses nothi
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import os
 import pathlib
@@ -12,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import psutil
 import pytest
 from evaluator_material import FakePeers, adapter_knows
 from luthier.client import AsyncClient
@@ -48,7 +50,9 @@ class OtherServices(
     def __init__(self, blobs: BlobStore) -> None:
         self._peers = FakePeers(blobs)
         self.open = asyncio.Event()
+        self.free_count = 0  # of queries that are answered before `open` is set
         self.asked_count = 0
+        self.answered: collections.Counter[tuple[str, str]] = collections.Counter()
 
     async def GetDatasetRevision(self, request: Any, context: Any) -> Any:
         found = await self._peers.dataset_revision("acme", request.name)
@@ -73,7 +77,9 @@ class OtherServices(
 
     async def Chat(self, request: Any, context: Any) -> Any:
         self.asked_count += 1
-        await self.open.wait()
+        if self.asked_count > self.free_count:
+            await self.open.wait()
+        self.answered[request.target.adapter_revision, str(request.messages)] += 1
         arm = Arm.ADAPTER if request.target.adapter_revision else Arm.BASE
         text = adapter_knows(arm, [Message(turn.role, turn.content) for turn in request.messages])
         finish = inference_service_pb2.Finish(finish_reason="stop", completion_token_count=9, ttft_ms=5.0)
@@ -187,3 +193,44 @@ async def test_an_evaluation_outlives_the_kill_of_its_server_and_is_judged_by_th
     metrics = {value.metric: value.mean for value in found.arms[2].metrics}
     assert metrics["rouge_l"] == metrics["json_valid"] == metrics["label_accuracy"] == 1.0
     assert metrics["semantic_similarity"] == pytest.approx(1.0, abs=1e-4)
+
+
+async def test_no_query_is_paid_twice_when_the_worker_is_killed_while_it_asks(home: pathlib.Path) -> None:
+    others = OtherServices(BlobStore(f"file://{home / 'blobs'}"))
+    others.free_count = 20
+    port, log = free_port(), home / "evaluator.log"
+    token = TokenIssuer.from_file(home / "keys/private.pem").issue(tenant="acme", subject="tester")
+    async with (
+        other_services(home, others) as address,
+        AsyncClient(Endpoints(evaluator=f"127.0.0.1:{port}"), token=token) as client,
+    ):
+        environment = environment_of(home, others=address, port=port) | {"LUTHIER_EVALUATOR_LEASE_S": "3"}
+        async with evaluator(environment, log) as server:
+            config = evaluation_pb2.EvaluationConfig(
+                arms=[evaluation_pb2.ARM_BASE, evaluation_pb2.ARM_ADAPTER], sequential={}, purpose="kill -9"
+            )
+            created = await until_created(client, config)
+            # The first twenty answers are kept, four queries are in flight and get none: then the worker dies.
+            await until_progress(client, created.name, others.free_count)
+            (worker,) = psutil.Process(server.pid).children()
+            worker.kill()
+            others.open.set()
+            found = await client.evaluations.wait(created.name, timeout_s=400)
+            holdout = await client.holdouts.get(found.dataset_revision)
+            looks = [look async for look in client.holdouts.list_looks(found.dataset_revision)]
+            server.terminate()
+            assert await server.wait() == 0
+    # The answers to the dead worker's last queries went nowhere; no other query is asked again.
+    assert len(others.answered) == 24 * 2
+    assert others.asked_count - 24 * 2 <= 24 - others.free_count
+    assert [decision.row_count for decision in found.sequential_decisions] == [24]
+    assert holdout.use.look_count == 1
+    assert [(look.subject, look.purpose) for look in looks] == [("tester", "kill -9")]
+
+
+async def until_progress(client: AsyncClient, name: str, count: int) -> None:
+    """Waits until the journal holds that many answers."""
+    async with asyncio.timeout(120):
+        async for event in client.evaluations.watch(name):
+            if event.progress.done_count >= count:
+                return

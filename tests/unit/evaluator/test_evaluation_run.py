@@ -19,8 +19,8 @@ from evaluator_material import (
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.domain import DEFAULT_ARMS, Arm, EvaluationConfig, Metric, Progress, Results
 from luthierd.evaluator.indexes import IndexDamagedError
+from luthierd.evaluator.leakage import LeakageError
 from luthierd.evaluator.passages import examples_of
-from luthierd.evaluator.retrieval import LeakageError
 
 CONFIG = EvaluationConfig(concurrency=4, resample_count=200)
 NAME = "tenants/acme/evaluations/e1"
@@ -100,6 +100,16 @@ async def test_a_row_that_the_adapter_learned_from_another_dataset_is_refused_to
     learned = dataclasses.replace(run.inputs, trained_sha256=peers.splits["holdout"])
     with pytest.raises(LeakageError):
         await dataclasses.replace(run, inputs=learned).run()
+
+
+async def test_a_holdout_row_among_the_documents_is_refused_as_part_of_the_index() -> None:
+    blobs = MemoryBlobs()
+    peers = FakePeers(blobs)
+    run = quick_run(NAME, peers, blobs, config=CONFIG)
+    told = dataclasses.replace(run.inputs, passage_sha256s=(peers.splits["holdout"],))
+    with pytest.raises(LeakageError) as caught:
+        await dataclasses.replace(run, inputs=told).run()
+    assert caught.value.metadata["other_set"] == "index"
 
 
 async def test_a_stored_index_of_other_rows_is_refused() -> None:

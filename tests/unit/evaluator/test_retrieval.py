@@ -1,30 +1,9 @@
-"""The refusal of leakage, and examples in a prompt."""
+"""Examples in a prompt."""
 
 from __future__ import annotations
 
-import dataclasses
-
-import pytest
 from evaluator_material import row, rows
-from luthierd.evaluator.retrieval import LeakageError, refuse_leakage
 from luthierd.evaluator.shots import fixed_shots, shorten, shot_turns
-
-
-def test_a_holdout_id_among_the_training_rows_is_refused() -> None:
-    train = rows(5, split="train")
-    leaked = dataclasses.replace(row(99), id="train-3")
-    with pytest.raises(LeakageError) as caught:
-        refuse_leakage(train, [leaked])
-    assert caught.value.metadata == {"row": "train-3", "train_row": "train-3"}
-
-
-def test_a_holdout_text_among_the_training_rows_is_refused_whatever_its_spaces_and_case() -> None:
-    train = rows(5, split="train")
-    turn = dataclasses.replace(train[2].prompt[0], content=train[2].question.upper().replace(" ", "  "))
-    leaked = dataclasses.replace(train[2], id="other", prompt=(turn,))
-    with pytest.raises(LeakageError) as caught:
-        refuse_leakage(train, [leaked])
-    assert caught.value.metadata["train_row"] == "train-2"
 
 
 def test_fixed_shots_come_from_different_groups_and_do_not_change() -> None:

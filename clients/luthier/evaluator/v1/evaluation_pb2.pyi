@@ -1112,8 +1112,8 @@ class LeakageFinding(_message.Message):
     OTHER_SET_FIELD_NUMBER: _builtins.int
     SIMILARITY_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """`same_id`, `verbatim`, `normalised`, `embedded` or `near_duplicate`. All but a `near_duplicate` are refused, and so
-    is one whose similarity is .8 or more.
+    """`same_id`, `verbatim`, `normalised`, `embedded` or `near_duplicate`. Only a `near_duplicate` less alike than .85 is let
+    pass; everything else is refused (HOLDOUT_LEAKAGE).
     """
     row_id: _builtins.str
     """Id of the holdout row."""
@@ -1122,7 +1122,7 @@ class LeakageFinding(_message.Message):
     other_set: _builtins.str
     """Where that is: `train`, `trained` (what the adapter learned from, if another dataset) or `index`."""
     similarity: _builtins.float
-    """Jaccard similarity of the two texts' runs of five words, computed exactly, 0 to 1; 1 for the other kinds."""
+    """Jaccard similarity of the two texts' runs of three words, computed exactly, 0 to 1; 1 for the other kinds."""
     def __init__(
         self,
         *,

@@ -62,7 +62,7 @@ class GateServiceServicer:
     """
 
     def RunGate(self, request, context):
-        """Judges a finished evaluation. Changes nothing; the same input gives the same decision.
+        """Judges a finished evaluation and enters that in its holdout's ledger. The same input gives the same decision.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

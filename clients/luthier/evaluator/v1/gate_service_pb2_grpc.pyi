@@ -34,7 +34,7 @@ class GateServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> GateServiceAsyncStub: ...
     RunGate: _grpc.UnaryUnaryMultiCallable[_gate_service_pb2.RunGateRequest, _gate_service_pb2.RunGateResponse]
-    """Judges a finished evaluation. Changes nothing; the same input gives the same decision."""
+    """Judges a finished evaluation and enters that in its holdout's ledger. The same input gives the same decision."""
     CreateGatePolicy: _grpc.UnaryUnaryMultiCallable[_gate_service_pb2.CreateGatePolicyRequest, _gate_service_pb2.CreateGatePolicyResponse]
     """Stores a policy under a name. ALREADY_EXISTS on a clash; policies do not change."""
     GetGatePolicy: _grpc.UnaryUnaryMultiCallable[_gate_service_pb2.GetGatePolicyRequest, _gate_service_pb2.GetGatePolicyResponse]
@@ -48,7 +48,7 @@ class GateServiceAsyncStub(GateServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RunGate: _aio.UnaryUnaryMultiCallable[_gate_service_pb2.RunGateRequest, _gate_service_pb2.RunGateResponse]  # type: ignore[assignment]
-    """Judges a finished evaluation. Changes nothing; the same input gives the same decision."""
+    """Judges a finished evaluation and enters that in its holdout's ledger. The same input gives the same decision."""
     CreateGatePolicy: _aio.UnaryUnaryMultiCallable[_gate_service_pb2.CreateGatePolicyRequest, _gate_service_pb2.CreateGatePolicyResponse]  # type: ignore[assignment]
     """Stores a policy under a name. ALREADY_EXISTS on a clash; policies do not change."""
     GetGatePolicy: _aio.UnaryUnaryMultiCallable[_gate_service_pb2.GetGatePolicyRequest, _gate_service_pb2.GetGatePolicyResponse]  # type: ignore[assignment]
@@ -65,7 +65,7 @@ class GateServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gate_service_pb2.RunGateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_gate_service_pb2.RunGateResponse, _abc.Awaitable[_gate_service_pb2.RunGateResponse]]:
-        """Judges a finished evaluation. Changes nothing; the same input gives the same decision."""
+        """Judges a finished evaluation and enters that in its holdout's ledger. The same input gives the same decision."""
 
     @_abc_1.abstractmethod
     def CreateGatePolicy(

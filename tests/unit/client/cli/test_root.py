@@ -50,7 +50,7 @@ def test_the_commands_are_those_that_are_promised():
             "score",
         ),
         *("deploy", "promote", "rollback", "undeploy", "deployments"),
-        *("verdict", "compare"),
+        *("verdict", "compare", "holdout show", "holdout ledger"),
         *("model import", "model list", "adapters list", "auth issue"),
         *("dataset import", "dataset curate", "dataset show", "dataset list", "dataset export"),
         *("jobs list", "jobs watch", "jobs cancel"),

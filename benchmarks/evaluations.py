@@ -1,0 +1,145 @@
+"""A whole evaluation on the real engine: five arms beside the same queries asked one after another, and what it takes
+beyond the engine's time.
+
+The peer asks arm after arm with one query in flight, as lm-eval's API models do by default (`num_concurrent=1`), over
+the same service: the ratio is of how queries are sent, not of engines. Beyond the engine's time are index, scorers,
+statistics, report and journal, loading the embedder and RAGAS included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import scipy.special
+from inference_house import BASE, House
+from luthierd.evaluator import __main__ as evaluator
+from luthierd.evaluator import worker
+from luthierd.evaluator.asking import Asker, Reply, SystemClock
+from luthierd.evaluator.costs import union_s
+from luthierd.evaluator.domain import Arm, EvaluationConfig, EvaluationInputs, Message
+from luthierd.evaluator.evaluation_run import EvaluationRun, Models
+from luthierd.evaluator.holdout_store import SqlLedger
+from luthierd.evaluator.holdouts import EvaluationLooks
+from luthierd.evaluator.peers import SdkAnswerer
+from luthierd.evaluator.store import SqlAnswerJournal, SqlIndexCatalogue
+from luthierd.evaluator.targets import target_of
+from luthierd.storage.database import Database
+
+from benchmarks import results, server
+
+QUERIES, TRAIN_ROWS, NEW_TOKENS, TIMEOUT_S = 200, 100, 32, 240.0
+NAME = f"tenants/{server.TENANT}/evaluations/bench"
+
+
+def measure(
+    model: pathlib.Path, folder: pathlib.Path, adapter: pathlib.Path, *, queries: int = QUERIES
+) -> Iterator[dict[str, object]]:
+    """Two results, of one round each."""
+    with server.running(folder / "evaluations", model) as house:
+        (revision,) = server.register(house, [adapter])
+        ours_s, engine_s, peer_s = asyncio.run(_both(house, revision, queries))
+    what = f"five arms x {queries} queries"
+    name = f"seconds, {what}: an evaluation / one query after another"
+    yield results.ratio("evaluations", name, [(ours_s, peer_s)], target="<= 0.5")
+    name = f"seconds, {what}: beyond the engine's / the engine's"
+    yield results.ratio("evaluations", name, [(ours_s - engine_s, engine_s)], target="<= 0.1")
+
+
+class Recording:
+    """An answerer that keeps what it was asked."""
+
+    def __init__(self, answerer: SdkAnswerer) -> None:
+        self._answerer = answerer
+        self.asked: list[tuple[Arm, Sequence[Message]]] = []
+
+    async def ask(
+        self, arm: Arm, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> Reply:
+        """As `SdkAnswerer.ask`."""
+        self.asked.append((arm, messages))
+        return await self._answerer.ask(arm, messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
+
+
+async def _both(house: House, revision: str, queries: int) -> tuple[float, float, float]:
+    """Seconds of our evaluation, those in which a query of it was in flight, and those of the peer."""
+    database = Database(f"sqlite+aiosqlite:///{house.folder / 'evaluator.db'}", schema="evaluator")
+    await database.migrate(evaluator.VERSIONS)
+    config = EvaluationConfig(max_answer_tokens=NEW_TOKENS)
+    inputs = _inputs(house, revision, queries)
+    async with server.client(house) as client:
+        answerer = Recording(SdkAnswerer(client, lambda arm: target_of(arm, inputs, config).name, timeout_s=TIMEOUT_S))
+        for arm in (Arm.BASE, Arm.ADAPTER):  # the engine's start and the adapter's load are no part of either side
+            await answerer.ask(arm, [Message("user", "Hello")], max_tokens=1)
+        answerer.asked.clear()
+        journal = SqlAnswerJournal(database, NAME)
+        start = time.perf_counter()
+        await _run(house, database, inputs, config, answerer, journal).run()
+        ours_s = time.perf_counter() - start
+        engine_s = union_s((answer.start_s, answer.start_s + answer.total_s) for answer in await journal.answers())
+        start = time.perf_counter()
+        for arm, messages in list(answerer.asked):
+            await answerer.ask(arm, messages, max_tokens=NEW_TOKENS)
+        peer_s = time.perf_counter() - start
+    await database.close()
+    return ours_s, engine_s, peer_s
+
+
+def _run(
+    house: House,
+    database: Database,
+    inputs: EvaluationInputs,
+    config: EvaluationConfig,
+    answerer: Recording,
+    journal: SqlAnswerJournal,
+) -> EvaluationRun:
+    """What the worker runs."""
+    return EvaluationRun(
+        name=NAME,
+        tenant=server.TENANT,
+        inputs=inputs,
+        config=config,
+        asker=Asker(answerer, journal, SystemClock(), concurrency=config.concurrency, max_tokens=NEW_TOKENS),
+        journal=journal,
+        blobs=house.blobs,
+        catalogue=SqlIndexCatalogue(database),
+        models=Models(worker.load_embedder, worker.load_scorers),
+        versions=worker.versions,
+        progress=lambda _: None,
+        shot_characters=240,
+        looks=EvaluationLooks(SqlLedger(database)),
+    )
+
+
+def _inputs(house: House, revision: str, queries: int) -> EvaluationInputs:
+    """Docstrings of numpy and scipy: a function's text as the question, its first line as the answer."""
+    documented = {
+        name: text
+        for module in (np, np.linalg, np.ma, scipy.special)
+        for name, found in vars(module).items()
+        if callable(found) and (text := inspect.getdoc(found)) and len(text) > 200
+    }
+    named = sorted(documented.items())[: queries + TRAIN_ROWS]
+    # Groups of eight: so few that the holdout keeps no final slice back, and all of it is asked.
+    rows = [_row(name, f"g{number // 8}", text) for number, (name, text) in enumerate(named)]
+    if len(rows) < queries + TRAIN_ROWS:
+        raise SystemExit(f"only {len(rows)} documented functions; {queries + TRAIN_ROWS} are needed")
+    holdout, train = (house.blobs.put_bytes("".join(part).encode()).sha256 for part in (rows[:queries], rows[queries:]))
+    adapter = house.trainer.revisions[revision]
+    return EvaluationInputs(
+        revision, adapter.sha256, BASE, house.base_sha256, "docs/r1", "d" * 64, holdout, train, train
+    )
+
+
+def _row(name: str, group: str, text: str) -> str:
+    first, _, rest = text.partition("\n")
+    messages = [
+        {"role": "user", "content": f"Summarise in a line.\n{name}: {rest.strip()[:300]}"},
+        {"role": "assistant", "content": first},
+    ]
+    return json.dumps({"id": name, "group": group, "label": None, "messages": messages}) + "\n"
