@@ -10,8 +10,8 @@ from inference_house import House, running_house
 
 @pytest.fixture(scope="session")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """The server, with the engine started."""
-    with running_house(tmp_path_factory.mktemp("house")) as made:
+    """The server, which starts its engine when it is asked. Adapters of every common rank can be loaded."""
+    with running_house(tmp_path_factory.mktemp("house"), max_lora_rank="64") as made:
         yield made
 
 

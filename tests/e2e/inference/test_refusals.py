@@ -114,7 +114,7 @@ def bad_revisions(house: House) -> dict[str, tuple[str, str]]:
         made(house, "oversized", seed=34, spoil=oversized): ("fetch", "ADAPTER_TOO_LARGE"),
         made(house, "truncated", seed=35, spoil=truncated): ("verify", "ADAPTER_TRUNCATED"),
         made(house, "nan", seed=36, spoil=with_nan): ("verify", "ADAPTER_NOT_FINITE"),
-        made(house, "large-rank", seed=37, spoil=lambda folder: None, rank=64): ("verify", "ADAPTER_RANK_TOO_LARGE"),
+        made(house, "large-rank", seed=37, spoil=lambda folder: None, rank=128): ("verify", "ADAPTER_RANK_TOO_LARGE"),
         made(house, "other-base", seed=38, spoil=of_other_base): ("verify", "ADAPTER_OF_OTHER_BASE"),
         made(house, "unknown-module", seed=39, spoil=with_unknown_module): ("verify", "ADAPTER_MODULE_UNKNOWN"),
         made(house, "idle", seed=40, spoil=lambda folder: None, strength=0.0): ("prove", "ADAPTER_HAS_NO_EFFECT"),

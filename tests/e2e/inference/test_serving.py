@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
-import time
 from collections.abc import AsyncIterator
 
-import grpc
 import httpx
 import openai
 import psutil
@@ -15,9 +13,6 @@ import pytest
 from inference_house import BASE, House
 from luthier import AsyncClient, Endpoints
 from luthier import errors as client_errors
-from luthier.inference.v1 import inference_service_pb2 as api
-from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
-from serving import error_info
 
 pytestmark = pytest.mark.e2e
 
@@ -192,37 +187,6 @@ async def test_the_openai_client_completes_streams_and_lists(
     assert plain.model == BASE
     assert plain.usage is not None
     assert plain.usage.completion_tokens == 4
-
-
-async def test_a_killed_engine_comes_back_with_every_deployment(
-    house: House, clients: dict[str, AsyncClient], revisions: dict[str, list[str]]
-) -> None:
-    for tenant in TENANTS:
-        await clients[tenant].deployments.deploy(deployment(tenant), adapter_revision=revisions[tenant][1])
-    before = {tenant: await ask(clients[tenant], deployment(tenant), PROMPTS[1]) for tenant in TENANTS}
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{house.port}") as channel:  # the SDK would call again by itself
-        request = api.GenerateStreamRequest(
-            target=api.Target(deployment=deployment("north")),
-            prompt="a",
-            sampling=api.Sampling(max_tokens=400, stop=["#"]),
-        )
-        metadata = (("authorization", f"Bearer {house.token('north')}"),)
-        call = InferenceServiceStub(channel).GenerateStream(request, metadata=metadata, timeout=60)
-        messages = aiter(call)
-        await anext(messages)
-        house.engine_process().kill()
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            async for _ in messages:
-                pass
-    assert (caught.value.code(), error_info(caught.value).reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_DIED")
-    deadline = time.monotonic() + 120
-    while not house.is_serving():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.1)
-    after = {tenant: await ask(clients[tenant], deployment(tenant), PROMPTS[1]) for tenant in TENANTS}
-    engine = await clients["north"].engine.get()
-    assert after == before
-    assert engine.start_count >= 2
 
 
 async def test_a_killed_server_leaves_no_engine_behind_and_serves_the_same_after_its_restart(
