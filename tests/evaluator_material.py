@@ -25,7 +25,12 @@ from luthierd.evaluator.domain import (
 )
 from luthierd.evaluator.evaluation_run import EvaluationRun, Models
 from luthierd.evaluator.holdouts import EvaluationLooks, FinalSliceSpentError, HoldoutLook, Ledger, LookCounts
+from luthierd.evaluator.json_schemas import AnswerSchema
+from luthierd.evaluator.metrics import Metric
+from luthierd.evaluator.scorers.catalogue import ScoringMaterial, metrics_of
+from luthierd.evaluator.scorers.choice import ChoiceAccuracyScorer
 from luthierd.evaluator.scorers.exact_match import ExactMatchScorer
+from luthierd.evaluator.scorers.json_fields import FieldF1Scorer, SchemaValidityScorer
 from luthierd.evaluator.scorers.json_validity import JsonValidityScorer
 from luthierd.evaluator.scorers.labels import LabelAccuracyScorer
 from luthierd.evaluator.scorers.rouge_l import RougeLScorer
@@ -185,14 +190,21 @@ def to_split(found: Sequence[Row]) -> bytes:
     for one in found:
         messages = [{"role": turn.role, "content": turn.content} for turn in one.prompt]
         messages.append({"role": "assistant", "content": one.reference})
-        content = {"id": one.id, "group": one.group, "label": one.label, "messages": messages}
+        content = {"id": one.id, "group": one.group, "label": one.label, "messages": messages, "choices": one.choices}
         lines.append(json.dumps(content, sort_keys=True) + "\n")
     return "".join(lines).encode()
 
 
-def quick_scorers(embedder: object) -> list[Scorer]:
-    """The scorers that need no model."""
-    return [ExactMatchScorer(), JsonValidityScorer(), LabelAccuracyScorer(), RougeLScorer()]
+def quick_scorers(material: ScoringMaterial) -> list[Scorer]:
+    """The scorers that need no model: four always, those of documents and choices where the task asks for them."""
+    wanted = metrics_of(material.config)
+    more: dict[Metric, Callable[[], Scorer]] = {
+        Metric.JSON_SCHEMA_VALID: lambda: SchemaValidityScorer(AnswerSchema(material.config.json_schema)),
+        Metric.FIELD_F1: FieldF1Scorer,
+        Metric.CHOICE_ACCURACY: ChoiceAccuracyScorer,
+    }
+    always = [ExactMatchScorer(), JsonValidityScorer(), LabelAccuracyScorer(), RougeLScorer()]
+    return [*always, *(make() for metric, make in more.items() if metric in wanted)]
 
 
 def adapter_knows(arm: Arm, messages: Sequence[Message]) -> str | LuthierError:

@@ -71,6 +71,7 @@ def judge_house(script: Script) -> Iterator[JudgeHouse]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = 65536  # one packet an answer: two would wait for each other (Nagle, delayed acknowledgement)
 
         def do_POST(self) -> None:
             house.answer(self)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -40,13 +39,12 @@ def clean(rows: Iterable[Row], rules: CleanRules) -> tuple[list[Row], list[Chang
     """The rows that stay, cleaned, and what was dropped or changed, in the order of `rows`."""
     kept, changes = [], []
     for row in rows:
-        messages = tuple(Message(message.role, clean_text(message.content)) for message in row.messages)
-        cleaned = dataclasses.replace(row, messages=messages)
+        cleaned = row.with_parts([Message(part.role, clean_text(part.content)) for part in row.parts])
         reason = _reason_to_drop(cleaned, rules)
         if reason:
             changes.append(Change(row.id, Step.CLEAN, True, reason))
             continue
-        if messages != row.messages:
+        if cleaned != row:
             changes.append(Change(row.id, Step.CLEAN, False, "text_normalised"))
         kept.append(cleaned)
     return kept, changes
@@ -55,6 +53,8 @@ def clean(rows: Iterable[Row], rules: CleanRules) -> tuple[list[Row], list[Chang
 def _reason_to_drop(row: Row, rules: CleanRules) -> str | None:
     if any(not message.content for message in row.messages):
         return "message_empty"
+    if not all(row.choices):
+        return "choice_empty"
     if len(row.completion) < rules.min_completion_characters:
         return "completion_too_short"
     if row.character_count > rules.max_row_characters:

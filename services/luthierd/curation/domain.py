@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +56,21 @@ class Row:
     label: str | None
     messages: tuple[Message, ...]
     feedback: Feedback | None = None
+    choices: tuple[str, ...] = ()
+    """What the answer is chosen from, itself among them (multiple choice, preferences); empty: answers are free."""
+    sources: tuple[str, ...] = ()
+    """Ids of rows that hold what the answer rests on; only the evaluator reads them."""
+
+    @property
+    def parts(self) -> tuple[Message, ...]:
+        """Every text of the row: its messages, then its choices, so that no step forgets these."""
+        return (*self.messages, *(Message(Role.ASSISTANT, choice) for choice in self.choices))
+
+    def with_parts(self, parts: Sequence[Message]) -> Row:
+        """The row with other texts, in the order of `parts`."""
+        count = len(self.messages)
+        choices = tuple(part.content for part in parts[count:])
+        return dataclasses.replace(self, messages=tuple(parts[:count]), choices=choices)
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -67,8 +84,8 @@ class Row:
 
     @property
     def character_count(self) -> int:
-        """Characters over all messages."""
-        return sum(len(message.content) for message in self.messages)
+        """Characters over all messages and choices."""
+        return sum(len(part.content) for part in self.parts)
 
 
 class Step(enum.StrEnum):
@@ -173,6 +190,8 @@ def row_to_json(row: Row) -> bytes:
     value: dict[str, Any] = {"id": row.id, "group": row.group, "label": row.label, "messages": messages}
     if row.feedback is not None:
         value["feedback"] = {"rating": row.feedback.rating, "labels": list(row.feedback.labels)}
+    # Absent where empty: revisions of datasets without them keep their digest.
+    value |= {key: list(found) for key, found in (("choices", row.choices), ("sources", row.sources)) if found}
     return canonical_json(value)
 
 
@@ -182,4 +201,5 @@ def row_from_json(line: bytes) -> Row:
     messages = tuple(Message(Role(message["role"]), message["content"]) for message in raw["messages"])
     said = raw.get("feedback")
     feedback = Feedback(said["rating"], tuple(said["labels"])) if said else None
-    return Row(id=raw["id"], group=raw["group"], label=raw["label"], messages=messages, feedback=feedback)
+    choices, sources = tuple(raw.get("choices", ())), tuple(raw.get("sources", ()))
+    return Row(raw["id"], raw["group"], raw["label"], messages, feedback, choices, sources)

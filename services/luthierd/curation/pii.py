@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -85,21 +84,22 @@ def mask_row(row: Row, spans: Sequence[Sequence[Span]], counts: PiiCounts) -> Ro
     """`row` with each span, and each other occurrence of its text in the row, replaced by `<ENTITY_TYPE>`."""
     values = {
         message.content[span.start : span.end]: span.entity
-        for message, found in zip(row.messages, spans, strict=True)
+        for message, found in zip(row.parts, spans, strict=True)
         for span in found
     }
     repeated = {value: entity for value, entity in values.items() if len(value) >= MIN_REPEATED_CHARACTERS}
-    messages, masked_texts = [], []
-    for message, found in zip(row.messages, spans, strict=True):
+    parts, masked_texts = [], []
+    for message, found in zip(row.parts, spans, strict=True):
         merged = merge_spans([*found, *_occurrences(message.content, repeated)])
         masked_texts.append([message.content[span.start : span.end] for span in merged])
-        messages.append(Message(message.role, mask_text(message.content, merged)))
+        parts.append(Message(message.role, mask_text(message.content, merged)))
         counts.masked_spans_by_entity.update(span.entity for span in merged)
         counts.masked_character_count += sum(span.end - span.start for span in merged)
     prompt = "\n".join(message.content for message in row.prompt)
-    counts.completions_masked_count += bool(masked_texts[-1])
-    counts.completions_underivable_count += any(text not in prompt for text in masked_texts[-1])
-    return dataclasses.replace(row, messages=tuple(messages))
+    in_completion = masked_texts[len(row.messages) - 1]
+    counts.completions_masked_count += bool(in_completion)
+    counts.completions_underivable_count += any(text not in prompt for text in in_completion)
+    return row.with_parts(parts)
 
 
 def merge_spans(spans: Sequence[Span]) -> list[Span]:
@@ -128,14 +128,14 @@ def _scanned(rows: Sequence[Row], rules: PiiRules, scanner: Scanner) -> Iterator
     seen: dict[str, list[Span]] = {}
     for start in range(0, len(rows), BATCH_ROWS):
         batch = rows[start : start + BATCH_ROWS]
-        texts = list(dict.fromkeys(message.content for row in batch for message in row.messages))
+        texts = list(dict.fromkeys(message.content for row in batch for message in row.parts))
         new = [text for text in texts if text not in seen]
         found = dict(zip(new, scanner.scan(new), strict=True))
         seen = {text: seen[text] if text in seen else found[text] for text in texts}
         for row in batch:
             yield (
                 row,
-                [[span for span in seen[message.content] if span.score >= rules.min_score] for message in row.messages],
+                [[span for span in seen[message.content] if span.score >= rules.min_score] for message in row.parts],
             )
 
 

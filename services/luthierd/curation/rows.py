@@ -3,7 +3,8 @@
     {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}   OpenAI's chat format
     {"prompt": "...", "completion": "..."}
 
-each with optional "group", "label", "id" and "feedback": {"rating": "GOOD" or "BAD", "labels": ["..."]}. All or
+each with optional "group", "label", "id", "feedback": {"rating": "GOOD" or "BAD", "labels": ["..."]}, "choices": the
+answers to choose from, the right one among them, and "sources": ids of the rows that hold the answer. All or
 nothing: the first bad line is a RowError with its 1-based number.
 """
 
@@ -19,9 +20,11 @@ from typing import Any, BinaryIO
 from luthierd.curation.domain import Feedback, Message, Role, Row, canonical_json
 from luthierd.errors import InvalidArgumentError
 
-ROW_KEYS = ("messages", "prompt", "completion", "group", "label", "id", "feedback")
+ROW_KEYS = ("messages", "prompt", "completion", "group", "label", "id", "feedback", "choices", "sources")
 FEEDBACK_KEYS, RATINGS, MAX_LABELS = ("rating", "labels"), ("GOOD", "BAD"), 16
 MESSAGE_KEYS = ("role", "content")
+MAX_CHOICES = 64
+"""Bound of `choices` and of `sources`: each choice of a row is scored by its own request."""
 MAX_NAME_CHARACTERS = 512
 """Bound of `id`, `group` and `label`: they become parts of reports."""
 DERIVED_ID_HEX = 16
@@ -176,7 +179,11 @@ def parse_rows(lines: Iterable[tuple[int, bytes]], limits: ImportLimits) -> Iter
             )
         line_by_id[row_id] = number
         group, label = _parse_name(raw, "group", number) or row_id, _parse_name(raw, "label", number)
-        yield Row(row_id, group, label, messages, _parse_feedback(raw.get("feedback"), number))
+        feedback = _parse_feedback(raw.get("feedback"), number)
+        choices, sources = _parse_texts(raw, "choices", number), _parse_texts(raw, "sources", number)
+        if choices and messages[-1].content not in choices:
+            raise RowShapeInvalidError(number, 'the answer is not one of "choices"; add it to them', key="choices")
+        yield Row(row_id, group, label, messages, feedback, choices, sources)
     if not line_by_id:
         raise ImportEmptyError
 
@@ -310,6 +317,20 @@ def _parse_feedback(value: Any, number: int) -> Feedback | None:
         raise RowShapeInvalidError(number, f'"labels" must be a list of at most {MAX_LABELS} strings', key="labels")
     checked = [_parse_name({"labels": label}, "labels", number) or "" for label in labels]
     return Feedback(rating, tuple(sorted({label for label in checked if label})))
+
+
+def _parse_texts(raw: dict[str, Any], key: str, number: int) -> tuple[str, ...]:
+    """A list of different texts that are not empty; an absent one is empty."""
+    value = raw.get(key)
+    if value is None:
+        return ()
+    is_fit = (
+        isinstance(value, list) and len(value) <= MAX_CHOICES and all(isinstance(one, str) and one for one in value)
+    )
+    if not is_fit or len(set(value)) < len(value):
+        problem = f'"{key}" must be a list of at most {MAX_CHOICES} different texts'
+        raise RowShapeInvalidError(number, problem, key=key)
+    return tuple(value)
 
 
 def _derive_id(messages: tuple[Message, ...], taken: dict[str, int]) -> str:

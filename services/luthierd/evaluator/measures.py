@@ -31,6 +31,7 @@ class TaskKind(enum.StrEnum):
     def decisive(self) -> Metric | None:
         """The metric that decides such a task; None where the references tell (`gates.primary_metric`)."""
         return {
+            TaskKind.CLASSIFICATION: Metric.LABEL_ACCURACY,
             TaskKind.EXTRACTION: Metric.FIELD_F1,
             TaskKind.MULTIPLE_CHOICE: Metric.CHOICE_ACCURACY,
             TaskKind.PREFERENCE: Metric.CHOICE_ACCURACY,

@@ -6,12 +6,24 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from luthierd.errors import FailedPreconditionError
 from luthierd.evaluator.domain import Row, TaskSpec
 from luthierd.evaluator.measures import TaskKind
 
 # A field is taken for the label when it repeats the row's own label in nearly every row; a few rows may carry
 # corrections.
 LABEL_AGREEMENT = 0.95
+
+
+class TaskDoesNotFitError(FailedPreconditionError):
+    """The rows are not of the kind that the configuration says."""
+
+    reason = "TASK_DOES_NOT_FIT"
+
+    def __init__(self, kind: str, problem: str) -> None:
+        super().__init__(
+            f"task {kind}: {problem}; name `label_field`, or another task", metadata={"task": kind, "problem": problem}
+        )
 
 
 @dataclass(frozen=True)
@@ -51,10 +63,15 @@ def task_of(
     text_field: str | None = None,
     label_field: str | None = None,
 ) -> TaskSpec:
-    """The task of a kind: what is chosen is plain text, everything else is as the references show."""
+    """The task of a kind: what is chosen is plain text, everything else is as the references show.
+    TaskDoesNotFitError.
+    """
     if kind.is_chosen:
         return TaskSpec(kind=kind)
-    return replace(detect_task(rows, text_field=text_field, label_field=label_field), kind=kind)
+    task = replace(detect_task(rows, text_field=text_field, label_field=label_field), kind=kind)
+    if kind is TaskKind.CLASSIFICATION and task.is_json and task.label_field is None:
+        raise TaskDoesNotFitError(kind, "the references are JSON and no field of them repeats the row's label")
+    return task
 
 
 def detect_task(rows: Sequence[Row], *, text_field: str | None = None, label_field: str | None = None) -> TaskSpec:

@@ -6,7 +6,10 @@ import io
 import json
 
 import pytest
+from luthierd.curation.cleaning import clean
 from luthierd.curation.domain import Message, Role, Row, row_from_json, row_to_json
+from luthierd.curation.pii import PiiCounts, Span, mask_row
+from luthierd.curation.recipe import CleanRules
 from luthierd.curation.rows import (
     ImportEmptyError,
     ImportLimits,
@@ -139,3 +142,21 @@ def test_a_row_survives_the_trip_through_its_canonical_line() -> None:
     assert b"\n" not in line
     assert row_from_json(line) == row
     assert list(json.loads(line)) == ["group", "id", "label", "messages"]
+
+
+def test_choices_and_sources_are_kept_cleaned_and_masked_like_every_text() -> None:
+    line = b'{"prompt": "Who?", "completion": "Ann Lee ", "choices": ["Ann Lee ", "Bob"], "sources": ["row-1"]}'
+    (row,) = parse_rows([(1, line)], ImportLimits())
+    assert row_from_json(row_to_json(row)) == row
+    kept, _ = clean([row], CleanRules(min_completion_characters=1))
+    assert (kept[0].choices, kept[0].completion, kept[0].sources) == (("Ann Lee", "Bob"), "Ann Lee", ("row-1",))
+    spans = [[], [Span(0, 7, "PERSON", 0.9)], [], []]
+    masked = mask_row(kept[0], spans, PiiCounts())
+    assert (masked.completion, masked.choices) == ("<PERSON>", ("<PERSON>", "Bob"))
+
+
+@pytest.mark.parametrize("choices", ['["a", "a", "b"]', '["a"]', '"b"', '["b", ""]', '["b", 1]'])
+def test_choices_that_cannot_be_chosen_from_are_refused(choices: str) -> None:
+    line = f'{{"prompt": "Which?", "completion": "b", "choices": {choices}}}'.encode()
+    with pytest.raises(RowError, match="choices"):
+        list(parse_rows([(1, line)], ImportLimits()))

@@ -7,10 +7,11 @@ import json
 from collections.abc import Sequence
 
 import pytest
-from evaluator_material import row, rows
+from evaluator_material import FakePeers, MemoryBlobs, ScriptedAnswerer, quick_run, row, rows, to_split
 from judge_house import judge_house
 from judging import judge_at
 from luthierd.evaluator.arms import Query
+from luthierd.evaluator.asking import Reply
 from luthierd.evaluator.choosing import Likelihood, LikelihoodChooser, RowHasNoChoicesError, check_choices
 from luthierd.evaluator.domain import Answer, Arm, EvaluationConfig, Message, TaskSpec
 from luthierd.evaluator.measures import TaskKind
@@ -93,3 +94,27 @@ async def test_a_question_that_the_judge_cannot_reword_is_left_out() -> None:
         async with judge_at(house.url, concurrency=1) as judge:
             found = await paraphrases_of(rows(2), judge)
     assert found == {"holdout-0": "Otherwise said"}
+
+
+async def test_a_multiple_choice_evaluation_writes_nothing_and_is_scored_by_its_choices() -> None:
+    class Never(ScriptedAnswerer):
+        async def ask(self, *arguments: object, **more: object) -> Reply:
+            raise AssertionError("a choice was asked to be written")
+
+    class Knows:
+        async def likelihood(self, arm: Arm, messages: Sequence[Message], completion: str) -> Likelihood:
+            right = completion == ("A" if "function_0(" in messages[-1].content else "B")
+            return Likelihood(-1.0 if right == arm.uses_adapter else -2.0, 1, 5, "g")
+
+    blobs = MemoryBlobs()
+    peers = FakePeers(blobs)
+    asked = [dataclasses.replace(one, reference="B", choices=("A", "B"), label=None) for one in rows(12)]
+    asked[0] = dataclasses.replace(asked[0], reference="A")
+    peers.splits["holdout"] = blobs.put_bytes(to_split(asked)).sha256
+    config = EvaluationConfig(arms=(Arm.BASE, Arm.ADAPTER), task=TaskKind.MULTIPLE_CHOICE, resample_count=200)
+    run = quick_run("tenants/acme/evaluations/e", peers, blobs, config=config, answerer=Never(lambda *_: ""))
+    run = dataclasses.replace(run, asker=dataclasses.replace(run.asker, chooser=LikelihoodChooser(Knows())))
+    results = await run.run()
+    values = {one.arm: one.value for one in results.figures.metrics if one.metric is Metric.CHOICE_ACCURACY}
+    assert values == {Arm.BASE: 0.0, Arm.ADAPTER: 1.0}
+    assert [one.label for one in results.measures.labels["adapter"].classes] == ["A", "B"]

@@ -110,6 +110,8 @@ def presidio_finder() -> PiiFinder:
 def _is_personal(result: Any, text: str) -> bool:
     if result.score < MIN_PII_SCORE:
         return False
+    if result.entity_type == "PHONE_NUMBER":
+        return not text.strip().isdigit()  # bare digits are as often a constant or an order number
     if result.entity_type != "IP_ADDRESS":
         return True
     try:
