@@ -81,6 +81,8 @@ def _metrics(config: EvaluationConfig, where: str) -> Iterator[FieldViolation]:
             yield FieldViolation(f"{where}.metrics", f"{metric} comes with its suite; configure that instead")
         if metric.needs.base and Arm.BASE not in config.arms:
             yield FieldViolation(f"{where}.metrics", f"{metric} compares with the base arm; add it to `arms`")
+        if config.sequential is not None and metric.needs.asks:
+            yield FieldViolation(f"{where}.metrics", f"{metric} asks further; a sequential evaluation stops early")
         if config.task.is_chosen and metric.needs.asks:
             yield FieldViolation(f"{where}.metrics", f"{metric} asks for generated answers; a {config.task} has none")
     if Metric.JSON_SCHEMA_VALID in config.metrics and not config.json_schema:

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import pathlib
 import re
+import textwrap
 
+import yaml
+from luthier import config_files
+from luthier.evaluator.v1.evaluation_pb2 import EvaluationConfig
+from luthierd.evaluator import wire
+from luthierd.evaluator.evaluations import check_config
 from luthierd.evaluator.metrics import Metric
 
 PAGE = pathlib.Path(__file__).parents[3] / "docs/metrics.md"
+
+
+def test_the_configuration_on_the_page_can_be_used() -> None:
+    written = textwrap.dedent(PAGE.read_text().partition("# how.yaml\n")[2].partition("\n\n")[0])
+    config = wire.config_from_proto(config_files.load(yaml.safe_load(written), EvaluationConfig))
+    check_config(config)
+    assert [one.name for one in config.rubric] == ["helpful"]
 
 
 def test_the_page_has_one_line_for_each_metric_that_can_be_named() -> None:
