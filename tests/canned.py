@@ -15,6 +15,7 @@ from luthier.evaluator.v1 import (
     evaluation_service_pb2,
     gate_service_pb2,
     holdout_service_pb2,
+    prompt_service_pb2,
     verdict_service_pb2,
 )
 from luthier.inference.v1 import (
@@ -34,6 +35,7 @@ CONTRACTS = (
     evaluation_service_pb2,
     gate_service_pb2,
     holdout_service_pb2,
+    prompt_service_pb2,
     verdict_service_pb2,
     difficult_set_service_pb2,
     deployment_service_pb2,

@@ -17,6 +17,7 @@ from luthier.evaluator.v1 import evaluation_service_pb2 as api
 from luthier.evaluator.v1 import evaluation_service_pb2_grpc as rpc
 from luthier.evaluator.v1 import gate_service_pb2_grpc as gate_rpc
 from luthier.evaluator.v1 import holdout_service_pb2_grpc as holdout_rpc
+from luthier.evaluator.v1 import prompt_service_pb2_grpc as prompt_rpc
 from luthier.evaluator.v1 import verdict_service_pb2_grpc as verdict_rpc
 from luthierd.evaluator import service as servicers
 from luthierd.evaluator.codec import from_json, to_json
@@ -27,6 +28,8 @@ from luthierd.evaluator.holdout_service import HoldoutServicer
 from luthierd.evaluator.holdout_store import SqlLedger
 from luthierd.evaluator.holdouts import Holdouts
 from luthierd.evaluator.policies import GatePolicies
+from luthierd.evaluator.prompt_service import PromptServicer
+from luthierd.evaluator.prompts import Prompts
 from luthierd.evaluator.store import SqlPolicyStore
 from luthierd.evaluator.verdict_service import VerdictServicer
 from luthierd.evaluator.verdicts import Verdicts
@@ -51,6 +54,7 @@ class House:
     verdicts: verdict_rpc.VerdictServiceStub
     holdouts: holdout_rpc.HoldoutServiceStub
     ledger: SqlLedger
+    prompts: prompt_rpc.PromptServiceStub
     queue: JobQueue
     peers: FakePeers
     blobs: BlobStore
@@ -112,6 +116,10 @@ async def served(database: Database, folder: pathlib.Path, *, holdout: int = 24)
                 implementation=servicers.GateServicer(GatePolicies(SqlPolicyStore(database), evaluations, holdouts)),
             ),
             Servicer(
+                add_to_server=prompt_rpc.add_PromptServiceServicer_to_server,
+                implementation=PromptServicer(Prompts(queue, peers, wake=lambda: None)),
+            ),
+            Servicer(
                 add_to_server=verdict_rpc.add_VerdictServiceServicer_to_server,
                 implementation=VerdictServicer(Verdicts(evaluations, peers, blobs)),
             ),
@@ -135,6 +143,7 @@ async def served(database: Database, folder: pathlib.Path, *, holdout: int = 24)
             verdicts=verdict_rpc.VerdictServiceStub(channel),
             holdouts=holdout_rpc.HoldoutServiceStub(channel),
             ledger=ledger,
+            prompts=prompt_rpc.PromptServiceStub(channel),
             queue=queue,
             peers=peers,
             blobs=blobs,

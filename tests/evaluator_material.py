@@ -175,6 +175,9 @@ class FakePeers:
     async def training_s(self, tenant: str, adapter_revision: str) -> float | None:
         return 180.0
 
+    async def base_model_sha256(self, tenant: str, name: str) -> str:
+        return self.adapter.base_model_sha256
+
     async def dataset_revision(self, tenant: str, name: str) -> DatasetRevision:
         if name != self.adapter.dataset_revision:
             raise NotFoundError(f"there is no {name}", metadata={"dataset_revision": name})

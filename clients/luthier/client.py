@@ -18,6 +18,7 @@ from luthier.resources.feedback import Captures, Feedback
 from luthier.resources.gates import Gates
 from luthier.resources.holdouts import Holdouts
 from luthier.resources.inference import Inference
+from luthier.resources.prompts import Prompts
 from luthier.resources.quotas import Quotas
 from luthier.resources.training_jobs import TrainingJobs
 from luthier.resources.verdicts import Verdicts
@@ -61,6 +62,7 @@ class AsyncClient:
         self.gates = Gates(transports["evaluator"])
         self.holdouts = Holdouts(transports["evaluator"])
         self.verdicts = Verdicts(transports["evaluator"])
+        self.prompts = Prompts(transports["evaluator"])
         self.difficult_sets = DifficultSets(transports["evaluator"])
         self.deployments = Deployments(transports["inference"])
         self.engine = Engine(transports["inference"])

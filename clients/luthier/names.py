@@ -19,6 +19,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "adapter_revision": ("tenants", "adapters", "revisions"),
     "evaluation": ("tenants", "evaluations"),
     "gate_policy": ("tenants", "gatePolicies"),
+    "prompt": ("tenants", "prompts"),
     "difficult_set": ("tenants", "difficultSets"),
     "comparison_queue": ("tenants", "comparisonQueues"),
     "deployment": ("tenants", "deployments"),

@@ -23,6 +23,7 @@ from luthier.resources import (
     gates,
     holdouts,
     inference,
+    prompts,
     quotas,
     training_jobs,
     verdicts,
@@ -192,6 +193,14 @@ class Holdouts(SyncNoun[holdouts.Holdouts]):
     list_looks = iterates(holdouts.Holdouts.list_looks)
 
 
+class Prompts(SyncNoun[prompts.Prompts]):
+    create = waits(prompts.Prompts.create)
+    get = waits(prompts.Prompts.get)
+    list = iterates(prompts.Prompts.list)
+    cancel = waits(prompts.Prompts.cancel)
+    wait = waits(prompts.Prompts.wait)
+
+
 class Verdicts(SyncNoun[verdicts.Verdicts]):
     decide = waits(verdicts.Verdicts.decide)
     compare = waits(verdicts.Verdicts.compare)
@@ -272,6 +281,7 @@ class Client:
         self.gates = Gates(self._client.gates, self._thread)
         self.holdouts = Holdouts(self._client.holdouts, self._thread)
         self.verdicts = Verdicts(self._client.verdicts, self._thread)
+        self.prompts = Prompts(self._client.prompts, self._thread)
         self.difficult_sets = DifficultSets(self._client.difficult_sets, self._thread)
         self.deployments = Deployments(self._client.deployments, self._thread)
         self.engine = Engine(self._client.engine, self._thread)

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "jobs": ("jobs", "jobs", "Training jobs, evaluations and curations: list, watch, cancel."),
     "evaluate": ("evaluations", "evaluate", "Compare an adapter with the base model, prompting and retrieval."),
     "difficult": ("difficult", "difficult", "Difficult cases of a task: propose, upload reviewed ones."),
+    "prompt": ("prompts", "prompt", "Prompts: optimise on the validation split, show, list."),
     "gate": ("gates", "gate", "Judge an evaluation by a policy: GO (0), NO-GO (1), INCONCLUSIVE (2)."),
     "verdict": ("verdicts", "verdict", "Say which way of answering to use: base, prompt, retrieval, tuning."),
     "compare": ("verdicts", "compare", "Compare two evaluations, and say what differs between them."),

@@ -12,6 +12,7 @@ from luthier.evaluator.v1 import (
     evaluation_service_pb2_grpc,
     gate_service_pb2_grpc,
     holdout_service_pb2_grpc,
+    prompt_service_pb2_grpc,
     verdict_service_pb2_grpc,
 )
 
@@ -27,6 +28,8 @@ from luthierd.evaluator.holdout_store import SqlLedger
 from luthierd.evaluator.holdouts import Holdouts
 from luthierd.evaluator.peers import SdkPeers
 from luthierd.evaluator.policies import GatePolicies
+from luthierd.evaluator.prompt_service import PromptServicer
+from luthierd.evaluator.prompts import Prompts
 from luthierd.evaluator.store import SqlPolicyStore
 from luthierd.evaluator.verdict_service import VerdictServicer
 from luthierd.evaluator.verdicts import Verdicts
@@ -75,6 +78,10 @@ async def main(config: EvaluatorConfig) -> None:
             Servicer(
                 add_to_server=gate_service_pb2_grpc.add_GateServiceServicer_to_server,
                 implementation=servicers.GateServicer(policies),
+            ),
+            Servicer(
+                add_to_server=prompt_service_pb2_grpc.add_PromptServiceServicer_to_server,
+                implementation=PromptServicer(Prompts(queue, peers, wake=launcher.wake)),
             ),
             Servicer(
                 add_to_server=verdict_service_pb2_grpc.add_VerdictServiceServicer_to_server,

@@ -34,9 +34,10 @@ from luthierd.evaluator.holdout_domain import HoldoutUse, LeakageReport
 from luthierd.evaluator.holdouts import SPLIT as HOLDOUT_SPLIT
 from luthierd.evaluator.holdouts import EvaluationLooks, NoFinalSliceError, slices_of
 from luthierd.evaluator.judge import Judge
-from luthierd.evaluator.leakage import Document, check_leakage, document_of
+from luthierd.evaluator.leakage import Document, check_leakage, document_of, refuse_leakage
 from luthierd.evaluator.metrics import Metric
 from luthierd.evaluator.probes import paraphrases_of, probe_queries, probes_by_row
+from luthierd.evaluator.prompt_run import stored_prompt
 from luthierd.evaluator.report import ReportData, render_report
 from luthierd.evaluator.retrieval_run import Blobs, Finder, IndexCatalogue, Retrieval, Retrieved
 from luthierd.evaluator.rows import parse_rows, select_rows
@@ -198,9 +199,15 @@ class EvaluationRun:
 
     def _plan(self, material: Material, finder: Finder | None) -> ArmPlan:
         retrieved = finder.find(material.rows) if finder else Retrieved()
+        instruction = self.config.instruction
+        fixed = fixed_shots(material.train, self.config.shot_count, seed=self.config.seed)
+        if self.inputs.prompt_sha256:
+            prompt = stored_prompt(self.blobs.read_bytes(self.inputs.prompt_sha256))
+            instruction, fixed = prompt.instruction, prompt.rows()
+            refuse_leakage(fixed, material.rows)
         return ArmPlan(
-            instruction=self.config.instruction,
-            fixed=fixed_shots(material.train, self.config.shot_count, seed=self.config.seed),
+            instruction=instruction,
+            fixed=fixed,
             retrieved=retrieved.examples,
             passages=retrieved.passages,
             shot_characters=self.shot_characters,

@@ -35,6 +35,11 @@ class SdkPeers:
         client = client_of(self._client, self._issuer, tenant)
         return wire.dataset_revision_from_proto(await translated(client.datasets.get_revision(name)))
 
+    async def base_model_sha256(self, tenant: str, name: str) -> str:
+        """What the trainer says."""
+        client = client_of(self._client, self._issuer, tenant)
+        return str((await translated(client.base_models.get(name))).sha256)
+
     async def training_s(self, tenant: str, adapter_revision: str) -> float | None:
         """From the first start of the training job to its end, pauses included."""
         client = client_of(self._client, self._issuer, tenant)

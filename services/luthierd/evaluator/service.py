@@ -24,6 +24,7 @@ FULL_NAMES = (
     "luthier.evaluator.v1.EvaluationService",
     "luthier.evaluator.v1.GateService",
     "luthier.evaluator.v1.VerdictService",
+    "luthier.evaluator.v1.PromptService",
     difficult_service.FULL_NAME,
     "luthier.evaluator.v1.HoldoutService",
 )
@@ -40,6 +41,10 @@ SCOPES = {
     "CreateGatePolicy": WRITE,
     "GetGatePolicy": READ,
     "ListGatePolicies": READ,
+    "CreatePrompt": WRITE,
+    "GetPrompt": READ,
+    "ListPrompts": READ,
+    "CancelPrompt": WRITE,
     "DecideVerdict": READ,
     "CompareEvaluations": READ,
     **difficult_service.SCOPES,

@@ -1,4 +1,6 @@
-"""The worker process of one evaluation: `python -m luthierd.evaluator.worker tenants/T/evaluations/E`."""
+"""The worker process of one job, an evaluation or a search for a prompt:
+`python -m luthierd.evaluator.worker tenants/T/evaluations/E`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ from typing import TypeVar
 
 from luthier.client import AsyncClient
 
+from luthierd.evaluator import prompts
 from luthierd.evaluator.answer_cache import AnswerCache
 from luthierd.evaluator.asking import Answerer, Asker, SystemClock
 from luthierd.evaluator.chat_endpoint import ChatEndpoint
@@ -31,13 +34,13 @@ from luthierd.evaluator.judge_models import EndpointJudge, InferenceJudge
 from luthierd.evaluator.judgement_store import SqlJudgementStore
 from luthierd.evaluator.measuring_rules import generators_of, needs_judge
 from luthierd.evaluator.peers import EngineVersion, SdkAnswerer, SdkChat, client_of
+from luthierd.evaluator.prompt_job import prepare_search
 from luthierd.evaluator.scorers.catalogue import ScoringMaterial
 from luthierd.evaluator.scorers.scorer import Scorer
 from luthierd.evaluator.store import SqlAnswerJournal, SqlAnswerStore, SqlIndexCatalogue
 from luthierd.evaluator.targets import target_of
 from luthierd.jobs.queue import JobQueue
 from luthierd.jobs.worker import JobCancelled, JobContext, Outcome, run_job
-from luthierd.names import EVALUATION
 from luthierd.rpc.auth import TokenIssuer
 from luthierd.rpc.main import run
 from luthierd.rpc.peers import endpoints_of
@@ -73,6 +76,9 @@ async def main(config: EvaluatorConfig) -> None:
 
         async def work(context: JobContext) -> Outcome:
             own = client_of(client, issuer, _tenant(name))
+            if context.job.kind == prompts.KIND:
+                search = prepare_search(context, config, database, blobs, own)
+                return Outcome(to_json(await until_cancelled(search.run(), context)))
             evaluation = _prepare(context, config, database, blobs, own, opened)
             return Outcome(to_json(await until_cancelled(evaluation.run(), context)))
 
@@ -227,7 +233,8 @@ def versions() -> Mapping[str, str]:
 
 
 def _tenant(name: str) -> str:
-    return EVALUATION.parse(name)[0]
+    """Of a job's name: the second part, whatever kind of job it is."""
+    return name.split("/")[1]
 
 
 if __name__ == "__main__":

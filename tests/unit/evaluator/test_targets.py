@@ -9,6 +9,7 @@ import pytest
 from evaluator_material import MemoryJournal, ScriptedAnswerer, adapter_knows, answer, row
 from judge_house import judge_house
 from luthierd.errors import InvalidArgumentError
+from luthierd.evaluator import wire
 from luthierd.evaluator.arms import Query
 from luthierd.evaluator.asking import Asker, SystemClock
 from luthierd.evaluator.chat_endpoint import ChatEndpoint
@@ -17,6 +18,7 @@ from luthierd.evaluator.domain import DEFAULT_ARMS, Arm, EndpointTarget, Evaluat
 from luthierd.evaluator.endpoint_arm import EndpointArmAnswerer
 from luthierd.evaluator.endpoints import Endpoint
 from luthierd.evaluator.evaluations import check_config
+from luthierd.evaluator.retrieval_domain import Retriever
 from luthierd.evaluator.targets import target_of
 
 INPUTS = EvaluationInputs(
@@ -38,6 +40,14 @@ def test_each_arm_has_its_own_answerer_and_an_endpoint_s_weights_are_vouched_for
     assert (found[Arm.ADAPTER_RAFT].name, found[Arm.ADAPTER_RAFT].sha256) == (CONFIG.raft_adapter_revision, "f" * 64)
     assert (found[Arm.CHALLENGER].name, found[Arm.CHALLENGER].sha256) == (CONFIG.challenger_revision, "0" * 64)
     assert (found[Arm.ENDPOINT].name, found[Arm.ENDPOINT].sha256) == ("endpoints/partner/large-3", "")
+
+
+def test_what_is_named_survives_the_wire() -> None:
+    config = dataclasses.replace(
+        CONFIG, passages="tenants/acme/datasets/d/revisions/r1", passage_characters=300,
+        retrievers=(Retriever.FUSED, Retriever.BM25), prompt="tenants/acme/prompts/p1",
+    )  # fmt: skip
+    assert wire.config_from_proto(wire.config_to_proto(config)) == config
 
 
 def test_without_being_named_only_the_five_arms_run() -> None:

@@ -56,6 +56,7 @@ def test_the_commands_are_those_that_are_promised():
         *("jobs list", "jobs watch", "jobs cancel"),
         *("feedback record", "feedback export", "capture show", "capture set", "capture list"),
         *("quota show", "quota set"),
+        *("prompt optimise", "prompt show", "prompt list", "prompt cancel"),
         *("difficult generate", "difficult upload", "difficult list", "difficult show"),
         *("pin", "unpin", "prefetch", "traffic set", "traffic show"),
     }
