@@ -30,6 +30,7 @@ from luthierd.evaluator.domain import (
     Scored,
     TaskSpec,
 )
+from luthierd.evaluator.general_suite import SuiteParts
 from luthierd.evaluator.holdout_domain import HoldoutUse, LeakageReport
 from luthierd.evaluator.holdouts import SPLIT as HOLDOUT_SPLIT
 from luthierd.evaluator.holdouts import EvaluationLooks, NoFinalSliceError, slices_of
@@ -47,7 +48,7 @@ from luthierd.evaluator.scoring import Scoring
 from luthierd.evaluator.sequential import SequentialAsked
 from luthierd.evaluator.sequential_run import SequentialRun, score_sequential
 from luthierd.evaluator.shots import fixed_shots
-from luthierd.evaluator.suite_run import SuiteRun, with_suites
+from luthierd.evaluator.suite_run import Planner, SuiteRun, with_suites
 from luthierd.evaluator.suites import SuiteAsker, SuiteFindings
 from luthierd.evaluator.tasks import task_of
 
@@ -107,6 +108,7 @@ class EvaluationRun:
     looks: EvaluationLooks
     token_prices: Mapping[Arm, TokenPrice] = field(default_factory=dict)
     judge: Judge | None = None
+    suite_parts: SuiteParts | None = None
 
     async def run(self) -> Results:
         """Runs to the end. Every step may be repeated after a crash."""
@@ -138,7 +140,7 @@ class EvaluationRun:
             scored = await scoring.score(material.rows, asked.answers)
         else:
             scored = await score_sequential(scoring, asked.sequence, asked.answers)
-        findings = await self._suites(scoring, lambda rows: self._plan(replace(material, rows=rows), finder))
+        findings = await self._suites(material, scoring, lambda rows: self._plan(replace(material, rows=rows), finder))
         self._report("report", done=total, total=total)
         return await asyncio.to_thread(self._finish, material, asked, scored, use, finder, findings)
 
@@ -161,10 +163,20 @@ class EvaluationRun:
             judge=self.judge,
         )
 
-    async def _suites(self, scoring: Scoring, plan: Callable[[Sequence[Row]], ArmPlan]) -> Sequence[SuiteFindings]:
+    async def _suites(self, material: Material, scoring: Scoring, plan: Planner) -> Sequence[SuiteFindings]:
         """What the configuration asks for beyond the holdout."""
-        asker = SuiteAsker(self.asker, self.journal)
-        return await SuiteRun(self.config, self.inputs, asker, self.blobs, scoring, plan).run()
+        suites = SuiteRun(
+            self.config,
+            self.inputs,
+            SuiteAsker(self.asker, self.journal),
+            self.blobs,
+            scoring,
+            plan,
+            material.rows,
+            material.train,
+            self.suite_parts,
+        )
+        return await suites.run()
 
     def _read(self) -> Material:
         train = parse_rows(self.blobs.read_bytes(self.inputs.train_sha256), split="train")

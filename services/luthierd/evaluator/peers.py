@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from luthier.client import AsyncClient
 
 from luthierd.errors import FailedPreconditionError, LuthierError, NotFoundError
-from luthierd.evaluator import wire
+from luthierd.evaluator import suite_wire, wire
 from luthierd.evaluator.asking import Reply
 from luthierd.evaluator.choosing import Likelihood
 from luthierd.evaluator.domain import AdapterRevision, Arm, DatasetRevision, Message
@@ -131,6 +131,23 @@ class EngineVersion:
             return (await translated(self._engine.get())).version
         except LuthierError:
             return ""
+
+
+class SdkLikelihoods:
+    """Inference's Score; see `general_suite.SuiteParts`. The reply's text is the log-probability in nats."""
+
+    def __init__(self, client: AsyncClient, target: Callable[[Arm], str], *, timeout_s: float) -> None:
+        self._inference = client.inference
+        self._target = target
+        self._timeout_s = timeout_s
+
+    async def ask(
+        self, arm: Arm, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> Reply:
+        """The log-probability of the second message after the first, both as they are."""
+        shown, scored = messages
+        call = self._inference.score(self._target(arm), shown.content, scored.content, timeout_s=self._timeout_s)
+        return suite_wire.scored_text_from_proto(await translated(call))
 
 
 def client_of(client: AsyncClient, issuer: TokenIssuer, tenant: str) -> AsyncClient:

@@ -7,13 +7,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from luthierd.errors import InternalError
+from luthierd.evaluator import counterfactual_suite, general_suite
 from luthierd.evaluator.answer_rows import to_jsonl, write_rows
 from luthierd.evaluator.arms import ArmPlan
+from luthierd.evaluator.counterfactual_suite import CounterfactualSuite
+from luthierd.evaluator.counterfactual_terms import LISTS, make_pairs
 from luthierd.evaluator.difficult_cases import read_cases
 from luthierd.evaluator.difficult_suite import ALL, DifficultSuite, rows_of
 from luthierd.evaluator.domain import Arm, EvaluationConfig, EvaluationInputs, Figures, Results, Row, SuiteResult
+from luthierd.evaluator.general_items import without_overlap
+from luthierd.evaluator.general_suite import GeneralSuite, SuiteParts, items_of
+from luthierd.evaluator.rows import select_rows
 from luthierd.evaluator.scoring import PAIRS, Scoring
-from luthierd.evaluator.suites import Answers, SuiteAsker, SuiteFindings, merged
+from luthierd.evaluator.suite_config import CounterfactualConfig
+from luthierd.evaluator.suites import Answers, PlainPlan, SuiteAsker, SuiteFindings, merged
+from luthierd.evaluator.tasks import has_labels
 from luthierd.storage.blobs import Blob
 
 # Builds what the arms show beside rows that are not the holdout's. Holds the CPU.
@@ -30,7 +39,9 @@ class Blobs(Protocol):
 
 @dataclass(frozen=True)
 class SuiteRun:
-    """What the suites of an evaluation need. `plan` must show the holdout's arms."""
+    """What the suites of an evaluation need. `rows` are the holdout's, `train` those that may be shown; `parts` is
+    needed by the general suite only.
+    """
 
     config: EvaluationConfig
     inputs: EvaluationInputs
@@ -38,12 +49,19 @@ class SuiteRun:
     blobs: Blobs
     scoring: Scoring
     plan: Planner
+    rows: Sequence[Row]
+    train: Sequence[Row]
+    parts: SuiteParts | None = None
 
     async def run(self) -> list[SuiteFindings]:
         """One entry for each suite that the configuration asks for."""
         findings = []
         if self.inputs.difficult_sha256:
             findings.append(await self._difficult())
+        if self.config.suites.general_item_count is not None:
+            findings.append(await self._general(self.config.suites.general_item_count))
+        if self.config.suites.counterfactual is not None:
+            findings.append(await self._counterfactual(self.config.suites.counterfactual))
         return findings
 
     async def _difficult(self) -> SuiteFindings:
@@ -59,6 +77,38 @@ class SuiteRun:
             suite.behaviour(cases, answers),
             slices,
         )
+
+    async def _general(self, item_count: int) -> SuiteFindings:
+        if self.parts is None:
+            raise InternalError("the general suite needs a likelihood of texts, and none was given to this run")
+        base, parts = self.inputs.base_model_sha256, self.parts
+        kept = await items_of(base, item_count, catalogue=parts.catalogue, blobs=self.blobs)
+        own = [f"{row.question}\n{row.reference}" for row in self.train]
+        texts = await asyncio.to_thread(without_overlap, kept.items.texts, own)
+        suite = GeneralSuite(replace(kept.items, texts=tuple(texts)), self.config.seed, self.config.resample_count)
+        answers = await suite.ask(self.asker, parts.likelihoods, suite_arms(self.config.arms))
+        measured = await asyncio.to_thread(suite.measure, answers)
+        items, asked = suite.items, await self._keep(suite.rows, answers)
+        count = len(items.texts) + len(items.choices) + len(items.instructions)
+        left_out = len(kept.items.texts) - len(texts)
+        result = SuiteResult(general_suite.NAME, kept.sha256, count, asked, left_out, measured.bits_per_byte)
+        return SuiteFindings(result, measured.figures)
+
+    async def _counterfactual(self, config: CounterfactualConfig) -> SuiteFindings:
+        lists = {name: LISTS[name] for name in config.term_lists}
+        if config.term_pairs:
+            lists["custom"] = config.term_pairs
+        rows = select_rows(self.rows, config.row_limit, seed=self.config.seed)
+        pairs = await asyncio.to_thread(make_pairs, rows, lists, seed=self.config.seed)
+        task = self.scoring.task
+        labelled = has_labels(self.rows, task)
+        suite = CounterfactualSuite(pairs, task, labelled, self.config.seed, self.config.resample_count)
+        answers = await self.asker.ask(suite_arms(self.config.arms), suite.rows, PlainPlan())
+        blob = await asyncio.to_thread(self.blobs.put_bytes, suite.serialise())
+        asked = await self._keep(suite.rows, answers)
+        rates = await asyncio.to_thread(suite.flip_rates, answers)
+        result = SuiteResult(counterfactual_suite.NAME, blob.sha256, len(pairs), asked, 0, rates)
+        return SuiteFindings(result, await asyncio.to_thread(suite.figures, answers))
 
     async def _keep(self, rows: Sequence[Row], answers: Answers) -> str:
         """The digest of the blob with the rows and what was said to them."""

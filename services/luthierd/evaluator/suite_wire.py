@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from luthier.evaluator.v1 import evaluation_pb2 as pb
+from luthier.inference.v1 import inference_service_pb2
 
+from luthierd.evaluator.asking import Reply
 from luthierd.evaluator.domain import SuiteFigure, SuiteResult
 from luthierd.evaluator.suite_config import CounterfactualConfig, SuiteConfig
 
@@ -46,6 +48,18 @@ def suite_to_proto(found: SuiteResult) -> pb.SuiteResult:
         item_count=found.item_count,
         left_out_count=found.left_out_count,
         figures=[_figure_to_proto(figure) for figure in found.figures],
+    )
+
+
+def scored_text_from_proto(message: inference_service_pb2.ScoreResponse) -> Reply:
+    """A score of the inference service as a reply whose text is the log-probability in nats."""
+    return Reply(
+        text=repr(message.total_logprob),
+        ttft_s=0.0,
+        prompt_tokens=message.prompt_token_count,
+        completion_tokens=len(message.tokens),
+        finish_reason="scored",
+        generation=message.origin.generation,
     )
 
 

@@ -39,6 +39,13 @@ class SuiteFindings:
     slices: Mapping[str, Figures] = field(default_factory=dict)
 
 
+class PlainPlan(ArmPlan):
+    """Every arm gets the row as it is: no examples, no instruction."""
+
+    def query(self, arm: Arm, row: Row) -> Query:
+        return Query(arm=arm, row=row, messages=row.prompt)
+
+
 @dataclass(frozen=True)
 class SuiteAsker:
     """Asks a suite's rows and reads what the journal has of them."""

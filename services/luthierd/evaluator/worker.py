@@ -27,13 +27,15 @@ from luthierd.evaluator.domain import Arm, EvaluationConfig, EvaluationInputs, P
 from luthierd.evaluator.endpoint_arm import EndpointArmAnswerer
 from luthierd.evaluator.endpoints import Endpoint, load_endpoints
 from luthierd.evaluator.evaluation_run import Embedder, EvaluationRun, Models
+from luthierd.evaluator.general_store import SqlGeneralSuites
+from luthierd.evaluator.general_suite import SuiteParts
 from luthierd.evaluator.holdout_store import SqlLedger
 from luthierd.evaluator.holdouts import EvaluationLooks
 from luthierd.evaluator.judge import Judge, JudgementStore
 from luthierd.evaluator.judge_models import EndpointJudge, InferenceJudge
 from luthierd.evaluator.judgement_store import SqlJudgementStore
 from luthierd.evaluator.measuring_rules import generators_of, needs_judge
-from luthierd.evaluator.peers import EngineVersion, SdkAnswerer, SdkChat, client_of
+from luthierd.evaluator.peers import EngineVersion, SdkAnswerer, SdkChat, SdkLikelihoods, client_of
 from luthierd.evaluator.prompt_job import prepare_search
 from luthierd.evaluator.scorers.catalogue import ScoringMaterial
 from luthierd.evaluator.scorers.scorer import Scorer
@@ -137,6 +139,12 @@ def _prepare(
         versions=versions,
         progress=progress,
         shot_characters=config.shot_characters,
+        suite_parts=SuiteParts(
+            SdkLikelihoods(
+                client, lambda arm: target_of(arm, inputs, settings).name, timeout_s=config.answer_timeout_s
+            ),
+            SqlGeneralSuites(database),
+        ),
         token_prices={Arm.ENDPOINT: token_price_of(endpoint)} if endpoint else {},
         judge=_judge(
             client, config, inputs, settings, store=SqlJudgementStore(database, tenant), tenant=tenant, opened=opened
