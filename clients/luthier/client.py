@@ -9,6 +9,7 @@ from luthier import profiles
 from luthier.endpoints import SERVICES, Endpoints
 from luthier.resources.adapters import Adapters
 from luthier.resources.base_models import BaseModels
+from luthier.resources.comparison_queues import ComparisonQueues
 from luthier.resources.datasets import Datasets
 from luthier.resources.deployments import Deployments
 from luthier.resources.difficult_sets import DifficultSets
@@ -63,6 +64,7 @@ class AsyncClient:
         self.holdouts = Holdouts(transports["evaluator"])
         self.verdicts = Verdicts(transports["evaluator"])
         self.prompts = Prompts(transports["evaluator"])
+        self.comparison_queues = ComparisonQueues(transports["evaluator"])
         self.difficult_sets = DifficultSets(transports["evaluator"])
         self.deployments = Deployments(transports["inference"])
         self.engine = Engine(transports["inference"])

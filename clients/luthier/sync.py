@@ -14,6 +14,7 @@ from luthier.endpoints import Endpoints
 from luthier.resources import (
     adapters,
     base_models,
+    comparison_queues,
     datasets,
     deployments,
     difficult_sets,
@@ -206,6 +207,16 @@ class Verdicts(SyncNoun[verdicts.Verdicts]):
     compare = waits(verdicts.Verdicts.compare)
 
 
+class ComparisonQueues(SyncNoun[comparison_queues.ComparisonQueues]):
+    create = waits(comparison_queues.ComparisonQueues.create)
+    get = waits(comparison_queues.ComparisonQueues.get)
+    list = iterates(comparison_queues.ComparisonQueues.list)
+    next_item = waits(comparison_queues.ComparisonQueues.next_item)
+    vote = waits(comparison_queues.ComparisonQueues.vote)
+    list_votes = iterates(comparison_queues.ComparisonQueues.list_votes)
+    summary = waits(comparison_queues.ComparisonQueues.summary)
+
+
 class DifficultSets(SyncNoun[difficult_sets.DifficultSets]):
     generate = waits(difficult_sets.DifficultSets.generate)
     create = waits(difficult_sets.DifficultSets.create)
@@ -282,6 +293,7 @@ class Client:
         self.holdouts = Holdouts(self._client.holdouts, self._thread)
         self.verdicts = Verdicts(self._client.verdicts, self._thread)
         self.prompts = Prompts(self._client.prompts, self._thread)
+        self.comparison_queues = ComparisonQueues(self._client.comparison_queues, self._thread)
         self.difficult_sets = DifficultSets(self._client.difficult_sets, self._thread)
         self.deployments = Deployments(self._client.deployments, self._thread)
         self.engine = Engine(self._client.engine, self._thread)

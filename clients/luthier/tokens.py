@@ -18,6 +18,7 @@ SCOPES = (
     "models.write",
     "evaluator.read",
     "evaluator.write",
+    "evaluator.rate",
     "inference.generate",
     "inference.evaluate",
     "inference.deploy",

@@ -8,6 +8,7 @@ import pathlib
 
 from luthier.client import AsyncClient
 from luthier.evaluator.v1 import (
+    comparison_queue_service_pb2_grpc,
     difficult_set_service_pb2_grpc,
     evaluation_service_pb2_grpc,
     gate_service_pb2_grpc,
@@ -17,6 +18,9 @@ from luthier.evaluator.v1 import (
 )
 
 from luthierd.evaluator import service as servicers
+from luthierd.evaluator.comparison_queues import ComparisonQueues
+from luthierd.evaluator.comparison_service import ComparisonQueueServicer
+from luthierd.evaluator.comparison_store import SqlComparisonStore
 from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.difficult_service import DifficultSetServicer
 from luthierd.evaluator.difficult_sets import DifficultSets
@@ -94,6 +98,12 @@ async def main(config: EvaluatorConfig) -> None:
             Servicer(
                 add_to_server=holdout_service_pb2_grpc.add_HoldoutServiceServicer_to_server,
                 implementation=HoldoutServicer(holdouts),
+            ),
+            Servicer(
+                add_to_server=comparison_queue_service_pb2_grpc.add_ComparisonQueueServiceServicer_to_server,
+                implementation=ComparisonQueueServicer(
+                    ComparisonQueues(SqlComparisonStore(database), evaluations, blobs)
+                ),
             ),
         ],
         full_names=servicers.FULL_NAMES,

@@ -13,7 +13,7 @@ from luthier.evaluator.v1 import gate_service_pb2 as gate_pb
 from luthier.evaluator.v1 import gate_service_pb2_grpc as gate_rpc
 
 from luthierd.errors import InvalidArgumentError
-from luthierd.evaluator import difficult_service, wire
+from luthierd.evaluator import comparison_service, difficult_service, wire
 from luthierd.evaluator.evaluations import Evaluations
 from luthierd.evaluator.policies import GatePolicies
 from luthierd.jobs.events import watch
@@ -27,6 +27,7 @@ FULL_NAMES = (
     "luthier.evaluator.v1.PromptService",
     difficult_service.FULL_NAME,
     "luthier.evaluator.v1.HoldoutService",
+    comparison_service.FULL_NAME,
 )
 READ, WRITE = "evaluator.read", "evaluator.write"
 SCOPES = {
@@ -50,6 +51,7 @@ SCOPES = {
     **difficult_service.SCOPES,
     "GetHoldout": READ,
     "ListHoldoutLooks": READ,
+    **comparison_service.SCOPES,
 }
 LIMITS_S = {"WatchEvaluation": 0.0}
 

@@ -33,6 +33,7 @@ SCOPES = (
     "models.write",
     "evaluator.read",
     "evaluator.write",
+    "evaluator.rate",
     "inference.generate",
     "inference.evaluate",
     "inference.deploy",
