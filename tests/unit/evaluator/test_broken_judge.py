@@ -21,7 +21,7 @@ from luthierd.evaluator.scorers.ragas_judged import ragas_scorers
 from luthierd.evaluator.scorers.sources import Passages
 from luthierd.evaluator.scoring import Scoring
 
-ROWS = rows(60)  # 20 groups
+ROWS = rows(40)  # 14 groups
 BROKEN = {
     "NaN": '{"helpful": NaN}',
     "refusal": "I'm sorry, but I cannot grade this.",
@@ -34,8 +34,11 @@ BROKEN = {
 POLICY = GatePolicy((GateCondition(Metric.RUBRIC, reference=Arm.BASE),))
 
 
-def grades(of_base: int, of_adapter: int, *, broken: Any, share: float, victim: str) -> Any:
-    """A judge that grades by the arm's word and fails on the first rows of `victim` (`all`: of both arms)."""
+def grades(of_base: int, of_adapter: int, *, broken: Any, share: float, victim: str, different: int = 20) -> Any:
+    """A judge that grades by the arm's word and fails on the first rows of `victim` (`all`: of both arms).
+
+    Only the first `different` rows differ between the arms: losing these must not turn the verdict round.
+    """
 
     def script(body: dict[str, Any]) -> Any:
         said = re.search(r"<answer>\n(\w+) (\d+)\n", body["messages"][0]["content"])
@@ -43,19 +46,18 @@ def grades(of_base: int, of_adapter: int, *, broken: Any, share: float, victim: 
         arm, number = said.group(1), int(said.group(2))
         if victim in (arm, "all") and number < share * len(ROWS):
             return broken
-        # The first rows are where a better adapter is better: losing them must not turn the verdict round.
-        return json.dumps({"helpful": of_adapter if arm == "adapter" and number < 30 else of_base})
+        return json.dumps({"helpful": of_adapter if arm == "adapter" and number < different else of_base})
 
     return script
 
 
-async def scored(script: Any) -> Scored:
+async def scored(script: Any, *, timeout_s: float = 5.0) -> Scored:
     arms = {
         arm: {row.id: answer(arm, row.id, f"{arm.value} {number}") for number, row in enumerate(ROWS)}
         for arm in (Arm.BASE, Arm.ADAPTER)
     }
     with judge_house(script) as house:
-        async with judge_at(house.url, timeout_s=0.15, concurrency=1) as the_judge:
+        async with judge_at(house.url, timeout_s=timeout_s, concurrency=8) as the_judge:
             scorer = RubricScorer(the_judge, [Criterion("helpful", "Does it help?")])
             scoring = Scoring(TaskSpec(), [scorer], draws=400, judge=the_judge)
             return await scoring.score(ROWS, arms)
@@ -65,6 +67,7 @@ def outcome(figures: Figures) -> GateOutcome:
     return judge(POLICY, figures).outcome
 
 
+WHOLE: dict[tuple[int, int], GateOutcome] = {}  # the verdict of a judge that never fails
 WRONG = {(3, 5): GateOutcome.NO_GO, (3, 1): GateOutcome.GO}
 
 
@@ -79,13 +82,13 @@ async def test_no_way_of_failing_turns_a_verdict_round(name: str, grade: tuple[i
 
 
 async def test_a_slow_judge_lowers_the_coverage_by_what_it_missed() -> None:
-    found = await scored(grades(3, 5, broken=SILENCE, share=0.05, victim="all"))
+    found = await scored(grades(3, 5, broken=SILENCE, share=0.05, victim="all", different=40), timeout_s=3.0)
     measured = found.figures.metric(Arm.ADAPTER, Metric.RUBRIC)
     assert measured is not None
     assert measured.coverage == pytest.approx(0.95)
-    assert found.measures.failures["adapter"]["rubric"] == {"JUDGE_SLOW": 3}
+    assert found.measures.failures["adapter"]["rubric"] == {"JUDGE_SLOW": 2}
     assert found.measures.judge is not None
-    assert found.measures.judge.failure_counts == {"JUDGE_SLOW": 6}
+    assert found.measures.judge.failure_counts == {"JUDGE_SLOW": 4}
     assert outcome(found.figures) is GateOutcome.GO
 
 
@@ -100,7 +103,9 @@ async def test_a_dead_judge_gives_no_verdict_at_all() -> None:
 @pytest.mark.parametrize("victim", ["adapter", "base", "all"])
 @pytest.mark.parametrize("grade", [(3, 5), (3, 3), (3, 1)])
 async def test_failures_above_the_least_coverage_do_not_turn_it_either(grade: tuple[int, int], victim: str) -> None:
-    whole = outcome((await scored(grades(*grade, broken="", share=0.0, victim=victim))).figures)
+    if grade not in WHOLE:
+        WHOLE[grade] = outcome((await scored(grades(*grade, broken="", share=0.0, victim=victim))).figures)
+    whole = WHOLE[grade]
     partial = outcome((await scored(grades(*grade, broken="no", share=0.05, victim=victim))).figures)
     assert partial in (whole, GateOutcome.INCONCLUSIVE)
     assert partial is not WRONG.get(grade)
