@@ -118,12 +118,12 @@ def _run(
 
 def _inputs(house: House, revision: str, queries: int) -> EvaluationInputs:
     """Docstrings of numpy and scipy: a function's text as the question, its first line as the answer."""
-    documented = {
-        name: text
-        for module in (np, np.linalg, np.ma, scipy.special)
-        for name, found in vars(module).items()
-        if callable(found) and (text := inspect.getdoc(found)) and len(text) > 200
-    }
+    documented: dict[str, str] = {}
+    for module in (np, np.linalg, np.ma, scipy.special):
+        for name, found in vars(module).items():
+            text = inspect.getdoc(found) if callable(found) else None
+            if text and len(text) > 200 and text not in documented.values():  # aliases share their text
+                documented.setdefault(name, text)
     named = sorted(documented.items())[: queries + TRAIN_ROWS]
     # Groups of eight: so few that the holdout keeps no final slice back, and all of it is asked.
     rows = [_row(name, f"g{number // 8}", text) for number, (name, text) in enumerate(named)]
