@@ -31,6 +31,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "compare-humans": ("comparisons", "compare_humans", "Let people judge answers blindly; correct a judge by them."),
     "difficult": ("difficult", "difficult", "Difficult cases of a task: propose, upload reviewed ones."),
     "prompt": ("prompts", "prompt", "Prompts: optimise on the validation split, show, list."),
+    "import-eval": (
+        "eval_imports",
+        "import_eval",
+        "Turn an OpenAI or promptfoo evaluation into ours.",
+    ),
     "gate": ("gates", "gate", "Judge an evaluation by a policy: GO (0), NO-GO (1), INCONCLUSIVE (2)."),
     "verdict": ("verdicts", "verdict", "Say which way of answering to use: base, prompt, retrieval, tuning."),
     "compare": ("verdicts", "compare", "Compare two evaluations, and say what differs between them."),
