@@ -6,6 +6,7 @@ import pathlib
 
 import pytest
 import torch
+from luthierd.inference.engine.vllm_cpu_lora import adapters as arithmetic
 from luthierd.inference.engine.vllm_cpu_lora.adapters import Adapters
 from luthierd.inference.engine.vllm_cpu_lora.kernel import load_kernel
 from luthierd.inference.engine.vllm_cpu_lora.rows import BASE_SLOT, LONG, MAX_GROUP, RowSlots
@@ -188,6 +189,17 @@ def test_bfloat16_is_computed_in_float32_and_rounded_once(adapters: Adapters, mo
     expected = made_float.plain(y.float(), x.float(), slots)
     adapters.add(y, x, a=made.a, b=made.b, rows=RowSlots(slots), widths=made.widths)
     torch.testing.assert_close(y.float(), expected, rtol=2e-2, atol=1e-1)
+
+
+def test_what_is_remembered_of_batches_is_bounded(
+    adapters: Adapters, module: Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arithmetic, "MAX_KNOWN_BATCHES", 3)
+    for group_count in range(1, 6):
+        y, expected = apply(adapters, module, [0, 1] * (MAX_GROUP * group_count))
+        assert torch.allclose(y, expected, atol=1e-4)
+        (known,) = adapters._modules.values()
+        assert len(known.group_ranks) <= 3
 
 
 def test_without_a_compiler_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

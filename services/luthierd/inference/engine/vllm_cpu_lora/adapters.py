@@ -20,6 +20,9 @@ from torch import Tensor
 from luthierd.inference.engine.vllm_cpu_lora.kernel import Kernel, KernelModule, KernelRows
 from luthierd.inference.engine.vllm_cpu_lora.rows import RowSlots
 
+MAX_KNOWN_BATCHES = 256
+"""Of one module, for the kernel: batches that decode recur at every step, those with prompts hardly ever."""
+
 
 class _GroupRanks:
     """Ranks as int32 [slice, group] in memory, at `address`."""
@@ -139,6 +142,8 @@ class Adapters:
         ranks = module.group_ranks.get(rows.group_slots)
         if ranks is None:
             by_group = [self._ranks(module, slot) for slot in rows.group_slots]
+            if len(module.group_ranks) >= MAX_KNOWN_BATCHES:
+                module.group_ranks.clear()
             ranks = module.group_ranks[rows.group_slots] = _GroupRanks(by_group)
         self._kernel.add(weights, step, ranks.address, x_TI=x_TI, y_TO=y_TO, scale=scale)
 
