@@ -24,6 +24,8 @@ from luthierd.evaluator.difficult_sets import DifficultSetNotFoundError, Difficu
 from luthierd.evaluator.difficult_store import SqlDifficultSetStore
 from luthierd.evaluator.domain import Arm, EvaluationConfig, Metric
 from luthierd.evaluator.evaluations import Evaluations
+from luthierd.evaluator.holdout_store import SqlLedger
+from luthierd.evaluator.holdouts import Holdouts
 from luthierd.evaluator.suite_config import SuiteConfig
 from luthierd.evaluator.wire import config_from_proto, config_to_proto, evaluation_to_proto
 from luthierd.jobs.queue import JobQueue
@@ -144,7 +146,7 @@ async def test_what_is_wrong_is_named(house: House) -> None:
 async def test_an_evaluation_asks_the_set_of_every_arm_and_reports_its_slices(house: House) -> None:
     created = await house.create(await house.generate(per_kind_count=6))
     queue = JobQueue(house.database, lease_s=15.0)
-    evaluations = Evaluations(queue, house.peers, house.blobs, wake=lambda: None, difficult_sets=house.sets)
+    evaluations = evaluations_of(house, queue)
     arms = (Arm.BASE, Arm.RAG, Arm.ADAPTER)
     config = EvaluationConfig(arms=arms, resample_count=200, suites=SuiteConfig(difficult_set=created.name))
     queued = await evaluations.create(
@@ -164,9 +166,7 @@ async def test_an_evaluation_asks_the_set_of_every_arm_and_reports_its_slices(ho
 
 
 async def test_an_unknown_set_is_refused_before_anything_is_queued(house: House) -> None:
-    evaluations = Evaluations(
-        JobQueue(house.database, lease_s=15.0), house.peers, house.blobs, wake=lambda: None, difficult_sets=house.sets
-    )
+    evaluations = evaluations_of(house, JobQueue(house.database, lease_s=15.0))
     for name in (MISSING, "tenants/acme/evaluations/e1"):
         config = EvaluationConfig(suites=SuiteConfig(difficult_set=name))
         with pytest.raises((InvalidArgumentError, DifficultSetNotFoundError)):
@@ -186,6 +186,11 @@ def test_the_suites_of_a_configuration_survive_the_wire() -> None:
     assert config.suites.counterfactual.row_limit == 50
     assert config_from_proto(config_to_proto(config)) == config
     assert config_from_proto(evaluation_pb2.EvaluationConfig()).suites == SuiteConfig()
+
+
+def evaluations_of(house: House, queue: JobQueue) -> Evaluations:
+    holdouts = Holdouts(SqlLedger(house.database), house.peers, house.blobs)
+    return Evaluations(queue, house.peers, house.blobs, wake=lambda: None, holdouts=holdouts, difficult_sets=house.sets)
 
 
 def _answerer() -> ScriptedAnswerer:

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from evaluator_material import MemoryBlobs, answer, quick_scorers, rows
+from evaluator_material import HashingEmbedder, MemoryBlobs, answer, quick_scorers, rows
 from luthierd.evaluator.difficult_cases import (
     Behaviour,
     DifficultCase,
@@ -19,6 +19,7 @@ from luthierd.evaluator.difficult_cases import (
 from luthierd.evaluator.difficult_generation import generate_cases
 from luthierd.evaluator.difficult_suite import DifficultSuite, rows_of
 from luthierd.evaluator.domain import Arm, Figures, Message, Metric, TaskSpec
+from luthierd.evaluator.scorers.catalogue import ScoringMaterial
 from luthierd.evaluator.scoring import Scoring
 from luthierd.evaluator.statistics import wilson_bounds
 
@@ -35,7 +36,7 @@ def measured(cases: list[DifficultCase], said: dict[Arm, list[str]]) -> dict[str
         arm: {row.id: answer(arm, row.id, text) for row, text in zip(rows_of(cases), texts, strict=True)}
         for arm, texts in said.items()
     }
-    scoring = Scoring(TaskSpec(), quick_scorers(None), draws=200)
+    scoring = Scoring(TaskSpec(), quick_scorers(ScoringMaterial(HashingEmbedder())), draws=200)
     suite = DifficultSuite(cases, scoring, [(Arm.ADAPTER, Arm.BASE)], seed=0, draws=200)
     return asyncio.run(suite.slices(found))
 
