@@ -32,7 +32,7 @@ def _aggregate() -> None:
     import time
 
     import numpy as np
-    from luthierd.evaluator import statistics
+    from luthierd.evaluator import intervals, statistics
     from luthierd.evaluator.domain import Score
 
     rng = np.random.default_rng(1)  # the resampling draws from 0
@@ -41,8 +41,8 @@ def _aggregate() -> None:
     start = time.perf_counter()
     own, other = (statistics.mean_of([score.value or 0.0 for score in scores], groups) for scores in scored)
     for data in (own, other):
-        statistics.mean_interval(data, seed=0, draws=DRAWS)
-    statistics.difference_interval(own, other, seed=0, draws=DRAWS)
+        intervals.mean_interval(data, seed=0, draws=DRAWS)
+    intervals.difference_interval(own, other, seed=0, draws=DRAWS)
     statistics.detectable_difference(statistics.difference_of(own, other))
     seconds = time.perf_counter() - start
     print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20]))

@@ -184,6 +184,8 @@ class Evaluations(SyncNoun[evaluations.Evaluations]):
 
 class Gates(SyncNoun[gates.Gates]):
     run = waits(gates.Gates.run)
+    plan = waits(gates.Gates.plan)
+    self_test = waits(gates.Gates.self_test)
     create_policy = waits(gates.Gates.create_policy)
     get_policy = waits(gates.Gates.get_policy)
     list_policies = iterates(gates.Gates.list_policies)

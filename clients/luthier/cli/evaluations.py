@@ -129,8 +129,8 @@ def _config(path: pathlib.Path | None, *, arms: str | None, **given_options: obj
 
 
 def show(session: Session, evaluation: Evaluation) -> None:
-    """Arms by metrics, then what the adapter differs by from every other arm."""
-    from luthier.cli.documents import interval
+    """Arms by metrics, what the arms differ by, the slices, and what the figures rest on."""
+    from luthier.cli import figures
     from luthier.cli.holdouts import show_evidence
 
     metrics = list(dict.fromkeys(value.metric for arm in evaluation.arms for value in arm.metrics))
@@ -150,20 +150,8 @@ def show(session: Session, evaluation: Evaluation) -> None:
         ],
         title="mean [95 % interval]",
     )
-    session.table(
-        ["metric", "difference of", "#estimate", "#rows", "#groups"],
-        [
-            (
-                d.metric,
-                f"{arm_name(d.arm)} - {arm_name(d.reference)}",
-                interval(d.difference, d.interval_low, d.interval_high),
-                d.row_count,
-                d.group_count,
-            )
-            for d in evaluation.differences
-        ],
-        title="paired differences [95 % interval, clustered by group]",
-    )
+    figures.show_differences(session, evaluation.differences)
+    figures.show_slices(session, evaluation)
     show_retrieval(session, evaluation)
     show_evidence(session, evaluation)
 
@@ -176,13 +164,7 @@ def arm_name(number: int) -> str:
 
 
 def _means(arm: ArmResult, metrics: list[str]) -> list[str]:
-    from luthier.cli.documents import interval
+    from luthier.cli import figures
 
     found = {value.metric: value for value in arm.metrics}
-    return [
-        ""
-        if (value := found.get(metric)) is None
-        else interval(value.mean, value.interval_low, value.interval_high)
-        + (f" ({value.coverage:.0%} of rows)" if value.coverage < 1 else "")
-        for metric in metrics
-    ]
+    return ["" if (value := found.get(metric)) is None else figures.mean(value) for metric in metrics]

@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "import_eval",
         "Turn an OpenAI or promptfoo evaluation into ours.",
     ),
-    "gate": ("gates", "gate", "Judge an evaluation by a policy: GO (0), NO-GO (1), INCONCLUSIVE (2)."),
+    "gate": ("gates", "gate", "Judge an evaluation by a policy: GO (0), NO-GO (1), INCONCLUSIVE (2); plan, selftest."),
     "verdict": ("verdicts", "verdict", "Say which way of answering to use: base, prompt, retrieval, tuning."),
     "compare": ("verdicts", "compare", "Compare two evaluations, and say what differs between them."),
     "holdout": ("holdouts", "holdout", "How worn a holdout is, and who looked at it: show, ledger."),

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from functools import cached_property
 
 from luthier.evaluator.v1 import gate_pb2 as pb
+from luthier.evaluator.v1 import gate_plan_pb2 as plan_pb
 from luthier.evaluator.v1 import gate_service_pb2 as api
 from luthier.evaluator.v1 import gate_service_pb2_grpc as rpc
 from luthier.resources.reading import pages
@@ -30,6 +31,37 @@ class Gates:
         else:
             request.inline_policy.CopyFrom(policy)
         return (await self._transport.unary(self._stub.RunGate, request, timeout_s=timeout_s)).decision
+
+    async def plan(
+        self,
+        dataset_revision: str,
+        *,
+        policy: str | pb.GatePolicy,
+        split: str = "holdout",
+        row_limit: int = 0,
+        pilot_evaluation: str = "",
+        timeout_s: float | None = None,
+    ) -> plan_pb.GatePlan:
+        """What a policy can prove on a revision's rows, before any training. Variances come from `pilot_evaluation`,
+        else from stated assumptions. Changes nothing.
+        """
+        request = api.PlanGateRequest(
+            dataset_revision=dataset_revision, split=split, row_limit=row_limit, pilot_evaluation=pilot_evaluation
+        )
+        if isinstance(policy, str):
+            request.gate_policy = policy
+        else:
+            request.inline_policy.CopyFrom(policy)
+        return (await self._transport.unary(self._stub.PlanGate, request, timeout_s=timeout_s)).plan
+
+    async def self_test(
+        self, evaluation: str, *, experiment_count: int = 500, seed: int = 0, timeout_s: float | None = None
+    ) -> plan_pb.GateSelfTest:
+        """A/A test on the rows of a SUCCEEDED evaluation: how often two identical arms would be told apart. Takes
+        seconds; changes nothing.
+        """
+        request = api.SelfTestGateRequest(evaluation=evaluation, experiment_count=experiment_count, seed=seed)
+        return (await self._transport.unary(self._stub.SelfTestGate, request, timeout_s=timeout_s)).self_test
 
     async def create_policy(
         self,

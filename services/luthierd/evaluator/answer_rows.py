@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from luthierd.evaluator.domain import Answer, Arm, Row, RowScores
+from luthierd.evaluator.slices import slices_of
 
 
 def write_rows(
     rows: Sequence[Row], answers: Mapping[Arm, Mapping[str, Answer]], row_scores: Sequence[RowScores]
 ) -> list[dict[str, Any]]:
-    """One mapping a row: `row_id`, `group`, `question`, `reference`, `answers` (one for each arm, in arm order)."""
+    """One mapping a row: `row_id`, `group`, `slices`, `question`, `reference`, `answers` (one for each arm, in arm
+    order).
+    """
     scores: dict[tuple[Arm, str], dict[str, float]] = {}
     failures: dict[tuple[Arm, str], dict[str, str]] = {}
     for scored in row_scores:
@@ -28,6 +31,7 @@ def write_rows(
         {
             "row_id": row.id,
             "group": row.group,
+            "slices": list(slices_of(row)),
             "question": row.question,
             "reference": row.reference,
             "answers": [

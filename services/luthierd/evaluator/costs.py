@@ -8,8 +8,12 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from luthierd.evaluator.domain import Answer, Arm, ArmCost
+import numpy as np
+from scipy import special
+
+from luthierd.evaluator.domain import Answer, Arm, ArmCost, Interval
 from luthierd.evaluator.endpoints import Endpoint
+from luthierd.evaluator.statistics import CONFIDENCE
 
 
 @dataclass(frozen=True)
@@ -45,20 +49,25 @@ def arm_cost(
     answered = [answer for answer in answers if answer.error is None]
     asked = [answer for answer in answers if not answer.is_cached]
     timed = [answer for answer in asked if answer.error is None]
+    first_ms = [1000 * answer.ttft_s for answer in timed]
+    total_ms = [1000 * answer.total_s for answer in timed]
     busy_s = union_s((answer.start_s, answer.start_s + answer.total_s) for answer in asked)
     cost = token_price.of(timed) if token_price else busy_s / 3600 * machine_price_per_hour
     return ArmCost(
         arm=arm,
         answered_count=len(answered),
         failed_count=len(answers) - len(answered),
-        ttft_ms_p50=1000 * percentile([answer.ttft_s for answer in timed], 50),
-        latency_ms_p50=1000 * percentile([answer.total_s for answer in timed], 50),
-        latency_ms_p95=1000 * percentile([answer.total_s for answer in timed], 95),
+        ttft_ms_p50=percentile(first_ms, 50),
+        latency_ms_p50=percentile(total_ms, 50),
+        latency_ms_p95=percentile(total_ms, 95),
         prompt_tokens_mean=_mean([answer.prompt_tokens for answer in answered]),
         completion_tokens_mean=_mean([answer.completion_tokens for answer in answered]),
         busy_s=busy_s,
         cost_per_1000_answers=1000 * cost / len(timed) if timed else 0.0,
         cached_count=len(answers) - len(asked),
+        ttft_ms_p50_interval=quantile_interval(first_ms, 50),
+        latency_ms_p50_interval=quantile_interval(total_ms, 50),
+        latency_ms_p95_interval=quantile_interval(total_ms, 95),
     )
 
 
@@ -78,6 +87,19 @@ def percentile(values: Sequence[float], percent: int) -> float:
     if len(values) < 2:
         return values[0] if values else 0.0
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+def quantile_interval(values: Sequence[float], percent: int) -> Interval | None:
+    """A distribution-free 95 % interval of a percentile: the order statistics that it lies between (David & Nagaraja,
+    "Order Statistics", 7.1). None where so few values do not bound it on both sides.
+    """
+    count, tail = len(values), (1 - CONFIDENCE) / 2
+    below = special.bdtr(np.arange(count), count, percent / 100) if count else np.array([])
+    low, high = int(np.searchsorted(below, tail, side="right")) - 1, int(np.searchsorted(below, 1 - tail))
+    if low < 0 or high >= count:
+        return None
+    ordered = sorted(values)
+    return Interval(ordered[low], ordered[high], "order statistics", count)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from luthierd.evaluator import statistics
+from luthierd.evaluator import proportions
 from luthierd.evaluator.abstention import behaviour_of
 from luthierd.evaluator.difficult_cases import Behaviour, DifficultCase, Kind
 from luthierd.evaluator.domain import (
@@ -110,7 +110,7 @@ class DifficultSuite:
             if not chosen:
                 continue
             ratios[arm] = ratio_of(right, abstained, over.groups)
-            interval = statistics.proportion_interval([right[i] for i in chosen], [over.groups[i] for i in chosen])
+            interval = proportions.proportion_interval([right[i] for i in chosen], [over.groups[i] for i in chosen])
             answered = sum(one is not None for one in said)
             metrics.append(
                 MetricResult(arm, Metric.ABSTENTION_PRECISION, ratios[arm].value(), interval, len(cases), answered)

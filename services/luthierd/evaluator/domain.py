@@ -17,6 +17,9 @@ from luthierd.evaluator.sequential_domain import SequentialConfig as SequentialC
 from luthierd.evaluator.sequential_domain import SequentialOutcome as SequentialOutcome
 from luthierd.evaluator.sequential_domain import SequentialTarget as SequentialTarget
 from luthierd.evaluator.suite_config import SuiteConfig
+from luthierd.evaluator.uncertainty import Bounds as Bounds
+from luthierd.evaluator.uncertainty import CommonRows as CommonRows
+from luthierd.evaluator.uncertainty import Interval as Interval
 
 DEFAULT_INSTRUCTION = (
     "Answer in exactly the form of the examples: the same structure, the same fields, the same style and length. "
@@ -34,7 +37,9 @@ class Message:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a dataset split: the prompt, and the reference answer that the holdout hides from the model."""
+    """One row of a dataset split: the prompt, and the reference answer that the holdout hides from the model. `slices`
+    names the parts of the split that the row belongs to, e.g. `difficult:vague`.
+    """
 
     id: str
     group: str
@@ -45,6 +50,7 @@ class Row:
     """What an answer is chosen from, the reference among them; empty where answers are free."""
     sources: tuple[str, ...] = ()
     """Ids of the training rows, or of the documents, that hold the answer; empty where none are named."""
+    slices: tuple[str, ...] = ()
 
     @property
     def question(self) -> str:
@@ -108,18 +114,10 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A 95 % interval. `method` says how it was made, `group_count` on how many independent groups it rests."""
-
-    low: float
-    high: float
-    method: str
-    group_count: int
-
-
-@dataclass(frozen=True)
 class MetricResult:
-    """One metric of one arm. `value` counts every row, failed ones as 0; `interval` is None with too few groups."""
+    """One metric of one arm. `value` counts every row, failed ones as 0; `interval` is None with too few groups;
+    `scored_value` counts scored rows only, None if there are none.
+    """
 
     arm: Arm
     metric: Metric
@@ -127,6 +125,8 @@ class MetricResult:
     interval: Interval | None
     row_count: int
     scored_count: int
+    bounds: Bounds | None = None
+    scored_value: float | None = None
 
     @property
     def coverage(self) -> float:
@@ -139,6 +139,9 @@ class Comparison:
     """`arm` minus `reference`, paired by row. No row is left out: where `arm` failed it scores 0, where `reference`
     failed the difference is 0, so that a failure never speaks for the arm under test. `detectable_difference` is the
     least true difference that such data proves in four of five repetitions; None with too few groups.
+
+    `p_value` is two-sided, of no difference, made by `test`; `adjusted_p_value` is Holm's over all comparisons of the
+    same figures. Both None with too few groups.
     """
 
     metric: Metric
@@ -149,12 +152,17 @@ class Comparison:
     detectable_difference: float | None
     row_count: int
     group_count: int
+    bounds: Bounds | None = None
+    common: CommonRows | None = None
+    p_value: float | None = None
+    adjusted_p_value: float | None = None
+    test: str = ""
 
 
 @dataclass(frozen=True)
 class ArmCost:
     """What an arm took; latency is what a caller saw at the evaluation's concurrency. `busy_s` is the length of the
-    union of its answers' time spans: the machine's seconds.
+    union of its answers' time spans: the machine's seconds. Intervals are None with too few answers.
     """
 
     arm: Arm
@@ -168,6 +176,9 @@ class ArmCost:
     busy_s: float
     cost_per_1000_answers: float
     cached_count: int = 0
+    ttft_ms_p50_interval: Interval | None = None
+    latency_ms_p50_interval: Interval | None = None
+    latency_ms_p95_interval: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -190,10 +201,12 @@ class RowScores:
 
 @dataclass(frozen=True)
 class Figures:
-    """What an evaluation found: metrics of arms, and differences between arms."""
+    """What was found on some rows: metrics of arms, and differences between arms."""
 
     metrics: Sequence[MetricResult]
     comparisons: Sequence[Comparison]
+    row_count: int = 0
+    group_count: int = 0
 
     def metric(self, arm: Arm, metric: Metric) -> MetricResult | None:
         """The figure of one arm, if there is one."""
@@ -207,12 +220,15 @@ class Figures:
 
 @dataclass(frozen=True)
 class Scored:
-    """Everything that scoring found. `confusions` is empty for tasks without labels."""
+    """Everything that scoring found. `confusions` is empty for tasks without labels; `slices` holds the figures of
+    parts of the rows, largest first.
+    """
 
     rows: Sequence[RowScores]
     figures: Figures
     confusions: Mapping[Arm, Confusion]
     measures: Measures = field(default_factory=Measures)
+    slices: Mapping[str, Figures] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

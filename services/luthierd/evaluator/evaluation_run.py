@@ -316,6 +316,7 @@ class EvaluationRun:
             sequential_decisions=asked.sequence.decisions if asked.sequence else (),
             holdout_use=use,
             leakage=material.leakage,
+            slices=scored.slices,
         )
         results = with_suites(results, findings)
         html = render_report(ReportData(self.name, self.inputs, self.config, results, rows, scored.confusions))

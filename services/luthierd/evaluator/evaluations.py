@@ -20,6 +20,7 @@ from luthierd.evaluator.domain import (
     EvaluationInputs,
     Progress,
     Results,
+    Row,
 )
 from luthierd.evaluator.endpoints import NO_ENDPOINTS, Endpoints
 from luthierd.evaluator.further_inputs import FurtherInputs
@@ -32,6 +33,7 @@ from luthierd.evaluator.measuring_rules import (
     measuring_violations,
     refuse_own_endpoint,
 )
+from luthierd.evaluator.rows import parse_rows
 from luthierd.evaluator.suite_config import suite_violations
 from luthierd.evaluator.targets import target_violations
 from luthierd.jobs.queue import Job, JobNotFoundError, JobQueue, JobState
@@ -257,6 +259,25 @@ class Evaluations:
         first = int(page.after or 0)
         chosen = lines[first : first + page.limit]
         return page.page([json.loads(line) for line in chosen], [str(first + i + 1) for i in range(len(chosen))])
+
+    async def scored_rows(self, name: str) -> Sequence[dict[str, Any]]:
+        """All rows with all answers and scores. EvaluationNotFinishedError."""
+        digest = (await self.results(name)).answers_sha256
+        data = await asyncio.to_thread(self._blobs.read_bytes, digest)
+        return [json.loads(line) for line in data.splitlines()]
+
+    async def split_rows(self, dataset_revision: str, split: str) -> Sequence[Row]:
+        """The rows of a split that could be evaluated on. DatasetNotReadyError, SplitEmptyError."""
+        tenant = DATASET_REVISION.parse(dataset_revision, field="dataset_revision")[0]
+        if split not in SPLITS:
+            raise InvalidArgumentError.of_field("split", f"{split!r} is not one of {', '.join(SPLITS)}")
+        dataset = await self._peers.dataset_revision(tenant, dataset_revision)
+        if not dataset.is_ready:
+            raise DatasetNotReadyError(dataset.name)
+        if not dataset.row_counts.get(split):
+            raise SplitEmptyError(dataset.name, split)
+        data = await asyncio.to_thread(self._blobs.read_bytes, dataset.splits[split])
+        return await asyncio.to_thread(parse_rows, data, split=split)
 
     async def report(self, name: str, offset_bytes: int, limit_bytes: int) -> ReportPiece:
         """A piece of the HTML report; empty past the end."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from luthierd.evaluator import statistics
+from luthierd.evaluator import intervals, proportions, statistics
 from luthierd.evaluator.domain import Arm, Confusion, Interval, Row, RowScores
 from luthierd.evaluator.judge import Judge
 from luthierd.evaluator.measures import (
@@ -78,7 +78,7 @@ def _class_figures(label: str, truth: Sequence[str], said: Sequence[str], groups
 def _share(values: Sequence[float], groups: Sequence[str]) -> Share:
     if not values:
         return Share(0.0)
-    return _with_ends(sum(values) / len(values), statistics.proportion_interval(values, groups))
+    return _with_ends(sum(values) / len(values), proportions.proportion_interval(values, groups))
 
 
 def _with_ends(mean: float, interval: Interval | None) -> Share:
@@ -92,7 +92,7 @@ def _criteria(rubric: RubricScorer, arm: Arm, rows: Sequence[Row], seed: int) ->
     found = []
     for name in rubric.grades[arm, graded[0].id]:
         data = statistics.mean_of([rubric.grades[arm, row.id][name] for row in graded], [row.group for row in graded])
-        share = _with_ends(data.value(), statistics.mean_interval(data, seed=seed))
+        share = _with_ends(data.value(), intervals.mean_interval(data, seed=seed))
         found.append(CriterionFigures(name, share, len(graded) / len(rows)))
     return tuple(found)
 

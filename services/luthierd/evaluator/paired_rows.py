@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from luthierd.evaluator import statistics
+from luthierd.evaluator import intervals, statistics
 from luthierd.evaluator.domain import Arm, Comparison, Metric
 
 # Arm -> metric -> row id -> score; a row that failed has none.
@@ -36,7 +36,7 @@ def paired_difference(
     ours = statistics.mean_of([own[row["row_id"]] for row in rows], groups)
     theirs = statistics.mean_of([other[row["row_id"]] for row in rows], groups)
     data = statistics.difference_of(ours, theirs)
-    interval = statistics.difference_interval(ours, theirs, seed=0, confidence=confidence)
+    interval = intervals.difference_interval(ours, theirs, seed=0, confidence=confidence)
     value = data.value() if rows else 0.0
     detectable = statistics.detectable_difference(data)
     return Comparison(metric, *arms, value, interval, detectable, len(rows), data.group_count)

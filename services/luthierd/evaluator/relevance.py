@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from luthierd.evaluator import statistics
+from luthierd.evaluator import intervals, statistics
 from luthierd.evaluator.domain import Row
 from luthierd.evaluator.indexes import NOTHING, Ranking
 from luthierd.evaluator.retrieval_domain import Relevance, RetrievalFigure
@@ -92,7 +92,7 @@ def measure(
 
 def _figure(name: str, values: Sequence[float], groups: Sequence[str], seed: int, draws: int) -> RetrievalFigure:
     data = statistics.mean_of(values, groups)
-    interval = statistics.mean_interval(data, seed=seed, draws=draws)
+    interval = intervals.mean_interval(data, seed=seed, draws=draws)
     low, high = (interval.low, interval.high) if interval else (None, None)
     return RetrievalFigure(name, data.value(), low, high)
 

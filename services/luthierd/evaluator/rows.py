@@ -56,10 +56,18 @@ def _parse_row(line: str, split: str, number: int) -> Row:
         raw = json.loads(line)
         messages = [Message(str(turn["role"]), str(turn["content"])) for turn in raw["messages"]]
         row_id, group, label = str(raw["id"]), str(raw["group"]), raw.get("label")
-        choices, sources = (tuple(map(str, raw.get(key, ()))) for key in ("choices", "sources"))
+        choices, sources, slices = (tuple(map(str, raw.get(key) or ())) for key in ("choices", "sources", "slices"))
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetRowError(split, number, f"{type(error).__name__}: {error}") from error
     if len(messages) < 2 or messages[-1].role != "assistant":
         raise DatasetRowError(split, number, "the last of at least two messages must be the assistant's")
-    label = None if label is None else str(label)
-    return Row(row_id, group, label, tuple(messages[:-1]), messages[-1].content, choices=choices, sources=sources)
+    return Row(
+        row_id,
+        group,
+        None if label is None else str(label),
+        tuple(messages[:-1]),
+        messages[-1].content,
+        choices=choices,
+        sources=sources,
+        slices=slices,
+    )

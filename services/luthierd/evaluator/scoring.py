@@ -1,4 +1,4 @@
-"""From answers to figures: every metric that the task allows, its interval, and the paired differences between arms."""
+"""From answers to scores: every metric that the task allows, for all rows and for each slice."""
 
 from __future__ import annotations
 
@@ -6,49 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from luthierd.evaluator import statistics
-from luthierd.evaluator.domain import (
-    Answer,
-    Arm,
-    Comparison,
-    Confusion,
-    Figures,
-    Interval,
-    Metric,
-    MetricResult,
-    Row,
-    RowScores,
-    Score,
-    Scored,
-    TaskSpec,
-)
+from luthierd.evaluator.domain import Answer, Arm, Metric, Row, RowScores, Scored, TaskSpec
 from luthierd.evaluator.judge import Judge
 from luthierd.evaluator.measure_reports import measures_of
-from luthierd.evaluator.scorers.labels import confusion, predicted_label, reference_labels
+from luthierd.evaluator.row_figures import RowFigures
+from luthierd.evaluator.scorers.labels import confusion
 from luthierd.evaluator.scorers.scorer import Sample, Scorer, score_all
-from luthierd.evaluator.statistics import GroupSums
+from luthierd.evaluator.slices import slice_positions
 from luthierd.evaluator.tasks import has_labels, read_answer
-
-# Pairs shown and gated: each adapter arm against everything without it, the two against each other, each helped base
-# against base; then the adapter trained for retrieval against what it would replace, and the adapter under test against
-# other answerers.
-PAIRS = (
-    (Arm.ADAPTER, Arm.BASE),
-    (Arm.ADAPTER, Arm.PROMPTED),
-    (Arm.ADAPTER, Arm.RAG),
-    (Arm.ADAPTER_RAG, Arm.BASE),
-    (Arm.ADAPTER_RAG, Arm.PROMPTED),
-    (Arm.ADAPTER_RAG, Arm.RAG),
-    (Arm.ADAPTER_RAG, Arm.ADAPTER),
-    (Arm.PROMPTED, Arm.BASE),
-    (Arm.RAG, Arm.BASE),
-    (Arm.RAG, Arm.PROMPTED),
-    (Arm.ADAPTER_RAFT, Arm.RAG),
-    (Arm.ADAPTER_RAFT, Arm.ADAPTER),
-    (Arm.ADAPTER_RAFT, Arm.ADAPTER_RAG),
-    (Arm.ADAPTER, Arm.CHALLENGER),
-    (Arm.ADAPTER, Arm.ENDPOINT),
-    (Arm.ADAPTER_RAG, Arm.ENDPOINT),
-)
 
 
 @dataclass(frozen=True)
@@ -77,14 +42,16 @@ class Scoring:
                 if scorer.metric.needs.context and not any(sample.shown for sample in samples[arm]):
                     continue  # nothing was retrieved for this arm: it has no such figure, and no failure either
                 row_scores.append(RowScores(arm, scorer.metric, await score_all(scorer, samples[arm])))
-        figures = _Measuring(rows, samples, row_scores, self.seed, self.draws, has_labels(rows, self.task))
+        labelled = has_labels(rows, self.task)
+        found = RowFigures(rows, samples, row_scores, self.seed, self.draws, labelled)
         return Scored(
             rows=row_scores,
-            figures=Figures(figures.metrics(), figures.comparisons()),
-            confusions={arm: confusion(given) for arm, given in samples.items()} if figures.labelled else {},
+            figures=found.figures(),
+            confusions={arm: confusion(given) for arm, given in samples.items()} if labelled else {},
             measures=measures_of(
-                rows, samples, row_scores, scorers, judge=self.judge, labelled=figures.labelled, seed=self.seed
+                rows, samples, row_scores, scorers, judge=self.judge, labelled=labelled, seed=self.seed
             ),
+            slices={name: found.part(chosen).figures() for name, chosen in slice_positions(rows).items()},
         )
 
     async def values(
@@ -117,83 +84,3 @@ class Scoring:
             shown=tuple(self.passages[name] for name in answer.shown_row_ids if name in self.passages),
             probes=self.probes.get((arm, row.id), {}),
         )
-
-
-@dataclass(frozen=True)
-class _Measuring:
-    """Means, intervals and differences of scored rows."""
-
-    rows: Sequence[Row]
-    samples: Mapping[Arm, Sequence[Sample]]
-    row_scores: Sequence[RowScores]
-    seed: int
-    draws: int
-    labelled: bool
-
-    @property
-    def groups(self) -> list[str]:
-        return [row.group for row in self.rows]
-
-    def metrics(self) -> list[MetricResult]:
-        results = [self._of_rows(scored) for scored in self.row_scores]
-        return results + ([self._f1(arm) for arm in self.samples] if self.labelled else [])
-
-    def comparisons(self) -> list[Comparison]:
-        by_metric = {(scored.metric, scored.arm): scored.scores for scored in self.row_scores}
-        pairs = [(arm, reference) for arm, reference in PAIRS if arm in self.samples and reference in self.samples]
-        found = [
-            self._difference(metric, arm, reference, by_metric[metric, arm], by_metric[metric, reference])
-            for metric in dict.fromkeys(scored.metric for scored in self.row_scores)
-            for arm, reference in pairs
-            if (metric, arm) in by_metric and (metric, reference) in by_metric
-        ]
-        return found + ([self._f1_difference(arm, reference) for arm, reference in pairs] if self.labelled else [])
-
-    def _of_rows(self, scored: RowScores) -> MetricResult:
-        values = [score.value or 0.0 for score in scored.scores]
-        data = statistics.mean_of(values, self.groups)
-        if scored.metric.is_proportion:
-            interval = statistics.proportion_interval(values, self.groups)
-        else:
-            interval = self._interval(data)
-        scored_count = sum(score.value is not None for score in scored.scores)
-        return MetricResult(scored.arm, scored.metric, data.value(), interval, len(values), scored_count)
-
-    def _f1(self, arm: Arm) -> MetricResult:
-        data = self._f1_sums(self.samples[arm])
-        answered = sum(sample.answer is not None for sample in self.samples[arm])
-        return MetricResult(arm, Metric.LABEL_F1_MACRO, data.value(), self._interval(data), len(self.rows), answered)
-
-    def _difference(
-        self, metric: Metric, arm: Arm, reference: Arm, given: Sequence[Score], compared: Sequence[Score]
-    ) -> Comparison:
-        own = [score.value or 0.0 for score in given]
-        other = [a if score.value is None else score.value for a, score in zip(own, compared, strict=True)]
-        return self._comparison(
-            metric, arm, reference, statistics.mean_of(own, self.groups), statistics.mean_of(other, self.groups)
-        )
-
-    def _f1_difference(self, arm: Arm, reference: Arm) -> Comparison:
-        filled = [
-            own if sample.answer is None else sample
-            for own, sample in zip(self.samples[arm], self.samples[reference], strict=True)
-        ]
-        own, other = self._f1_sums(self.samples[arm]), self._f1_sums(filled)
-        return self._comparison(Metric.LABEL_F1_MACRO, arm, reference, own, other)
-
-    def _f1_sums(self, samples: Sequence[Sample]) -> GroupSums:
-        labels = reference_labels(samples)
-        return statistics.macro_f1_of(
-            [sample.reference.label or Confusion.OTHER for sample in samples],
-            [predicted_label(sample, labels) for sample in samples],
-            self.groups,
-        )
-
-    def _interval(self, data: GroupSums) -> Interval | None:
-        return statistics.mean_interval(data, seed=self.seed, draws=self.draws)
-
-    def _comparison(self, metric: Metric, arm: Arm, reference: Arm, own: GroupSums, other: GroupSums) -> Comparison:
-        data = statistics.difference_of(own, other)
-        interval = statistics.difference_interval(own, other, seed=self.seed, draws=self.draws)
-        detectable = statistics.detectable_difference(data)
-        return Comparison(metric, arm, reference, data.value(), interval, detectable, len(self.rows), data.group_count)

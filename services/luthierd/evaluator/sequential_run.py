@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from luthierd.errors import FailedPreconditionError
 from luthierd.evaluator import confidence_sequences as sequences
-from luthierd.evaluator import statistics
+from luthierd.evaluator import intervals, statistics
 from luthierd.evaluator.domain import (
     Answer,
     Arm,
@@ -186,7 +186,7 @@ class _Prefix:
         theirs = statistics.mean_of(
             [(a or 0.0) if b is None else b for a, b in zip(own, other, strict=True)], self.groups
         )
-        interval = statistics.difference_interval(
+        interval = intervals.difference_interval(
             ours, theirs, seed=self.scoring.seed, draws=self.scoring.draws, confidence=FINAL_CONFIDENCE
         )
         return replace(found, interval=interval)

@@ -12,9 +12,9 @@ from luthier.evaluator.v1 import evaluation_service_pb2_grpc as evaluation_rpc
 from luthier.evaluator.v1 import gate_service_pb2 as gate_pb
 from luthier.evaluator.v1 import gate_service_pb2_grpc as gate_rpc
 
-from luthierd.errors import InvalidArgumentError
-from luthierd.evaluator import comparison_service, difficult_service, wire
+from luthierd.evaluator import comparison_service, difficult_service, gate_wire, wire
 from luthierd.evaluator.evaluations import Evaluations
+from luthierd.evaluator.gate_selftest import DEFAULT_EXPERIMENTS
 from luthierd.evaluator.policies import GatePolicies
 from luthierd.jobs.events import watch
 from luthierd.jobs.queue import JobQueue
@@ -39,6 +39,8 @@ SCOPES = {
     "ListEvaluationRows": READ,
     "ReadEvaluationReport": READ,
     "RunGate": READ,
+    "PlanGate": READ,
+    "SelfTestGate": READ,
     "CreateGatePolicy": WRITE,
     "GetGatePolicy": READ,
     "ListGatePolicies": READ,
@@ -53,7 +55,7 @@ SCOPES = {
     "ListHoldoutLooks": READ,
     **comparison_service.SCOPES,
 }
-LIMITS_S = {"WatchEvaluation": 0.0}
+LIMITS_S = {"WatchEvaluation": 0.0, "SelfTestGate": 300.0}
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -84,7 +86,8 @@ class EvaluationServicer(evaluation_rpc.EvaluationServiceServicer):
     async def ListEvaluations(self, request: pb.ListEvaluationsRequest, context: Context) -> Any:
         page = await self._evaluations.list(request.parent, request.page_size, request.page_token)
         return pb.ListEvaluationsResponse(
-            evaluations=[wire.evaluation_to_proto(item) for item in page.items], next_page_token=page.next_page_token
+            evaluations=[wire.evaluation_to_proto(item, with_slices=False) for item in page.items],
+            next_page_token=page.next_page_token,
         )
 
     async def CancelEvaluation(self, request: pb.CancelEvaluationRequest, context: Context) -> Any:
@@ -119,23 +122,37 @@ class GateServicer(gate_rpc.GateServiceServicer):
         self._policies = policies
 
     async def RunGate(self, request: gate_pb.RunGateRequest, context: Context) -> Any:
-        if request.WhichOneof("policy") is None:
-            raise InvalidArgumentError.of_field("policy", "name a stored policy or give one in the request")
-        given = request.gate_policy or wire.policy_from_proto(request.inline_policy)
-        decision = await self._policies.run(request.evaluation, given, subject=current_principal().subject)
-        return gate_pb.RunGateResponse(decision=wire.decision_to_proto(decision, evaluation=request.evaluation))
+        subject = current_principal().subject
+        given = gate_wire.policy_of_request(request)
+        decision = await self._policies.run(request.evaluation, given, subject=subject)
+        return gate_pb.RunGateResponse(decision=gate_wire.decision_to_proto(decision, evaluation=request.evaluation))
+
+    async def PlanGate(self, request: gate_pb.PlanGateRequest, context: Context) -> Any:
+        plan = await self._policies.plan(
+            request.dataset_revision,
+            gate_wire.policy_of_request(request),
+            split=request.split,
+            row_limit=request.row_limit,
+            pilot=request.pilot_evaluation,
+        )
+        return gate_pb.PlanGateResponse(plan=gate_wire.plan_to_proto(plan, dataset_revision=request.dataset_revision))
+
+    async def SelfTestGate(self, request: gate_pb.SelfTestGateRequest, context: Context) -> Any:
+        count = request.experiment_count if request.HasField("experiment_count") else DEFAULT_EXPERIMENTS
+        found = await self._policies.self_test(request.evaluation, experiments=count, seed=request.seed)
+        return gate_pb.SelfTestGateResponse(self_test=gate_wire.self_test_to_proto(found))
 
     async def CreateGatePolicy(self, request: gate_pb.CreateGatePolicyRequest, context: Context) -> Any:
-        policy = wire.policy_from_proto(request.gate_policy)
+        policy = gate_wire.policy_from_proto(request.gate_policy)
         stored = await self._policies.create(request.parent, request.gate_policy_id, policy)
-        return gate_pb.CreateGatePolicyResponse(gate_policy=wire.policy_to_proto(stored))
+        return gate_pb.CreateGatePolicyResponse(gate_policy=gate_wire.policy_to_proto(stored))
 
     async def GetGatePolicy(self, request: gate_pb.GetGatePolicyRequest, context: Context) -> Any:
         stored = await self._policies.get(request.name)
-        return gate_pb.GetGatePolicyResponse(gate_policy=wire.policy_to_proto(stored))
+        return gate_pb.GetGatePolicyResponse(gate_policy=gate_wire.policy_to_proto(stored))
 
     async def ListGatePolicies(self, request: gate_pb.ListGatePoliciesRequest, context: Context) -> Any:
         page = await self._policies.list(request.parent, request.page_size, request.page_token)
         return gate_pb.ListGatePoliciesResponse(
-            gate_policies=[wire.policy_to_proto(item) for item in page.items], next_page_token=page.next_page_token
+            gate_policies=[gate_wire.policy_to_proto(item) for item in page.items], next_page_token=page.next_page_token
         )

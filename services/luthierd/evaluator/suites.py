@@ -5,16 +5,17 @@ journal, so that no question is paid twice, and told as figures beside the holdo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from luthierd.evaluator import statistics
+from luthierd.evaluator import intervals, proportions, significance, statistics
 from luthierd.evaluator.arms import ArmPlan, Query
 from luthierd.evaluator.asking import AnswerJournal, Asker
 from luthierd.evaluator.domain import (
     Answer,
     Arm,
+    Bounds,
     Comparison,
     Figures,
     Metric,
@@ -98,32 +99,51 @@ class SuiteStatistics:
             for arm, reference in pairs
             if (metric, arm) in by_key and (metric, reference) in by_key
         ]
-        return Figures([self._metric(one) for one in measured], comparisons)
+        groups = len(set(self.groups))
+        return Figures([self._metric(one) for one in measured], comparisons, len(self.groups), groups)
 
     def _metric(self, one: Measured) -> MetricResult:
         values = [value or 0.0 for value in one.values]
         data = statistics.mean_of(values, self.groups)
         if one.metric.is_proportion:
-            interval = statistics.proportion_interval(values, self.groups)
+            interval = proportions.proportion_interval(values, self.groups)
         else:
-            interval = statistics.mean_interval(data, seed=self.seed, draws=self.draws)
+            interval = intervals.mean_interval(data, seed=self.seed, draws=self.draws)
         scored = sum(value is not None for value in one.values)
-        return MetricResult(one.arm, one.metric, data.value(), interval, len(values), scored)
+        best = statistics.mean_of([1.0 if value is None else value for value in one.values], self.groups).value()
+        return MetricResult(
+            one.arm, one.metric, data.value(), interval, len(values), scored, Bounds(data.value(), best)
+        )
 
     def _difference(self, own: Measured, other: Measured) -> Comparison:
         """Where `own` failed it counts as 0, where only `other` failed the difference is 0, as on the holdout."""
         left = [value or 0.0 for value in own.values]
         right = [mine if value is None else value for mine, value in zip(left, other.values, strict=True)]
         arm, reference = statistics.mean_of(left, self.groups), statistics.mean_of(right, self.groups)
-        return self.comparison(own.metric, own.arm, other.arm, arm, reference)
+        missing = [sum(value is None for value in one.values) / max(1, len(one.values)) for one in (own, other)]
+        means = [
+            statistics.mean_of([value or 0.0 for value in one.values], self.groups).value() for one in (own, other)
+        ]
+        difference = means[0] - means[1]
+        bounds = Bounds(difference - missing[1], difference + missing[0])
+        return replace(self.comparison(own.metric, own.arm, other.arm, arm, reference), bounds=bounds)
 
     def comparison(self, metric: Metric, arm: Arm, reference: Arm, own: GroupSums, other: GroupSums) -> Comparison:
         """The paired difference of two statistics over the same groups."""
         data = statistics.difference_of(own, other)
-        interval = statistics.difference_interval(own, other, seed=self.seed, draws=self.draws)
+        interval = intervals.difference_interval(own, other, seed=self.seed, draws=self.draws)
         detectable = statistics.detectable_difference(data)
         return Comparison(
-            metric, arm, reference, data.value(), interval, detectable, len(self.groups), data.group_count
+            metric,
+            arm,
+            reference,
+            data.value(),
+            interval,
+            detectable,
+            len(self.groups),
+            data.group_count,
+            p_value=significance.p_value(data.value(), interval) if interval else None,
+            test=significance.BY_INTERVAL if interval else "",
         )
 
 
@@ -139,8 +159,12 @@ def ratio_of(numerators: Sequence[float], denominators: Sequence[float], groups:
 
 
 def merged(figures: Sequence[Figures]) -> Figures:
-    """All of them as one."""
+    """All of them as one, with the p-values corrected for all; the counts are those of the largest."""
+    comparisons = [comparison for one in figures for comparison in one.comparisons]
+    adjusted = significance.holm([comparison.p_value for comparison in comparisons])
     return Figures(
         [metric for one in figures for metric in one.metrics],
-        [comparison for one in figures for comparison in one.comparisons],
+        [replace(one, adjusted_p_value=p_value) for one, p_value in zip(comparisons, adjusted, strict=True)],
+        max((one.row_count for one in figures), default=0),
+        max((one.group_count for one in figures), default=0),
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from luthier.curation.v1 import dataset_pb2
 from luthier.evaluator.v1 import evaluation_pb2 as pb
-from luthier.evaluator.v1 import gate_pb2
 from luthier.inference.v1 import deployment_pb2, inference_service_pb2
 from luthier.trainer.v1 import adapter_pb2, training_job_pb2
 
@@ -19,25 +19,17 @@ from luthierd.evaluator.domain import (
     AdapterRevision,
     Arm,
     ArmCost,
+    Bounds,
     Comparison,
     DatasetRevision,
     EvaluationConfig,
+    Figures,
     Interval,
     MetricResult,
     Progress,
     Results,
 )
 from luthierd.evaluator.evaluations import Evaluation
-from luthierd.evaluator.gates import (
-    DEFAULT_MIN_COVERAGE,
-    ConditionDecision,
-    ConditionOutcome,
-    GateCondition,
-    GateDecision,
-    GateOutcome,
-    GatePolicy,
-    Tier,
-)
 from luthierd.evaluator.holdout_wire import (
     decision_of_target_to_proto,
     leakage_to_proto,
@@ -53,10 +45,8 @@ from luthierd.evaluator.measuring_wire import (
     judge_report_to_proto,
     label_report_to_proto,
     measuring_from_proto,
-    metric_from_name,
     style_report_to_proto,
 )
-from luthierd.evaluator.policies import StoredPolicy
 from luthierd.evaluator.wire_parts import ARMS as ARMS
 from luthierd.evaluator.wire_parts import arm_from_proto as arm_from_proto
 from luthierd.evaluator.wire_parts import arm_to_proto as arm_to_proto
@@ -129,7 +119,7 @@ def config_to_proto(config: EvaluationConfig) -> pb.EvaluationConfig:
     return message
 
 
-def evaluation_to_proto(evaluation: Evaluation) -> pb.Evaluation:
+def evaluation_to_proto(evaluation: Evaluation, *, with_slices: bool = True) -> pb.Evaluation:
     """The resource; results only when it has SUCCEEDED."""
     message = pb.Evaluation(
         name=evaluation.name,
@@ -152,6 +142,8 @@ def evaluation_to_proto(evaluation: Evaluation) -> pb.Evaluation:
         message.error.CopyFrom(status_from_failure(evaluation.error, DOMAIN))
     if evaluation.results:
         _add_results(message, evaluation.results)
+        if with_slices:
+            message.slices.extend(slice_to_proto(*found) for found in evaluation.results.slices.items())
     return message
 
 
@@ -199,20 +191,55 @@ def arm_result_to_proto(cost: ArmCost, metrics: list[MetricResult], *, row_count
         cost_per_1000=cost.cost_per_1000_answers,
         wall_s=cost.busy_s,
         cached_row_count=cost.cached_count,
+        latency_intervals=_latency_intervals(cost),
     )
+
+
+def slice_to_proto(name: str, figures: Figures) -> pb.SliceResult:
+    """The figures of a slice, arm by arm."""
+    return pb.SliceResult(
+        slice=name,
+        row_count=figures.row_count,
+        group_count=figures.group_count,
+        arms=[
+            pb.SliceArm(
+                arm=ARMS[arm], metrics=[metric_to_proto(found) for found in figures.metrics if found.arm is arm]
+            )
+            for arm in dict.fromkeys(found.arm for found in figures.metrics)
+        ],
+        differences=[difference_to_proto(found) for found in figures.comparisons],
+    )
+
+
+def _latency_intervals(cost: ArmCost) -> pb.ArmLatencyIntervals:
+    ends = {}
+    for name in ("ttft_ms_p50", "latency_ms_p50", "latency_ms_p95"):
+        ends[f"{name}_low"], ends[f"{name}_high"] = ends_of(getattr(cost, f"{name}_interval"))
+    return pb.ArmLatencyIntervals(**ends)
 
 
 def metric_to_proto(found: MetricResult) -> pb.MetricValue:
     """A metric; without an interval its ends are NaN."""
-    low, high = _ends(found.interval)
+    low, high = ends_of(found.interval)
+    unknown = Bounds(math.nan, math.nan) if found.coverage < 1 else Bounds(found.value, found.value)
+    bounds = found.bounds or unknown
     return pb.MetricValue(
-        metric=found.metric, mean=found.value, interval_low=low, interval_high=high, coverage=found.coverage
+        metric=found.metric,
+        mean=found.value,
+        interval_low=low,
+        interval_high=high,
+        coverage=found.coverage,
+        worst_mean=bounds.worst,
+        best_mean=bounds.best,
+        scored_mean=number(found.scored_value),
     )
 
 
 def difference_to_proto(found: Comparison) -> pb.PairedDifference:
     """A paired difference; without an interval its ends are NaN."""
-    low, high = _ends(found.interval)
+    low, high = ends_of(found.interval)
+    bounds = found.bounds or Bounds(found.difference, found.difference)
+    common_low, common_high = ends_of(found.common.interval if found.common else None)
     return pb.PairedDifference(
         metric=found.metric,
         arm=ARMS[found.arm],
@@ -222,6 +249,16 @@ def difference_to_proto(found: Comparison) -> pb.PairedDifference:
         interval_high=high,
         row_count=found.row_count,
         group_count=found.group_count,
+        worst_difference=bounds.worst,
+        best_difference=bounds.best,
+        p_value=number(found.p_value),
+        adjusted_p_value=number(found.adjusted_p_value),
+        common_difference=found.common.difference if found.common else math.nan,
+        common_interval_low=common_low,
+        common_interval_high=common_high,
+        common_row_count=found.common.row_count if found.common else 0,
+        test=found.test,
+        detectable_difference=number(found.detectable_difference),
     )
 
 
@@ -261,6 +298,7 @@ def row_to_proto(row: Mapping[str, Any]) -> pb.EvaluationRow:
         row_id=row["row_id"],
         group=row["group"],
         reference=row["reference"],
+        slices=row.get("slices", []),
         answers=[
             pb.ArmAnswer(
                 arm=ARMS[Arm(answer["arm"])],
@@ -273,80 +311,6 @@ def row_to_proto(row: Mapping[str, Any]) -> pb.EvaluationRow:
             for answer in row["answers"]
         ],
     )
-
-
-def policy_from_proto(message: gate_pb2.GatePolicy) -> GatePolicy:
-    """A policy given with a request, with every default filled in. InvalidArgumentError for an unknown metric."""
-    return GatePolicy(
-        conditions=tuple(
-            _condition_from_proto(condition, field=f"conditions[{index}]")
-            for index, condition in enumerate(message.conditions)
-        ),
-        min_coverage=message.min_coverage if message.HasField("min_coverage") else DEFAULT_MIN_COVERAGE,
-        name=message.name,
-    )
-
-
-def _condition_from_proto(message: gate_pb2.GateCondition, *, field: str) -> GateCondition:
-    advisory = message.tier == gate_pb2.GATE_TIER_ADVISORY
-    return GateCondition(
-        metric=metric_from_name(message.metric, field=f"{field}.metric"),
-        arm=arm_from_proto(message.arm, field=f"{field}.arm") if message.arm else Arm.ADAPTER,
-        reference=arm_from_proto(message.reference, field=f"{field}.reference") if message.reference else None,
-        at_least=message.at_least,
-        tier=Tier.ADVISORY if advisory else Tier.CRITICAL,
-    )
-
-
-def condition_to_proto(condition: GateCondition) -> gate_pb2.GateCondition:
-    """A condition with its defaults filled in."""
-    return gate_pb2.GateCondition(
-        metric=condition.metric,
-        arm=ARMS[condition.arm],
-        reference=arm_to_proto(condition.reference),
-        at_least=condition.at_least,
-        tier=gate_pb2.GateTier.Value(f"GATE_TIER_{condition.tier.name}"),
-    )
-
-
-def policy_to_proto(stored: StoredPolicy) -> gate_pb2.GatePolicy:
-    """A stored policy."""
-    return gate_pb2.GatePolicy(
-        name=stored.policy.name,
-        create_time=timestamp(stored.create_time),
-        conditions=[condition_to_proto(condition) for condition in stored.policy.conditions],
-        min_coverage=stored.policy.min_coverage,
-    )
-
-
-def decision_to_proto(decision: GateDecision, *, evaluation: str) -> gate_pb2.GateDecision:
-    """What a policy says."""
-    return gate_pb2.GateDecision(
-        outcome=_outcome(decision.outcome),
-        conditions=[_condition_decision_to_proto(found) for found in decision.conditions],
-        evaluation=evaluation,
-        warnings=decision.warnings,
-    )
-
-
-def _condition_decision_to_proto(found: ConditionDecision) -> gate_pb2.ConditionDecision:
-    low, high = _ends(found.interval)
-    return gate_pb2.ConditionDecision(
-        condition=condition_to_proto(found.condition),
-        outcome=_condition_outcome(found.outcome),
-        estimate=found.estimate,
-        interval_low=low,
-        interval_high=high,
-        explanation=found.explanation,
-    )
-
-
-def _outcome(outcome: GateOutcome) -> gate_pb2.GateOutcome.ValueType:
-    return gate_pb2.GateOutcome.Value(f"GATE_OUTCOME_{outcome.name}")
-
-
-def _condition_outcome(outcome: ConditionOutcome) -> gate_pb2.ConditionOutcome.ValueType:
-    return gate_pb2.ConditionOutcome.Value(f"CONDITION_OUTCOME_{outcome.name}")
 
 
 def adapter_revision_from_proto(message: adapter_pb2.AdapterRevision) -> AdapterRevision:
@@ -420,5 +384,11 @@ def judged_from_proto(message: inference_service_pb2.ChatResponse) -> Judged:
     return Judged(completion, message.origin.adapter_revision)
 
 
-def _ends(interval: Interval | None) -> tuple[float, float]:
-    return (interval.low, interval.high) if interval else (float("nan"), float("nan"))
+def ends_of(interval: Interval | None) -> tuple[float, float]:
+    """Both ends; NaN without an interval."""
+    return (interval.low, interval.high) if interval else (math.nan, math.nan)
+
+
+def number(value: float | None) -> float:
+    """NaN for None."""
+    return math.nan if value is None else value

@@ -39,6 +39,11 @@ CALLS: list[tuple[str, Any]] = [
     ("ReadEvaluationReport", api.ReadEvaluationReportRequest(name=MISSING)),
     ("RunGate", gate_api.RunGateRequest(evaluation=MISSING, inline_policy=gate_policy())),
     (
+        "PlanGate",
+        gate_api.PlanGateRequest(dataset_revision=FakePeers.adapter.dataset_revision, inline_policy=gate_policy()),
+    ),
+    ("SelfTestGate", gate_api.SelfTestGateRequest(evaluation=MISSING)),
+    (
         "CreateGatePolicy",
         gate_api.CreateGatePolicyRequest(parent=PARENT, gate_policy_id="p", gate_policy=gate_policy()),
     ),
@@ -75,6 +80,16 @@ async def test_a_token_without_the_scope_is_refused(house: House, name: str, req
         ("ListEvaluationRows", api.ListEvaluationRowsRequest(parent=MISSING), "EVALUATION_NOT_FOUND"),
         ("ReadEvaluationReport", api.ReadEvaluationReportRequest(name=MISSING), "EVALUATION_NOT_FOUND"),
         ("RunGate", gate_api.RunGateRequest(evaluation=MISSING, inline_policy=gate_policy()), "EVALUATION_NOT_FOUND"),
+        ("SelfTestGate", gate_api.SelfTestGateRequest(evaluation=MISSING), "EVALUATION_NOT_FOUND"),
+        (
+            "PlanGate",
+            gate_api.PlanGateRequest(
+                dataset_revision=FakePeers.adapter.dataset_revision,
+                inline_policy=gate_policy(),
+                pilot_evaluation=MISSING,
+            ),
+            "EVALUATION_NOT_FOUND",
+        ),
         (
             "GetGatePolicy",
             gate_api.GetGatePolicyRequest(name="tenants/acme/gatePolicies/none"),

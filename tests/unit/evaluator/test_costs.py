@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from evaluator_material import answer
-from luthierd.evaluator.costs import arm_cost, percentile, union_s
+from luthierd.evaluator.costs import arm_cost, percentile, quantile_interval, union_s
 from luthierd.evaluator.domain import AnswerError, Arm
 
 
@@ -42,3 +42,24 @@ def test_a_failed_query_takes_time_and_gives_no_latency() -> None:
 def test_an_arm_in_which_everything_failed_has_no_cost_per_answer() -> None:
     failed = dataclasses.replace(answer(Arm.RAG, "b", ""), error=AnswerError("X", "x"))
     assert arm_cost(Arm.RAG, [failed], machine_price_per_hour=1.0).cost_per_1000_answers == 0.0
+
+
+def test_a_quantile_s_interval_is_between_the_order_statistics_of_the_tables() -> None:
+    """Median of 10: the second and the ninth value, 97.9 % (any table of the sign test). With 5 there is none."""
+    found = quantile_interval([float(value) for value in range(1, 11)], 50)
+    assert found is not None
+    assert (found.low, found.high) == (2.0, 9.0)
+    assert quantile_interval([1.0, 2.0, 3.0, 4.0, 5.0], 50) is None
+    assert quantile_interval([], 95) is None
+
+
+def test_a_95th_percentile_needs_72_values() -> None:
+    values = [float(value) for value in range(72)]
+    assert quantile_interval(values[:71], 95) is None
+    assert quantile_interval(values, 95) is not None
+
+
+def test_the_interval_of_a_95th_percentile_holds_it() -> None:
+    rng = np.random.default_rng(4)
+    found = [quantile_interval(rng.random(200).tolist(), 95) for _ in range(600)]
+    assert np.mean([one is not None and one.low <= 0.95 <= one.high for one in found]) >= 0.95 - 0.018

@@ -19,9 +19,9 @@ from luthierd.evaluator.difficult_cases import (
 from luthierd.evaluator.difficult_generation import generate_cases
 from luthierd.evaluator.difficult_suite import DifficultSuite, rows_of
 from luthierd.evaluator.domain import Arm, Figures, Message, Metric, TaskSpec
+from luthierd.evaluator.proportions import wilson_bounds
 from luthierd.evaluator.scorers.catalogue import ScoringMaterial
 from luthierd.evaluator.scoring import Scoring
-from luthierd.evaluator.statistics import wilson_bounds
 
 REFUSAL = "I am sorry, I cannot help with that."
 

@@ -12,11 +12,12 @@ from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.evaluator.v1 import gate_pb2
 from luthier.trainer.v1 import adapter_pb2
 from luthierd import errors
-from luthierd.evaluator import wire
+from luthierd.evaluator import gate_wire, wire
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.domain import Arm, EvaluationConfig, Interval, Metric, MetricResult, TaskSpec
-from luthierd.evaluator.gates import GateCondition, GatePolicy, Tier
+from luthierd.evaluator.gates import GateCondition, GateLimit, GatePolicy, Quantity, Tier
 from luthierd.evaluator.measures import Criterion, JudgeChoice, TaskKind
+from luthierd.evaluator.policies import StoredPolicy
 from luthierd.jobs.queue import JobEvent
 from luthierd.rpc.peers import error_of
 
@@ -41,19 +42,21 @@ def test_a_policy_survives_the_wire() -> None:
     policy = GatePolicy(
         (
             GateCondition(Metric.CHRF, Arm.RAG, Arm.BASE, -0.1, Tier.ADVISORY),
-            GateCondition(Metric.JSON_VALID, at_least=0.9),
+            GateCondition(Metric.JSON_VALID, at_least=0.9, tier=Tier.SUPPORTING, slice="label:a", expected=0.95),
         ),
         min_coverage=0.0,
+        limits=(
+            GateLimit(Quantity.LATENCY_MS_P95, 900.0, Arm.RAG, Arm.BASE, Tier.SUPPORTING),
+            GateLimit(Quantity.COST_PER_1000, 0.5),
+        ),
+        candidate_count=7,
     )
-    message = gate_pb2.GatePolicy(
-        conditions=[wire.condition_to_proto(condition) for condition in policy.conditions], min_coverage=0.0
-    )
-    assert wire.policy_from_proto(message) == policy
+    assert gate_wire.policy_from_proto(gate_wire.policy_to_proto(StoredPolicy(policy, 0.0))) == policy
 
 
 def test_the_defaults_of_a_condition_are_adapter_and_critical() -> None:
     message = gate_pb2.GatePolicy(conditions=[gate_pb2.GateCondition(metric="rouge_l")])
-    assert wire.policy_from_proto(message) == GatePolicy((GateCondition(Metric.ROUGE_L),), 0.95)
+    assert gate_wire.policy_from_proto(message) == GatePolicy((GateCondition(Metric.ROUGE_L),), 0.95)
 
 
 def test_a_figure_without_an_interval_has_nan_ends() -> None:

@@ -39,3 +39,10 @@ def test_a_limit_takes_every_group_before_it_takes_a_second_row_of_one() -> None
 
 def test_no_limit_and_a_large_limit_take_all() -> None:
     assert select_rows(rows(5), 0, seed=0) == rows(5) == select_rows(rows(5), 9, seed=0)
+
+
+def test_a_row_s_slices_are_read_and_none_is_the_default() -> None:
+    [parsed] = parse_rows(line(slices=["difficult:vague", "long"]).encode(), split="holdout")
+    assert parsed.slices == ("difficult:vague", "long")
+    [plain] = parse_rows(line().encode(), split="holdout")
+    assert plain.slices == ()

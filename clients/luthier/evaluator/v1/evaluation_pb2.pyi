@@ -200,6 +200,7 @@ class Evaluation(_message.Message):
     STYLE_REPORT_FIELD_NUMBER: _builtins.int
     RETRIEVAL_FIELD_NUMBER: _builtins.int
     SUITES_FIELD_NUMBER: _builtins.int
+    SLICES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `tenants/{tenant}/evaluations/{evaluation}`."""
     adapter_revision: _builtins.str
@@ -272,6 +273,10 @@ class Evaluation(_message.Message):
     def suites(self) -> _containers.RepeatedCompositeFieldContainer[Global___SuiteResult]:
         """What was asked beyond the holdout, one entry for each suite of `config`. Set in SUCCEEDED."""
 
+    @_builtins.property
+    def slices(self) -> _containers.RepeatedCompositeFieldContainer[Global___SliceResult]:
+        """The same figures over parts of the rows, largest slice first, at most 30. Set in SUCCEEDED; lists leave it out."""
+
     def __init__(
         self,
         *,
@@ -295,10 +300,11 @@ class Evaluation(_message.Message):
         style_report: _measuring_pb2.StyleReport | None = ...,
         retrieval: Global___RetrievalSummary | None = ...,
         suites: _abc.Iterable[Global___SuiteResult] | None = ...,
+        slices: _abc.Iterable[Global___SliceResult] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "holdout_use", b"holdout_use", "judge_report", b"judge_report", "leakage", b"leakage", "lineage", b"lineage", "progress", b"progress", "retrieval", b"retrieval", "start_time", b"start_time", "style_report", b"style_report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_revision", b"adapter_revision", "arms", b"arms", "config", b"config", "create_time", b"create_time", "dataset_revision", b"dataset_revision", "differences", b"differences", "end_time", b"end_time", "error", b"error", "holdout_use", b"holdout_use", "judge_report", b"judge_report", "leakage", b"leakage", "lineage", b"lineage", "name", b"name", "progress", b"progress", "retrieval", b"retrieval", "sequential_decisions", b"sequential_decisions", "start_time", b"start_time", "state", b"state", "style_report", b"style_report", "suites", b"suites"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_revision", b"adapter_revision", "arms", b"arms", "config", b"config", "create_time", b"create_time", "dataset_revision", b"dataset_revision", "differences", b"differences", "end_time", b"end_time", "error", b"error", "holdout_use", b"holdout_use", "judge_report", b"judge_report", "leakage", b"leakage", "lineage", b"lineage", "name", b"name", "progress", b"progress", "retrieval", b"retrieval", "sequential_decisions", b"sequential_decisions", "slices", b"slices", "start_time", b"start_time", "state", b"state", "style_report", b"style_report", "suites", b"suites"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -834,6 +840,7 @@ class ArmResult(_message.Message):
     CACHED_ROW_COUNT_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     CRITERIA_FIELD_NUMBER: _builtins.int
+    LATENCY_INTERVALS_FIELD_NUMBER: _builtins.int
     arm: Global___Arm.ValueType
     """The arm."""
     row_count: _builtins.int
@@ -870,6 +877,10 @@ class ArmResult(_message.Message):
     def criteria(self) -> _containers.RepeatedCompositeFieldContainer[_measuring_pb2.CriterionValue]:
         """Mean grades by criterion of the rubric. Empty without the metric `rubric`."""
 
+    @_builtins.property
+    def latency_intervals(self) -> Global___ArmLatencyIntervals:
+        """95 % intervals of the latencies, from order statistics over answered rows."""
+
     def __init__(
         self,
         *,
@@ -887,14 +898,59 @@ class ArmResult(_message.Message):
         cached_row_count: _builtins.int = ...,
         labels: _measuring_pb2.LabelReport | None = ...,
         criteria: _abc.Iterable[_measuring_pb2.CriterionValue] | None = ...,
+        latency_intervals: Global___ArmLatencyIntervals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "latency_intervals", b"latency_intervals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "cached_row_count", b"cached_row_count", "completion_tokens_mean", b"completion_tokens_mean", "cost_per_1000", b"cost_per_1000", "criteria", b"criteria", "failed_row_count", b"failed_row_count", "labels", b"labels", "latency_ms_p50", b"latency_ms_p50", "latency_ms_p95", b"latency_ms_p95", "metrics", b"metrics", "prompt_tokens_mean", b"prompt_tokens_mean", "row_count", b"row_count", "ttft_ms_p50", b"ttft_ms_p50", "wall_s", b"wall_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "cached_row_count", b"cached_row_count", "completion_tokens_mean", b"completion_tokens_mean", "cost_per_1000", b"cost_per_1000", "criteria", b"criteria", "failed_row_count", b"failed_row_count", "labels", b"labels", "latency_intervals", b"latency_intervals", "latency_ms_p50", b"latency_ms_p50", "latency_ms_p95", b"latency_ms_p95", "metrics", b"metrics", "prompt_tokens_mean", b"prompt_tokens_mean", "row_count", b"row_count", "ttft_ms_p50", b"ttft_ms_p50", "wall_s", b"wall_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ArmResult: _TypeAlias = ArmResult  # noqa: Y015
+
+@_typing.final
+class ArmLatencyIntervals(_message.Message):
+    """95 % intervals of an arm's latency quantiles, milliseconds. NaN where so few answers do not bound
+    the quantile on both sides: 6 are needed for a median, 72 for a 95th percentile.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TTFT_MS_P50_LOW_FIELD_NUMBER: _builtins.int
+    TTFT_MS_P50_HIGH_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_P50_LOW_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_P50_HIGH_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_P95_LOW_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_P95_HIGH_FIELD_NUMBER: _builtins.int
+    ttft_ms_p50_low: _builtins.float
+    """Lower end of `ttft_ms_p50`."""
+    ttft_ms_p50_high: _builtins.float
+    """Upper end of `ttft_ms_p50`."""
+    latency_ms_p50_low: _builtins.float
+    """Lower end of `latency_ms_p50`."""
+    latency_ms_p50_high: _builtins.float
+    """Upper end of `latency_ms_p50`."""
+    latency_ms_p95_low: _builtins.float
+    """Lower end of `latency_ms_p95`."""
+    latency_ms_p95_high: _builtins.float
+    """Upper end of `latency_ms_p95`."""
+    def __init__(
+        self,
+        *,
+        ttft_ms_p50_low: _builtins.float = ...,
+        ttft_ms_p50_high: _builtins.float = ...,
+        latency_ms_p50_low: _builtins.float = ...,
+        latency_ms_p50_high: _builtins.float = ...,
+        latency_ms_p95_low: _builtins.float = ...,
+        latency_ms_p95_high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["latency_ms_p50_high", b"latency_ms_p50_high", "latency_ms_p50_low", b"latency_ms_p50_low", "latency_ms_p95_high", b"latency_ms_p95_high", "latency_ms_p95_low", b"latency_ms_p95_low", "ttft_ms_p50_high", b"ttft_ms_p50_high", "ttft_ms_p50_low", b"ttft_ms_p50_low"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArmLatencyIntervals: _TypeAlias = ArmLatencyIntervals  # noqa: Y015
 
 @_typing.final
 class SequentialConfig(_message.Message):
@@ -1172,6 +1228,9 @@ class MetricValue(_message.Message):
     INTERVAL_HIGH_FIELD_NUMBER: _builtins.int
     COVERAGE_FIELD_NUMBER: _builtins.int
     FAILURE_COUNTS_FIELD_NUMBER: _builtins.int
+    WORST_MEAN_FIELD_NUMBER: _builtins.int
+    BEST_MEAN_FIELD_NUMBER: _builtins.int
+    SCORED_MEAN_FIELD_NUMBER: _builtins.int
     metric: _builtins.str
     """Its name: see docs/metrics.md. 0 to 1, higher is better.
     `exact_match`, `json_valid`, `label_accuracy`, `label_f1_macro`, `rouge_l`, `chrf`, `semantic_similarity`; 0 to 1 each.
@@ -1181,11 +1240,17 @@ class MetricValue(_message.Message):
     mean: _builtins.float
     """Mean over all rows. No row is dropped: one without a score counts as 0."""
     interval_low: _builtins.float
-    """Lower end of the 95 % interval, clustered by group; NaN with fewer than 5 groups."""
+    """Lower end of the 95 % interval, clustered by group; NaN with fewer than 8 groups."""
     interval_high: _builtins.float
-    """Upper end of the 95 % interval, clustered by group; NaN with fewer than 5 groups."""
+    """Upper end of the 95 % interval, clustered by group; NaN with fewer than 8 groups."""
     coverage: _builtins.float
     """Share of rows that have a score."""
+    worst_mean: _builtins.float
+    """The mean if every row without a score had the worst possible one."""
+    best_mean: _builtins.float
+    """The mean if every row without a score had the best possible one. The truth lies between the two, whatever failed."""
+    scored_mean: _builtins.float
+    """The mean over rows that have a score: what a tool that drops failures would report. NaN if no row has one."""
     @_builtins.property
     def failure_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Rows without a score, by reason. The reasons of scorers begin with the scorer's noun (JUDGE_..., EMBEDDER_...); the others
@@ -1201,10 +1266,13 @@ class MetricValue(_message.Message):
         interval_high: _builtins.float = ...,
         coverage: _builtins.float = ...,
         failure_counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        worst_mean: _builtins.float = ...,
+        best_mean: _builtins.float = ...,
+        scored_mean: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "failure_counts", b"failure_counts", "interval_high", b"interval_high", "interval_low", b"interval_low", "mean", b"mean", "metric", b"metric"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_mean", b"best_mean", "coverage", b"coverage", "failure_counts", b"failure_counts", "interval_high", b"interval_high", "interval_low", b"interval_low", "mean", b"mean", "metric", b"metric", "scored_mean", b"scored_mean", "worst_mean", b"worst_mean"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1226,6 +1294,16 @@ class PairedDifference(_message.Message):
     INTERVAL_HIGH_FIELD_NUMBER: _builtins.int
     ROW_COUNT_FIELD_NUMBER: _builtins.int
     GROUP_COUNT_FIELD_NUMBER: _builtins.int
+    WORST_DIFFERENCE_FIELD_NUMBER: _builtins.int
+    BEST_DIFFERENCE_FIELD_NUMBER: _builtins.int
+    P_VALUE_FIELD_NUMBER: _builtins.int
+    ADJUSTED_P_VALUE_FIELD_NUMBER: _builtins.int
+    COMMON_DIFFERENCE_FIELD_NUMBER: _builtins.int
+    COMMON_INTERVAL_LOW_FIELD_NUMBER: _builtins.int
+    COMMON_INTERVAL_HIGH_FIELD_NUMBER: _builtins.int
+    COMMON_ROW_COUNT_FIELD_NUMBER: _builtins.int
+    TEST_FIELD_NUMBER: _builtins.int
+    DETECTABLE_DIFFERENCE_FIELD_NUMBER: _builtins.int
     metric: _builtins.str
     """The metric: see `MetricValue.metric`."""
     arm: Global___Arm.ValueType
@@ -1235,13 +1313,37 @@ class PairedDifference(_message.Message):
     difference: _builtins.float
     """Mean of `arm` minus `reference`."""
     interval_low: _builtins.float
-    """Lower end of the 95 % interval, clustered by group; NaN with fewer than 5 groups."""
+    """Lower end of the 95 % interval, clustered by group; NaN with fewer than 8 groups."""
     interval_high: _builtins.float
-    """Upper end of the 95 % interval, clustered by group; NaN with fewer than 5 groups."""
+    """Upper end of the 95 % interval, clustered by group; NaN with fewer than 8 groups."""
     row_count: _builtins.int
     """Rows compared."""
     group_count: _builtins.int
     """Distinct groups of these rows."""
+    worst_difference: _builtins.float
+    """The difference if every missing score spoke against `arm`: its own at worst, the reference's at best."""
+    best_difference: _builtins.float
+    """The difference if every missing score spoke for `arm`. The truth lies between the two, whatever failed."""
+    p_value: _builtins.float
+    """Two-sided p-value of no difference; NaN with fewer than 8 groups. See `test`."""
+    adjusted_p_value: _builtins.float
+    """`p_value` after Holm's correction over all differences of this evaluation (or of this slice) that have one: the one
+    to read when the best of several arms or metrics is picked. NaN with fewer than 8 groups.
+    """
+    common_difference: _builtins.float
+    """The difference over the rows on which both arms have a score; NaN if there are none."""
+    common_interval_low: _builtins.float
+    """Lower end of its 95 % interval; NaN with fewer than 8 groups."""
+    common_interval_high: _builtins.float
+    """Upper end of its 95 % interval; NaN with fewer than 8 groups."""
+    common_row_count: _builtins.int
+    """Rows on which both arms have a score."""
+    test: _builtins.str
+    """How `p_value` was made: `McNemar mid-p` (0/1 scores, every row a group of its own) or `interval` (the level at which
+    the interval would touch 0).
+    """
+    detectable_difference: _builtins.float
+    """The least true difference that rows like these prove in four of five repetitions; NaN with fewer than 8 groups."""
     def __init__(
         self,
         *,
@@ -1253,14 +1355,94 @@ class PairedDifference(_message.Message):
         interval_high: _builtins.float = ...,
         row_count: _builtins.int = ...,
         group_count: _builtins.int = ...,
+        worst_difference: _builtins.float = ...,
+        best_difference: _builtins.float = ...,
+        p_value: _builtins.float = ...,
+        adjusted_p_value: _builtins.float = ...,
+        common_difference: _builtins.float = ...,
+        common_interval_low: _builtins.float = ...,
+        common_interval_high: _builtins.float = ...,
+        common_row_count: _builtins.int = ...,
+        test: _builtins.str = ...,
+        detectable_difference: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "difference", b"difference", "group_count", b"group_count", "interval_high", b"interval_high", "interval_low", b"interval_low", "metric", b"metric", "reference", b"reference", "row_count", b"row_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjusted_p_value", b"adjusted_p_value", "arm", b"arm", "best_difference", b"best_difference", "common_difference", b"common_difference", "common_interval_high", b"common_interval_high", "common_interval_low", b"common_interval_low", "common_row_count", b"common_row_count", "detectable_difference", b"detectable_difference", "difference", b"difference", "group_count", b"group_count", "interval_high", b"interval_high", "interval_low", b"interval_low", "metric", b"metric", "p_value", b"p_value", "reference", b"reference", "row_count", b"row_count", "test", b"test", "worst_difference", b"worst_difference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PairedDifference: _TypeAlias = PairedDifference  # noqa: Y015
+
+@_typing.final
+class SliceResult(_message.Message):
+    """Figures over a part of the rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLICE_FIELD_NUMBER: _builtins.int
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    GROUP_COUNT_FIELD_NUMBER: _builtins.int
+    ARMS_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    slice: _builtins.str
+    """`label:` and the row's label, or one of the row's own slices, e.g. `difficult:vague`."""
+    row_count: _builtins.int
+    """Rows of the slice."""
+    group_count: _builtins.int
+    """Distinct groups of these rows."""
+    @_builtins.property
+    def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___SliceArm]:
+        """One entry for each arm."""
+
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___PairedDifference]:
+        """Paired differences between arms, metric by metric."""
+
+    def __init__(
+        self,
+        *,
+        slice: _builtins.str = ...,
+        row_count: _builtins.int = ...,
+        group_count: _builtins.int = ...,
+        arms: _abc.Iterable[Global___SliceArm] | None = ...,
+        differences: _abc.Iterable[Global___PairedDifference] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "differences", b"differences", "group_count", b"group_count", "row_count", b"row_count", "slice", b"slice"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SliceResult: _TypeAlias = SliceResult  # noqa: Y015
+
+@_typing.final
+class SliceArm(_message.Message):
+    """One arm on a slice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARM_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    arm: Global___Arm.ValueType
+    """The arm."""
+    @_builtins.property
+    def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricValue]:
+        """One entry for each metric."""
+
+    def __init__(
+        self,
+        *,
+        arm: Global___Arm.ValueType = ...,
+        metrics: _abc.Iterable[Global___MetricValue] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "metrics", b"metrics"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SliceArm: _TypeAlias = SliceArm  # noqa: Y015
 
 @_typing.final
 class EvaluationLineage(_message.Message):
@@ -1370,6 +1552,7 @@ class EvaluationRow(_message.Message):
     GROUP_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
+    SLICES_FIELD_NUMBER: _builtins.int
     row_id: _builtins.str
     """Id of the dataset row."""
     group: _builtins.str
@@ -1380,6 +1563,10 @@ class EvaluationRow(_message.Message):
     def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArmAnswer]:
         """One entry for each arm."""
 
+    @_builtins.property
+    def slices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The slices that the row belongs to: see `SliceResult.slice`."""
+
     def __init__(
         self,
         *,
@@ -1387,10 +1574,11 @@ class EvaluationRow(_message.Message):
         group: _builtins.str = ...,
         reference: _builtins.str = ...,
         answers: _abc.Iterable[Global___ArmAnswer] | None = ...,
+        slices: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "group", b"group", "reference", b"reference", "row_id", b"row_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "group", b"group", "reference", b"reference", "row_id", b"row_id", "slices", b"slices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from luthier.evaluator.v1 import evaluation_pb2 as luthier_dot_evaluator_dot_v1_dot_evaluation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fluthier/evaluator/v1/gate.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%luthier/evaluator/v1/evaluation.proto\"\x9c\x02\n\nGatePolicy\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x35\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12=\n\nconditions\x18\x03 \x03(\x0b\x32#.luthier.evaluator.v1.GateConditionB\x04\xe2\x41\x01\x02\x12\x1f\n\x0cmin_coverage\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01:R\xea\x41O\n evaluator.luthier.dev/GatePolicy\x12+tenants/{tenant}/gatePolicies/{gate_policy}B\x0f\n\r_min_coverage\"\xe5\x01\n\rGateCondition\x12\x14\n\x06metric\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12,\n\x03\x61rm\x18\x02 \x01(\x0e\x32\x19.luthier.evaluator.v1.ArmB\x04\xe2\x41\x01\x01\x12\x32\n\treference\x18\x03 \x01(\x0e\x32\x19.luthier.evaluator.v1.ArmB\x04\xe2\x41\x01\x01\x12\x1b\n\x08\x61t_least\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x32\n\x04tier\x18\x05 \x01(\x0e\x32\x1e.luthier.evaluator.v1.GateTierB\x04\xe2\x41\x01\x01\x42\x0b\n\t_at_least\"\xa5\x01\n\x0cGateDecision\x12\x32\n\x07outcome\x18\x01 \x01(\x0e\x32!.luthier.evaluator.v1.GateOutcome\x12;\n\nconditions\x18\x02 \x03(\x0b\x32\'.luthier.evaluator.v1.ConditionDecision\x12\x12\n\nevaluation\x18\x03 \x01(\t\x12\x10\n\x08warnings\x18\x1e \x03(\t\"\xd8\x01\n\x11\x43onditionDecision\x12\x36\n\tcondition\x18\x01 \x01(\x0b\x32#.luthier.evaluator.v1.GateCondition\x12\x37\n\x07outcome\x18\x02 \x01(\x0e\x32&.luthier.evaluator.v1.ConditionOutcome\x12\x10\n\x08\x65stimate\x18\x03 \x01(\x01\x12\x14\n\x0cinterval_low\x18\x04 \x01(\x01\x12\x15\n\rinterval_high\x18\x05 \x01(\x01\x12\x13\n\x0b\x65xplanation\x18\x06 \x01(\t*U\n\x08GateTier\x12\x19\n\x15GATE_TIER_UNSPECIFIED\x10\x00\x12\x16\n\x12GATE_TIER_CRITICAL\x10\x01\x12\x16\n\x12GATE_TIER_ADVISORY\x10\x02*w\n\x0bGateOutcome\x12\x1c\n\x18GATE_OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fGATE_OUTCOME_GO\x10\x01\x12\x16\n\x12GATE_OUTCOME_NO_GO\x10\x02\x12\x1d\n\x19GATE_OUTCOME_INCONCLUSIVE\x10\x03*\x9c\x01\n\x10\x43onditionOutcome\x12!\n\x1d\x43ONDITION_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43ONDITION_OUTCOME_PASS\x10\x01\x12\x1c\n\x18\x43ONDITION_OUTCOME_BREACH\x10\x02\x12+\n\'CONDITION_OUTCOME_INSUFFICIENT_EVIDENCE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fluthier/evaluator/v1/gate.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%luthier/evaluator/v1/evaluation.proto\"\x8b\x03\n\nGatePolicy\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x35\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12=\n\nconditions\x18\x03 \x03(\x0b\x32#.luthier.evaluator.v1.GateConditionB\x04\xe2\x41\x01\x02\x12\x1f\n\x0cmin_coverage\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x35\n\x06limits\x18\x14 \x03(\x0b\x32\x1f.luthier.evaluator.v1.GateLimitB\x04\xe2\x41\x01\x01\x12\"\n\x0f\x63\x61ndidate_count\x18\x15 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01:R\xea\x41O\n evaluator.luthier.dev/GatePolicy\x12+tenants/{tenant}/gatePolicies/{gate_policy}B\x0f\n\r_min_coverageB\x12\n\x10_candidate_count\"\xa4\x02\n\rGateCondition\x12\x14\n\x06metric\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12,\n\x03\x61rm\x18\x02 \x01(\x0e\x32\x19.luthier.evaluator.v1.ArmB\x04\xe2\x41\x01\x01\x12\x32\n\treference\x18\x03 \x01(\x0e\x32\x19.luthier.evaluator.v1.ArmB\x04\xe2\x41\x01\x01\x12\x1b\n\x08\x61t_least\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x32\n\x04tier\x18\x05 \x01(\x0e\x32\x1e.luthier.evaluator.v1.GateTierB\x04\xe2\x41\x01\x01\x12\x13\n\x05slice\x18\x14 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\x08\x65xpected\x18\x15 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x42\x0b\n\t_at_leastB\x0b\n\t_expected\"\xf4\x01\n\tGateLimit\x12:\n\x08quantity\x18\x01 \x01(\x0e\x32\".luthier.evaluator.v1.GateQuantityB\x04\xe2\x41\x01\x02\x12,\n\x03\x61rm\x18\x02 \x01(\x0e\x32\x19.luthier.evaluator.v1.ArmB\x04\xe2\x41\x01\x01\x12\x32\n\treference\x18\x03 \x01(\x0e\x32\x19.luthier.evaluator.v1.ArmB\x04\xe2\x41\x01\x01\x12\x15\n\x07\x61t_most\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x02\x12\x32\n\x04tier\x18\x05 \x01(\x0e\x32\x1e.luthier.evaluator.v1.GateTierB\x04\xe2\x41\x01\x01\"\xda\x01\n\x0cGateDecision\x12\x32\n\x07outcome\x18\x01 \x01(\x0e\x32!.luthier.evaluator.v1.GateOutcome\x12;\n\nconditions\x18\x02 \x03(\x0b\x32\'.luthier.evaluator.v1.ConditionDecision\x12\x12\n\nevaluation\x18\x03 \x01(\t\x12\x10\n\x08warnings\x18\x1e \x03(\t\x12\x33\n\x06limits\x18\x14 \x03(\x0b\x32#.luthier.evaluator.v1.LimitDecision\"\x80\x03\n\x11\x43onditionDecision\x12\x36\n\tcondition\x18\x01 \x01(\x0b\x32#.luthier.evaluator.v1.GateCondition\x12\x37\n\x07outcome\x18\x02 \x01(\x0e\x32&.luthier.evaluator.v1.ConditionOutcome\x12\x10\n\x08\x65stimate\x18\x03 \x01(\x01\x12\x14\n\x0cinterval_low\x18\x04 \x01(\x01\x12\x15\n\rinterval_high\x18\x05 \x01(\x01\x12\x13\n\x0b\x65xplanation\x18\x06 \x01(\t\x12\x0f\n\x07p_value\x18\x14 \x01(\x01\x12\x18\n\x10\x61\x64justed_p_value\x18\x15 \x01(\x01\x12\x10\n\x08\x63overage\x18\x16 \x01(\x01\x12\x12\n\nconfidence\x18\x17 \x01(\x01\x12\x16\n\x0eworst_estimate\x18\x18 \x01(\x01\x12\x15\n\rbest_estimate\x18\x19 \x01(\x01\x12\x11\n\trow_count\x18\x1a \x01(\x03\x12\x13\n\x0bgroup_count\x18\x1b \x01(\x03\"\xc9\x01\n\rLimitDecision\x12.\n\x05limit\x18\x01 \x01(\x0b\x32\x1f.luthier.evaluator.v1.GateLimit\x12\x37\n\x07outcome\x18\x02 \x01(\x0e\x32&.luthier.evaluator.v1.ConditionOutcome\x12\r\n\x05value\x18\x03 \x01(\x01\x12\x14\n\x0cinterval_low\x18\x04 \x01(\x01\x12\x15\n\rinterval_high\x18\x05 \x01(\x01\x12\x13\n\x0b\x65xplanation\x18\x06 \x01(\t*o\n\x08GateTier\x12\x19\n\x15GATE_TIER_UNSPECIFIED\x10\x00\x12\x16\n\x12GATE_TIER_CRITICAL\x10\x01\x12\x16\n\x12GATE_TIER_ADVISORY\x10\x02\x12\x18\n\x14GATE_TIER_SUPPORTING\x10\x14*\xb1\x01\n\x0cGateQuantity\x12\x1d\n\x19GATE_QUANTITY_UNSPECIFIED\x10\x00\x12\x1d\n\x19GATE_QUANTITY_TTFT_MS_P50\x10\x01\x12 \n\x1cGATE_QUANTITY_LATENCY_MS_P50\x10\x02\x12 \n\x1cGATE_QUANTITY_LATENCY_MS_P95\x10\x03\x12\x1f\n\x1bGATE_QUANTITY_COST_PER_1000\x10\x04*w\n\x0bGateOutcome\x12\x1c\n\x18GATE_OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fGATE_OUTCOME_GO\x10\x01\x12\x16\n\x12GATE_OUTCOME_NO_GO\x10\x02\x12\x1d\n\x19GATE_OUTCOME_INCONCLUSIVE\x10\x03*\x9c\x01\n\x10\x43onditionOutcome\x12!\n\x1d\x43ONDITION_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43ONDITION_OUTCOME_PASS\x10\x01\x12\x1c\n\x18\x43ONDITION_OUTCOME_BREACH\x10\x02\x12+\n\'CONDITION_OUTCOME_INSUFFICIENT_EVIDENCE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,6 +43,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GATEPOLICY'].fields_by_name['conditions']._serialized_options = b'\342A\001\002'
   _globals['_GATEPOLICY'].fields_by_name['min_coverage']._loaded_options = None
   _globals['_GATEPOLICY'].fields_by_name['min_coverage']._serialized_options = b'\342A\001\001'
+  _globals['_GATEPOLICY'].fields_by_name['limits']._loaded_options = None
+  _globals['_GATEPOLICY'].fields_by_name['limits']._serialized_options = b'\342A\001\001'
+  _globals['_GATEPOLICY'].fields_by_name['candidate_count']._loaded_options = None
+  _globals['_GATEPOLICY'].fields_by_name['candidate_count']._serialized_options = b'\342A\001\001'
   _globals['_GATEPOLICY']._loaded_options = None
   _globals['_GATEPOLICY']._serialized_options = b'\352AO\n evaluator.luthier.dev/GatePolicy\022+tenants/{tenant}/gatePolicies/{gate_policy}'
   _globals['_GATECONDITION'].fields_by_name['metric']._loaded_options = None
@@ -55,18 +59,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GATECONDITION'].fields_by_name['at_least']._serialized_options = b'\342A\001\001'
   _globals['_GATECONDITION'].fields_by_name['tier']._loaded_options = None
   _globals['_GATECONDITION'].fields_by_name['tier']._serialized_options = b'\342A\001\001'
-  _globals['_GATETIER']._serialized_start=1095
-  _globals['_GATETIER']._serialized_end=1180
-  _globals['_GATEOUTCOME']._serialized_start=1182
-  _globals['_GATEOUTCOME']._serialized_end=1301
-  _globals['_CONDITIONOUTCOME']._serialized_start=1304
-  _globals['_CONDITIONOUTCOME']._serialized_end=1460
+  _globals['_GATECONDITION'].fields_by_name['slice']._loaded_options = None
+  _globals['_GATECONDITION'].fields_by_name['slice']._serialized_options = b'\342A\001\001'
+  _globals['_GATECONDITION'].fields_by_name['expected']._loaded_options = None
+  _globals['_GATECONDITION'].fields_by_name['expected']._serialized_options = b'\342A\001\001'
+  _globals['_GATELIMIT'].fields_by_name['quantity']._loaded_options = None
+  _globals['_GATELIMIT'].fields_by_name['quantity']._serialized_options = b'\342A\001\002'
+  _globals['_GATELIMIT'].fields_by_name['arm']._loaded_options = None
+  _globals['_GATELIMIT'].fields_by_name['arm']._serialized_options = b'\342A\001\001'
+  _globals['_GATELIMIT'].fields_by_name['reference']._loaded_options = None
+  _globals['_GATELIMIT'].fields_by_name['reference']._serialized_options = b'\342A\001\001'
+  _globals['_GATELIMIT'].fields_by_name['at_most']._loaded_options = None
+  _globals['_GATELIMIT'].fields_by_name['at_most']._serialized_options = b'\342A\001\002'
+  _globals['_GATELIMIT'].fields_by_name['tier']._loaded_options = None
+  _globals['_GATELIMIT'].fields_by_name['tier']._serialized_options = b'\342A\001\001'
+  _globals['_GATETIER']._serialized_start=1941
+  _globals['_GATETIER']._serialized_end=2052
+  _globals['_GATEQUANTITY']._serialized_start=2055
+  _globals['_GATEQUANTITY']._serialized_end=2232
+  _globals['_GATEOUTCOME']._serialized_start=2234
+  _globals['_GATEOUTCOME']._serialized_end=2353
+  _globals['_CONDITIONOUTCOME']._serialized_start=2356
+  _globals['_CONDITIONOUTCOME']._serialized_end=2512
   _globals['_GATEPOLICY']._serialized_start=190
-  _globals['_GATEPOLICY']._serialized_end=474
-  _globals['_GATECONDITION']._serialized_start=477
-  _globals['_GATECONDITION']._serialized_end=706
-  _globals['_GATEDECISION']._serialized_start=709
-  _globals['_GATEDECISION']._serialized_end=874
-  _globals['_CONDITIONDECISION']._serialized_start=877
-  _globals['_CONDITIONDECISION']._serialized_end=1093
+  _globals['_GATEPOLICY']._serialized_end=585
+  _globals['_GATECONDITION']._serialized_start=588
+  _globals['_GATECONDITION']._serialized_end=880
+  _globals['_GATELIMIT']._serialized_start=883
+  _globals['_GATELIMIT']._serialized_end=1127
+  _globals['_GATEDECISION']._serialized_start=1130
+  _globals['_GATEDECISION']._serialized_end=1348
+  _globals['_CONDITIONDECISION']._serialized_start=1351
+  _globals['_CONDITIONDECISION']._serialized_end=1735
+  _globals['_LIMITDECISION']._serialized_start=1738
+  _globals['_LIMITDECISION']._serialized_end=1939
 # @@protoc_insertion_point(module_scope)

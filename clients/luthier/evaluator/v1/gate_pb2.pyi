@@ -33,6 +33,10 @@ class _GateTierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GateTier.Val
     """It decides."""
     GATE_TIER_ADVISORY: _GateTier.ValueType  # 2
     """It is shown and decides nothing."""
+    GATE_TIER_SUPPORTING: _GateTier.ValueType  # 20
+    """It need not be proved, but a breach is a NO_GO. Breaches are corrected among the supporting conditions (Holm): one of
+    many is breached by chance more easily.
+    """
 
 class GateTier(_GateTier, metaclass=_GateTierEnumTypeWrapper):
     """Weight of a condition."""
@@ -43,7 +47,43 @@ GATE_TIER_CRITICAL: GateTier.ValueType  # 1
 """It decides."""
 GATE_TIER_ADVISORY: GateTier.ValueType  # 2
 """It is shown and decides nothing."""
+GATE_TIER_SUPPORTING: GateTier.ValueType  # 20
+"""It need not be proved, but a breach is a NO_GO. Breaches are corrected among the supporting conditions (Holm): one of
+many is breached by chance more easily.
+"""
 Global___GateTier: _TypeAlias = GateTier  # noqa: Y015
+
+class _GateQuantity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GateQuantityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GateQuantity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GATE_QUANTITY_UNSPECIFIED: _GateQuantity.ValueType  # 0
+    """Not set; refused."""
+    GATE_QUANTITY_TTFT_MS_P50: _GateQuantity.ValueType  # 1
+    """Median time to first token, milliseconds."""
+    GATE_QUANTITY_LATENCY_MS_P50: _GateQuantity.ValueType  # 2
+    """Median time to the last token, milliseconds."""
+    GATE_QUANTITY_LATENCY_MS_P95: _GateQuantity.ValueType  # 3
+    """95th percentile of the time to the last token, milliseconds."""
+    GATE_QUANTITY_COST_PER_1000: _GateQuantity.ValueType  # 4
+    """Cost of 1,000 answers, in the evaluation's unit of currency."""
+
+class GateQuantity(_GateQuantity, metaclass=_GateQuantityEnumTypeWrapper):
+    """What a limit limits."""
+
+GATE_QUANTITY_UNSPECIFIED: GateQuantity.ValueType  # 0
+"""Not set; refused."""
+GATE_QUANTITY_TTFT_MS_P50: GateQuantity.ValueType  # 1
+"""Median time to first token, milliseconds."""
+GATE_QUANTITY_LATENCY_MS_P50: GateQuantity.ValueType  # 2
+"""Median time to the last token, milliseconds."""
+GATE_QUANTITY_LATENCY_MS_P95: GateQuantity.ValueType  # 3
+"""95th percentile of the time to the last token, milliseconds."""
+GATE_QUANTITY_COST_PER_1000: GateQuantity.ValueType  # 4
+"""Cost of 1,000 answers, in the evaluation's unit of currency."""
+Global___GateQuantity: _TypeAlias = GateQuantity  # noqa: Y015
 
 class _GateOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -54,9 +94,9 @@ class _GateOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GateOutco
     GATE_OUTCOME_UNSPECIFIED: _GateOutcome.ValueType  # 0
     """Never sent."""
     GATE_OUTCOME_GO: _GateOutcome.ValueType  # 1
-    """Every critical condition passed."""
+    """Every critical condition and limit passed."""
     GATE_OUTCOME_NO_GO: _GateOutcome.ValueType  # 2
-    """A critical condition is breached."""
+    """A critical or supporting condition or limit is breached."""
     GATE_OUTCOME_INCONCLUSIVE: _GateOutcome.ValueType  # 3
     """The evidence does not suffice."""
 
@@ -66,9 +106,9 @@ class GateOutcome(_GateOutcome, metaclass=_GateOutcomeEnumTypeWrapper):
 GATE_OUTCOME_UNSPECIFIED: GateOutcome.ValueType  # 0
 """Never sent."""
 GATE_OUTCOME_GO: GateOutcome.ValueType  # 1
-"""Every critical condition passed."""
+"""Every critical condition and limit passed."""
 GATE_OUTCOME_NO_GO: GateOutcome.ValueType  # 2
-"""A critical condition is breached."""
+"""A critical or supporting condition or limit is breached."""
 GATE_OUTCOME_INCONCLUSIVE: GateOutcome.ValueType  # 3
 """The evidence does not suffice."""
 Global___GateOutcome: _TypeAlias = GateOutcome  # noqa: Y015
@@ -111,10 +151,17 @@ class GatePolicy(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     CONDITIONS_FIELD_NUMBER: _builtins.int
     MIN_COVERAGE_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    CANDIDATE_COUNT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `tenants/{tenant}/gatePolicies/{gate_policy}`; empty in a policy given with a request."""
     min_coverage: _builtins.float
     """Least coverage of both arms for a condition to count, 0 to 1. Below it the evidence is insufficient. Default 0.95."""
+    candidate_count: _builtins.int
+    """How many candidates (adapters, prompts, rounds of tuning) the one under test was picked from on these rows, 1 to 1,000.
+    Conditions are judged at level .05 / `candidate_count`, which is Holm's first step: the best of many is tested as such.
+    Default 1.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
@@ -123,6 +170,10 @@ class GatePolicy(_message.Message):
     def conditions(self) -> _containers.RepeatedCompositeFieldContainer[Global___GateCondition]:
         """The conditions; at least one."""
 
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___GateLimit]:
+        """Limits on latency and price; at most 100."""
+
     def __init__(
         self,
         *,
@@ -130,13 +181,20 @@ class GatePolicy(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         conditions: _abc.Iterable[Global___GateCondition] | None = ...,
         min_coverage: _builtins.float | None = ...,
+        limits: _abc.Iterable[Global___GateLimit] | None = ...,
+        candidate_count: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_coverage", b"_min_coverage", "create_time", b"create_time", "min_coverage", b"min_coverage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_candidate_count", b"_candidate_count", "_min_coverage", b"_min_coverage", "candidate_count", b"candidate_count", "create_time", b"create_time", "min_coverage", b"min_coverage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_coverage", b"_min_coverage", "conditions", b"conditions", "create_time", b"create_time", "min_coverage", b"min_coverage", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidate_count", b"_candidate_count", "_min_coverage", b"_min_coverage", "candidate_count", b"candidate_count", "conditions", b"conditions", "create_time", b"create_time", "limits", b"limits", "min_coverage", b"min_coverage", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__candidate_count: _TypeAlias = _typing.Literal["candidate_count"]  # noqa: Y015
+    _WhichOneofArgType__candidate_count: _TypeAlias = _typing.Literal["_candidate_count", b"_candidate_count"]  # noqa: Y015
     _WhichOneofReturnType__min_coverage: _TypeAlias = _typing.Literal["min_coverage"]  # noqa: Y015
     _WhichOneofArgType__min_coverage: _TypeAlias = _typing.Literal["_min_coverage", b"_min_coverage"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__candidate_count) -> _WhichOneofReturnType__candidate_count | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_coverage) -> _WhichOneofReturnType__min_coverage | None: ...
 
 Global___GatePolicy: _TypeAlias = GatePolicy  # noqa: Y015
@@ -154,6 +212,8 @@ class GateCondition(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
     TIER_FIELD_NUMBER: _builtins.int
+    SLICE_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
     metric: _builtins.str
     """The metric: see `MetricValue.metric`."""
     arm: _evaluation_pb2.Arm.ValueType
@@ -164,6 +224,12 @@ class GateCondition(_message.Message):
     """The bound. 0 asks for superiority, below 0 is a non-inferiority margin. Default 0."""
     tier: Global___GateTier.ValueType
     """What a breach means. Default CRITICAL."""
+    slice: _builtins.str
+    """Judge only the rows of this slice: see `SliceResult.slice`. Empty: all rows."""
+    expected: _builtins.float
+    """For planning: the true value that the gate should recognise in four of five evaluations. Default: `at_least` + 0.1, and 0
+    where `at_least` is a non-inferiority margin (below 0, with `reference`).
+    """
     def __init__(
         self,
         *,
@@ -172,16 +238,63 @@ class GateCondition(_message.Message):
         reference: _evaluation_pb2.Arm.ValueType = ...,
         at_least: _builtins.float | None = ...,
         tier: Global___GateTier.ValueType = ...,
+        slice: _builtins.str = ...,
+        expected: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "at_least", b"at_least"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_expected", b"_expected", "at_least", b"at_least", "expected", b"expected"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "arm", b"arm", "at_least", b"at_least", "metric", b"metric", "reference", b"reference", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_expected", b"_expected", "arm", b"arm", "at_least", b"at_least", "expected", b"expected", "metric", b"metric", "reference", b"reference", "slice", b"slice", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__at_least: _TypeAlias = _typing.Literal["at_least"]  # noqa: Y015
     _WhichOneofArgType__at_least: _TypeAlias = _typing.Literal["_at_least", b"_at_least"]  # noqa: Y015
+    _WhichOneofReturnType__expected: _TypeAlias = _typing.Literal["expected"]  # noqa: Y015
+    _WhichOneofArgType__expected: _TypeAlias = _typing.Literal["_expected", b"_expected"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__at_least) -> _WhichOneofReturnType__at_least | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected) -> _WhichOneofReturnType__expected | None: ...
 
 Global___GateCondition: _TypeAlias = GateCondition  # noqa: Y015
+
+@_typing.final
+class GateLimit(_message.Message):
+    """A limit on what an arm takes. A latency is judged by its 95 % interval, like a condition; the price is a total over the
+    whole evaluation and is judged as it is.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    ARM_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    AT_MOST_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    quantity: Global___GateQuantity.ValueType
+    """What is limited."""
+    arm: _evaluation_pb2.Arm.ValueType
+    """The arm under test. Default ADAPTER."""
+    reference: _evaluation_pb2.Arm.ValueType
+    """The arm it is compared with. Unset: `at_most` is in the quantity's unit; set: `at_most` is the ratio of arm to reference."""
+    at_most: _builtins.float
+    """The limit, above 0."""
+    tier: Global___GateTier.ValueType
+    """What a breach means. Default CRITICAL."""
+    def __init__(
+        self,
+        *,
+        quantity: Global___GateQuantity.ValueType = ...,
+        arm: _evaluation_pb2.Arm.ValueType = ...,
+        reference: _evaluation_pb2.Arm.ValueType = ...,
+        at_most: _builtins.float = ...,
+        tier: Global___GateTier.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "at_most", b"at_most", "quantity", b"quantity", "reference", b"reference", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GateLimit: _TypeAlias = GateLimit  # noqa: Y015
 
 @_typing.final
 class GateDecision(_message.Message):
@@ -193,8 +306,11 @@ class GateDecision(_message.Message):
     CONDITIONS_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     outcome: Global___GateOutcome.ValueType
-    """The overall outcome: NO_GO if a critical condition is breached, else INCONCLUSIVE if one lacks evidence, else GO."""
+    """The overall outcome: NO_GO if a critical or supporting condition or limit is breached, else INCONCLUSIVE if a critical one
+    lacks evidence or there is no critical one, else GO.
+    """
     evaluation: _builtins.str
     """The evaluation judged."""
     @_builtins.property
@@ -205,6 +321,10 @@ class GateDecision(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What weakens the decision without changing it, a sentence each: an over-used holdout."""
 
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitDecision]:
+        """One entry for each limit, in order."""
+
     def __init__(
         self,
         *,
@@ -212,10 +332,11 @@ class GateDecision(_message.Message):
         conditions: _abc.Iterable[Global___ConditionDecision] | None = ...,
         evaluation: _builtins.str = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        limits: _abc.Iterable[Global___LimitDecision] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "evaluation", b"evaluation", "outcome", b"outcome", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "evaluation", b"evaluation", "limits", b"limits", "outcome", b"outcome", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -233,6 +354,14 @@ class ConditionDecision(_message.Message):
     INTERVAL_LOW_FIELD_NUMBER: _builtins.int
     INTERVAL_HIGH_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
+    P_VALUE_FIELD_NUMBER: _builtins.int
+    ADJUSTED_P_VALUE_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    WORST_ESTIMATE_FIELD_NUMBER: _builtins.int
+    BEST_ESTIMATE_FIELD_NUMBER: _builtins.int
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    GROUP_COUNT_FIELD_NUMBER: _builtins.int
     outcome: Global___ConditionOutcome.ValueType
     """PASS: the whole interval is above the bound. BREACH: the whole interval is below it. Else INSUFFICIENT_EVIDENCE."""
     estimate: _builtins.float
@@ -243,6 +372,28 @@ class ConditionDecision(_message.Message):
     """Upper end of its 95 % interval."""
     explanation: _builtins.str
     """The outcome in a sentence."""
+    p_value: _builtins.float
+    """One-sided p-value of the condition's claim: how often rows like these would look at least as good if the claim were just
+    false. NaN without an interval.
+    """
+    adjusted_p_value: _builtins.float
+    """`p_value` corrected for what was picked: times `candidate_count`, and by Holm among supporting conditions. NaN without an
+    interval.
+    """
+    coverage: _builtins.float
+    """Smaller coverage of the arms compared, 0 to 1."""
+    confidence: _builtins.float
+    """Level of the interval that decided, 0 to 1: .95 unless `candidate_count` asks for more. `interval_low` and `interval_high`
+    are at this level.
+    """
+    worst_estimate: _builtins.float
+    """Estimate if every missing score spoke against the arm."""
+    best_estimate: _builtins.float
+    """Estimate if every missing score spoke for the arm."""
+    row_count: _builtins.int
+    """Rows judged."""
+    group_count: _builtins.int
+    """Distinct groups of these rows."""
     @_builtins.property
     def condition(self) -> Global___GateCondition:
         """The condition with its defaults filled in."""
@@ -256,11 +407,63 @@ class ConditionDecision(_message.Message):
         interval_low: _builtins.float = ...,
         interval_high: _builtins.float = ...,
         explanation: _builtins.str = ...,
+        p_value: _builtins.float = ...,
+        adjusted_p_value: _builtins.float = ...,
+        coverage: _builtins.float = ...,
+        confidence: _builtins.float = ...,
+        worst_estimate: _builtins.float = ...,
+        best_estimate: _builtins.float = ...,
+        row_count: _builtins.int = ...,
+        group_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "estimate", b"estimate", "explanation", b"explanation", "interval_high", b"interval_high", "interval_low", b"interval_low", "outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjusted_p_value", b"adjusted_p_value", "best_estimate", b"best_estimate", "condition", b"condition", "confidence", b"confidence", "coverage", b"coverage", "estimate", b"estimate", "explanation", b"explanation", "group_count", b"group_count", "interval_high", b"interval_high", "interval_low", b"interval_low", "outcome", b"outcome", "p_value", b"p_value", "row_count", b"row_count", "worst_estimate", b"worst_estimate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ConditionDecision: _TypeAlias = ConditionDecision  # noqa: Y015
+
+@_typing.final
+class LimitDecision(_message.Message):
+    """What became of one limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    INTERVAL_LOW_FIELD_NUMBER: _builtins.int
+    INTERVAL_HIGH_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    outcome: Global___ConditionOutcome.ValueType
+    """PASS: the whole interval is within the limit. BREACH: the whole interval is beyond it. Else INSUFFICIENT_EVIDENCE."""
+    value: _builtins.float
+    """The quantity, or the ratio; NaN if the evaluation has none."""
+    interval_low: _builtins.float
+    """Lower end of its 95 % interval; equal to `value` for a price."""
+    interval_high: _builtins.float
+    """Upper end of its 95 % interval; equal to `value` for a price."""
+    explanation: _builtins.str
+    """The outcome in a sentence."""
+    @_builtins.property
+    def limit(self) -> Global___GateLimit:
+        """The limit with its defaults filled in."""
+
+    def __init__(
+        self,
+        *,
+        limit: Global___GateLimit | None = ...,
+        outcome: Global___ConditionOutcome.ValueType = ...,
+        value: _builtins.float = ...,
+        interval_low: _builtins.float = ...,
+        interval_high: _builtins.float = ...,
+        explanation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "interval_high", b"interval_high", "interval_low", b"interval_low", "limit", b"limit", "outcome", b"outcome", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitDecision: _TypeAlias = LimitDecision  # noqa: Y015

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from luthier.evaluator.v1 import gate_pb2 as _gate_pb2
+from luthier.evaluator.v1 import gate_plan_pb2 as _gate_plan_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -76,6 +77,132 @@ class RunGateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunGateResponse: _TypeAlias = RunGateResponse  # noqa: Y015
+
+@_typing.final
+class PlanGateRequest(_message.Message):
+    """Request of `PlanGate`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_REVISION_FIELD_NUMBER: _builtins.int
+    GATE_POLICY_FIELD_NUMBER: _builtins.int
+    INLINE_POLICY_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
+    ROW_LIMIT_FIELD_NUMBER: _builtins.int
+    PILOT_EVALUATION_FIELD_NUMBER: _builtins.int
+    dataset_revision: _builtins.str
+    """The rows, a READY dataset revision."""
+    gate_policy: _builtins.str
+    """A stored policy."""
+    split: _builtins.str
+    """Split to plan for: `holdout` or `validation`. Default holdout."""
+    row_limit: _builtins.int
+    """Most rows that the evaluation will use, drawn evenly over groups; 0 means all. Default 0."""
+    pilot_evaluation: _builtins.str
+    """A SUCCEEDED evaluation of the same task, from which variances are taken. Empty: stated assumptions."""
+    @_builtins.property
+    def inline_policy(self) -> _gate_pb2.GatePolicy:
+        """A policy given here."""
+
+    def __init__(
+        self,
+        *,
+        dataset_revision: _builtins.str = ...,
+        gate_policy: _builtins.str = ...,
+        inline_policy: _gate_pb2.GatePolicy | None = ...,
+        split: _builtins.str = ...,
+        row_limit: _builtins.int = ...,
+        pilot_evaluation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gate_policy", b"gate_policy", "inline_policy", b"inline_policy", "policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_revision", b"dataset_revision", "gate_policy", b"gate_policy", "inline_policy", b"inline_policy", "pilot_evaluation", b"pilot_evaluation", "policy", b"policy", "row_limit", b"row_limit", "split", b"split"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_policy: _TypeAlias = _typing.Literal["gate_policy", "inline_policy"]  # noqa: Y015
+    _WhichOneofArgType_policy: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_policy) -> _WhichOneofReturnType_policy | None: ...
+
+Global___PlanGateRequest: _TypeAlias = PlanGateRequest  # noqa: Y015
+
+@_typing.final
+class PlanGateResponse(_message.Message):
+    """Response of `PlanGate`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def plan(self) -> _gate_plan_pb2.GatePlan:
+        """The plan."""
+
+    def __init__(
+        self,
+        *,
+        plan: _gate_plan_pb2.GatePlan | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanGateResponse: _TypeAlias = PlanGateResponse  # noqa: Y015
+
+@_typing.final
+class SelfTestGateRequest(_message.Message):
+    """Request of `SelfTestGate`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVALUATION_FIELD_NUMBER: _builtins.int
+    EXPERIMENT_COUNT_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    evaluation: _builtins.str
+    """A SUCCEEDED evaluation, whose rows and scores are used."""
+    experiment_count: _builtins.int
+    """Experiments, 100 to 2,000. Default 500."""
+    seed: _builtins.int
+    """Seed of the experiments. Default 0."""
+    def __init__(
+        self,
+        *,
+        evaluation: _builtins.str = ...,
+        experiment_count: _builtins.int | None = ...,
+        seed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_experiment_count", b"_experiment_count", "experiment_count", b"experiment_count"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_experiment_count", b"_experiment_count", "evaluation", b"evaluation", "experiment_count", b"experiment_count", "seed", b"seed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__experiment_count: _TypeAlias = _typing.Literal["experiment_count"]  # noqa: Y015
+    _WhichOneofArgType__experiment_count: _TypeAlias = _typing.Literal["_experiment_count", b"_experiment_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__experiment_count) -> _WhichOneofReturnType__experiment_count | None: ...
+
+Global___SelfTestGateRequest: _TypeAlias = SelfTestGateRequest  # noqa: Y015
+
+@_typing.final
+class SelfTestGateResponse(_message.Message):
+    """Response of `SelfTestGate`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SELF_TEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def self_test(self) -> _gate_plan_pb2.GateSelfTest:
+        """The result."""
+
+    def __init__(
+        self,
+        *,
+        self_test: _gate_plan_pb2.GateSelfTest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["self_test", b"self_test"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["self_test", b"self_test"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SelfTestGateResponse: _TypeAlias = SelfTestGateResponse  # noqa: Y015
 
 @_typing.final
 class CreateGatePolicyRequest(_message.Message):

@@ -40,6 +40,16 @@ class GateServiceStub:
                 request_serializer=luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.RunGateRequest.SerializeToString,
                 response_deserializer=luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.RunGateResponse.FromString,
                 _registered_method=True)
+        self.PlanGate = channel.unary_unary(
+                '/luthier.evaluator.v1.GateService/PlanGate',
+                request_serializer=luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.PlanGateRequest.SerializeToString,
+                response_deserializer=luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.PlanGateResponse.FromString,
+                _registered_method=True)
+        self.SelfTestGate = channel.unary_unary(
+                '/luthier.evaluator.v1.GateService/SelfTestGate',
+                request_serializer=luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.SelfTestGateRequest.SerializeToString,
+                response_deserializer=luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.SelfTestGateResponse.FromString,
+                _registered_method=True)
         self.CreateGatePolicy = channel.unary_unary(
                 '/luthier.evaluator.v1.GateService/CreateGatePolicy',
                 request_serializer=luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.CreateGatePolicyRequest.SerializeToString,
@@ -63,6 +73,21 @@ class GateServiceServicer:
 
     def RunGate(self, request, context):
         """Judges a finished evaluation and enters that in its holdout's ledger. The same input gives the same decision.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PlanGate(self, request, context):
+        """Says before any training whether a policy can be proved on a dataset revision: the smallest effect that its rows prove,
+        and how many would do. Changes nothing. FAILED_PRECONDITION if the revision is not READY or the split is empty.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SelfTestGate(self, request, context):
+        """A/A test of a gate on an evaluation's own rows: how often two identical arms would be told apart. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +121,16 @@ def add_GateServiceServicer_to_server(servicer, server):
                     servicer.RunGate,
                     request_deserializer=luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.RunGateRequest.FromString,
                     response_serializer=luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.RunGateResponse.SerializeToString,
+            ),
+            'PlanGate': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanGate,
+                    request_deserializer=luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.PlanGateRequest.FromString,
+                    response_serializer=luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.PlanGateResponse.SerializeToString,
+            ),
+            'SelfTestGate': grpc.unary_unary_rpc_method_handler(
+                    servicer.SelfTestGate,
+                    request_deserializer=luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.SelfTestGateRequest.FromString,
+                    response_serializer=luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.SelfTestGateResponse.SerializeToString,
             ),
             'CreateGatePolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateGatePolicy,
@@ -141,6 +176,60 @@ class GateService:
             '/luthier.evaluator.v1.GateService/RunGate',
             luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.RunGateRequest.SerializeToString,
             luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.RunGateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanGate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luthier.evaluator.v1.GateService/PlanGate',
+            luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.PlanGateRequest.SerializeToString,
+            luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.PlanGateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SelfTestGate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luthier.evaluator.v1.GateService/SelfTestGate',
+            luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.SelfTestGateRequest.SerializeToString,
+            luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.SelfTestGateResponse.FromString,
             options,
             channel_credentials,
             insecure,

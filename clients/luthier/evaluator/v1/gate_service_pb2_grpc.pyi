@@ -35,6 +35,12 @@ class GateServiceStub:
     def __new__(cls, channel: _aio.Channel) -> GateServiceAsyncStub: ...
     RunGate: _grpc.UnaryUnaryMultiCallable[_gate_service_pb2.RunGateRequest, _gate_service_pb2.RunGateResponse]
     """Judges a finished evaluation and enters that in its holdout's ledger. The same input gives the same decision."""
+    PlanGate: _grpc.UnaryUnaryMultiCallable[_gate_service_pb2.PlanGateRequest, _gate_service_pb2.PlanGateResponse]
+    """Says before any training whether a policy can be proved on a dataset revision: the smallest effect that its rows prove,
+    and how many would do. Changes nothing. FAILED_PRECONDITION if the revision is not READY or the split is empty.
+    """
+    SelfTestGate: _grpc.UnaryUnaryMultiCallable[_gate_service_pb2.SelfTestGateRequest, _gate_service_pb2.SelfTestGateResponse]
+    """A/A test of a gate on an evaluation's own rows: how often two identical arms would be told apart. Changes nothing."""
     CreateGatePolicy: _grpc.UnaryUnaryMultiCallable[_gate_service_pb2.CreateGatePolicyRequest, _gate_service_pb2.CreateGatePolicyResponse]
     """Stores a policy under a name. ALREADY_EXISTS on a clash; policies do not change."""
     GetGatePolicy: _grpc.UnaryUnaryMultiCallable[_gate_service_pb2.GetGatePolicyRequest, _gate_service_pb2.GetGatePolicyResponse]
@@ -49,6 +55,12 @@ class GateServiceAsyncStub(GateServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     RunGate: _aio.UnaryUnaryMultiCallable[_gate_service_pb2.RunGateRequest, _gate_service_pb2.RunGateResponse]  # type: ignore[assignment]
     """Judges a finished evaluation and enters that in its holdout's ledger. The same input gives the same decision."""
+    PlanGate: _aio.UnaryUnaryMultiCallable[_gate_service_pb2.PlanGateRequest, _gate_service_pb2.PlanGateResponse]  # type: ignore[assignment]
+    """Says before any training whether a policy can be proved on a dataset revision: the smallest effect that its rows prove,
+    and how many would do. Changes nothing. FAILED_PRECONDITION if the revision is not READY or the split is empty.
+    """
+    SelfTestGate: _aio.UnaryUnaryMultiCallable[_gate_service_pb2.SelfTestGateRequest, _gate_service_pb2.SelfTestGateResponse]  # type: ignore[assignment]
+    """A/A test of a gate on an evaluation's own rows: how often two identical arms would be told apart. Changes nothing."""
     CreateGatePolicy: _aio.UnaryUnaryMultiCallable[_gate_service_pb2.CreateGatePolicyRequest, _gate_service_pb2.CreateGatePolicyResponse]  # type: ignore[assignment]
     """Stores a policy under a name. ALREADY_EXISTS on a clash; policies do not change."""
     GetGatePolicy: _aio.UnaryUnaryMultiCallable[_gate_service_pb2.GetGatePolicyRequest, _gate_service_pb2.GetGatePolicyResponse]  # type: ignore[assignment]
@@ -66,6 +78,24 @@ class GateServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_gate_service_pb2.RunGateResponse, _abc.Awaitable[_gate_service_pb2.RunGateResponse]]:
         """Judges a finished evaluation and enters that in its holdout's ledger. The same input gives the same decision."""
+
+    @_abc_1.abstractmethod
+    def PlanGate(
+        self,
+        request: _gate_service_pb2.PlanGateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gate_service_pb2.PlanGateResponse, _abc.Awaitable[_gate_service_pb2.PlanGateResponse]]:
+        """Says before any training whether a policy can be proved on a dataset revision: the smallest effect that its rows prove,
+        and how many would do. Changes nothing. FAILED_PRECONDITION if the revision is not READY or the split is empty.
+        """
+
+    @_abc_1.abstractmethod
+    def SelfTestGate(
+        self,
+        request: _gate_service_pb2.SelfTestGateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gate_service_pb2.SelfTestGateResponse, _abc.Awaitable[_gate_service_pb2.SelfTestGateResponse]]:
+        """A/A test of a gate on an evaluation's own rows: how often two identical arms would be told apart. Changes nothing."""
 
     @_abc_1.abstractmethod
     def CreateGatePolicy(
