@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from luthierd.evaluator import statistics
+from luthierd.evaluator import intervals, statistics
 from luthierd.evaluator.agreement import Level, cohen_kappa, krippendorff_alpha
 from luthierd.evaluator.comparison_items import HIGHEST_RATING, LOWEST_RATING, Item, Mode, QueueConfig, Vote
 from luthierd.evaluator.domain import Arm, Interval, Metric
@@ -175,4 +175,4 @@ def _mean(values: Sequence[tuple[float, str]], seed: int) -> Estimate | None:
     if not values:
         return None
     data = statistics.mean_of([value for value, _ in values], [group for _, group in values])
-    return Estimate(data.value(), statistics.mean_interval(data, seed=seed, draws=DRAWS), len(values))
+    return Estimate(data.value(), intervals.mean_interval(data, seed=seed, draws=DRAWS), len(values))

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from luthierd.evaluator import statistics
+from luthierd.evaluator import proportions, statistics
 from luthierd.evaluator.counterfactual_terms import CounterfactualPair, swap
 from luthierd.evaluator.domain import Answer, Arm, Figures, Interval, Metric, Row, SuiteFigure, TaskSpec
 from luthierd.evaluator.suites import ID_PREFIX, Answers, Measured, SuiteStatistics
@@ -94,5 +94,5 @@ def _sides(pair: CounterfactualPair) -> tuple[Row, Row]:
 
 def _flip_rate(arm: Arm, quantity: str, chosen: Sequence[tuple[float, str]]) -> SuiteFigure:
     values, groups = [value for value, _ in chosen], [group for _, group in chosen]
-    interval: Interval | None = statistics.proportion_interval(values, groups)
+    interval: Interval | None = proportions.proportion_interval(values, groups)
     return SuiteFigure(arm, quantity, statistics.mean_of(values, groups).value(), interval, len(values))

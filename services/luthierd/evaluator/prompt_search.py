@@ -15,7 +15,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from luthierd.evaluator import statistics
+from luthierd.evaluator import intervals, statistics
 from luthierd.evaluator.domain import DEFAULT_INSTRUCTION, Interval, Metric, Row
 from luthierd.evaluator.shots import fixed_shots
 
@@ -146,7 +146,7 @@ async def _measured(candidate: Candidate, rows: Sequence[Row], seed: int, ask: A
         return Measured(0.0, None, 0)
     values = await ask(candidate, rows)
     data = statistics.mean_of(values, [row.group for row in rows])
-    return Measured(data.value(), statistics.mean_interval(data, seed=seed), len(rows))
+    return Measured(data.value(), intervals.mean_interval(data, seed=seed), len(rows))
 
 
 def _mean(values: Sequence[float]) -> float:

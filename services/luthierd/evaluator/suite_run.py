@@ -18,8 +18,9 @@ from luthierd.evaluator.difficult_suite import ALL, DifficultSuite, rows_of
 from luthierd.evaluator.domain import Arm, EvaluationConfig, EvaluationInputs, Figures, Results, Row, SuiteResult
 from luthierd.evaluator.general_items import without_overlap
 from luthierd.evaluator.general_suite import GeneralSuite, SuiteParts, items_of
+from luthierd.evaluator.row_figures import PAIRS
 from luthierd.evaluator.rows import select_rows
-from luthierd.evaluator.scoring import PAIRS, Scoring
+from luthierd.evaluator.scoring import Scoring
 from luthierd.evaluator.suite_config import CounterfactualConfig
 from luthierd.evaluator.suites import Answers, PlainPlan, SuiteAsker, SuiteFindings, merged
 from luthierd.evaluator.tasks import has_labels
