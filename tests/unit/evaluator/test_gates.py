@@ -163,7 +163,10 @@ def test_a_condition_on_a_slice_is_judged_by_the_slice() -> None:
 def cost(arm: Arm, *, latency: tuple[float, float, float], price: float) -> ArmCost:
     middle, low, high = latency
     spread = Interval(low, high, "order statistics", 100)
-    return ArmCost(arm, 100, 0, middle, middle, middle, 1.0, 1.0, 1.0, price, spread, spread, spread)
+    return ArmCost(
+        arm, 100, 0, middle, middle, middle, 1.0, 1.0, 1.0, price,
+        ttft_ms_p50_interval=spread, latency_ms_p50_interval=spread, latency_ms_p95_interval=spread,
+    )  # fmt: skip
 
 
 COSTS = [
