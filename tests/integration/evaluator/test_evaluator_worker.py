@@ -21,6 +21,8 @@ from luthier.inference.v1 import inference_service_pb2_grpc as rpc
 from luthierd.config import ServerConfig
 from luthierd.evaluator.domain import Arm, EvaluationConfig, Message
 from luthierd.evaluator.evaluations import Evaluations
+from luthierd.evaluator.holdout_store import SqlLedger
+from luthierd.evaluator.holdouts import Holdouts
 from luthierd.evaluator.store import SqlAnswerJournal
 from luthierd.jobs.queue import JobQueue, JobState
 from luthierd.rpc.auth import TokenVerifier, create_keys
@@ -98,7 +100,8 @@ async def database(tmp_path: pathlib.Path) -> AsyncIterator[Database]:
 async def create(database: Database, home: pathlib.Path, config: EvaluationConfig) -> tuple[JobQueue, str]:
     queue = JobQueue(database, lease_s=15.0)
     blobs = BlobStore(f"file://{home / 'blobs'}")
-    evaluations = Evaluations(queue, FakePeers(blobs, holdout=30), blobs, wake=lambda: None)
+    peers = FakePeers(blobs, holdout=30)
+    evaluations = Evaluations(queue, peers, blobs, wake=lambda: None, holdouts=Holdouts(SqlLedger(database), peers))
     created = await evaluations.create(
         "tenants/acme", adapter_revision=FakePeers.adapter.name, dataset_revision="", config=config
     )
