@@ -101,7 +101,9 @@ async def create(database: Database, home: pathlib.Path, config: EvaluationConfi
     queue = JobQueue(database, lease_s=15.0)
     blobs = BlobStore(f"file://{home / 'blobs'}")
     peers = FakePeers(blobs, holdout=30)
-    evaluations = Evaluations(queue, peers, blobs, wake=lambda: None, holdouts=Holdouts(SqlLedger(database), peers))
+    evaluations = Evaluations(
+        queue, peers, blobs, wake=lambda: None, holdouts=Holdouts(SqlLedger(database), peers, blobs)
+    )
     created = await evaluations.create(
         "tenants/acme", adapter_revision=FakePeers.adapter.name, dataset_revision="", config=config
     )
