@@ -28,6 +28,8 @@ READING_VERBS = (
     "Get",
     "List",
     "Read",
+    "Plan",
+    "SelfTest",
     "Watch",
     "Generate",
     "Chat",
