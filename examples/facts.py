@@ -6,8 +6,7 @@ The opposite of `docstrings.py`: what is asked of a held-out file was in no trai
 know it, and a retriever finds it. Rows are split by source file like those of `docstrings.py`; the passages cover every
 file. A summary that two functions share has no single answer and is left out.
 
-Both files are for `luthier dataset import`; a passage is a row whose prompt says where it is from and whose completion
-is its text.
+The rows are for `luthier dataset import`, the passages for `luthier dataset import --documents`.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def row_to_json(row: Row, library: str) -> str:
 
 def passage_to_json(row: Row) -> str:
     text = f"{name_of(row)}: {row.summary}"
-    return json.dumps({"id": row.id, "group": row.group, "prompt": row.group, "completion": text}, ensure_ascii=False)
+    return json.dumps({"id": row.id, "text": text, "source": row.group}, ensure_ascii=False)
 
 
 def main(arguments: list[str] | None = None) -> int:
