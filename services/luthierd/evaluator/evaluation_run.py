@@ -319,7 +319,11 @@ class EvaluationRun:
             slices=scored.slices,
         )
         results = with_suites(results, findings)
-        html = render_report(ReportData(self.name, self.inputs, self.config, results, rows, scored.confusions))
+        known = {row.id: row.reference for row in [*material.train, *(finder.texts.documents if finder else ())]}
+        shown = {
+            one: known[one] for row in rows for said in row["answers"] for one in said["shown_row_ids"] if one in known
+        }
+        html = render_report(ReportData(self.name, self.inputs, self.config, results, rows, scored.confusions, shown))
         return replace(results, report_sha256=self.blobs.put_bytes(html.encode()).sha256)
 
     def _report(self, phase: str, *, done: int, total: int, arm: Arm | None = None) -> None:

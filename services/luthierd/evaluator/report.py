@@ -8,7 +8,7 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jinja2
@@ -26,6 +26,7 @@ from luthierd.evaluator.domain import (
 )
 from luthierd.evaluator.gates import default_policy, judge, primary_metric
 from luthierd.evaluator.report_plots import ForestLine, PlanePoint, cost_quality_plane, forest_plot
+from luthierd.evaluator.report_sections import tables
 from luthierd.evaluator.shots import shorten
 from luthierd.evaluator.verdict_evidence import decide
 
@@ -48,7 +49,9 @@ QUESTION_CHARACTERS = 420
 
 @dataclass(frozen=True)
 class ReportData:
-    """What a report is made of. `rows` are those of `answer_rows.write_rows`."""
+    """What a report is made of. `rows` are those of `answer_rows.write_rows`; `shown` has the texts of what was
+    retrieved or shown, by id.
+    """
 
     name: str
     inputs: EvaluationInputs
@@ -56,6 +59,7 @@ class ReportData:
     results: Results
     rows: Sequence[Mapping[str, Any]]
     confusions: Mapping[Arm, Confusion]
+    shown: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class Cell:
     coverage: str
     share: float
     is_best: bool
+    failures: str = ""
+    """What failed rows could make of the figure; empty where none failed."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,8 @@ class Regression:
     rival_score: float
     adapter: str
     adapter_score: float
+    shown: tuple[tuple[str, str], ...] = ()
+    """Id and text of what the rival was shown."""
 
     @property
     def difference(self) -> float:
@@ -109,7 +117,9 @@ def render_report(data: ReportData) -> str:
         "forest": forest_plot(forest_lines(data.results, metrics)),
         "plane": cost_quality_plane(plane_points(data.results, primary), quality_label=METRIC_LABELS[primary]),
         "rival": rival,
-        "regressions": regressions(data.rows, primary, rival) if rival else [],
+        "tables": tables(data.results, primary, rival, ARM_LABELS),
+        "holdout_warning": data.results.holdout_use.warning if data.results.holdout_use else "",
+        "regressions": regressions(data.rows, primary, rival, data.shown) if rival else [],
         "confusion": confusion_table(data.confusions.get(Arm.ADAPTER)),
         "failures": failures(data.rows),
         "lineage": to_json(data.inputs),
@@ -136,7 +146,15 @@ def cell(results: Results, arm: Arm, metric: Metric) -> Cell:
         coverage=f"{found.coverage:.0%}",
         share=max(0.0, min(100.0, 100 * found.value)),
         is_best=math.isclose(found.value, best) and best > 0,
+        failures=_failures(found),
     )
+
+
+def _failures(found: MetricResult) -> str:
+    if found.coverage == 1:
+        return ""
+    missing = f"{found.coverage:.0%} of rows"
+    return missing + (f"; {found.bounds.worst:.3f} to {found.bounds.best:.3f}" if found.bounds else "")
 
 
 def forest_lines(results: Results, metrics: Sequence[Metric]) -> list[ForestLine]:
@@ -163,7 +181,9 @@ def plane_points(results: Results, metric: Metric) -> list[PlanePoint]:
     ]
 
 
-def regressions(rows: Sequence[Mapping[str, Any]], metric: Metric, rival: Arm) -> list[Regression]:
+def regressions(
+    rows: Sequence[Mapping[str, Any]], metric: Metric, rival: Arm, shown: Mapping[str, str]
+) -> list[Regression]:
     """The rows on which the adapter lost most to `rival`, worst first; only rows on which it lost."""
     found = []
     for row in rows:
@@ -181,6 +201,9 @@ def regressions(rows: Sequence[Mapping[str, Any]], metric: Metric, rival: Arm) -
                 rival_score=other["scores"][metric.value],
                 adapter=own["text"] or f"(no answer: {own['error_reason']})",
                 adapter_score=own["scores"].get(metric.value, 0.0),
+                shown=tuple(
+                    (one, shorten(shown[one], QUESTION_CHARACTERS)) for one in other["shown_row_ids"] if one in shown
+                ),
             )
         )
     lost = [one for one in found if one.difference < 0]

@@ -18,16 +18,32 @@ from luthierd.evaluator.domain import (
     Confusion,
     EvaluationConfig,
     EvaluationInputs,
+    Interval,
+    Metric,
     Results,
+    SequentialDecision,
+    SuiteFigure,
+    SuiteResult,
 )
+from luthierd.evaluator.holdout_domain import HoldoutUse, LeakageFinding, LeakageReport
+from luthierd.evaluator.measures import Measures
 from luthierd.evaluator.report import ReportData, confusion_table, render_report
 from luthierd.evaluator.report_plots import Axis, cost_quality_plane, forest_plot
+from luthierd.evaluator.retrieval_domain import (
+    Relevance,
+    RetrievalFigure,
+    RetrievalSummary,
+    Retriever,
+    RetrieverFigures,
+)
 from luthierd.evaluator.scorers.chrf import ChrfScorer
 from luthierd.evaluator.scorers.json_validity import JsonValidityScorer
 from luthierd.evaluator.scorers.labels import LabelAccuracyScorer
 from luthierd.evaluator.scorers.rouge_l import RougeLScorer
 from luthierd.evaluator.scoring import Scoring
+from luthierd.evaluator.sequential_domain import SequentialOutcome, SequentialTarget
 from luthierd.evaluator.tasks import detect_task
+from markupsafe import escape
 
 INPUTS = EvaluationInputs(
     adapter_revision="tenants/acme/adapters/docs/revisions/r1",
@@ -158,3 +174,51 @@ def test_many_labels_are_shown_as_the_most_frequent_and_the_rest() -> None:
     assert table.counts[0][table.columns.index("(rest)")] == 3
     assert table.counts[-1][table.columns.index("(other)")] == 2
     assert table.largest == 3
+
+
+async def test_what_only_some_evaluations_have_is_shown_where_there_is_some() -> None:
+    plain = await data()
+    assert "Decided in rounds" not in render_report(plain)
+    interval = Interval(0.1, 0.3, "by hand", 20)
+    target = SequentialTarget(Metric.ROUGE_L, Arm.ADAPTER, Arm.BASE)
+    figures = (RetrievalFigure("recall@3", 0.5, 0.4, 0.6),)
+    results = dataclasses.replace(
+        plain.results,
+        slices={"label:stats": plain.results.figures},
+        suites=[SuiteResult("forgetting", "f" * 64, 9, "", figures=[SuiteFigure(Arm.BASE, "bits", 1.25, interval, 9)])],
+        retrieval=RetrievalSummary(
+            Retriever.BM25, "validation", Relevance.SIMILAR_REFERENCE, 3,
+            (RetrieverFigures(Retriever.BM25, figures, "e" * 64),), 12, 10,
+        ),
+        sequential_decisions=(SequentialDecision(target, SequentialOutcome.ABOVE, 40, 20, 2, 0.2, interval),),
+        holdout_use=HoldoutUse(look_count=12),
+        leakage=LeakageReport((LeakageFinding("near_duplicate", "h1", "t1", "train", 0.71),), {"near_duplicate": 1}),
+        measures=Measures(failures={"rag": {"faithfulness": {"JUDGE_UNREADABLE": 2}}}),
+    )  # fmt: skip
+    html = render_report(dataclasses.replace(plain, results=results))
+    for shown in (
+        "label:stats",
+        "1.250 [0.100, 0.300]",
+        "bm25 (used)",
+        "10 of 12 validation rows",
+        "rouge_l: Adapter minus Base above 0",
+        results.holdout_use.warning if results.holdout_use else "",
+        "t1 in train",
+        "JUDGE_UNREADABLE",
+    ):
+        assert html.count(str(escape(shown))) >= 1, shown
+
+
+async def test_a_regression_shows_what_the_rival_was_shown() -> None:
+    plain = await data()
+    rows = [
+        row
+        | {
+            "answers": [
+                said | {"shown_row_ids": ["train-7"] if said["arm"] == "rag" else []} for said in row["answers"]
+            ]
+        }
+        for row in plain.rows
+    ]
+    html = render_report(dataclasses.replace(plain, rows=rows, shown={"train-7": "What the <index> held."}))
+    assert "What the &lt;index&gt; held." in html
