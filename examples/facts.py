@@ -49,7 +49,7 @@ def row_to_json(row: Row, library: str) -> str:
 
 def passage_to_json(row: Row) -> str:
     text = f"{name_of(row)}: {row.summary}"
-    return json.dumps({"id": row.id, "text": text, "source": row.group}, ensure_ascii=False)
+    return json.dumps({"id": f"passage:{row.id}", "text": text, "source": row.group}, ensure_ascii=False)
 
 
 def main(arguments: list[str] | None = None) -> int:
