@@ -21,6 +21,7 @@ TENANT = "tenants/acme"
 DATASET, REVISION = f"{TENANT}/datasets/d", f"{TENANT}/datasets/d/revisions/r1"
 JOB, ADAPTER = f"{TENANT}/trainingJobs/j", f"{TENANT}/adapters/a"
 EVALUATION, POLICY, DEPLOYMENT = f"{TENANT}/evaluations/e", f"{TENANT}/gatePolicies/p", f"{TENANT}/deployments/d"
+PROMPT, DIFFICULT_SET, QUEUE = f"{TENANT}/prompts/p", f"{TENANT}/difficultSets/s", f"{TENANT}/comparisonQueues/q"
 PIECE = {"data": b"{}", "size_bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
 
 Call = Callable[[luthier.AsyncClient], Awaitable[Any] | AsyncIterator[Any]]
@@ -59,6 +60,24 @@ CALLS: dict[str, Call] = {
     "CompareEvaluations": lambda c: c.verdicts.compare(EVALUATION, EVALUATION),
     "GetHoldout": lambda c: c.holdouts.get(REVISION),
     "ListHoldoutLooks": lambda c: c.holdouts.list_looks(REVISION),
+    "CreatePrompt": lambda c: c.prompts.create(TENANT, target="baseModels/m", dataset_revision=REVISION),
+    "GetPrompt": lambda c: c.prompts.get(PROMPT),
+    "ListPrompts": lambda c: c.prompts.list(TENANT),
+    "CancelPrompt": lambda c: c.prompts.cancel(PROMPT),
+    "GenerateDifficultCases": lambda c: c.difficult_sets.generate(REVISION),
+    "CreateDifficultSet": lambda c: c.difficult_sets.create(TENANT, []),
+    "GetDifficultSet": lambda c: c.difficult_sets.get(DIFFICULT_SET),
+    "ListDifficultSets": lambda c: c.difficult_sets.list(TENANT),
+    "ListDifficultCases": lambda c: c.difficult_sets.list_cases(DIFFICULT_SET),
+    "CreateComparisonQueue": lambda c: c.comparison_queues.create(TENANT, evaluation=EVALUATION, arms=[]),
+    "GetComparisonQueue": lambda c: c.comparison_queues.get(QUEUE),
+    "ListComparisonQueues": lambda c: c.comparison_queues.list(TENANT),
+    "GetNextComparisonItem": lambda c: c.comparison_queues.next_item(QUEUE),
+    "RecordComparisonVote": lambda c: c.comparison_queues.vote(QUEUE, "i1"),
+    "ListComparisonVotes": lambda c: c.comparison_queues.list_votes(QUEUE),
+    "GetComparisonSummary": lambda c: c.comparison_queues.summary(QUEUE),
+    "PlanGate": lambda c: c.gates.plan(REVISION, policy=POLICY),
+    "SelfTestGate": lambda c: c.gates.self_test(EVALUATION),
     "CreateGatePolicy": lambda c: c.gates.create_policy(TENANT, gate_policy_id="p", policy=GatePolicy()),
     "GetGatePolicy": lambda c: c.gates.get_policy(POLICY),
     "ListGatePolicies": lambda c: c.gates.list_policies(TENANT),

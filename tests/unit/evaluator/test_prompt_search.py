@@ -26,7 +26,7 @@ from luthierd.evaluator.prompts import check_search
 from luthierd.evaluator.scorers.exact_match import ExactMatchScorer
 from luthierd.evaluator.scorers.rouge_l import RougeLScorer
 
-TRAIN, VALIDATION = rows(40, split="train"), rows(60, split="validation")
+TRAIN, VALIDATION = rows(40, split="train"), rows(75, split="validation")
 SEARCH = PromptSearch(instructions=("plain", "", "good"), candidate_count=12, query_budget=200, concurrency=4)
 
 
