@@ -66,6 +66,10 @@ def _figure(figure: RetrievalFigure, coverage: float) -> pb.MetricValue:
         interval_low=nothing if figure.low is None else figure.low,
         interval_high=nothing if figure.high is None else figure.high,
         coverage=coverage,
+        # Rows without anything relevant to find are in no figure, so nothing is missing from it.
+        worst_mean=figure.value,
+        best_mean=figure.value,
+        scored_mean=figure.value,
     )
 
 
