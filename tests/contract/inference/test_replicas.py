@@ -28,7 +28,7 @@ from serving import bearer, error_info, running
 VERSIONS = pathlib.Path(next(iter(luthierd.inference.__path__))) / "versions"
 SUPPORT = "tenants/acme/deployments/support"
 R1, R2, R3 = revision("r1"), revision("r2"), revision("r3")
-TIMES = ReplicaTimes(lease_s=1.0, poll_s=0.02, proof_s=20.0)
+TIMES = ReplicaTimes(lease_s=2.0, poll_s=0.02, proof_s=20.0)
 TIMEOUT_S = 20
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -230,7 +230,7 @@ async def test_a_replica_cut_off_from_the_database_answers_on_says_not_serving_a
     async def unreachable(*_: object, **__: object) -> None:
         raise SharedStateUnreachableError("OSError")
 
-    quick = ReplicaTimes(lease_s=0.3, poll_s=0.02, proof_s=20.0)
+    quick = ReplicaTimes(lease_s=1.5, poll_s=0.02, proof_s=20.0)
     async with replica("a", shared, quick) as a, contextlib.AsyncExitStack() as stack:
         await a.parts.host.want(BASE)
         await a.deploy(R1.name)
