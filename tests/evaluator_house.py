@@ -117,7 +117,7 @@ async def served(database: Database, folder: pathlib.Path, *, holdout: int = 24)
             ),
             Servicer(
                 add_to_server=prompt_rpc.add_PromptServiceServicer_to_server,
-                implementation=PromptServicer(Prompts(queue, peers, wake=lambda: None)),
+                implementation=PromptServicer(Prompts(queue, peers, wake=lambda: None), queue, stopping),
             ),
             Servicer(
                 add_to_server=verdict_rpc.add_VerdictServiceServicer_to_server,

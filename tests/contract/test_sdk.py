@@ -64,6 +64,7 @@ CALLS: dict[str, Call] = {
     "GetPrompt": lambda c: c.prompts.get(PROMPT),
     "ListPrompts": lambda c: c.prompts.list(TENANT),
     "CancelPrompt": lambda c: c.prompts.cancel(PROMPT),
+    "WatchPrompt": lambda c: c.prompts.watch(PROMPT),
     "GenerateDifficultCases": lambda c: c.difficult_sets.generate(REVISION),
     "CreateDifficultSet": lambda c: c.difficult_sets.create(TENANT, []),
     "GetDifficultSet": lambda c: c.difficult_sets.get(DIFFICULT_SET),
@@ -112,6 +113,7 @@ FINAL = {
     "WatchDatasetRevision": [{"event": {"event_id": 1, "state": 2}}],
     "WatchTrainingJob": [{"event": {"event_id": 1, "state": 4}}],
     "WatchEvaluation": [{"event": {"event_id": 1, "state": 4}}],
+    "WatchPrompt": [{"event": {"event_id": 1, "state": 4}}],
     "ReadDatasetRevision": PIECE,
     "ReadEvaluationReport": PIECE,
     "ReadCaptureFile": PIECE,
@@ -164,9 +166,9 @@ async def test_a_refusal_of_any_method_is_the_error_of_its_status(client, canned
     assert caught.value.method == method
 
 
-@pytest.mark.parametrize("noun", ["datasets", "training_jobs", "evaluations"])
+@pytest.mark.parametrize("noun", ["datasets", "training_jobs", "evaluations", "prompts"])
 async def test_closing_a_watch_ends_its_call(client, canned, noun):
-    names = {"datasets": REVISION, "training_jobs": JOB, "evaluations": EVALUATION}
+    names = {"datasets": REVISION, "training_jobs": JOB, "evaluations": EVALUATION, "prompts": PROMPT}
     for method in FINAL:
         if method.startswith("Watch"):
             canned.answers[method] = [{"event": {"event_id": 1, "state": 1}}, ...]

@@ -1,4 +1,6 @@
-"""luthier jobs list | watch | cancel: training jobs, evaluations and dataset revisions alike, by resource name."""
+"""luthier jobs list | watch | cancel: training jobs, evaluations, searches of prompts and dataset revisions alike, by
+resource name.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group)
 def jobs() -> None:
-    """Work that goes on by itself: training jobs, evaluations, curations."""
+    """Work that goes on by itself: training jobs, evaluations, searches of prompts, curations."""
 
 
 @jobs.command("list")
@@ -73,6 +75,7 @@ def cancel(session: Session, *, name: str) -> None:
         verbs = {
             "training_job": client.training_jobs.cancel,
             "evaluation": client.evaluations.cancel,
+            "prompt": client.prompts.cancel,
             "dataset_revision": client.datasets.cancel_revision,
         }
         kind = kind_of(name)
@@ -94,6 +97,7 @@ async def _all(client: AsyncClient, parent: str, limit: int) -> tuple[list[Any],
     for source in (
         client.training_jobs.list(parent),
         client.evaluations.list(parent),
+        client.prompts.list(parent),
         client.datasets.list_revisions(f"{parent}/datasets/-"),
     ):
         try:
@@ -116,6 +120,7 @@ def kind_name(job: Any) -> str:
     kinds = {
         "TrainingJob": "training",
         "Evaluation": "evaluation",
+        "Prompt": "prompt",
         "DatasetRevision": "curation",
         "BaseModel": "import",
     }
@@ -128,4 +133,6 @@ def _progress(job: Any) -> str:
         return f"step {job.progress.step}/{job.progress.total_steps}, loss {job.progress.loss:.3f}"
     if kind == "evaluation" and job.HasField("progress"):
         return f"{job.progress.phase} {job.progress.done_count}/{job.progress.total_count}"
+    if kind == "prompt" and job.HasField("progress"):
+        return f"searching {job.progress.done_count}/{job.progress.total_count}"
     return ""

@@ -51,6 +51,7 @@ def optimise(
     from luthier.cli.datasets import latest_revision as latest_dataset_revision
     from luthier.cli.datasets import revision_name
     from luthier.cli.documents import to_document
+    from luthier.cli.watching import follow
     from luthier.evaluator.v1.prompt_pb2 import PromptSearch
 
     session.adopt(target, dataset)
@@ -68,11 +69,14 @@ def optimise(
         if detach:
             return created
         session.note(created.name)
-        return await client.prompts.wait(created.name)
+        if session.as_json:
+            session.emit({"event": "created"} | to_document(created))
+        searched: Prompt = await follow(client, session, created.name)
+        return searched
 
     found = session.run(work)
     if session.as_json:
-        session.emit(to_document(found))
+        session.emit(({} if detach else {"event": "result"}) | to_document(found))
         return
     click.echo(found.name)
     if not detach:

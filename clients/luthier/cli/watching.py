@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from luthier.cli.session import Session
     from luthier.client import AsyncClient
 
-KINDS = ("training_job", "evaluation", "dataset_revision", "base_model")
+KINDS = ("training_job", "evaluation", "prompt", "dataset_revision", "base_model")
 
 
 async def follow(client: AsyncClient, session: Session, name: str) -> Any:
@@ -46,8 +46,8 @@ def kind_of(name: str) -> str:
     kind = names.parse(name).kind
     if kind not in KINDS:
         raise InvalidNameError(
-            f"'{name}' names a {kind.replace('_', ' ')}, which is no job; jobs are training jobs, evaluations and "
-            "dataset revisions: see `luthier jobs list`",
+            f"'{name}' names a {kind.replace('_', ' ')}, which is no job; jobs are training jobs, evaluations, "
+            "searches of prompts and dataset revisions: see `luthier jobs list`",
             metadata={"name": name, "kind": kind},
         )
     return kind
@@ -58,6 +58,7 @@ async def get(client: AsyncClient, name: str) -> Any:
     getters = {
         "training_job": client.training_jobs.get,
         "evaluation": client.evaluations.get,
+        "prompt": client.prompts.get,
         "dataset_revision": client.datasets.get_revision,
         "base_model": client.base_models.get,
     }
@@ -71,6 +72,8 @@ def _events(
         return client.training_jobs.watch(name, on_away=on_away)
     if kind == "evaluation":
         return client.evaluations.watch(name, on_away=on_away)
+    if kind == "prompt":
+        return client.prompts.watch(name, on_away=on_away)
     return client.datasets.watch_revision(name, on_away=on_away)
 
 
@@ -90,6 +93,9 @@ def _show(progress: Progress, kind: str, event: Any) -> None:
         arm = short_name(Arm.Name(found.arm), "ARM_UNSPECIFIED").lower() if found.arm else ""
         phase = f"{found.phase} {arm}".strip()
         progress.update(phase, done=found.done_count, total=found.total_count)
+    elif what == "progress" and kind == "prompt":
+        found = event.progress
+        progress.update("searching", done=found.done_count, total=found.total_count)
     elif what == "progress":
         found = event.progress
         progress.update(found.step.replace("_", " "), done=found.done_row_count, total=found.total_row_count)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import cached_property
 
+from luthier.errors import UnavailableError
 from luthier.evaluator.v1 import evaluation_pb2
 from luthier.evaluator.v1 import prompt_pb2 as pb
 from luthier.evaluator.v1 import prompt_service_pb2 as api
@@ -69,6 +70,24 @@ class Prompts:
         """Asks a search to end; a finished one is returned unchanged."""
         request = api.CancelPromptRequest(name=name, request_id=request_id or new_request_id())
         return (await self._transport.unary(self._stub.CancelPrompt, request, timeout_s=timeout_s)).prompt
+
+    def watch(
+        self, name: str, *, after_event_id: int = 0, on_away: Callable[[UnavailableError], None] | None = None
+    ) -> AsyncIterator[pb.PromptEvent]:
+        """Yields the search's events until it is final, across restarts of the service; on_away is told of each."""
+
+        async def is_over() -> bool:
+            return (await self.get(name)).state in FINAL_STATES
+
+        return self._transport.watch(
+            self._stub.WatchPrompt,
+            lambda after: api.WatchPromptRequest(name=name, after_event_id=after),
+            lambda message: message.event,
+            after_event_id=after_event_id,
+            is_final=lambda event: event.HasField("state") and event.state in FINAL_STATES,
+            is_over=is_over,
+            on_away=on_away,
+        )
 
     async def wait(self, name: str, *, timeout_s: float | None = None, poll_interval_s: float = 0.5) -> pb.Prompt:
         """Waits until the search has SUCCEEDED. Raises `JobFailedError`, `JobCancelledError` or `TimeoutError`."""

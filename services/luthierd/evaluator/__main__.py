@@ -85,7 +85,7 @@ async def main(config: EvaluatorConfig) -> None:
             ),
             Servicer(
                 add_to_server=prompt_service_pb2_grpc.add_PromptServiceServicer_to_server,
-                implementation=PromptServicer(Prompts(queue, peers, wake=launcher.wake)),
+                implementation=PromptServicer(Prompts(queue, peers, wake=launcher.wake), queue, stopping),
             ),
             Servicer(
                 add_to_server=verdict_service_pb2_grpc.add_VerdictServiceServicer_to_server,

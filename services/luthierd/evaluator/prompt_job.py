@@ -39,7 +39,10 @@ def prepare_search(
         context.raise_if_cancelled()
         context.emit("progress", {"done_count": done_count})
 
-    return PromptRun(inputs, search, asker, journal, blobs, load_scorers, report, config.shot_characters)
+    def tell(text: str) -> None:
+        context.emit("message", {"message": text})
+
+    return PromptRun(inputs, search, asker, journal, blobs, load_scorers, report, tell, config.shot_characters)
 
 
 def load_scorers() -> Sequence[Scorer]:

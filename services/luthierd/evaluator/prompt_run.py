@@ -97,7 +97,9 @@ class StoredPrompt:
 
 @dataclass(frozen=True)
 class PromptRun:
-    """One search. `report` hears the number of answers so far; it may raise to stop the run."""
+    """One search. `report` hears the number of answers so far, and may raise to stop the run; `tell` hears a line for
+    people about each candidate measured.
+    """
 
     inputs: PromptInputs
     search: PromptSearch
@@ -106,6 +108,7 @@ class PromptRun:
     blobs: Blobs
     scorers: Callable[[], Sequence[Scorer]]
     report: Callable[[int], None]
+    tell: Callable[[str], None]
     shot_characters: int
 
     async def run(self) -> PromptResult:
@@ -141,7 +144,11 @@ class PromptRun:
         answers = {answer.row_id: answer for answer in await self.journal.answers()}
         samples = [_sample(row, answers.get(row.id), task) for row in own]
         await scorer.prepare(samples)
-        return [score.value or 0.0 for score in await score_all(scorer, samples)]
+        values = [score.value or 0.0 for score in await score_all(scorer, samples)]
+        if len(answers) > before:  # a worker that goes on after another does not tell again what was measured before
+            mean = sum(values) / len(values)
+            self.tell(f"candidate {candidate.number}: {scorer.metric} {mean:.3f} on {len(rows)} rows more")
+        return values
 
     async def _stored(self, found: Found, metric: Metric) -> PromptResult:
         examples = tuple(PromptExample(row.id, row.question, row.reference) for row in found.best.examples)

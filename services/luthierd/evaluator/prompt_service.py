@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -10,6 +12,8 @@ from luthier.evaluator.v1 import prompt_service_pb2_grpc as rpc
 
 from luthierd.evaluator import prompt_wire as wire
 from luthierd.evaluator.prompts import Prompts
+from luthierd.jobs.events import watch
+from luthierd.jobs.queue import JobQueue
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -17,8 +21,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class PromptServicer(rpc.PromptServiceServicer):
     """`luthier.evaluator.v1.PromptService`."""
 
-    def __init__(self, prompts: Prompts) -> None:
+    def __init__(self, prompts: Prompts, queue: JobQueue, stopping: asyncio.Event) -> None:
         self._prompts = prompts
+        self._queue = queue
+        self._stopping = stopping
 
     async def CreatePrompt(self, request: pb.CreatePromptRequest, context: Context) -> Any:
         created = await self._prompts.create(
@@ -40,3 +46,11 @@ class PromptServicer(rpc.PromptServiceServicer):
 
     async def CancelPrompt(self, request: pb.CancelPromptRequest, context: Context) -> Any:
         return pb.CancelPromptResponse(prompt=wire.prompt_to_proto(await self._prompts.cancel(request.name)))
+
+    async def WatchPrompt(
+        self, request: pb.WatchPromptRequest, context: Context
+    ) -> AsyncIterator[pb.WatchPromptResponse]:
+        budget = (await self._prompts.get(request.name)).search.query_budget
+        after = request.after_event_id
+        async for event in watch(self._queue, request.name, after_event_id=after, stopping=self._stopping):
+            yield pb.WatchPromptResponse(event=wire.event_to_proto(event, query_budget=budget))

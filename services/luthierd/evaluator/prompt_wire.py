@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf import timestamp_pb2
 from luthier.evaluator.v1 import evaluation_pb2, prompt_pb2
 
 from luthierd.errors import InvalidArgumentError
 from luthierd.evaluator.metrics import Metric
 from luthierd.evaluator.prompt_search import Measured, PromptSearch
 from luthierd.evaluator.prompts import Prompt
+from luthierd.evaluator.wire_parts import timestamp
+from luthierd.jobs.queue import JobEvent
 from luthierd.rpc.status import status_from_failure
 
 DOMAIN = "evaluator.luthier.dev"
@@ -53,9 +54,9 @@ def prompt_to_proto(prompt: Prompt) -> prompt_pb2.Prompt:
         name=prompt.name,
         dataset_revision=prompt.inputs.dataset_revision,
         search=search_to_proto(prompt.search),
-        state=evaluation_pb2.EvaluationState.Value(f"EVALUATION_STATE_{prompt.state.value}"),
-        create_time=_time(prompt.create_time),
-        end_time=_time(prompt.end_time),
+        state=_state(prompt.state),
+        create_time=timestamp(prompt.create_time),
+        end_time=timestamp(prompt.end_time),
         query_count=prompt.query_count,
         target_sha256=prompt.inputs.target_sha256,
         dataset_sha256=prompt.inputs.dataset_sha256,
@@ -64,6 +65,8 @@ def prompt_to_proto(prompt: Prompt) -> prompt_pb2.Prompt:
         message.adapter_revision = prompt.inputs.target
     else:
         message.base_model = prompt.inputs.target
+    if prompt.query_count:
+        message.progress.CopyFrom(_progress(prompt.query_count, prompt.search.query_budget))
     if prompt.error:
         message.error.CopyFrom(status_from_failure(prompt.error, DOMAIN))
     if prompt.result:
@@ -88,6 +91,30 @@ def prompt_to_proto(prompt: Prompt) -> prompt_pb2.Prompt:
     return message
 
 
+def event_to_proto(event: JobEvent | None, *, query_budget: int) -> prompt_pb2.PromptEvent:
+    """An event of a search of at most `query_budget` queries, or a heartbeat for None."""
+    if event is None:
+        heartbeat = prompt_pb2.PromptEvent(heartbeat=prompt_pb2.PromptHeartbeat())
+        heartbeat.create_time.GetCurrentTime()
+        return heartbeat
+    message = prompt_pb2.PromptEvent(event_id=event.event_id, create_time=timestamp(event.create_time))
+    if event.kind == "state":
+        message.state = _state(event.data["state"])
+    elif event.kind == "progress":
+        message.progress.CopyFrom(_progress(event.data["done_count"], query_budget))
+    else:
+        message.message = event.data["message"]
+    return message
+
+
+def _state(state: str) -> evaluation_pb2.EvaluationState.ValueType:
+    return evaluation_pb2.EvaluationState.Value(f"EVALUATION_STATE_{state}")
+
+
+def _progress(done_count: int, query_budget: int) -> prompt_pb2.PromptProgress:
+    return prompt_pb2.PromptProgress(done_count=done_count, total_count=query_budget)
+
+
 def _measured(metric: Metric, found: Measured) -> evaluation_pb2.MetricValue:
     nothing = float("nan")
     return evaluation_pb2.MetricValue(
@@ -97,11 +124,3 @@ def _measured(metric: Metric, found: Measured) -> evaluation_pb2.MetricValue:
         interval_high=found.interval.high if found.interval else nothing,
         coverage=1.0 if found.row_count else 0.0,
     )
-
-
-def _time(seconds: float | None) -> timestamp_pb2.Timestamp | None:
-    if seconds is None:
-        return None
-    found = timestamp_pb2.Timestamp()
-    found.FromMicroseconds(round(seconds * 1_000_000))
-    return found

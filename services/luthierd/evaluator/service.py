@@ -48,6 +48,7 @@ SCOPES = {
     "GetPrompt": READ,
     "ListPrompts": READ,
     "CancelPrompt": WRITE,
+    "WatchPrompt": READ,
     "DecideVerdict": READ,
     "CompareEvaluations": READ,
     **difficult_service.SCOPES,
@@ -55,7 +56,7 @@ SCOPES = {
     "ListHoldoutLooks": READ,
     **comparison_service.SCOPES,
 }
-LIMITS_S = {"WatchEvaluation": 0.0, "SelfTestGate": 300.0}
+LIMITS_S = {"WatchEvaluation": 0.0, "WatchPrompt": 0.0, "SelfTestGate": 300.0}
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -35,6 +35,7 @@ CALLS: list[tuple[str, Any]] = [
     ("GetPrompt", api.GetPromptRequest(name=NAME)),
     ("ListPrompts", api.ListPromptsRequest(parent=PARENT)),
     ("CancelPrompt", api.CancelPromptRequest(name=NAME)),
+    ("WatchPrompt", api.WatchPromptRequest(name=NAME)),
 ]
 
 
@@ -45,16 +46,21 @@ def with_validation(house: House) -> None:
 
 @pytest.mark.parametrize(("name", "message"), CALLS, ids=[name for name, _ in CALLS])
 async def test_nobody_but_the_tenant_with_the_scope_learns_anything(house: House, name: str, message: Any) -> None:
-    method = getattr(house.prompts, name)
-    assert (await refused(method(message))).code() is grpc.StatusCode.UNAUTHENTICATED
-    assert (await refused(method(message, metadata=bearer("rival")))).code() is grpc.StatusCode.PERMISSION_DENIED
+    async def call(**of: Any) -> Any:
+        found = getattr(house.prompts, name)(message, **of)
+        return await found.read() if name == "WatchPrompt" else await found
+
+    assert (await refused(call())).code() is grpc.StatusCode.UNAUTHENTICATED
+    assert (await refused(call(metadata=bearer("rival")))).code() is grpc.StatusCode.PERMISSION_DENIED
     without = bearer(scopes=("inference.generate",))
-    assert (await refused(method(message, metadata=without))).code() is grpc.StatusCode.PERMISSION_DENIED
+    assert (await refused(call(metadata=without))).code() is grpc.StatusCode.PERMISSION_DENIED
 
 
 async def test_a_prompt_that_is_not_there_and_a_dataset_without_validation_rows_are_named(house: House) -> None:
     missing = await refused(house.prompts.GetPrompt(api.GetPromptRequest(name=NAME), metadata=bearer()))
     assert error_info(missing).reason == "PROMPT_NOT_FOUND"
+    unseen = await refused(house.prompts.WatchPrompt(api.WatchPromptRequest(name=NAME), metadata=bearer()).read())
+    assert error_info(unseen).reason == "PROMPT_NOT_FOUND"
     unusable = await refused(house.prompts.CreatePrompt(CREATE, metadata=bearer()))
     assert error_info(unusable).reason == "PROMPT_DATASET_UNUSABLE"
 
@@ -74,7 +80,14 @@ async def test_a_search_leaves_a_prompt_that_an_evaluation_names_and_an_unfinish
         journal = MemoryJournal()
         asker = Asker(ScriptedAnswerer(adapter_knows_all), journal, ManualClock())
         settings = from_json(PromptSearch, context.job.payload["search"])
-        run = PromptRun(inputs, settings, asker, journal, house.blobs, lambda: (RougeLScorer(),), lambda _: None, 200)
+
+        def report(done_count: int) -> None:
+            context.emit("progress", {"done_count": done_count})
+
+        def tell(text: str) -> None:
+            context.emit("message", {"message": text})
+
+        run = PromptRun(inputs, settings, asker, journal, house.blobs, lambda: (RougeLScorer(),), report, tell, 200)
         return Outcome(to_json(await run.run()))
 
     def adapter_knows_all(arm: Any, messages: Any) -> str:
@@ -83,6 +96,19 @@ async def test_a_search_leaves_a_prompt_that_an_evaluation_names_and_an_unfinish
     await run_job(house.queue, NAME, search)
     found = (await house.prompts.GetPrompt(api.GetPromptRequest(name=NAME), metadata=bearer())).prompt
     assert found.state == evaluation_pb2.EVALUATION_STATE_SUCCEEDED
+    assert (found.progress.done_count, found.progress.total_count) == (found.query_count, 40)
+    watched = house.prompts.WatchPrompt(api.WatchPromptRequest(name=NAME), metadata=bearer())
+    events = [message.event async for message in watched]
+    assert [one.event_id for one in events] == list(range(1, len(events) + 1))
+    assert [one.state for one in events if one.HasField("state")] == [
+        evaluation_pb2.EVALUATION_STATE_QUEUED,
+        evaluation_pb2.EVALUATION_STATE_RUNNING,
+        evaluation_pb2.EVALUATION_STATE_SUCCEEDED,
+    ]
+    assert max(one.progress.done_count for one in events) == found.query_count
+    assert "candidate 3: rouge_l" in "".join(one.message for one in events)
+    after = api.WatchPromptRequest(name=NAME, after_event_id=len(events) - 1)
+    assert [one.event async for one in house.prompts.WatchPrompt(after, metadata=bearer())] == events[-1:]
     assert found.score.metric == "rouge_l"
     assert found.instruction == "Be exact."
     assert 0 < found.query_count <= 40

@@ -100,7 +100,7 @@ def prompt_run(blobs: NoHoldout, journal: MemoryJournal, answerer: ScriptedAnswe
     inputs = PromptInputs("baseModels/tiny", "b" * 64, "d", "c" * 64, peers.splits["train"], validation)
     asker = Asker(answerer, journal, ManualClock(), concurrency=4)
     scorers = (ExactMatchScorer(), RougeLScorer())
-    return PromptRun(inputs, SEARCH, asker, journal, blobs, lambda: scorers, lambda _: None, 200)
+    return PromptRun(inputs, SEARCH, asker, journal, blobs, lambda: scorers, lambda _: None, lambda _: None, 200)
 
 
 async def test_a_whole_search_never_reads_the_holdout_and_leaves_a_prompt_that_an_evaluation_uses() -> None:

@@ -47,6 +47,7 @@ class Prompt(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     TARGET_SHA256_FIELD_NUMBER: _builtins.int
     DATASET_SHA256_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `tenants/{tenant}/prompts/{prompt}`."""
     base_model: _builtins.str
@@ -99,6 +100,10 @@ class Prompt(_message.Message):
     def trials(self) -> _containers.RepeatedCompositeFieldContainer[Global___PromptTrial]:
         """What became of each candidate, the default first. Set in SUCCEEDED."""
 
+    @_builtins.property
+    def progress(self) -> Global___PromptProgress:
+        """How far it is. Unset until the first answer."""
+
     def __init__(
         self,
         *,
@@ -120,16 +125,110 @@ class Prompt(_message.Message):
         sha256: _builtins.str = ...,
         target_sha256: _builtins.str = ...,
         dataset_sha256: _builtins.str = ...,
+        progress: Global___PromptProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter_revision", b"adapter_revision", "base_model", b"base_model", "create_time", b"create_time", "default_score", b"default_score", "end_time", b"end_time", "error", b"error", "score", b"score", "search", b"search", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter_revision", b"adapter_revision", "base_model", b"base_model", "create_time", b"create_time", "default_score", b"default_score", "end_time", b"end_time", "error", b"error", "progress", b"progress", "score", b"score", "search", b"search", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_revision", b"adapter_revision", "base_model", b"base_model", "create_time", b"create_time", "dataset_revision", b"dataset_revision", "dataset_sha256", b"dataset_sha256", "default_score", b"default_score", "end_time", b"end_time", "error", b"error", "examples", b"examples", "instruction", b"instruction", "name", b"name", "query_count", b"query_count", "score", b"score", "search", b"search", "sha256", b"sha256", "state", b"state", "target", b"target", "target_sha256", b"target_sha256", "trials", b"trials"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_revision", b"adapter_revision", "base_model", b"base_model", "create_time", b"create_time", "dataset_revision", b"dataset_revision", "dataset_sha256", b"dataset_sha256", "default_score", b"default_score", "end_time", b"end_time", "error", b"error", "examples", b"examples", "instruction", b"instruction", "name", b"name", "progress", b"progress", "query_count", b"query_count", "score", b"score", "search", b"search", "sha256", b"sha256", "state", b"state", "target", b"target", "target_sha256", b"target_sha256", "trials", b"trials"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["base_model", "adapter_revision"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
 
 Global___Prompt: _TypeAlias = Prompt  # noqa: Y015
+
+@_typing.final
+class PromptProgress(_message.Message):
+    """How far a search is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DONE_COUNT_FIELD_NUMBER: _builtins.int
+    TOTAL_COUNT_FIELD_NUMBER: _builtins.int
+    done_count: _builtins.int
+    """Queries answered."""
+    total_count: _builtins.int
+    """Most queries that it asks, `query_budget`; it may end with fewer."""
+    def __init__(
+        self,
+        *,
+        done_count: _builtins.int = ...,
+        total_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done_count", b"done_count", "total_count", b"total_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptProgress: _TypeAlias = PromptProgress  # noqa: Y015
+
+@_typing.final
+class PromptEvent(_message.Message):
+    """Something that happened to a search."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.int
+    """Increases by at least one from event to event, from 1 on. 0 in heartbeats, which are not kept."""
+    state: _evaluation_pb2.EvaluationState.ValueType
+    """The state changed."""
+    message: _builtins.str
+    """A line for people: a candidate was measured, a worker went on after another."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it happened."""
+
+    @_builtins.property
+    def progress(self) -> Global___PromptProgress:
+        """Progress was made."""
+
+    @_builtins.property
+    def heartbeat(self) -> Global___PromptHeartbeat:
+        """Nothing happened: the stream is alive."""
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        state: _evaluation_pb2.EvaluationState.ValueType = ...,
+        progress: Global___PromptProgress | None = ...,
+        message: _builtins.str = ...,
+        heartbeat: Global___PromptHeartbeat | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "event", b"event", "heartbeat", b"heartbeat", "message", b"message", "progress", b"progress", "state", b"state"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "event", b"event", "event_id", b"event_id", "heartbeat", b"heartbeat", "message", b"message", "progress", b"progress", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state", "progress", "message", "heartbeat"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___PromptEvent: _TypeAlias = PromptEvent  # noqa: Y015
+
+@_typing.final
+class PromptHeartbeat(_message.Message):
+    """Sent on an idle watch every 10 seconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptHeartbeat: _TypeAlias = PromptHeartbeat  # noqa: Y015
 
 @_typing.final
 class PromptSearch(_message.Message):

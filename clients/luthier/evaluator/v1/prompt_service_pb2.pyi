@@ -232,3 +232,53 @@ class CancelPromptResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelPromptResponse: _TypeAlias = CancelPromptResponse  # noqa: Y015
+
+@_typing.final
+class WatchPromptRequest(_message.Message):
+    """Request of `WatchPrompt`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    AFTER_EVENT_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The prompt."""
+    after_event_id: _builtins.int
+    """Only events with a greater id are sent. 0: from the start."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        after_event_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_event_id", b"after_event_id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchPromptRequest: _TypeAlias = WatchPromptRequest  # noqa: Y015
+
+@_typing.final
+class WatchPromptResponse(_message.Message):
+    """Message of the stream of `WatchPrompt`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event(self) -> _prompt_pb2.PromptEvent:
+        """The event."""
+
+    def __init__(
+        self,
+        *,
+        event: _prompt_pb2.PromptEvent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchPromptResponse: _TypeAlias = WatchPromptResponse  # noqa: Y015

@@ -55,6 +55,11 @@ class PromptServiceStub:
                 request_serializer=luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.CancelPromptRequest.SerializeToString,
                 response_deserializer=luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.CancelPromptResponse.FromString,
                 _registered_method=True)
+        self.WatchPrompt = channel.unary_stream(
+                '/luthier.evaluator.v1.PromptService/WatchPrompt',
+                request_serializer=luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.WatchPromptRequest.SerializeToString,
+                response_deserializer=luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.WatchPromptResponse.FromString,
+                _registered_method=True)
 
 
 class PromptServiceServicer:
@@ -90,6 +95,13 @@ class PromptServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchPrompt(self, request, context):
+        """Streams the events of a search until it is final; a heartbeat comes at least every 10 seconds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PromptServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -112,6 +124,11 @@ def add_PromptServiceServicer_to_server(servicer, server):
                     servicer.CancelPrompt,
                     request_deserializer=luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.CancelPromptRequest.FromString,
                     response_serializer=luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.CancelPromptResponse.SerializeToString,
+            ),
+            'WatchPrompt': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchPrompt,
+                    request_deserializer=luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.WatchPromptRequest.FromString,
+                    response_serializer=luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.WatchPromptResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -223,6 +240,33 @@ class PromptService:
             '/luthier.evaluator.v1.PromptService/CancelPrompt',
             luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.CancelPromptRequest.SerializeToString,
             luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.CancelPromptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchPrompt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/luthier.evaluator.v1.PromptService/WatchPrompt',
+            luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.WatchPromptRequest.SerializeToString,
+            luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.WatchPromptResponse.FromString,
             options,
             channel_credentials,
             insecure,

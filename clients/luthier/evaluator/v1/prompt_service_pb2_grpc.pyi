@@ -43,6 +43,8 @@ class PromptServiceStub:
     """Lists a tenant's prompts, newest first."""
     CancelPrompt: _grpc.UnaryUnaryMultiCallable[_prompt_service_pb2.CancelPromptRequest, _prompt_service_pb2.CancelPromptResponse]
     """Asks a search to end; a finished one is returned unchanged."""
+    WatchPrompt: _grpc.UnaryStreamMultiCallable[_prompt_service_pb2.WatchPromptRequest, _prompt_service_pb2.WatchPromptResponse]
+    """Streams the events of a search until it is final; a heartbeat comes at least every 10 seconds."""
 
 @_typing.type_check_only
 class PromptServiceAsyncStub(PromptServiceStub):
@@ -59,6 +61,8 @@ class PromptServiceAsyncStub(PromptServiceStub):
     """Lists a tenant's prompts, newest first."""
     CancelPrompt: _aio.UnaryUnaryMultiCallable[_prompt_service_pb2.CancelPromptRequest, _prompt_service_pb2.CancelPromptResponse]  # type: ignore[assignment]
     """Asks a search to end; a finished one is returned unchanged."""
+    WatchPrompt: _aio.UnaryStreamMultiCallable[_prompt_service_pb2.WatchPromptRequest, _prompt_service_pb2.WatchPromptResponse]  # type: ignore[assignment]
+    """Streams the events of a search until it is final; a heartbeat comes at least every 10 seconds."""
 
 class PromptServiceServicer(metaclass=_abc_1.ABCMeta):
     """Searches prompts and keeps them."""
@@ -96,5 +100,13 @@ class PromptServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_prompt_service_pb2.CancelPromptResponse, _abc.Awaitable[_prompt_service_pb2.CancelPromptResponse]]:
         """Asks a search to end; a finished one is returned unchanged."""
+
+    @_abc_1.abstractmethod
+    def WatchPrompt(
+        self,
+        request: _prompt_service_pb2.WatchPromptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_prompt_service_pb2.WatchPromptResponse], _abc.AsyncIterator[_prompt_service_pb2.WatchPromptResponse]]:
+        """Streams the events of a search until it is final; a heartbeat comes at least every 10 seconds."""
 
 def add_PromptServiceServicer_to_server(servicer: PromptServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

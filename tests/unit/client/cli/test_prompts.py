@@ -15,11 +15,18 @@ FOUND = {
     "trials": [{"instruction": "", "example_row_ids": ["r1"], "mean": 0.25, "row_count": 9}],
     "query_count": 400,
 }
+EVENTS = [
+    {"event": {"event_id": 1, "state": evaluation.EVALUATION_STATE_RUNNING}},
+    {"event": {"event_id": 2, "progress": {"done_count": 9, "total_count": 400}}},
+    {"event": {"event_id": 3, "message": "candidate 0: rouge_l 0.250 on 9 rows more"}},
+    {"event": {"event_id": 4, "state": evaluation.EVALUATION_STATE_SUCCEEDED}},
+]
 
 
 @pytest.fixture
 def searched(services):
     services.answers |= {"CreatePrompt": {"prompt": {"name": PROMPT}}, "GetPrompt": {"prompt": FOUND}}
+    services.answers["WatchPrompt"] = EVENTS
     return services
 
 
@@ -36,6 +43,14 @@ async def test_a_search_waits_and_shows_the_figure_beside_the_default_s(searched
     assert request.prompt.dataset_revision == "tenants/acme/datasets/docs/revisions/r2"
     assert request.prompt.search.query_budget == 400
     assert list(request.prompt.search.instructions) == ["Be brief."]
+
+
+async def test_a_search_is_watched_by_its_name_and_tells_what_each_candidate_scored(searched, luthier):
+    found = await luthier("jobs", "watch", PROMPT)
+    assert found.out == f"{PROMPT}\n"
+    assert "candidate 0: rouge_l 0.250" in found.err
+    as_json = await luthier("jobs", "watch", PROMPT, "--json")
+    assert [line["event"] for line in as_json.lines] == ["state", "progress", "message", "state", "result"]
 
 
 async def test_an_adapter_may_be_prompted_too_and_detach_returns_at_once(searched, luthier):

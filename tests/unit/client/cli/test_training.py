@@ -71,15 +71,20 @@ async def test_jobs_of_all_kinds_are_listed_newest_first(training, luthier):
     training.answers["ListEvaluations"] = {"evaluations": [evaluation]}
     curation = {"name": DATASET_REVISION, "state": 1, "create_time": {"seconds": 200}}
     training.answers["ListDatasetRevisions"] = {"revisions": [curation]}
+    prompt = {"name": "tenants/acme/prompts/p1", "state": 2, "create_time": {"seconds": 250}}
+    prompt["progress"] = {"done_count": 9, "total_count": 400}
+    training.answers["ListPrompts"] = {"prompts": [prompt]}
     found = await luthier("jobs", "list", "--json")
     assert [(job["kind"], job["state"]) for job in found.lines[0]["jobs"]] == [
         ("evaluation", "SUCCEEDED"),
+        ("prompt", "RUNNING"),
         ("curation", "CURATING"),
         ("training", "QUEUED"),
     ]
     assert training.asked["ListDatasetRevisions"][0].parent == "tenants/acme/datasets/-"
     active = await luthier("jobs", "list", "--active")
     assert JOB in active.out
+    assert "searching 9/400" in active.out
     assert "evaluations/e1" not in active.out
 
 
@@ -100,6 +105,7 @@ async def test_jobs_of_a_service_that_is_away_are_missed_aloud(training, luthier
     [
         (JOB, "CancelTrainingJob"),
         ("tenants/acme/evaluations/e1", "CancelEvaluation"),
+        ("tenants/acme/prompts/p1", "CancelPrompt"),
         (DATASET_REVISION, "CancelDatasetRevision"),
     ],
 )
