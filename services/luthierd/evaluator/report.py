@@ -25,9 +25,11 @@ from luthierd.evaluator.domain import (
     Results,
 )
 from luthierd.evaluator.gates import default_policy, judge, primary_metric
+from luthierd.evaluator.report_measures import measure_tables
 from luthierd.evaluator.report_plots import ForestLine, PlanePoint, cost_quality_plane, forest_plot
 from luthierd.evaluator.report_sections import tables
 from luthierd.evaluator.shots import shorten
+from luthierd.evaluator.statistics import MIN_GROUPS
 from luthierd.evaluator.verdict_evidence import decide
 
 ARM_LABELS = {
@@ -98,7 +100,9 @@ class Regression:
 def render_report(data: ReportData) -> str:
     """The whole page. The same data gives the same bytes."""
     primary = primary_metric(data.results.task)
-    metrics = [metric for metric in Metric if any(found.metric is metric for found in data.results.figures.metrics)]
+    measured = {found.metric for found in data.results.figures.metrics}
+    metrics = [metric for metric in Metric if metric in measured and not metric.needs.suite]
+    compared = [metric for metric in Metric if metric in measured]
     decision = judge(default_policy(data.results.figures, data.results.task), data.results.figures)
     rival = strongest_rival(data.results, primary)
     decided = decide(data.results, data.rows, price_per_hour=data.config.machine_price_per_hour)
@@ -114,14 +118,15 @@ def render_report(data: ReportData) -> str:
         "metrics": metrics,
         "cells": {arm: {metric: cell(data.results, arm, metric) for metric in metrics} for arm in data.config.arms},
         "costs": {cost.arm: cost for cost in data.results.costs},
-        "forest": forest_plot(forest_lines(data.results, metrics)),
+        "forest": forest_plot(forest_lines(data.results, compared)),
         "plane": cost_quality_plane(plane_points(data.results, primary), quality_label=METRIC_LABELS[primary]),
         "rival": rival,
-        "tables": tables(data.results, primary, rival, ARM_LABELS),
+        "tables": measure_tables(data.results, ARM_LABELS) + tables(data.results, primary, rival, ARM_LABELS),
         "holdout_warning": data.results.holdout_use.warning if data.results.holdout_use else "",
         "regressions": regressions(data.rows, primary, rival, data.shown) if rival else [],
         "confusion": confusion_table(data.confusions.get(Arm.ADAPTER)),
         "failures": failures(data.rows),
+        "least_groups": MIN_GROUPS,
         "lineage": to_json(data.inputs),
         "settings": to_json(data.config),
     }

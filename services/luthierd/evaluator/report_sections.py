@@ -1,4 +1,4 @@
-"""The parts of the report that only some evaluations have, as tables: slices, suites, retrievers, sequential decisions,
+"""The parts of the report that only some evaluations have, as tables: slices, retrievers, sequential decisions,
 leaks, scores that are missing.
 """
 
@@ -25,7 +25,6 @@ def tables(results: Results, metric: Metric, rival: Arm | None, arm_labels: Mapp
     """Every table that has rows. `metric` is the primary one, `rival` the strongest arm without the adapter."""
     made = (
         _slices(results.slices, metric, rival, arm_labels),
-        _suites(results, arm_labels),
         _retrievers(results),
         _sequential(results, arm_labels),
         _leaks(results),
@@ -42,8 +41,8 @@ def _slices(slices: Mapping[str, Figures], metric: Metric, rival: Arm | None, ar
         found = {arm: figures.metric(arm, metric) for arm in arms}
         count = max((one.row_count for one in found.values() if one), default=0)
         gain = figures.comparison(metric, Arm.ADAPTER, rival) if rival else None
-        cells = [_figure(one.value, one.interval) if one else "" for one in found.values()]
-        rows.append((name, str(count), *cells, _figure(gain.difference, gain.interval, signed=True) if gain else ""))
+        cells = [figure(one.value, one.interval) if one else "" for one in found.values()]
+        rows.append((name, str(count), *cells, figure(gain.difference, gain.interval, signed=True) if gain else ""))
     heads = ("Slice", "Rows", *(arm_labels[arm] for arm in arms), against)
     return Table(
         "Slices",
@@ -52,22 +51,6 @@ def _slices(slices: Mapping[str, Figures], metric: Metric, rival: Arm | None, ar
         heads,
         tuple(rows),
     )
-
-
-def _suites(results: Results, arm_labels: Mapping[Arm, str]) -> Table:
-    rows = [
-        (
-            suite.suite,
-            arm_labels[found.arm],
-            found.quantity,
-            str(found.item_count),
-            _figure(found.value, found.interval),
-        )
-        for suite in results.suites
-        for found in suite.figures
-    ]
-    note = "What was asked beyond the holdout, with 95 % intervals."
-    return Table("Suites", note, ("Suite", "Arm", "Quantity", "Items", "Value"), tuple(rows), label_count=3)
 
 
 def _retrievers(results: Results) -> Table:
@@ -98,7 +81,7 @@ def _sequential(results: Results, arm_labels: Mapping[Arm, str]) -> Table:
             found.outcome.value,
             str(found.row_count),
             str(found.group_count),
-            _figure(found.difference, found.interval, signed=True),
+            figure(found.difference, found.interval, signed=True),
         )
         for found in results.sequential_decisions
     ]
@@ -127,7 +110,8 @@ def _missing_scores(results: Results, arm_labels: Mapping[Arm, str]) -> Table:
     return Table("Answers without a score", note, ("Arm", "Metric", "Reason", "Rows"), tuple(rows), 3)
 
 
-def _figure(value: float, interval: Interval | None, *, signed: bool = False) -> str:
+def figure(value: float, interval: Interval | None, *, signed: bool = False) -> str:
+    """A value, and the ends of its interval where there is one."""
     form = "+.3f" if signed else ".3f"
     shown = f" [{interval.low:{form}}, {interval.high:{form}}]" if interval else ""
     return format(value, form) + shown

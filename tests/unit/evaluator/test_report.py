@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import pathlib
 import random
 import re
+import shutil
+import subprocess
+from collections import Counter
+from html.parser import HTMLParser
 
 import pytest
 from evaluator_material import answer, rows
@@ -15,19 +21,30 @@ from luthierd.evaluator.domain import (
     Answer,
     AnswerError,
     Arm,
+    Comparison,
     Confusion,
     EvaluationConfig,
     EvaluationInputs,
     Interval,
     Metric,
+    MetricResult,
     Results,
     SequentialDecision,
     SuiteFigure,
     SuiteResult,
 )
 from luthierd.evaluator.holdout_domain import HoldoutUse, LeakageFinding, LeakageReport
-from luthierd.evaluator.measures import Measures
-from luthierd.evaluator.report import ReportData, confusion_table, render_report
+from luthierd.evaluator.measures import (
+    ClassFigures,
+    CriterionFigures,
+    JudgeReport,
+    LabelReport,
+    Measures,
+    Share,
+    StyleReport,
+)
+from luthierd.evaluator.report import ARM_LABELS, ReportData, confusion_table, render_report
+from luthierd.evaluator.report_measures import measure_tables
 from luthierd.evaluator.report_plots import Axis, cost_quality_plane, forest_plot
 from luthierd.evaluator.retrieval_domain import (
     Relevance,
@@ -45,6 +62,7 @@ from luthierd.evaluator.sequential_domain import SequentialOutcome, SequentialTa
 from luthierd.evaluator.tasks import detect_task
 from markupsafe import escape
 
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 INPUTS = EvaluationInputs(
     adapter_revision="tenants/acme/adapters/docs/revisions/r1",
     adapter_sha256="a" * 64,
@@ -185,7 +203,9 @@ async def test_what_only_some_evaluations_have_is_shown_where_there_is_some() ->
     results = dataclasses.replace(
         plain.results,
         slices={"label:stats": plain.results.figures},
-        suites=[SuiteResult("forgetting", "f" * 64, 9, "", figures=[SuiteFigure(Arm.BASE, "bits", 1.25, interval, 9)])],
+        suites=[
+            SuiteResult("general", "f" * 64, 9, "", figures=[SuiteFigure(Arm.BASE, "bits_per_byte", 1.25, interval, 9)])
+        ],
         retrieval=RetrievalSummary(
             Retriever.BM25, "validation", Relevance.SIMILAR_REFERENCE, 3,
             (RetrieverFigures(Retriever.BM25, figures, "e" * 64),), 12, 10,
@@ -207,6 +227,111 @@ async def test_what_only_some_evaluations_have_is_shown_where_there_is_some() ->
         "JUDGE_UNREADABLE",
     ):
         assert html.count(str(escape(shown))) >= 1, shown
+
+
+async def measured() -> ReportData:
+    """A report with everything that measuring can tell."""
+    plain = await data()
+    interval = Interval(0.71, 0.89, "by hand", 20)
+    own = [Metric.STYLE, Metric.FORGETTING_CHOICE, Metric.COUNTERFACTUAL_STABILITY, Metric.EXPECTED_BEHAVIOUR]
+    further = [MetricResult(arm, metric, 0.8, interval, 7, 7) for metric in own for arm in (Arm.BASE, Arm.ADAPTER)]
+    change = Comparison(Metric.FORGETTING_CHOICE, Arm.ADAPTER, Arm.BASE, -0.04, Interval(-0.09, 0.01, "", 9), 0.1, 7, 9)
+    figures = dataclasses.replace(
+        plain.results.figures,
+        metrics=[*plain.results.figures.metrics, *further],
+        comparisons=[*plain.results.figures.comparisons, change],
+    )
+    share = Share(0.5, 0.4, 0.6)
+    measures = Measures(
+        labels={"adapter": LabelReport(0.61, 0.52, (ClassFigures("<b>stats", 9, share, Share(0.25), 0.333),))},
+        criteria={
+            "base": (CriterionFigures("Tone <i>", Share(0.31), 0.9),),
+            "adapter": (CriterionFigures("Tone <i>", share, 1.0), CriterionFigures("Brevity", Share(0.7), 1.0)),
+        },
+        judge=JudgeReport("judges/<script>", "m", "9" * 64, 40, 3, 2, {"REFUSED": 1}, 12, 5, 0.75),
+        style=StyleReport(0.93, 60, 58),
+    )
+    rates = [SuiteFigure(Arm.ADAPTER, "flip_rate_gender", 0.125, interval, 8)]
+    suites = [SuiteResult("counterfactual", "a" * 64, 8, "", figures=rates)]
+    return dataclasses.replace(
+        plain, results=dataclasses.replace(plain.results, figures=figures, measures=measures, suites=suites)
+    )
+
+
+SECTIONS = ("Rubric", "Style", "Labels, one by one", "Difficult cases", "Forgetting", "Bias", "The judge")
+
+
+async def test_rubric_style_forgetting_bias_and_the_judge_have_a_section_where_they_were_measured() -> None:
+    plain, html = render_report(await data()), render_report(await measured())
+    for title in SECTIONS:
+        assert f"<h2>{title}</h2>" not in plain
+        assert html.count(f"<h2>{title}</h2>") == 1
+    for cell in (
+        "0.310 (90% graded)",
+        "0.500 [0.400, 0.600]",
+        "-0.040 [-0.090, +0.010]",
+        "flip rate gender",
+        "0.125 [0.710, 0.890]",
+        "right in 93%",
+        "precision 0.610, recall 0.520",
+        "Pairs whose winner changed with the order",
+        "Tone &lt;i&gt;",
+        "&lt;b&gt;stats",
+        "judges/&lt;script&gt;",
+    ):
+        assert cell in html, cell
+
+
+async def test_what_is_measured_beyond_the_holdout_is_no_column_of_the_holdout_s_table() -> None:
+    html = render_report(await measured())
+    quality = html[html.index("<h2>Quality</h2>") : html.index("<h2>What the adapter changes</h2>")]
+    assert Metric.STYLE.label in quality
+    assert Metric.FORGETTING_CHOICE.label not in quality
+    assert Metric.FORGETTING_CHOICE.label in html[html.index("<h2>Forgetting</h2>") :]
+
+
+async def test_every_row_of_a_table_is_as_long_as_its_heads() -> None:
+    results = (await measured()).results
+    found = measure_tables(results, ARM_LABELS)
+    assert [table.title for table in found] == list(SECTIONS)
+    assert {len(row) - len(table.heads) for table in found for row in table.rows} == {0}
+
+
+async def test_every_arm_has_a_colour_in_both_schemes() -> None:
+    html = render_report(await data())
+    assert {html.count(f"--{arm}: #") for arm in ARM_LABELS} == {2}
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
+async def test_a_browser_shows_every_section_and_makes_no_element_of_what_a_model_said(tmp_path: pathlib.Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(render_report(await measured()))
+    found = await asyncio.to_thread(
+        subprocess.run,
+        [*(str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"),
+         *("--host-resolver-rules=MAP * ~NOTFOUND", "--dump-dom", page.as_uri())],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    shown = Elements()
+    shown.feed(found.stdout)
+    assert shown.tags["h2"] >= len(SECTIONS)
+    assert shown.tags["svg"] == 2
+    assert shown.tags["th"] == shown.scopes
+    assert not shown.tags.keys() & {"script", "img", "link", "iframe", "form"}
+    assert shown.tags.keys() >= {"main", "section", "table"}
+
+
+class Elements(HTMLParser):
+    """Counts the elements of a page, and the heads that say what they head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags = Counter[str]()
+        self.scopes = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.scopes += tag == "th" and dict(attrs).get("scope") in ("col", "row")
 
 
 async def test_a_regression_shows_what_the_rival_was_shown() -> None:
