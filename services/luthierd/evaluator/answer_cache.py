@@ -42,17 +42,15 @@ class AnswerCache:
         """Answers to those of the queries that another evaluation of the tenant asked."""
         if not self.config.use_cache:
             return []
-        by_key = {key: query for query in queries if (key := await self.key(query)) is not None}
+        by_key: dict[str, list[Query]] = {}  # arms of the same weights may ask the same
+        for query in queries:
+            if (key := await self.key(query)) is not None:
+                by_key.setdefault(key, []).append(query)
         found = await self.store.find(list(by_key))
         return [
-            replace(
-                answer,
-                arm=by_key[key].arm,
-                row_id=by_key[key].row.id,
-                shown_row_ids=by_key[key].shown_row_ids,
-                is_cached=True,
-            )
+            replace(answer, arm=query.arm, row_id=query.row.id, shown_row_ids=query.shown_row_ids, is_cached=True)
             for key, answer in found.items()
+            for query in by_key[key]
         ]
 
     async def key(self, query: Query) -> str | None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from luthierd.evaluator.domain import DEFAULT_INSTRUCTION, Arm, Message, Row
 from luthierd.evaluator.retrieval_domain import Passage
 from luthierd.evaluator.shots import MAX_QUESTION_CHARACTERS, shot_turns
+
+# Queries of several arms share the engine for a window where turns meet. Shorter turns mean more of that: every latency
+# drifts to the mean of the arms (docs/decisions/0016). Longer ones compare an arm's minutes with another one's.
+TURN_WINDOWS = 4
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,18 @@ class ArmPlan:
             messages=_conversation(with_documents(row.prompt, passages), turns, self.instruction if instructed else ""),
             shown_row_ids=tuple(dict.fromkeys([*(shot.id for shot in shots), *(piece.id for piece in passages)])),
         )
+
+
+def in_turns(arms: Sequence[Arm], rows: Sequence[Row], *, window: int) -> Iterator[tuple[Arm, Row]]:
+    """The order of asking: arms take turns of TURN_WINDOWS windows of rows, so that what changes about the machine
+    meets all of them. The turns of an arm are equally long, its rows in order.
+    """
+    turn_count = max(1, round(len(rows) / (TURN_WINDOWS * window)))
+    ends = [len(rows) * turn // turn_count for turn in range(turn_count + 1)]
+    for start, end in itertools.pairwise(ends):
+        for arm in arms:
+            for row in rows[start:end]:
+                yield arm, row
 
 
 def with_documents(prompt: Sequence[Message], passages: Sequence[Passage]) -> Sequence[Message]:

@@ -1,5 +1,6 @@
 """Asking the inference service: bounded concurrency, each answer kept as it arrives, nothing asked again that was
-answered.
+answered. All arms share one window, so that none waits for another one's last answers; an endpoint, which is no load of
+ours, has a window of its own beside it.
 
 After a `kill -9` at most the queries in flight are repeated. A query that the service refuses is a failed row; a
 service that is away for longer than `patience_s` fails the evaluation, which resumes where it was, instead of scoring
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -99,18 +100,21 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
-# Called after each answer with (answers present, answers needed).
-Progress = Callable[[int, int], Awaitable[None]]
+# Called after each answer with (answers present, answers needed, the arm that answered); first with no arm.
+Progress = Callable[[int, int, Arm | None], Awaitable[None]]
 
 
 @dataclass(frozen=True)
 class Asker:
-    """Asks queries. `patience_s`: how long a query waits for a service that is away or full."""
+    """Asks queries, `concurrency` at a time, beside them `endpoint_concurrency` of the endpoint's. `patience_s`: how
+    long a query waits for a service that is away or full.
+    """
 
     answerer: Answerer
     journal: AnswerJournal
     clock: Clock
     concurrency: int = 16
+    endpoint_concurrency: int = 4
     max_tokens: int = 96
     patience_s: float = 120.0
     chooser: Chooser | None = None
@@ -132,25 +136,32 @@ class Asker:
                 new.append(answer)
             missing = unanswered(missing, {(answer.arm, answer.row_id) for answer in new})
         count = len(queries) - len(missing)
-        waiting = iter(missing)
 
-        async def work() -> None:
+        async def work(waiting: Iterator[Query]) -> None:
             nonlocal count
             for query in waiting:
                 answer = await self._ask(query)
                 await self.journal.add(answer, content_key=await self._content_key(query, answer))
                 new.append(answer)
                 count += 1
-                await progress(count, len(queries))
+                await progress(count, len(queries), query.arm)
 
-        await progress(count, len(queries))
+        await progress(count, len(queries), None)
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(self.concurrency, len(missing))):
-                    group.create_task(work())
+                for own, width in self._windows(missing):
+                    waiting = iter(own)
+                    for _ in range(min(width, len(own))):
+                        group.create_task(work(waiting))
         except* Exception as failures:
             raise _first(failures) from failures
         return new
+
+    def _windows(self, queries: Sequence[Query]) -> tuple[tuple[list[Query], int], ...]:
+        """The queries of each window, in order, and how many of them may be in flight."""
+        ours = [query for query in queries if query.arm is not Arm.ENDPOINT]
+        theirs = [query for query in queries if query.arm is Arm.ENDPOINT]
+        return (ours, self.concurrency), (theirs, min(self.concurrency, self.endpoint_concurrency))
 
     async def _content_key(self, query: Query, answer: Answer) -> str | None:
         return await self.cache.key(query) if self.cache is not None and answer.error is None else None

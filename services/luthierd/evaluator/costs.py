@@ -1,11 +1,11 @@
-"""What an arm costs: latency percentiles, tokens, and the price of 1,000 answers from the seconds the
-machine was busy.
+"""What an arm costs: latency percentiles, tokens, and the price of 1,000 answers from its share of
+the seconds the machine was busy.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,19 +39,36 @@ def token_price_of(endpoint: Endpoint) -> TokenPrice:
     return TokenPrice(endpoint.prompt_price_per_million, endpoint.completion_price_per_million)
 
 
-def arm_cost(
-    arm: Arm, answers: Sequence[Answer], *, machine_price_per_hour: float, token_price: TokenPrice | None = None
-) -> ArmCost:
-    """The figures of one arm. Failed queries took machine time and count in `busy_s`, not in latency or tokens. An
+def arm_costs(
+    answers: Mapping[Arm, Sequence[Answer]],
+    *,
+    machine_price_per_hour: float,
+    token_prices: Mapping[Arm, TokenPrice] | None = None,
+) -> list[ArmCost]:
+    """The figures of each arm. Failed queries took machine time and count in `busy_s`, not in latency or tokens. An
     answer that another evaluation paid for took none and was timed under another load: it counts in tokens only.
-    With a token price the arm costs that, and no machine of ours.
+    An arm with a token price costs that, and no machine of ours.
     """
+    prices = token_prices or {}
+    spans = {
+        arm: [(one.start_s, one.start_s + one.total_s) for one in given if not one.is_cached]
+        for arm, given in answers.items()
+    }
+    busy_s = shared_s({arm: own for arm, own in spans.items() if arm not in prices})
+    busy_s |= {arm: union_s(own) for arm, own in spans.items() if arm in prices}
+    return [
+        _arm_cost(arm, given, busy_s[arm], machine_price_per_hour, prices.get(arm)) for arm, given in answers.items()
+    ]
+
+
+def _arm_cost(
+    arm: Arm, answers: Sequence[Answer], busy_s: float, machine_price_per_hour: float, token_price: TokenPrice | None
+) -> ArmCost:
     answered = [answer for answer in answers if answer.error is None]
     asked = [answer for answer in answers if not answer.is_cached]
     timed = [answer for answer in asked if answer.error is None]
     first_ms = [1000 * answer.ttft_s for answer in timed]
     total_ms = [1000 * answer.total_s for answer in timed]
-    busy_s = union_s((answer.start_s, answer.start_s + answer.total_s) for answer in asked)
     cost = token_price.of(timed) if token_price else busy_s / 3600 * machine_price_per_hour
     return ArmCost(
         arm=arm,
@@ -80,6 +97,22 @@ def union_s(spans: Iterable[tuple[float, float]]) -> float:
         total += max(0.0, stop - max(start, end))
         end = max(end, stop)
     return total
+
+
+def shared_s(spans: Mapping[Arm, Sequence[tuple[float, float]]]) -> dict[Arm, float]:
+    """Each arm's share of the seconds in which anything was in flight: at every moment in proportion to its spans then
+    open. The shares add up to `union_s` of all spans.
+    """
+    edges = [(edge, arm) for arm, own in spans.items() for start, stop in own for edge in ((start, 1), (stop, -1))]
+    found, open_spans, last = dict.fromkeys(spans, 0.0), dict.fromkeys(spans, 0), 0.0
+    for (at, change), arm in sorted(edges):
+        total = sum(open_spans.values())
+        if total:
+            for one, count in open_spans.items():
+                found[one] += (at - last) * count / total
+        open_spans[arm] += change
+        last = at
+    return found
 
 
 def percentile(values: Sequence[float], percent: int) -> float:

@@ -161,8 +161,8 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ArmCost:
-    """What an arm took; latency is what a caller saw at the evaluation's concurrency. `busy_s` is the length of the
-    union of its answers' time spans: the machine's seconds. Intervals are None with too few answers.
+    """What an arm took; latency is what a caller saw at the evaluation's concurrency. `busy_s` is the arm's share of
+    the seconds in which the machine had anything in flight (`costs.shared_s`). Intervals are None with too few answers.
     """
 
     arm: Arm

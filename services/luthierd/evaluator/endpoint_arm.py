@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,9 +12,7 @@ from luthierd.evaluator.domain import Arm, Message
 
 
 class EndpointArmAnswerer:
-    """See `asking.Answerer`. At most `concurrency` requests are at the endpoint. The answer comes in one piece, so that
-    its time to first token is its whole time, and queueing here is no part of either.
-    """
+    """See `asking.Answerer`. The answer comes in one piece, so that its time to first token is its whole time."""
 
     def __init__(
         self,
@@ -23,13 +20,11 @@ class EndpointArmAnswerer:
         endpoint: ChatEndpoint,
         *,
         model: str,
-        concurrency: int,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._inference = inference
         self._endpoint = endpoint
         self._model = model
-        self._seats = asyncio.Semaphore(concurrency)
         self._now = now
 
     async def ask(
@@ -39,14 +34,13 @@ class EndpointArmAnswerer:
         sampling: dict[str, Any] = {"temperature": temperature} | ({"seed": seed} if temperature else {})
         if arm is not Arm.ENDPOINT:
             return await self._inference.ask(arm, messages, max_tokens=max_tokens, **sampling)
-        async with self._seats:
-            asked = self._now()
-            found = await self._endpoint.chat(messages, max_tokens=max_tokens, model=self._model, **sampling)
-            return Reply(
-                text=found.text,
-                ttft_s=self._now() - asked,
-                prompt_tokens=found.prompt_tokens,
-                completion_tokens=found.completion_tokens,
-                finish_reason=found.finish_reason,
-                generation=found.model,
-            )
+        asked = self._now()
+        found = await self._endpoint.chat(messages, max_tokens=max_tokens, model=self._model, **sampling)
+        return Reply(
+            text=found.text,
+            ttft_s=self._now() - asked,
+            prompt_tokens=found.prompt_tokens,
+            completion_tokens=found.completion_tokens,
+            finish_reason=found.finish_reason,
+            generation=found.model,
+        )

@@ -1,7 +1,7 @@
 """One evaluation from beginning to end, as the worker runs it: index, answer, score, report.
 
-Arms are asked one after another, so that the seconds of each are its own. Everything before and after the asking is
-computed again after a crash; the answers are not asked again.
+Arms take turns in one window, so that the engine is never idle and all of them meet the same machine. Everything before
+and after the asking is computed again after a crash; the answers are not asked again.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from luthierd.evaluator.answer_rows import to_jsonl, write_rows
-from luthierd.evaluator.arms import ArmPlan, Query
+from luthierd.evaluator.arms import ArmPlan, Query, in_turns
 from luthierd.evaluator.asking import AnswerJournal, Asker
 from luthierd.evaluator.choosing import check_choices
-from luthierd.evaluator.costs import TokenPrice, arm_cost
+from luthierd.evaluator.costs import TokenPrice, arm_costs
 from luthierd.evaluator.domain import (
     Answer,
     Arm,
@@ -240,24 +240,23 @@ class EvaluationRun:
             paraphrases = await paraphrases_of(material.rows, self.judge)
         total = len(material.rows) * len(self.config.arms)
 
-        async def progress(_: int, __: int) -> None:
-            self._report("answer", done=total, total=total)
+        async def progress(_: int, __: int, arm: Arm | None) -> None:
+            self._report("answer", arm=arm, done=total, total=total)
 
-        for arm in self.config.arms:
-            queries = [plan.query(arm, row) for row in material.rows]
-            await self.asker.ask_all(list(probe_queries(queries, self.config, paraphrases)), progress=progress)
+        order = in_turns(self.config.arms, material.rows, window=self.asker.concurrency)
+        queries = [plan.query(arm, row) for arm, row in order]
+        await self.asker.ask_all(list(probe_queries(queries, self.config, paraphrases)), progress=progress)
         return probes_by_row(await self.journal.answers())
 
     async def _ask(self, material: Material, plan: ArmPlan) -> dict[Arm, dict[str, Answer]]:
-        rows = material.rows
-        for position, arm in enumerate(self.config.arms):
-            queries = [self._query(plan, arm, row, material.task) for row in rows]
 
-            async def progress(done: int, _: int, arm: Arm = arm, before: int = position * len(rows)) -> None:
-                self._report("answer", arm=arm, done=before + done, total=len(rows) * len(self.config.arms))
+        async def progress(done: int, total: int, arm: Arm | None) -> None:
+            self._report("answer", arm=arm, done=done, total=total)
 
-            await self.asker.ask_all(queries, progress=progress)
-        wanted = {row.id for row in rows}
+        order = in_turns(self.config.arms, material.rows, window=self.asker.concurrency)
+        queries = [self._query(plan, arm, row, material.task) for arm, row in order]
+        await self.asker.ask_all(queries, progress=progress)
+        wanted = {row.id for row in material.rows}
         by_arm: dict[Arm, dict[str, Answer]] = {arm: {} for arm in self.config.arms}
         for answer in await self.journal.answers():
             if answer.arm in by_arm and answer.row_id in wanted:
@@ -270,15 +269,15 @@ class EvaluationRun:
 
         async def ask(arms: Sequence[Arm], batch: Sequence[Row]) -> dict[Arm, dict[str, Answer]]:
             nonlocal before
-            for arm in arms:
 
-                async def progress(done: int, _: int, arm: Arm = arm, before: int = before) -> None:
-                    self._report("answer", arm=arm, done=before + done, total=total)
+            async def progress(done: int, _: int, arm: Arm | None) -> None:
+                self._report("answer", arm=arm, done=before + done, total=total)
 
-                queries = [self._query(plan, arm, row, material.task) for row in batch]
-                for answer in await self.asker.ask_all(queries, progress=progress, done=known.keys()):
-                    known[answer.arm, answer.row_id] = answer
-                before += len(batch)
+            order = in_turns(arms, batch, window=self.asker.concurrency)
+            queries = [self._query(plan, arm, row, material.task) for arm, row in order]
+            for answer in await self.asker.ask_all(queries, progress=progress, done=known.keys()):
+                known[answer.arm, answer.row_id] = answer
+            before += len(queries)
             return {arm: {row.id: known[arm, row.id] for row in batch} for arm in arms}
 
         run = SequentialRun(self.config, scoring, ask)
@@ -294,12 +293,12 @@ class EvaluationRun:
         finder: Finder | None,
         findings: Sequence[SuiteFindings],
     ) -> Results:
-        price = self.config.machine_price_per_hour
         answers = asked.answers
-        costs = [
-            arm_cost(arm, list(given.values()), machine_price_per_hour=price, token_price=self.token_prices.get(arm))
-            for arm, given in answers.items()
-        ]
+        costs = arm_costs(
+            {arm: list(given.values()) for arm, given in answers.items()},
+            machine_price_per_hour=self.config.machine_price_per_hour,
+            token_prices=self.token_prices,
+        )
         rows = write_rows(material.rows, answers, scored.rows)
         results = Results(
             figures=scored.figures,

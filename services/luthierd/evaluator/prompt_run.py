@@ -137,7 +137,7 @@ class PromptRun:
         own = [replace(row, id=f"{candidate.number}:{row.id}") for row in rows]
         before = len(await self.journal.answers())
 
-        async def progress(done: int, _: int) -> None:
+        async def progress(done: int, _: int, __: Arm | None) -> None:
             self.report(before + done)
 
         await self.asker.ask_all([plan.query(Arm.PROMPTED, row) for row in own], progress=progress)

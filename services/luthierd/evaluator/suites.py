@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from luthierd.evaluator import intervals, proportions, significance, statistics
-from luthierd.evaluator.arms import ArmPlan, Query
+from luthierd.evaluator.arms import ArmPlan, Query, in_turns
 from luthierd.evaluator.asking import AnswerJournal, Asker
 from luthierd.evaluator.domain import (
     Answer,
@@ -57,10 +57,11 @@ class SuiteAsker:
     async def ask(self, arms: Sequence[Arm], rows: Sequence[Row], plan: ArmPlan) -> Answers:
         """The answers of each arm by row id."""
 
-        async def progress(done: int, total: int) -> None:
+        async def progress(done: int, total: int, arm: Arm | None) -> None:
             """The holdout's progress is what is told."""
 
-        queries: list[Query] = [plan.query(arm, row) for arm in arms for row in rows]
+        order = in_turns(arms, rows, window=self.asker.concurrency)
+        queries: list[Query] = [plan.query(arm, row) for arm, row in order]
         await self.asker.ask_all(queries, progress=progress)
         return await self.answers(arms, {row.id for row in rows})
 

@@ -116,6 +116,7 @@ def _prepare(
         journal,
         SystemClock(),
         concurrency=settings.concurrency,
+        endpoint_concurrency=endpoint.concurrency if endpoint else 1,
         max_tokens=settings.max_answer_tokens,
         patience_s=config.inference_patience_s,
         chooser=LikelihoodChooser(inference),
@@ -170,7 +171,7 @@ def _answerer(
         return inference
     chat = ChatEndpoint(endpoint)
     opened.push_async_callback(chat.close)
-    return EndpointArmAnswerer(inference, chat, model=settings.endpoint.model, concurrency=endpoint.concurrency)
+    return EndpointArmAnswerer(inference, chat, model=settings.endpoint.model)
 
 
 async def until_cancelled(work: Awaitable[T], context: JobContext) -> T:

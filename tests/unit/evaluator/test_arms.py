@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
+import pytest
 from evaluator_material import row, rows
-from luthierd.evaluator.arms import ArmPlan
+from luthierd.evaluator.arms import ArmPlan, in_turns
 from luthierd.evaluator.domain import Arm, Message, Row
 
 TRAIN = rows(9, split="train")
@@ -54,3 +57,14 @@ def test_the_row_s_own_system_turn_follows_the_instruction() -> None:
 def test_no_reference_of_the_holdout_is_ever_in_a_prompt() -> None:
     for arm in Arm:
         assert all(QUESTION.reference not in message.content for message in PLAN.query(arm, QUESTION).messages)
+
+
+@pytest.mark.parametrize(("count", "turns"), [(1, 1), (20, 1), (50, 3), (200, 12)])
+def test_arms_take_equal_turns_and_every_row_comes_once_an_arm_in_order(count: int, turns: int) -> None:
+    arms = (Arm.BASE, Arm.ADAPTER)
+    found = list(in_turns(arms, rows(count), window=4))
+    for arm in arms:
+        assert [row.id for asked, row in found if asked is arm] == [f"holdout-{number}" for number in range(count)]
+    lengths = [len(list(turn)) for _, turn in itertools.groupby(found, key=lambda pair: pair[0])]
+    assert len(lengths) == turns * len(arms)
+    assert max(lengths) - min(lengths) <= 1

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
 from evaluator_material import ManualClock, MemoryJournal, ScriptedAnswerer, rows
 from luthierd.errors import InvalidArgumentError, LuthierError, PermissionDeniedError, UnavailableError
 from luthierd.evaluator.arms import ArmPlan, Query
-from luthierd.evaluator.asking import Asker, InferenceAwayError
+from luthierd.evaluator.asking import Asker, InferenceAwayError, Reply
 from luthierd.evaluator.domain import Arm, Message
 
 
@@ -17,7 +18,7 @@ def queries(count: int) -> list[Query]:
     return [plan.query(arm, row) for arm in (Arm.BASE, Arm.ADAPTER) for row in rows(count)]
 
 
-async def no_progress(done: int, total: int) -> None:
+async def no_progress(done: int, total: int, arm: Arm | None) -> None:
     """Nobody listens."""
 
 
@@ -37,7 +38,7 @@ async def test_what_was_answered_before_a_crash_is_not_asked_again() -> None:
     journal = MemoryJournal()
     crashed = ScriptedAnswerer(lambda arm, _: "first")
 
-    async def crash_after_seven(done: int, total: int) -> None:
+    async def crash_after_seven(done: int, total: int, arm: Arm | None) -> None:
         if done == 7:
             raise MachineDied
 
@@ -46,7 +47,7 @@ async def test_what_was_answered_before_a_crash_is_not_asked_again() -> None:
     resumed = ScriptedAnswerer(lambda arm, _: "second")
     seen: list[tuple[int, int]] = []
 
-    async def remember(done: int, total: int) -> None:
+    async def remember(done: int, total: int, arm: Arm | None) -> None:
         seen.append((done, total))
 
     await Asker(resumed, journal, ManualClock()).ask_all(queries(10), progress=remember)
@@ -95,3 +96,50 @@ async def test_an_error_that_is_not_one_row_s_fails_the_evaluation_and_no_row() 
     with pytest.raises(PermissionDeniedError):
         await Asker(answerer, journal, ManualClock()).ask_all(queries(4), progress=no_progress)
     assert all(answer.error is None for answer in journal.kept.values())
+
+
+class HeldAnswerer:
+    """Answers at once, but for one arm's first query, which waits until `release`."""
+
+    def __init__(self, held: Arm) -> None:
+        self.held: Arm | None = held
+        self.release = asyncio.Event()
+        self.answered: list[Arm] = []
+
+    async def ask(
+        self, arm: Arm, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> Reply:
+        if arm is self.held:
+            self.held = None
+            await self.release.wait()
+        self.answered.append(arm)
+        return Reply("fine", 0.01, 50, 1, "stop", "base")
+
+
+async def test_an_arm_s_last_answers_keep_no_other_arm_waiting() -> None:
+    """One window over both arms: all of the adapter's answers come while one of the base's is still out."""
+    answerer = HeldAnswerer(Arm.BASE)
+
+    async def release_after_19(done: int, total: int, arm: Arm | None) -> None:
+        if done == total - 1:
+            answerer.release.set()
+
+    asker = Asker(answerer, MemoryJournal(), ManualClock(), concurrency=2)
+    async with asyncio.timeout(5):
+        await asker.ask_all(queries(10), progress=release_after_19)
+    assert answerer.answered[-1] is Arm.BASE
+    assert answerer.answered.count(Arm.ADAPTER) == 10
+
+
+async def test_a_slow_endpoint_takes_no_place_in_our_window() -> None:
+    answerer = HeldAnswerer(Arm.ENDPOINT)
+    asked = [Query(Arm.ENDPOINT, row, row.prompt) for row in rows(3)] + queries(10)
+
+    async def release_when_ours_are_done(done: int, total: int, arm: Arm | None) -> None:
+        if answerer.answered.count(Arm.BASE) + answerer.answered.count(Arm.ADAPTER) == 20:
+            answerer.release.set()
+
+    asker = Asker(answerer, MemoryJournal(), ManualClock(), concurrency=1, endpoint_concurrency=1)
+    async with asyncio.timeout(5):
+        await asker.ask_all(asked, progress=release_when_ours_are_done)
+    assert answerer.answered == [Arm.BASE] * 10 + [Arm.ADAPTER] * 10 + [Arm.ENDPOINT] * 3

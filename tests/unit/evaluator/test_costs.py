@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from evaluator_material import answer
-from luthierd.evaluator.costs import arm_cost, percentile, quantile_interval, union_s
+from luthierd.evaluator.costs import TokenPrice, arm_costs, percentile, quantile_interval, shared_s, union_s
 from luthierd.evaluator.domain import AnswerError, Arm
 
 
@@ -25,7 +25,7 @@ def test_overlapping_queries_share_the_machine_and_a_pause_costs_nothing() -> No
 
 def test_cost_is_price_times_busy_hours_for_1000_answers() -> None:
     answers = [answer(Arm.BASE, str(i), "x", start_s=0.0, total_s=36.0) for i in range(10)]
-    cost = arm_cost(Arm.BASE, answers, machine_price_per_hour=0.5)
+    [cost] = arm_costs({Arm.BASE: answers}, machine_price_per_hour=0.5)
     assert cost.busy_s == 36.0
     assert cost.cost_per_1000_answers == pytest.approx(0.5)  # 0.01 h x 0.5 for 10 answers, times 100
     assert cost.latency_ms_p50 == 36_000
@@ -35,13 +35,14 @@ def test_cost_is_price_times_busy_hours_for_1000_answers() -> None:
 def test_a_failed_query_takes_time_and_gives_no_latency() -> None:
     good = answer(Arm.RAG, "a", "x", start_s=0.0, total_s=2.0)
     failed = dataclasses.replace(answer(Arm.RAG, "b", "", start_s=2.0, total_s=8.0), error=AnswerError("X", "x"))
-    cost = arm_cost(Arm.RAG, [good, failed], machine_price_per_hour=1.0)
+    [cost] = arm_costs({Arm.RAG: [good, failed]}, machine_price_per_hour=1.0)
     assert (cost.answered_count, cost.failed_count, cost.busy_s, cost.latency_ms_p95) == (1, 1, 10.0, 2000.0)
 
 
 def test_an_arm_in_which_everything_failed_has_no_cost_per_answer() -> None:
     failed = dataclasses.replace(answer(Arm.RAG, "b", ""), error=AnswerError("X", "x"))
-    assert arm_cost(Arm.RAG, [failed], machine_price_per_hour=1.0).cost_per_1000_answers == 0.0
+    [cost] = arm_costs({Arm.RAG: [failed]}, machine_price_per_hour=1.0)
+    assert cost.cost_per_1000_answers == 0.0
 
 
 def test_a_quantile_s_interval_is_between_the_order_statistics_of_the_tables() -> None:
@@ -63,3 +64,17 @@ def test_the_interval_of_a_95th_percentile_holds_it() -> None:
     rng = np.random.default_rng(4)
     found = [quantile_interval(rng.random(200).tolist(), 95) for _ in range(600)]
     assert np.mean([one is not None and one.low <= 0.95 <= one.high for one in found]) >= 0.95 - 0.018
+
+
+def test_arms_in_flight_together_share_the_machine_by_their_queries() -> None:
+    spans = {Arm.BASE: [(0.0, 4.0), (0.0, 4.0)], Arm.RAG: [(2.0, 4.0), (2.0, 10.0)], Arm.ADAPTER: []}
+    found = shared_s(spans)
+    assert found == {Arm.BASE: pytest.approx(3.0), Arm.RAG: pytest.approx(7.0), Arm.ADAPTER: 0.0}
+    assert sum(found.values()) == pytest.approx(union_s(span for own in spans.values() for span in own))
+
+
+def test_an_endpoint_s_seconds_take_nothing_from_the_machine_s() -> None:
+    given = {arm: [answer(arm, "a", "x", start_s=0.0, total_s=8.0)] for arm in (Arm.BASE, Arm.ENDPOINT)}
+    prices = {Arm.ENDPOINT: TokenPrice(1.0, 1.0)}
+    base, endpoint = arm_costs(given, machine_price_per_hour=1.0, token_prices=prices)
+    assert (base.busy_s, endpoint.busy_s) == (8.0, 8.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -120,3 +121,11 @@ async def test_a_stored_index_of_other_rows_is_refused() -> None:
     catalogue.kept = {(tenant, corpus.sha256, method): blob for (tenant, _, method), blob in catalogue.kept.items()}
     with pytest.raises(IndexDamagedError):
         await quick_run(NAME, larger, blobs, config=CONFIG, catalogue=catalogue).run()
+
+
+async def test_arms_take_turns_so_that_all_meet_the_same_machine() -> None:
+    blobs, answerer = MemoryBlobs(), ScriptedAnswerer(adapter_knows)
+    config = EvaluationConfig(arms=(Arm.BASE, Arm.ADAPTER), concurrency=2, resample_count=200)
+    await quick_run(NAME, FakePeers(blobs), blobs, config=config, answerer=answerer).run()
+    turns = [arm for arm, _ in itertools.groupby(arm for arm, _ in answerer.calls)]
+    assert turns == [Arm.BASE, Arm.ADAPTER] * 3  # 24 rows in turns of four windows of two

@@ -15,7 +15,7 @@ from html.parser import HTMLParser
 import pytest
 from evaluator_material import answer, rows
 from luthierd.evaluator.answer_rows import to_jsonl, write_rows
-from luthierd.evaluator.costs import arm_cost
+from luthierd.evaluator.costs import arm_costs
 from luthierd.evaluator.domain import (
     DEFAULT_ARMS,
     Answer,
@@ -111,7 +111,7 @@ async def data() -> ReportData:
     config = EvaluationConfig()
     results = Results(
         figures=scored.figures,
-        costs=[arm_cost(arm, list(answers[arm].values()), machine_price_per_hour=0.1) for arm in DEFAULT_ARMS],
+        costs=arm_costs({arm: list(answers[arm].values()) for arm in DEFAULT_ARMS}, machine_price_per_hour=0.1),
         row_count=len(ROWS),
         group_count=15,
         task=task,

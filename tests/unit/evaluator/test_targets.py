@@ -13,7 +13,7 @@ from luthierd.evaluator import wire
 from luthierd.evaluator.arms import Query
 from luthierd.evaluator.asking import Asker, SystemClock
 from luthierd.evaluator.chat_endpoint import ChatEndpoint
-from luthierd.evaluator.costs import TokenPrice, arm_cost
+from luthierd.evaluator.costs import TokenPrice, arm_costs
 from luthierd.evaluator.domain import DEFAULT_ARMS, Arm, EndpointTarget, EvaluationConfig, EvaluationInputs
 from luthierd.evaluator.endpoint_arm import EndpointArmAnswerer
 from luthierd.evaluator.endpoints import Endpoint
@@ -70,14 +70,16 @@ async def test_the_endpoint_arm_asks_the_endpoint_greedily_and_no_more_at_a_time
     inference, journal = ScriptedAnswerer(adapter_knows), MemoryJournal()
     with judge_house(lambda body: f"to {body['messages'][-1]['content'][-2:]}") as house:
         chat = ChatEndpoint(Endpoint("partner", house.url, "small", key="k3y"))
-        answerer = EndpointArmAnswerer(inference, chat, model="large-3", concurrency=2)
+        answerer = EndpointArmAnswerer(inference, chat, model="large-3")
         queries = [Query(Arm.ENDPOINT, row(number), row(number).prompt) for number in range(10, 18)]
         queries.append(Query(Arm.ADAPTER, row(3), row(3).prompt))
 
-        async def progress(done: int, needed: int) -> None:
+        async def progress(done: int, needed: int, arm: Arm | None) -> None:
             """Nobody watches."""
 
-        await Asker(answerer, journal, SystemClock(), concurrency=8).ask_all(queries, progress=progress)
+        await Asker(answerer, journal, SystemClock(), concurrency=8, endpoint_concurrency=2).ask_all(
+            queries, progress=progress
+        )
         await chat.close()
     assert house.most_running <= 2
     assert {(asked["model"], asked["temperature"]) for asked in house.asked} == {("large-3", 0.0)}
@@ -91,10 +93,10 @@ async def test_a_query_that_the_endpoint_rejects_is_a_failed_row() -> None:
     journal = MemoryJournal()
     with judge_house(lambda body: 413) as house:
         chat = ChatEndpoint(Endpoint("partner", house.url, "small"))
-        answerer = EndpointArmAnswerer(ScriptedAnswerer(adapter_knows), chat, model="", concurrency=1)
+        answerer = EndpointArmAnswerer(ScriptedAnswerer(adapter_knows), chat, model="")
         done = asyncio.Event()
 
-        async def progress(count: int, needed: int) -> None:
+        async def progress(count: int, needed: int, arm: Arm | None) -> None:
             if count == needed:
                 done.set()
 
@@ -110,5 +112,5 @@ async def test_a_query_that_the_endpoint_rejects_is_a_failed_row() -> None:
 def test_an_endpoint_costs_its_tokens_and_no_machine_of_ours() -> None:
     answers = [answer(Arm.ENDPOINT, str(number), "x") for number in range(4)]  # 100 tokens read, 20 written, each
     price = TokenPrice(prompt_per_million=2.0, completion_per_million=10.0)
-    cost = arm_cost(Arm.ENDPOINT, answers, machine_price_per_hour=1000.0, token_price=price)
+    [cost] = arm_costs({Arm.ENDPOINT: answers}, machine_price_per_hour=1000.0, token_prices={Arm.ENDPOINT: price})
     assert cost.cost_per_1000_answers == pytest.approx(1000 * (100 * 2 + 20 * 10) / 1e6)

@@ -364,7 +364,7 @@ class EvaluationConfig(_message.Message):
     max_answer_tokens: _builtins.int
     """Most tokens of an answer. Default 96."""
     concurrency: _builtins.int
-    """Requests in flight. Default 16."""
+    """Requests in flight, over all arms: they take turns. Latencies are measured under this load. Default 16."""
     seed: _builtins.int
     """Seed of shots, row choice and bootstrap. Default 0."""
     machine_price_per_hour: _builtins.float
@@ -848,7 +848,7 @@ class ArmResult(_message.Message):
     failed_row_count: _builtins.int
     """Rows without an answer (the call failed). They are not dropped: see `MetricValue.coverage`."""
     ttft_ms_p50: _builtins.float
-    """Time to first token, milliseconds, median."""
+    """Time to first token, milliseconds, median. Latencies are those of `config.concurrency` requests in flight."""
     latency_ms_p50: _builtins.float
     """Time to the last token, milliseconds, median."""
     latency_ms_p95: _builtins.float
@@ -860,7 +860,10 @@ class ArmResult(_message.Message):
     cost_per_1000: _builtins.float
     """Cost of 1,000 answers at `machine_price_per_hour`, from `wall_s`."""
     wall_s: _builtins.float
-    """Seconds in which at least one query of the arm was in flight."""
+    """The arm's share of the seconds in which anything was in flight: at every moment in proportion to its queries then in
+    flight. The shares of all arms add up to the seconds of asking. Of `endpoint`, which is no load of this machine: the
+    seconds in which a query of its own was in flight.
+    """
     cached_row_count: _builtins.int
     """Rows whose answer came from another evaluation (`use_cache`). Latency, cost and `wall_s` leave them out: they are 0
     when no row was asked anew.
@@ -1521,7 +1524,7 @@ class EvaluationProgress(_message.Message):
     phase: _builtins.str
     """`index`, `answer`, `score` or `report`."""
     arm: Global___Arm.ValueType
-    """The arm at work; unset between arms."""
+    """The arm that answered last: arms take turns. Unset where nothing is asked."""
     done_count: _builtins.int
     """Answers present."""
     total_count: _builtins.int
