@@ -307,7 +307,7 @@ async def make_parts(
     *known: AdapterRevision, store: MemoryStore | SqlStore | None = None, replica: Replica | None = None,
     max_loaded: int = 8, max_unheld: int = 2,
     max_in_flight: int = 32, max_in_flight_per_tenant: int = 32, max_batch: int = 32, spare_batch: int = 0,
-    max_answer_s: float = TIMEOUT_S, build: BuildApplication = _no_application,
+    max_answer_s: float = TIMEOUT_S, reader_limit_s: float = TIMEOUT_S, build: BuildApplication = _no_application,
     meter_clock: Callable[[], float] = time.monotonic,
     clock: Callable[[], float] = time.monotonic,
 ) -> Parts:  # fmt: skip
@@ -362,11 +362,12 @@ async def make_parts(
         build=build,
         max_body_bytes=100_000,
         max_answer_s=max_answer_s,
+        reader_limit_s=reader_limit_s,
     )
     service = inference_service(
         answers=answers, deployments=deployments, generations=generations, host=host, models=trainer,
         capturing=capture.capturing, quotas=quotas, admission=admission, verifier=VERIFIER, replays=MemoryReplays(),
-        health=health, max_answer_s=max_answer_s,
+        health=health, max_answer_s=max_answer_s, reader_limit_s=reader_limit_s,
         background=[host.run, mirror.run, capture.capturing.responses.run, *([replicas.run] if replicas else [])],
         close=[host.close, capture.close],
     )  # fmt: skip

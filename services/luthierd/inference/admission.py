@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
 from luthierd.inference import metrics
+from luthierd.inference.config import InferenceConfig
 from luthierd.inference.errors import QueueFullError, QuotaExceededError, TenantQueueFullError
 from luthierd.inference.fair_queue import FairQueue, Request
 from luthierd.inference.quotas import Quotas
@@ -168,3 +169,15 @@ class Admission:
         """What the tenant has in flight now; calls that are still being read count as running."""
         waiting_count = self._queue.waiting_count(tenant)
         return Load(max(0, self._in_flight[tenant] - waiting_count), waiting_count)
+
+
+def make_admission(config: InferenceConfig, quotas: Quotas) -> Admission:
+    """Admission to the one engine of this server."""
+    queue = FairQueue(
+        seat_count=config.max_batch, spare_count=config.spare_batch,
+        slot_count=config.max_batch_adapters, patience=config.adapter_patience,
+    )  # fmt: skip
+    return Admission(
+        queue=queue, quotas=quotas, max_in_flight=config.max_in_flight,
+        max_in_flight_per_tenant=config.max_in_flight_per_tenant,
+    )  # fmt: skip

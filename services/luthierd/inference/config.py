@@ -18,6 +18,8 @@ class InferenceConfig(ServerConfig):
     """Largest body of an HTTP request."""
     max_answer_s: float = 600.0
     """Longest that an answer may take, from the arrival of the call, the wait for the engine's start included."""
+    reader_limit_s: float = 30.0
+    """A stream whose caller reads nothing for so long, while more waits than is kept for it, is given up."""
     engine: str = "vllm"
     """Which engine answers: vllm, or transformers (PEFT; runs anywhere, slower; answers gRPC only)."""
     max_in_flight: int = 256

@@ -20,6 +20,8 @@ from luthierd.errors import (
     RetryableError,
 )
 from luthierd.inference import metrics
+from luthierd.inference.errors import ReaderTooSlowError
+from luthierd.inference.http_outbox import Outbox
 from luthierd.rpc import logs
 from luthierd.rpc.status import code_of
 
@@ -65,8 +67,8 @@ class Usage:
 class Response:
     """Sends a response; remembers whether and when it began, and adds headers to the engine's."""
 
-    def __init__(self, send: Send, clock: Callable[[], float] = time.monotonic) -> None:
-        self._send, self._clock = send, clock
+    def __init__(self, outbox: Outbox, clock: Callable[[], float] = time.monotonic) -> None:
+        self.outbox, self._clock = outbox, clock
         self._arrived = clock()
         self._first_s: float | None = None
         self.status = 0
@@ -95,7 +97,7 @@ class Response:
             self.is_complete = not message.get("more_body", False)
             if self._first_s is None and message.get("body"):
                 self._first_s = self._clock() - self._arrived
-        await self._send(message)
+        await self.outbox.put(message)
 
     def observe(self, target: str, usage: Usage) -> None:
         """Records the tokens of an answer, and its times if it was sent to its end."""
@@ -116,8 +118,7 @@ class Response:
             return
         if self.status:
             last = f"data: {json.dumps({'error': error})}\n\n".encode() if self._is_event_stream else b""
-            with contextlib.suppress(OSError):
-                await self._send({"type": "http.response.body", "body": last, "more_body": False})
+            await self.outbox.put({"type": "http.response.body", "body": last, "more_body": False})
             return
         self.headers = []
         await self.json(status, {"error": error}, headers)
@@ -128,11 +129,12 @@ class ClientGoneError(Exception):
 
 
 class _Client:
-    """What the client does after its request: nothing, or it hangs up."""
+    """What the client does after its request: it reads, or it hangs up, or it does neither."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self.is_gone = asyncio.Event()
+        self.failure: Exception | None = None
 
     def replay(self, content: bytes) -> Receive:
         """`receive` for the application: a body in place of the one that was read, then the client's hanging up."""
@@ -152,12 +154,22 @@ class _Client:
             pass
         if not response.is_complete:  # after a response an ASGI server says the same
             self.is_gone.set()
-            deadline.reschedule(asyncio.get_running_loop().time())
+            self._fail(ClientGoneError(), deadline)
+
+    async def watch_reading(self, outbox: Outbox, deadline: asyncio.Timeout) -> None:
+        """Brings the deadline forward when the client does not read."""
+        await outbox.is_stuck.wait()
+        self._fail(ReaderTooSlowError(outbox.limit_s), deadline)
+
+    def _fail(self, failure: Exception, deadline: asyncio.Timeout) -> None:
+        self.failure = self.failure or failure
+        deadline.reschedule(asyncio.get_running_loop().time())
 
 
 @contextlib.asynccontextmanager
 async def bounded(receive: Receive, response: Response, *, limit_s: float) -> AsyncIterator[Callable[[bytes], Receive]]:
-    """Cancels its block when the client hangs up or the time is over: ClientGoneError, DeadlineExceededError.
+    """Cancels its block when the client hangs up or does not read, or the time is over: ClientGoneError,
+    ReaderTooSlowError, DeadlineExceededError.
 
     Gives what makes a `receive` for the application from the body that it should see.
     """
@@ -166,11 +178,12 @@ async def bounded(receive: Receive, response: Response, *, limit_s: float) -> As
         stack.callback(client.is_gone.set)
         try:
             async with asyncio.timeout(limit_s) as deadline:
-                stack.callback(asyncio.create_task(client.watch(response, deadline)).cancel)
+                for watch in (client.watch(response, deadline), client.watch_reading(response.outbox, deadline)):
+                    stack.callback(asyncio.create_task(watch).cancel)
                 yield client.replay
         except TimeoutError:
-            if client.is_gone.is_set():
-                raise ClientGoneError from None
+            if client.failure is not None:
+                raise client.failure from None
             if not deadline.expired():
                 raise
             raise DeadlineExceededError(

@@ -20,6 +20,7 @@ from luthierd.inference.answers import Answers, Leased
 from luthierd.inference.deployments import Deployments
 from luthierd.inference.domain import EngineState, Target
 from luthierd.inference.engine_host import Engine, EngineHost
+from luthierd.inference.errors import ReaderTooSlowError
 from luthierd.inference.http_copies import sampling_of
 from luthierd.inference.http_exchange import (
     CLIENT_GONE,
@@ -34,6 +35,7 @@ from luthierd.inference.http_exchange import (
     bounded,
     failure_of,
 )
+from luthierd.inference.http_outbox import Outbox
 from luthierd.inference.http_recording import AnswerTap, prompt_of
 from luthierd.inference.http_seat import http_seat
 from luthierd.names import BASE_MODEL, DEPLOYMENT
@@ -79,10 +81,11 @@ class HttpFront:
 
     def __init__(
         self, *, verifier: TokenVerifier, answers: Answers, deployments: Deployments, host: EngineHost,
-        build: BuildApplication, max_body_bytes: int, max_answer_s: float,
+        build: BuildApplication, max_body_bytes: int, max_answer_s: float, reader_limit_s: float,
     ) -> None:  # fmt: skip
         self._verifier, self._answers, self._deployments, self._host = verifier, answers, deployments, host
         self._build, self._max_body_bytes, self._max_answer_s = build, max_body_bytes, max_answer_s
+        self._reader_limit_s = reader_limit_s
         self._built: tuple[Engine, Application] | None = None
         self._building = asyncio.Lock()
 
@@ -92,11 +95,17 @@ class HttpFront:
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         logs.request_id.set(_request_id(headers.get("x-request-id", "")))
-        state = Response(send)
+        outbox = Outbox(send, limit_s=self._reader_limit_s)
+        async with outbox.sending(rest_limit_s=self._max_answer_s):
+            await self._answer(scope, receive, Response(outbox), headers=headers)
+
+    async def _answer(self, scope: Scope, receive: Receive, state: Response, *, headers: Mapping[str, str]) -> None:
         try:
             await self._route(scope, receive, state, headers=headers)
         except ClientGoneError:
             state.status = CLIENT_GONE
+        except ReaderTooSlowError as error:  # who does not read is not told, the server closes the connection
+            log.info("a client did not read", extra={"reason": error.reason, "limit_s": self._reader_limit_s})
         except LuthierError as error:
             await state.fail(*failure_of(error))
         except Exception:

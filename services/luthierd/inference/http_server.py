@@ -25,6 +25,10 @@ class HttpServer:
     def __init__(self, application: Any, config: InferenceConfig) -> None:
         self._socket = socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections inherit it
+            # A closed connection stays until all is read: who never reads must not keep it. Twice the limit, so that
+            # a stream ends by the limit itself and says so in the log.
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(2000 * config.reader_limit_s))
         try:
             self._socket.bind((config.host, config.http_port))
             self._socket.listen(BACKLOG)

@@ -13,11 +13,10 @@ T = TypeVar("T")
 
 MAX_UNREAD = 64
 """Pieces, of one token or a few; before them the connection itself holds some 64 KiB."""
-READER_LIMIT_S = 30.0
 
 
 async def read_ahead(
-    stream: AsyncGenerator[T, None], *, limit_s: float = READER_LIMIT_S, max_unread: int = MAX_UNREAD
+    stream: AsyncGenerator[T, None], *, limit_s: float, max_unread: int = MAX_UNREAD
 ) -> AsyncGenerator[T, None]:
     """The same pieces, drawn before they are read: a lease or a seat inside of `stream` ends with its last piece.
 

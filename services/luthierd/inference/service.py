@@ -75,8 +75,8 @@ LIMITS_S = {
 class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
     """Answers prompts."""
 
-    def __init__(self, answers: Answers) -> None:
-        self._answers = answers
+    def __init__(self, answers: Answers, *, reader_limit_s: float) -> None:
+        self._answers, self._reader_limit_s = answers, reader_limit_s
         self._batches, self._scores, self._embeddings = Batches(answers), Scores(answers), Embeddings(answers)
 
     async def Generate(self, request: Any, context: Any) -> inference_service_pb2.GenerateResponse:
@@ -129,7 +129,8 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
     async def _pieces(self, request: Any, prompt: Prompt, context: Any) -> AsyncGenerator[dict[str, Any], None]:
         """The fields of a stream's messages."""
         sampling = answer_wire.sampling_from_proto(request.sampling)
-        stream = read_ahead(self._answers.stream(_target(request), prompt, sampling, **_caller(request)))
+        made = self._answers.stream(_target(request), prompt, sampling, **_caller(request))
+        stream = read_ahead(made, limit_s=self._reader_limit_s)
         is_first = True
         async with contextlib.aclosing(stream) as pieces:
             async for piece in pieces:
@@ -257,15 +258,17 @@ class TenantServicer(tenant_service_pb2_grpc.TenantServiceServicer):
 def inference_service(
     *, answers: Answers, deployments: Deployments, generations: Generations, host: EngineHost, models: Models,
     capturing: Capturing, quotas: Quotas, admission: Admission, verifier: TokenVerifier, replays: ReplayStore,
-    health: Health, max_answer_s: float, **life: Any,
+    health: Health, max_answer_s: float, reader_limit_s: float, **life: Any,
 ) -> Service:  # fmt: skip
-    """What `serve()` needs. `max_answer_s`: see `InferenceConfig`. `life`: `background` and `close` of `Service`."""
+    """What `serve()` needs. `max_answer_s`, `reader_limit_s`: see `InferenceConfig`. `life`: `background` and `close`
+    of `Service`.
+    """
     return Service(
         name="inference",
         servicers=[
             Servicer(
                 add_to_server=inference_service_pb2_grpc.add_InferenceServiceServicer_to_server,
-                implementation=InferenceServicer(answers),
+                implementation=InferenceServicer(answers, reader_limit_s=reader_limit_s),
             ),
             Servicer(
                 add_to_server=deployment_service_pb2_grpc.add_DeploymentServiceServicer_to_server,

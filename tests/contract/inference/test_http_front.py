@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import pathlib
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -54,6 +55,8 @@ async def stand_in(engine: Engine) -> Application:
                 if is_stream:
                     event = f"data: {json.dumps(piece.text)}\n\n".encode()
                     await send({"type": "http.response.body", "body": event, "more_body": True})
+                while body["messages"][0]["content"] == "without end":
+                    await send({"type": "http.response.body", "body": b": %s\n\n" % bytes(65536), "more_body": True})
         if not is_stream:
             await send(start)
         choices = [{"index": 0, "message": {"content": text}, "finish_reason": "stop"}]
@@ -237,6 +240,49 @@ def lease_count(parts: Parts) -> int:
     generation = parts.generations.get(R1)
     assert generation is not None
     return generation.lease_count
+
+
+async def asked_without_reading(port: int, content: str) -> socket.socket:
+    """A connection on which a stream was asked for; nobody reads it."""
+    body = json.dumps({**ASK, "stream": True, "messages": [{"role": "user", "content": content}]})
+    headers = {"host": "test", "content-length": str(len(body)), "connection": "close", **as_tenant()}
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(client, ("127.0.0.1", port))
+    await loop.sock_sendall(client, f"POST /v1/chat/completions HTTP/1.1\r\n{head}\r\n{body}".encode())
+    return client
+
+
+async def read_to_end(client: socket.socket) -> bytes:
+    """Everything until the server closes."""
+    with client:
+        parts = []
+        while part := await asyncio.get_running_loop().sock_recv(client, 1 << 20):
+            parts.append(part)
+    return b"".join(parts)
+
+
+async def test_a_client_that_does_not_read_loses_its_seat_its_lease_and_its_connection() -> None:
+    async with served(reader_limit_s=0.2, max_answer_s=600.0, max_batch=1) as (parts, client):
+        async with asyncio.timeout(TIMEOUT_S):
+            stuck = await asked_without_reading(client.base_url.port or 0, "without end")
+            await parts.engine.stopped.wait()
+            await until(lambda: lease_count(parts) == 0)
+            assert (await complete(client)).status_code == 200, "the only seat is free"
+            received = await read_to_end(stuck)
+    assert (parts.engine.aborted, b"DONE" in received, received[9:12]) == (1, False, b"200")
+
+
+async def test_an_answer_that_is_read_late_held_its_seat_only_while_it_was_made() -> None:
+    async with served(max_batch=1) as (parts, client), asyncio.timeout(TIMEOUT_S):
+        late = await asked_without_reading(client.base_url.port or 0, "hi")
+        await parts.engine.began.wait()
+        await until(lambda: lease_count(parts) == 0)
+        assert (await complete(client)).status_code == 200
+        assert b"acme-r1" in await read_to_end(late)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])

@@ -31,7 +31,7 @@ class Stream:
 
 async def test_a_seat_ends_with_the_last_piece_and_not_when_somebody_has_read_it() -> None:
     stream = Stream(5)
-    async with contextlib.aclosing(read_ahead(stream.pieces())) as pieces:
+    async with contextlib.aclosing(read_ahead(stream.pieces(), limit_s=5)) as pieces:
         first = await anext(pieces)
         await asyncio.wait_for(stream.ended.wait(), 5)
         assert [first, *[piece async for piece in pieces]] == [1, 2, 3, 4, 5]
@@ -57,7 +57,7 @@ async def test_a_reader_in_time_gets_more_than_fits_between() -> None:
 
 async def test_a_failure_comes_after_the_pieces_before_it() -> None:
     read = []
-    async with contextlib.aclosing(read_ahead(Stream(2, fails=True).pieces())) as pieces:
+    async with contextlib.aclosing(read_ahead(Stream(2, fails=True).pieces(), limit_s=5)) as pieces:
         with pytest.raises(ValueError):  # noqa: PT012
             async for piece in pieces:
                 read.append(piece)
@@ -66,7 +66,7 @@ async def test_a_failure_comes_after_the_pieces_before_it() -> None:
 
 async def test_a_reader_who_leaves_ends_the_stream() -> None:
     stream = Stream(100)
-    async with contextlib.aclosing(read_ahead(stream.pieces(), max_unread=4)) as pieces:
+    async with contextlib.aclosing(read_ahead(stream.pieces(), limit_s=5, max_unread=4)) as pieces:
         await anext(pieces)
     assert stream.ended.is_set()
     assert stream.made < 100
