@@ -130,3 +130,5 @@ def _show_comparison(session: Session, found: CompareEvaluationsResponse) -> Non
             for change in found.changes
         ],
     )
+    if found.not_compared:
+        session.table(["not compared", "why"], [(gap.subject, gap.reason) for gap in found.not_compared])

@@ -81,4 +81,5 @@ def comparison_to_proto(found: EvaluationComparison) -> verdict_service_pb2.Comp
             )
             for change in found.changes
         ],
+        not_compared=[verdict_service_pb2.EvaluationGap(subject=gap.subject, reason=gap.reason) for gap in found.gaps],
     )

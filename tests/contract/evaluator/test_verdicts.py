@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from evaluator_house import House, method, refused
-from evaluator_material import ScriptedAnswerer, adapter_knows
+from evaluator_material import ScriptedAnswerer, adapter_knows, rows, to_split
 from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.evaluator.v1 import verdict_pb2
 from luthier.evaluator.v1 import verdict_service_pb2 as api
@@ -38,6 +38,12 @@ async def compare(house: House, evaluation: str, reference: str) -> api.CompareE
 def retrieval_knows(arm: Arm, messages: Sequence[Message]) -> str | LuthierError:
     """A script: who was shown examples answers with the reference, the others with prose."""
     return adapter_knows(Arm.ADAPTER if arm.uses_retrieval else Arm.BASE, messages)
+
+
+def fails_on_half(arm: Arm, messages: Sequence[Message]) -> str | LuthierError:
+    """A script: questions with an even number are not answered."""
+    number = int(messages[-1].content.rsplit(" ", 1)[1])
+    return adapter_knows(arm, messages) if number % 2 else InvalidArgumentError("too long", metadata={})
 
 
 @pytest.mark.parametrize(("name", "request_message"), CALLS, ids=[name for name, _ in CALLS])
@@ -123,6 +129,37 @@ async def test_rows_that_only_one_evaluation_has_are_counted_and_left_out(house:
     found = await compare(house, whole, part)
     assert (found.common_row_count, found.only_evaluation_row_count, found.only_reference_row_count) == (10, 14, 0)
     assert {d.row_count for d in found.differences} == {10}
+
+
+async def test_what_only_one_evaluation_has_is_named(house: House) -> None:
+    whole = await house.evaluate()
+    part = await house.evaluate(arms=[pb.ARM_BASE, pb.ARM_ADAPTER])
+    found = await compare(house, whole, part)
+    gaps = {gap.subject: gap.reason for gap in found.not_compared}
+    assert gaps["arm rag"] == "only the evaluation has it"
+    assert {d.arm for d in found.differences} == {pb.ARM_BASE, pb.ARM_ADAPTER}
+    assert not [gap for gap in (await compare(house, whole, whole)).not_compared if gap.subject.startswith("arm")]
+
+
+async def test_a_common_row_that_failed_in_one_evaluation_stays_in_its_difference(house: House) -> None:
+    """By dropping it the evaluation that fails on what it cannot do would look the better one."""
+    whole, half = await house.evaluate(), await house.evaluate(answerer=ScriptedAnswerer(fails_on_half))
+    for first, second in ((half, whole), (whole, half)):
+        found = await compare(house, first, second)
+        adapter = next(d for d in found.differences if (d.arm, d.metric) == (pb.ARM_ADAPTER, "json_valid"))
+        assert adapter.row_count == 24
+        assert adapter.worst_difference < adapter.best_difference
+        assert adapter.difference == (pytest.approx(adapter.worst_difference) if first == half else 0.0)
+
+
+async def test_evaluations_of_different_rows_are_refused_with_the_names_of_both(house: House) -> None:
+    house.peers.splits["validation"] = house.blobs.put_bytes(to_split(rows(30, split="validation"))).sha256
+    house.peers.counts["validation"] = 30
+    holdout, validation = await house.evaluate(), await house.evaluate(split="validation")
+    error = error_info(await refused(compare(house, holdout, validation)))
+    assert error.reason == "EVALUATIONS_WITHOUT_COMMON_ROW"
+    assert error.metadata["evaluation_rows"].endswith("revisions/r1/holdout")
+    assert error.metadata["reference_rows"].endswith("revisions/r1/validation")
 
 
 async def test_evaluations_of_two_tenants_are_not_compared(house: House) -> None:

@@ -28,7 +28,7 @@ from luthier.evaluator.v1 import evaluation_pb2 as luthier_dot_evaluator_dot_v1_
 from luthier.evaluator.v1 import verdict_pb2 as luthier_dot_evaluator_dot_v1_dot_verdict__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*luthier/evaluator/v1/verdict_service.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a%luthier/evaluator/v1/evaluation.proto\x1a\"luthier/evaluator/v1/verdict.proto\"\x9a\x01\n\x14\x44\x65\x63ideVerdictRequest\x12=\n\nevaluation\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12\x43\n\x0bpreferences\x18\x02 \x01(\x0b\x32(.luthier.evaluator.v1.VerdictPreferencesB\x04\xe2\x41\x01\x01\"G\n\x15\x44\x65\x63ideVerdictResponse\x12.\n\x07verdict\x18\x01 \x01(\x0b\x32\x1d.luthier.evaluator.v1.Verdict\"\x98\x01\n\x19\x43ompareEvaluationsRequest\x12=\n\nevaluation\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12<\n\treference\x18\x02 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\"\xf1\x01\n\x1a\x43ompareEvaluationsResponse\x12;\n\x0b\x64ifferences\x18\x01 \x03(\x0b\x32&.luthier.evaluator.v1.PairedDifference\x12\x18\n\x10\x63ommon_row_count\x18\x02 \x01(\x03\x12!\n\x19only_evaluation_row_count\x18\x03 \x01(\x03\x12 \n\x18only_reference_row_count\x18\x04 \x01(\x03\x12\x37\n\x07\x63hanges\x18\x05 \x03(\x0b\x32&.luthier.evaluator.v1.EvaluationChange\"o\n\x10\x45valuationChange\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x18\n\x10\x65valuation_value\x18\x02 \x01(\t\x12\x17\n\x0freference_value\x18\x03 \x01(\t\x12\x17\n\x0f\x61\x66\x66\x65\x63ts_scoring\x18\x04 \x01(\x08\x32\xf3\x01\n\x0eVerdictService\x12h\n\rDecideVerdict\x12*.luthier.evaluator.v1.DecideVerdictRequest\x1a+.luthier.evaluator.v1.DecideVerdictResponse\x12w\n\x12\x43ompareEvaluations\x12/.luthier.evaluator.v1.CompareEvaluationsRequest\x1a\x30.luthier.evaluator.v1.CompareEvaluationsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*luthier/evaluator/v1/verdict_service.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a%luthier/evaluator/v1/evaluation.proto\x1a\"luthier/evaluator/v1/verdict.proto\"\x9a\x01\n\x14\x44\x65\x63ideVerdictRequest\x12=\n\nevaluation\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12\x43\n\x0bpreferences\x18\x02 \x01(\x0b\x32(.luthier.evaluator.v1.VerdictPreferencesB\x04\xe2\x41\x01\x01\"G\n\x15\x44\x65\x63ideVerdictResponse\x12.\n\x07verdict\x18\x01 \x01(\x0b\x32\x1d.luthier.evaluator.v1.Verdict\"\x98\x01\n\x19\x43ompareEvaluationsRequest\x12=\n\nevaluation\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12<\n\treference\x18\x02 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\"\xac\x02\n\x1a\x43ompareEvaluationsResponse\x12;\n\x0b\x64ifferences\x18\x01 \x03(\x0b\x32&.luthier.evaluator.v1.PairedDifference\x12\x18\n\x10\x63ommon_row_count\x18\x02 \x01(\x03\x12!\n\x19only_evaluation_row_count\x18\x03 \x01(\x03\x12 \n\x18only_reference_row_count\x18\x04 \x01(\x03\x12\x37\n\x07\x63hanges\x18\x05 \x03(\x0b\x32&.luthier.evaluator.v1.EvaluationChange\x12\x39\n\x0cnot_compared\x18Z \x03(\x0b\x32#.luthier.evaluator.v1.EvaluationGap\"0\n\rEvaluationGap\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"o\n\x10\x45valuationChange\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x18\n\x10\x65valuation_value\x18\x02 \x01(\t\x12\x17\n\x0freference_value\x18\x03 \x01(\t\x12\x17\n\x0f\x61\x66\x66\x65\x63ts_scoring\x18\x04 \x01(\x08\x32\xf3\x01\n\x0eVerdictService\x12h\n\rDecideVerdict\x12*.luthier.evaluator.v1.DecideVerdictRequest\x1a+.luthier.evaluator.v1.DecideVerdictResponse\x12w\n\x12\x43ompareEvaluations\x12/.luthier.evaluator.v1.CompareEvaluationsRequest\x1a\x30.luthier.evaluator.v1.CompareEvaluationsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,9 +50,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPAREEVALUATIONSREQUEST']._serialized_start=434
   _globals['_COMPAREEVALUATIONSREQUEST']._serialized_end=586
   _globals['_COMPAREEVALUATIONSRESPONSE']._serialized_start=589
-  _globals['_COMPAREEVALUATIONSRESPONSE']._serialized_end=830
-  _globals['_EVALUATIONCHANGE']._serialized_start=832
-  _globals['_EVALUATIONCHANGE']._serialized_end=943
-  _globals['_VERDICTSERVICE']._serialized_start=946
-  _globals['_VERDICTSERVICE']._serialized_end=1189
+  _globals['_COMPAREEVALUATIONSRESPONSE']._serialized_end=889
+  _globals['_EVALUATIONGAP']._serialized_start=891
+  _globals['_EVALUATIONGAP']._serialized_end=939
+  _globals['_EVALUATIONCHANGE']._serialized_start=941
+  _globals['_EVALUATIONCHANGE']._serialized_end=1052
+  _globals['_VERDICTSERVICE']._serialized_start=1055
+  _globals['_VERDICTSERVICE']._serialized_end=1298
 # @@protoc_insertion_point(module_scope)

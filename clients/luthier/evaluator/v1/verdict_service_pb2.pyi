@@ -109,6 +109,7 @@ class CompareEvaluationsResponse(_message.Message):
     ONLY_EVALUATION_ROW_COUNT_FIELD_NUMBER: _builtins.int
     ONLY_REFERENCE_ROW_COUNT_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
+    NOT_COMPARED_FIELD_NUMBER: _builtins.int
     common_row_count: _builtins.int
     """Rows that both have: the same id, question and reference answer."""
     only_evaluation_row_count: _builtins.int
@@ -118,12 +119,17 @@ class CompareEvaluationsResponse(_message.Message):
     @_builtins.property
     def differences(self) -> _containers.RepeatedCompositeFieldContainer[_evaluation_pb2.PairedDifference]:
         """`evaluation` minus `reference`, for each arm and metric that both have (`arm` and `reference` are the same arm), over the
-        common rows.
+        common rows: all of them. Where `evaluation` has no score it counts 0, where only `reference` has none the difference
+        is 0; the bounds say what the missing scores could make of it.
         """
 
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvaluationChange]:
         """What differs between the two, by name."""
+
+    @_builtins.property
+    def not_compared(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvaluationGap]:
+        """What one of the two holds and no difference covers: arms, metrics, suites."""
 
     def __init__(
         self,
@@ -133,14 +139,41 @@ class CompareEvaluationsResponse(_message.Message):
         only_evaluation_row_count: _builtins.int = ...,
         only_reference_row_count: _builtins.int = ...,
         changes: _abc.Iterable[Global___EvaluationChange] | None = ...,
+        not_compared: _abc.Iterable[Global___EvaluationGap] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "common_row_count", b"common_row_count", "differences", b"differences", "only_evaluation_row_count", b"only_evaluation_row_count", "only_reference_row_count", b"only_reference_row_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "common_row_count", b"common_row_count", "differences", b"differences", "not_compared", b"not_compared", "only_evaluation_row_count", b"only_evaluation_row_count", "only_reference_row_count", b"only_reference_row_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CompareEvaluationsResponse: _TypeAlias = CompareEvaluationsResponse  # noqa: Y015
+
+@_typing.final
+class EvaluationGap(_message.Message):
+    """Something that was not compared."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """What: `arm rag`, `metric bleu of adapter`, `suite general`, ..."""
+    reason: _builtins.str
+    """Why not."""
+    def __init__(
+        self,
+        *,
+        subject: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvaluationGap: _TypeAlias = EvaluationGap  # noqa: Y015
 
 @_typing.final
 class EvaluationChange(_message.Message):
