@@ -269,6 +269,7 @@ class Captures(SyncNoun[feedback.Captures]):
 
 class Quotas(SyncNoun[quotas.Quotas]):
     get = waits(quotas.Quotas.get)
+    list = iterates(quotas.Quotas.list)
     update = waits(quotas.Quotas.update)
 
 

@@ -83,6 +83,7 @@ CALLS: dict[str, Call] = {
     "GetGatePolicy": lambda c: c.gates.get_policy(POLICY),
     "ListGatePolicies": lambda c: c.gates.list_policies(TENANT),
     "GetQuota": lambda c: c.quotas.get(f"{TENANT}/quota"),
+    "ListQuotas": lambda c: c.quotas.list(),
     "UpdateQuota": lambda c: c.quotas.update(f"{TENANT}/quota", QuotaLimits(weight=2.0)),
     "DeployAdapter": lambda c: c.deployments.deploy(DEPLOYMENT, adapter_revision=f"{ADAPTER}/revisions/r1"),
     "PromoteDeployment": lambda c: c.deployments.promote(DEPLOYMENT),

@@ -1,4 +1,4 @@
-"""luthier quota show | set"""
+"""luthier quota show | list | set"""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 from luthier.cli.session import Command, Group, Session
 
 if TYPE_CHECKING:
+    from luthier import AsyncClient
     from luthier.inference.v1.quota_pb2 import Quota
 
 # Field of QuotaLimits: what it limits, for people; the use of it, where it is counted.
@@ -31,6 +32,22 @@ def show(session: Session) -> None:
     """Show the tenant's limits, and what it uses of them now."""
     name = f"{session.parent}/quota"
     _show_one(session, session.run(lambda client: client.quotas.get(name)))
+
+
+@quota.command(name="list", cls=Command)
+def list_quotas(session: Session) -> None:
+    """List the quotas of all tenants that have limits of their own or deployments. Needs the scope inference.admin."""
+    from luthier.cli.documents import to_document
+
+    async def work(client: AsyncClient) -> list[Quota]:
+        return [found async for found in client.quotas.list()]
+
+    found = session.run(work)
+    if session.as_json:
+        session.emit({"quotas": [to_document(one) for one in found]})
+        return
+    rows = [(one.name.split("/")[1], *(_cell(one, field) for field in LIMITS)) for one in found]
+    session.table(["tenant", *(f"#{text}" for text, _ in LIMITS.values())], rows, title="used / limit")
 
 
 @quota.command(name="set", cls=Command)
@@ -70,4 +87,11 @@ def _show_one(session: Session, found: Quota) -> None:
         if field == "concurrent_requests":
             used = f"{found.usage.running_requests} + {found.usage.waiting_requests} waiting"
         rows.append((text, f"{limit:g}" if limit else "no limit", used, "set" if field in own else "default"))
-    session.table(["limit", "#value", "#used", "from"], rows, title=found.name)
+    times = f", in each of {found.replica_count} replicas" if found.replica_count > 1 else ""
+    session.table(["limit", "#value", "#used", "from"], rows, title=f"{found.name}{times}")
+
+
+def _cell(found: Quota, field: str) -> str:
+    """What is used of a limit, and the limit."""
+    limit, use = getattr(found.effective_limits, field), LIMITS[field][1]
+    return f"{getattr(found.usage, use)} / {f'{limit:g}' if limit else '-'}" if use else f"{limit:g}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import cached_property
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -10,6 +10,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from luthier.inference.v1 import quota_pb2 as pb
 from luthier.inference.v1 import tenant_service_pb2 as api
 from luthier.inference.v1 import tenant_service_pb2_grpc as rpc
+from luthier.resources.reading import pages
 from luthier.transport import Transport, new_request_id
 
 
@@ -27,6 +28,16 @@ class Quotas:
         """The limits that were set, those that hold, and what the tenant uses now."""
         request = api.GetQuotaRequest(name=name)
         return (await self._transport.unary(self._stub.GetQuota, request, timeout_s=timeout_s)).quota
+
+    def list(self, *, page_size: int = 0) -> AsyncIterator[pb.Quota]:
+        """Of tenants that have limits of their own or deployments, by name. Needs the scope `inference.admin`."""
+
+        async def fetch(token: str) -> tuple[Sequence[pb.Quota], str]:
+            request = api.ListQuotasRequest(page_size=page_size, page_token=token)
+            page = await self._transport.unary(self._stub.ListQuotas, request)
+            return page.quotas, page.next_page_token
+
+        return pages(fetch)
 
     async def update(
         self,

@@ -198,6 +198,10 @@ class Deployments:
         durations = {one.name: round(one.duration_s, 4) for one in generation.stages} if generation else {}
         log.info("deployed", extra={"deployment": name, "generation": revision.generation, "stages_s": durations})
 
+    def tenants(self) -> set[str]:
+        """`tenants/{t}` of those that have deployments."""
+        return {name.partition("/deployments/")[0] for name in self._table}
+
     def deployed_adapters(self, parent: str, *, without: str = "") -> set[str]:
         """Digests of the adapters that are live, staged or on their way there in `tenants/{t}`'s deployments.
 

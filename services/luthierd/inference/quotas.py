@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Protocol
 
 from luthierd.errors import LuthierError
 from luthierd.inference.errors import AdapterQuotaError, EtagMismatchError, QuotaExceededError
 from luthierd.inference.quota_domain import Limits, Quota, RateMeter
+from luthierd.rpc.paging import Page, PageRequest
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +31,17 @@ class QuotaStore(Protocol):
 
 
 class Quotas:
-    """Use cases of quotas. Rates are metered in this process: each replica allows what the quota says."""
+    """Use cases of quotas. Rates are metered in this process: each replica allows what the quota says.
+
+    A share for each replica would refuse a tenant with one adapter, whose calls all meet on one of them.
+    """
 
     def __init__(
         self, *, store: QuotaStore, defaults: Limits, clock: Callable[[], float] = time.time,
-        meter_clock: Callable[[], float] = time.monotonic,
+        meter_clock: Callable[[], float] = time.monotonic, count_replicas: Callable[[], Awaitable[int]] | None = None,
     ) -> None:  # fmt: skip
+        """`count_replicas`: those that are live; None: there are no others."""
+        self._count_replicas, self.replica_count = count_replicas, 1
         self._store, self._defaults, self._clock, self._meter_clock = store, defaults, clock, meter_clock
         self._table: dict[str, Quota] = {}
         self._limits: dict[str, Limits] = {}
@@ -46,6 +52,8 @@ class Quotas:
         """Reads what was set. Before the first request, and when another replica may have changed it."""
         self._table = {quota.name: quota for quota in await self._store.quotas()}
         self._limits = {}
+        if self._count_replicas is not None:
+            self.replica_count = max(1, await self._count_replicas())
 
     async def run(self) -> None:
         """Follows what other replicas set, until cancelled. Without the store the last limits hold."""
@@ -60,6 +68,12 @@ class Quotas:
     def get(self, name: str) -> Quota:
         """The quota `tenants/{t}/quota`; one of which nothing was set yet is there, too."""
         return self._table.get(name) or Quota(name=name)
+
+    def list(self, page: PageRequest, *, tenants: Iterable[str]) -> Page[Quota]:
+        """By name: the quotas of which something was set, and those of `tenants/{t}`."""
+        known = {*self._table, *(f"{tenant}/quota" for tenant in tenants)}
+        names = sorted(name for name in known if name > page.after)[: page.limit]
+        return page.page([self.get(name) for name in names], names)
 
     def limits(self, tenant: str) -> Limits:
         """What holds for a tenant, by its id."""

@@ -161,6 +161,11 @@ class SqlReplicaStore:
             await self._close(connection, intent)
             return Barrier(version=version + 1)
 
+    async def live_count(self) -> int:
+        """Replicas whose lease runs."""
+        async with self._read() as connection:
+            return len((await connection.execute(_live())).all())
+
     async def behind(self, replica: str, version: int) -> tuple[str, ...]:
         """Live replicas that do not route by `version` or a newer one yet."""
         query = _live().where(_replicas.c.name != replica, _replicas.c.follows < version)

@@ -123,6 +123,9 @@ class ReplicaStore(Protocol):
         EtagMismatchError; ReplicaLeaseLostError if the coordinator itself is not live.
         """
 
+    async def live_count(self) -> int:
+        """Replicas that are live."""
+
     async def behind(self, replica: str, version: int) -> tuple[str, ...]:
         """Live replicas, other than this one, that do not route by `version` or a newer one yet."""
 
@@ -164,6 +167,10 @@ class Replicas:
         host.on_started, host.on_died = self._started, self._died
 
     # What `Deployments` calls
+
+    async def live_count(self) -> int:
+        """Replicas that are live, this one among them. SharedStateUnreachableError."""
+        return await self._store.live_count()
 
     async def deployments(self) -> list[Deployment]:
         """All of them."""

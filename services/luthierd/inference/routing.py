@@ -46,7 +46,9 @@ async def make_routing(
         files=artifacts, prove=prove, proofs=store,
         max_loaded=config.max_loaded_adapters, max_unheld=config.max_unheld_adapters,
     )  # fmt: skip
-    quotas = Quotas(store=store, defaults=config.default_limits)
+    quotas = Quotas(
+        store=store, defaults=config.default_limits, count_replicas=replicas.live_count if replicas else None
+    )
     deployments = Deployments(
         store=replicas or store, catalog=catalog, generations=generations, host=host,
         check_adapters=quotas.check_adapters,

@@ -56,7 +56,7 @@ ANSWERING = ("Generate", "GenerateStream", "Chat", "ChatStream", "BatchGenerate"
 SCOPES = {
     **dict.fromkeys(ANSWERING, GENERATE),
     **dict.fromkeys(("GetDeployment", "ListDeployments", "GetEngine", "GetQuota"), GENERATE),
-    "UpdateQuota": ADMIN,
+    **dict.fromkeys(("ListQuotas", "UpdateQuota"), ADMIN),
     **dict.fromkeys(
         ("DeployAdapter", "PromoteDeployment", "RollbackDeployment", "DeleteDeployment", "StartEngine"), DEPLOY
     ),
@@ -238,6 +238,14 @@ class TenantServicer(tenant_service_pb2_grpc.TenantServiceServicer):
         QUOTA.parse(request.name)
         return tenant_service_pb2.GetQuotaResponse(quota=self._to_proto(self._quotas.get(request.name)))
 
+    async def ListQuotas(self, request: Any, context: Any) -> tenant_service_pb2.ListQuotasResponse:
+        page = self._quotas.list(
+            PageRequest.parse(request.page_size, request.page_token), tenants=self._deployments.tenants()
+        )
+        return tenant_service_pb2.ListQuotasResponse(
+            quotas=[self._to_proto(quota) for quota in page.items], next_page_token=page.next_page_token
+        )
+
     async def UpdateQuota(self, request: Any, context: Any) -> tenant_service_pb2.UpdateQuotaResponse:
         QUOTA.parse(request.name)
         changes = wire.quota_changes_from_proto(request)
@@ -252,7 +260,9 @@ class TenantServicer(tenant_service_pb2_grpc.TenantServiceServicer):
             running_requests=load.running_count, waiting_requests=load.waiting_count,
             deployed_adapters=len(self._deployments.deployed_adapters(TENANT.format(tenant))),
         )  # fmt: skip
-        return wire.quota_to_proto(quota, self._quotas.limits(tenant), usage)
+        message = wire.quota_to_proto(quota, self._quotas.limits(tenant), usage)
+        message.replica_count = self._quotas.replica_count
+        return message
 
 
 def inference_service(

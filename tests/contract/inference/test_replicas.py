@@ -256,6 +256,7 @@ async def test_the_store_counts_who_has_a_lease_and_the_newest_version(shared: D
     assert await store.join("a", 0, lease_s=60.0)
     assert await store.join("b", 0, lease_s=60.0)
     assert await store.join("dead", 0, lease_s=-1.0)
+    assert await store.live_count() == 2
     await store.open_intent(intent)
     assert (await store.pulse("b")).intents == (intent,)
     assert (await store.pulse("a")).intents == ()

@@ -177,6 +177,37 @@ async def test_only_an_operator_changes_a_quota_and_nobody_sees_another_tenant_s
             assert await refusal(call) == (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")
 
 
+async def listed(channel: grpc.aio.Channel, page_token: str = "", **options: Any) -> Any:
+    request = tenant_service_pb2.ListQuotasRequest(page_size=2, page_token=page_token)
+    return await TenantServiceStub(channel).ListQuotas(request, metadata=bearer(**options), timeout=TIMEOUT_S)
+
+
+async def test_the_operator_lists_the_tenants_that_have_limits_or_deployments_page_by_page() -> None:
+    async with served() as (parts, channel):
+        parts.trainer.add(revision("r1"))
+        await deploy(channel, revision("r1").name)
+        await set_limits(channel, "zeta", weight=2)
+        await set_limits(channel, "beta", requests_per_minute=5)
+        first = await listed(channel)
+        rest = await listed(channel, first.next_page_token)
+        as_tenant = await refusal(listed(channel, scopes=TENANT_SCOPES))
+    assert [one.name.split("/")[1] for one in (*first.quotas, *rest.quotas)] == ["acme", "beta", "zeta"]
+    assert (len(first.quotas), rest.next_page_token) == (2, "")
+    assert (first.quotas[0].usage.deployed_adapters, first.quotas[1].effective_limits.requests_per_minute) == (1, 5)
+    assert {one.replica_count for one in first.quotas} == {1}
+    assert as_tenant == (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")
+
+
+async def test_a_quota_says_how_many_replicas_allow_it_each() -> None:
+    async def five() -> int:
+        return 5
+
+    parts = await make_parts()
+    quotas = Quotas(store=parts.store, defaults=parts.quotas.limits("nobody"), count_replicas=five)
+    await quotas.read()
+    assert quotas.replica_count == 5
+
+
 async def test_requests_beyond_the_minute_s_are_refused_until_the_time_that_the_refusal_names() -> None:
     clock = Clock()
     async with served(meter_clock=clock) as (_, channel):

@@ -27,7 +27,7 @@ from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n luthier/inference/v1/quota.proto\x12\x14luthier.inference.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd3\x02\n\x05Quota\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x37\n\x06limits\x18\x02 \x01(\x0b\x32!.luthier.inference.v1.QuotaLimitsB\x04\xe2\x41\x01\x03\x12\x41\n\x10\x65\x66\x66\x65\x63tive_limits\x18\x03 \x01(\x0b\x32!.luthier.inference.v1.QuotaLimitsB\x04\xe2\x41\x01\x03\x12\x35\n\x05usage\x18\x04 \x01(\x0b\x32 .luthier.inference.v1.QuotaUsageB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03:8\xea\x41\x35\n\x1binference.luthier.dev/Quota\x12\x16tenants/{tenant}/quota\"\xab\x02\n\x0bQuotaLimits\x12&\n\x13requests_per_minute\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12$\n\x11tokens_per_minute\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12&\n\x13\x63oncurrent_requests\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12$\n\x11\x64\x65ployed_adapters\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12\x19\n\x06weight\x18\x05 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x04\x88\x01\x01\x42\x16\n\x14_requests_per_minuteB\x14\n\x12_tokens_per_minuteB\x16\n\x14_concurrent_requestsB\x14\n\x12_deployed_adaptersB\t\n\x07_weight\"\x91\x01\n\nQuotaUsage\x12\x1a\n\x12requests_in_minute\x18\x01 \x01(\x05\x12\x18\n\x10tokens_in_minute\x18\x02 \x01(\x03\x12\x18\n\x10running_requests\x18\x03 \x01(\x05\x12\x18\n\x10waiting_requests\x18\x04 \x01(\x05\x12\x19\n\x11\x64\x65ployed_adapters\x18\x05 \x01(\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n luthier/inference/v1/quota.proto\x12\x14luthier.inference.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf0\x02\n\x05Quota\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x37\n\x06limits\x18\x02 \x01(\x0b\x32!.luthier.inference.v1.QuotaLimitsB\x04\xe2\x41\x01\x03\x12\x41\n\x10\x65\x66\x66\x65\x63tive_limits\x18\x03 \x01(\x0b\x32!.luthier.inference.v1.QuotaLimitsB\x04\xe2\x41\x01\x03\x12\x35\n\x05usage\x18\x04 \x01(\x0b\x32 .luthier.inference.v1.QuotaUsageB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1b\n\rreplica_count\x18P \x01(\x05\x42\x04\xe2\x41\x01\x03:8\xea\x41\x35\n\x1binference.luthier.dev/Quota\x12\x16tenants/{tenant}/quota\"\xab\x02\n\x0bQuotaLimits\x12&\n\x13requests_per_minute\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12$\n\x11tokens_per_minute\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12&\n\x13\x63oncurrent_requests\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12$\n\x11\x64\x65ployed_adapters\x18\x04 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12\x19\n\x06weight\x18\x05 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x04\x88\x01\x01\x42\x16\n\x14_requests_per_minuteB\x14\n\x12_tokens_per_minuteB\x16\n\x14_concurrent_requestsB\x14\n\x12_deployed_adaptersB\t\n\x07_weight\"\x91\x01\n\nQuotaUsage\x12\x1a\n\x12requests_in_minute\x18\x01 \x01(\x05\x12\x18\n\x10tokens_in_minute\x18\x02 \x01(\x03\x12\x18\n\x10running_requests\x18\x03 \x01(\x05\x12\x18\n\x10waiting_requests\x18\x04 \x01(\x05\x12\x19\n\x11\x64\x65ployed_adapters\x18\x05 \x01(\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,6 +46,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUOTA'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
   _globals['_QUOTA'].fields_by_name['etag']._loaded_options = None
   _globals['_QUOTA'].fields_by_name['etag']._serialized_options = b'\342A\001\003'
+  _globals['_QUOTA'].fields_by_name['replica_count']._loaded_options = None
+  _globals['_QUOTA'].fields_by_name['replica_count']._serialized_options = b'\342A\001\003'
   _globals['_QUOTA']._loaded_options = None
   _globals['_QUOTA']._serialized_options = b'\352A5\n\033inference.luthier.dev/Quota\022\026tenants/{tenant}/quota'
   _globals['_QUOTALIMITS'].fields_by_name['requests_per_minute']._loaded_options = None
@@ -59,9 +61,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUOTALIMITS'].fields_by_name['weight']._loaded_options = None
   _globals['_QUOTALIMITS'].fields_by_name['weight']._serialized_options = b'\342A\001\001'
   _globals['_QUOTA']._serialized_start=152
-  _globals['_QUOTA']._serialized_end=491
-  _globals['_QUOTALIMITS']._serialized_start=494
-  _globals['_QUOTALIMITS']._serialized_end=793
-  _globals['_QUOTAUSAGE']._serialized_start=796
-  _globals['_QUOTAUSAGE']._serialized_end=941
+  _globals['_QUOTA']._serialized_end=520
+  _globals['_QUOTALIMITS']._serialized_start=523
+  _globals['_QUOTALIMITS']._serialized_end=822
+  _globals['_QUOTAUSAGE']._serialized_start=825
+  _globals['_QUOTAUSAGE']._serialized_end=970
 # @@protoc_insertion_point(module_scope)

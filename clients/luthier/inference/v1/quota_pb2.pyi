@@ -19,7 +19,11 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Quota(_message.Message):
-    """What a tenant may take of this server, and what it takes now. Every tenant has one, by default that of the server's configuration."""
+    """What a tenant may take of a server, and what it takes now. Every tenant has one, by default that of the server's configuration.
+    Where several replicas share one desired state, each holds a tenant to the whole of its limits by itself, as the load balancer keeps
+    the calls for one adapter on one replica: a tenant whose calls reach all of them may take `replica_count` times its limits.
+    `deployed_adapters` counts once for all.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -29,10 +33,13 @@ class Quota(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    REPLICA_COUNT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `tenants/{tenant}/quota`."""
     etag: _builtins.str
     """Changes with every change of `limits`."""
+    replica_count: _builtins.int
+    """Live replicas, each with these limits, as of a few seconds ago. 1 where the server has no replicas."""
     @_builtins.property
     def limits(self) -> Global___QuotaLimits:
         """What was set for this tenant; unset fields are the server's default."""
@@ -58,10 +65,11 @@ class Quota(_message.Message):
         usage: Global___QuotaUsage | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        replica_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["effective_limits", b"effective_limits", "limits", b"limits", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_limits", b"effective_limits", "etag", b"etag", "limits", b"limits", "name", b"name", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_limits", b"effective_limits", "etag", b"etag", "limits", b"limits", "name", b"name", "replica_count", b"replica_count", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -40,6 +40,11 @@ class TenantServiceStub:
                 request_serializer=luthier_dot_inference_dot_v1_dot_tenant__service__pb2.GetQuotaRequest.SerializeToString,
                 response_deserializer=luthier_dot_inference_dot_v1_dot_tenant__service__pb2.GetQuotaResponse.FromString,
                 _registered_method=True)
+        self.ListQuotas = channel.unary_unary(
+                '/luthier.inference.v1.TenantService/ListQuotas',
+                request_serializer=luthier_dot_inference_dot_v1_dot_tenant__service__pb2.ListQuotasRequest.SerializeToString,
+                response_deserializer=luthier_dot_inference_dot_v1_dot_tenant__service__pb2.ListQuotasResponse.FromString,
+                _registered_method=True)
         self.UpdateQuota = channel.unary_unary(
                 '/luthier.inference.v1.TenantService/UpdateQuota',
                 request_serializer=luthier_dot_inference_dot_v1_dot_tenant__service__pb2.UpdateQuotaRequest.SerializeToString,
@@ -53,6 +58,14 @@ class TenantServiceServicer:
 
     def GetQuota(self, request, context):
         """Returns a tenant's quota and what it uses of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListQuotas(self, request, context):
+        """Lists the quotas of tenants that have limits of their own or deployments, by name: of all tenants, as the operator sees them.
+        Needs the scope `inference.admin`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,6 +85,11 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     servicer.GetQuota,
                     request_deserializer=luthier_dot_inference_dot_v1_dot_tenant__service__pb2.GetQuotaRequest.FromString,
                     response_serializer=luthier_dot_inference_dot_v1_dot_tenant__service__pb2.GetQuotaResponse.SerializeToString,
+            ),
+            'ListQuotas': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQuotas,
+                    request_deserializer=luthier_dot_inference_dot_v1_dot_tenant__service__pb2.ListQuotasRequest.FromString,
+                    response_serializer=luthier_dot_inference_dot_v1_dot_tenant__service__pb2.ListQuotasResponse.SerializeToString,
             ),
             'UpdateQuota': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateQuota,
@@ -107,6 +125,33 @@ class TenantService:
             '/luthier.inference.v1.TenantService/GetQuota',
             luthier_dot_inference_dot_v1_dot_tenant__service__pb2.GetQuotaRequest.SerializeToString,
             luthier_dot_inference_dot_v1_dot_tenant__service__pb2.GetQuotaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQuotas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luthier.inference.v1.TenantService/ListQuotas',
+            luthier_dot_inference_dot_v1_dot_tenant__service__pb2.ListQuotasRequest.SerializeToString,
+            luthier_dot_inference_dot_v1_dot_tenant__service__pb2.ListQuotasResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,10 @@ class TenantServiceStub:
     def __new__(cls, channel: _aio.Channel) -> TenantServiceAsyncStub: ...
     GetQuota: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.GetQuotaRequest, _tenant_service_pb2.GetQuotaResponse]
     """Returns a tenant's quota and what it uses of it."""
+    ListQuotas: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.ListQuotasRequest, _tenant_service_pb2.ListQuotasResponse]
+    """Lists the quotas of tenants that have limits of their own or deployments, by name: of all tenants, as the operator sees them.
+    Needs the scope `inference.admin`.
+    """
     UpdateQuota: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.UpdateQuotaRequest, _tenant_service_pb2.UpdateQuotaResponse]
     """Changes a tenant's limits, from the next request on. Needs the scope `inference.admin`. ABORTED if `etag` no longer matches."""
 
@@ -45,6 +49,10 @@ class TenantServiceAsyncStub(TenantServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetQuota: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.GetQuotaRequest, _tenant_service_pb2.GetQuotaResponse]  # type: ignore[assignment]
     """Returns a tenant's quota and what it uses of it."""
+    ListQuotas: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.ListQuotasRequest, _tenant_service_pb2.ListQuotasResponse]  # type: ignore[assignment]
+    """Lists the quotas of tenants that have limits of their own or deployments, by name: of all tenants, as the operator sees them.
+    Needs the scope `inference.admin`.
+    """
     UpdateQuota: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.UpdateQuotaRequest, _tenant_service_pb2.UpdateQuotaResponse]  # type: ignore[assignment]
     """Changes a tenant's limits, from the next request on. Needs the scope `inference.admin`. ABORTED if `etag` no longer matches."""
 
@@ -58,6 +66,16 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_service_pb2.GetQuotaResponse, _abc.Awaitable[_tenant_service_pb2.GetQuotaResponse]]:
         """Returns a tenant's quota and what it uses of it."""
+
+    @_abc_1.abstractmethod
+    def ListQuotas(
+        self,
+        request: _tenant_service_pb2.ListQuotasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.ListQuotasResponse, _abc.Awaitable[_tenant_service_pb2.ListQuotasResponse]]:
+        """Lists the quotas of tenants that have limits of their own or deployments, by name: of all tenants, as the operator sees them.
+        Needs the scope `inference.admin`.
+        """
 
     @_abc_1.abstractmethod
     def UpdateQuota(

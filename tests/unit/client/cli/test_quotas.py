@@ -28,6 +28,23 @@ async def test_a_quota_is_shown_with_what_holds_where_it_comes_from_and_what_is_
     assert services.asked["GetQuota"][0].name == "tenants/acme/quota"
 
 
+async def test_the_operator_sees_every_tenant_s_use_beside_its_limit(services, luthier):
+    other = {"name": "tenants/beta/quota", "effective_limits": {"weight": 2.5}, "usage": {"requests_in_minute": 3}}
+    services.answers["ListQuotas"] = {"quotas": [QUOTA, other]}
+    out = (await luthier("quota", "list")).out
+    lines = {line.split()[1]: line for line in out.splitlines() if "acme" in line or "beta" in line}
+    assert "1234 / 5000" in lines["acme"]
+    assert "3 / -" in lines["beta"]
+    assert "2.5" in lines["beta"]
+    [document] = (await luthier("quota", "list", "--json")).lines
+    assert [one["name"] for one in document["quotas"]] == ["tenants/acme/quota", "tenants/beta/quota"]
+
+
+async def test_a_quota_that_each_of_several_replicas_allows_says_so(services, luthier):
+    services.answers["GetQuota"] = {"quota": {**QUOTA, "replica_count": 3}}
+    assert "in each of 3 replicas" in (await luthier("quota", "show")).out
+
+
 async def test_limits_are_set_to_nothing_and_back_to_the_default(services, luthier):
     services.answers["UpdateQuota"] = {"quota": QUOTA}
     found = await luthier(
