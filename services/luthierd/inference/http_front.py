@@ -15,13 +15,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from luthierd.errors import InvalidArgumentError, LuthierError
-from luthierd.inference import answer_wire
+from luthierd.inference import answer_wire, metrics
 from luthierd.inference.answers import Answers, Leased
 from luthierd.inference.deployments import Deployments
 from luthierd.inference.domain import EngineState, Target
 from luthierd.inference.engine_host import Engine, EngineHost
 from luthierd.inference.errors import ReaderTooSlowError
-from luthierd.inference.http_copies import sampling_of
+from luthierd.inference.http_copies import NotCopiedError, sampling_of
 from luthierd.inference.http_exchange import (
     CLIENT_GONE,
     BodyTooLargeError,
@@ -167,9 +167,20 @@ class HttpFront:
             send.observe(target.kind, usage)
 
     async def _copy(self, leased: Leased, body: dict[str, Any], answer: str | None) -> None:
-        """Has the deployment's mirror answer the same, where that can be asked of it."""
-        prompt, sampling = prompt_of(body), sampling_of(body, window=leased.engine.window)
-        if answer is not None and prompt is not None and sampling is not None:
+        """Has the deployment's mirror, if there is one, answer the same; the log says why where it cannot be asked."""
+        if not self._answers.is_mirrored(leased):
+            return
+        try:
+            if answer is None:
+                raise NotCopiedError("answer")
+            prompt = prompt_of(body)
+            if prompt is None:
+                raise NotCopiedError("prompt")
+            sampling = sampling_of(body, window=leased.engine.window)
+        except NotCopiedError as error:
+            metrics.mirror_skipped.labels(error.reason).inc()
+            log.info("not mirrored", extra={"reason": error.reason, "target": leased.target.name})
+        else:
             await self._answers.copy(leased, prompt, sampling, answer=answer)
 
     async def _application(self, engine: Engine) -> Application:

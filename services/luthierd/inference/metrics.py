@@ -40,6 +40,12 @@ mirrored = Counter(
     "luthier_mirrored_total", "Copies of requests for a mirror, by how they ended: same, different, dropped, failed",
     ["outcome"],
 )  # fmt: skip
+mirror_skipped = Counter(
+    "luthier_mirror_skipped_total",
+    "HTTP requests that a mirror gets no copy of: tools, format, sampling (fields that a copy cannot be asked), prompt "
+    "(no single text), answer (refused, cut off or too long to be kept)",
+    ["reason"],
+)  # fmt: skip
 adapter_load_seconds = Histogram(
     "luthier_adapter_load_seconds", "Fetch, verification and load of an adapter, without waiting for a place",
     buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),

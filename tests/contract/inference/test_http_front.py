@@ -185,12 +185,13 @@ async def test_a_body_that_is_no_json_is_refused() -> None:
 
 
 async def test_a_mirror_answers_a_copy_of_what_was_asked_over_http() -> None:
+    before = REGISTRY.get_sample_value("luthier_mirror_skipped_total", {"reason": "tools"}) or 0
     async with served() as (parts, client):
         await parts.deployments.deploy(SUPPORT, R2.name, stage_only=True)
         await parts.deployments.set_traffic(SUPPORT, {}, mirror_revision=R2.name)
         mirroring = asyncio.create_task(parts.mirror.run())
         answer = await complete(client, {**ASK, "max_tokens": 7, "temperature": 0})
-        await complete(client, {**ASK, "tools": []})  # no copy can be asked this way
+        await complete(client, {**ASK, "tools": [{"type": "function"}]})  # no copy can be asked this way
         await until(lambda: len(parts.engine.requests) == 3)
         await parts.mirror.answered()
         mirroring.cancel()
@@ -198,6 +199,7 @@ async def test_a_mirror_answers_a_copy_of_what_was_asked_over_http() -> None:
     assert answer.json()["text"] == "I am acme-r1"
     assert (copy.prompt_ids, copy.sampling) == (tuple(b"hi"), Sampling(max_tokens=7))
     assert len(parts.engine.requests) == 3
+    assert (REGISTRY.get_sample_value("luthier_mirror_skipped_total", {"reason": "tools"}) or 0) == before + 1
 
 
 async def test_the_lease_is_held_until_the_response_has_ended() -> None:

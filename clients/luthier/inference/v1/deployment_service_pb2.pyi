@@ -251,7 +251,9 @@ class SetTrafficRequest(_message.Message):
     """The deployment."""
     mirror_revision: _builtins.str
     """A revision that the deployment holds. It answers a copy of each request after the caller got its answer; both are recorded.
-    Copies are dropped, and counted, rather than slow anybody down. Empty: none.
+    Copies are dropped, and counted, rather than slow anybody down. No copy is made of an HTTP request with tools, with a format that
+    is neither `json_schema` nor one of `structured_outputs`, with fields like `logit_bias`, or without a single text as its prompt:
+    the log and the metric `luthier_mirror_skipped_total` say why. Empty: none.
     """
     etag: _builtins.str
     """The deployment's etag as the caller knows it; empty: not checked."""
