@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pathlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,15 +94,27 @@ class House:
         return response.evaluation  # type: ignore[no-any-return]
 
 
-@contextlib.asynccontextmanager
-async def served(database: Database, folder: pathlib.Path, *, holdout: int = 24) -> AsyncIterator[House]:
-    """`holdout`: rows that are asked, three to a group."""
+@dataclass(frozen=True)
+class Parts:
+    """The evaluator's service over fake neighbours, and what is behind it."""
+
+    service: Service
+    queue: JobQueue
+    peers: FakePeers
+    blobs: BlobStore
+    ledger: SqlLedger
+
+
+def evaluator_parts(
+    database: Database, folder: pathlib.Path, *, holdout: int, wake: Callable[[], None] = lambda: None
+) -> Parts:
+    """Built as `luthierd.evaluator.__main__` builds it. `holdout`: rows that are asked, three to a group."""
     queue = JobQueue(database, lease_s=15.0)
     blobs = BlobStore(f"file://{folder / 'blobs'}")
     peers = FakePeers(blobs, holdout=holdout)
     ledger = SqlLedger(database)
     holdouts = Holdouts(ledger, peers, blobs)
-    evaluations = Evaluations(queue, peers, blobs, wake=lambda: None, holdouts=holdouts)
+    evaluations = Evaluations(queue, peers, blobs, wake=wake, holdouts=holdouts)
     stopping = asyncio.Event()
     service = Service(
         name="evaluator",
@@ -117,7 +129,7 @@ async def served(database: Database, folder: pathlib.Path, *, holdout: int = 24)
             ),
             Servicer(
                 add_to_server=prompt_rpc.add_PromptServiceServicer_to_server,
-                implementation=PromptServicer(Prompts(queue, peers, wake=lambda: None), queue, stopping),
+                implementation=PromptServicer(Prompts(queue, peers, wake=wake), queue, stopping),
             ),
             Servicer(
                 add_to_server=verdict_rpc.add_VerdictServiceServicer_to_server,
@@ -136,17 +148,24 @@ async def served(database: Database, folder: pathlib.Path, *, holdout: int = 24)
         close=[database.close],
         stopping=stopping,
     )
-    async with running(service, EvaluatorConfig(home=folder)) as channel:
+    return Parts(service, queue, peers, blobs, ledger)
+
+
+@contextlib.asynccontextmanager
+async def served(database: Database, folder: pathlib.Path, *, holdout: int = 24) -> AsyncIterator[House]:
+    """`holdout`: rows that are asked, three to a group."""
+    parts = evaluator_parts(database, folder, holdout=holdout)
+    async with running(parts.service, EvaluatorConfig(home=folder)) as channel:
         yield House(
             evaluations=rpc.EvaluationServiceStub(channel),
             gates=gate_rpc.GateServiceStub(channel),
             verdicts=verdict_rpc.VerdictServiceStub(channel),
             holdouts=holdout_rpc.HoldoutServiceStub(channel),
-            ledger=ledger,
+            ledger=parts.ledger,
             prompts=prompt_rpc.PromptServiceStub(channel),
-            queue=queue,
-            peers=peers,
-            blobs=blobs,
+            queue=parts.queue,
+            peers=parts.peers,
+            blobs=parts.blobs,
         )
 
 

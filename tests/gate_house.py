@@ -11,33 +11,16 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import luthierd.evaluator
+from evaluator_house import evaluator_parts
 from evaluator_material import FakePeers, ScriptedAnswerer, adapter_knows, quick_run
-from luthier.evaluator.v1 import (
-    evaluation_service_pb2_grpc,
-    gate_service_pb2_grpc,
-    holdout_service_pb2_grpc,
-    verdict_service_pb2_grpc,
-)
-from luthierd.evaluator import service as servicers
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.domain import EvaluationConfig
-from luthierd.evaluator.evaluations import KIND, Evaluations
-from luthierd.evaluator.holdout_service import HoldoutServicer
-from luthierd.evaluator.holdout_store import SqlLedger
-from luthierd.evaluator.holdouts import Holdouts
-from luthierd.evaluator.policies import GatePolicies
-from luthierd.evaluator.store import SqlPolicyStore
-from luthierd.evaluator.verdict_service import VerdictServicer
-from luthierd.evaluator.verdicts import Verdicts
-from luthierd.jobs.queue import JobQueue
+from luthierd.evaluator.evaluations import KIND
 from luthierd.jobs.worker import JobContext, Outcome, run_job
 from luthierd.rpc.paging import PageRequest
-from luthierd.rpc.server import Service, Servicer
-from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
-from luthierd.storage.replays import SqlReplayStore
-from serving import ISSUER, VERIFIER, serving
+from serving import ISSUER, serving
 
 VERSIONS = pathlib.Path(luthierd.evaluator.__file__).parent / "versions"
 TENANT = "tenants/acme"
@@ -67,18 +50,15 @@ async def gate_house(folder: pathlib.Path, *, holdout: int = 36) -> AsyncIterato
     """The house while the block runs. The adapter answers with the references, the other arms with prose."""
     database = Database(f"sqlite+aiosqlite:///{folder / 'evaluator.db'}", schema="evaluator")
     await database.migrate(VERSIONS)
-    queue = JobQueue(database, lease_s=15.0)
-    blobs = BlobStore(f"file://{folder / 'blobs'}")
-    peers = FakePeers(blobs, holdout=holdout)
     created = asyncio.Event()
-    holdouts = Holdouts(SqlLedger(database), peers, blobs)
-    evaluations = Evaluations(queue, peers, blobs, wake=created.set, holdouts=holdouts)
-    stopping = asyncio.Event()
+    parts = evaluator_parts(database, folder, holdout=holdout, wake=created.set)
+    queue = parts.queue
 
     async def evaluate(context: JobContext) -> Outcome:
         config = from_json(EvaluationConfig, context.job.payload["config"])
         answerer = ScriptedAnswerer(adapter_knows)
-        return Outcome(to_json(await quick_run(context.job.name, peers, blobs, config=config, answerer=answerer).run()))
+        run = quick_run(context.job.name, parts.peers, parts.blobs, config=config, answerer=answerer)
+        return Outcome(to_json(await run.run()))
 
     async def work() -> None:
         while True:
@@ -88,37 +68,9 @@ async def gate_house(folder: pathlib.Path, *, holdout: int = 36) -> AsyncIterato
                 if not job.state.is_final:
                     await run_job(queue, job.name, evaluate)
 
-    service = Service(
-        name="evaluator",
-        servicers=[
-            Servicer(
-                add_to_server=evaluation_service_pb2_grpc.add_EvaluationServiceServicer_to_server,
-                implementation=servicers.EvaluationServicer(evaluations, queue, stopping),
-            ),
-            Servicer(
-                add_to_server=gate_service_pb2_grpc.add_GateServiceServicer_to_server,
-                implementation=servicers.GateServicer(GatePolicies(SqlPolicyStore(database), evaluations, holdouts)),
-            ),
-            Servicer(
-                add_to_server=verdict_service_pb2_grpc.add_VerdictServiceServicer_to_server,
-                implementation=VerdictServicer(Verdicts(evaluations, peers, blobs)),
-            ),
-            Servicer(
-                add_to_server=holdout_service_pb2_grpc.add_HoldoutServiceServicer_to_server,
-                implementation=HoldoutServicer(holdouts),
-            ),
-        ],
-        full_names=servicers.FULL_NAMES,
-        scopes=servicers.SCOPES,
-        limits_s=servicers.LIMITS_S,
-        verifier=VERIFIER,
-        replays=SqlReplayStore(database),
-        close=[database.close],
-        stopping=stopping,
-    )
     worker = asyncio.create_task(work())
     try:
-        async with serving(service, EvaluatorConfig(home=folder)) as bound:
+        async with serving(parts.service, EvaluatorConfig(home=folder)) as bound:
             yield GateHouse(bound.address, ISSUER.issue(tenant="acme", subject="ci"))
     finally:
         worker.cancel()
