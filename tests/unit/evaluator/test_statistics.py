@@ -57,6 +57,30 @@ def test_with_many_normal_groups_the_bootstrap_is_student_s_interval() -> None:
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.002)
 
 
+def test_the_interval_of_a_mean_is_hall_s_written_out() -> None:
+    """One row a group: a draw's error is the textbook's, and the quantile that of its t."""
+    values = np.random.default_rng(3).exponential(size=15)
+    groups = [f"g{at}" for at in range(15)]
+    found = statistics.bootstrap_interval(statistics.mean_of(values.tolist(), groups), seed=7, draws=500)
+    assert found is not None
+    sorted_values = values[np.argsort(groups)]
+    error = values.std(ddof=1) / np.sqrt(15)
+    drawn = [np.repeat(sorted_values, counts.astype(int)) for counts in statistics.group_weights(15, 7, 500)]
+    errors = [max(one.std(ddof=1) / np.sqrt(15), statistics.LEAST_ERROR * error) for one in drawn]
+    t = [abs(one.mean() - values.mean()) / own for one, own in zip(drawn, errors, strict=True)]
+    half = np.quantile(t, 0.95, method="higher") * error
+    assert half > error * stats.t.ppf(0.975, 14)  # the floor of Student's t is not what is tested here
+    assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half))
+
+
+def test_a_draw_without_any_spread_counts_as_if_it_had_a_third_of_the_error() -> None:
+    """One hit in eight groups: a third of the draws miss it, and have no error of their own."""
+    data = statistics.mean_of([1.0] + [0.0] * 7, [f"g{at}" for at in range(8)])
+    found = statistics.bootstrap_interval(data, seed=0)
+    assert found is not None
+    assert (found.high - found.low) / 2 == pytest.approx(0.125 / statistics.LEAST_ERROR)
+
+
 def test_beyond_the_drawn_groups_the_interval_is_student_s_exactly() -> None:
     count = statistics.MAX_DRAWN_GROUPS + 1
     values = np.random.default_rng(2).normal(0.1, 0.3, count)
@@ -159,6 +183,18 @@ def test_macro_f1_agrees_with_scikit_learn() -> None:
     assert statistics.macro_f1_of(reference, predicted, groups).value() == pytest.approx(expected)
 
 
+def test_a_label_that_a_draw_does_not_hold_leaves_that_draw_s_macro_f1() -> None:
+    reference, predicted = ["a"] * 5 + ["b"] * 3, ["a", "a", "b", "a", "c", "b", "a", "b"]
+    data = statistics.macro_f1_of(reference, predicted, [*("first",) * 5, *("second",) * 3])
+    drawn = data.statistic(np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]) @ data.sums)
+    expected = [
+        f1_score(reference[:5], predicted[:5], labels=["a"], average="macro"),
+        f1_score(reference[5:], predicted[5:], labels=["b"], average="macro"),
+        f1_score(reference, predicted, labels=["a", "b"], average="macro"),
+    ]
+    assert drawn.tolist() == pytest.approx(expected)
+
+
 def test_the_difference_of_macro_f1_draws_the_same_groups_for_both_arms() -> None:
     reference, groups = ["a", "b"] * 20, [str(i // 4) for i in range(40)]
     data = statistics.macro_f1_of(reference, reference, groups)
@@ -186,6 +222,13 @@ def test_the_paired_difference_is_the_bootstrap_of_the_differences() -> None:
     assert found is not None
     assert expected is not None
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_the_detectable_difference_is_the_textbook_s_sum_of_two_quantiles() -> None:
+    data = statistics.mean_of(np.arange(12.0).tolist(), [f"g{at}" for at in range(12)])
+    error = np.arange(12.0).std(ddof=1) / np.sqrt(12)
+    expected = (stats.t.ppf(0.975, 11) + stats.t.ppf(0.8, 11)) * error
+    assert statistics.detectable_difference(data) == pytest.approx(expected)
 
 
 def test_a_detectable_difference_is_found_in_about_four_of_five_samples() -> None:
