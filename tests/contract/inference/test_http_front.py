@@ -7,6 +7,7 @@ import contextlib
 import json
 import pathlib
 import socket
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -55,8 +56,8 @@ async def stand_in(engine: Engine) -> Application:
                 if is_stream:
                     event = f"data: {json.dumps(piece.text)}\n\n".encode()
                     await send({"type": "http.response.body", "body": event, "more_body": True})
-                while body["messages"][0]["content"] == "without end":
-                    await send({"type": "http.response.body", "body": b": %s\n\n" % bytes(65536), "more_body": True})
+                for _ in range({"12 MiB": 16, "without end": sys.maxsize}.get(body["messages"][0]["content"], 0)):
+                    await send({"type": "http.response.body", "body": b": %s\n\n" % bytes(2**18), "more_body": True})
         if not is_stream:
             await send(start)
         choices = [{"index": 0, "message": {"content": text}, "finish_reason": "stop"}]
@@ -280,11 +281,12 @@ async def test_a_client_that_does_not_read_loses_its_seat_its_lease_and_its_conn
 
 async def test_an_answer_that_is_read_late_held_its_seat_only_while_it_was_made() -> None:
     async with served(max_batch=1) as (parts, client), asyncio.timeout(TIMEOUT_S):
-        late = await asked_without_reading(client.base_url.port or 0, "hi")
+        late = await asked_without_reading(client.base_url.port or 0, "12 MiB")
         await parts.engine.began.wait()
         await until(lambda: lease_count(parts) == 0)
         assert (await complete(client)).status_code == 200
-        assert b"acme-r1" in await read_to_end(late)
+        received = await read_to_end(late)
+    assert (len(received) > 12 * 2**20, received.count(b"data: "), parts.engine.aborted) == (True, 3, 0)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
