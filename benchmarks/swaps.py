@@ -47,6 +47,7 @@ def measure(model: pathlib.Path, folder: pathlib.Path, adapters: Sequence[pathli
         "figure": round(_p99(swapping) * 1000, 1),
         "peer_figure": round(_p99(quiet) * 1000, 1),
         "worst_ms": round(max(swapping) * 1000, 1),
+        "peer_worst_ms": round(max(quiet) * 1000, 1),
         "tokens": len(swapping),
     }
 
