@@ -15,7 +15,7 @@ TENANT = "bench"
 def running(folder: pathlib.Path, model: pathlib.Path, **settings: object) -> contextlib.AbstractContextManager[House]:
     """A server on `model`, ready to be asked; `settings` by field of `InferenceConfig`."""
     folder.mkdir()
-    return running_house(folder, base_model=model, **{"dtype": "auto", **settings})
+    return running_house(folder, base_model=model, **{"dtype": "auto", "max_adapter_bytes": 64 * 2**20, **settings})
 
 
 def client(house: House) -> AsyncClient:
