@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -23,6 +23,8 @@ from luthierd.evaluator.general_items import (
     build_items,
 )
 from luthierd.evaluator.instruction_rules import InstructionItem, keeps_rule
+from luthierd.evaluator.lm_harness import LmTask
+from luthierd.evaluator.suite_config import LmEvalConfig
 from luthierd.evaluator.suites import (
     ID_PREFIX,
     Answers,
@@ -67,12 +69,13 @@ class KeptItems:
 
 @dataclass(frozen=True)
 class SuiteParts:
-    """What the general suite needs beyond what an evaluation has. `likelihoods` answers a query of the roles SHOWN and
-    SCORED with the scored text's log-probability in nats.
+    """What suites need beyond what an evaluation has. `likelihoods` answers a query of the roles SHOWN and SCORED with
+    the scored text's log-probability in nats; `lm_tasks` reads tasks of lm-eval and holds the CPU.
     """
 
     likelihoods: Answerer
     catalogue: GeneralSuiteCatalogue
+    lm_tasks: Callable[[LmEvalConfig], Sequence[LmTask]]
 
 
 async def items_of(

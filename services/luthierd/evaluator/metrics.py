@@ -24,6 +24,7 @@ class Metric(enum.StrEnum):
     CHOICE_ACCURACY = "choice_accuracy"
 
     BLEU = "bleu"
+    CONTAINS_REFERENCE = "contains_reference"
     LENGTH_RATIO = "length_ratio"
     NUMBERS_SUPPORTED = "numbers_supported"
     ENTITIES_SUPPORTED = "entities_supported"
@@ -55,6 +56,7 @@ class Metric(enum.StrEnum):
     FORGETTING_CHOICE = "forgetting_choice"
     FORGETTING_INSTRUCTIONS = "forgetting_instructions"
     COUNTERFACTUAL_STABILITY = "counterfactual_stability"
+    LM_EVAL = "lm_eval"
 
     @property
     def is_proportion(self) -> bool:
@@ -92,6 +94,7 @@ class Needs:
 _PROPORTIONS = frozenset(
     {
         Metric.EXACT_MATCH,
+        Metric.CONTAINS_REFERENCE,
         Metric.JSON_VALID,
         Metric.LABEL_ACCURACY,
         Metric.JSON_SCHEMA_VALID,
@@ -117,6 +120,7 @@ _JUDGED_CONTEXT = Needs(opt_in=True, judge=True, context=True)
 
 NEEDS: Mapping[Metric, Needs] = {
     Metric.BLEU: _READS,
+    Metric.CONTAINS_REFERENCE: _READS,
     Metric.LENGTH_RATIO: _READS,
     Metric.NUMBERS_SUPPORTED: _READS,
     Metric.ENTITIES_SUPPORTED: _READS,
@@ -145,6 +149,7 @@ NEEDS: Mapping[Metric, Needs] = {
     Metric.FORGETTING_CHOICE: _SUITE,
     Metric.FORGETTING_INSTRUCTIONS: _SUITE,
     Metric.COUNTERFACTUAL_STABILITY: _SUITE,
+    Metric.LM_EVAL: _SUITE,
 }
 
 _LABELS = {
@@ -162,4 +167,5 @@ _LABELS = {
     Metric.FORGETTING_LIKELIHOOD: "Kept: general text",
     Metric.FORGETTING_CHOICE: "Kept: general questions",
     Metric.FORGETTING_INSTRUCTIONS: "Kept: instructions",
+    Metric.LM_EVAL: "lm-eval tasks",
 }

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from luthierd.errors import FieldViolation
 
 TERM_LISTS = ("names", "pronouns", "groups")
+LM_TASKS = ("luthier_arithmetic", "luthier_cloze", "luthier_instructions")
+MAX_LM_TASKS, MAX_LM_TASK_CHARACTERS = 20, 100
 
 
 @dataclass(frozen=True)
@@ -19,12 +21,21 @@ class CounterfactualConfig:
 
 
 @dataclass(frozen=True)
+class LmEvalConfig:
+    """Tasks of lm-evaluation-harness, and how many documents of each. Bounds: `LmEvalSuite` of the contract."""
+
+    tasks: tuple[str, ...] = LM_TASKS
+    item_count: int = 40
+
+
+@dataclass(frozen=True)
 class SuiteConfig:
     """`difficult_set`: a set's name, empty for none. `general_item_count`: items of each part, None for no suite."""
 
     difficult_set: str = ""
     general_item_count: int | None = None
     counterfactual: CounterfactualConfig | None = None
+    lm_eval: LmEvalConfig | None = None
 
 
 def suite_violations(config: SuiteConfig, *, field: str) -> list[FieldViolation]:
@@ -33,6 +44,8 @@ def suite_violations(config: SuiteConfig, *, field: str) -> list[FieldViolation]
     if config.general_item_count is not None and not 5 <= config.general_item_count <= 1000:
         text = f"{config.general_item_count} is not in 5 to 1,000"
         found.append(FieldViolation(f"{field}.general_suite.item_count", text))
+    if config.lm_eval is not None:
+        found += _lm_eval_violations(config.lm_eval, field=f"{field}.lm_eval_suite")
     if config.counterfactual is None:
         return found
     own, given = f"{field}.counterfactual_suite", config.counterfactual
@@ -47,4 +60,19 @@ def suite_violations(config: SuiteConfig, *, field: str) -> list[FieldViolation]
         if not all(term.strip() and len(term) <= 100 for term in pair) or pair[0] == pair[1]:
             text = "a pair has two different terms of 1 to 100 characters"
             found.append(FieldViolation(f"{own}.term_pairs[{index}]", text))
+    return found
+
+
+def _lm_eval_violations(config: LmEvalConfig, *, field: str) -> list[FieldViolation]:
+    found = []
+    if not 5 <= config.item_count <= 1000:
+        found.append(FieldViolation(f"{field}.item_count", f"{config.item_count:,} is not in 5 to 1,000"))
+    if len(config.tasks) > MAX_LM_TASKS:
+        found.append(FieldViolation(f"{field}.tasks", f"{len(config.tasks):,} tasks are more than {MAX_LM_TASKS}"))
+    if len(set(config.tasks)) < len(config.tasks):
+        found.append(FieldViolation(f"{field}.tasks", "a task is named twice"))
+    for index, name in enumerate(config.tasks):
+        if not 0 < len(name) <= MAX_LM_TASK_CHARACTERS:
+            text = f"a name has 1 to {MAX_LM_TASK_CHARACTERS} characters"
+            found.append(FieldViolation(f"{field}.tasks[{index}]", text))
     return found

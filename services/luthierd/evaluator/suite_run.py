@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from luthierd.errors import InternalError
-from luthierd.evaluator import counterfactual_suite, general_suite
+from luthierd.evaluator import counterfactual_suite, general_suite, lm_suite
 from luthierd.evaluator.answer_rows import to_jsonl, write_rows
 from luthierd.evaluator.arms import ArmPlan
 from luthierd.evaluator.counterfactual_suite import CounterfactualSuite
@@ -18,10 +18,11 @@ from luthierd.evaluator.difficult_suite import ALL, DifficultSuite, rows_of
 from luthierd.evaluator.domain import Arm, EvaluationConfig, EvaluationInputs, Figures, Results, Row, SuiteResult
 from luthierd.evaluator.general_items import without_overlap
 from luthierd.evaluator.general_suite import GeneralSuite, SuiteParts, items_of
+from luthierd.evaluator.lm_suite import LmSuite
 from luthierd.evaluator.row_figures import PAIRS
 from luthierd.evaluator.rows import select_rows
 from luthierd.evaluator.scoring import Scoring
-from luthierd.evaluator.suite_config import CounterfactualConfig
+from luthierd.evaluator.suite_config import CounterfactualConfig, LmEvalConfig
 from luthierd.evaluator.suites import Answers, PlainPlan, SuiteAsker, SuiteFindings, merged
 from luthierd.evaluator.tasks import has_labels
 from luthierd.storage.blobs import Blob
@@ -41,7 +42,7 @@ class Blobs(Protocol):
 @dataclass(frozen=True)
 class SuiteRun:
     """What the suites of an evaluation need. `rows` are the holdout's, `train` those that may be shown; `parts` is
-    needed by the general suite only.
+    needed by the general suite and the tasks of lm-eval.
     """
 
     config: EvaluationConfig
@@ -63,6 +64,8 @@ class SuiteRun:
             findings.append(await self._general(self.config.suites.general_item_count))
         if self.config.suites.counterfactual is not None:
             findings.append(await self._counterfactual(self.config.suites.counterfactual))
+        if self.config.suites.lm_eval is not None:
+            findings.append(await self._lm_eval(self.config.suites.lm_eval))
         return findings
 
     async def _difficult(self) -> SuiteFindings:
@@ -80,9 +83,7 @@ class SuiteRun:
         )
 
     async def _general(self, item_count: int) -> SuiteFindings:
-        if self.parts is None:
-            raise InternalError("the general suite needs a likelihood of texts, and none was given to this run")
-        base, parts = self.inputs.base_model_sha256, self.parts
+        base, parts = self.inputs.base_model_sha256, self._parts()
         kept = await items_of(base, item_count, catalogue=parts.catalogue, blobs=self.blobs)
         own = [f"{row.question}\n{row.reference}" for row in self.train]
         texts = await asyncio.to_thread(without_overlap, kept.items.texts, own)
@@ -110,6 +111,21 @@ class SuiteRun:
         rates = await asyncio.to_thread(suite.flip_rates, answers)
         result = SuiteResult(counterfactual_suite.NAME, blob.sha256, len(pairs), asked, 0, rates)
         return SuiteFindings(result, await asyncio.to_thread(suite.figures, answers))
+
+    async def _lm_eval(self, config: LmEvalConfig) -> SuiteFindings:
+        parts = self._parts()
+        tasks = await asyncio.to_thread(parts.lm_tasks, config)
+        suite = LmSuite(tasks, self.config.seed, self.config.resample_count)
+        answers = await suite.ask(self.asker, parts.likelihoods, suite_arms(self.config.arms))
+        blob = await asyncio.to_thread(self.blobs.put_bytes, suite.serialise())
+        result = SuiteResult(lm_suite.NAME, blob.sha256, len(suite.items), await self._keep(suite.rows, answers))
+        measured = await asyncio.to_thread(suite.measure, answers)
+        return SuiteFindings(result, measured.figures, measured.slices)
+
+    def _parts(self) -> SuiteParts:
+        if self.parts is None:
+            raise InternalError("this suite needs a likelihood of texts, and none was given to this run")
+        return self.parts
 
     async def _keep(self, rows: Sequence[Row], answers: Answers) -> str:
         """The digest of the blob with the rows and what was said to them."""

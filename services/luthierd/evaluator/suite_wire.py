@@ -7,7 +7,7 @@ from luthier.inference.v1 import inference_service_pb2
 
 from luthierd.evaluator.asking import Reply
 from luthierd.evaluator.domain import SuiteFigure, SuiteResult
-from luthierd.evaluator.suite_config import CounterfactualConfig, SuiteConfig
+from luthierd.evaluator.suite_config import CounterfactualConfig, LmEvalConfig, SuiteConfig
 
 DEFAULT_GENERAL_ITEM_COUNT = 40
 
@@ -25,7 +25,13 @@ def suites_from_proto(message: pb.EvaluationConfig) -> SuiteConfig:
     item_count = None
     if message.HasField("general_suite"):
         item_count = general.item_count if general.HasField("item_count") else DEFAULT_GENERAL_ITEM_COUNT
-    return SuiteConfig(message.difficult_set, item_count, counterfactual)
+    lm_eval = None
+    if message.HasField("lm_eval_suite"):
+        asked, usual = message.lm_eval_suite, LmEvalConfig()
+        lm_eval = LmEvalConfig(
+            tuple(asked.tasks) or usual.tasks, asked.item_count if asked.HasField("item_count") else usual.item_count
+        )
+    return SuiteConfig(message.difficult_set, item_count, counterfactual, lm_eval)
 
 
 def add_suites(message: pb.EvaluationConfig, config: SuiteConfig) -> None:
@@ -33,6 +39,9 @@ def add_suites(message: pb.EvaluationConfig, config: SuiteConfig) -> None:
     message.difficult_set = config.difficult_set
     if config.general_item_count is not None:
         message.general_suite.item_count = config.general_item_count
+    if config.lm_eval is not None:
+        message.lm_eval_suite.tasks.extend(config.lm_eval.tasks)
+        message.lm_eval_suite.item_count = config.lm_eval.item_count
     if config.counterfactual is not None:
         target = message.counterfactual_suite
         target.row_limit = config.counterfactual.row_limit

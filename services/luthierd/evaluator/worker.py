@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from luthier.client import AsyncClient
 
-from luthierd.evaluator import prompts
+from luthierd.evaluator import lm_harness, prompts
 from luthierd.evaluator.answer_cache import AnswerCache
 from luthierd.evaluator.asking import Answerer, Asker, SystemClock
 from luthierd.evaluator.chat_endpoint import ChatEndpoint
@@ -61,6 +61,7 @@ MEASURING_PACKAGES = (
     "faiss-cpu",
     "bm25s",
     "ir-measures",
+    "lm-eval",
     "numpy",
     "scipy",
     "torch",
@@ -69,6 +70,8 @@ MEASURING_PACKAGES = (
 
 async def main(config: EvaluatorConfig) -> None:
     """Works on the job named on the command line."""
+    # Read once, by whatever imports huggingface_hub first: nothing that an evaluation reads is downloaded.
+    os.environ["HF_HUB_OFFLINE"] = "1"
     name = sys.argv[1]
     database = Database(config.database_url_of("evaluator"), schema="evaluator")
     blobs = BlobStore(config.blobs, cache=config.home / "cache/blobs")
@@ -145,6 +148,7 @@ def _prepare(
                 client, lambda arm: target_of(arm, inputs, settings).name, timeout_s=config.answer_timeout_s
             ),
             SqlGeneralSuites(database),
+            lm_harness.loader(config.lm_tasks_path),
         ),
         token_prices={Arm.ENDPOINT: token_price_of(endpoint)} if endpoint else {},
         judge=_judge(

@@ -26,7 +26,7 @@ from luthierd.evaluator.domain import Arm, EvaluationConfig, Metric
 from luthierd.evaluator.evaluations import Evaluations
 from luthierd.evaluator.holdout_store import SqlLedger
 from luthierd.evaluator.holdouts import Holdouts
-from luthierd.evaluator.suite_config import SuiteConfig
+from luthierd.evaluator.suite_config import LM_TASKS, LmEvalConfig, SuiteConfig
 from luthierd.evaluator.wire import config_from_proto, config_to_proto, evaluation_to_proto
 from luthierd.jobs.queue import JobQueue
 from luthierd.rpc.server import Service, Servicer
@@ -180,10 +180,12 @@ def test_the_suites_of_a_configuration_survive_the_wire() -> None:
     given = evaluation_pb2.EvaluationConfig(difficult_set=MISSING)
     given.general_suite.SetInParent()
     given.counterfactual_suite.term_pairs.add(first="a", second="b")
+    given.lm_eval_suite.item_count = 7
     config = config_from_proto(given)
     assert config.suites.general_item_count == 40
     assert config.suites.counterfactual is not None
     assert config.suites.counterfactual.row_limit == 50
+    assert config.suites.lm_eval == LmEvalConfig(LM_TASKS, 7)
     assert config_from_proto(config_to_proto(config)) == config
     assert config_from_proto(evaluation_pb2.EvaluationConfig()).suites == SuiteConfig()
 

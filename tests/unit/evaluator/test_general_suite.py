@@ -119,7 +119,7 @@ async def evaluated(
     answerer = ScriptedAnswerer(script)  # type: ignore[arg-type]
     scores = ScriptedAnswerer(lambda arm, messages: likelihood(arm, tuple(messages), forgetful=forgetful))
     run = quick_run("tenants/acme/evaluations/e1", FakePeers(blobs), blobs, config=config, answerer=answerer)
-    parts = SuiteParts(scores, suites or MemorySuites())
+    parts = SuiteParts(scores, suites or MemorySuites(), lambda _: [])
     results = await replace(run, suite_parts=parts).run()
     assert len(blobs.kept[results.suites[0].answers_sha256].splitlines()) == 40 + 160 + 40
     assert json.loads(blobs.kept[results.suites[0].sha256])["base_model_sha256"] == BASE

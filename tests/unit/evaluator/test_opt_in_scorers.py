@@ -20,6 +20,7 @@ from luthierd.evaluator.scorers.consistency import (
     ParaphraseConsistencyScorer,
     RepeatConsistencyScorer,
 )
+from luthierd.evaluator.scorers.containment import ContainsReferenceScorer
 from luthierd.evaluator.scorers.context_ids import ContextPrecisionIdScorer, ContextRecallIdScorer
 from luthierd.evaluator.scorers.json_fields import FieldExactScorer, FieldF1Scorer, SchemaValidityScorer
 from luthierd.evaluator.scorers.length import LengthRatioScorer
@@ -121,6 +122,30 @@ async def test_bleu_is_sacrebleu_s_and_equal_texts_score_one() -> None:
     assert await BleuScorer().score(given) == pytest.approx(expected)
     same = dataclasses.replace(sample(0, wanted), reference=text(wanted))
     assert (await score_all(BleuScorer(), [same]))[0].value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("said", "score"),
+    [
+        ("stats.chi2", 1.0),
+        ("It is `Scipy.Stats.CHI2`: the test.", 1.0),
+        ("stats.chi2_contingency", 0.0),
+        ("stats.chi2.pdf", 0.0),
+        ("I take stats.chi2.", 1.0),
+        ("scistats.chi2", 0.0),
+        ("statsXchi2", 0.0),
+    ],
+)
+async def test_an_answer_contains_the_reference_as_whole_words(said: str, score: float) -> None:
+    asked = dataclasses.replace(sample(0, said), reference=text("stats.chi2"))
+    assert await ContainsReferenceScorer().score(asked) == score
+
+
+async def test_a_reference_of_several_words_may_be_broken_over_lines_and_an_empty_one_is_no_reference() -> None:
+    asked = dataclasses.replace(sample(0, "In New\nYork City."), reference=text("new york"))
+    assert await ContainsReferenceScorer().score(asked) == 1.0
+    with pytest.raises(ScoreFailedError, match="NO_REFERENCE"):
+        await ContainsReferenceScorer().score(dataclasses.replace(asked, reference=text(" ")))
 
 
 async def test_length_is_the_shorter_over_the_longer() -> None:

@@ -349,6 +349,7 @@ class EvaluationConfig(_message.Message):
     DIFFICULT_SET_FIELD_NUMBER: _builtins.int
     GENERAL_SUITE_FIELD_NUMBER: _builtins.int
     COUNTERFACTUAL_SUITE_FIELD_NUMBER: _builtins.int
+    LM_EVAL_SUITE_FIELD_NUMBER: _builtins.int
     split: _builtins.str
     """Split to read: `holdout` or `validation`. Default holdout."""
     row_limit: _builtins.int
@@ -444,6 +445,10 @@ class EvaluationConfig(_message.Message):
     def counterfactual_suite(self) -> Global___CounterfactualSuite:
         """Asks base and adapters the same questions with names, pronouns and groups swapped: the metric `counterfactual_stability`. Default: not asked."""
 
+    @_builtins.property
+    def lm_eval_suite(self) -> Global___LmEvalSuite:
+        """Asks base and adapters tasks of lm-evaluation-harness: the metric `lm_eval`, and the slices `lm_eval:TASK`. Default: not asked."""
+
     def __init__(
         self,
         *,
@@ -480,10 +485,11 @@ class EvaluationConfig(_message.Message):
         difficult_set: _builtins.str = ...,
         general_suite: Global___GeneralSuite | None = ...,
         counterfactual_suite: Global___CounterfactualSuite | None = ...,
+        lm_eval_suite: Global___LmEvalSuite | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_passage_characters", b"_passage_characters", "_repeat_count", b"_repeat_count", "_repeat_temperature", b"_repeat_temperature", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "concurrency", b"concurrency", "counterfactual_suite", b"counterfactual_suite", "endpoint", b"endpoint", "final", b"final", "general_suite", b"general_suite", "judge", b"judge", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "passage_characters", b"passage_characters", "repeat_count", b"repeat_count", "repeat_temperature", b"repeat_temperature", "resample_count", b"resample_count", "row_limit", b"row_limit", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "use_cache", b"use_cache"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_passage_characters", b"_passage_characters", "_repeat_count", b"_repeat_count", "_repeat_temperature", b"_repeat_temperature", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "concurrency", b"concurrency", "counterfactual_suite", b"counterfactual_suite", "endpoint", b"endpoint", "final", b"final", "general_suite", b"general_suite", "judge", b"judge", "lm_eval_suite", b"lm_eval_suite", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "passage_characters", b"passage_characters", "repeat_count", b"repeat_count", "repeat_temperature", b"repeat_temperature", "resample_count", b"resample_count", "row_limit", b"row_limit", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "use_cache", b"use_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_passage_characters", b"_passage_characters", "_repeat_count", b"_repeat_count", "_repeat_temperature", b"_repeat_temperature", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "arms", b"arms", "challenger_revision", b"challenger_revision", "concurrency", b"concurrency", "counterfactual_suite", b"counterfactual_suite", "difficult_set", b"difficult_set", "endpoint", b"endpoint", "final", b"final", "general_suite", b"general_suite", "instruction", b"instruction", "json_schema", b"json_schema", "judge", b"judge", "label_field", b"label_field", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "metrics", b"metrics", "passage_characters", b"passage_characters", "passages", b"passages", "prompt", b"prompt", "purpose", b"purpose", "raft_adapter_revision", b"raft_adapter_revision", "repeat_count", b"repeat_count", "repeat_temperature", b"repeat_temperature", "resample_count", b"resample_count", "retrievers", b"retrievers", "row_limit", b"row_limit", "rubric", b"rubric", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "split", b"split", "task", b"task", "text_field", b"text_field", "use_cache", b"use_cache"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_passage_characters", b"_passage_characters", "_repeat_count", b"_repeat_count", "_repeat_temperature", b"_repeat_temperature", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "arms", b"arms", "challenger_revision", b"challenger_revision", "concurrency", b"concurrency", "counterfactual_suite", b"counterfactual_suite", "difficult_set", b"difficult_set", "endpoint", b"endpoint", "final", b"final", "general_suite", b"general_suite", "instruction", b"instruction", "json_schema", b"json_schema", "judge", b"judge", "label_field", b"label_field", "lm_eval_suite", b"lm_eval_suite", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "metrics", b"metrics", "passage_characters", b"passage_characters", "passages", b"passages", "prompt", b"prompt", "purpose", b"purpose", "raft_adapter_revision", b"raft_adapter_revision", "repeat_count", b"repeat_count", "repeat_temperature", b"repeat_temperature", "resample_count", b"resample_count", "retrievers", b"retrievers", "row_limit", b"row_limit", "rubric", b"rubric", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "split", b"split", "task", b"task", "text_field", b"text_field", "use_cache", b"use_cache"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
     _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015
@@ -711,6 +717,39 @@ class CounterfactualSuite(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__row_limit) -> _WhichOneofReturnType__row_limit | None: ...
 
 Global___CounterfactualSuite: _TypeAlias = CounterfactualSuite  # noqa: Y015
+
+@_typing.final
+class LmEvalSuite(_message.Message):
+    """Tasks of lm-evaluation-harness: the server's own, and those of the operator's folder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASKS_FIELD_NUMBER: _builtins.int
+    ITEM_COUNT_FIELD_NUMBER: _builtins.int
+    item_count: _builtins.int
+    """Documents of each task, the first ones, 5 to 1,000. Default 40."""
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of tasks, at most 20. The evaluation fails with LM_TASK_NOT_FOUND if the server has no such task, with LM_TASK_UNUSABLE
+        if it cannot be read without a network or has no score of 0 to 1. Default: `luthier_arithmetic`, `luthier_cloze`,
+        `luthier_instructions`.
+        """
+
+    def __init__(
+        self,
+        *,
+        tasks: _abc.Iterable[_builtins.str] | None = ...,
+        item_count: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_item_count", b"_item_count", "item_count", b"item_count"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_item_count", b"_item_count", "item_count", b"item_count", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__item_count: _TypeAlias = _typing.Literal["item_count"]  # noqa: Y015
+    _WhichOneofArgType__item_count: _TypeAlias = _typing.Literal["_item_count", b"_item_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__item_count) -> _WhichOneofReturnType__item_count | None: ...
+
+Global___LmEvalSuite: _TypeAlias = LmEvalSuite  # noqa: Y015
 
 @_typing.final
 class TermPair(_message.Message):
@@ -1238,7 +1277,7 @@ class MetricValue(_message.Message):
     """Its name: see docs/metrics.md. 0 to 1, higher is better.
     `exact_match`, `json_valid`, `label_accuracy`, `label_f1_macro`, `rouge_l`, `chrf`, `semantic_similarity`; 0 to 1 each.
     Of suites: `expected_behaviour`, `abstention_precision`, `abstention_recall`, `forgetting_likelihood`, `forgetting_choice`,
-    `forgetting_instructions`, `counterfactual_stability`; 0 to 1 each, higher is better.
+    `forgetting_instructions`, `counterfactual_stability`, `lm_eval`; 0 to 1 each, higher is better.
     """
     mean: _builtins.float
     """Mean over all rows. No row is dropped: one without a score counts as 0."""

@@ -75,6 +75,7 @@ def _makers(material: ScoringMaterial) -> dict[Metric, Maker]:
     from luthierd.evaluator.scorers import choice, context_ids, json_fields, labels, length
     from luthierd.evaluator.scorers.bleu import BleuScorer
     from luthierd.evaluator.scorers.chrf import ChrfScorer
+    from luthierd.evaluator.scorers.containment import ContainsReferenceScorer
     from luthierd.evaluator.scorers.exact_match import ExactMatchScorer
     from luthierd.evaluator.scorers.json_validity import JsonValidityScorer
     from luthierd.evaluator.scorers.rouge_l import RougeLScorer
@@ -92,6 +93,7 @@ def _makers(material: ScoringMaterial) -> dict[Metric, Maker]:
         Metric.FIELD_F1: json_fields.FieldF1Scorer,
         Metric.CHOICE_ACCURACY: choice.ChoiceAccuracyScorer,
         Metric.BLEU: BleuScorer,
+        Metric.CONTAINS_REFERENCE: ContainsReferenceScorer,
         Metric.LENGTH_RATIO: length.LengthRatioScorer,
         Metric.CONTEXT_PRECISION_ID: context_ids.ContextPrecisionIdScorer,
         Metric.CONTEXT_RECALL_ID: context_ids.ContextRecallIdScorer,

@@ -1,0 +1,28 @@
+"""Containment: the answer holds the reference, whatever stands around it. For facts, whose form is not the question."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from luthierd.evaluator.domain import Metric
+from luthierd.evaluator.scorers.scorer import Sample, ScoreFailedError
+
+
+class ContainsReferenceScorer:
+    """1 if the reference stands in the answer as whole words, case and white space aside, else 0.
+
+    `stats.chi2` is in "scipy.stats.chi2: a test"; not in "stats.chi2_contingency", "stats.chi2.pdf" or "scistats.chi2".
+    """
+
+    metric = Metric.CONTAINS_REFERENCE
+
+    async def prepare(self, samples: Sequence[Sample]) -> None:
+        """Nothing to batch."""
+
+    async def score(self, sample: Sample) -> float:
+        wanted = sample.reference.text.casefold().split()
+        if not wanted:
+            raise ScoreFailedError("NO_REFERENCE")
+        pattern = r"(?<!\w)" + r"\s+".join(map(re.escape, wanted)) + r"(?!\w|\.\w)"
+        return float(re.search(pattern, sample.said.text.casefold()) is not None)
