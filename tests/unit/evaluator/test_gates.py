@@ -194,3 +194,31 @@ COSTS = [
 def test_limits_on_latency_and_price_decide_too(limit: GateLimit, expected: GateOutcome) -> None:
     policy = GatePolicy((SUPERIOR,), limits=(limit,))
     assert judge(policy, figures(0.05, 0.20), costs=COSTS).outcome is expected
+
+
+def test_the_coverage_that_is_asked_for_is_enough_and_both_arms_must_have_it() -> None:
+    assert outcome(SUPERIOR, figures(0.05, 0.20, coverage=0.95))[0] is GateOutcome.GO
+    whole = figures(0.05, 0.20)
+    base, adapter = whole.metrics
+    failed = dataclasses.replace(whole, metrics=[dataclasses.replace(base, scored_count=90), adapter])
+    assert outcome(SUPERIOR, failed) == (GateOutcome.INCONCLUSIVE, ConditionOutcome.INSUFFICIENT_EVIDENCE)
+
+
+def test_a_supporting_breach_is_corrected_for_the_candidates_too() -> None:
+    near = GateCondition(Metric.ROUGE_L, reference=Arm.BASE, at_least=0.203, tier=Tier.SUPPORTING)
+    assert judge(GatePolicy((near,)), figures(0.05, 0.20)).conditions[0].outcome is ConditionOutcome.BREACH
+    picked = judge(GatePolicy((near,), candidate_count=20), figures(0.05, 0.20))
+    assert picked.conditions[0].outcome is ConditionOutcome.INSUFFICIENT_EVIDENCE
+
+
+def test_a_ratio_of_latencies_is_as_wide_as_both_of_its_sides() -> None:
+    policy = GatePolicy((SUPERIOR,), limits=(GateLimit(Quantity.TTFT_MS_P50, 2.0, reference=Arm.BASE),))
+    (found,) = judge(policy, figures(0.05, 0.20), costs=COSTS).limits
+    assert found.interval is not None
+    assert (found.interval.low, found.interval.high) == pytest.approx((180 / 110, 220 / 90))
+
+
+def test_an_arm_that_never_answered_keeps_no_limit() -> None:
+    silent = [dataclasses.replace(one, answered_count=0) for one in COSTS]
+    policy = GatePolicy((SUPERIOR,), limits=(GateLimit(Quantity.COST_PER_1000, 5.0),))
+    assert judge(policy, figures(0.05, 0.20), costs=silent).outcome is GateOutcome.INCONCLUSIVE

@@ -74,6 +74,7 @@ async def test_the_final_slice_is_read_once_for_an_adapter_s_content(ledger: Sql
     await ledger.record(look(1, final=True))
     await ledger.record(look(2, final=True, adapter="b"))
     await ledger.record(look(3, final=True, tenant="other"))
+    await ledger.record(look(5, final=True, gate="go"))  # a gate judges what its evaluation has read
     with pytest.raises(FinalSliceSpentError) as caught:
         await ledger.record(look(4, final=True))
     assert caught.value.metadata["evaluation"] == "tenants/acme/evaluations/e1"

@@ -119,3 +119,41 @@ def test_a_wholly_copied_holdout_ends_the_check_early() -> None:
 def test_a_one_word_answer_in_a_passage_is_no_leak() -> None:
     question = Row("h", "g", None, (Message("user", "Which one?"),), "linalg")
     assert check_leakage([question], {"index": [Document("p", "Which one? The module linalg.")]}).counts == {}
+
+
+def told(question: str, answer: str, *, system: str = "") -> Row:
+    turns = (Message("system", system), Message("user", question)) if system else (Message("user", question),)
+    return Row("h", "g", None, turns, answer)
+
+
+def test_a_passage_with_the_question_alone_or_the_answer_alone_is_no_leak() -> None:
+    rng = random.Random(1)
+    held = told(sentence(rng, 12), sentence(rng, 12))
+    for known in (held.question, held.reference):
+        long = f"{sentence(rng, 80)} {known} {sentence(rng, 80)}"
+        assert check_leakage([held], {"index": [Document("p", long)]}).counts == {}
+
+
+def test_words_are_found_as_words_not_as_parts_of_longer_ones() -> None:
+    held = told("is the mean robust", "art is long here")
+    around = sentence(random.Random(2), 60)
+    whole = f"{around} is the mean robust {around} art is long here {around}"
+    with pytest.raises(LeakageError):
+        check_leakage([held], {"index": [Document("p", whole)]})
+    inside = whole.replace(" art is long here ", " part is long heretics ")
+    assert check_leakage([held], {"index": [Document("p", inside)]}).counts == {}
+
+
+def test_case_and_the_width_of_letters_hide_nothing() -> None:
+    held = told("Which function sorts a table by its columns", "It is called lexsort in this module")
+    disguised = "ＷＨＩＣＨ FUNCTION SORTS A TABLE BY ITS COLUMNS\nIt is called LEXSORT in this module"
+    with pytest.raises(LeakageError) as caught:
+        check_leakage([held], {"train": [Document("t", disguised)]})
+    assert caught.value.metadata["similarity"] == "1.00"
+
+
+def test_a_system_prompt_that_all_rows_share_is_no_likeness() -> None:
+    rng = random.Random(4)
+    system = sentence(rng, 200)
+    held, known = (told(sentence(rng, 20), sentence(rng, 6), system=system) for _ in range(2))
+    assert check_leakage([held], {"train": [document_of(dataclasses.replace(known, id="t"))]}).counts == {}

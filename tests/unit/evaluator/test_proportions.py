@@ -86,6 +86,16 @@ def test_a_proportion_with_independent_rows_comes_near_to_wilson_over_rows() -> 
     )
 
 
+def test_the_effective_count_is_of_the_groups_error_and_never_more_than_there_are_rows() -> None:
+    halves = ["a", "b", "c", "d", "e", "f", "g", "h"] * 2
+    alike = statistics.mean_of(([1.0] * 3 + [0.0] * 5) * 2, halves)  # both rows of a group always agree
+    error, t = np.std([1.0] * 3 + [0.0] * 5, ddof=1) / np.sqrt(8), stats.t.ppf(0.975, 7)
+    expected = 3 / 8 * 5 / 8 / error**2 * (stats.norm.ppf(0.975) / t) ** 2
+    assert proportions.effective_count(alike, 3 / 8 * 5 / 8, 16) == pytest.approx(expected)
+    unlike = statistics.mean_of([1.0] * 8 + [0.0] * 7 + [1.0], halves)  # one of two: less spread than of single rows
+    assert proportions.effective_count(unlike, 0.25, 16) == pytest.approx(16 * (stats.norm.ppf(0.975) / t) ** 2)
+
+
 def test_all_against_none_is_no_certainty() -> None:
     groups = [str(i % 20) for i in range(60)]
     all_right, none_right = statistics.mean_of([1.0] * 60, groups), statistics.mean_of([0.0] * 60, groups)
