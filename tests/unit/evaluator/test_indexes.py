@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import faiss
 import numpy as np
 import pytest
 from evaluator_material import HashingEmbedder, rows
@@ -20,6 +21,16 @@ def test_the_nearest_text_of_a_text_is_itself() -> None:
     index = DenseIndex.build(corpus, embedder)
     assert index.rank(embedder.embed([corpus.texts[7]]), count=3)[0][0] == 7
     assert index.rank(embedder.embed(["x"]), count=50).shape == (1, 30)
+
+
+def test_a_search_leaves_its_thread_as_many_threads_as_it_had() -> None:
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(3)
+    try:
+        DenseIndex.build(CORPUS, HashingEmbedder()).rank(HashingEmbedder().embed(["x"]), count=1)
+        assert faiss.omp_get_max_threads() == 3
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def test_words_find_texts_parts_of_identifiers_included_and_a_stranger_finds_nothing() -> None:
