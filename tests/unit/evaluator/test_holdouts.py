@@ -9,10 +9,21 @@ from collections.abc import AsyncIterator
 import luthierd.evaluator
 import pytest
 from evaluator_material import FakePeers, MemoryBlobs, MemoryLedger, ScriptedAnswerer, adapter_knows, quick_run, rows
-from luthierd.evaluator.domain import Arm, EvaluationConfig
+from luthierd.evaluator.domain import Arm, EvaluationConfig, EvaluationInputs, SequentialConfig, SequentialTarget
+from luthierd.evaluator.gates import GateDecision, GateOutcome, GatePolicy
 from luthierd.evaluator.holdout_domain import HoldoutUse, final_groups
+from luthierd.evaluator.holdout_rules import holdout_violations
 from luthierd.evaluator.holdout_store import SqlLedger
-from luthierd.evaluator.holdouts import FinalSliceSpentError, HoldoutLook, LookCounts, NoFinalSliceError, slices_of
+from luthierd.evaluator.holdouts import (
+    EvaluationLooks,
+    FinalSliceSpentError,
+    HoldoutLook,
+    Holdouts,
+    LookCounts,
+    NoFinalSliceError,
+    slices_of,
+)
+from luthierd.evaluator.metrics import Metric
 from luthierd.rpc.paging import PageRequest
 from luthierd.storage.database import Database
 
@@ -131,3 +142,34 @@ async def test_the_validation_split_is_for_choosing_and_has_no_ledger() -> None:
     results = await quick_run(NAME.format("e1"), peers, blobs, config=config, ledger=ledger).run()
     assert results.holdout_use is None
     assert ledger.kept == {}
+
+
+INPUTS = EvaluationInputs(
+    **{field.name: "a" for field in dataclasses.fields(EvaluationInputs)[:9]} | {"rows_sha256": "h"}
+)
+NO_DECISION = GateDecision(GateOutcome.INCONCLUSIVE, ())
+
+
+async def test_a_read_of_the_final_slice_is_counted_with_its_like(ledger: SqlLedger) -> None:
+    for number in range(3):
+        await ledger.record(look(number))
+    looks, name = EvaluationLooks(ledger, now=lambda: 9.0), "tenants/acme/evaluations/f"
+    final = await looks.enter(name, INPUTS, EvaluationConfig(final=True), row_count=5, final_row_count=5)
+    assert final == HoldoutUse(1, 5)
+    again = await looks.enter(f"{name}2", INPUTS, EvaluationConfig(), row_count=5, final_row_count=5)
+    assert again == HoldoutUse(4, 5)
+
+
+async def test_a_gate_on_the_validation_split_is_not_entered(ledger: SqlLedger) -> None:
+    holdouts = Holdouts(ledger, FakePeers(MemoryBlobs()), MemoryBlobs(), now=lambda: 9.0)
+    name, policy = "tenants/acme/evaluations/e", GatePolicy(())
+    for split, entered in (("validation", 0), ("holdout", 1)):
+        await holdouts.judged(name, INPUTS, EvaluationConfig(split=split), policy, NO_DECISION, subject="ann")
+        page = await ledger.list("acme", "h", PageRequest.parse(9, "", "x"))
+        assert len(page.items) == entered
+
+
+def test_a_sequential_target_cannot_compare_an_arm_with_itself() -> None:
+    target = SequentialTarget(Metric.ROUGE_L, Arm.BASE, Arm.BASE)
+    config = EvaluationConfig(arms=(Arm.BASE, Arm.ADAPTER), sequential=SequentialConfig(targets=(target,)))
+    assert "evaluation.config.sequential.targets[0].reference" in [one.field for one in holdout_violations(config)]

@@ -183,6 +183,14 @@ def test_macro_f1_agrees_with_scikit_learn() -> None:
     assert statistics.macro_f1_of(reference, predicted, groups).value() == pytest.approx(expected)
 
 
+def test_an_interval_of_scores_ends_where_scores_end() -> None:
+    data = statistics.mean_of([1.0] * 11 + [0.4], [f"g{at}" for at in range(12)])
+    found = intervals.mean_interval(data, seed=0)
+    assert found is not None
+    assert found.low < 0.95
+    assert found.high == 1.0
+
+
 def test_a_label_that_a_draw_does_not_hold_leaves_that_draw_s_macro_f1() -> None:
     reference, predicted = ["a"] * 5 + ["b"] * 3, ["a", "a", "b", "a", "c", "b", "a", "b"]
     data = statistics.macro_f1_of(reference, predicted, [*("first",) * 5, *("second",) * 3])
