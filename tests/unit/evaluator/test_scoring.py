@@ -121,6 +121,18 @@ async def test_bounds_hold_what_the_failed_rows_could_have_scored() -> None:
         assert (compared.common.difference, compared.common.row_count) == (pytest.approx(0.0), 24)
 
 
+async def test_bounds_hold_what_the_failed_rows_of_the_reference_could_have_scored() -> None:
+    failed = [row.id for row in ROWS[:12]]
+    answers = {Arm.BASE: fail(perfect(Arm.BASE), failed), Arm.ADAPTER: perfect(Arm.ADAPTER)}
+    scored = await SCORING.score(ROWS, answers)
+    for metric in (Metric.EXACT_MATCH, Metric.ROUGE_L, Metric.LABEL_F1_MACRO):
+        compared = scored.figures.comparison(metric, Arm.ADAPTER, Arm.BASE)
+        assert compared is not None
+        assert compared.bounds is not None
+        assert compared.bounds.worst == pytest.approx(0.0)
+        assert compared.bounds.best > 0.35
+
+
 async def test_identical_arms_are_never_told_apart() -> None:
     answers = perfect(Arm.ADAPTER) | {row.id: answer(Arm.ADAPTER, row.id, "no") for row in ROWS[::3]}
     scored = await SCORING.score(ROWS, {Arm.BASE: answers, Arm.ADAPTER: answers})
