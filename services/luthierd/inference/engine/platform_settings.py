@@ -35,7 +35,8 @@ def cpu_environment(*, kv_cache_gib: int, ranks: int = 1) -> dict[str, str]:
 
     vLLM by itself reserves a core and runs a worker process beside its core process, whose polling takes another one:
     all cores are bound here, and the core process computes by itself. libiomp5, which comes with vLLM's own dependency
-    intel-openmp, waits for work in a better way than libgomp.
+    intel-openmp, waits for work in a better way than libgomp; but a waiting thread of it yields its core all the time,
+    and Linux gives what it yields to for a whole time slice: with anything else running, the others wait for it.
     """
     cores = sorted(os.sched_getaffinity(0))
     share = max(1, len(cores) // ranks)
@@ -54,6 +55,7 @@ def cpu_environment(*, kv_cache_gib: int, ranks: int = 1) -> dict[str, str]:
             "LD_PRELOAD": ":".join([str(library), *preloads]),
             "KMP_BLOCKTIME": "5",
             "KMP_TPAUSE": "0",
+            "KMP_USE_YIELD": "2",  # yields where there are more threads than cores, not else
         }
         if ranks == 1:  # several ranks are bound by vLLM, each to its share
             environment["KMP_AFFINITY"] = f"granularity=fine,explicit,proclist=[{','.join(map(str, cores))}]"
