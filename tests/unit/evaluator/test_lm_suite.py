@@ -173,7 +173,7 @@ def test_the_scores_are_those_that_lm_eval_gives_to_the_same_answers() -> None:
 def test_a_text_ends_before_the_first_of_its_stops() -> None:
     (arithmetic, *_) = shipped()
     right = {item.item_id: [solved(item.requests[0].shown)] for item in arithmetic.items}
-    late = {key: [f"I say\n{answer}"] for key, (answer,) in right.items()}
+    late = {key: [f"I say\n{answer} Question:"] for key, (answer,) in right.items()}
     assert arithmetic.scores(right) == [1.0] * COUNT
     assert arithmetic.scores(late) == [0.0] * COUNT
 
