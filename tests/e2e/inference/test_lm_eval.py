@@ -1,0 +1,103 @@
+"""lm-evaluation-harness against the real engine: its own API models over HTTP, and our suite over gRPC, agree."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from inference_house import BASE, House
+from luthier import AsyncClient, Endpoints
+from luthierd.evaluator.asking import Asker, SystemClock
+from luthierd.evaluator.domain import Arm
+from luthierd.evaluator.lm_harness import SHIPPED, load_tasks
+from luthierd.evaluator.lm_suite import LmSuite
+from luthierd.evaluator.peers import SdkAnswerer, SdkLikelihoods
+from luthierd.evaluator.suite_config import LmEvalConfig
+from luthierd.evaluator.suites import SuiteAsker
+
+pytestmark = pytest.mark.e2e
+
+COUNT, MAX_TOKENS = 5, 8
+CLOZE, INSTRUCTIONS = TASKS = ("luthier_cloze", "luthier_instructions")
+DEPLOYMENT = "tenants/opus/deployments/examined"
+
+
+async def by_lm_eval(
+    house: House, kind: str, model: str, task: str, *, tenant: str = "opus"
+) -> list[Mapping[str, Any]]:
+    """The samples of lm-eval's own run, in order. `kind`: of its API models."""
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    path = "chat/completions" if kind == "local-chat-completions" else "completions"
+    found = await asyncio.to_thread(
+        simple_evaluate,
+        model=kind,
+        model_args={
+            "model": model,
+            "base_url": f"http://127.0.0.1:{house.http_port}/v1/{path}",
+            "header": {"Authorization": f"Bearer {house.token(tenant)}"},
+            "tokenizer_backend": "huggingface" if kind == "local-completions" else None,
+            "tokenizer": str(house.folder / "made/base"),
+            "num_concurrent": 4,
+            "max_retries": 1,
+        },
+        tasks=[task],
+        limit=COUNT,
+        gen_kwargs={"max_gen_toks": MAX_TOKENS} if kind == "local-chat-completions" else None,
+        apply_chat_template=kind == "local-chat-completions",
+        bootstrap_iters=0,
+        log_samples=True,
+        task_manager=TaskManager(include_path=[str(SHIPPED)], include_defaults=False),
+    )
+    return sorted(found["samples"][task], key=lambda sample: sample["doc_id"])
+
+
+class Journal:
+    """Answers in memory."""
+
+    def __init__(self) -> None:
+        self.kept: list[Any] = []
+
+    async def answers(self) -> list[Any]:
+        return self.kept
+
+    async def add(self, answer: Any, *, content_key: str | None = None) -> None:
+        self.kept.append(answer)
+
+
+async def test_the_suite_gives_each_item_what_lm_evals_api_models_get_over_http_for_base_and_adapter(
+    house: House,
+) -> None:
+    journal = Journal()
+    targets = {Arm.BASE: BASE, Arm.ADAPTER: DEPLOYMENT}
+    tasks = await asyncio.to_thread(load_tasks, LmEvalConfig(TASKS, COUNT), [SHIPPED])
+    suite = LmSuite(tasks, seed=0, draws=200)
+    async with AsyncClient(Endpoints(inference=f"127.0.0.1:{house.port}"), house.token("opus")) as client:
+        revision = house.add_revision("opus", "r1", seed=72, adapter="examined")
+        await client.deployments.deploy(DEPLOYMENT, adapter_revision=revision)
+        answerer = SdkAnswerer(client, targets.__getitem__, timeout_s=60)
+        asker = SuiteAsker(Asker(answerer, journal, SystemClock(), max_tokens=MAX_TOKENS), journal)
+        likelihoods = SdkLikelihoods(client, targets.__getitem__, timeout_s=60)
+        answers = await suite.ask(asker, likelihoods, list(targets))
+    assert all(answer.error is None for given in answers.values() for answer in given.values())
+    said = {
+        arm: {row_id.removeprefix("suite:lm_eval/"): answer.text for row_id, answer in given.items()}
+        for arm, given in answers.items()
+    }
+    for arm, model in targets.items():
+        for sample in await by_lm_eval(house, "local-completions", model, CLOZE):
+            theirs = [float(nats) for ((nats, _),) in sample["resps"]]
+            ours = [float(said[arm][f"{CLOZE}/{sample['doc_id']}/{number}"]) for number in range(len(theirs))]
+            assert ours == pytest.approx(theirs, abs=1e-2)
+        for sample in await by_lm_eval(house, "local-chat-completions", model, INSTRUCTIONS):
+            assert [[said[arm][f"{INSTRUCTIONS}/{sample['doc_id']}/0"]]] == sample["resps"]
+    assert said[Arm.BASE] != said[Arm.ADAPTER]
+    assert set(suite.measure(answers).slices) == {f"lm_eval:{task}" for task in TASKS}
+
+
+async def test_lm_eval_with_another_tenants_token_is_refused(house: House) -> None:
+    with pytest.raises(Exception, match="403"):
+        await by_lm_eval(house, "local-completions", DEPLOYMENT, CLOZE, tenant="nobody")
