@@ -32,18 +32,18 @@ def _aggregate() -> None:
     import time
 
     import numpy as np
-    from luthierd.evaluator import intervals, statistics
     from luthierd.evaluator.domain import Score
+    from luthierd.evaluator.statistics import clustered, intervals
 
     rng = np.random.default_rng(1)  # the resampling draws from 0
     groups = [f"g{number % GROUPS}" for number in range(ROWS)]
     scored = [[Score(f"r{number}", float(value)) for number, value in enumerate(rng.random(ROWS))] for _ in range(2)]
     start = time.perf_counter()
-    own, other = (statistics.mean_of([score.value or 0.0 for score in scores], groups) for scores in scored)
+    own, other = (clustered.mean_of([score.value or 0.0 for score in scores], groups) for scores in scored)
     for data in (own, other):
         intervals.mean_interval(data, seed=0, draws=DRAWS)
     intervals.difference_interval(own, other, seed=0, draws=DRAWS)
-    statistics.detectable_difference(statistics.difference_of(own, other))
+    clustered.detectable_difference(clustered.difference_of(own, other))
     seconds = time.perf_counter() - start
     print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20]))
 

@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests python -m benchmarks.interval_coverage [--samples 2000] [--groups 8,12,20,50] [--methods ...]
 
-One JSON line for each kind of score, size of groups, number of groups and method. The figures of docs/statistics.md.
+One JSON line for each kind of score, size of groups, number of groups and method. The figures of docs/clustered.md.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import json
 from collections.abc import Callable
 
 from interval_simulation import KINDS, SIZES, Coverage, Sample, coverage, samples
-from luthierd.evaluator import intervals, proportions, statistics
 from luthierd.evaluator.domain import Interval
+from luthierd.evaluator.statistics import clustered, intervals, proportions
 from scipy import special
 
 DRAWS = 1000
@@ -23,18 +23,18 @@ SEEDS = itertools.count()  # a seed for each sample: one set of draws for all wo
 
 def bootstrap_t(sample: Sample) -> Interval | None:
     """What evaluations use."""
-    own, other = (statistics.mean_of(scores, sample.groups) for scores in (sample.own, sample.other))
+    own, other = (clustered.mean_of(scores, sample.groups) for scores in (sample.own, sample.other))
     return intervals.difference_interval(own, other, seed=next(SEEDS), draws=DRAWS)
 
 
 def bca(sample: Sample) -> Interval | None:
-    return statistics.bca_interval(statistics.mean_of(sample.differences, sample.groups), seed=next(SEEDS), draws=DRAWS)
+    return clustered.bca_interval(clustered.mean_of(sample.differences, sample.groups), seed=next(SEEDS), draws=DRAWS)
 
 
 def student(sample: Sample) -> Interval | None:
     """Jackknife over groups, Student's t."""
-    data = statistics.mean_of(sample.differences, sample.groups)
-    half = special.stdtrit(data.group_count - 1, 0.975) * statistics.standard_error(data)
+    data = clustered.mean_of(sample.differences, sample.groups)
+    half = special.stdtrit(data.group_count - 1, 0.975) * clustered.standard_error(data)
     return Interval(data.value() - half, data.value() + half, "t", data.group_count)
 
 

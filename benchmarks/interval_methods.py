@@ -5,8 +5,8 @@
 One JSON line for each kind of score, sizes and number of groups; for each method how often the truth lies inside the
 interval, below it ("above": a GO that is false where the truth is the bound) and above it, and how often identical arms
 would be a GO. All samples of a case are one array, so that what takes `interval_coverage` an hour takes minutes; the
-method in use is that of `luthierd.evaluator.statistics`, which `interval_coverage` measures as it is. The method table
-of docs/statistics.md.
+method in use is that of `evaluator/statistics/clustered.py`, which `interval_coverage` measures as it is. The method
+table of docs/statistics.md.
 
 Shapes: M samples, G groups, B draws. Sums and influences are (M, G), estimates and errors (M,), draws (B, G),
 replicates (B, M).
@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from interval_simulation import KINDS, SIZES, samples
-from luthierd.evaluator.statistics import CONFIDENCE, LEAST_ERROR
+from luthierd.evaluator.statistics.clustered import CONFIDENCE, LEAST_ERROR
 from scipy import special
 
 Array = npt.NDArray[np.float64]
@@ -137,7 +137,7 @@ def _replicates(block: Case, weights: Array) -> tuple[Array, Array]:
 
 
 def _studentized(block: Case, rng: np.random.Generator) -> Array:
-    """(B, M): replicate minus estimate over the replicate's own error, as `statistics._studentized`."""
+    """(B, M): replicate minus estimate over the replicate's own error, as `clustered._studentized`."""
     groups = block.sums.shape[1]
     weights = rng.multinomial(groups, np.full(groups, 1 / groups), size=DRAWS).astype(float)
     replicates, errors = _replicates(block, weights)

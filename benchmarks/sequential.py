@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from luthierd.evaluator import statistics
 from luthierd.evaluator.domain import Arm, Message, Metric, Row, SequentialOutcome, SequentialTarget
-from luthierd.evaluator.sequential import FINAL_CONFIDENCE, ask_in_rounds, rounds_of
+from luthierd.evaluator.sequential.rounds import FINAL_CONFIDENCE, ask_in_rounds, rounds_of
+from luthierd.evaluator.statistics import clustered
 from scipy import special
 
 from benchmarks import results
@@ -75,7 +75,7 @@ def _both(differences: npt.NDArray[np.float64], seed: int) -> tuple[Verdict, Ver
     sign = signs.get(decision.outcome)
     if sign is None:
         sign = _fixed(differences, FINAL_CONFIDENCE)
-    return Verdict(sign, decision.row_count), Verdict(_fixed(differences, statistics.CONFIDENCE), QUERIES)
+    return Verdict(sign, decision.row_count), Verdict(_fixed(differences, clustered.CONFIDENCE), QUERIES)
 
 
 def _fixed(differences: npt.NDArray[np.float64], confidence: float) -> int:

@@ -72,8 +72,9 @@ def _vllm_serve(model: pathlib.Path, environment: Mapping[str, str]) -> Iterator
     """Stock vLLM's server; yields its port."""
     port = free_port()
     command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", "base",
-        "--host", "127.0.0.1", "--port", str(port), "--dtype", cpu_dtype(), "--enforce-eager",
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
+        "--served-model-name", "base", "--dtype", cpu_dtype(), "--enforce-eager",
+        "--host", "127.0.0.1", "--port", str(port),
         "--max-model-len", "2048", "--max-num-seqs", "32", "--gpu-memory-utilization", "0.3", "--disable-log-stats",
         "--disable-uvicorn-access-log",
     ]  # fmt: skip

@@ -7,8 +7,8 @@ import tempfile
 from dataclasses import dataclass, field
 
 import luthierd.inference
-from luthierd.inference.capture_store import SqlCaptureStore
-from luthierd.inference.capturing import Capturing, make_capturing
+from luthierd.inference.feedback.capturing import Capturing, make_capturing
+from luthierd.inference.feedback.store import SqlCaptureStore
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
 

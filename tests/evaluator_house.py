@@ -24,15 +24,15 @@ from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.domain import EvaluationConfig, Progress
 from luthierd.evaluator.evaluations import Evaluations
-from luthierd.evaluator.holdout_service import HoldoutServicer
-from luthierd.evaluator.holdout_store import SqlLedger
-from luthierd.evaluator.holdouts import Holdouts
-from luthierd.evaluator.policies import GatePolicies
-from luthierd.evaluator.prompt_service import PromptServicer
-from luthierd.evaluator.prompts import Prompts
+from luthierd.evaluator.gates.policies import GatePolicies
+from luthierd.evaluator.holdouts.ledger import Holdouts
+from luthierd.evaluator.holdouts.service import HoldoutServicer
+from luthierd.evaluator.holdouts.store import SqlLedger
+from luthierd.evaluator.prompts.prompts import Prompts
+from luthierd.evaluator.prompts.service import PromptServicer
 from luthierd.evaluator.store import SqlPolicyStore
-from luthierd.evaluator.verdict_service import VerdictServicer
-from luthierd.evaluator.verdicts import Verdicts
+from luthierd.evaluator.verdicts.service import VerdictServicer
+from luthierd.evaluator.verdicts.verdicts import Verdicts
 from luthierd.jobs.queue import JobQueue
 from luthierd.jobs.worker import JobContext, Outcome, run_job
 from luthierd.rpc.server import Service, Servicer

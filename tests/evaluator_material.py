@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 from luthierd.errors import LuthierError, NotFoundError
-from luthierd.evaluator.answer_cache import AnswerCache
-from luthierd.evaluator.asking import Asker, Reply
+from luthierd.evaluator.asking.answer_cache import AnswerCache
+from luthierd.evaluator.asking.asker import Asker, Reply
 from luthierd.evaluator.domain import (
     AdapterRevision,
     Answer,
@@ -24,9 +24,9 @@ from luthierd.evaluator.domain import (
     Row,
 )
 from luthierd.evaluator.evaluation_run import EvaluationRun, Models
-from luthierd.evaluator.holdouts import EvaluationLooks, FinalSliceSpentError, HoldoutLook, Ledger, LookCounts
-from luthierd.evaluator.json_schemas import AnswerSchema
-from luthierd.evaluator.metrics import Metric
+from luthierd.evaluator.holdouts.ledger import EvaluationLooks, FinalSliceSpentError, HoldoutLook, Ledger, LookCounts
+from luthierd.evaluator.measuring.json_schemas import AnswerSchema
+from luthierd.evaluator.measuring.metrics import Metric
 from luthierd.evaluator.scorers.catalogue import ScoringMaterial, metrics_of
 from luthierd.evaluator.scorers.choice import ChoiceAccuracyScorer
 from luthierd.evaluator.scorers.exact_match import ExactMatchScorer

@@ -12,9 +12,14 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 from capture_parts import CaptureHouse, make_capture_house
 from luthierd.errors import InvalidArgumentError
-from luthierd.inference.admission import Admission
-from luthierd.inference.answers import Answers
-from luthierd.inference.deployments import Deployments
+from luthierd.inference.admission.admission import Admission
+from luthierd.inference.admission.domain import Limits
+from luthierd.inference.admission.fair_queue import FairQueue
+from luthierd.inference.admission.quotas import Quotas
+from luthierd.inference.answers.answers import Answers
+from luthierd.inference.deployments.deployments import Deployments
+from luthierd.inference.deployments.mirror import Mirror
+from luthierd.inference.deployments.trainer_catalog import BaseModelNotFoundError, RevisionNotFoundError
 from luthierd.inference.domain import (
     AdapterRevision,
     BaseModel,
@@ -40,17 +45,12 @@ from luthierd.inference.errors import (
     EmbedUnsupportedError,
     EngineStartError,
 )
-from luthierd.inference.fair_queue import FairQueue
-from luthierd.inference.generations import Generations
-from luthierd.inference.http_front import Application, BuildApplication, HttpFront
-from luthierd.inference.mirror import Mirror
-from luthierd.inference.quota_domain import Limits
-from luthierd.inference.quotas import Quotas
-from luthierd.inference.replica_store import SqlReplicaStore
-from luthierd.inference.replicas import Replicas, ReplicaTimes
+from luthierd.inference.generations.generations import Generations
+from luthierd.inference.http.front import Application, BuildApplication, HttpFront
+from luthierd.inference.replicas.replicas import Replicas, ReplicaTimes
+from luthierd.inference.replicas.store import SqlReplicaStore
 from luthierd.inference.service import FULL_NAMES, inference_service
 from luthierd.inference.store import MemoryStore, SqlStore
-from luthierd.inference.trainer_catalog import BaseModelNotFoundError, RevisionNotFoundError
 from luthierd.rpc.idempotency import Replay
 from luthierd.rpc.server import Health, Service
 from luthierd.storage.blobs import BlobNotFoundError

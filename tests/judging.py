@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from evaluator_material import row
-from luthierd.evaluator.chat_endpoint import ChatEndpoint
+from luthierd.evaluator.asking.chat_endpoint import ChatEndpoint
+from luthierd.evaluator.asking.endpoints import Endpoint
 from luthierd.evaluator.domain import Arm
-from luthierd.evaluator.endpoints import Endpoint
-from luthierd.evaluator.judge import Judge
-from luthierd.evaluator.judge_models import EndpointJudge
-from luthierd.evaluator.judgement_store import MemoryJudgementStore
+from luthierd.evaluator.judging.judge import Judge
+from luthierd.evaluator.judging.judge_models import EndpointJudge
+from luthierd.evaluator.judging.judgement_store import MemoryJudgementStore
+from luthierd.evaluator.measuring.tasks import Reading
 from luthierd.evaluator.scorers.scorer import Sample
-from luthierd.evaluator.tasks import Reading
 
 
 @contextlib.asynccontextmanager

@@ -201,6 +201,7 @@ class Prompts(SyncNoun[prompts.Prompts]):
     get = waits(prompts.Prompts.get)
     list = iterates(prompts.Prompts.list)
     cancel = waits(prompts.Prompts.cancel)
+    watch = iterates(prompts.Prompts.watch)
     wait = waits(prompts.Prompts.wait)
 
 

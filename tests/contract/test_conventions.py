@@ -19,6 +19,7 @@ SHARED_METHODS = {
     "ListBaseModels": "base models belong to the installation",
     "StartEngine": "one engine serves every tenant",
     "GetEngine": "one engine serves every tenant",
+    "ListQuotas": "the operator reads what every tenant may take",
 }
 """Methods whose request need not name a tenant, and why."""
 

@@ -18,25 +18,25 @@ from luthier.evaluator.v1 import (
 )
 
 from luthierd.evaluator import service as servicers
-from luthierd.evaluator.comparison_queues import ComparisonQueues
-from luthierd.evaluator.comparison_service import ComparisonQueueServicer
-from luthierd.evaluator.comparison_store import SqlComparisonStore
+from luthierd.evaluator.asking.endpoints import load_endpoints
+from luthierd.evaluator.comparison_queues.queues import ComparisonQueues
+from luthierd.evaluator.comparison_queues.service import ComparisonQueueServicer
+from luthierd.evaluator.comparison_queues.store import SqlComparisonStore
 from luthierd.evaluator.config import EvaluatorConfig
-from luthierd.evaluator.difficult_service import DifficultSetServicer
-from luthierd.evaluator.difficult_sets import DifficultSets
-from luthierd.evaluator.difficult_store import SqlDifficultSetStore
-from luthierd.evaluator.endpoints import load_endpoints
+from luthierd.evaluator.difficult.service import DifficultSetServicer
+from luthierd.evaluator.difficult.sets import DifficultSets
+from luthierd.evaluator.difficult.store import SqlDifficultSetStore
 from luthierd.evaluator.evaluations import Evaluations
-from luthierd.evaluator.holdout_service import HoldoutServicer
-from luthierd.evaluator.holdout_store import SqlLedger
-from luthierd.evaluator.holdouts import Holdouts
+from luthierd.evaluator.gates.policies import GatePolicies
+from luthierd.evaluator.holdouts.ledger import Holdouts
+from luthierd.evaluator.holdouts.service import HoldoutServicer
+from luthierd.evaluator.holdouts.store import SqlLedger
 from luthierd.evaluator.peers import SdkPeers
-from luthierd.evaluator.policies import GatePolicies
-from luthierd.evaluator.prompt_service import PromptServicer
-from luthierd.evaluator.prompts import Prompts
+from luthierd.evaluator.prompts.prompts import Prompts
+from luthierd.evaluator.prompts.service import PromptServicer
 from luthierd.evaluator.store import SqlPolicyStore
-from luthierd.evaluator.verdict_service import VerdictServicer
-from luthierd.evaluator.verdicts import Verdicts
+from luthierd.evaluator.verdicts.service import VerdictServicer
+from luthierd.evaluator.verdicts.verdicts import Verdicts
 from luthierd.jobs.launcher import Launcher
 from luthierd.jobs.queue import JobQueue
 from luthierd.rpc.auth import TokenIssuer, TokenVerifier

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from luthierd.evaluator.domain import Answer, Arm, Row, RowScores
-from luthierd.evaluator.slices import slices_of
+from luthierd.evaluator.measuring.slices import slices_of
 
 
 def write_rows(

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 
 from luthierd.evaluator.arm import DEFAULT_ARMS as DEFAULT_ARMS
 from luthierd.evaluator.arm import Arm as Arm
-from luthierd.evaluator.holdout_domain import HoldoutUse, LeakageReport
-from luthierd.evaluator.measures import Criterion, JudgeChoice, Measures, TaskKind
-from luthierd.evaluator.metrics import Metric as Metric
-from luthierd.evaluator.retrieval_domain import RetrievalSummary, Retriever
-from luthierd.evaluator.sequential_domain import SequentialConfig as SequentialConfig
-from luthierd.evaluator.sequential_domain import SequentialOutcome as SequentialOutcome
-from luthierd.evaluator.sequential_domain import SequentialTarget as SequentialTarget
-from luthierd.evaluator.suite_config import SuiteConfig
-from luthierd.evaluator.uncertainty import Bounds as Bounds
-from luthierd.evaluator.uncertainty import CommonRows as CommonRows
-from luthierd.evaluator.uncertainty import Interval as Interval
+from luthierd.evaluator.holdouts.domain import HoldoutUse, LeakageReport
+from luthierd.evaluator.measuring.measures import Criterion, JudgeChoice, Measures, TaskKind
+from luthierd.evaluator.measuring.metrics import Metric as Metric
+from luthierd.evaluator.retrieval.domain import RetrievalSummary, Retriever
+from luthierd.evaluator.sequential.domain import SequentialConfig as SequentialConfig
+from luthierd.evaluator.sequential.domain import SequentialOutcome as SequentialOutcome
+from luthierd.evaluator.sequential.domain import SequentialTarget as SequentialTarget
+from luthierd.evaluator.statistics.uncertainty import Bounds as Bounds
+from luthierd.evaluator.statistics.uncertainty import CommonRows as CommonRows
+from luthierd.evaluator.statistics.uncertainty import Interval as Interval
+from luthierd.evaluator.suites.config import SuiteConfig
 
 DEFAULT_INSTRUCTION = (
     "Answer in exactly the form of the examples: the same structure, the same fields, the same style and length. "

@@ -15,10 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from luthierd.evaluator.answer_rows import to_jsonl, write_rows
-from luthierd.evaluator.arms import ArmPlan, Query, in_turns
-from luthierd.evaluator.asking import AnswerJournal, Asker
-from luthierd.evaluator.choosing import check_choices
-from luthierd.evaluator.costs import TokenPrice, arm_costs
+from luthierd.evaluator.asking.arms import ArmPlan, Query, in_turns
+from luthierd.evaluator.asking.asker import AnswerJournal, Asker
+from luthierd.evaluator.asking.choosing import check_choices
+from luthierd.evaluator.asking.costs import TokenPrice, arm_costs
+from luthierd.evaluator.asking.probes import paraphrases_of, probe_queries, probes_by_row
+from luthierd.evaluator.asking.shots import fixed_shots
 from luthierd.evaluator.domain import (
     Answer,
     Arm,
@@ -30,27 +32,25 @@ from luthierd.evaluator.domain import (
     Scored,
     TaskSpec,
 )
-from luthierd.evaluator.general_suite import SuiteParts
-from luthierd.evaluator.holdout_domain import HoldoutUse, LeakageReport
-from luthierd.evaluator.holdouts import SPLIT as HOLDOUT_SPLIT
-from luthierd.evaluator.holdouts import EvaluationLooks, NoFinalSliceError, slices_of
-from luthierd.evaluator.judge import Judge
-from luthierd.evaluator.leakage import Document, check_leakage, document_of, refuse_leakage
-from luthierd.evaluator.metrics import Metric
-from luthierd.evaluator.probes import paraphrases_of, probe_queries, probes_by_row
-from luthierd.evaluator.prompt_run import stored_prompt
-from luthierd.evaluator.report import ReportData, render_report
-from luthierd.evaluator.retrieval_run import Blobs, Finder, IndexCatalogue, Retrieval, Retrieved
+from luthierd.evaluator.holdouts.domain import HoldoutUse, LeakageReport
+from luthierd.evaluator.holdouts.leakage import Document, check_leakage, document_of, refuse_leakage
+from luthierd.evaluator.holdouts.ledger import SPLIT as HOLDOUT_SPLIT
+from luthierd.evaluator.holdouts.ledger import EvaluationLooks, NoFinalSliceError, slices_of
+from luthierd.evaluator.judging.judge import Judge
+from luthierd.evaluator.measuring.metrics import Metric
+from luthierd.evaluator.measuring.scoring import Scoring
+from luthierd.evaluator.measuring.tasks import task_of
+from luthierd.evaluator.prompts.run import stored_prompt
+from luthierd.evaluator.reports.report import ReportData, render_report
+from luthierd.evaluator.retrieval.run import Blobs, Finder, IndexCatalogue, Retrieval, Retrieved
 from luthierd.evaluator.rows import parse_rows, select_rows
 from luthierd.evaluator.scorers.catalogue import ScoringMaterial
 from luthierd.evaluator.scorers.scorer import Scorer
-from luthierd.evaluator.scoring import Scoring
-from luthierd.evaluator.sequential import SequentialAsked
-from luthierd.evaluator.sequential_run import SequentialRun, score_sequential
-from luthierd.evaluator.shots import fixed_shots
-from luthierd.evaluator.suite_run import Planner, SuiteRun, with_suites
-from luthierd.evaluator.suites import SuiteAsker, SuiteFindings
-from luthierd.evaluator.tasks import task_of
+from luthierd.evaluator.sequential.rounds import SequentialAsked
+from luthierd.evaluator.sequential.run import SequentialRun, score_sequential
+from luthierd.evaluator.suites.general_suite import SuiteParts
+from luthierd.evaluator.suites.run import Planner, SuiteRun, with_suites
+from luthierd.evaluator.suites.suites import SuiteAsker, SuiteFindings
 
 
 class Embedder(Protocol):

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from luthierd.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError, NotFoundError
+from luthierd.evaluator.asking.endpoints import NO_ENDPOINTS, Endpoints
+from luthierd.evaluator.asking.targets import target_violations
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.domain import (
     AdapterRevision,
@@ -22,11 +24,10 @@ from luthierd.evaluator.domain import (
     Results,
     Row,
 )
-from luthierd.evaluator.endpoints import NO_ENDPOINTS, Endpoints
 from luthierd.evaluator.further_inputs import FurtherInputs
-from luthierd.evaluator.holdout_rules import holdout_violations
-from luthierd.evaluator.holdouts import Holdouts
-from luthierd.evaluator.measuring_rules import (
+from luthierd.evaluator.holdouts.ledger import Holdouts
+from luthierd.evaluator.holdouts.rules import holdout_violations
+from luthierd.evaluator.measuring.rules import (
     JudgeIsGeneratorError,
     adapter_of,
     generators_of,
@@ -34,8 +35,7 @@ from luthierd.evaluator.measuring_rules import (
     refuse_own_endpoint,
 )
 from luthierd.evaluator.rows import parse_rows
-from luthierd.evaluator.suite_config import suite_violations
-from luthierd.evaluator.targets import target_violations
+from luthierd.evaluator.suites.config import suite_violations
 from luthierd.jobs.queue import Job, JobNotFoundError, JobQueue, JobState
 from luthierd.names import ADAPTER_REVISION, DATASET_REVISION, EVALUATION, TENANT, parse_id
 from luthierd.rpc.paging import Page, PageRequest

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from luthier.client import AsyncClient
 
 from luthierd.errors import FailedPreconditionError, LuthierError, NotFoundError
-from luthierd.evaluator import suite_wire, wire
-from luthierd.evaluator.asking import Reply
-from luthierd.evaluator.choosing import Likelihood
+from luthierd.evaluator import wire
+from luthierd.evaluator.asking.asker import Reply
+from luthierd.evaluator.asking.choosing import Likelihood
 from luthierd.evaluator.domain import AdapterRevision, Arm, DatasetRevision, Message
-from luthierd.evaluator.judge_models import Judged
+from luthierd.evaluator.judging.judge_models import Judged
+from luthierd.evaluator.suites import wire as suite_wire
 from luthierd.rpc.auth import TokenIssuer
 from luthierd.rpc.peers import acting_for, translated
 
@@ -58,7 +59,7 @@ class SdkPeers:
 
 
 class SdkAnswerer:
-    """Inference; see `asking.Answerer`. Greedy: the same weights give the same answer again."""
+    """Inference; see `asker.Answerer`. Greedy: the same weights give the same answer again."""
 
     def __init__(self, client: AsyncClient, target: Callable[[Arm], str], *, timeout_s: float) -> None:
         self._inference = client.inference

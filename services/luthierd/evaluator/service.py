@@ -12,10 +12,13 @@ from luthier.evaluator.v1 import evaluation_service_pb2_grpc as evaluation_rpc
 from luthier.evaluator.v1 import gate_service_pb2 as gate_pb
 from luthier.evaluator.v1 import gate_service_pb2_grpc as gate_rpc
 
-from luthierd.evaluator import comparison_service, difficult_service, gate_wire, wire
+from luthierd.evaluator import wire
+from luthierd.evaluator.comparison_queues import service as comparison_service
+from luthierd.evaluator.difficult import service as difficult_service
 from luthierd.evaluator.evaluations import Evaluations
-from luthierd.evaluator.gate_selftest import DEFAULT_EXPERIMENTS
-from luthierd.evaluator.policies import GatePolicies
+from luthierd.evaluator.gates import wire as gate_wire
+from luthierd.evaluator.gates.policies import GatePolicies
+from luthierd.evaluator.gates.selftest import DEFAULT_EXPERIMENTS
 from luthierd.jobs.events import watch
 from luthierd.jobs.queue import JobQueue
 from luthierd.rpc.auth import current_principal

@@ -11,8 +11,8 @@ from sqlalchemy.exc import IntegrityError
 
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.domain import Answer
-from luthierd.evaluator.gates import GatePolicy
-from luthierd.evaluator.policies import PolicyExistsError, PolicyNotFoundError, StoredPolicy
+from luthierd.evaluator.gates.gate import GatePolicy
+from luthierd.evaluator.gates.policies import PolicyExistsError, PolicyNotFoundError, StoredPolicy
 from luthierd.rpc.paging import Page, PageRequest
 from luthierd.storage.database import Database
 

@@ -11,10 +11,9 @@ from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.inference.v1 import deployment_pb2, inference_service_pb2
 from luthier.trainer.v1 import adapter_pb2, training_job_pb2
 
-from luthierd.evaluator import retrieval_wire, suite_wire
-from luthierd.evaluator.asking import Reply
-from luthierd.evaluator.chat_endpoint import Completion
-from luthierd.evaluator.choosing import Likelihood
+from luthierd.evaluator.asking.asker import Reply
+from luthierd.evaluator.asking.chat_endpoint import Completion
+from luthierd.evaluator.asking.choosing import Likelihood
 from luthierd.evaluator.domain import (
     AdapterRevision,
     Arm,
@@ -30,16 +29,16 @@ from luthierd.evaluator.domain import (
     Results,
 )
 from luthierd.evaluator.evaluations import Evaluation
-from luthierd.evaluator.holdout_wire import (
+from luthierd.evaluator.holdouts.wire import (
     decision_of_target_to_proto,
     leakage_to_proto,
     sequential_from_proto,
     sequential_to_proto,
     use_to_proto,
 )
-from luthierd.evaluator.judge_models import Judged
-from luthierd.evaluator.measures import Measures
-from luthierd.evaluator.measuring_wire import (
+from luthierd.evaluator.judging.judge_models import Judged
+from luthierd.evaluator.measuring.measures import Measures
+from luthierd.evaluator.measuring.wire import (
     add_measuring,
     criteria_to_proto,
     judge_report_to_proto,
@@ -47,6 +46,8 @@ from luthierd.evaluator.measuring_wire import (
     measuring_from_proto,
     style_report_to_proto,
 )
+from luthierd.evaluator.retrieval import wire as retrieval_wire
+from luthierd.evaluator.suites import wire as suite_wire
 from luthierd.evaluator.wire_parts import ARMS as ARMS
 from luthierd.evaluator.wire_parts import arm_from_proto as arm_from_proto
 from luthierd.evaluator.wire_parts import arm_to_proto as arm_to_proto

@@ -15,32 +15,33 @@ from typing import TypeVar
 
 from luthier.client import AsyncClient
 
-from luthierd.evaluator import lm_harness, prompts
-from luthierd.evaluator.answer_cache import AnswerCache
-from luthierd.evaluator.asking import Answerer, Asker, SystemClock
-from luthierd.evaluator.chat_endpoint import ChatEndpoint
-from luthierd.evaluator.choosing import LikelihoodChooser
+from luthierd.evaluator.asking.answer_cache import AnswerCache
+from luthierd.evaluator.asking.asker import Answerer, Asker, SystemClock
+from luthierd.evaluator.asking.chat_endpoint import ChatEndpoint
+from luthierd.evaluator.asking.choosing import LikelihoodChooser
+from luthierd.evaluator.asking.costs import token_price_of
+from luthierd.evaluator.asking.endpoint_arm import EndpointArmAnswerer
+from luthierd.evaluator.asking.endpoints import Endpoint, load_endpoints
+from luthierd.evaluator.asking.targets import target_of
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.config import EvaluatorConfig
-from luthierd.evaluator.costs import token_price_of
 from luthierd.evaluator.domain import Arm, EvaluationConfig, EvaluationInputs, Progress
-from luthierd.evaluator.endpoint_arm import EndpointArmAnswerer
-from luthierd.evaluator.endpoints import Endpoint, load_endpoints
 from luthierd.evaluator.evaluation_run import Embedder, EvaluationRun, Models
-from luthierd.evaluator.general_store import SqlGeneralSuites
-from luthierd.evaluator.general_suite import SuiteParts
-from luthierd.evaluator.holdout_store import SqlLedger
-from luthierd.evaluator.holdouts import EvaluationLooks
-from luthierd.evaluator.judge import Judge, JudgementStore
-from luthierd.evaluator.judge_models import EndpointJudge, InferenceJudge
-from luthierd.evaluator.judgement_store import SqlJudgementStore
-from luthierd.evaluator.measuring_rules import generators_of, needs_judge
+from luthierd.evaluator.holdouts.ledger import EvaluationLooks
+from luthierd.evaluator.holdouts.store import SqlLedger
+from luthierd.evaluator.judging.judge import Judge, JudgementStore
+from luthierd.evaluator.judging.judge_models import EndpointJudge, InferenceJudge
+from luthierd.evaluator.judging.judgement_store import SqlJudgementStore
+from luthierd.evaluator.measuring.rules import generators_of, needs_judge
 from luthierd.evaluator.peers import EngineVersion, SdkAnswerer, SdkChat, SdkLikelihoods, client_of
-from luthierd.evaluator.prompt_job import prepare_search
+from luthierd.evaluator.prompts import prompts
+from luthierd.evaluator.prompts.job import prepare_search
 from luthierd.evaluator.scorers.catalogue import ScoringMaterial
 from luthierd.evaluator.scorers.scorer import Scorer
 from luthierd.evaluator.store import SqlAnswerJournal, SqlAnswerStore, SqlIndexCatalogue
-from luthierd.evaluator.targets import target_of
+from luthierd.evaluator.suites import lm_harness
+from luthierd.evaluator.suites.general_store import SqlGeneralSuites
+from luthierd.evaluator.suites.general_suite import SuiteParts
 from luthierd.jobs.queue import JobQueue
 from luthierd.jobs.worker import JobCancelled, JobContext, Outcome, run_job
 from luthierd.rpc.auth import TokenIssuer
@@ -224,7 +225,7 @@ def _judge(
 
 def load_embedder() -> Embedder:
     """Imports torch and loads the model: about ten seconds on two cores."""
-    from luthierd.evaluator.embedder import MiniLmEmbedder
+    from luthierd.evaluator.retrieval.embedder import MiniLmEmbedder
 
     return MiniLmEmbedder()
 

@@ -7,19 +7,19 @@ import time
 
 from luthier import AsyncClient
 
-from luthierd.inference.admission import make_admission
-from luthierd.inference.answers import Answers
-from luthierd.inference.artifacts import Artifacts
-from luthierd.inference.capture_store import SqlCaptureStore
-from luthierd.inference.capturing import make_capturing
+from luthierd.inference.adapters.artifacts import Artifacts
+from luthierd.inference.admission.admission import make_admission
+from luthierd.inference.answers.answers import Answers
 from luthierd.inference.config import InferenceConfig
+from luthierd.inference.deployments.mirror import Mirror
+from luthierd.inference.deployments.trainer_catalog import TrainerCatalog
 from luthierd.inference.engine.engines import chosen_engine
-from luthierd.inference.http_front import HttpFront
-from luthierd.inference.http_server import HttpServer
-from luthierd.inference.mirror import Mirror
+from luthierd.inference.feedback.capturing import make_capturing
+from luthierd.inference.feedback.store import SqlCaptureStore
+from luthierd.inference.http.front import HttpFront
+from luthierd.inference.http.server import HttpServer
 from luthierd.inference.routing import make_routing
 from luthierd.inference.service import FULL_NAMES, inference_service
-from luthierd.inference.trainer_catalog import TrainerCatalog
 from luthierd.rpc.auth import TokenIssuer, TokenVerifier
 from luthierd.rpc.main import run
 from luthierd.rpc.peers import endpoints_of

@@ -7,8 +7,8 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple
 
+from luthierd.inference.deployments.traffic import Share
 from luthierd.inference.errors import NoCandidateError, NoPreviousError, RevisionNotHeldError
-from luthierd.inference.traffic import Share
 
 BASE_GENERATION = "base"
 """Name of the generation that answers for a base model alone."""

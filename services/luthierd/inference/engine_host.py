@@ -17,7 +17,7 @@ from typing import Protocol
 from luthierd.errors import LuthierError
 from luthierd.inference.domain import BaseModel, EngineState, Sampling, Stage, Structure, TokenLogprob, Turn
 from luthierd.inference.errors import EngineUnavailableError, OtherBaseModelError
-from luthierd.inference.stages import StageClock
+from luthierd.inference.generations.stages import StageClock
 
 log = logging.getLogger(__name__)
 

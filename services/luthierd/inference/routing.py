@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from luthierd.inference.artifacts import Artifacts
+from luthierd.inference.adapters.artifacts import Artifacts
+from luthierd.inference.admission.quotas import Quotas
 from luthierd.inference.config import InferenceConfig
-from luthierd.inference.deployments import Catalog, Deployments
+from luthierd.inference.deployments.deployments import Catalog, Deployments
 from luthierd.inference.engine_host import EngineHost, StartEngine
-from luthierd.inference.generations import Generations
-from luthierd.inference.proof import prove
-from luthierd.inference.quotas import Quotas
-from luthierd.inference.replica_store import make_replicas
-from luthierd.inference.replicas import Replicas
+from luthierd.inference.generations.generations import Generations
+from luthierd.inference.generations.proof import prove
+from luthierd.inference.replicas.replicas import Replicas
+from luthierd.inference.replicas.store import make_replicas
 from luthierd.inference.store import SqlStore
 from luthierd.rpc.server import Health
 from luthierd.storage.database import Database

@@ -19,20 +19,22 @@ from luthier.inference.v1 import (
     tenant_service_pb2_grpc,
 )
 
-from luthierd.inference import answer_wire, feedback_service, wire
-from luthierd.inference.admission import Admission
-from luthierd.inference.answers import Answers, Models, Prompt
-from luthierd.inference.batches import Batches
-from luthierd.inference.capturing import Capturing
-from luthierd.inference.deployments import Deployments
+from luthierd.inference import wire
+from luthierd.inference.admission.admission import Admission
+from luthierd.inference.admission.domain import Quota
+from luthierd.inference.admission.quotas import REQUESTS, TOKENS, Quotas
+from luthierd.inference.answers import wire as answer_wire
+from luthierd.inference.answers.answers import Answers, Models, Prompt
+from luthierd.inference.answers.batches import Batches
+from luthierd.inference.answers.embeddings import Embeddings
+from luthierd.inference.answers.read_ahead import read_ahead
+from luthierd.inference.answers.scores import Scores
+from luthierd.inference.deployments.deployments import Deployments
 from luthierd.inference.domain import Answer, Origin, Target
-from luthierd.inference.embeddings import Embeddings
 from luthierd.inference.engine_host import EngineHost
-from luthierd.inference.generations import Generations
-from luthierd.inference.quota_domain import Quota
-from luthierd.inference.quotas import REQUESTS, TOKENS, Quotas
-from luthierd.inference.read_ahead import read_ahead
-from luthierd.inference.scores import Scores
+from luthierd.inference.feedback import service as feedback_service
+from luthierd.inference.feedback.capturing import Capturing
+from luthierd.inference.generations.generations import Generations
 from luthierd.names import ADAPTER_REVISION, BASE_MODEL, DEPLOYMENT, QUOTA, TENANT
 from luthierd.rpc import logs
 from luthierd.rpc.auth import TokenVerifier, current_principal

@@ -9,10 +9,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from luthierd.inference.admission.domain import Quota
+from luthierd.inference.deployments.traffic import Share
 from luthierd.inference.domain import AdapterRevision, BaseModel, Deployment, ParityCertificate, Proof, Stage
 from luthierd.inference.errors import EtagMismatchError, SharedStateUnreachableError
-from luthierd.inference.quota_domain import Quota
-from luthierd.inference.traffic import Share
 from luthierd.storage.database import Database
 
 _deployments = sa.table(

@@ -11,11 +11,11 @@ from luthier.trainer.v1 import base_model_pb2
 
 from luthierd.errors import InvalidArgumentError
 from luthierd.inference import domain
+from luthierd.inference.admission.domain import LIMIT_NAMES, Limits, Quota
+from luthierd.inference.deployments.traffic import MAX_SHARE_WEIGHT
 from luthierd.inference.engine_host import EngineStatus
-from luthierd.inference.generation import Generation
-from luthierd.inference.generations import Generations
-from luthierd.inference.quota_domain import LIMIT_NAMES, Limits, Quota
-from luthierd.inference.traffic import MAX_SHARE_WEIGHT
+from luthierd.inference.generations.generation import Generation
+from luthierd.inference.generations.generations import Generations
 from luthierd.names import ADAPTER_REVISION
 from luthierd.rpc.status import status_of
 

@@ -17,10 +17,10 @@ from luthier.evaluator.v1 import comparison_queue_pb2 as pb
 from luthier.evaluator.v1 import comparison_queue_service_pb2 as api
 from luthier.evaluator.v1 import comparison_queue_service_pb2_grpc as rpc
 from luthier.evaluator.v1 import evaluation_pb2
-from luthierd.evaluator import comparison_service
-from luthierd.evaluator.comparison_queues import ComparisonQueues
-from luthierd.evaluator.comparison_service import ComparisonQueueServicer
-from luthierd.evaluator.comparison_store import SqlComparisonStore
+from luthierd.evaluator.comparison_queues import service as comparison_service
+from luthierd.evaluator.comparison_queues.queues import ComparisonQueues
+from luthierd.evaluator.comparison_queues.service import ComparisonQueueServicer
+from luthierd.evaluator.comparison_queues.store import SqlComparisonStore
 from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.rpc.server import Service, Servicer
 from luthierd.storage.blobs import BlobStore

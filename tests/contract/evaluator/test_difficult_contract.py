@@ -17,16 +17,16 @@ from luthier.evaluator.v1 import difficult_set_service_pb2 as api
 from luthier.evaluator.v1 import difficult_set_service_pb2_grpc as rpc
 from luthier.evaluator.v1 import evaluation_pb2
 from luthierd.errors import InvalidArgumentError
-from luthierd.evaluator import difficult_service
 from luthierd.evaluator.config import EvaluatorConfig
-from luthierd.evaluator.difficult_service import DifficultSetServicer
-from luthierd.evaluator.difficult_sets import DifficultSetNotFoundError, DifficultSets
-from luthierd.evaluator.difficult_store import SqlDifficultSetStore
+from luthierd.evaluator.difficult import service as difficult_service
+from luthierd.evaluator.difficult.service import DifficultSetServicer
+from luthierd.evaluator.difficult.sets import DifficultSetNotFoundError, DifficultSets
+from luthierd.evaluator.difficult.store import SqlDifficultSetStore
 from luthierd.evaluator.domain import Arm, EvaluationConfig, Metric
 from luthierd.evaluator.evaluations import Evaluations
-from luthierd.evaluator.holdout_store import SqlLedger
-from luthierd.evaluator.holdouts import Holdouts
-from luthierd.evaluator.suite_config import LM_TASKS, LmEvalConfig, SuiteConfig
+from luthierd.evaluator.holdouts.ledger import Holdouts
+from luthierd.evaluator.holdouts.store import SqlLedger
+from luthierd.evaluator.suites.config import LM_TASKS, LmEvalConfig, SuiteConfig
 from luthierd.evaluator.wire import config_from_proto, config_to_proto, evaluation_to_proto
 from luthierd.jobs.queue import JobQueue
 from luthierd.rpc.server import Service, Servicer

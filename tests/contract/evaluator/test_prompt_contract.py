@@ -11,10 +11,10 @@ from evaluator_material import ManualClock, MemoryJournal, ScriptedAnswerer, ada
 from luthier.evaluator.v1 import evaluation_pb2
 from luthier.evaluator.v1 import prompt_pb2 as pb
 from luthier.evaluator.v1 import prompt_service_pb2 as api
-from luthierd.evaluator.asking import Asker
+from luthierd.evaluator.asking.asker import Asker
 from luthierd.evaluator.codec import from_json, to_json
-from luthierd.evaluator.prompt_run import PromptInputs, PromptRun
-from luthierd.evaluator.prompt_search import PromptSearch
+from luthierd.evaluator.prompts.run import PromptInputs, PromptRun
+from luthierd.evaluator.prompts.search import PromptSearch
 from luthierd.evaluator.scorers.rouge_l import RougeLScorer
 from luthierd.jobs.worker import JobContext, Outcome, run_job
 from serving import bearer, error_info

@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator
 
 import luthierd.inference
 import pytest
-from luthierd.inference.capture_domain import (
+from luthierd.inference.domain import Turn
+from luthierd.inference.feedback.capture_files import new_file
+from luthierd.inference.feedback.domain import (
     Captured,
     CapturePolicy,
     ExportFilter,
@@ -19,9 +21,7 @@ from luthierd.inference.capture_domain import (
     Response,
     Text,
 )
-from luthierd.inference.capture_files import new_file
-from luthierd.inference.capture_store import SqlCaptureStore
-from luthierd.inference.domain import Turn
+from luthierd.inference.feedback.store import SqlCaptureStore
 from luthierd.rpc.paging import PageRequest
 from luthierd.storage.database import Database
 

@@ -19,8 +19,8 @@ from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from luthierd.config import ServerConfig
 from luthierd.inference.domain import Deployment, EngineState
 from luthierd.inference.errors import ReplicaLeaseLostError, SharedStateUnreachableError
-from luthierd.inference.replica_store import SqlReplicaStore
-from luthierd.inference.replicas import Barrier, Intent, ReplicaTimes
+from luthierd.inference.replicas.replicas import Barrier, Intent, ReplicaTimes
+from luthierd.inference.replicas.store import SqlReplicaStore
 from luthierd.inference.store import SqlStore
 from luthierd.storage.database import Database
 from serving import bearer, error_info, running

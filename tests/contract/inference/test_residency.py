@@ -13,7 +13,7 @@ from luthier.inference.v1 import deployment_pb2
 from luthier.inference.v1 import deployment_service_pb2 as api
 from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 from luthierd.inference.domain import Proof
-from luthierd.inference.generations import FAILED_RETRY_S
+from luthierd.inference.generations.generations import FAILED_RETRY_S
 from luthierd.inference.store import MemoryStore
 from serving import bearer, running
 

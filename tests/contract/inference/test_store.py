@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 import luthierd.inference
 import pytest
 from inference_parts import BASE, CERTIFICATE, OTHER_BASE, revision
+from luthierd.inference.admission.domain import Quota
+from luthierd.inference.deployments.traffic import Share
 from luthierd.inference.domain import Deployment, Proof, Stage
 from luthierd.inference.errors import EtagMismatchError
-from luthierd.inference.quota_domain import Quota
 from luthierd.inference.store import MemoryStore, SqlStore
-from luthierd.inference.traffic import Share
 from luthierd.storage.database import Database
 
 VERSIONS = pathlib.Path(next(iter(luthierd.inference.__path__))) / "versions"

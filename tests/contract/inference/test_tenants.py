@@ -19,14 +19,14 @@ from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceSt
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from luthier.inference.v1.tenant_service_pb2_grpc import TenantServiceStub
 from luthierd.config import ServerConfig
-from luthierd.inference.answers import Leased
+from luthierd.inference.admission.quotas import Quotas
+from luthierd.inference.answers.answers import Leased
 from luthierd.inference.config import InferenceConfig
 from luthierd.inference.engine_host import Engine
 from luthierd.inference.errors import EtagMismatchError
-from luthierd.inference.http_exchange import Usage
-from luthierd.inference.http_front import Application
-from luthierd.inference.http_server import HttpServer
-from luthierd.inference.quotas import Quotas
+from luthierd.inference.http.exchange import Usage
+from luthierd.inference.http.front import Application
+from luthierd.inference.http.server import HttpServer
 from serving import bearer, details, error_info, running
 
 TIMEOUT_S = 10

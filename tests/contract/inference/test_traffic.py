@@ -16,9 +16,9 @@ from luthier.inference.v1 import deployment_pb2
 from luthier.inference.v1 import deployment_service_pb2 as api
 from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 from luthierd.inference import metrics
+from luthierd.inference.admission.fair_queue import Request
+from luthierd.inference.deployments.mirror import Copy, Mirror
 from luthierd.inference.domain import Sampling
-from luthierd.inference.fair_queue import Request
-from luthierd.inference.mirror import Copy, Mirror
 from serving import bearer, running
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from inference_house import BASE, House
 from luthier import AsyncClient, Endpoints
-from luthierd.evaluator.asking import Asker, SystemClock
+from luthierd.evaluator.asking.asker import Asker, SystemClock
 from luthierd.evaluator.domain import Arm
-from luthierd.evaluator.lm_harness import SHIPPED, load_tasks
-from luthierd.evaluator.lm_suite import LmSuite
 from luthierd.evaluator.peers import SdkAnswerer, SdkLikelihoods
-from luthierd.evaluator.suite_config import LmEvalConfig
-from luthierd.evaluator.suites import SuiteAsker
+from luthierd.evaluator.suites.config import LmEvalConfig
+from luthierd.evaluator.suites.lm_harness import SHIPPED, load_tasks
+from luthierd.evaluator.suites.lm_suite import LmSuite
+from luthierd.evaluator.suites.suites import SuiteAsker
 
 pytestmark = pytest.mark.e2e
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from inference_house import House, free_port, running_house
 from luthier import AsyncClient, Endpoints
-from luthierd.inference.replica_store import SqlReplicaStore
+from luthierd.inference.replicas.store import SqlReplicaStore
 from luthierd.storage.database import Database
 
 pytestmark = pytest.mark.e2e

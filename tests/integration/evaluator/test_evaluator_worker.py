@@ -21,8 +21,8 @@ from luthier.inference.v1 import inference_service_pb2_grpc as rpc
 from luthierd.config import ServerConfig
 from luthierd.evaluator.domain import Arm, EvaluationConfig, Message
 from luthierd.evaluator.evaluations import Evaluations
-from luthierd.evaluator.holdout_store import SqlLedger
-from luthierd.evaluator.holdouts import Holdouts
+from luthierd.evaluator.holdouts.ledger import Holdouts
+from luthierd.evaluator.holdouts.store import SqlLedger
 from luthierd.evaluator.store import SqlAnswerJournal
 from luthierd.jobs.queue import JobQueue, JobState
 from luthierd.rpc.auth import TokenVerifier, create_keys

@@ -19,9 +19,9 @@ from evaluator_material import (
 )
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.domain import DEFAULT_ARMS, Arm, EvaluationConfig, Metric, Progress, Results
-from luthierd.evaluator.indexes import IndexDamagedError
-from luthierd.evaluator.leakage import LeakageError
-from luthierd.evaluator.passages import examples_of
+from luthierd.evaluator.holdouts.leakage import LeakageError
+from luthierd.evaluator.retrieval.indexes import IndexDamagedError
+from luthierd.evaluator.retrieval.passages import examples_of
 
 CONFIG = EvaluationConfig(concurrency=4, resample_count=200)
 NAME = "tenants/acme/evaluations/e1"

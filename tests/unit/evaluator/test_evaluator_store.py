@@ -10,8 +10,8 @@ import luthierd.evaluator
 import pytest
 from evaluator_material import answer
 from luthierd.evaluator.domain import AnswerError, Arm, Metric
-from luthierd.evaluator.gates import GateCondition, GatePolicy, Tier
-from luthierd.evaluator.policies import PolicyExistsError, PolicyNotFoundError, PolicyStore, StoredPolicy
+from luthierd.evaluator.gates.gate import GateCondition, GatePolicy, Tier
+from luthierd.evaluator.gates.policies import PolicyExistsError, PolicyNotFoundError, PolicyStore, StoredPolicy
 from luthierd.evaluator.store import MemoryPolicyStore, SqlAnswerJournal, SqlIndexCatalogue, SqlPolicyStore
 from luthierd.rpc.paging import PageRequest
 from luthierd.storage.database import Database

@@ -12,12 +12,13 @@ from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.evaluator.v1 import gate_pb2
 from luthier.trainer.v1 import adapter_pb2
 from luthierd import errors
-from luthierd.evaluator import gate_wire, wire
+from luthierd.evaluator import wire
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.domain import Arm, EvaluationConfig, Interval, Metric, MetricResult, TaskSpec
-from luthierd.evaluator.gates import GateCondition, GateLimit, GatePolicy, Quantity, Tier
-from luthierd.evaluator.measures import Criterion, JudgeChoice, TaskKind
-from luthierd.evaluator.policies import StoredPolicy
+from luthierd.evaluator.gates import wire as gate_wire
+from luthierd.evaluator.gates.gate import GateCondition, GateLimit, GatePolicy, Quantity, Tier
+from luthierd.evaluator.gates.policies import StoredPolicy
+from luthierd.evaluator.measuring.measures import Criterion, JudgeChoice, TaskKind
 from luthierd.jobs.queue import JobEvent
 from luthierd.rpc.peers import error_of
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from inference_parts import revision
+from luthierd.inference.deployments.traffic import Share
 from luthierd.inference.domain import Deployment, cache_salt
 from luthierd.inference.errors import NoCandidateError, NoPreviousError
-from luthierd.inference.traffic import Share
 
 NEW = Deployment(name="tenants/acme/deployments/d", create_time=1.0, update_time=1.0)
 R1, R2, R3 = revision("r1"), revision("r2"), revision("r3")

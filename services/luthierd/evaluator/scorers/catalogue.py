@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from luthierd.evaluator.domain import EvaluationConfig, Metric, Row, TaskSpec
-from luthierd.evaluator.json_schemas import AnswerSchema
-from luthierd.evaluator.judge import Judge
-from luthierd.evaluator.measures import TaskKind
+from luthierd.evaluator.judging.judge import Judge
+from luthierd.evaluator.measuring.json_schemas import AnswerSchema
+from luthierd.evaluator.measuring.measures import TaskKind
+from luthierd.evaluator.measuring.tasks import read_answer
 from luthierd.evaluator.scorers.scorer import Scorer
 from luthierd.evaluator.scorers.sources import Passages
-from luthierd.evaluator.tasks import read_answer
 
 if TYPE_CHECKING:  # it imports RAGAS, which takes seconds
     from luthierd.evaluator.scorers.semantic_similarity import TextEmbedder

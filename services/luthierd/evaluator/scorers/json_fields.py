@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from luthierd.evaluator.domain import Metric
-from luthierd.evaluator.json_schemas import AnswerSchema
+from luthierd.evaluator.measuring.json_schemas import AnswerSchema
 from luthierd.evaluator.scorers.scorer import Sample, ScoreFailedError
 
 # Path of a leaf, then its value as text with its type: 1 and 1.0 are one number, "1" and true are not.

@@ -1,4 +1,4 @@
-"""Labels: accuracy row by row, and the confusion counts from which macro-F1 is made (see statistics.py)."""
+"""Labels: accuracy row by row, and the confusion counts from which macro-F1 is made (see statistics/clustered.py)."""
 
 from __future__ import annotations
 

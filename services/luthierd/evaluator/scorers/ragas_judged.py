@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from luthierd.evaluator.domain import Metric
-from luthierd.evaluator.judge import Judge
-from luthierd.evaluator.ragas_judge import RagasJudge
+from luthierd.evaluator.judging.judge import Judge
+from luthierd.evaluator.judging.ragas_judge import RagasJudge
 from luthierd.evaluator.scorers.ragas_metrics import (
     AnswerRelevancy,
     BaseRagasEmbedding,

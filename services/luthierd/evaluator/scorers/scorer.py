@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from luthierd.evaluator.domain import Arm, Metric, Row, Score
-from luthierd.evaluator.tasks import Reading
+from luthierd.evaluator.measuring.tasks import Reading
 
 
 class ScoreFailedError(Exception):

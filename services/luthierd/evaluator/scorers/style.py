@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthierd.evaluator.domain import Arm, Metric, Row, TaskSpec
-from luthierd.evaluator.measures import StyleReport
+from luthierd.evaluator.measuring.measures import StyleReport
+from luthierd.evaluator.measuring.tasks import read_answer
 from luthierd.evaluator.scorers.scorer import Sample, ScoreFailedError
-from luthierd.evaluator.tasks import read_answer
 
 FOLDS = 5
 # Below so many texts of a side five folds say nothing.

@@ -14,7 +14,7 @@ from luthierd.inference.engine.vllm_engine import VllmSettings, start_vllm
 from luthierd.inference.engine.vllm_openai import openai_application
 from luthierd.inference.engine_host import Engine, StartEngine
 from luthierd.inference.errors import HttpUnsupportedError
-from luthierd.inference.http_front import Application, BuildApplication
+from luthierd.inference.http.front import Application, BuildApplication
 
 ENGINES = ("vllm", "transformers")
 EXECUTORS = ("auto", "uni", "mp", "ray")

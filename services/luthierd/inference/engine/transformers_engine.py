@@ -24,7 +24,7 @@ from luthierd.inference.engine.platform_settings import cpu_dtype
 from luthierd.inference.engine.tokenizing import Tokenizing
 from luthierd.inference.engine_host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
 from luthierd.inference.errors import AdapterInvalidError, EngineStartError, StructureUnsupportedError
-from luthierd.inference.stages import StageClock
+from luthierd.inference.generations.stages import StageClock
 
 if TYPE_CHECKING:
     from luthierd.inference.engine.transformers_decoding import Cohort, Row

@@ -24,7 +24,7 @@ from luthierd.inference.engine.tokenizing import Tokenizing
 from luthierd.inference.engine.vllm_cpu_lora import CHILD_MARK
 from luthierd.inference.engine_host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
 from luthierd.inference.errors import AdapterInvalidError, EmbedUnsupportedError, EngineStartError
-from luthierd.inference.stages import StageClock
+from luthierd.inference.generations.stages import StageClock
 
 log = logging.getLogger(__name__)
 

@@ -55,7 +55,7 @@ def test_the_commands_are_those_that_are_promised():
         *("dataset import", "dataset curate", "dataset show", "dataset list", "dataset export"),
         *("jobs list", "jobs watch", "jobs cancel"),
         *("feedback record", "feedback export", "capture show", "capture set", "capture list"),
-        *("quota show", "quota set"),
+        *("quota list", "quota show", "quota set"),
         "import-eval",
         *("prompt optimise", "prompt show", "prompt list", "prompt cancel"),
         *(f"compare-humans {verb}" for verb in ("create", "rate", "next", "vote", "list", "votes", "summary")),

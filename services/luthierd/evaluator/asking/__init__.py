@@ -1,0 +1,1 @@
+"""Asking: what each arm says to the model, who answers it, and what an answer took."""

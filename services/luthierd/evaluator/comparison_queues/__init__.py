@@ -1,0 +1,1 @@
+"""Blind comparison of answers by people, and what their votes come to."""

@@ -1,0 +1,1 @@
+"""Difficult cases as a resource: proposed for a dataset, reviewed by people, kept."""

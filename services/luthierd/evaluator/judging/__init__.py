@@ -1,0 +1,1 @@
+"""Judges: models that grade answers, and what is kept of their judgements."""

@@ -1,0 +1,1 @@
+"""Measuring: from answers to scores by row, and from those to figures."""

@@ -1,0 +1,1 @@
+"""Prompts as a resource, and the search for them on validation rows."""

@@ -1,0 +1,1 @@
+"""Retrieval: passages, indexes over them, and which retriever is the strongest."""

@@ -1,0 +1,1 @@
+"""Evaluations in rounds that stop asking where a difference is decided."""

@@ -1,0 +1,1 @@
+"""Intervals, tests and corrections. Numbers in, numbers out: nothing here knows of models or rows."""

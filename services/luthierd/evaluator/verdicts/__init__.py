@@ -1,0 +1,1 @@
+"""What finished evaluations mean: which way of answering to use, and one evaluation beside another."""

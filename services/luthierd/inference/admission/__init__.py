@@ -1,0 +1,1 @@
+"""Admission: quotas of tenants, and whose request the engine takes next."""

@@ -1,0 +1,1 @@
+"""Answers of every kind: from a request to a lease, the engine and the stream."""

@@ -1,0 +1,1 @@
+"""Deployments: what is served under which name, and how that changes while requests run."""

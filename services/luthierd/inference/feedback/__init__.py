@@ -1,0 +1,1 @@
+"""Feedback about answers, and their capture for tenants that opted in."""

@@ -1,0 +1,110 @@
+"""The Parquet form of captured answers and of feedback. The columns are public: `CaptureFile` in the contract."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from luthierd.inference.domain import Turn
+from luthierd.inference.feedback.domain import Captured, Feedback, Rating, Response, Text
+
+FORM = b"1"
+"""Counts changes of the columns that a reader must know of."""
+
+_TIME = pa.timestamp("us", tz="UTC")
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_RESPONSE_FIELDS = [
+    pa.field("response_id", pa.string(), nullable=False),
+    pa.field("target", pa.string(), nullable=False),
+    pa.field("deployment_revision", pa.int64(), nullable=False),
+    pa.field("generation", pa.string(), nullable=False),
+    pa.field("adapter_revision", pa.string(), nullable=False),
+    pa.field("base_model", pa.string(), nullable=False),
+    pa.field("response_time", _TIME, nullable=False),
+    pa.field("finish_reason", pa.string(), nullable=False),
+    pa.field("prompt_token_count", pa.int64(), nullable=False),
+    pa.field("completion_token_count", pa.int64(), nullable=False),
+    pa.field("ttft_ms", pa.float64(), nullable=False),
+    pa.field("latency_ms", pa.float64(), nullable=False),
+    pa.field("mirror_of", pa.string(), nullable=False),
+    pa.field("messages", _MESSAGES),
+    pa.field("completion", pa.string()),
+]
+_FEEDBACK_FIELDS = [
+    pa.field("rating", pa.string()),
+    pa.field("correction", pa.string()),
+    pa.field("labels", pa.list_(pa.string()), nullable=False),
+    pa.field("feedback_time", _TIME, nullable=False),
+]
+
+
+def part_bytes(answers: Sequence[Captured], *, stamp: str) -> bytes:
+    """A part file. `stamp` makes its content, and so its digest, its own: deleting it deletes no other file."""
+    schema = pa.schema(_RESPONSE_FIELDS, metadata=_metadata("part", stamp))
+    output = io.BytesIO()
+    rows = [_response_row(one.response, one.text) for one in answers]
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), output, compression="zstd")
+    return output.getvalue()
+
+
+def write_export(path: pathlib.Path, batches: Iterable[Sequence[tuple[Feedback, Text | None]]], *, stamp: str) -> int:
+    """An export file; its rows. `stamp`: as for a part."""
+    schema = pa.schema([*_RESPONSE_FIELDS, *_FEEDBACK_FIELDS], metadata=_metadata("export", stamp))
+    count = 0
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in batches:
+            rows = [_response_row(said.response, text) | _feedback_row(said) for said, text in batch]
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+            count += len(rows)
+    return count
+
+
+def read_texts(data: bytes, response_ids: Iterable[str]) -> dict[str, Text]:
+    """The texts of these answers in a part file."""
+    wanted = sorted(response_ids)
+    table = pq.read_table(
+        io.BytesIO(data), columns=["response_id", "messages", "completion"], filters=[("response_id", "in", wanted)]
+    )
+    return {
+        row["response_id"]: Text(
+            tuple(Turn(message["role"], message["content"]) for message in row["messages"]), row["completion"]
+        )
+        for row in table.to_pylist()
+        if row["messages"] is not None
+    }
+
+
+def _response_row(response: Response, text: Text | None) -> dict[str, Any]:
+    row: Mapping[str, Any] = vars(response)
+    fields = {name: row[name] for name in row if name not in ("tenant", "create_time")}
+    messages = [{"role": turn.role, "content": turn.content} for turn in text.messages] if text else None
+    return {
+        **fields,
+        "response_time": _time(response.create_time),
+        "messages": messages,
+        "completion": text.completion if text else None,
+    }
+
+
+def _feedback_row(said: Feedback) -> dict[str, Any]:
+    opinion = said.opinion
+    return {
+        "rating": None if opinion.rating is Rating.UNSPECIFIED else opinion.rating.value,
+        "correction": opinion.correction or None,
+        "labels": list(opinion.labels),
+        "feedback_time": _time(said.update_time),
+    }
+
+
+def _metadata(kind: str, stamp: str) -> dict[bytes, bytes]:
+    return {b"luthier.capture": FORM, b"luthier.kind": kind.encode(), b"luthier.stamp": stamp.encode()}
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

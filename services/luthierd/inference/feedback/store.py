@@ -1,0 +1,353 @@
+"""Answers, feedback, policies and captured texts, in SQL.
+
+What is captured is written in one transaction with a look at the tenant's policy, so that nothing is kept after an
+opt-out. A file's row is there before its blob and stays until the blob is gone: no blob is ever forgotten. Row locks
+are taken in one order: policy, then texts, then files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from luthierd.inference.domain import Turn
+from luthierd.inference.errors import EtagMismatchError
+from luthierd.inference.feedback.domain import (
+    DEFAULT_RETENTION_S,
+    Captured,
+    CaptureFile,
+    CapturePolicy,
+    ExportFilter,
+    Feedback,
+    FileKind,
+    Opinion,
+    Rating,
+    Response,
+    Text,
+)
+from luthierd.rpc.paging import Page, PageRequest
+from luthierd.storage.database import Database
+
+WRITING, READY, OVERTAKEN, DOOMED = "writing", "ready", "overtaken", "doomed"
+"""WRITING -> READY -> DOOMED -> gone; WRITING -> OVERTAKEN by an opt-out -> DOOMED, once nobody writes the blob."""
+WRITE_LIMIT_S = 600.0
+"""A file that is not whole after this was left behind by a server that died."""
+
+_response_columns = (
+    "response_id", "tenant", "target", "generation", "deployment_revision", "adapter_revision", "base_model",
+    "create_time", "finish_reason", "prompt_token_count", "completion_token_count", "ttft_ms", "latency_ms",
+    "mirror_of",
+)  # fmt: skip
+_responses = sa.table("responses", *map(sa.column, _response_columns), sa.column("capture_file"))
+_texts = sa.table(
+    "captured_texts", sa.column("response_id"), sa.column("tenant"), sa.column("create_time"),
+    sa.column("character_count"), sa.column("content", sa.JSON),
+)  # fmt: skip
+_feedback = sa.table(
+    "feedback", sa.column("response_id"), sa.column("tenant"), sa.column("create_time"), sa.column("update_time"),
+    sa.column("rating"), sa.column("correction"), sa.column("labels", sa.JSON),
+)  # fmt: skip
+_policies = sa.table(
+    "capture_policies", sa.column("tenant"), sa.column("enabled", sa.Boolean), sa.column("retention_s"),
+    sa.column("sample_rate"), sa.column("change"), sa.column("update_time"), sa.column("enabled_time"),
+)  # fmt: skip
+_file_columns = ("name", "tenant", "sha256", "size_bytes", "row_count", "create_time", "oldest_time")
+_files = sa.table("capture_files", *map(sa.column, _file_columns), sa.column("kind"), sa.column("state"))
+
+
+class _OvertakenError(Exception):
+    """Somebody deleted or moved a text first; the transaction must not hold."""
+
+
+class SqlCaptureStore:
+    """See `capture.ResponseStore`, `capture_policies.PolicyStore`, `capture_files.FileStore`, `feedback.FeedbackStore`.
+
+    Repeating a call that was cut off does nothing twice.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # Policies
+
+    async def policies(self) -> dict[str, CapturePolicy]:
+        """Every policy that was ever changed, by tenant."""
+        async with self._database.read() as connection:
+            rows = (await connection.execute(sa.select(_policies))).mappings().all()
+        return {row["tenant"]: CapturePolicy(**row) for row in rows}
+
+    async def put_policy(self, policy: CapturePolicy) -> None:
+        """EtagMismatchError unless the stored one is of the change before. What an opt-out dooms is doomed with it."""
+        async with self._database.begin() as connection:
+            found = await _locked_policies(connection, [policy.tenant])
+            before = found.get(policy.tenant, CapturePolicy(tenant=policy.tenant))
+            if before.change != policy.change - 1:
+                raise EtagMismatchError(f"tenants/{policy.tenant}/capturePolicy")
+            await connection.execute(sa.delete(_policies).where(_policies.c.tenant == policy.tenant))
+            await connection.execute(sa.insert(_policies).values(vars(policy)))
+            if not policy.enabled:
+                await connection.execute(sa.delete(_texts).where(_texts.c.tenant == policy.tenant))
+                for state, next_state in ((READY, DOOMED), (WRITING, OVERTAKEN)):
+                    these = sa.and_(_files.c.tenant == policy.tenant, _files.c.state == state)
+                    await connection.execute(sa.update(_files).where(these).values(state=next_state))
+
+    # Answers
+
+    async def add(self, answers: Sequence[Captured]) -> int:
+        """Keeps answers, and the texts of those tenants that still allow it since before; how many texts were kept."""
+        tenants = sorted({one.response.tenant for one in answers if one.text is not None})
+        async with self._database.begin() as connection:
+            policies = await _locked_policies(connection, tenants)
+            ids = [one.response.response_id for one in answers]
+            query = sa.select(_responses.c.response_id).where(_responses.c.response_id.in_(ids))
+            known = set((await connection.execute(query)).scalars())
+            answers = [one for one in answers if one.response.response_id not in known]
+            if answers:
+                rows = [{**vars(one.response), "capture_file": ""} for one in answers]
+                await connection.execute(sa.insert(_responses), rows)
+            texts = [
+                _text_row(one.response, one.text)
+                for one in answers
+                if one.text is not None and _allows(policies.get(one.response.tenant), one.response)
+            ]
+            if texts:
+                await connection.execute(sa.insert(_texts), texts)
+        return len(texts)
+
+    async def response(self, tenant: str, response_id: str, *, since: float) -> Response | None:
+        """The tenant's answer of that id that ended after `since`."""
+        query = sa.select(*(_responses.c[name] for name in _response_columns)).where(
+            _responses.c.response_id == response_id, _responses.c.tenant == tenant, _responses.c.create_time >= since
+        )
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        return Response(**row) if row else None
+
+    # Texts that wait for their file
+
+    async def waiting_tenants(self) -> Mapping[str, tuple[int, int, float]]:
+        """Of each tenant with texts that are in no file: their number, characters, and the oldest's time."""
+        query = sa.select(
+            _texts.c.tenant, sa.func.count(), sa.func.sum(_texts.c.character_count), sa.func.min(_texts.c.create_time)
+        ).group_by(_texts.c.tenant)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).all()
+        return {row[0]: (int(row[1]), int(row[2]), float(row[3])) for row in rows}
+
+    async def waiting(self, tenant: str, *, limit: int) -> list[Captured]:
+        """The tenant's oldest texts that are in no file, with their answers."""
+        columns = [_responses.c[name] for name in _response_columns]
+        query = (
+            sa.select(*columns, _texts.c.content)
+            .join_from(_texts, _responses, _texts.c.response_id == _responses.c.response_id)
+            .where(_texts.c.tenant == tenant)
+            .order_by(_texts.c.create_time, _texts.c.response_id)
+            .limit(limit)
+        )
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return [_captured(row) for row in rows]
+
+    async def texts(self, response_ids: Sequence[str]) -> dict[str, Text]:
+        """Those of the texts that are in no file yet."""
+        query = sa.select(_texts.c.response_id, _texts.c.content).where(_texts.c.response_id.in_(response_ids))
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).all()
+        return {row.response_id: _text_from_json(row.content) for row in rows}
+
+    # Files
+
+    async def begin_file(self, file: CaptureFile) -> None:
+        """Remembers a file whose blob is about to be written."""
+        values = {**vars(file), "kind": file.kind.value, "state": WRITING}
+        async with self._database.begin() as connection:
+            await connection.execute(sa.insert(_files).values(values))
+
+    async def end_part(self, file: CaptureFile, response_ids: Sequence[str]) -> bool:
+        """Moves these texts into the file. False, and the file is doomed, if one of them is gone by now."""
+        try:
+            async with self._database.begin() as connection:
+                await _locked_policies(connection, [file.tenant])
+                ids = _texts.c.response_id.in_(response_ids)
+                moved = await connection.execute(sa.delete(_texts).where(ids))
+                if moved.rowcount != len(response_ids) or not await _publish(connection, file.name):
+                    raise _OvertakenError
+                of_these = _responses.c.response_id.in_(response_ids)
+                await connection.execute(sa.update(_responses).where(of_these).values(capture_file=file.name))
+        except _OvertakenError:
+            await self._doom(file.name)
+            return False
+        return True
+
+    async def end_export(self, file: CaptureFile) -> bool:
+        """Publishes an export. False, and the file is doomed, if an opt-out came while it was written."""
+        async with self._database.begin() as connection:
+            is_published = await _publish(connection, file.name)
+        if not is_published:
+            await self._doom(file.name)
+        return is_published
+
+    async def _doom(self, name: str) -> None:
+        async with self._database.begin() as connection:
+            await connection.execute(sa.update(_files).where(_files.c.name == name).values(state=DOOMED))
+
+    async def file(self, name: str) -> CaptureFile | None:
+        """A file that can be read."""
+        async with self._database.read() as connection:
+            query = sa.select(_files).where(_files.c.name == name, _files.c.state == READY)
+            row = (await connection.execute(query)).mappings().one_or_none()
+        return _file(row) if row else None
+
+    async def files(self, tenant: str, kind: FileKind | None, page: PageRequest) -> Page[CaptureFile]:
+        """The tenant's files that can be read, by name."""
+        query = sa.select(_files).where(_files.c.tenant == tenant, _files.c.state == READY, _files.c.name > page.after)
+        if kind is not None:
+            query = query.where(_files.c.kind == kind.value)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query.order_by(_files.c.name).limit(page.limit))).mappings().all()
+        found = [_file(row) for row in rows]
+        return page.page(found, [file.name for file in found])
+
+    async def expire(self, now: float, *, response_retention_s: float) -> None:
+        """Deletes rows past their time, and dooms such files. Files that nobody finished are doomed, too."""
+        policies = await self.policies()
+        async with self._database.begin() as connection:
+            tenants = (await connection.execute(_every_tenant())).scalars().all()
+            for tenant in tenants:
+                policy = policies.get(tenant)
+                too_old = now - (policy.retention_s if policy else DEFAULT_RETENTION_S)
+                for table in (_texts, _feedback):
+                    await connection.execute(
+                        sa.delete(table).where(table.c.tenant == tenant, table.c.create_time <= too_old)
+                    )
+                oldest = sa.case((_files.c.row_count > 0, _files.c.oldest_time), else_=_files.c.create_time)
+                expired = sa.and_(_files.c.tenant == tenant, _files.c.state == READY, oldest <= too_old)
+                await connection.execute(sa.update(_files).where(expired).values(state=DOOMED))
+            is_open = _files.c.state.in_((WRITING, OVERTAKEN))
+            abandoned = sa.and_(is_open, _files.c.create_time <= now - WRITE_LIMIT_S)
+            await connection.execute(sa.update(_files).where(abandoned).values(state=DOOMED))
+            unneeded = sa.and_(
+                _responses.c.create_time <= now - response_retention_s,
+                ~sa.exists().where(_feedback.c.response_id == _responses.c.response_id),
+                ~sa.exists().where(_texts.c.response_id == _responses.c.response_id),
+            )
+            await connection.execute(sa.delete(_responses).where(unneeded))
+
+    async def doomed(self) -> list[CaptureFile]:
+        """Files whose blobs are to be deleted."""
+        async with self._database.read() as connection:
+            rows = (await connection.execute(sa.select(_files).where(_files.c.state == DOOMED))).mappings().all()
+        return [_file(row) for row in rows]
+
+    async def forget_file(self, name: str) -> None:
+        """Its blob is gone."""
+        async with self._database.begin() as connection:
+            await connection.execute(
+                sa.update(_responses).where(_responses.c.capture_file == name).values(capture_file="")
+            )
+            await connection.execute(sa.delete(_files).where(_files.c.name == name))
+
+    # Feedback
+
+    async def put_feedback(self, response: Response, opinion: Opinion, now: float) -> Feedback:
+        """Keeps the opinion in place of an earlier one."""
+        async with self._database.begin() as connection:
+            query = sa.select(_feedback.c.create_time).where(_feedback.c.response_id == response.response_id)
+            create_time = (await connection.execute(query.with_for_update())).scalar_one_or_none()
+            await connection.execute(sa.delete(_feedback).where(_feedback.c.response_id == response.response_id))
+            kept = Feedback(response=response, opinion=opinion, create_time=create_time or now, update_time=now)
+            await connection.execute(sa.insert(_feedback).values(_feedback_row(kept)))
+        return kept
+
+    async def feedback(self, tenant: str, only: ExportFilter, *, limit: int) -> list[tuple[Feedback, str]]:
+        """The tenant's feedback with the file that holds each answer's text, if any; by file, then by time."""
+        columns = [_responses.c[name] for name in _response_columns]
+        query = (
+            sa.select(
+                *columns, _responses.c.capture_file, _feedback.c.create_time.label("said_time"),
+                _feedback.c.update_time, _feedback.c.rating, _feedback.c.correction, _feedback.c.labels,
+            )
+            .join_from(_feedback, _responses, _feedback.c.response_id == _responses.c.response_id)
+            .where(_feedback.c.tenant == tenant)
+            .order_by(_responses.c.capture_file, _responses.c.create_time, _responses.c.response_id)
+            .limit(limit)
+        )  # fmt: skip
+        if only.deployment:
+            query = query.where(_responses.c.target == only.deployment)
+        if only.rating is not Rating.UNSPECIFIED:
+            query = query.where(_feedback.c.rating == only.rating.value)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return [(_said(row), row["capture_file"]) for row in rows]
+
+
+async def _locked_policies(connection: AsyncConnection, tenants: Sequence[str]) -> dict[str, CapturePolicy]:
+    """The policies, which nobody changes until the transaction ends. (SQLite has one writer at a time anyway.)"""
+    if not tenants:
+        return {}
+    query = sa.select(_policies).where(_policies.c.tenant.in_(tenants)).order_by(_policies.c.tenant)
+    rows = (await connection.execute(query.with_for_update())).mappings().all()
+    return {row["tenant"]: CapturePolicy(**row) for row in rows}
+
+
+async def _publish(connection: AsyncConnection, name: str) -> bool:
+    query = sa.update(_files).where(_files.c.name == name, _files.c.state == WRITING).values(state=READY)
+    return (await connection.execute(query)).rowcount == 1
+
+
+def _every_tenant() -> Any:
+    return sa.union(*(sa.select(table.c.tenant).distinct() for table in (_texts, _feedback, _files)))
+
+
+def _allows(policy: CapturePolicy | None, response: Response) -> bool:
+    """Whether the tenant's capture is on, and was when the answer ended."""
+    return policy is not None and policy.enabled and policy.enabled_time <= response.create_time
+
+
+def _text_row(response: Response, text: Text) -> dict[str, Any]:
+    messages = [[turn.role, turn.content] for turn in text.messages]
+    return {
+        "response_id": response.response_id,
+        "tenant": response.tenant,
+        "create_time": response.create_time,
+        "character_count": text.character_count,
+        "content": {"messages": messages, "completion": text.completion},
+    }
+
+
+def _text_from_json(content: Any) -> Text:
+    return Text(tuple(Turn(role, said) for role, said in content["messages"]), content["completion"])
+
+
+def _response(row: sa.RowMapping) -> Response:
+    return Response(**{name: row[name] for name in _response_columns})
+
+
+def _captured(row: sa.RowMapping) -> Captured:
+    return Captured(_response(row), _text_from_json(row["content"]))
+
+
+def _file(row: sa.RowMapping) -> CaptureFile:
+    return CaptureFile(**{name: row[name] for name in _file_columns}, kind=FileKind(row["kind"]))
+
+
+def _feedback_row(kept: Feedback) -> dict[str, Any]:
+    return {
+        "response_id": kept.response.response_id,
+        "tenant": kept.response.tenant,
+        "create_time": kept.create_time,
+        "update_time": kept.update_time,
+        "rating": kept.opinion.rating.value,
+        "correction": kept.opinion.correction,
+        "labels": list(kept.opinion.labels),
+    }
+
+
+def _said(row: sa.RowMapping) -> Feedback:
+    opinion = Opinion(rating=Rating(row["rating"]), correction=row["correction"], labels=tuple(row["labels"]))
+    return Feedback(
+        response=_response(row), opinion=opinion, create_time=row["said_time"], update_time=row["update_time"]
+    )

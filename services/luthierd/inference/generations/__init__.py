@@ -1,0 +1,1 @@
+"""Generations: adapter revisions in the engine, proved, leased, and moved out for others."""

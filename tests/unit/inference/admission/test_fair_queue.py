@@ -1,0 +1,220 @@
+"""Order, shares and the bound on waiting, each over many seeded random loads."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable
+
+import pytest
+from luthierd.inference.admission.fair_queue import FairQueue, Request
+
+LONGEST_RUN = 100
+SEEDS = range(40)
+
+
+def request(tenant: str, adapter: str = "", *, tokens: int = 10, weight: float = 1.0, seats: int = 1) -> Request:
+    """A request whose cost is known from the start."""
+    return Request(
+        tenant=tenant, adapter=adapter, prompt_token_count=tokens, max_answer_token_count=0, weight=weight,
+        seat_count=seats,
+    )  # fmt: skip
+
+
+def take_all(queue: FairQueue) -> list[Request]:
+    """Whatever can start now."""
+    return list(iter(queue.take, None))
+
+
+def finish(queue: FairQueue, one: Request) -> None:
+    """Ends it with the cost that it was charged."""
+    queue.finish(one, prompt_token_count=one.prompt_token_count, answer_token_count=0)
+
+
+class Engine:
+    """An engine that runs every request for as many steps as it has tokens, and writes down when each started."""
+
+    def __init__(self, queue: FairQueue, *, seats: int, slots: int) -> None:
+        self.queue, self.seats, self.slots = queue, seats, slots
+        self.step = 0
+        self.running: list[tuple[int, int, Request]] = []
+        self.stuck_since: dict[Request, int] = {}
+        self.waited_stuck: list[tuple[int, Request]] = []
+        self.served: Counter[str] = Counter()
+        self.waiting: dict[str, list[Request]] = defaultdict(list)
+        self.on_end: Callable[[Request], None] = lambda one: None
+        self._numbers = itertools.count()
+
+    def push(self, one: Request) -> None:
+        self.queue.push(one)
+        self.waiting[one.tenant].append(one)
+
+    def advance(self) -> None:
+        """One step: what has ended leaves, what can start starts."""
+        self.step += 1
+        while self.running and self.running[0][0] <= self.step:
+            ended = heapq.heappop(self.running)[2]
+            finish(self.queue, ended)
+            self.on_end(ended)
+        for one in take_all(self.queue):
+            heapq.heappush(self.running, (self.step + one.prompt_token_count, next(self._numbers), one))
+            self.served[one.tenant] += one.prompt_token_count
+            if one in self.stuck_since:
+                self.waited_stuck.append((self.step - self.stuck_since.pop(one), one))
+            self.waiting[one.tenant].remove(one)
+        for oldest in (queue[0] for queue in self.waiting.values() if queue and queue[0].stuck_since):
+            self.stuck_since.setdefault(oldest, self.step)
+        assert sum(one.seat_count for *_, one in self.running) <= self.seats
+        assert len({one.adapter for *_, one in self.running} - {""}) <= self.slots
+
+
+def test_a_tenant_that_comes_later_goes_before_a_flood() -> None:
+    queue = FairQueue(seat_count=1, spare_count=0, slot_count=1, patience=0)
+    for _ in range(10):
+        queue.push(request("flood"))
+    [running] = take_all(queue)
+    queue.push(request("other"))
+    finish(queue, running)
+    assert [one.tenant for one in take_all(queue)] == ["other"]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_tenants_that_always_wait_get_tokens_by_weight_within_the_bound_of_sfq(seed: int) -> None:
+    rng = random.Random(seed)
+    seats = rng.randint(1, 16)
+    weights = {f"t{number}": rng.choice((0.5, 1.0, 2.0, 4.0)) for number in range(rng.randint(2, 6))}
+    queue = FairQueue(seat_count=seats, spare_count=0, slot_count=4, patience=4)
+    engine = Engine(queue, seats=seats, slots=4)
+    largest = {tenant: rng.randint(1, LONGEST_RUN) for tenant in weights}
+
+    def push(tenant: str) -> None:
+        engine.push(request(tenant, tokens=rng.randint(1, largest[tenant]), weight=weights[tenant]))
+
+    for tenant in weights:
+        for _ in range(seats + 2):
+            push(tenant)
+    engine.on_end = lambda one: push(one.tenant)
+    for _ in range(3000):
+        engine.advance()
+        for a, b in itertools.combinations(weights, 2):
+            apart = abs(engine.served[a] / weights[a] - engine.served[b] / weights[b])
+            assert apart <= (seats + 1) * (largest[a] / weights[a] + largest[b] / weights[b])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_request_starves_whatever_adapters_the_others_ask_for(seed: int) -> None:
+    """The bound that the module states: 2 n + patience runs of the longest request."""
+    rng = random.Random(seed)
+    seats, slots, patience = rng.randint(2, 16), rng.randint(1, 4), rng.randint(0, 4)
+    spare = rng.randint(0, 4)
+    queue = FairQueue(seat_count=seats, spare_count=spare, slot_count=slots, patience=patience)
+    engine = Engine(queue, seats=seats + spare, slots=slots)
+    tenants = [f"t{number}" for number in range(rng.randint(1, 5))]
+    adapter_counts = {tenant: rng.randint(0, 8) for tenant in tenants}
+
+    def push(tenant: str) -> None:
+        count = adapter_counts[tenant]
+        skewed = int(count * rng.random() ** 3)
+        adapter = f"{tenant}-{skewed}" if count and rng.random() < 0.9 else ""
+        engine.push(request(tenant, adapter, tokens=rng.choice((1, 5, LONGEST_RUN))))
+
+    for tenant in tenants:
+        for _ in range(3 * seats if rng.random() < 0.5 else 1):
+            push(tenant)
+    engine.on_end = lambda one: push(one.tenant)
+    for _ in range(4000):
+        engine.advance()
+    bound = (2 * len(tenants) + patience) * LONGEST_RUN
+    still = [engine.step - since for since in engine.stuck_since.values()]
+    assert max([0, *still, *(waited for waited, _ in engine.waited_stuck)]) <= bound
+
+
+def test_one_adapter_in_demand_does_not_keep_another_out_for_ever() -> None:
+    queue = FairQueue(seat_count=4, spare_count=0, slot_count=1, patience=2)
+    engine = Engine(queue, seats=4, slots=1)
+    for _ in range(8):
+        engine.push(request("a", "hot", tokens=7))
+    engine.on_end = lambda one: engine.push(request("a", "hot", tokens=7))
+    engine.advance()
+    cold = request("a", "cold", tokens=7)
+    engine.push(cold)
+    for _ in range(100):
+        engine.advance()
+    assert cold in [one for _, one in engine.waited_stuck]
+
+
+def test_a_tenant_that_floods_with_many_adapters_gives_a_slot_to_one_that_has_none() -> None:
+    queue = FairQueue(seat_count=8, spare_count=2, slot_count=4, patience=1000)
+    for number in range(40):
+        queue.push(request("flood", f"f{number % 4}"))
+    running = take_all(queue)
+    queue.push(request("other", "mine"))
+    assert take_all(queue) == []
+    started: list[str] = []
+    while "other" not in started and running:
+        finish(queue, running.pop(0))
+        more = take_all(queue)
+        started += [one.tenant for one in more]
+        running += more
+    assert "other" in started
+    assert len(started) <= 8
+
+
+def test_spare_seats_are_for_tenants_below_their_share_only() -> None:
+    queue = FairQueue(seat_count=4, spare_count=2, slot_count=1, patience=0)
+    for _ in range(10):
+        queue.push(request("flood"))
+    assert len(take_all(queue)) == 4
+    for _ in range(5):
+        queue.push(request("other"))
+    assert [one.tenant for one in take_all(queue)] == ["other", "other"]
+
+
+def test_what_a_tenant_did_not_use_of_its_estimate_is_given_back_to_it() -> None:
+    queue = FairQueue(seat_count=1, spare_count=0, slot_count=1, patience=0)
+    mine = [
+        Request(tenant="a", adapter="", prompt_token_count=1, max_answer_token_count=1000) for _ in range(3)
+    ]  # fmt: skip
+    for one in mine:
+        queue.push(one)
+    queue.push(request("b", tokens=50))
+    queue.push(request("b", tokens=50))
+    [first] = take_all(queue)
+    queue.finish(first, prompt_token_count=1, answer_token_count=2)
+    [second] = take_all(queue)
+    finish(queue, second)
+    [third] = take_all(queue)
+    assert [first.tenant, second.tenant, third.tenant] == ["a", "b", "a"]
+
+
+def test_a_request_that_gives_up_leaves_nothing_behind() -> None:
+    queue = FairQueue(seat_count=1, spare_count=0, slot_count=1, patience=0)
+    queue.push(request("a", "x"))
+    [running] = take_all(queue)
+    waiting = [request("b", "y"), request("b", "z"), request("c")]
+    for one in waiting:
+        queue.push(one)
+    assert take_all(queue) == []
+    for one in waiting:
+        queue.remove(one)
+    assert queue.waiting_count("b") == queue.waiting_count("c") == 0
+    queue.push(request("a", "x"))
+    finish(queue, running)
+    [last] = take_all(queue)
+    finish(queue, last)
+    assert not vars(queue)["_flows"]
+    assert not vars(queue)["_slots"]
+
+
+def test_a_request_of_many_seats_is_not_starved_by_small_ones() -> None:
+    queue = FairQueue(seat_count=4, spare_count=0, slot_count=1, patience=0)
+    for _ in range(8):
+        queue.push(request("small"))
+    running = take_all(queue)
+    queue.push(request("large", seats=9))
+    for _ in range(4):
+        finish(queue, running.pop(0))
+        running += take_all(queue)
+    assert [(one.tenant, one.seat_count) for one in running] == [("large", 4)]

@@ -1,0 +1,69 @@
+"""Which OpenAI requests can be asked of a mirror, and how."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from luthierd.inference.domain import Sampling, Structure
+from luthierd.inference.http.copies import NotCopiedError, sampling_of
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"messages": []}, Sampling(max_tokens=512, temperature=1.0)),
+        ({"prompt": "x", "stop": None}, Sampling(max_tokens=16, temperature=1.0)),
+        (
+            {"messages": [], "max_completion_tokens": 5, "max_tokens": 9, "temperature": 0, "stop": "a", "n": 1},
+            Sampling(max_tokens=5, stop=("a",)),
+        ),
+        ({"messages": [], "stop": ["a", "b"], "seed": 3, "top_p": 0.5, "presence_penalty": 0.0},
+         Sampling(max_tokens=512, temperature=1.0, stop=("a", "b"), seed=3, top_p=0.5)),
+    ],
+)  # fmt: skip
+def test_a_copy_is_sampled_as_the_request_was(body: dict[str, Any], expected: Sampling) -> None:
+    assert sampling_of(body, window=512) == expected
+
+
+SCHEMA = {"type": "object", "required": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"response_format": {"type": "text"}, "tools": []}, None),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}},
+         Structure(kind="json_schema", text=json.dumps(SCHEMA))),
+        (
+            {"structured_outputs": {"json": SCHEMA, "regex": None}},
+            Structure(kind="json_schema", text=json.dumps(SCHEMA)),
+        ),
+        ({"structured_outputs": {"regex": "a+"}}, Structure(kind="regex", text="a+")),
+        ({"structured_outputs": {"choice": ["yes", "no"]}}, Structure(kind="choices", choices=("yes", "no"))),
+    ],
+)  # fmt: skip
+def test_a_copy_is_held_to_the_form_of_the_request(more: dict[str, Any], expected: Structure | None) -> None:
+    assert sampling_of({"messages": [], **more}, window=512).structure == expected
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "format"),
+        ({"response_format": "text"}, "format"),
+        ({"structured_outputs": {"json_object": True}}, "format"),
+        ({"structured_outputs": {"regex": "a", "disable_any_whitespace": True}}, "format"),
+        ({"response_format": {"type": "json_schema"}, "structured_outputs": {"regex": "a"}}, "format"),
+        ({"frequency_penalty": 0.5}, "sampling"),
+        ({"logit_bias": {}}, "sampling"),
+    ],
+)
+def test_what_a_copy_could_not_be_asked_is_not_copied_and_the_reason_is_named(
+    more: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(NotCopiedError) as caught:
+        sampling_of({"messages": [], **more}, window=512)
+    assert caught.value.reason == reason

@@ -1,0 +1,97 @@
+"""Answers are read out of OpenAI's responses while they pass, whatever pieces they come in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from luthierd.inference.domain import Turn
+from luthierd.inference.feedback.capture import Recording
+from luthierd.inference.http import recording as http_recording
+from luthierd.inference.http.exchange import Usage
+from luthierd.inference.http.recording import AnswerTap, prompt_of
+
+CHUNKS = [
+    {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]},
+    {"choices": [{"index": 1, "delta": {"content": "other"}, "finish_reason": "stop"}]},
+    {"choices": [{"index": 0, "delta": {"content": "Grüß"}, "finish_reason": None}]},
+    {"choices": [{"index": 0, "delta": {"content": "e"}, "finish_reason": "length"}]},
+    {"choices": []},
+]
+LINES = [*(json.dumps(chunk, ensure_ascii=False).encode() for chunk in CHUNKS), b"[DONE]"]
+STREAM = b"".join(b"data: " + line + b"\n\n" for line in LINES)
+
+
+async def passed(body: bytes, *, kind: str, status: int = 200, piece_bytes: int = 7) -> tuple[Recording, bytes]:
+    """What was recorded of a response in small pieces, and what came out."""
+    sent: list[bytes] = []
+
+    async def send(message: Mapping[str, Any]) -> None:
+        sent.append(message.get("body", b""))
+
+    recording = Recording(wants_text=True)
+    tap = AnswerTap(send, recording)
+    await tap({"type": "http.response.start", "status": status, "headers": [(b"Content-Type", kind.encode())]})
+    for start in range(0, len(body), piece_bytes):
+        await tap({"type": "http.response.body", "body": body[start : start + piece_bytes], "more_body": True})
+    await tap({"type": "http.response.body", "body": b""})
+    tap.finish(Usage(3, 2), ttft_s=0.5, latency_s=1.0)
+    return recording, b"".join(sent)
+
+
+async def test_a_stream_in_any_pieces_gives_the_first_choice_and_passes_unchanged() -> None:
+    recording, sent = await passed(STREAM, kind="text/event-stream; charset=utf-8")
+    assert (recording.completion, sent) == ("Grüße", STREAM)
+    assert recording.outcome is not None
+    found = recording.outcome
+    assert (found.reason, found.prompt_token_count, found.completion_token_count, found.ttft_ms) == (
+        "length",
+        3,
+        2,
+        500,
+    )
+
+
+async def test_a_stream_that_broke_off_is_no_answer() -> None:
+    recording, _ = await passed(STREAM[:-250], kind="text/event-stream")
+    assert (recording.outcome, recording.is_discarded) == (None, False)
+
+
+@pytest.mark.parametrize("choice", [{"message": {"content": "yes"}}, {"text": "yes"}])
+async def test_a_whole_response_gives_its_first_choice(choice: dict[str, Any]) -> None:
+    body = {"choices": [{"index": 0, "finish_reason": "stop"} | choice]}
+    recording, _ = await passed(json.dumps(body).encode(), kind="application/json")
+    assert recording.completion == "yes"
+    assert recording.outcome is not None
+
+
+async def test_a_refusal_is_not_recorded() -> None:
+    recording, _ = await passed(b'{"error": {}}', kind="application/json", status=400)
+    assert recording.is_discarded
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"<html>", b'{"choices": []}'])
+async def test_what_cannot_be_read_passes_and_is_no_answer(body: bytes) -> None:
+    recording, sent = await passed(body, kind="application/json")
+    assert (recording.outcome, sent) == (None, body)
+
+
+async def test_a_response_beyond_the_bound_passes_and_its_text_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_recording, "MAX_WHOLE_BYTES", 50)
+    body = json.dumps({"choices": [{"index": 0, "message": {"content": "x" * 100}}]}).encode()
+    recording, sent = await passed(body, kind="application/json")
+    assert (recording.completion, sent) == (None, body)
+    assert recording.outcome is not None
+    assert recording.outcome.reason == "unread"
+
+
+def test_prompts_are_read_as_text_or_not_at_all() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert prompt_of({"messages": [{"role": "user", "content": parts}]}) == (Turn("user", "a\nb"),)
+    assert prompt_of({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}) is None
+    assert prompt_of({"messages": [{"role": "assistant", "content": None, "tool_calls": []}]}) is None
+    assert prompt_of({"messages": "hello"}) is None
+    assert (prompt_of({"prompt": "p"}), prompt_of({"prompt": ["p"]})) == ("p", "p")
+    assert prompt_of({"prompt": [1, 2]}) is prompt_of({"prompt": ["a", "b"]}) is prompt_of({}) is None
