@@ -15,10 +15,10 @@ from evaluator_material import FakePeers, MemoryBlobs, ScriptedAnswerer, adapter
 from luthierd.errors import InternalError, LuthierError
 from luthierd.evaluator.domain import Arm, EvaluationConfig, Message, Metric, Results
 from luthierd.evaluator.gates.gate import GateCondition, GateOutcome, GatePolicy, judge
-from luthierd.evaluator.suites.lm_tasks import items
 from luthierd.evaluator.suites.config import LM_TASKS, LmEvalConfig, SuiteConfig, suite_violations
 from luthierd.evaluator.suites.general_suite import SuiteParts
 from luthierd.evaluator.suites.lm_harness import SHIPPED, LmTask, LmTaskNotFoundError, LmTaskUnusableError, load_tasks
+from luthierd.evaluator.suites.lm_tasks import items
 
 COUNT = 12
 
