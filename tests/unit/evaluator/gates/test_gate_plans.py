@@ -58,6 +58,19 @@ def test_groups_make_fewer_rows_of_many() -> None:
     assert (together.detectable_difference or 0) > 1.3 * (alone.detectable_difference or 1)
 
 
+def test_uneven_groups_are_planned_with_the_error_that_their_correlation_gives() -> None:
+    """Against the variance of a mean by its definition: the sum of the rows' covariance matrix."""
+    sizes = [30, *[2] * 10, *[1] * 10]
+    names = [str(group) for group, size in enumerate(sizes) for _ in range(size)]
+    chosen = [dataclasses.replace(row, group=name) for row, name in zip(rows(len(names)), names, strict=True)]
+    (found,) = plan_gate(GatePolicy((BETTER,)), chosen).conditions
+    same_group = np.equal.outer(names, names)
+    correlations = np.where(same_group, gate_plans.ASSUMED_CORRELATION, 0.0)
+    np.fill_diagonal(correlations, 1.0)
+    error = gate_plans.ASSUMED_BINARY_DEVIATION * math.sqrt(correlations.sum()) / len(names)
+    assert found.variance.error == pytest.approx(error)
+
+
 def test_too_few_groups_prove_nothing_however_many_rows() -> None:
     lumped = [dataclasses.replace(row, group=str(number % 7)) for number, row in enumerate(rows(7000))]
     (found,) = plan_gate(GatePolicy((BETTER,)), lumped).conditions

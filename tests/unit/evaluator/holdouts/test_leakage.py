@@ -94,6 +94,16 @@ def test_texts_half_alike_are_reported_with_their_exact_similarity() -> None:
     assert not report.findings[0].is_refused
 
 
+def test_texts_exactly_at_the_bound_are_reported_though_only_the_least_rare_half_is_shared() -> None:
+    """Equally frequent runs of words rank by their letters: the shared ones are the last that could be looked up."""
+    words = [f"word{number:03}" for number in range(42)]  # 40 runs of three
+    held = told(" ".join(words[:20]), " ".join(words[20:]))
+    report = check_leakage([held], {"train": [Document("t", " ".join(words[20:]))]})
+    assert [found.similarity for found in report.findings] == [leakage.REPORTED_SIMILARITY]
+    below = check_leakage([held], {"train": [Document("t", " ".join(words[21:]))]})
+    assert below.findings == ()
+
+
 def test_strangers_are_not_reported() -> None:
     assert check_leakage(material(50), {"train": map(document_of, rows(50, split="train"))}) == LeakageReport()
 
