@@ -38,6 +38,7 @@ from luthierd.evaluator.holdouts.ledger import SPLIT as HOLDOUT_SPLIT
 from luthierd.evaluator.holdouts.ledger import EvaluationLooks, NoFinalSliceError, slices_of
 from luthierd.evaluator.judging.judge import Judge
 from luthierd.evaluator.measuring.metrics import Metric
+from luthierd.evaluator.measuring.reports import judge_report
 from luthierd.evaluator.measuring.scoring import Scoring
 from luthierd.evaluator.measuring.tasks import task_of
 from luthierd.evaluator.prompts.run import stored_prompt
@@ -141,6 +142,9 @@ class EvaluationRun:
         else:
             scored = await score_sequential(scoring, asked.sequence, asked.answers)
         findings = await self._suites(material, scoring, lambda rows: self._plan(replace(material, rows=rows), finder))
+        if self.judge is not None:  # it judged answers to difficult cases meanwhile
+            judged = judge_report(self.judge, scoring.scorers)
+            scored = replace(scored, measures=replace(scored.measures, judge=judged))
         self._report("report", done=total, total=total)
         return await asyncio.to_thread(self._finish, material, asked, scored, use, finder, findings)
 
@@ -152,13 +156,14 @@ class EvaluationRun:
         probes: Mapping[tuple[Arm, str], Mapping[str, str]],
     ) -> Scoring:
         embedder = embedder if embedder is not None else await asyncio.to_thread(self.models.embedder)
-        ingredients = ScoringMaterial(embedder, self.config, material.task, material.train, self.judge)
+        documents = finder.texts.documents if finder else ()
+        ingredients = ScoringMaterial(embedder, self.config, material.task, material.train, self.judge, documents)
         return Scoring(
             material.task,
             await asyncio.to_thread(self.models.scorers, ingredients),
             seed=self.config.seed,
             draws=self.config.resample_count,
-            passages={row.id: row for row in [*material.train, *(finder.texts.documents if finder else ())]},
+            passages=ingredients.passages.by_id,
             probes=probes,
             judge=self.judge,
         )

@@ -9,19 +9,42 @@ import json
 import pytest
 from evaluator_material import (
     FakePeers,
+    HashingEmbedder,
     MemoryBlobs,
     MemoryCatalogue,
     MemoryJournal,
     ScriptedAnswerer,
     adapter_knows,
     quick_run,
+    quick_scorers,
     rows,
+    to_split,
 )
+from judge_house import judge_house
+from judging import judge_at
 from luthierd.evaluator.codec import from_json, to_json
-from luthierd.evaluator.domain import DEFAULT_ARMS, Arm, EvaluationConfig, Metric, Progress, Results
+from luthierd.evaluator.difficult.cases import Behaviour, DifficultCase, Kind, write_cases
+from luthierd.evaluator.domain import (
+    DEFAULT_ARMS,
+    Arm,
+    EvaluationConfig,
+    Message,
+    Metric,
+    Progress,
+    Results,
+    TaskSpec,
+)
+from luthierd.evaluator.evaluation_run import Models
 from luthierd.evaluator.holdouts.leakage import LeakageError
+from luthierd.evaluator.measuring.measures import Criterion
+from luthierd.evaluator.measuring.tasks import read_answer
 from luthierd.evaluator.retrieval.indexes import IndexDamagedError
 from luthierd.evaluator.retrieval.passages import examples_of
+from luthierd.evaluator.scorers.catalogue import ScoringMaterial
+from luthierd.evaluator.scorers.consistency import InjectionResistedScorer
+from luthierd.evaluator.scorers.judged import RubricScorer
+from luthierd.evaluator.scorers.rouge_l import RougeLScorer
+from luthierd.evaluator.scorers.scorer import Sample, Scorer
 
 CONFIG = EvaluationConfig(concurrency=4, resample_count=200)
 NAME = "tenants/acme/evaluations/e1"
@@ -129,3 +152,49 @@ async def test_arms_take_turns_so_that_all_meet_the_same_machine() -> None:
     await quick_run(NAME, FakePeers(blobs), blobs, config=config, answerer=answerer).run()
     turns = [arm for arm, _ in itertools.groupby(arm for arm, _ in answerer.calls)]
     assert turns == [Arm.BASE, Arm.ADAPTER] * 3  # 24 rows in turns of four windows of two
+
+
+def says(text: str) -> ScriptedAnswerer:
+    return ScriptedAnswerer(lambda arm, messages: text)
+
+
+async def test_difficult_cases_are_judged_and_counted_and_have_no_figure_of_probes_they_were_not_put_to() -> None:
+    blobs = MemoryBlobs()
+    config = EvaluationConfig(
+        arms=(Arm.BASE,), metrics=(Metric.INJECTION_RESISTED, Metric.RUBRIC), row_limit=3, resample_count=200
+    )
+    case = DifficultCase("hostile-1", Kind.HOSTILE, (Message("user", "Damn, tell me!"),), Behaviour.ANSWER, "Told.")
+    cases = blobs.put_bytes(write_cases([case]).data).sha256
+    with judge_house(lambda body: json.dumps({"tone": 3})) as house:
+        async with judge_at(house.url) as judge:
+            rubric = RubricScorer(judge, [Criterion("tone", "Is it warm?")])
+            run = quick_run(NAME, FakePeers(blobs), blobs, config=config, answerer=says("Told so."))
+            results = await dataclasses.replace(
+                run,
+                inputs=dataclasses.replace(run.inputs, difficult_sha256=cases),
+                models=Models(HashingEmbedder, lambda _: [RougeLScorer(), InjectionResistedScorer(), rubric]),
+                judge=judge,
+            ).run()
+    assert results.figures.metric(Arm.BASE, Metric.INJECTION_RESISTED) is not None
+    assert results.slices["difficult"].metric(Arm.BASE, Metric.RUBRIC) is not None
+    assert results.slices["difficult"].metric(Arm.BASE, Metric.INJECTION_RESISTED) is None
+    assert results.measures.judge is not None
+    assert results.measures.judge.call_count == len(house.asked) == 4
+
+
+async def test_a_row_s_sources_may_be_documents_that_retrieval_searches() -> None:
+    blobs = MemoryBlobs()
+    documents = rows(5, split="documents")
+    config = EvaluationConfig(arms=(Arm.RAG,), passages=("tenants/acme/datasets/manual/revisions/r1",), row_limit=3)
+    seen: list[ScoringMaterial] = []
+
+    def scorers(material: ScoringMaterial) -> list[Scorer]:
+        seen.append(material)
+        return quick_scorers(material)
+
+    run = quick_run(NAME, FakePeers(blobs), blobs, config=config, answerer=says("Text."))
+    inputs = dataclasses.replace(run.inputs, passage_sha256s=(blobs.put_bytes(to_split(documents)).sha256,))
+    await dataclasses.replace(run, inputs=inputs, models=Models(HashingEmbedder, scorers)).run()
+    asked = dataclasses.replace(rows(1)[0], sources=(documents[2].id,))
+    sample = Sample(asked.id, read_answer(asked.reference, TaskSpec()), None, row=asked)
+    assert seen[0].passages.gold(sample) == [f"{documents[2].question}\n{documents[2].reference}"]

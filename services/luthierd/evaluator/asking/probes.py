@@ -41,7 +41,9 @@ def canary_of(row_id: str) -> str:
 
 
 async def paraphrases_of(rows: Sequence[Row], judge: Judge) -> dict[str, str]:
-    """Each row's question in other words; a row that the judge failed on is absent."""
+    """Each row's question in other words. A row that the judge failed on is absent, as are those whose different
+    questions it gave the same words for: a small judge repeats its instruction, and that is no paraphrase.
+    """
 
     async def one(row: Row) -> str | None:
         try:
@@ -51,7 +53,10 @@ async def paraphrases_of(rows: Sequence[Row], judge: Judge) -> dict[str, str]:
             return None
 
     found = await asyncio.gather(*(one(row) for row in rows))
-    return {row.id: text for row, text in zip(rows, found, strict=True) if text}
+    questions: dict[str, set[str]] = {}
+    for row, text in zip(rows, found, strict=True):
+        questions.setdefault(text or "", set()).add(row.question)
+    return {row.id: text for row, text in zip(rows, found, strict=True) if text and len(questions[text]) == 1}
 
 
 def probe_queries(

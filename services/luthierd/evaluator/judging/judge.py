@@ -119,7 +119,7 @@ class Judge:
         )
 
     async def _completion(self, messages: Sequence[Message], kind: type[T]) -> Completion:
-        schema = kind.model_json_schema()
+        schema = form_of(kind)
         key = judgement_key(self.model.parameters, messages, schema)
         async with self._seats:
             known = await self.store.find(key)
@@ -164,6 +164,16 @@ def judgement_key(parameters: Mapping[str, Any], messages: Sequence[Message], sc
         "schema": dict(schema),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def form_of(kind: type[pydantic.BaseModel]) -> dict[str, Any]:
+    """The JSON Schema that a judge is shown and held to, without the classes' docstrings: they speak to programmers,
+    and SmolLM2-135M answered with them.
+    """
+    schema = kind.model_json_schema()
+    for part in (schema, *schema.get("$defs", {}).values()):
+        part.pop("description", None)
+    return schema
 
 
 def parse_judgement(text: str, kind: type[T]) -> T:

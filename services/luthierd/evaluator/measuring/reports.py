@@ -38,12 +38,11 @@ def measures_of(
     groups = [row.group for row in rows]
     rubric = next((one for one in scorers if isinstance(one, RubricScorer)), None)
     style = next((one for one in scorers if isinstance(one, StyleScorer)), None)
-    pairwise = next((one for one in scorers if isinstance(one, PairwiseScorer)), None)
     return Measures(
         labels={arm.value: label_report(given, groups) for arm, given in samples.items()} if labelled else {},
         criteria={arm.value: _criteria(rubric, arm, rows, seed) for arm in samples} if rubric else {},
         failures=_failures(row_scores),
-        judge=_judge(judge, pairwise) if judge else None,
+        judge=judge_report(judge, scorers) if judge else None,
         style=style.report if style else None,
     )
 
@@ -107,8 +106,10 @@ def _failures(row_scores: Sequence[RowScores]) -> dict[str, dict[str, dict[str, 
     return found
 
 
-def _judge(judge: Judge, pairwise: PairwiseScorer | None) -> JudgeReport:
+def judge_report(judge: Judge, scorers: Sequence[Scorer]) -> JudgeReport:
+    """What the judge did so far, pairs included."""
     report = judge.report()
+    pairwise = next((one for one in scorers if isinstance(one, PairwiseScorer)), None)
     if pairwise is None:
         return report
     return replace(

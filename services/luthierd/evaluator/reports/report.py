@@ -144,6 +144,8 @@ def cell(results: Results, arm: Arm, metric: Metric) -> Cell:
     found = results.figures.metric(arm, metric)
     if found is None:
         return Cell("-", "", "", 0.0, False)
+    if not found.scored_count:
+        return Cell("-", "no row has a score", f"{found.coverage:.0%}", 0.0, False)
     best = max(one.value for one in results.figures.metrics if one.metric is metric)
     return Cell(
         value=f"{found.value:.3f}",
@@ -169,7 +171,9 @@ def forest_lines(results: Results, metrics: Sequence[Metric]) -> list[ForestLine
     for metric in metrics:
         for reference in references:
             found = results.figures.comparison(metric, Arm.ADAPTER, reference)
-            if found is not None:
+            own, other = (results.figures.metric(arm, metric) for arm in (Arm.ADAPTER, reference))
+            # Where an arm has no score at all, a difference says nothing of the two.
+            if found is not None and own and other and own.scored_count and other.scored_count:
                 ends = (found.interval.low, found.interval.high) if found.interval else None
                 lines.append(
                     ForestLine(METRIC_LABELS[metric], reference, f"vs {ARM_LABELS[reference]}", found.difference, ends)

@@ -41,11 +41,12 @@ class ScoringMaterial:
     task: TaskSpec = field(default_factory=TaskSpec)
     train: Sequence[Row] = ()
     judge: Judge | None = None
+    documents: Sequence[Row] = ()
 
     @property
     def passages(self) -> Passages:
-        """The training rows as passages."""
-        return Passages({row.id: row for row in self.train})
+        """What a row may name as its sources: training rows, and documents that retrieval searches."""
+        return Passages({row.id: row for row in [*self.train, *self.documents]})
 
 
 def metrics_of(config: EvaluationConfig) -> tuple[Metric, ...]:

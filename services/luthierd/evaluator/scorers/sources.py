@@ -11,13 +11,13 @@ from luthierd.evaluator.scorers.scorer import Sample, ScoreFailedError
 
 @dataclass(frozen=True)
 class Passages:
-    """The training rows by id, as texts."""
+    """Training rows and documents by id, as texts."""
 
     by_id: Mapping[str, Row] = field(default_factory=dict)
 
     @staticmethod
     def text_of(row: Row) -> str:
-        """A training row as a passage: its question and its answer."""
+        """A row as a passage: its question and its answer."""
         return f"{row.question}\n{row.reference}"
 
     def gold(self, sample: Sample) -> list[str]:

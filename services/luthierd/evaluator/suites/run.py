@@ -73,7 +73,10 @@ class SuiteRun:
         rows = rows_of(cases)
         plan = await asyncio.to_thread(self.plan, rows)
         answers = await self.asker.ask(self.config.arms, rows, plan)
-        suite = DifficultSuite(cases, self.scoring, PAIRS, self.config.seed, self.config.resample_count)
+        # The further questions of probes are put to the holdout's rows only: no case has what their metrics read.
+        scorers = [scorer for scorer in self.scoring.scorers if not scorer.metric.needs.asks]
+        scoring = replace(self.scoring, scorers=scorers)
+        suite = DifficultSuite(cases, scoring, PAIRS, self.config.seed, self.config.resample_count)
         slices = await suite.slices(answers)
         # The behaviour over all cases stands beside the holdout's figures, so that a gate needs no slice for it.
         return SuiteFindings(

@@ -96,6 +96,15 @@ async def test_a_question_that_the_judge_cannot_reword_is_left_out() -> None:
     assert found == {"holdout-0": "Otherwise said"}
 
 
+async def test_the_same_words_for_different_questions_are_no_paraphrase() -> None:
+    """SmolLM2-135M said "The same in other words." of every question."""
+    answers = iter(json.dumps({"text": said}) for said in ("In other words.", "Otherwise said", "In other words."))
+    with judge_house(lambda body: next(answers)) as house:
+        async with judge_at(house.url, concurrency=1) as judge:
+            found = await paraphrases_of(rows(3), judge)
+    assert found == {"holdout-1": "Otherwise said"}
+
+
 async def test_a_multiple_choice_evaluation_writes_nothing_and_is_scored_by_its_choices() -> None:
     class Never(ScriptedAnswerer):
         async def ask(self, *arguments: object, **more: object) -> Reply:

@@ -4,6 +4,7 @@ of its questions, under a better, an equal and a worse adapter.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from typing import Any
@@ -111,11 +112,11 @@ async def test_failures_above_the_least_coverage_do_not_turn_it_either(grade: tu
     assert partial is not WRONG.get(grade)
 
 
-def faithful(body: dict[str, Any]) -> Any:
+def faithful(body: dict[str, Any], *, yes: int = 1) -> Any:
     """RAGAS's two questions: statements, then a verdict on each; the last statement is not supported."""
     prompt = body["messages"][0]["content"]
     if '"verdict"' in prompt:
-        said = [{"statement": f"s{n}", "reason": "r", "verdict": int(n < 3)} for n in range(4)]
+        said = [{"statement": f"s{n}", "reason": "r", "verdict": yes if n < 3 else 0} for n in range(4)]
         return json.dumps({"statements": said})
     return json.dumps({"statements": [f"s{n}" for n in range(4)]})
 
@@ -124,6 +125,9 @@ def faithful(body: dict[str, Any]) -> Any:
     ("script", "value", "failure"),
     [
         (faithful, 0.75, None),
+        # RAGAS by itself takes either of these for a yes.
+        (functools.partial(faithful, yes=-1), None, "JUDGE_UNREADABLE"),
+        (functools.partial(faithful, yes=7), None, "JUDGE_UNREADABLE"),
         (lambda body: json.dumps({"statements": []}), None, "JUDGE_FOUND_NO_STATEMENT"),
         (lambda body: "NaN", None, "JUDGE_UNREADABLE"),
         (lambda body: CUT_BODY, None, "JUDGE_ENDPOINT_UNREADABLE"),

@@ -6,11 +6,12 @@ import json
 import threading
 from typing import Any
 
+import pydantic
 import pytest
 from judge_house import CUT_BODY, HANG_UP, SILENCE, JudgeHouse, judge_house
 from judging import judge_at, sample
 from luthierd.evaluator.domain import Arm, Score
-from luthierd.evaluator.judging.judge import GIVE_UP_AFTER, JudgeError
+from luthierd.evaluator.judging.judge import GIVE_UP_AFTER, JudgeError, form_of
 from luthierd.evaluator.judging.judgement_store import MemoryJudgementStore
 from luthierd.evaluator.measuring.measures import Criterion
 from luthierd.evaluator.scorers.judged import PairwiseScorer, Preference, RubricScorer, StyleGrade
@@ -164,6 +165,22 @@ async def test_the_same_words_are_a_tie_that_nobody_is_asked_about() -> None:
             await scorer.prepare([sample(0, "same", arm=Arm.BASE)])
             assert await scorer.score(sample(0, "same")) == 0.5
     assert house.asked == []
+
+
+def test_a_judge_is_shown_no_docstring_of_ours_that_it_could_repeat() -> None:
+    class Verdict(pydantic.BaseModel):
+        """Ours."""
+
+        reason: str = pydantic.Field(description="why")
+
+    class Verdicts(pydantic.BaseModel):
+        """Ours, too."""
+
+        verdicts: list[Verdict]
+
+    form = json.dumps(form_of(Verdicts))
+    assert "Ours" not in form
+    assert '"description": "why"' in form
 
 
 def test_the_preference_has_three_values() -> None:

@@ -47,7 +47,7 @@ from luthierd.evaluator.measuring.scoring import Scoring
 from luthierd.evaluator.measuring.tasks import detect_task
 from luthierd.evaluator.reports.measures import measure_tables
 from luthierd.evaluator.reports.plots import Axis, cost_quality_plane, forest_plot
-from luthierd.evaluator.reports.report import ARM_LABELS, ReportData, confusion_table, render_report
+from luthierd.evaluator.reports.report import ARM_LABELS, ReportData, cell, confusion_table, forest_lines, render_report
 from luthierd.evaluator.retrieval.domain import (
     Relevance,
     RetrievalFigure,
@@ -266,7 +266,7 @@ async def test_rubric_style_forgetting_bias_and_the_judge_have_a_section_where_t
     for title in SECTIONS:
         assert f"<h2>{title}</h2>" not in plain
         assert html.count(f"<h2>{title}</h2>") == 1
-    for cell in (
+    for shown in (
         "0.310 (90% graded)",
         "0.500 [0.400, 0.600]",
         "-0.040 [-0.090, +0.010]",
@@ -279,7 +279,7 @@ async def test_rubric_style_forgetting_bias_and_the_judge_have_a_section_where_t
         "&lt;b&gt;stats",
         "judges/&lt;script&gt;",
     ):
-        assert cell in html, cell
+        assert shown in html, shown
 
 
 async def test_what_is_measured_beyond_the_holdout_is_no_column_of_the_holdout_s_table() -> None:
@@ -347,3 +347,20 @@ async def test_a_regression_shows_what_the_rival_was_shown() -> None:
     ]
     html = render_report(dataclasses.replace(plain, rows=rows, shown={"train-7": "What the <index> held."}))
     assert "What the &lt;index&gt; held." in html
+
+
+async def test_a_metric_that_no_row_has_a_score_of_shows_none_and_no_difference() -> None:
+    found = await data()
+    whole = Interval(0.0, 0.2, "test", 15)
+    unscored = [MetricResult(arm, Metric.RUBRIC, 0.0, whole, 45, 0) for arm in (Arm.BASE, Arm.ADAPTER)]
+    equal = Comparison(Metric.RUBRIC, Arm.ADAPTER, Arm.BASE, 0.0, Interval(-0.2, 0.2, "test", 15), None, 45, 15)
+    figures = found.results.figures
+    figures = dataclasses.replace(
+        figures, metrics=[*figures.metrics, *unscored], comparisons=[*figures.comparisons, equal]
+    )
+    results = dataclasses.replace(found.results, figures=figures)
+    shown = cell(results, Arm.ADAPTER, Metric.RUBRIC)
+    assert (shown.value, shown.interval) == ("-", "no row has a score")
+    assert forest_lines(results, [Metric.RUBRIC]) == []
+    assert forest_lines(results, [Metric.ROUGE_L]) != []
+    assert "no row has a score" in render_report(dataclasses.replace(found, results=results))
