@@ -63,7 +63,7 @@ def _metrics(
     rows = []
     for metric in metrics:
         found = {arm: results.figures.metric(arm, metric) for arm in arms}
-        count = max((one.row_count for one in found.values() if one), default=0)
+        count = max((one.row_count for one in found.values() if one and one.scored_count), default=0)
         if not count:
             continue
         change = results.figures.comparison(metric, Arm.ADAPTER, Arm.BASE)

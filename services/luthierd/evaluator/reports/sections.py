@@ -40,6 +40,8 @@ def _slices(slices: Mapping[str, Figures], metric: Metric, rival: Arm | None, ar
     for name, figures in slices.items():
         found = {arm: figures.metric(arm, metric) for arm in arms}
         count = max((one.row_count for one in found.values() if one), default=0)
+        if not count:
+            continue  # a slice of a suite whose rows have metrics of their own only
         gain = figures.comparison(metric, Arm.ADAPTER, rival) if rival else None
         cells = [figure(one.value, one.interval) if one else "" for one in found.values()]
         rows.append((name, str(count), *cells, figure(gain.difference, gain.interval, signed=True) if gain else ""))

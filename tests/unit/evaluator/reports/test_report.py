@@ -363,4 +363,7 @@ async def test_a_metric_that_no_row_has_a_score_of_shows_none_and_no_difference(
     assert (shown.value, shown.interval) == ("-", "no row has a score")
     assert forest_lines(results, [Metric.RUBRIC]) == []
     assert forest_lines(results, [Metric.ROUGE_L]) != []
-    assert "no row has a score" in render_report(dataclasses.replace(found, results=results))
+    slices = {"lm_eval:cloze": dataclasses.replace(figures, metrics=unscored, comparisons=[])}
+    html = render_report(dataclasses.replace(found, results=dataclasses.replace(results, slices=slices)))
+    assert "no row has a score" in html
+    assert "lm_eval:cloze" not in html
