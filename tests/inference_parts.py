@@ -150,8 +150,9 @@ class FakeEngine:
         return tuple((1.0, float(len(ids))) for ids in texts)
 
     async def score(
-        self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], adapter: EngineAdapter | None
-    ) -> tuple[float, ...]:
+        self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], adapter: EngineAdapter | None, *,
+        is_background: bool = False,
+    ) -> tuple[float, ...]:  # fmt: skip
         return tuple(-1.0 if adapter is None else -0.5 for _ in completion_ids)
 
     async def load_adapter(self, adapter: EngineAdapter) -> None:

@@ -118,9 +118,13 @@ class Engine(Protocol):
         """The answer, piece by piece, with several choices mixed; closing the iterator stops it. EngineDiedError."""
 
     async def score(
-        self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], adapter: EngineAdapter | None
-    ) -> tuple[float, ...]:
-        """Log-probability of each token of the completion after the prompt. EngineDiedError."""
+        self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], adapter: EngineAdapter | None, *,
+        is_background: bool = False,
+    ) -> tuple[float, ...]:  # fmt: skip
+        """Log-probability of each token of the completion after the prompt. EngineDiedError.
+
+        `is_background`: takes as long as it takes, so that others' next tokens do not wait for it.
+        """
 
     async def embed(
         self, texts: Sequence[tuple[int, ...]], adapter: EngineAdapter | None

@@ -20,6 +20,11 @@ latency_seconds = Histogram(
 prompt_tokens = Counter("luthier_prompt_tokens_total", "Tokens of prompts", ["target"])
 completion_tokens = Counter("luthier_completion_tokens_total", "Tokens of answers", ["target"])
 engine_steps = Counter("luthier_engine_steps_total", "Steps of the engine, each a token for every running answer")
+engine_prefill_beside_tokens = Histogram(
+    "luthier_engine_prefill_beside_tokens",
+    "Tokens of prompts in a step of the engine that also computes running answers' next tokens: what these wait for",
+    buckets=(0, 8, 16, 32, 64, 128, 256, 512, 1024, 2048),
+)
 engine_running = Gauge("luthier_engine_running", "Answers that the engine computes, as of its last step")
 engine_waiting = Gauge("luthier_engine_waiting", "Answers that wait inside the engine, as of its last step")
 engine_cache_usage = Gauge("luthier_engine_cache_usage", "Share of the key-value cache in use, 0 to 1")

@@ -15,6 +15,7 @@ from inference_house import BASE, House
 from luthier import AsyncClient, Endpoints
 from luthier import errors as client_errors
 from luthier.inference.v1 import inference_service_pb2 as api
+from luthierd.inference.engine.slices import SLICE_TOKENS
 
 pytestmark = pytest.mark.e2e
 
@@ -180,6 +181,30 @@ async def test_a_cancelled_stream_frees_its_slot_in_the_engine(house: House, cli
     since = steps(house)
     await stream.aclose()  # type: ignore[attr-defined]
     await assert_freed(house, since)
+
+
+async def test_a_proof_adds_no_more_than_a_slice_to_the_steps_of_those_who_decode(
+    house: House, client: AsyncClient
+) -> None:
+    def beside(suffix: str) -> float:
+        return metric(house, f"luthier_engine_prefill_beside_tokens_{suffix}")
+
+    async def answer() -> None:  # one at a time, so that all that is computed beside it is the proof
+        while True:
+            await client.inference.generate(BASE, "x", max_tokens=LONG, stop=["\x00"])
+
+    kinds = ("count", "sum", f'bucket{{le="{SLICE_TOKENS:.1f}"}}', 'bucket{le="0.0"}')
+    before = [beside(kind) for kind in kinds]
+    revision = house.add_revision("west", "sliced", seed=67, adapter="face")
+    answering = asyncio.create_task(answer())
+    await until_busy(house)
+    deployed = await client.deployments.deploy(TARGET, adapter_revision=revision)
+    answering.cancel()
+    steps_taken, tokens, in_slices, without = (beside(kind) - old for kind, old in zip(kinds, before, strict=True))
+    print(f"{tokens:.0f} tokens of proofs in {steps_taken - without:.0f} of {steps_taken:.0f} steps")
+    assert deployed.live.certificate.effect_mean_nats > 0
+    assert steps_taken == in_slices
+    assert tokens > SLICE_TOKENS
 
 
 async def test_a_batch_whose_deadline_passes_frees_all_its_slots(house: House, client: AsyncClient) -> None:

@@ -14,7 +14,12 @@ from collections.abc import Iterator, Mapping
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 
-PRELOADS = ["vllm.v1.engine.core", "vllm.v1.worker.cpu_worker", "vllm.v1.executor.uniproc_executor"]
+PRELOADS = [
+    "vllm.v1.engine.core",
+    "vllm.v1.worker.cpu_worker",
+    "vllm.v1.executor.uniproc_executor",
+    "luthierd.inference.engine.vllm_scheduler",
+]
 
 
 def warm_context(environment: Mapping[str, str]) -> BaseContext:

@@ -130,9 +130,10 @@ class TransformersEngine(Tokenizing):
                 row.is_cancelled = True
 
     async def score(
-        self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], adapter: EngineAdapter | None
-    ) -> tuple[float, ...]:
-        """Log-probabilities of the completion's tokens."""
+        self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], adapter: EngineAdapter | None, *,
+        is_background: bool = False,
+    ) -> tuple[float, ...]:  # fmt: skip
+        """Log-probabilities of the tokens of the completion: one computation, between two steps of others."""
         return await self._thread.do(lambda model: model.score(_name(adapter), prompt_ids, completion_ids))
 
     async def embed(

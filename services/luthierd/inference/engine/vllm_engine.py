@@ -20,6 +20,7 @@ from luthierd.errors import InvalidArgumentError
 from luthierd.inference.domain import Sampling, Stage, Structure, TokenAlternative, TokenLogprob
 from luthierd.inference.engine.forked_start import variables, warm_context
 from luthierd.inference.engine.platform_settings import cpu_dtype, cpu_environment, uses_gpu
+from luthierd.inference.engine.slices import BACKGROUND, scheduler_name
 from luthierd.inference.engine.tokenizing import Tokenizing
 from luthierd.inference.engine.vllm_cpu_lora import CHILD_MARK
 from luthierd.inference.engine_host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
@@ -137,6 +138,7 @@ def _start(folder: pathlib.Path, settings: VllmSettings) -> Started:
         config = AsyncEngineArgs(**_arguments(folder, settings, on_gpu=on_gpu)).create_engine_config(
             UsageContext.ENGINE_CONTEXT
         )
+        config.scheduler_config.scheduler_cls = scheduler_name(is_async=config.scheduler_config.async_scheduling)
         if context is not None:
             process_launch.get_mp_context = lambda: context
         with variables({CHILD_MARK: str(os.getpid())}):
@@ -180,6 +182,7 @@ def _arguments(folder: pathlib.Path, settings: VllmSettings, *, on_gpu: bool) ->
         "max_cpu_loras": max(settings.max_loaded_adapters + 1, settings.max_batch_adapters),
         "max_lora_rank": settings.max_lora_rank,
         "enable_log_requests": False,
+        "enable_logging_iteration_details": True,  # for our metrics: what each step computes
         "disable_log_stats": True,
     }
 
@@ -242,9 +245,10 @@ class VllmEngine(Tokenizing):
                     )
 
     async def score(
-        self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], adapter: EngineAdapter | None
-    ) -> tuple[float, ...]:
-        """Log-probabilities of the completion's tokens."""
+        self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], adapter: EngineAdapter | None, *,
+        is_background: bool = False,
+    ) -> tuple[float, ...]:  # fmt: skip
+        """Log-probabilities of the completion's tokens; in the background a slice of the prompt in each step."""
         from vllm import SamplingParams
 
         tokens = (*prompt_ids, *completion_ids)
@@ -252,7 +256,8 @@ class VllmEngine(Tokenizing):
             request_id=uuid.uuid4().hex, prompt_ids=tokens, sampling=Sampling(), adapter=adapter,
             cache_salt=f"luthier:probe:{uuid.uuid4().hex}",
         )  # fmt: skip
-        parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
+        marks = {BACKGROUND: True} if is_background else None
+        parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, extra_args=marks)
         outputs = [output async for output in self._outputs(request, parameters)]
         scored = outputs[-1].prompt_logprobs
         return tuple(

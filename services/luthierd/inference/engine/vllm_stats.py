@@ -26,6 +26,8 @@ class SchedulerGauges(PrometheusStatLogger):
             metrics.engine_steps.inc()
             metrics.engine_running.set(scheduler_stats.num_running_reqs)
             metrics.engine_waiting.set(scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs)
+            if (details := scheduler_stats.iteration_details) and details.num_generation_requests:
+                metrics.engine_prefill_beside_tokens.observe(details.num_ctx_tokens)
             metrics.engine_cache_usage.set(scheduler_stats.kv_cache_usage)
 
     def log_engine_initialized(self) -> None:

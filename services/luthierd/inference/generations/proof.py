@@ -62,7 +62,7 @@ def read_reference(folder: pathlib.Path) -> Reference:
 
 async def prove(engine: Engine, adapter: EngineAdapter, *, clock: Callable[[], float] = time.time) -> ParityCertificate:
     """The certificate. AdapterHasNoEffectError if the engine answers as without the adapter, AdapterDeviatesError if
-    not as the training did. One prompt at a time, so that none holds others' next tokens up for longer.
+    not as the training did. One prompt at a time and in the background: others' next tokens go first.
     """
     reference = read_reference(adapter.folder)
     recorded = sorted(filter(_is_whole, reference.rows), key=lambda row: len(row.prompt_ids))[:PARITY_ROWS]
@@ -70,8 +70,8 @@ async def prove(engine: Engine, adapter: EngineAdapter, *, clock: Callable[[], f
     if not rows:
         tokens = engine.render_chat(FALLBACK)
         rows = [ReferenceRow(prompt_ids=tokens[: len(tokens) // 2], completion_ids=tokens[len(tokens) // 2 :])]
-    tuned = [await engine.score(row.prompt_ids, row.completion_ids, adapter) for row in rows]
-    base = [await engine.score(row.prompt_ids, row.completion_ids, None) for row in rows[:EFFECT_ROWS]]
+    tuned = [await _scored(engine, row, adapter) for row in rows]
+    base = [await _scored(engine, row, None) for row in rows[:EFFECT_ROWS]]
     effects = _differences(base, tuned)
     deviations = _differences(tuned, [row.tuned_logprobs for row in recorded])
     base_deviations = _differences(base, [row.base_logprobs for row in recorded])
@@ -84,6 +84,10 @@ async def prove(engine: Engine, adapter: EngineAdapter, *, clock: Callable[[], f
     )  # fmt: skip
     _check(certificate)
     return certificate
+
+
+async def _scored(engine: Engine, row: ReferenceRow, adapter: EngineAdapter | None) -> tuple[float, ...]:
+    return await engine.score(row.prompt_ids, row.completion_ids, adapter, is_background=True)
 
 
 def _check(certificate: ParityCertificate) -> None:

@@ -22,8 +22,9 @@ class ScoringEngine(FakeEngine):
         self.tuned, self.dtype = tuned, dtype
 
     async def score(
-        self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], adapter: EngineAdapter | None
-    ) -> tuple[float, ...]:
+        self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], adapter: EngineAdapter | None, *,
+        is_background: bool = False,
+    ) -> tuple[float, ...]:  # fmt: skip
         return tuple(-1.0 if adapter is None else self.tuned for _ in completion_ids)
 
 

@@ -1,0 +1,69 @@
+"""VLLM's scheduler, with proofs computed in slices. vLLM's engine process imports it when it starts.
+
+A step computes one token of every answer and the prompts that arrived; the answers wait for all of it. A proof's prompt
+(some hundred tokens) would hold each of them up for 200 to 400 ms on two cores.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request
+
+from luthierd.inference.engine.slices import BACKGROUND, slice_tokens
+
+
+class BackgroundRequest(Request):
+    """A request that shows the scheduler no more of its tokens than `visible_token_count`; 0: all of them."""
+
+    visible_token_count = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Up to where a step may compute it."""
+        return min(len(self._all_token_ids), self.visible_token_count or len(self._all_token_ids))
+
+    @property
+    def num_tokens_with_spec(self) -> int:
+        """Never speculates: it answers with one token."""
+        return self.num_tokens
+
+
+class SlicingScheduler(Scheduler):
+    """Gives each step at most a slice of background requests while others are computed, and then all at once.
+
+    Only a background request's own share of a step changes: order, budget and everything about the others are vLLM's.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._background: set[BackgroundRequest] = set()
+
+    def add_request(self, request: Request) -> None:
+        """As vLLM's. Nothing else makes requests, so here one becomes a `BackgroundRequest`, if it says so."""
+        parameters = request.sampling_params
+        if parameters and (parameters.extra_args or {}).get(BACKGROUND):
+            request.__class__ = BackgroundRequest
+            self._background.add(request)
+        super().add_request(request)
+
+    def schedule(self, *args: Any, **kwargs: Any) -> Any:
+        """As vLLM's, with background requests cut to their slices."""
+        self._background = {one for one in self._background if one.request_id in self.requests}
+        if self._background:
+            count = slice_tokens(len(self._background), other_count=len(self.requests) - len(self._background))
+            for one in self._background:
+                one.visible_token_count = one.num_computed_tokens + count if count else 0
+        return super().schedule(*args, **kwargs)
+
+    def _update_after_schedule(self, scheduler_output: Any) -> None:
+        """Part of `schedule`, when all are chosen: shows the whole again, by which vLLM sees that a prompt goes on."""
+        for one in self._background:
+            one.visible_token_count = 0
+        super()._update_after_schedule(scheduler_output)
+
+
+class AsyncSlicingScheduler(SlicingScheduler, AsyncScheduler):
+    """The same over vLLM's scheduler that prepares a step while the one before is computed."""
