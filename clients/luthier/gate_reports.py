@@ -58,7 +58,7 @@ def lines_of(decision: GateDecision) -> Sequence[Line]:
             Line(
                 what=f"{condition.metric} of {arms(condition.arm, condition.reference, '-')}{where}",
                 bound=f"> {condition.at_least:g}",
-                found=f"{found.estimate:+.3f} [{found.interval_low:+.3f}, {found.interval_high:+.3f}]",
+                found=_estimate(found.estimate, found.interval_low, found.interval_high, "+.3f"),
                 adjusted_p_value="" if math.isnan(found.adjusted_p_value) else f"{found.adjusted_p_value:.2g}",
                 coverage=f"{found.coverage:.0%}",
                 tier=GateTier.Name(condition.tier).removeprefix("GATE_TIER_").lower(),
@@ -73,7 +73,7 @@ def lines_of(decision: GateDecision) -> Sequence[Line]:
             Line(
                 what=f"{quantity} of {arms(limit.arm, limit.reference, '/')}",
                 bound=f"≤ {limit.at_most:g}",
-                found=f"{limited.value:.4g} [{limited.interval_low:.4g}, {limited.interval_high:.4g}]",
+                found=_estimate(limited.value, limited.interval_low, limited.interval_high, ".4g"),
                 adjusted_p_value="",
                 coverage="",
                 tier=GateTier.Name(limit.tier).removeprefix("GATE_TIER_").lower(),
@@ -82,6 +82,12 @@ def lines_of(decision: GateDecision) -> Sequence[Line]:
             )
         )
     return lines
+
+
+def _estimate(value: float, low: float, high: float, form: str) -> str:
+    if math.isnan(value):
+        return "not known"
+    return f"{value:{form}} (no interval)" if math.isnan(low) else f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def junit(decision: GateDecision) -> str:

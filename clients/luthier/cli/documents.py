@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,5 +73,5 @@ def size(size_bytes: int) -> str:
 
 
 def interval(value: float, low: float, high: float) -> str:
-    """An estimate with its interval: a number is not shown without one."""
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    """An estimate with its interval: a number is not shown without one, or without saying that there is none."""
+    return f"{value:.3f} (no interval)" if math.isnan(low) else f"{value:.3f} [{low:.3f}, {high:.3f}]"

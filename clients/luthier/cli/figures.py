@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 def mean(value: MetricValue) -> str:
     """Mean and interval; where rows have no score also their share, and the mean with them at worst and at best."""
+    if not value.coverage:
+        return "no row has a score"
     text = interval(value.mean, value.interval_low, value.interval_high)
     if value.coverage < 1:
         text += f" ({value.coverage:.0%} of rows), {value.worst_mean:.3f} to {value.best_mean:.3f}"

@@ -30,7 +30,9 @@ KEY_VERSION = 1
 ATTEMPTS = 3
 MAX_WAIT_S = 5.0
 GIVE_UP_AFTER = 5
-"""Questions in a row that the judge did not answer at all."""
+"""Times in a row that the judge did not answer at all. Questions in flight together count once: one stall leaves
+all of them without an answer.
+"""
 
 AWAY, SLOW, GIVEN_UP, CUT, UNREADABLE, ITSELF = (
     "JUDGE_AWAY",
@@ -134,6 +136,7 @@ class Judge:
         return completion
 
     async def _fresh(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> Completion:
+        before = self._unanswered
         for attempt in range(ATTEMPTS):
             if self._unanswered >= GIVE_UP_AFTER:
                 raise JudgeError(GIVEN_UP)
@@ -144,14 +147,14 @@ class Judge:
                 if attempt + 1 < ATTEMPTS:
                     await self.sleep(min(MAX_WAIT_S, max(0.1, error.retry_after_s)))
             except DeadlineExceededError:
-                self._unanswered += 1
+                self._unanswered = max(self._unanswered, before + 1)
                 raise JudgeError(SLOW) from None
             except LuthierError as error:
                 raise JudgeError(f"JUDGE_{error.reason.removeprefix('JUDGE_')}") from None
             else:
                 self._unanswered = 0
                 return found
-        self._unanswered += 1
+        self._unanswered = max(self._unanswered, before + 1)
         raise JudgeError(AWAY)
 
 

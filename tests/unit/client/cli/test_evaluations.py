@@ -64,6 +64,18 @@ async def test_an_evaluation_shows_means_and_differences_with_intervals(evaluate
     assert request.evaluation.config.row_limit == 80
 
 
+async def test_a_metric_that_no_row_has_is_no_zero(evaluated, luthier):
+    lost = pb.MetricValue(metric="rubric", interval_low=float("nan"), interval_high=float("nan"), best_mean=1)
+    alone = pb.MetricValue(metric="bleu", mean=0.25, coverage=1, interval_low=float("nan"), interval_high=float("nan"))
+    arm = pb.ArmResult(arm=pb.ARM_ADAPTER, row_count=8, metrics=[lost, alone])
+    evaluated.answers["GetEvaluation"] = {"evaluation": DONE | {"arms": [arm]}}
+    found = await luthier("evaluate", "style")
+    assert found.code == 0
+    assert "no row has a score" in found.out
+    assert "0.250 (no interval)" in found.out
+    assert " nan" not in found.out
+
+
 async def test_options_win_over_the_configuration_file(evaluated, luthier, tmp_path):
     (tmp_path / "e.yaml").write_text("arms: [rag]\nshot_count: 5\nsplit: holdout\n")
     options = ["--arms", "base", "--split", "validation", "--config", tmp_path / "e.yaml"]

@@ -87,6 +87,16 @@ def test_hostile_names_neither_break_the_xml_nor_the_markdown():
     assert len(table) == 3
 
 
+def test_where_there_is_no_interval_the_reports_say_so():
+    given = decision(3, (UNSURE, 1, "too few groups"))
+    given.conditions[0].interval_low = given.conditions[0].interval_high = float("nan")
+    given.limits.add(outcome=UNSURE, value=float("nan"), interval_low=float("nan"), interval_high=float("nan"))
+    text = gate_reports.markdown(given)
+    assert "+0.100 (no interval)" in text
+    assert "not known" in text
+    assert "+nan" not in text
+
+
 @pytest.mark.parametrize(("outcome", "code", "word"), [(1, 0, "GO"), (2, 1, "NO-GO"), (3, 2, "INCONCLUSIVE")])
 async def test_a_plan_s_outcome_is_the_exit_code(services, luthier, policy, outcome, code, word):
     services.answers |= {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from typing import Any
@@ -75,6 +76,16 @@ async def test_a_judge_that_is_away_for_good_is_given_up_after_a_few_questions()
     assert reasons == ["JUDGE_AWAY"] * GIVE_UP_AFTER + ["JUDGE_GIVEN_UP"] * (50 - GIVE_UP_AFTER)
     assert len(house.asked) == GIVE_UP_AFTER * 3
     assert judge.report().failure_counts == {"JUDGE_AWAY": GIVE_UP_AFTER, "JUDGE_GIVEN_UP": 50 - GIVE_UP_AFTER}
+
+
+async def test_one_stall_counts_once_however_many_questions_it_left_without_an_answer() -> None:
+    with judge_house(lambda body: SILENCE if "early" in body["messages"][-1]["content"] else GOOD) as house:
+        async with judge_at(house.url, concurrency=GIVE_UP_AFTER, timeout_s=0.3) as judge:
+            early = [judge.ask(f"early {number}", StyleGrade) for number in range(GIVE_UP_AFTER)]
+            found = await asyncio.gather(*early, return_exceptions=True)
+            late = await judge.ask("late", StyleGrade)
+    assert [getattr(error, "reason", error) for error in found] == ["JUDGE_SLOW"] * GIVE_UP_AFTER
+    assert late.grade == 4
 
 
 async def test_a_judgement_is_paid_once_for_one_model_prompt_and_parameters() -> None:
