@@ -127,6 +127,28 @@ async def test_what_one_replica_was_told_all_answer_as_soon_as_the_call_returns(
     assert (await refusal(b.ask()))[0] is grpc.StatusCode.NOT_FOUND
 
 
+async def test_a_replica_that_is_ready_counts_whatever_it_said_before_its_engine_was_there(
+    shared: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave, is_leaving, is_ready, has_left = SqlReplicaStore.leave, *(asyncio.Event() for _ in range(3))
+
+    async def late(self: SqlReplicaStore, name: str) -> None:
+        is_leaving.set()
+        with contextlib.suppress(TimeoutError):  # a replica that waits for this before it joins is not ready by then
+            await asyncio.wait_for(is_ready.wait(), 0.3)
+        await leave(self, name)
+        has_left.set()
+
+    monkeypatch.setattr(SqlReplicaStore, "leave", late)
+    async with replica("a", shared) as a:
+        await is_leaving.wait()
+        await a.parts.host.want(BASE)
+        await a.ready()
+        is_ready.set()
+        await has_left.wait()
+        assert await SqlReplicaStore(shared).live_count() == 1
+
+
 async def test_a_swap_waits_for_the_proof_of_every_replica_and_no_request_sees_it_before(
     pair: tuple[Server, Server],
 ) -> None:

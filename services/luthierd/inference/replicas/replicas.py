@@ -154,6 +154,7 @@ class Replicas:
         self._parts: tuple[EngineHost, Deployments, Generations] | None = None
         self._version = -1
         self._following = asyncio.Lock()
+        self._membership = asyncio.Lock()  # or a `leave` from before the start could land after its `join`
         self._is_live, self._is_ready = False, False
         self._renewed_s = 0.0
         self._held: dict[str, Intent] = {}  # intents whose revisions are held here
@@ -234,9 +235,10 @@ class Replicas:
         _, deployments, _ = self._all()
         await self._follow()
         await deployments.replay(engine)
-        while not await self._store.join(self.name, self._version, lease_s=self._times.lease_s):
-            await self._follow()
-        self._is_live, self._renewed_s = True, self._clock()
+        async with self._membership:
+            while not await self._store.join(self.name, self._version, lease_s=self._times.lease_s):
+                await self._follow()
+            self._is_live, self._renewed_s = True, self._clock()
 
     def _died(self) -> None:
         _, _, generations = self._all()
@@ -286,9 +288,13 @@ class Replicas:
             self._woken.clear()
 
     async def _renew(self) -> None:
-        if not self._is_live:
-            await self._store.leave(self.name)
-            return
+        async with self._membership:
+            if not self._is_live:
+                await self._store.leave(self.name)
+                return
+            await self._renew_lease()
+
+    async def _renew_lease(self) -> None:
         began_s, was_cut_off = self._clock(), self._is_cut_off()
         while self._is_live and not await self._store.renew(self.name, lease_s=self._times.lease_s):
             await self._follow()  # others went on without this one: it counts again once it is up to date
