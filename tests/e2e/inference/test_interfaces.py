@@ -47,9 +47,15 @@ def completions(house: House) -> tuple[str, dict[str, str]]:
 
 def metric(house: House, name: str) -> float:
     """A metric's value now, of deployments where it has a target."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{house.metrics_port}/metrics") as page:  # at once: no TLS to set up
-        found = re.search(rf'^{name}(?:{{target="deployment"}})? (\S+)$', page.read().decode(), flags=re.M)
-    return float(found[1]) if found else 0.0
+    return metrics(house, name)[0]
+
+
+def metrics(house: House, *names: str) -> list[float]:
+    """Values of one moment."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{house.metrics_port}/metrics") as answer:  # no TLS: at once
+        page = answer.read().decode()
+    found = [re.search(rf'^{name}(?:{{target="deployment"}})? (\S+)$', page, flags=re.M) for name in names]
+    return [float(one[1]) if one else 0.0 for one in found]
 
 
 def steps(house: House) -> float:
@@ -186,21 +192,20 @@ async def test_a_cancelled_stream_frees_its_slot_in_the_engine(house: House, cli
 async def test_a_proof_adds_no_more_than_a_slice_to_the_steps_of_those_who_decode(
     house: House, client: AsyncClient
 ) -> None:
-    def beside(suffix: str) -> float:
-        return metric(house, f"luthier_engine_prefill_beside_tokens_{suffix}")
-
     async def answer() -> None:  # one at a time, so that all that is computed beside it is the proof
         while True:
             await client.inference.generate(BASE, "x", max_tokens=LONG, stop=["\x00"])
 
     kinds = ("count", "sum", f'bucket{{le="{SLICE_TOKENS:.1f}"}}', 'bucket{le="0.0"}')
-    before = [beside(kind) for kind in kinds]
+    names = [f"luthier_engine_prefill_beside_tokens_{kind}" for kind in kinds]
+    before = metrics(house, *names)
     revision = house.add_revision("west", "sliced", seed=67, adapter="face")
     answering = asyncio.create_task(answer())
     await until_busy(house)
     deployed = await client.deployments.deploy(TARGET, adapter_revision=revision)
     answering.cancel()
-    steps_taken, tokens, in_slices, without = (beside(kind) - old for kind, old in zip(kinds, before, strict=True))
+    now = metrics(house, *names)
+    steps_taken, tokens, in_slices, without = (new - old for new, old in zip(now, before, strict=True))
     print(f"{tokens:.0f} tokens of proofs in {steps_taken - without:.0f} of {steps_taken:.0f} steps")
     assert deployed.live.certificate.effect_mean_nats > 0
     assert steps_taken == in_slices

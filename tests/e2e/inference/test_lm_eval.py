@@ -21,11 +21,11 @@ pytestmark = pytest.mark.e2e
 
 COUNT, MAX_TOKENS = 5, 8
 CLOZE, INSTRUCTIONS = TASKS = ("luthier_cloze", "luthier_instructions")
-DEPLOYMENT = "tenants/opus/deployments/examined"
+DEPLOYMENT = "tenants/examiner/deployments/examined"
 
 
 async def by_lm_eval(
-    house: House, kind: str, model: str, task: str, *, tenant: str = "opus"
+    house: House, kind: str, model: str, task: str, *, tenant: str = "examiner"
 ) -> list[Mapping[str, Any]]:
     """The samples of lm-eval's own run, in order. `kind`: of its API models."""
     from lm_eval.evaluator import simple_evaluate
@@ -75,8 +75,8 @@ async def test_the_suite_gives_each_item_what_lm_evals_api_models_get_over_http_
     targets = {Arm.BASE: BASE, Arm.ADAPTER: DEPLOYMENT}
     tasks = await asyncio.to_thread(load_tasks, LmEvalConfig(TASKS, COUNT), [SHIPPED])
     suite = LmSuite(tasks, seed=0, draws=200)
-    async with AsyncClient(Endpoints(inference=f"127.0.0.1:{house.port}"), house.token("opus")) as client:
-        revision = house.add_revision("opus", "r1", seed=72, adapter="examined")
+    async with AsyncClient(Endpoints(inference=f"127.0.0.1:{house.port}"), house.token("examiner")) as client:
+        revision = house.add_revision("examiner", "r1", seed=72, adapter="examined")
         await client.deployments.deploy(DEPLOYMENT, adapter_revision=revision)
         answerer = SdkAnswerer(client, targets.__getitem__, timeout_s=60)
         asker = SuiteAsker(Asker(answerer, journal, SystemClock(), max_tokens=MAX_TOKENS), journal)
