@@ -294,6 +294,7 @@ class Parts:
     front: HttpFront
     service: Service
     unstartable: set[str]
+    can_start: asyncio.Event
     capture: CaptureHouse
     quotas: Quotas
     admission: Admission
@@ -317,10 +318,13 @@ async def make_parts(
     engines: list[FakeEngine] = []
 
     unstartable: set[str] = set()
+    can_start = asyncio.Event()
+    can_start.set()
 
     async def start(folder: pathlib.Path) -> FakeEngine:
         if folder.name in unstartable:
             raise EngineStartError("vLLM could not start")
+        await can_start.wait()
         engines.append(FakeEngine())
         return engines[-1]
 
@@ -374,5 +378,5 @@ async def make_parts(
     )  # fmt: skip
     return Parts(
         trainer, files, proofs, store, engines, host, generations, deployments, answers, front, service, unstartable,
-        capture, quotas, admission, mirror,
+        can_start, capture, quotas, admission, mirror,
     )  # fmt: skip

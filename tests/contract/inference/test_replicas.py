@@ -108,6 +108,13 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
+async def says(health: AsyncIterator[int], status: int) -> None:
+    """Returns when the server says this of itself."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while await anext(health) != status:
+            pass
+
+
 async def refusal(call: object) -> tuple[grpc.StatusCode, str, dict[str, str]]:
     """Status, reason and metadata of a call that must fail."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -218,6 +225,20 @@ async def test_a_replica_that_starts_later_has_everything_before_it_counts(share
             await b.deploy(R2.name)
         await a.deploy(R3.name)  # b left: nobody waits for it
         assert await a.ask() == (R3.generation, "I am acme-r3")
+
+
+async def test_a_replica_whose_engine_is_not_there_yet_sends_callers_to_the_others(shared: Database) -> None:
+    async with replica("a", shared) as a, replica("b", shared) as b, contextlib.AsyncExitStack() as stack:
+        b.parts.can_start.clear()
+        health = await b.health(stack)
+        await says(health, SERVING)  # no base model is chosen: it may be the first that is asked
+        await a.parts.host.want(BASE)
+        await says(health, NOT_SERVING)
+        assert (await refusal(b.ask()))[:2] == (grpc.StatusCode.UNAVAILABLE, "ENGINE_UNAVAILABLE")
+        await a.deploy(R1.name)
+        b.parts.can_start.set()
+        await says(health, SERVING)
+        assert await b.ask() == await a.ask() == (R1.generation, "I am acme-r1")
 
 
 async def test_of_two_swaps_at_the_same_time_on_two_replicas_one_wins_and_both_follow_it(

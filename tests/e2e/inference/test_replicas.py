@@ -93,6 +93,13 @@ async def intended(shared: SqlReplicaStore) -> None:
             await asyncio.sleep(0.01)
 
 
+async def joined(shared: SqlReplicaStore, count: int) -> None:
+    """Returns when so many replicas are live: a base model was chosen, and each has an engine for it."""
+    async with asyncio.timeout(PATIENCE_S):
+        while await shared.live_count() < count:  # noqa: ASYNC110 - other processes' doing
+            await asyncio.sleep(0.01)
+
+
 async def test_a_swap_waits_for_a_replica_until_that_is_known_to_be_dead_and_the_survivor_serves(
     first: House, shared: SqlReplicaStore
 ) -> None:
@@ -100,6 +107,7 @@ async def test_a_swap_waits_for_a_replica_until_that_is_known_to_be_dead_and_the
         async with client_of(first) as client, client_of(second) as other:
             texts = dict([await ask(client, revision(number)) for number in (1, 2)])
             assert len(set(texts.values())) == 2
+            await joined(shared, 2)
             await swap(client, 1)
             assert await ask(other) == await ask(client) == (revision(1), texts[revision(1)])
             assert second.process is not None

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from luthierd.inference.deployments.traffic import Share, chosen
-from luthierd.inference.domain import AdapterRevision, Deployment, Origin, Proof
+from luthierd.inference.domain import AdapterRevision, Deployment, EngineState, Origin, Proof
 from luthierd.inference.engine_host import Engine, EngineAdapter, EngineHost
 from luthierd.inference.errors import (
     AdapterPlacesPinnedError,
@@ -137,6 +137,8 @@ class Deployments:
 
         `session_id`: what keeps a conversation on one generation where there are several; empty: none.
         """
+        if self._host.status.state is EngineState.STARTING:
+            self._host.ready_engine()  # first: other replicas publish without one that has no engine
         deployment = self.get(name)
         revision = self._routed(deployment, session_id)
         origin = Origin(

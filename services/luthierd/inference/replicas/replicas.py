@@ -307,8 +307,11 @@ class Replicas:
 
     async def _look(self) -> None:
         host, _, generations = self._all()
-        if host.status.state is EngineState.STOPPED and (chosen := await self._store.chosen_base_model()):
+        has_no_model = host.status.state is EngineState.STOPPED
+        if has_no_model and (chosen := await self._store.chosen_base_model()):
             await host.want(chosen)
+            if host.status.state is EngineState.STARTING:
+                await self.set_serving(False)  # until its engine is there, others publish without it
         pulse = await self._store.pulse(self.name)
         if pulse.version > self._version:
             await self._follow()
