@@ -9,28 +9,38 @@ import time
 from collections.abc import Iterator, Sequence
 
 from luthier import AsyncClient
+from luthierd.inference.config import InferenceConfig
 
 from benchmarks import results, server
 
-ADAPTERS, SLOTS = 200, 4
+ADAPTERS, RESIDENT = 200, 4
+SLOTS = (RESIDENT, InferenceConfig.max_batch_adapters)
+"""Adapters in one batch: as many as are resident on the other side, and as the server has by default."""
 CONCURRENCY, REQUESTS, NEW_TOKENS = 16, 96, 64
 ZIPF_EXPONENT = 1.0
 DEPLOYS_AT_A_TIME = 4
+TARGETS = {RESIDENT: ">= 0.60"}
 
 
 def measure(
     model: pathlib.Path, folder: pathlib.Path, adapters: Sequence[pathlib.Path], *, rounds: int
 ) -> Iterator[dict[str, object]]:
     """`adapters`: `ADAPTERS` of them, no two alike."""
-    settings = {"max_batch_adapters": SLOTS, "max_loaded_adapters": ADAPTERS}
+    settings = {"max_batch_adapters": SLOTS[0], "max_loaded_adapters": ADAPTERS}
     with server.running(folder / "many", model, **settings) as house:
-        revisions = server.register(house, adapters[:ADAPTERS])
-        pairs = asyncio.run(_measured(server.client(house), revisions, rounds=rounds))
-    name = f"tokens_per_s: Zipf over {ADAPTERS} adapters with {SLOTS} slots / {SLOTS} adapters resident"
-    yield results.ratio("many_adapters", name, pairs, target=">= 0.60")
+        deployments = asyncio.run(_deployed(server.client(house), server.register(house, adapters[:ADAPTERS])))
+        for slots in SLOTS:
+            if slots != SLOTS[0]:
+                house.stop()
+                house.environment["LUTHIER_INFERENCE_MAX_BATCH_ADAPTERS"] = str(slots)
+                house.start()
+            pairs = asyncio.run(_measured(server.client(house), deployments, rounds=rounds))
+            name = f"tokens_per_s: Zipf over {ADAPTERS} adapters with {slots} slots / {RESIDENT} adapters resident"
+            yield results.ratio("many_adapters", name, pairs, target=TARGETS.get(slots, ""))
 
 
-async def _measured(client: AsyncClient, revisions: Sequence[str], *, rounds: int) -> list[tuple[float, float]]:
+async def _deployed(client: AsyncClient, revisions: Sequence[str]) -> list[str]:
+    """A deployment of each, by name."""
     async with client:
         names = [f"tenants/{server.TENANT}/deployments/d{number}" for number in range(len(revisions))]
         gate = asyncio.Semaphore(DEPLOYS_AT_A_TIME)
@@ -40,12 +50,18 @@ async def _measured(client: AsyncClient, revisions: Sequence[str], *, rounds: in
                 await client.deployments.deploy(name, adapter_revision=revision)
 
         await asyncio.gather(*map(deploy, names, revisions))
+        return names
+
+
+async def _measured(client: AsyncClient, names: Sequence[str], *, rounds: int) -> list[tuple[float, float]]:
+    """Tokens a second over all, and over `RESIDENT` of them, by round."""
+    async with client:
         weights = [1 / rank**ZIPF_EXPONENT for rank in range(1, len(names) + 1)]
         pairs = []
         for number in range(rounds + 1):
             rng = random.Random(number)
             many = await _tokens_per_s(client, rng.choices(names, weights, k=REQUESTS), f"{number}-many")
-            few = await _tokens_per_s(client, rng.choices(names[:SLOTS], k=REQUESTS), f"{number}-few")
+            few = await _tokens_per_s(client, rng.choices(names[:RESIDENT], k=REQUESTS), f"{number}-few")
             if number:  # the first one warms up
                 pairs.append((many, few))
         return pairs

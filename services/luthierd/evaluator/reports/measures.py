@@ -1,15 +1,15 @@
 """The parts of the report about measures that only some evaluations ask for, as tables: a rubric's criteria, style,
-labels one by one, difficult cases, forgetting, bias, the judge.
+labels one by one, difficult cases, forgetting, bias, tasks of lm-eval, the judge.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from luthierd.evaluator.domain import Arm, Metric, Results
+from luthierd.evaluator.domain import Arm, Figures, Metric, Results
 from luthierd.evaluator.measuring.measures import Share
 from luthierd.evaluator.reports.sections import Table, figure
-from luthierd.evaluator.suites import counterfactual_suite, general_suite
+from luthierd.evaluator.suites import counterfactual_suite, general_suite, lm_suite
 
 DIFFICULT = (Metric.EXPECTED_BEHAVIOUR, Metric.ABSTENTION_PRECISION, Metric.ABSTENTION_RECALL)
 FORGETTING = (Metric.FORGETTING_LIKELIHOOD, Metric.FORGETTING_CHOICE, Metric.FORGETTING_INSTRUCTIONS)
@@ -42,6 +42,7 @@ def measure_tables(results: Results, arm_labels: Mapping[Arm, str]) -> list[Tabl
             arm_labels,
             suite=counterfactual_suite.NAME,
         ),
+        _lm_tasks(results, arm_labels),
         _judge(results),
     )
     return [table for table in made if table.rows]
@@ -62,14 +63,7 @@ def _metrics(
     arms = [arm for arm in arm_labels if arm in measured]
     rows = []
     for metric in metrics:
-        found = {arm: results.figures.metric(arm, metric) for arm in arms}
-        count = max((one.row_count for one in found.values() if one and one.scored_count), default=0)
-        if not count:
-            continue
-        change = results.figures.comparison(metric, Arm.ADAPTER, Arm.BASE)
-        cells = [figure(one.value, one.interval) if one else "" for one in found.values()]
-        last = figure(change.difference, change.interval, signed=True) if change else ""
-        rows.append((metric.label, str(count), *cells, last))
+        rows += _row(metric.label, results.figures, metric, arms)
     for quantity in dict.fromkeys(one.quantity for one in further):
         by_arm = {one.arm: one for one in further if one.quantity == quantity}
         cells = [figure(by_arm[arm].value, by_arm[arm].interval) if arm in by_arm else "" for arm in arms]
@@ -77,6 +71,29 @@ def _metrics(
         rows.append((quantity.replace("_", " "), str(items), *cells, ""))
     heads = ("Quantity", "Items", *(arm_labels[arm] for arm in arms), "Adapter minus Base")
     return Table(title, note, heads, tuple(rows))
+
+
+def _row(label: str, figures: Figures, metric: Metric, arms: Sequence[Arm]) -> list[tuple[str, ...]]:
+    """The metric by arm and the adapter's paired difference to base; no row if nothing was scored."""
+    found = {arm: figures.metric(arm, metric) for arm in arms}
+    count = max((one.row_count for one in found.values() if one and one.scored_count), default=0)
+    if not count:
+        return []
+    change = figures.comparison(metric, Arm.ADAPTER, Arm.BASE)
+    cells = [figure(one.value, one.interval) if one else "" for one in found.values()]
+    return [(label, str(count), *cells, figure(change.difference, change.interval, signed=True) if change else "")]
+
+
+def _lm_tasks(results: Results, arm_labels: Mapping[Arm, str]) -> Table:
+    """All tasks of lm-evaluation-harness together, then each."""
+    measured = {one.arm for one in results.figures.metrics if one.metric is Metric.LM_EVAL}
+    arms = [arm for arm in arm_labels if arm in measured]
+    rows = _row("all tasks", results.figures, Metric.LM_EVAL, arms)
+    for name, figures in results.slices.items():
+        rows += _row(name.removeprefix(f"{lm_suite.NAME}:"), figures, Metric.LM_EVAL, arms)
+    heads = ("Task", "Items", *(arm_labels[arm] for arm in arms), "Adapter minus Base")
+    note = "Asked of base and adapter as lm-eval writes them and scored by it. Below zero in the last column is a loss."
+    return Table("Tasks of lm-evaluation-harness", note, heads, tuple(rows))
 
 
 def _criteria(results: Results, arm_labels: Mapping[Arm, str]) -> Table:

@@ -25,6 +25,7 @@ from luthierd.evaluator.domain import (
     Confusion,
     EvaluationConfig,
     EvaluationInputs,
+    Figures,
     Interval,
     Metric,
     MetricResult,
@@ -234,6 +235,10 @@ async def measured() -> ReportData:
     plain = await data()
     interval = Interval(0.71, 0.89, "by hand", 20)
     own = [Metric.STYLE, Metric.FORGETTING_CHOICE, Metric.COUNTERFACTUAL_STABILITY, Metric.EXPECTED_BEHAVIOUR]
+    own.append(Metric.LM_EVAL)
+    cloze = [
+        MetricResult(arm, Metric.LM_EVAL, value, None, 5, 5) for arm, value in ((Arm.BASE, 0.2), (Arm.ADAPTER, 0.6))
+    ]
     further = [MetricResult(arm, metric, 0.8, interval, 7, 7) for metric in own for arm in (Arm.BASE, Arm.ADAPTER)]
     change = Comparison(Metric.FORGETTING_CHOICE, Arm.ADAPTER, Arm.BASE, -0.04, Interval(-0.09, 0.01, "", 9), 0.1, 7, 9)
     figures = dataclasses.replace(
@@ -254,11 +259,19 @@ async def measured() -> ReportData:
     rates = [SuiteFigure(Arm.ADAPTER, "flip_rate_gender", 0.125, interval, 8)]
     suites = [SuiteResult("counterfactual", "a" * 64, 8, "", figures=rates)]
     return dataclasses.replace(
-        plain, results=dataclasses.replace(plain.results, figures=figures, measures=measures, suites=suites)
+        plain,
+        results=dataclasses.replace(
+            plain.results,
+            figures=figures,
+            measures=measures,
+            suites=suites,
+            slices={"lm_eval:luthier_cloze": Figures(cloze, []), "label:stats": plain.results.figures},
+        ),
     )
 
 
-SECTIONS = ("Rubric", "Style", "Labels, one by one", "Difficult cases", "Forgetting", "Bias", "The judge")
+LM_TASKS = "Tasks of lm-evaluation-harness"
+SECTIONS = ("Rubric", "Style", "Labels, one by one", "Difficult cases", "Forgetting", "Bias", LM_TASKS, "The judge")
 
 
 async def test_rubric_style_forgetting_bias_and_the_judge_have_a_section_where_they_were_measured() -> None:
@@ -288,6 +301,13 @@ async def test_what_is_measured_beyond_the_holdout_is_no_column_of_the_holdout_s
     assert Metric.STYLE.label in quality
     assert Metric.FORGETTING_CHOICE.label not in quality
     assert Metric.FORGETTING_CHOICE.label in html[html.index("<h2>Forgetting</h2>") :]
+
+
+async def test_lm_eval_s_tasks_stand_together_and_one_by_one_with_base_beside_adapter() -> None:
+    (table,) = [one for one in measure_tables((await measured()).results, ARM_LABELS) if one.title == LM_TASKS]
+    assert table.heads == ("Task", "Items", "Base", "Adapter", "Adapter minus Base")
+    assert table.rows[0][:2] == ("all tasks", "7")
+    assert table.rows[1:] == (("luthier_cloze", "5", "0.200", "0.600", ""),)
 
 
 async def test_every_row_of_a_table_is_as_long_as_its_heads() -> None:
