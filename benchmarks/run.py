@@ -2,7 +2,7 @@
 
     python -m benchmarks.run [--model DIR] [--rounds 5] [--only streams,swaps] [--queries 200]
 
-Takes some twenty minutes of a machine that does nothing else. The ratios hold better than the figures.
+Takes over an hour on two cores that do nothing else. The ratios hold better than the figures.
 """
 
 from __future__ import annotations

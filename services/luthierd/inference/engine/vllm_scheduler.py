@@ -6,13 +6,14 @@ A step computes one token of every answer and the prompts that arrived; the answ
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
-from luthierd.inference.engine.slices import BACKGROUND, slice_tokens
+from luthierd.inference.engine.slices import BACKGROUND, STEPS_OF_LATE, Step, slice_tokens, usual_longest
 
 
 class BackgroundRequest(Request):
@@ -39,28 +40,46 @@ class SlicingScheduler(Scheduler):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._background: set[BackgroundRequest] = set()
+        self._background: dict[str, BackgroundRequest] = {}
+        self._steps: deque[Step] = deque(maxlen=STEPS_OF_LATE)
 
     def add_request(self, request: Request) -> None:
         """As vLLM's. Nothing else makes requests, so here one becomes a `BackgroundRequest`, if it says so."""
         parameters = request.sampling_params
         if parameters and (parameters.extra_args or {}).get(BACKGROUND):
             request.__class__ = BackgroundRequest
-            self._background.add(request)
+            self._background[request.request_id] = request
         super().add_request(request)
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         """As vLLM's, with background requests cut to their slices."""
-        self._background = {one for one in self._background if one.request_id in self.requests}
+        self._background = {name: one for name, one in self._background.items() if name in self.requests}
         if self._background:
-            count = slice_tokens(len(self._background), other_count=len(self.requests) - len(self._background))
-            for one in self._background:
+            count = slice_tokens(
+                len(self._background),
+                other_count=len(self.requests) - len(self._background),
+                other_tokens=self._other_tokens(),
+                longest_tokens=usual_longest(self._steps),
+            )
+            for one in self._background.values():
                 one.visible_token_count = one.num_computed_tokens + count if count else 0
         return super().schedule(*args, **kwargs)
 
+    def _other_tokens(self) -> int:
+        """Of those who are not in the background, in the next step. Too many where a prompt is in the cache."""
+        return sum(
+            max(one.num_tokens_with_spec + one.num_output_placeholders - one.num_computed_tokens, 1)
+            for name, one in self.requests.items()
+            if name not in self._background
+        )
+
     def _update_after_schedule(self, scheduler_output: Any) -> None:
         """Part of `schedule`, when all are chosen: shows the whole again, by which vLLM sees that a prompt goes on."""
-        for one in self._background:
+        scheduled = scheduler_output.num_scheduled_tokens
+        others = [count for name, count in scheduled.items() if name not in self._background]
+        if others:
+            self._steps.append(Step(sum(others), others.count(1)))  # an answer's next token is one
+        for one in self._background.values():
             one.visible_token_count = 0
         super()._update_after_schedule(scheduler_output)
 
