@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
+from luthier.intervals import interval
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -85,9 +87,7 @@ def lines_of(decision: GateDecision) -> Sequence[Line]:
 
 
 def _estimate(value: float, low: float, high: float, form: str) -> str:
-    if math.isnan(value):
-        return "not known"
-    return f"{value:{form}} (no interval)" if math.isnan(low) else f"{value:{form}} [{low:{form}}, {high:{form}}]"
+    return "not known" if math.isnan(value) else interval(value, low, high, form)
 
 
 def junit(decision: GateDecision) -> str:

@@ -223,7 +223,7 @@ def _show_summary(session: Session, found: ComparisonSummary) -> None:
 
 
 def _estimate(figure: Any, name: str) -> str:
-    from luthier.cli.documents import interval
+    from luthier.intervals import interval
 
     if not figure.HasField(name):
         return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,8 +69,3 @@ def size(size_bytes: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} GiB"
-
-
-def interval(value: float, low: float, high: float) -> str:
-    """An estimate with its interval: a number is not shown without one, or without saying that there is none."""
-    return f"{value:.3f} (no interval)" if math.isnan(low) else f"{value:.3f} [{low:.3f}, {high:.3f}]"

@@ -58,7 +58,8 @@ async def named_in(
 
 def show_retrieval(session: Session, evaluation: Evaluation) -> None:
     """Every retriever's figures, the one that was used marked; nothing without retrieval."""
-    from luthier.cli.documents import interval, to_document
+    from luthier.cli.documents import to_document
+    from luthier.intervals import interval
 
     if not evaluation.HasField("retrieval"):
         return

@@ -8,8 +8,8 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from luthier.cli.documents import interval
 from luthier.cli.session import Session
+from luthier.intervals import interval
 
 if TYPE_CHECKING:
     from luthier.evaluator.v1.evaluation_pb2 import Evaluation, MetricValue, PairedDifference

@@ -187,8 +187,9 @@ def _show_plan(session: Session, found: GatePlan) -> None:
 
 
 def _show_self_test(session: Session, found: GateSelfTest) -> None:
-    from luthier.cli.documents import interval, to_document
+    from luthier.cli.documents import to_document
     from luthier.cli.evaluations import arm_name
+    from luthier.intervals import interval
 
     rows = [
         (

@@ -91,9 +91,10 @@ async def _revision(client: AsyncClient, session: Session, value: str) -> str:
 
 def show_evidence(session: Session, evaluation: Evaluation) -> None:
     """When differences were decided, how many answers were reused, how worn the holdout is, what resembles its rows."""
-    from luthier.cli.documents import interval, short_name
+    from luthier.cli.documents import short_name
     from luthier.cli.evaluations import arm_name
     from luthier.evaluator.v1.evaluation_pb2 import SequentialOutcome
+    from luthier.intervals import interval
 
     if evaluation.sequential_decisions:
         session.table(

@@ -131,7 +131,7 @@ def cancel(session: Session, *, name: str) -> None:
 
 
 def _figure(found: Prompt, value: MetricValue) -> str:
-    from luthier.cli.documents import interval
+    from luthier.intervals import interval
 
     shown = value.metric and value.coverage
     return f"{value.metric} {interval(value.mean, value.interval_low, value.interval_high)}" if shown else ""

@@ -52,8 +52,9 @@ def verdict(
 
 
 def _show_verdict(session: Session, found: Verdict) -> None:
-    from luthier.cli.documents import interval, to_document
+    from luthier.cli.documents import to_document
     from luthier.cli.evaluations import arm_name
+    from luthier.intervals import interval
 
     click.echo(found.headline)
     session.table(
@@ -100,8 +101,8 @@ def compare(session: Session, *, evaluation: str, reference: str) -> None:
 
 
 def _show_comparison(session: Session, found: CompareEvaluationsResponse) -> None:
-    from luthier.cli.documents import interval
     from luthier.cli.evaluations import arm_name
+    from luthier.intervals import interval
 
     left_out = found.only_evaluation_row_count + found.only_reference_row_count
     session.table(
