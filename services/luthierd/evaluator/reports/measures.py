@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from luthierd.evaluator.domain import Arm, Figures, Metric, Results
 from luthierd.evaluator.measuring.measures import Share
-from luthierd.evaluator.reports.sections import Table, figure
+from luthierd.evaluator.reports.sections import Table, arm_row, figure
 from luthierd.evaluator.suites import counterfactual_suite, general_suite, lm_suite
 
 DIFFICULT = (Metric.EXPECTED_BEHAVIOUR, Metric.ABSTENTION_PRECISION, Metric.ABSTENTION_RECALL)
@@ -75,13 +75,9 @@ def _metrics(
 
 def _row(label: str, figures: Figures, metric: Metric, arms: Sequence[Arm]) -> list[tuple[str, ...]]:
     """The metric by arm and the adapter's paired difference to base; no row if nothing was scored."""
-    found = {arm: figures.metric(arm, metric) for arm in arms}
-    count = max((one.row_count for one in found.values() if one and one.scored_count), default=0)
-    if not count:
-        return []
-    change = figures.comparison(metric, Arm.ADAPTER, Arm.BASE)
-    cells = [figure(one.value, one.interval) if one else "" for one in found.values()]
-    return [(label, str(count), *cells, figure(change.difference, change.interval, signed=True) if change else "")]
+    found = [figures.metric(arm, metric) for arm in arms]
+    count = max((one.row_count for one in found if one and one.scored_count), default=0)
+    return [arm_row(label, count, figures, metric, arms, Arm.BASE)] if count else []
 
 
 def _lm_tasks(results: Results, arm_labels: Mapping[Arm, str]) -> Table:

@@ -4,7 +4,7 @@ leaks, scores that are missing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from luthierd.evaluator.domain import Arm, Figures, Interval, Metric, Results
@@ -42,9 +42,7 @@ def _slices(slices: Mapping[str, Figures], metric: Metric, rival: Arm | None, ar
         count = max((one.row_count for one in found.values() if one), default=0)
         if not count:
             continue  # a slice of a suite whose rows have metrics of their own only
-        gain = figures.comparison(metric, Arm.ADAPTER, rival) if rival else None
-        cells = [figure(one.value, one.interval) if one else "" for one in found.values()]
-        rows.append((name, str(count), *cells, figure(gain.difference, gain.interval, signed=True) if gain else ""))
+        rows.append(arm_row(name, count, figures, metric, arms, rival))
     heads = ("Slice", "Rows", *(arm_labels[arm] for arm in arms), against)
     return Table(
         "Slices",
@@ -53,6 +51,16 @@ def _slices(slices: Mapping[str, Figures], metric: Metric, rival: Arm | None, ar
         heads,
         tuple(rows),
     )
+
+
+def arm_row(
+    label: str, count: int, figures: Figures, metric: Metric, arms: Sequence[Arm], reference: Arm | None
+) -> tuple[str, ...]:
+    """The metric by arm, and last the adapter's paired difference to `reference`. `count`: of what was measured."""
+    found = [figures.metric(arm, metric) for arm in arms]
+    gain = figures.comparison(metric, Arm.ADAPTER, reference) if reference else None
+    cells = [figure(one.value, one.interval) if one else "" for one in found]
+    return (label, str(count), *cells, figure(gain.difference, gain.interval, signed=True) if gain else "")
 
 
 def _retrievers(results: Results) -> Table:
