@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests python -m benchmarks.interval_coverage [--samples 2000] [--groups 8,12,20,50] [--methods ...]
 
-One JSON line for each kind of score, size of groups, number of groups and method. The figures of docs/clustered.md.
+One JSON line for each kind of score, size of groups, number of groups and method. The figures of docs/statistics.md.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def test_rows_of_one_group_count_as_one_observation() -> None:
         ("skewed", "even", 15, 0.95),
         ("binary", "even", 12, 0.95),
         ("binary", "uneven", 12, 0.95),
-        # The worst of all that were simulated: see docs/clustered.md.
+        # The worst of all that were simulated: see docs/statistics.md.
         ("skewed", "uneven", 20, 0.93),
     ],
 )
