@@ -7,7 +7,10 @@ both keep to their shares; none of its requests fails. The flood may be refused 
 
 `--share` is each tenant's number of requests at a time: half of the server's `LUTHIER_INFERENCE_MAX_BATCH`. The server
 is the installation that `luthier up` runs; LUTHIER_LOAD_PLAN (see run.py) names another one. Phases with and without
-the flood alternate, so that a slower machine slows both. Exit code 0: the SLO holds; 1: not; 2: nothing to load.
+the flood alternate, so that a slower machine slows both; in each the tenant asks the same questions in the same order,
+for answers of 8 to 32 tokens (`--equal`: all of 32, which end and begin together).
+
+Exit code 0: the SLO holds; 1: not; 2: nothing to load.
 """
 
 from __future__ import annotations
@@ -15,11 +18,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 import luthier
@@ -29,7 +33,8 @@ from loadtests.run import plan
 
 SLO_RATIO = 1.25
 FLOOD_FACTOR = 10
-MAX_TOKENS = 32
+MAX_TOKENS = (32, 13, 27, 8, 22, 17, 30, 11)
+"""Of the answers, in turn."""
 MAX_REQUESTS = 5000
 """Of one phase, refused ones included; a phase ends there or after its seconds."""
 TIMEOUT_S = 120.0
@@ -40,6 +45,7 @@ PROMPT = "Write about request number {} in one line."
 class Seen:
     """What a tenant's requests met. Times in seconds, from the call to the first and the last token."""
 
+    asked_count: int = 0
     ttft_s: list[float] = field(default_factory=list)
     total_s: list[float] = field(default_factory=list)
     token_count: int = 0
@@ -48,6 +54,7 @@ class Seen:
 
     def add(self, other: Seen) -> None:
         """Takes in what another phase saw."""
+        self.asked_count += other.asked_count
         self.ttft_s += other.ttft_s
         self.total_s += other.total_s
         self.token_count += other.token_count
@@ -60,19 +67,21 @@ class Phase:
     """A span of load with an end."""
 
     end_s: float
+    max_tokens: Sequence[int]
     request_count: int = 0
 
     @property
     def is_over(self) -> bool:
         return time.monotonic() >= self.end_s or self.request_count >= MAX_REQUESTS
 
-    async def request(self, client: luthier.AsyncClient, target: str, seen: Seen) -> None:
+    async def request(self, client: luthier.AsyncClient, target: str, seen: Seen, *, is_timed: bool = True) -> None:
         """One streamed answer. A refusal is waited out as it says."""
         self.request_count += 1
+        seen.asked_count += 1
         began, first = time.monotonic(), 0.0
-        prompt = PROMPT.format(self.request_count)
+        prompt, max_tokens = PROMPT.format(seen.asked_count), self.max_tokens[seen.asked_count % len(self.max_tokens)]
         try:
-            stream = client.inference.generate_stream(target, prompt, max_tokens=MAX_TOKENS, timeout_s=TIMEOUT_S)
+            stream = client.inference.generate_stream(target, prompt, max_tokens=max_tokens, timeout_s=TIMEOUT_S)
             async with contextlib.aclosing(stream) as messages:
                 async for message in messages:
                     first = first or time.monotonic()
@@ -85,24 +94,30 @@ class Phase:
         except errors.LuthierError as error:
             seen.failures.append(str(error))
             return
-        seen.ttft_s.append(first - began)
-        seen.total_s.append(time.monotonic() - began)
+        if is_timed:
+            seen.ttft_s.append(first - began)
+            seen.total_s.append(time.monotonic() - began)
 
     async def application(self, client: luthier.AsyncClient, target: str, seen: Seen) -> None:
         """Asks again as soon as it has an answer, until the phase is over.
 
-        The first answer does not count: all applications start in one moment, which is no tenant's flood.
+        The first answer's times do not count: all applications start in one moment, which is no tenant's flood.
         """
-        await self.request(client, target, Seen())
+        await self.request(client, target, seen, is_timed=False)
         while not self.is_over:
             await self.request(client, target, seen)
 
 
 async def run_phase(
-    clients: list[luthier.AsyncClient], targets: list[str], counts: tuple[int, int], seconds: float
+    clients: list[luthier.AsyncClient],
+    targets: list[str],
+    counts: tuple[int, int],
+    *,
+    seconds: float,
+    max_tokens: Sequence[int],
 ) -> list[Seen]:
     """What each of two tenants met, with so many requests of each at a time. It lasts as long as the first one's."""
-    phase = Phase(time.monotonic() + seconds)
+    phase = Phase(time.monotonic() + seconds, max_tokens)
     seen = [Seen(), Seen()]
     async with asyncio.TaskGroup() as group:
         measured, other = (
@@ -137,14 +152,17 @@ async def connected(tenants: list[str]) -> AsyncIterator[tuple[list[luthier.Asyn
         yield clients, targets
 
 
-async def measure(tenants: list[str], *, share: int, seconds: float, round_count: int) -> bool:
+async def measure(
+    tenants: list[str], *, share: int, seconds: float, round_count: int, max_tokens: Sequence[int]
+) -> bool:
     """Runs the phases, prints what the first tenant met in each kind; True if the SLO holds."""
     calm, flooded, flood = Seen(), Seen(), Seen()
     async with connected(tenants) as (clients, targets):
-        await run_phase(clients, targets, (share, share), min(seconds, 3.0))  # warms the engine up
+        phase = functools.partial(run_phase, clients, targets, max_tokens=max_tokens)
+        await phase((share, share), seconds=min(seconds, 3.0))  # warms the engine up
         for _ in range(round_count):
-            calm.add((await run_phase(clients, targets, (share, share), seconds))[0])
-            mine, theirs = await run_phase(clients, targets, (share, FLOOD_FACTOR * share), seconds)
+            calm.add((await phase((share, share), seconds=seconds))[0])
+            mine, theirs = await phase((share, FLOOD_FACTOR * share), seconds=seconds)
             flooded.add(mine)
             flood.add(theirs)
     holds = bool(calm.total_s and flooded.total_s) and not calm.failures and not flooded.failures
@@ -179,12 +197,18 @@ def main() -> int:
     parser.add_argument("--share", type=int, default=16, help="requests at a time of a tenant that keeps to its share")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each phase")
     parser.add_argument("--rounds", type=int, default=2, help="phases of each kind")
+    parser.add_argument("--equal", action="store_true", help="answers of one length, which end and begin together")
     options = parser.parse_args()
     tenants = options.tenants.split(",")
     if len(tenants) != 2:
         parser.error("name two tenants")
     try:
-        holds = asyncio.run(measure(tenants, share=options.share, seconds=options.seconds, round_count=options.rounds))
+        holds = asyncio.run(
+            measure(
+                tenants, share=options.share, seconds=options.seconds, round_count=options.rounds,
+                max_tokens=[max(MAX_TOKENS)] if options.equal else MAX_TOKENS,
+            )
+        )  # fmt: skip
     except errors.LuthierError as error:
         print(error, file=sys.stderr)
         return 2

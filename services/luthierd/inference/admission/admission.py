@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from luthierd.inference import metrics
 from luthierd.inference.admission.fair_queue import FairQueue, Request
 from luthierd.inference.admission.quotas import Quotas
+from luthierd.inference.admission.returns import Returns
 from luthierd.inference.config import InferenceConfig
 from luthierd.inference.errors import QueueFullError, QuotaExceededError, TenantQueueFullError
 
 MEAN_DECAY = 0.1
 """Weight of the last call in the mean duration, from which a refusal's delay is made: about the last twenty count."""
-MIN_RETRY_S = 0.1
 
 
 @dataclass(eq=False)
@@ -75,18 +75,21 @@ class Admission:
         self._total = 0
         self._waiters: dict[Request, asyncio.Future[None]] = {}
         self._mean_call_s = 1.0
+        self._returns = Returns(clock)
 
     @contextlib.contextmanager
     def entered(self, tenant: str) -> Iterator[Visit]:
         """Lets a call in for as long as the block runs. QueueFullError, TenantQueueFullError, QuotaExceededError."""
         mine = self._in_flight[tenant]
         if self._total >= self._max_in_flight:
-            raise QueueFullError(self._max_in_flight, retry_after_s=self._next_end_s(self._total))
+            raise QueueFullError(self._max_in_flight, retry_after_s=self._retry_s("", self._total))
         if mine >= self._max_in_flight_per_tenant:
-            raise TenantQueueFullError(tenant, self._max_in_flight_per_tenant, retry_after_s=self._next_end_s(mine))
+            raise TenantQueueFullError(
+                tenant, self._max_in_flight_per_tenant, retry_after_s=self._retry_s(tenant, mine)
+            )
         limit = self._quotas.limits(tenant).concurrent_requests
         if limit and mine >= limit:
-            raise QuotaExceededError(tenant, "concurrent_requests", limit, retry_after_s=self._next_end_s(mine))
+            raise QuotaExceededError(tenant, "concurrent_requests", limit, retry_after_s=self._retry_s(tenant, mine))
         self._quotas.take_request(tenant)
         began = self._clock()
         self._count(tenant, 1)
@@ -103,9 +106,9 @@ class Admission:
             del self._in_flight[tenant]
         metrics.answers_in_flight.set(self._total)
 
-    def _next_end_s(self, count: int) -> float:
-        """When one of `count` calls in flight will probably end."""
-        return max(MIN_RETRY_S, self._mean_call_s / max(1, count))
+    def _retry_s(self, whose: str, count: int) -> float:
+        """When a place will probably be free that no other refused caller waits for."""
+        return self._returns.next_s(whose, count=count, mean_call_s=self._mean_call_s)
 
     @property
     def waiting_count(self) -> int:

@@ -1,10 +1,10 @@
 """Which waiting request the engine takes next: weighted fair queueing over tokens and over adapter slots.
 
 Between tenants: start-time fair queueing (Goyal, Vin, Cheng; SIGCOMM 1996) for a server that works on several requests
-at once, SFQ(D) (Jin, Chase, Kaur; SIGMETRICS 2004). A request's cost is its tokens (VTC: Sheng et al., OSDI 2024): when
-it starts, its prompt and the answer that its tenant's last ones make likely; when it ends, what it really was. For any
-two tenants that both wait, tokens divided by weight differ by at most (D + 1) times the sum of their largest costs
-divided by weight, D being the seats.
+at once, SFQ(D) (Jin, Chase, Kaur; SIGMETRICS 2004). A request's cost is its tokens, those of the answer twice (VTC:
+Sheng et al., OSDI 2024): when it starts, its prompt and the answer that its tenant's last ones make likely; when it
+ends, what it really was. For any two tenants that both wait, costs divided by weight differ by at most (D + 1) times
+the sum of their largest ones divided by weight, D being the seats.
 
 Seats: an engine that is full answers a newcomer only after somebody's last token. `spare_count` seats more are for
 tenants below their share of the seats, so that a flood which holds every ordinary seat delays nobody else's start.
@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 
 FIRST_ANSWER_TOKENS = 128.0
 """Expected length of a tenant's first answer; from the second on its own mean counts."""
+ANSWER_TOKEN_COST = 2.0
+"""Of a token of the prompt, as in VTC. With 1, a tenant of short answers pays more for the same time of the engine."""
 MEAN_DECAY = 0.2
 """Weight of the last answer in that mean: about the last ten count."""
 MAX_IDLE_FLOWS = 1024
@@ -64,8 +66,9 @@ class _Flow:
         return min((queue[0] for queue in self.waiting.values()), key=lambda request: request.number)
 
     def cost(self, request: Request) -> float:
-        """What it will probably take, in tokens."""
-        return request.prompt_token_count + min(float(request.max_answer_token_count), self.mean_answer_tokens)
+        """What it will probably take, in tokens of a prompt."""
+        answer_tokens = min(float(request.max_answer_token_count), self.mean_answer_tokens)
+        return request.prompt_token_count + ANSWER_TOKEN_COST * answer_tokens
 
 
 @dataclass(eq=False)
@@ -174,7 +177,8 @@ class FairQueue:
     def _has_seat(self, flow: _Flow, request: Request, first: _Flow, *, are_kept: bool) -> bool:
         """There is an ordinary seat that is not kept for another; or, when none is left, a spare one.
 
-        That is for tenants below their share of the seats, and ahead of the first by less than they hold at once.
+        That is for tenants below their share of the seats, and ahead of the first by no more than all seats take at
+        once. By their own share of that, a tenant that asks for just its share would wait for each of its longer runs.
         """
         taken = self._taken_seats + request.seat_count
         if taken <= self._seat_count:
@@ -185,7 +189,7 @@ class FairQueue:
         share = max(1.0, self._seat_count * flow.weight / weights)
         if flow.seat_count + request.seat_count > share:
             return False
-        return (flow.tag - first.tag) * flow.weight <= share * flow.cost(request)
+        return (flow.tag - first.tag) * flow.weight <= self._seat_count * flow.cost(request)
 
     def _start(self, request: Request, flow: _Flow) -> None:
         self._pop(flow, request)
@@ -202,7 +206,8 @@ class FairQueue:
     def finish(self, request: Request, *, prompt_token_count: int, answer_token_count: int) -> None:
         """Frees the seats of a request that was taken, and corrects what its tenant was charged."""
         flow = self._flows[request.tenant]
-        flow.tag += (prompt_token_count + answer_token_count - request.charged) / request.weight
+        cost = prompt_token_count + ANSWER_TOKEN_COST * answer_token_count
+        flow.tag += (cost - request.charged) / request.weight
         flow.mean_answer_tokens += MEAN_DECAY * (answer_token_count / request.seat_count - flow.mean_answer_tokens)
         flow.seat_count -= request.seat_count
         self._taken_seats -= request.seat_count

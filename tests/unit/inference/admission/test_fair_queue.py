@@ -172,6 +172,47 @@ def test_spare_seats_are_for_tenants_below_their_share_only() -> None:
     assert [one.tenant for one in take_all(queue)] == ["other", "other"]
 
 
+def waits_beside_a_flood(rng: random.Random, *, mine: range, others: range) -> list[int]:
+    """Steps that the requests of a tenant wait which keeps to its half of 16 seats; 80 of another's are always there.
+
+    `mine`, `others`: lengths of their answers; an engine that makes one token of each request in a step.
+    """
+    queue = FairQueue(seat_count=16, spare_count=8, slot_count=1, patience=0)
+    lengths, pushed_at, left, waits = {"a": mine, "flood": others}, {}, {}, []
+
+    def push(tenant: str, step: int) -> None:
+        one = Request(
+            tenant=tenant, adapter="", prompt_token_count=10, max_answer_token_count=lengths[tenant].stop - 1
+        )  # fmt: skip
+        pushed_at[one] = step
+        queue.push(one)
+
+    for tenant, count in (("a", 8), ("flood", 80)):
+        for _ in range(count):
+            push(tenant, 0)
+    for step in range(2000):
+        for one in take_all(queue):
+            length = left[one] = rng.choice(lengths[one.tenant])
+            pushed_at[one], waited = length, step - pushed_at[one]
+            if one.tenant == "a" and step > 200:  # the mean lengths of answers are known by then
+                waits.append(waited)
+        for one in list(left):
+            left[one] -= 1
+            if not left[one]:
+                del left[one]
+                length = pushed_at.pop(one)
+                queue.finish(one, prompt_token_count=10, answer_token_count=length)
+                push(one.tenant, step + 1)
+    return waits
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_flood_of_long_answers_does_not_delay_a_tenant_of_short_ones_that_keeps_to_its_share(seed: int) -> None:
+    waits = waits_beside_a_flood(random.Random(seed), mine=range(8, 14), others=range(20, 33))
+    assert len(waits) > 1000
+    assert sum(waits) / len(waits) < 0.3  # 1.0 when a token of an answer costs no more than one of a prompt
+
+
 def test_what_a_tenant_did_not_use_of_its_estimate_is_given_back_to_it() -> None:
     queue = FairQueue(seat_count=1, spare_count=0, slot_count=1, patience=0)
     mine = [
