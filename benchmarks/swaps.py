@@ -12,11 +12,14 @@ from collections.abc import Iterator, Sequence
 from inference_house import BASE
 from luthier import AsyncClient
 
-from benchmarks import server
+from benchmarks import material, server
 
 DEPLOYMENT = f"tenants/{server.TENANT}/deployments/swapped"
 STEADY = f"tenants/{server.TENANT}/deployments/steady"
-STREAMS, NEW_TOKENS = 8, 64
+STREAMS, NEW_TOKENS = 8, (64, 40, 88, 52, 76, 34, 94)
+"""Lengths of answers, in turn. With one length for all, streams begin and end together, until swaps part them: then
+nobody waits for another's prompt without swaps, and everybody does with them.
+"""
 PUBLISHES, SWAPS = 5, 20
 SWAP_INTERVAL_S = 1.5
 
@@ -25,6 +28,7 @@ ADAPTERS_NEEDED = 2 + PUBLISHES + SWAPS
 
 def measure(model: pathlib.Path, folder: pathlib.Path, adapters: Sequence[pathlib.Path]) -> Iterator[dict[str, object]]:
     """`adapters`: at least `ADAPTERS_NEEDED`, no two alike."""
+    material.record_references(model, adapters)
     with server.running(folder / "swaps", model) as house:
         revisions = server.register(house, adapters)
         publishes, quiet, swapping = asyncio.run(_measured(server.client(house), revisions))
@@ -95,8 +99,9 @@ async def _gaps(client: AsyncClient, meanwhile: object) -> list[float]:
     async def stream_on(target: str) -> None:
         while True:
             last = None
-            question = f"{next(numbers)}. Explain at length what a moving average is."
-            async for _ in client.inference.chat_stream(target, question, max_tokens=NEW_TOKENS):
+            number = next(numbers)
+            question, max_tokens = f"{number}. Explain at length what a mean is.", NEW_TOKENS[number % len(NEW_TOKENS)]
+            async for _ in client.inference.chat_stream(target, question, max_tokens=max_tokens):
                 now = time.perf_counter()
                 if last is not None:
                     gaps.append(now - last)

@@ -209,6 +209,15 @@ def test_references_tell_the_tuned_model_from_the_base(tiny_llama: pathlib.Path,
     assert all(math.isfinite(value) and value <= 0 for value in reference.tuned_logprobs)
 
 
+def test_references_are_made_of_the_shortest_prompts(tiny_llama: pathlib.Path) -> None:
+    model = load_model(tiny_llama, dtype=torch.float32, longest_row_tokens=100)
+    inject_lora(model, CONFIG)
+    rows = encoded(tiny_llama, 8)
+    found = [len(reference.prompt_ids) for reference in reference_rows(model, rows)]
+    assert found == sorted(row.completion_start for row in rows)[:3]
+    assert found != [row.completion_start for row in rows[:3]]
+
+
 def test_an_unknown_target_module_is_named_with_the_known_ones(tiny_llama: pathlib.Path) -> None:
     model = load_model(tiny_llama, dtype=torch.float32, longest_row_tokens=100)
     with pytest.raises(UnknownTargetModuleError, match=r"no linear layer c_attn; choose from .*q_proj"):

@@ -19,6 +19,7 @@ PRELOADS = [
     "vllm.v1.worker.cpu_worker",
     "vllm.v1.executor.uniproc_executor",
     "luthierd.inference.engine.vllm_scheduler",
+    "luthierd.inference.engine.vllm_worker",
 ]
 
 

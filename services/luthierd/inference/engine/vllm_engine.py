@@ -20,7 +20,7 @@ from luthierd.errors import InvalidArgumentError
 from luthierd.inference.domain import Sampling, Stage, Structure, TokenAlternative, TokenLogprob
 from luthierd.inference.engine.forked_start import variables, warm_context
 from luthierd.inference.engine.platform_settings import cpu_dtype, cpu_environment, uses_gpu
-from luthierd.inference.engine.slices import BACKGROUND, scheduler_name
+from luthierd.inference.engine.slices import BACKGROUND, SCORED_FROM, WORKER_EXTENSION, scheduler_name
 from luthierd.inference.engine.tokenizing import Tokenizing
 from luthierd.inference.engine.vllm_cpu_lora import CHILD_MARK
 from luthierd.inference.engine_host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
@@ -73,7 +73,13 @@ async def start_vllm(folder: pathlib.Path, settings: VllmSettings) -> VllmEngine
             "the log has the engine's own lines",
             metadata={"folder": folder.name},
         ) from error
-    return VllmEngine(llm, settings, folder, stages)
+    engine = VllmEngine(llm, settings, folder, stages)
+    try:
+        await llm.collective_rpc("score_what_is_read")
+    except BaseException:
+        await engine.close()
+        raise
+    return engine
 
 
 class Started(NamedTuple):
@@ -138,6 +144,7 @@ def _start(folder: pathlib.Path, settings: VllmSettings) -> Started:
         config = AsyncEngineArgs(**_arguments(folder, settings, on_gpu=on_gpu)).create_engine_config(
             UsageContext.ENGINE_CONTEXT
         )
+        config.parallel_config.worker_extension_cls = WORKER_EXTENSION
         config.scheduler_config.scheduler_cls = scheduler_name(is_async=config.scheduler_config.async_scheduling)
         if context is not None:
             process_launch.get_mp_context = lambda: context
@@ -256,7 +263,7 @@ class VllmEngine(Tokenizing):
             request_id=uuid.uuid4().hex, prompt_ids=tokens, sampling=Sampling(), adapter=adapter,
             cache_salt=f"luthier:probe:{uuid.uuid4().hex}",
         )  # fmt: skip
-        marks = {BACKGROUND: True} if is_background else None
+        marks = {BACKGROUND: is_background, SCORED_FROM: len(prompt_ids)}
         parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, extra_args=marks)
         outputs = [output async for output in self._outputs(request, parameters)]
         scored = outputs[-1].prompt_logprobs

@@ -6,14 +6,13 @@ A step computes one token of every answer and the prompts that arrived; the answ
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
-from luthierd.inference.engine.slices import BACKGROUND, STEPS_OF_LATE, Step, slice_tokens, usual_longest
+from luthierd.inference.engine.slices import BACKGROUND, slice_tokens
 
 
 class BackgroundRequest(Request):
@@ -41,7 +40,6 @@ class SlicingScheduler(Scheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._background: dict[str, BackgroundRequest] = {}
-        self._steps: deque[Step] = deque(maxlen=STEPS_OF_LATE)
 
     def add_request(self, request: Request) -> None:
         """As vLLM's. Nothing else makes requests, so here one becomes a `BackgroundRequest`, if it says so."""
@@ -59,7 +57,6 @@ class SlicingScheduler(Scheduler):
                 len(self._background),
                 other_count=len(self.requests) - len(self._background),
                 other_tokens=self._other_tokens(),
-                longest_tokens=usual_longest(self._steps),
             )
             for one in self._background.values():
                 one.visible_token_count = one.num_computed_tokens + count if count else 0
@@ -75,10 +72,6 @@ class SlicingScheduler(Scheduler):
 
     def _update_after_schedule(self, scheduler_output: Any) -> None:
         """Part of `schedule`, when all are chosen: shows the whole again, by which vLLM sees that a prompt goes on."""
-        scheduled = scheduler_output.num_scheduled_tokens
-        others = [count for name, count in scheduled.items() if name not in self._background]
-        if others:
-            self._steps.append(Step(sum(others), others.count(1)))  # an answer's next token is one
         for one in self._background.values():
             one.visible_token_count = 0
         super()._update_after_schedule(scheduler_output)

@@ -28,8 +28,14 @@ and float32. A lost k_proj gives .007, a lost layer .011 to .04, a scale of 1.1 
 .16: in float32 each of these is refused, in bfloat16 a wrong scale.
 """
 
-PARITY_ROWS, EFFECT_ROWS = 2, 1
-"""Reference rows that are scored with and without the adapter, the shortest first: each costs its tokens' prefill."""
+PARITY_TOKENS = {"float32": 8}
+OTHER_PARITY_TOKENS = 32
+"""Completion tokens to compare at least, in the shortest rows that have so many: each costs its prompt's prefill. In
+float32 any row tells: three rows of two of the demo's adapters, of 16 tokens, each differ by 3e-6 at most with equal
+weights, and by .0018 to .0092 without a single k_proj of 30. Where rounding is coarser its mean needs more tokens.
+"""
+EFFECT_ROWS = 1
+"""Of these rows, those that are scored without the adapter as well."""
 
 FALLBACK = (Turn("user", "Describe this function in one line: def mean(values): return sum(values) / len(values)"),)
 
@@ -65,7 +71,7 @@ async def prove(engine: Engine, adapter: EngineAdapter, *, clock: Callable[[], f
     not as the training did. One prompt at a time and in the background: others' next tokens go first.
     """
     reference = read_reference(adapter.folder)
-    recorded = sorted(filter(_is_whole, reference.rows), key=lambda row: len(row.prompt_ids))[:PARITY_ROWS]
+    recorded = _enough(reference, engine.dtype)
     rows = recorded
     if not rows:
         tokens = engine.render_chat(FALLBACK)
@@ -112,10 +118,24 @@ def _is_whole(row: ReferenceRow) -> bool:
     return bool(row.prompt_ids) and 0 < len(row.completion_ids) == len(row.tuned_logprobs)
 
 
+def _enough(reference: Reference, engine_dtype: str) -> list[ReferenceRow]:
+    """The shortest rows that have enough tokens, or all."""
+    wanted = max(PARITY_TOKENS.get(dtype, OTHER_PARITY_TOKENS) for dtype in _sides(engine_dtype, reference.dtype))
+    chosen: list[ReferenceRow] = []
+    for row in sorted(filter(_is_whole, reference.rows), key=lambda row: len(row.prompt_ids)):
+        if sum(len(one.completion_ids) for one in chosen) >= wanted:
+            break
+        chosen.append(row)
+    return chosen
+
+
 def _tolerance(engine_dtype: str, training_dtype: str) -> float:
     """The looser one of both sides."""
-    sides = (engine_dtype, training_dtype or engine_dtype)
-    return max(TOLERANCE_NATS.get(dtype, OTHER_TOLERANCE_NATS) for dtype in sides)
+    return max(TOLERANCE_NATS.get(dtype, OTHER_TOLERANCE_NATS) for dtype in _sides(engine_dtype, training_dtype))
+
+
+def _sides(engine_dtype: str, training_dtype: str) -> tuple[str, str]:
+    return engine_dtype, training_dtype or engine_dtype
 
 
 def _differences(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> list[float]:

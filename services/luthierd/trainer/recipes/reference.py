@@ -34,11 +34,11 @@ class Reference:
 
 
 def reference_rows(model: Any, rows: Sequence[EncodedRow]) -> list[Reference]:
-    """References for the prompts of the first rows."""
+    """References for the shortest prompts: each deploy computes them anew."""
     model.eval()
     layers = [module for module in model.modules() if isinstance(module, LoraLinear)]
     references = []
-    for row in rows[:PROMPT_COUNT]:
+    for row in sorted(rows, key=lambda row: row.completion_start)[:PROMPT_COUNT]:
         prompt_ids = list(row.token_ids[: row.completion_start])
         completion_ids = greedy(model, prompt_ids)
         tuned = completion_logprobs(model, prompt_ids, completion_ids)

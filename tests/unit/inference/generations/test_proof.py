@@ -20,11 +20,14 @@ class ScoringEngine(FakeEngine):
     def __init__(self, tuned: float, dtype: str = "float32") -> None:
         super().__init__()
         self.tuned, self.dtype = tuned, dtype
+        self.scored: list[tuple[int, bool]] = []
+        """Of each score, the prompt's length, and whether it was with the adapter."""
 
     async def score(
         self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], adapter: EngineAdapter | None, *,
         is_background: bool = False,
     ) -> tuple[float, ...]:  # fmt: skip
+        self.scored.append((len(prompt_ids), adapter is not None))
         return tuple(-1.0 if adapter is None else self.tuned for _ in completion_ids)
 
 
@@ -71,6 +74,21 @@ async def test_the_certificate_says_what_was_compared_with_what(tmp_path: pathli
     measured = (found.deviation_mean_nats, found.deviation_max_nats, found.base_deviation_mean_nats)
     assert measured == pytest.approx((0.0005, 0.0005, 0.5))
     assert (found.effect_mean_nats, found.effect_max_nats) == pytest.approx((0.7, 0.7))
+
+
+@pytest.mark.parametrize(("dtype", "count"), [("float32", 1), ("bfloat16", 2)])
+async def test_the_shortest_rows_are_compared_until_there_are_enough_tokens(
+    tmp_path: pathlib.Path, dtype: str, count: int
+) -> None:
+    rows = [
+        {"prompt_ids": [1] * length, "completion_ids": [length] * 16, "tuned_logprobs": [-0.3] * 16}
+        for length in (9, 5, 7)
+    ]
+    (tmp_path / "reference.json").write_text(json.dumps({"dtype": dtype, "rows": rows}))
+    engine = ScoringEngine(-0.3)
+    found = await prove(engine, EngineAdapter("g-1.1", 1, tmp_path))
+    assert (found.row_count, found.token_count) == (count, 16 * count)
+    assert engine.scored == [*[(5, True), (7, True), (9, True)][:count], (5, False)]
 
 
 async def test_without_a_record_only_the_effect_is_proved(tmp_path: pathlib.Path) -> None:
