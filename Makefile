@@ -50,7 +50,7 @@ test: setup  ## every test, with coverage of the services' own code
 test-unit: setup  ## the tests that take seconds
 	$(BIN)/python -m pytest tests/unit
 
-demo: setup  ## the whole loop on a real model and real data: 15 to 20 minutes on two cores
+demo: setup  ## the whole loop on a real model and real data: 14 to 20 minutes on two cores
 	$(BIN)/python -m examples.demo
 
 up: setup  ## the four services on loopback

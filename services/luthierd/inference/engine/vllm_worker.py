@@ -28,11 +28,12 @@ class WorkerExtension:
             return
 
         def of_read(hidden_states: torch.Tensor, token_counts: dict[str, int]) -> dict[str, LogprobsTensors]:
-            marked = {name for name in runner.num_prompt_logprobs if _scored_from(runner.requests[name])}
+            # In the order of their arrival, the same on all ranks: logits are gathered from them.
+            marked = [name for name in runner.num_prompt_logprobs if _scored_from(runner.requests[name])]
             others = {name: count for name, count in token_counts.items() if name not in marked}
             made: dict[str, LogprobsTensors] = dict(of_all(hidden_states, others))
-            for name in marked & token_counts.keys():
-                if (scores := _scores(runner, hidden_states, name, token_counts[name])) is not None:
+            for name in marked:
+                if name in token_counts and (scores := _scores(runner, hidden_states, name, token_counts[name])):
                     made[name] = scores
             return made
 
