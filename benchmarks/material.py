@@ -47,6 +47,7 @@ def random_adapters(model: pathlib.Path, folder: pathlib.Path, *, count: int) ->
 def record_references(model: pathlib.Path, adapters: Sequence[pathlib.Path]) -> None:
     """Gives each adapter the log-probabilities that a training records: a deploy then proves as much as a real one."""
     import torch
+    from luthierd.trainer.recipes.export import REFERENCE_FILE
     from luthierd.trainer.recipes.reference import COMPLETION_TOKENS, PROMPT_COUNT, Reference, completion_logprobs
     from peft import PeftModel, set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -66,4 +67,4 @@ def record_references(model: pathlib.Path, adapters: Sequence[pathlib.Path]) -> 
             Reference(*row, base_logprobs=base_logprobs, tuned_logprobs=completion_logprobs(tuned, *row)).to_dict()
             for row, base_logprobs in zip(rows, base, strict=True)
         ]
-        (path / "reference.json").write_text(json.dumps({"dtype": "float32", "rows": references}))
+        (path / REFERENCE_FILE).write_text(json.dumps({"dtype": "float32", "rows": references}))

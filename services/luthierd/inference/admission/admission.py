@@ -21,9 +21,6 @@ from luthierd.inference.admission.returns import Returns
 from luthierd.inference.config import InferenceConfig
 from luthierd.inference.errors import QueueFullError, QuotaExceededError, TenantQueueFullError
 
-MEAN_DECAY = 0.1
-"""Weight of the last call in the mean duration, from which a refusal's delay is made: about the last twenty count."""
-
 
 @dataclass(eq=False)
 class Seat:
@@ -74,7 +71,6 @@ class Admission:
         self._in_flight: Counter[str] = Counter()
         self._total = 0
         self._waiters: dict[Request, asyncio.Future[None]] = {}
-        self._mean_call_s = 1.0
         self._returns = Returns(clock)
 
     @contextlib.contextmanager
@@ -82,14 +78,14 @@ class Admission:
         """Lets a call in for as long as the block runs. QueueFullError, TenantQueueFullError, QuotaExceededError."""
         mine = self._in_flight[tenant]
         if self._total >= self._max_in_flight:
-            raise QueueFullError(self._max_in_flight, retry_after_s=self._retry_s("", self._total))
+            raise QueueFullError(self._max_in_flight, retry_after_s=self._returns.next_s("", count=self._total))
         if mine >= self._max_in_flight_per_tenant:
-            raise TenantQueueFullError(
-                tenant, self._max_in_flight_per_tenant, retry_after_s=self._retry_s(tenant, mine)
-            )
+            retry_after_s = self._returns.next_s(tenant, count=mine)
+            raise TenantQueueFullError(tenant, self._max_in_flight_per_tenant, retry_after_s=retry_after_s)
         limit = self._quotas.limits(tenant).concurrent_requests
         if limit and mine >= limit:
-            raise QuotaExceededError(tenant, "concurrent_requests", limit, retry_after_s=self._retry_s(tenant, mine))
+            retry_after_s = self._returns.next_s(tenant, count=mine)
+            raise QuotaExceededError(tenant, "concurrent_requests", limit, retry_after_s=retry_after_s)
         self._quotas.take_request(tenant)
         began = self._clock()
         self._count(tenant, 1)
@@ -97,7 +93,7 @@ class Admission:
             yield Visit(self, tenant)
         finally:
             self._count(tenant, -1)
-            self._mean_call_s += MEAN_DECAY * (self._clock() - began - self._mean_call_s)
+            self._returns.call_ended(self._clock() - began)
 
     def _count(self, tenant: str, change: int) -> None:
         self._total += change
@@ -105,10 +101,6 @@ class Admission:
         if not self._in_flight[tenant]:
             del self._in_flight[tenant]
         metrics.answers_in_flight.set(self._total)
-
-    def _retry_s(self, whose: str, count: int) -> float:
-        """When a place will probably be free that no other refused caller waits for."""
-        return self._returns.next_s(whose, count=count, mean_call_s=self._mean_call_s)
 
     @property
     def waiting_count(self) -> int:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+MEAN_DECAY = 0.1
+"""Weight of the last call in the mean duration of calls: about the last twenty count."""
 MIN_RETRY_S = 0.1
 """Shortest delay that a caller is told."""
 
@@ -15,19 +17,24 @@ MIN_RETRY_S = 0.1
 class Returns:
     """Places that were promised to refused callers, by whose places they are: a tenant's, or with "" all."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float], *, mean_call_s: float = 1.0) -> None:
+        """`mean_call_s`: until calls have ended."""
+        self._clock, self._mean_call_s = clock, mean_call_s
         self._promised_until: dict[str, float] = {}
 
-    def next_s(self, whose: str, *, count: int, mean_call_s: float) -> float:
-        """Seconds until the next place that was promised to nobody else, with `count` calls of so long in flight.
+    def call_ended(self, duration_s: float) -> None:
+        """A call gave its place back after so long."""
+        self._mean_call_s += MEAN_DECAY * (duration_s - self._mean_call_s)
 
-        At most `mean_call_s`, when all that is in flight now has ended: callers that come too early, or never, delay
-        the others by no more than that.
+    def next_s(self, whose: str, *, count: int) -> float:
+        """Seconds until the next place that was promised to nobody else, with `count` calls in flight.
+
+        At most the mean duration of a call, when all that is in flight now has ended: callers that come too early, or
+        never, delay the others by no more than that.
         """
         now = self._clock()
         self._promised_until = {key: until for key, until in self._promised_until.items() if until > now}
-        after_s = self._promised_until.get(whose, now) - now + mean_call_s / max(1, count)
-        delay_s = max(MIN_RETRY_S, min(mean_call_s, after_s))
+        after_s = self._promised_until.get(whose, now) - now + self._mean_call_s / max(1, count)
+        delay_s = max(MIN_RETRY_S, min(self._mean_call_s, after_s))
         self._promised_until[whose] = now + delay_s
         return delay_s

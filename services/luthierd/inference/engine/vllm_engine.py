@@ -66,6 +66,12 @@ async def start_vllm(folder: pathlib.Path, settings: VllmSettings) -> VllmEngine
     """Starts an engine on a base model's folder, in about half a minute on a CPU. EngineStartError."""
     try:
         llm, stages = await _in_daemon_thread(lambda: _start(folder, settings))
+        engine = VllmEngine(llm, settings, folder, stages)
+        try:
+            await llm.collective_rpc("score_what_is_read")
+        except BaseException:
+            await engine.close()
+            raise
     except Exception as error:
         log.exception("vLLM did not start")
         raise EngineStartError(
@@ -73,12 +79,6 @@ async def start_vllm(folder: pathlib.Path, settings: VllmSettings) -> VllmEngine
             "the log has the engine's own lines",
             metadata={"folder": folder.name},
         ) from error
-    engine = VllmEngine(llm, settings, folder, stages)
-    try:
-        await llm.collective_rpc("score_what_is_read")
-    except BaseException:
-        await engine.close()
-        raise
     return engine
 
 

@@ -11,6 +11,7 @@ import pathlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from luthierd.inference.adapters.checks import REFERENCE
 from luthierd.inference.domain import ParityCertificate, ReferenceRow, Turn
@@ -20,22 +21,26 @@ from luthierd.inference.errors import AdapterDeviatesError, AdapterHasNoEffectEr
 MIN_EFFECT_NATS = 1e-3
 """Equal weights differ by 1e-5 at most between batches (float32, measured); a trained adapter by whole nats."""
 
-TOLERANCE_NATS = {"float32": 1e-3}
-OTHER_TOLERANCE_NATS = 0.06
-"""Mean absolute difference per completion token, by the coarser data type of training and engine. Measured with the
-demo's adapters (135M parameters, rank 16): equal weights differ by 2e-6 in float32, by .008 to .024 between bfloat16
-and float32. A lost k_proj gives .007, a lost layer .011 to .04, a scale of 1.1 .015, a halved or doubled one .11 and
-.16: in float32 each of these is refused, in bfloat16 a wrong scale.
+
+class Parity(NamedTuple):
+    """What agreement with the training takes."""
+
+    tolerance_nats: float
+    """Mean absolute difference per completion token."""
+    token_count: int
+    """Completion tokens to compare at least, in the shortest rows that have so many: each costs its prefill."""
+
+
+EXACT, ROUNDED = Parity(1e-3, 8), Parity(0.06, 32)
+"""Where training and engine both compute in float32, and where one does not. Measured with the demo's adapters (135M
+parameters, rank 16): equal weights differ by 2e-6 in float32, by .008 to .024 between bfloat16 and float32. A lost
+k_proj gives .007, a lost layer .011 to .04, a scale of 1.1 .015, a halved or doubled one .11 and .16: in float32 each
+of these is refused, in bfloat16 a wrong scale. In float32 any row tells: three rows of two adapters, of 16 tokens, each
+differ by .0018 to .0092 without a single k_proj of 30. Rounding leaves a mean that needs more tokens.
 """
 
-PARITY_TOKENS = {"float32": 8}
-OTHER_PARITY_TOKENS = 32
-"""Completion tokens to compare at least, in the shortest rows that have so many: each costs its prompt's prefill. In
-float32 any row tells: three rows of two of the demo's adapters, of 16 tokens, each differ by 3e-6 at most with equal
-weights, and by .0018 to .0092 without a single k_proj of 30. Where rounding is coarser its mean needs more tokens.
-"""
 EFFECT_ROWS = 1
-"""Of these rows, those that are scored without the adapter as well."""
+"""Of the compared rows, those that are scored without the adapter as well."""
 
 FALLBACK = (Turn("user", "Describe this function in one line: def mean(values): return sum(values) / len(values)"),)
 
@@ -71,7 +76,8 @@ async def prove(engine: Engine, adapter: EngineAdapter, *, clock: Callable[[], f
     not as the training did. One prompt at a time and in the background: others' next tokens go first.
     """
     reference = read_reference(adapter.folder)
-    recorded = _enough(reference, engine.dtype)
+    parity = EXACT if {engine.dtype, reference.dtype or engine.dtype} == {"float32"} else ROUNDED
+    recorded = _enough(reference.rows, parity.token_count)
     rows = recorded
     if not rows:
         tokens = engine.render_chat(FALLBACK)
@@ -85,7 +91,7 @@ async def prove(engine: Engine, adapter: EngineAdapter, *, clock: Callable[[], f
         row_count=len(recorded), token_count=len(deviations), deviation_mean_nats=_mean(deviations),
         deviation_max_nats=max(deviations, default=0.0), base_deviation_mean_nats=_mean(base_deviations),
         effect_mean_nats=_mean(effects), effect_max_nats=max(effects, default=0.0),
-        tolerance_nats=_tolerance(engine.dtype, reference.dtype), engine_version=engine.version,
+        tolerance_nats=parity.tolerance_nats, engine_version=engine.version,
         engine_dtype=engine.dtype, training_dtype=reference.dtype, prove_time=clock(),
     )  # fmt: skip
     _check(certificate)
@@ -118,24 +124,14 @@ def _is_whole(row: ReferenceRow) -> bool:
     return bool(row.prompt_ids) and 0 < len(row.completion_ids) == len(row.tuned_logprobs)
 
 
-def _enough(reference: Reference, engine_dtype: str) -> list[ReferenceRow]:
-    """The shortest rows that have enough tokens, or all."""
-    wanted = max(PARITY_TOKENS.get(dtype, OTHER_PARITY_TOKENS) for dtype in _sides(engine_dtype, reference.dtype))
+def _enough(rows: Sequence[ReferenceRow], token_count: int) -> list[ReferenceRow]:
+    """The shortest rows that have so many completion tokens together, or all."""
     chosen: list[ReferenceRow] = []
-    for row in sorted(filter(_is_whole, reference.rows), key=lambda row: len(row.prompt_ids)):
-        if sum(len(one.completion_ids) for one in chosen) >= wanted:
+    for row in sorted(filter(_is_whole, rows), key=lambda row: len(row.prompt_ids)):
+        if sum(len(one.completion_ids) for one in chosen) >= token_count:
             break
         chosen.append(row)
     return chosen
-
-
-def _tolerance(engine_dtype: str, training_dtype: str) -> float:
-    """The looser one of both sides."""
-    return max(TOLERANCE_NATS.get(dtype, OTHER_TOLERANCE_NATS) for dtype in _sides(engine_dtype, training_dtype))
-
-
-def _sides(engine_dtype: str, training_dtype: str) -> tuple[str, str]:
-    return engine_dtype, training_dtype or engine_dtype
 
 
 def _differences(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> list[float]:

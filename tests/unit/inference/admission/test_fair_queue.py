@@ -34,12 +34,21 @@ def finish(queue: FairQueue, one: Request) -> None:
 
 
 class Engine:
-    """An engine that runs every request for as many steps as it has tokens, and writes down when each started."""
+    """An engine that runs every request for as many steps as it has tokens, and writes down when each started.
 
-    def __init__(self, queue: FairQueue, *, seats: int, slots: int) -> None:
+    `answer_tokens`: of requests that run for as many steps as their answers have tokens, instead of their prompts'.
+    """
+
+    def __init__(
+        self, queue: FairQueue, *, seats: int, slots: int, answer_tokens: Callable[[Request], int] | None = None
+    ) -> None:
         self.queue, self.seats, self.slots = queue, seats, slots
         self.step = 0
         self.running: list[tuple[int, int, Request]] = []
+        self.answer_tokens = answer_tokens
+        self.answers: dict[Request, int] = {}
+        self.pushed_at: dict[Request, int] = {}
+        self.waited: dict[str, list[int]] = defaultdict(list)
         self.stuck_since: dict[Request, int] = {}
         self.waited_stuck: list[tuple[int, Request]] = []
         self.served: Counter[str] = Counter()
@@ -49,6 +58,7 @@ class Engine:
 
     def push(self, one: Request) -> None:
         self.queue.push(one)
+        self.pushed_at[one] = self.step
         self.waiting[one.tenant].append(one)
 
     def advance(self) -> None:
@@ -56,10 +66,14 @@ class Engine:
         self.step += 1
         while self.running and self.running[0][0] <= self.step:
             ended = heapq.heappop(self.running)[2]
-            finish(self.queue, ended)
+            answer_tokens = self.answers.pop(ended)
+            self.queue.finish(ended, prompt_token_count=ended.prompt_token_count, answer_token_count=answer_tokens)
             self.on_end(ended)
         for one in take_all(self.queue):
-            heapq.heappush(self.running, (self.step + one.prompt_token_count, next(self._numbers), one))
+            answer_tokens = self.answers[one] = self.answer_tokens(one) if self.answer_tokens else 0
+            end = self.step + (answer_tokens or one.prompt_token_count)
+            heapq.heappush(self.running, (end, next(self._numbers), one))
+            self.waited[one.tenant].append(self.step - self.pushed_at.pop(one))
             self.served[one.tenant] += one.prompt_token_count
             if one in self.stuck_since:
                 self.waited_stuck.append((self.step - self.stuck_since.pop(one), one))
@@ -172,43 +186,26 @@ def test_spare_seats_are_for_tenants_below_their_share_only() -> None:
     assert [one.tenant for one in take_all(queue)] == ["other", "other"]
 
 
-def waits_beside_a_flood(rng: random.Random, *, mine: range, others: range) -> list[int]:
-    """Steps that the requests of a tenant wait which keeps to its half of 16 seats; 80 of another's are always there.
-
-    `mine`, `others`: lengths of their answers; an engine that makes one token of each request in a step.
-    """
-    queue = FairQueue(seat_count=16, spare_count=8, slot_count=1, patience=0)
-    lengths, pushed_at, left, waits = {"a": mine, "flood": others}, {}, {}, []
-
-    def push(tenant: str, step: int) -> None:
-        one = Request(
-            tenant=tenant, adapter="", prompt_token_count=10, max_answer_token_count=lengths[tenant].stop - 1
-        )  # fmt: skip
-        pushed_at[one] = step
-        queue.push(one)
-
-    for tenant, count in (("a", 8), ("flood", 80)):
-        for _ in range(count):
-            push(tenant, 0)
-    for step in range(2000):
-        for one in take_all(queue):
-            length = left[one] = rng.choice(lengths[one.tenant])
-            pushed_at[one], waited = length, step - pushed_at[one]
-            if one.tenant == "a" and step > 200:  # the mean lengths of answers are known by then
-                waits.append(waited)
-        for one in list(left):
-            left[one] -= 1
-            if not left[one]:
-                del left[one]
-                length = pushed_at.pop(one)
-                queue.finish(one, prompt_token_count=10, answer_token_count=length)
-                push(one.tenant, step + 1)
-    return waits
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_a_flood_of_long_answers_does_not_delay_a_tenant_of_short_ones_that_keeps_to_its_share(seed: int) -> None:
-    waits = waits_beside_a_flood(random.Random(seed), mine=range(8, 14), others=range(20, 33))
+    """Its share: half of the seats."""
+    rng = random.Random(seed)
+    lengths = {"a": range(8, 14), "flood": range(20, 33)}
+    queue = FairQueue(seat_count=16, spare_count=8, slot_count=1, patience=0)
+    engine = Engine(queue, seats=24, slots=1, answer_tokens=lambda one: rng.choice(lengths[one.tenant]))
+
+    def push(tenant: str) -> None:
+        longest = lengths[tenant][-1]
+        engine.push(Request(tenant=tenant, adapter="", prompt_token_count=10, max_answer_token_count=longest))
+
+    for tenant in ["a"] * 8 + ["flood"] * 80:
+        push(tenant)
+    engine.on_end = lambda one: push(one.tenant)
+    for step in range(2000):
+        if step == 200:  # the mean lengths of answers are known by then
+            engine.waited.clear()
+        engine.advance()
+    waits = engine.waited["a"]
     assert len(waits) > 1000
     assert sum(waits) / len(waits) < 0.3  # 1.0 when a token of an answer costs no more than one of a prompt
 
