@@ -32,8 +32,8 @@ def _aggregate() -> None:
     import time
 
     import numpy as np
-    from luthierd.evaluator.domain import Score
-    from luthierd.evaluator.statistics import clustered, intervals
+    from luthierd.evaluator.domain.evaluation import Score
+    from luthierd.statistics import clustered, intervals
 
     rng = np.random.default_rng(1)  # the resampling draws from 0
     groups = [f"g{number % GROUPS}" for number in range(ROWS)]

@@ -18,18 +18,18 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import scipy.special
-from inference_house import BASE, House
+from support.inference_house import BASE, House
 from luthierd.evaluator import __main__ as evaluator
 from luthierd.evaluator import worker
-from luthierd.evaluator.asking.asker import Asker, Reply, SystemClock
-from luthierd.evaluator.asking.costs import union_s
-from luthierd.evaluator.asking.targets import target_of
-from luthierd.evaluator.domain import Arm, EvaluationConfig, EvaluationInputs, Message, Progress
-from luthierd.evaluator.evaluation_run import EvaluationRun, Models
-from luthierd.evaluator.holdouts.ledger import EvaluationLooks
-from luthierd.evaluator.holdouts.store import SqlLedger
-from luthierd.evaluator.peers import SdkAnswerer
-from luthierd.evaluator.store import SqlAnswerJournal, SqlIndexCatalogue
+from luthierd.evaluator.models.generate import Asker, Reply, SystemClock
+from luthierd.evaluator.models.costs import union_s
+from luthierd.evaluator.models.targets import target_of
+from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, EvaluationInputs, Message, Progress
+from luthierd.evaluator.run.evaluation_run import EvaluationRun, Models
+from luthierd.evaluator.decisions.holdout_ledger import EvaluationLooks
+from luthierd.evaluator.decisions.holdout_store import SqlLedger
+from luthierd.evaluator.api.peers import SdkAnswerer
+from luthierd.evaluator.run.store import SqlAnswerJournal, SqlIndexCatalogue
 from luthierd.storage.database import Database
 
 from benchmarks import results, server

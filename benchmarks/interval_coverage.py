@@ -12,9 +12,9 @@ import itertools
 import json
 from collections.abc import Callable
 
-from interval_simulation import KINDS, SIZES, Coverage, Sample, coverage, samples
-from luthierd.evaluator.domain import Interval
-from luthierd.evaluator.statistics import clustered, intervals, proportions
+from support.interval_simulation import KINDS, SIZES, Coverage, Sample, coverage, samples
+from luthierd.evaluator.domain.evaluation import Interval
+from luthierd.statistics import clustered, intervals, proportions
 from scipy import special
 
 DRAWS = 1000

@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from interval_simulation import KINDS, SIZES, samples
-from luthierd.evaluator.statistics.clustered import CONFIDENCE, LEAST_ERROR
+from support.interval_simulation import KINDS, SIZES, samples
+from luthierd.statistics.clustered import CONFIDENCE, LEAST_ERROR
 from scipy import special
 
 Array = npt.NDArray[np.float64]

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from luthierd.evaluator.domain import Arm, Message, Metric, Row, SequentialOutcome, SequentialTarget
-from luthierd.evaluator.sequential.rounds import FINAL_CONFIDENCE, ask_in_rounds, rounds_of
-from luthierd.evaluator.statistics import clustered
+from luthierd.evaluator.domain.evaluation import Arm, Message, Metric, Row, SequentialOutcome, SequentialTarget
+from luthierd.evaluator.run.sequential_rounds import FINAL_CONFIDENCE, ask_in_rounds, rounds_of
+from luthierd.statistics import clustered
 from scipy import special
 
 from benchmarks import results

@@ -6,7 +6,7 @@ import contextlib
 import pathlib
 from collections.abc import Sequence
 
-from inference_house import House, running_house
+from support.inference_house import House, running_house
 from luthier import AsyncClient, Endpoints
 
 TENANT = "bench"

@@ -20,11 +20,11 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import aiohttp
-from inference_house import BASE
+from support.inference_house import BASE
 from luthier import AsyncClient
 from luthierd.inference.engine.platform_settings import cpu_dtype, cpu_environment
 from luthierd.inference.engine.vllm_engine import QUIET
-from ports import free_port
+from support.ports import free_port
 
 from benchmarks import results, server
 

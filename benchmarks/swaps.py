@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 
-from inference_house import BASE
+from support.inference_house import BASE
 from luthier import AsyncClient
 
 from benchmarks import material, server

@@ -6,7 +6,7 @@ import pathlib
 import uuid
 from collections.abc import AsyncIterator, Iterator
 
-import databases
+from support import databases
 import pytest
 from luthierd.storage.database import Database
 
@@ -48,6 +48,6 @@ async def database(database_url: str, schema: str) -> AsyncIterator[Database]:
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A base model's folder, with random weights."""
-    from tiny_model import write_base_model
+    from support.tiny_model import write_base_model
 
     return write_base_model(tmp_path_factory.mktemp("tiny"))

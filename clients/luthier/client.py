@@ -9,10 +9,10 @@ from luthier import profiles
 from luthier.endpoints import SERVICES, Endpoints
 from luthier.resources.adapters import Adapters
 from luthier.resources.base_models import BaseModels
-from luthier.resources.comparison_queues import ComparisonQueues
+from luthier.resources.annotation_queues import ComparisonQueues
 from luthier.resources.datasets import Datasets
 from luthier.resources.deployments import Deployments
-from luthier.resources.difficult_sets import DifficultSets
+from luthier.resources.challenge_sets import DifficultSets
 from luthier.resources.engine import Engine
 from luthier.resources.evaluations import Evaluations
 from luthier.resources.feedback import Captures, Feedback

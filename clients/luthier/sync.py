@@ -11,24 +11,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from luthier.client import AsyncClient
 from luthier.endpoints import Endpoints
-from luthier.resources import (
-    adapters,
-    base_models,
-    comparison_queues,
-    datasets,
-    deployments,
-    difficult_sets,
-    engine,
-    evaluations,
-    feedback,
-    gates,
-    holdouts,
-    inference,
-    prompts,
-    quotas,
-    training_jobs,
-    verdicts,
-)
+from luthier.resources import adapters, base_models, annotation_queues as comparison_queues, datasets, deployments, challenge_sets as difficult_sets, engine, evaluations, feedback, gates, holdouts, inference, prompts, quotas, training_jobs, verdicts
 from luthier.transport import RetryPolicy, TokenSource
 
 T = TypeVar("T")

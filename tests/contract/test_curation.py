@@ -17,7 +17,7 @@ from luthier.curation.v1 import dataset_service_pb2 as api
 from luthier.curation.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from luthierd.curation.__main__ import build
 from luthierd.curation.config import CurationConfig
-from serving import VERIFIER, bearer, details, error_info, running
+from support.serving import VERIFIER, bearer, details, error_info, running
 
 GOOD = b'{"prompt": "2 + 2?", "completion": "4"}\n'
 ACME = "tenants/acme"

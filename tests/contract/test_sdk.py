@@ -10,8 +10,8 @@ from typing import Any
 import grpc
 import luthier
 import pytest
-from canned import Canned, serving
-from certificates import self_signed
+from support.canned import Canned, serving
+from support.certificates import self_signed
 from luthier import errors
 from luthier.curation.v1.dataset_pb2 import SPLIT_TRAIN
 from luthier.evaluator.v1.gate_pb2 import GatePolicy

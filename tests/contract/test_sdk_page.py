@@ -8,7 +8,7 @@ import pathlib
 import re
 
 import pytest
-from canned import Canned, serving
+from support.canned import Canned, serving
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "sdk.md"
 SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.S)

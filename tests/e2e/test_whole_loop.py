@@ -17,8 +17,8 @@ from luthier.evaluator.v1 import evaluation_pb2, gate_pb2
 from luthier.trainer.v1 import training_job_pb2
 from luthierd.config import SERVICES
 from luthierd.supervisor import Installation
-from ports import free_ports
-from tiny_model import write_base_model
+from support.ports import free_ports
+from support.tiny_model import write_base_model
 
 pytestmark = pytest.mark.e2e
 

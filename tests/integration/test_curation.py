@@ -22,7 +22,7 @@ from luthier.errors import JobCancelledError, JobFailedError
 from luthierd.curation.__main__ import build
 from luthierd.curation.config import CurationConfig
 from luthierd.rpc.auth import TokenIssuer, TokenVerifier, create_keys
-from serving import serving
+from support.serving import serving
 
 DATASET = "tenants/acme/datasets/mails"
 WAIT_S = 120.0

@@ -10,11 +10,11 @@ from typing import Any
 
 import psutil
 import pytest
-from certificates import self_signed
+from support.certificates import self_signed
 from luthierd import supervisor
 from luthierd.config import SERVICES
 from luthierd.supervisor import Installation, StartFailedError
-from ports import free_ports
+from support.ports import free_ports
 
 
 def installation(home: pathlib.Path, **settings: str) -> Installation:

@@ -57,7 +57,7 @@ def evaluate(
     from luthier.cli.adapters import latest_revision
     from luthier.cli.datasets import latest_revision as latest_dataset_revision
     from luthier.cli.datasets import revision_name
-    from luthier.cli.difficult import named_or_read, uploaded
+    from luthier.cli.challenge import named_or_read, uploaded
     from luthier.cli.documents import to_document
     from luthier.cli.watching import follow
 

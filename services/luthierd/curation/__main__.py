@@ -7,7 +7,7 @@ import pathlib
 
 from luthier.curation.v1 import dataset_service_pb2_grpc
 
-from luthierd.curation import service as servicers
+from luthierd.curation.api import dataset_service as servicers
 from luthierd.curation.config import CurationConfig
 from luthierd.curation.datasets import Datasets
 from luthierd.curation.revisions import Revisions

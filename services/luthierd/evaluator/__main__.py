@@ -17,26 +17,26 @@ from luthier.evaluator.v1 import (
     verdict_service_pb2_grpc,
 )
 
-from luthierd.evaluator import service as servicers
-from luthierd.evaluator.asking.endpoints import load_endpoints
-from luthierd.evaluator.comparison_queues.queues import ComparisonQueues
-from luthierd.evaluator.comparison_queues.service import ComparisonQueueServicer
-from luthierd.evaluator.comparison_queues.store import SqlComparisonStore
+from luthierd.evaluator.api import evaluation_service as servicers
+from luthierd.evaluator.models.endpoints import load_endpoints
+from luthierd.evaluator.human_review.queues import ComparisonQueues
+from luthierd.evaluator.api.annotation_queue_service import ComparisonQueueServicer
+from luthierd.evaluator.human_review.store import SqlComparisonStore
 from luthierd.evaluator.config import EvaluatorConfig
-from luthierd.evaluator.difficult.service import DifficultSetServicer
-from luthierd.evaluator.difficult.sets import DifficultSets
-from luthierd.evaluator.difficult.store import SqlDifficultSetStore
-from luthierd.evaluator.evaluations import Evaluations
-from luthierd.evaluator.gates.policies import GatePolicies
-from luthierd.evaluator.holdouts.ledger import Holdouts
-from luthierd.evaluator.holdouts.service import HoldoutServicer
-from luthierd.evaluator.holdouts.store import SqlLedger
-from luthierd.evaluator.peers import SdkPeers
-from luthierd.evaluator.prompts.prompts import Prompts
-from luthierd.evaluator.prompts.service import PromptServicer
-from luthierd.evaluator.store import SqlPolicyStore
-from luthierd.evaluator.verdicts.service import VerdictServicer
-from luthierd.evaluator.verdicts.verdicts import Verdicts
+from luthierd.evaluator.api.challenge_set_service import DifficultSetServicer
+from luthierd.evaluator.suites.challenge_sets import DifficultSets
+from luthierd.evaluator.suites.challenge_store import SqlDifficultSetStore
+from luthierd.evaluator.run.evaluations import Evaluations
+from luthierd.evaluator.decisions.gate_policies import GatePolicies
+from luthierd.evaluator.decisions.holdout_ledger import Holdouts
+from luthierd.evaluator.api.holdout_service import HoldoutServicer
+from luthierd.evaluator.decisions.holdout_store import SqlLedger
+from luthierd.evaluator.api.peers import SdkPeers
+from luthierd.evaluator.run.prompts import Prompts
+from luthierd.evaluator.api.prompt_service import PromptServicer
+from luthierd.evaluator.run.store import SqlPolicyStore
+from luthierd.evaluator.api.verdict_service import VerdictServicer
+from luthierd.evaluator.decisions.verdicts import Verdicts
 from luthierd.jobs.launcher import Launcher
 from luthierd.jobs.queue import JobQueue
 from luthierd.rpc.auth import TokenIssuer, TokenVerifier

@@ -15,33 +15,33 @@ from typing import TypeVar
 
 from luthier.client import AsyncClient
 
-from luthierd.evaluator.asking.answer_cache import AnswerCache
-from luthierd.evaluator.asking.asker import Answerer, Asker, SystemClock
-from luthierd.evaluator.asking.chat_endpoint import ChatEndpoint
-from luthierd.evaluator.asking.choosing import LikelihoodChooser
-from luthierd.evaluator.asking.costs import token_price_of
-from luthierd.evaluator.asking.endpoint_arm import EndpointArmAnswerer
-from luthierd.evaluator.asking.endpoints import Endpoint, load_endpoints
-from luthierd.evaluator.asking.targets import target_of
+from luthierd.evaluator.models.sample_cache import AnswerCache
+from luthierd.evaluator.models.generate import Answerer, Asker, SystemClock
+from luthierd.evaluator.models.chat_endpoint import ChatEndpoint
+from luthierd.evaluator.models.multiple_choice import LikelihoodChooser
+from luthierd.evaluator.models.costs import token_price_of
+from luthierd.evaluator.models.endpoint_arm import EndpointArmAnswerer
+from luthierd.evaluator.models.endpoints import Endpoint, load_endpoints
+from luthierd.evaluator.models.targets import target_of
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.config import EvaluatorConfig
-from luthierd.evaluator.domain import Arm, EvaluationConfig, EvaluationInputs, Progress
-from luthierd.evaluator.evaluation_run import Embedder, EvaluationRun, Models
-from luthierd.evaluator.holdouts.ledger import EvaluationLooks
-from luthierd.evaluator.holdouts.store import SqlLedger
-from luthierd.evaluator.judging.judge import Judge, JudgementStore
-from luthierd.evaluator.judging.judge_models import EndpointJudge, InferenceJudge
-from luthierd.evaluator.judging.judgement_store import SqlJudgementStore
-from luthierd.evaluator.measuring.rules import generators_of, needs_judge
-from luthierd.evaluator.peers import EngineVersion, SdkAnswerer, SdkChat, SdkLikelihoods, client_of
-from luthierd.evaluator.prompts import prompts
-from luthierd.evaluator.prompts.job import prepare_search
-from luthierd.evaluator.scorers.catalogue import ScoringMaterial
+from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, EvaluationInputs, Progress
+from luthierd.evaluator.run.evaluation_run import Embedder, EvaluationRun, Models
+from luthierd.evaluator.decisions.holdout_ledger import EvaluationLooks
+from luthierd.evaluator.decisions.holdout_store import SqlLedger
+from luthierd.evaluator.graders.judge import Judge, JudgementStore
+from luthierd.evaluator.graders.judge_models import EndpointJudge, InferenceJudge
+from luthierd.evaluator.graders.judgement_store import SqlJudgementStore
+from luthierd.evaluator.run.metric_rules import generators_of, needs_judge
+from luthierd.evaluator.api.peers import EngineVersion, SdkAnswerer, SdkChat, SdkLikelihoods, client_of
+from luthierd.evaluator.run import prompts
+from luthierd.evaluator.run.prompt_job import prepare_search
+from luthierd.evaluator.scorers.registry import ScoringMaterial
 from luthierd.evaluator.scorers.scorer import Scorer
-from luthierd.evaluator.store import SqlAnswerJournal, SqlAnswerStore, SqlIndexCatalogue
+from luthierd.evaluator.run.store import SqlAnswerJournal, SqlAnswerStore, SqlIndexCatalogue
 from luthierd.evaluator.suites import lm_harness
-from luthierd.evaluator.suites.general_store import SqlGeneralSuites
-from luthierd.evaluator.suites.general_suite import SuiteParts
+from luthierd.evaluator.suites.retention_store import SqlGeneralSuites
+from luthierd.evaluator.suites.retention_suite import SuiteParts
 from luthierd.jobs.queue import JobQueue
 from luthierd.jobs.worker import JobCancelled, JobContext, Outcome, run_job
 from luthierd.rpc.auth import TokenIssuer
@@ -232,7 +232,7 @@ def load_embedder() -> Embedder:
 
 def load_scorers(material: ScoringMaterial) -> Sequence[Scorer]:
     """Imports RAGAS: about five seconds on two cores."""
-    from luthierd.evaluator.scorers.catalogue import build_scorers
+    from luthierd.evaluator.scorers.registry import build_scorers
 
     return build_scorers(material)
 

@@ -9,7 +9,7 @@ from luthier import AsyncClient
 
 from luthierd.inference.adapters.artifacts import Artifacts
 from luthierd.inference.admission.admission import make_admission
-from luthierd.inference.answers.answers import Answers
+from luthierd.inference.completions.completions import Answers
 from luthierd.inference.config import InferenceConfig
 from luthierd.inference.deployments.mirror import Mirror
 from luthierd.inference.deployments.trainer_catalog import TrainerCatalog
@@ -18,8 +18,8 @@ from luthierd.inference.feedback.capturing import make_capturing
 from luthierd.inference.feedback.store import SqlCaptureStore
 from luthierd.inference.http.front import HttpFront
 from luthierd.inference.http.server import HttpServer
-from luthierd.inference.routing import make_routing
-from luthierd.inference.service import FULL_NAMES, inference_service
+from luthierd.inference.api.routing import make_routing
+from luthierd.inference.api.inference_service import FULL_NAMES, inference_service
 from luthierd.rpc.auth import TokenIssuer, TokenVerifier
 from luthierd.rpc.main import run
 from luthierd.rpc.peers import endpoints_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from luthierd.config import ServerConfig
-from luthierd.inference.admission.domain import Limits
+from luthierd.inference.domain.quota import Limits
 
 
 @dataclass(frozen=True, kw_only=True)

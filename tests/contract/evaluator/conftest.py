@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import luthierd.evaluator
 import pytest
-from evaluator_house import House, served
+from support.evaluator_house import House, served
 from luthierd.storage.database import Database
 
 VERSIONS = pathlib.Path(luthierd.evaluator.__file__).parent / "versions"

@@ -7,12 +7,12 @@ from typing import Any
 
 import grpc
 import pytest
-from evaluator_house import ADAPTER, House, refused
-from evaluator_material import FakePeers
+from support.evaluator_house import ADAPTER, House, refused
+from support.evaluator_material import FakePeers
 from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.evaluator.v1 import gate_pb2
 from luthier.evaluator.v1 import gate_service_pb2 as api
-from serving import bearer, error_info
+from support.serving import bearer, error_info
 
 REVISION = FakePeers.adapter.dataset_revision
 POLICY = gate_pb2.GatePolicy(conditions=[gate_pb2.GateCondition(metric="rouge_l", reference=pb.ARM_BASE)])

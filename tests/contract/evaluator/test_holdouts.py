@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 
 import luthierd.evaluator
 import pytest
-from evaluator_house import House, refused, served
-from evaluator_material import FakePeers
+from support.evaluator_house import House, refused, served
+from support.evaluator_material import FakePeers
 from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.evaluator.v1 import gate_pb2, holdout_pb2
 from luthier.evaluator.v1 import gate_service_pb2 as gate_api
 from luthier.evaluator.v1 import holdout_service_pb2 as api
 from luthierd.storage.database import Database
-from serving import bearer, error_info
+from support.serving import bearer, error_info
 
 HOLDOUT = f"{FakePeers.adapter.dataset_revision}/holdout"
 ARMS = [pb.ARM_BASE, pb.ARM_ADAPTER]

@@ -8,11 +8,11 @@ from typing import Any
 
 import grpc
 import pytest
-from inference_parts import BASE, Parts, make_parts, revision
+from support.inference_parts import BASE, Parts, make_parts, revision
 from luthier.inference.v1 import inference_service_pb2 as api
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from luthierd.config import ServerConfig
-from serving import bearer, details, error_info, running
+from support.serving import bearer, details, error_info, running
 
 SUPPORT = "tenants/acme/deployments/support"
 R1 = revision("r1")

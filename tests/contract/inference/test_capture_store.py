@@ -8,19 +8,9 @@ from collections.abc import AsyncIterator
 
 import luthierd.inference
 import pytest
-from luthierd.inference.domain import Turn
+from luthierd.inference.domain.model import Turn
 from luthierd.inference.feedback.capture_files import new_file
-from luthierd.inference.feedback.domain import (
-    Captured,
-    CapturePolicy,
-    ExportFilter,
-    FileKind,
-    Opinion,
-    PolicyChange,
-    Rating,
-    Response,
-    Text,
-)
+from luthierd.inference.domain.feedback import Captured, CapturePolicy, ExportFilter, FileKind, Opinion, PolicyChange, Rating, Response, Text
 from luthierd.inference.feedback.store import SqlCaptureStore
 from luthierd.rpc.paging import PageRequest
 from luthierd.storage.database import Database

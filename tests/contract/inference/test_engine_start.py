@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from inference_calls import CONFIG
-from inference_parts import BASE, make_parts, until
-from luthierd.inference.domain import EngineState
-from serving import running
+from support.inference_calls import CONFIG
+from support.inference_parts import BASE, make_parts, until
+from luthierd.inference.domain.model import EngineState
+from support.serving import running
 
 
 async def test_a_start_is_logged_with_the_time_of_each_of_its_stages(caplog: pytest.LogCaptureFixture) -> None:
     parts = await make_parts()
     async with running(parts.service, CONFIG):
-        with caplog.at_level("INFO", logger="luthierd.inference.engine_host"):
+        with caplog.at_level("INFO", logger="luthierd.inference.engine.host"):
             await parts.host.want(BASE)
             await until(lambda: parts.host.status.state is EngineState.READY)
     ready = next(one for one in caplog.records if one.message == "engine ready")

@@ -12,7 +12,7 @@ import grpc
 import pyarrow.parquet as pq
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from inference_parts import Parts, make_parts, revision
+from support.inference_parts import Parts, make_parts, revision
 from luthier.inference.v1 import feedback_pb2 as pb
 from luthier.inference.v1 import feedback_service_pb2 as api
 from luthier.inference.v1 import inference_service_pb2
@@ -22,7 +22,7 @@ from luthierd.config import ServerConfig
 from luthierd.curation.domain import Feedback
 from luthierd.curation.parquet_rows import parquet_lines
 from luthierd.curation.rows import ImportLimits, parse_rows
-from serving import bearer, error_info, running
+from support.serving import bearer, error_info, running
 
 ACME, BETA = "tenants/acme", "tenants/beta"
 SUPPORT = f"{ACME}/deployments/support"

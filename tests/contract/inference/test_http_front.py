@@ -13,18 +13,18 @@ from typing import Any
 
 import httpx
 import pytest
-from inference_parts import BASE, TIMEOUT_S, FakeEngine, Parts, make_parts, revision, until
-from luthierd.inference.answers.answers import Leased
+from support.inference_parts import BASE, TIMEOUT_S, FakeEngine, Parts, make_parts, revision, until
+from luthierd.inference.completions.completions import Leased
 from luthierd.inference.config import InferenceConfig
-from luthierd.inference.domain import EngineState, Sampling, Target, Turn
-from luthierd.inference.engine_host import Engine, EngineRequest, EngineStatus
-from luthierd.inference.feedback.domain import Opinion, PolicyChange, Rating
+from luthierd.inference.domain.model import EngineState, Sampling, Target, Turn
+from luthierd.inference.engine.host import Engine, EngineRequest, EngineStatus
+from luthierd.inference.domain.feedback import Opinion, PolicyChange, Rating
 from luthierd.inference.http.exchange import Usage
 from luthierd.inference.http.front import Application
 from luthierd.inference.http.server import HttpServer
 from luthierd.rpc.server import PortInUseError
 from prometheus_client import REGISTRY
-from serving import bearer
+from support.serving import bearer
 
 R1, R2 = revision("r1"), revision("r2")
 OF_BETA = revision("r1", tenant="beta")

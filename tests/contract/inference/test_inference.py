@@ -9,28 +9,16 @@ from collections.abc import AsyncIterable, Callable
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from inference_calls import (
-    CONFIG,
-    OF_BETA,
-    R1,
-    R2,
-    SUPPORT,
-    TIMEOUT_S,
-    ask,
-    deploy,
-    generate,
-    refusal,
-    state_of,
-)
-from inference_parts import BASE, OTHER_BASE, Parts, make_parts, revision, until
+from support.inference_calls import CONFIG, OF_BETA, R1, R2, SUPPORT, TIMEOUT_S, ask, deploy, generate, refusal, state_of
+from support.inference_parts import BASE, OTHER_BASE, Parts, make_parts, revision, until
 from luthier.inference.v1 import deployment_pb2, inference_service_pb2
 from luthier.inference.v1 import deployment_service_pb2 as deployment_api
 from luthier.inference.v1 import engine_service_pb2 as engine_api
 from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 from luthier.inference.v1.engine_service_pb2_grpc import EngineServiceStub
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
-from luthierd.inference.domain import AdapterRevision
-from serving import bearer, error_info, running
+from luthierd.inference.domain.model import AdapterRevision
+from support.serving import bearer, error_info, running
 
 
 async def test_a_base_model_answers_without_any_deployment() -> None:

@@ -11,19 +11,19 @@ import grpc
 import luthierd.inference
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from inference_parts import BASE, Parts, Replica, make_parts, revision
+from support.inference_parts import BASE, Parts, Replica, make_parts, revision
 from luthier.inference.v1 import deployment_pb2, inference_service_pb2
 from luthier.inference.v1 import deployment_service_pb2 as deployment_api
 from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from luthierd.config import ServerConfig
-from luthierd.inference.domain import Deployment, EngineState
-from luthierd.inference.errors import ReplicaLeaseLostError, SharedStateUnreachableError
+from luthierd.inference.domain.model import Deployment, EngineState
+from luthierd.inference.domain.errors import ReplicaLeaseLostError, SharedStateUnreachableError
 from luthierd.inference.replicas.replicas import Barrier, Intent, ReplicaTimes
 from luthierd.inference.replicas.store import SqlReplicaStore
-from luthierd.inference.store import SqlStore
+from luthierd.inference.deployments.store import SqlStore
 from luthierd.storage.database import Database
-from serving import bearer, error_info, running
+from support.serving import bearer, error_info, running
 
 VERSIONS = pathlib.Path(next(iter(luthierd.inference.__path__))) / "versions"
 SUPPORT = "tenants/acme/deployments/support"

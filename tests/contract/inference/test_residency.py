@@ -7,15 +7,15 @@ import dataclasses
 
 import grpc
 import pytest
-from inference_calls import CONFIG, TIMEOUT_S, ask, deploy, generate, refusal, state_of
-from inference_parts import CERTIFICATE, FakeEngine, Parts, make_parts, revision, until
+from support.inference_calls import CONFIG, TIMEOUT_S, ask, deploy, generate, refusal, state_of
+from support.inference_parts import CERTIFICATE, FakeEngine, Parts, make_parts, revision, until
 from luthier.inference.v1 import deployment_pb2
 from luthier.inference.v1 import deployment_service_pb2 as api
 from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceStub
-from luthierd.inference.domain import Proof
-from luthierd.inference.generations.generations import FAILED_RETRY_S
-from luthierd.inference.store import MemoryStore
-from serving import bearer, running
+from luthierd.inference.domain.model import Proof
+from luthierd.inference.adapters.loaded_adapters import FAILED_RETRY_S
+from luthierd.inference.deployments.store import MemoryStore
+from support.serving import bearer, running
 
 REVISIONS = [revision(f"r{number}") for number in range(1, 7)]
 NAMES = [f"tenants/acme/deployments/d{number}" for number in range(1, 7)]

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 
 import luthierd.inference
 import pytest
-from inference_parts import BASE, CERTIFICATE, OTHER_BASE, revision
-from luthierd.inference.admission.domain import Quota
-from luthierd.inference.deployments.traffic import Share
-from luthierd.inference.domain import Deployment, Proof, Stage
-from luthierd.inference.errors import EtagMismatchError
-from luthierd.inference.store import MemoryStore, SqlStore
+from support.inference_parts import BASE, CERTIFICATE, OTHER_BASE, revision
+from luthierd.inference.domain.quota import Quota
+from luthierd.inference.domain.traffic import Share
+from luthierd.inference.domain.model import Deployment, Proof, Stage
+from luthierd.inference.domain.errors import EtagMismatchError
+from luthierd.inference.deployments.store import MemoryStore, SqlStore
 from luthierd.storage.database import Database
 
 VERSIONS = pathlib.Path(next(iter(luthierd.inference.__path__))) / "versions"

@@ -13,21 +13,21 @@ import httpx
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import error_details_pb2
-from inference_parts import BASE, Parts, make_parts, revision, until
+from support.inference_parts import BASE, Parts, make_parts, revision, until
 from luthier.inference.v1 import deployment_service_pb2, inference_service_pb2, quota_pb2, tenant_service_pb2
 from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from luthier.inference.v1.tenant_service_pb2_grpc import TenantServiceStub
 from luthierd.config import ServerConfig
 from luthierd.inference.admission.quotas import Quotas
-from luthierd.inference.answers.answers import Leased
+from luthierd.inference.completions.completions import Leased
 from luthierd.inference.config import InferenceConfig
-from luthierd.inference.engine_host import Engine
-from luthierd.inference.errors import EtagMismatchError
+from luthierd.inference.engine.host import Engine
+from luthierd.inference.domain.errors import EtagMismatchError
 from luthierd.inference.http.exchange import Usage
 from luthierd.inference.http.front import Application
 from luthierd.inference.http.server import HttpServer
-from serving import bearer, details, error_info, running
+from support.serving import bearer, details, error_info, running
 
 TIMEOUT_S = 10
 TENANT_SCOPES = ("inference.generate", "inference.deploy", "inference.evaluate")

@@ -10,16 +10,16 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 import sqlalchemy as sa
-from inference_calls import CONFIG, R1, R2, SUPPORT, TIMEOUT_S, ask, deploy, generate, refusal, state_of
-from inference_parts import Parts, make_parts, revision, until
+from support.inference_calls import CONFIG, R1, R2, SUPPORT, TIMEOUT_S, ask, deploy, generate, refusal, state_of
+from support.inference_parts import Parts, make_parts, revision, until
 from luthier.inference.v1 import deployment_pb2
 from luthier.inference.v1 import deployment_service_pb2 as api
 from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 from luthierd.inference import metrics
 from luthierd.inference.admission.fair_queue import Request
 from luthierd.inference.deployments.mirror import Copy, Mirror
-from luthierd.inference.domain import Sampling
-from serving import bearer, running
+from luthierd.inference.domain.model import Sampling
+from support.serving import bearer, running
 
 
 async def set_traffic(

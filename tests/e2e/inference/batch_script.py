@@ -10,9 +10,9 @@ import json
 import pathlib
 import sys
 
-from luthierd.inference.domain import Sampling, Turn
+from luthierd.inference.domain.model import Sampling, Turn
 from luthierd.inference.engine.vllm_engine import VllmEngine, VllmSettings, start_vllm
-from luthierd.inference.engine_host import EngineAdapter, EngineRequest
+from luthierd.inference.engine.host import EngineAdapter, EngineRequest
 
 QUESTION = (Turn("user", "who are you?"),)
 

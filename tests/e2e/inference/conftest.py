@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from inference_house import House, running_house
+from support.inference_house import House, running_house
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,12 @@ import grpc
 import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from inference_house import House
+from support.inference_house import House
 from luthier import AsyncClient, Endpoints
 from luthier.inference.v1 import inference_service_pb2 as api
 from luthier.inference.v1.deployment_pb2 import GENERATION_STATE_READY
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
-from serving import error_info
+from support.serving import error_info
 
 pytestmark = pytest.mark.e2e
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-from inference_house import BASE, House
+from support.inference_house import BASE, House
 from luthier import AsyncClient, Endpoints
 from luthier import errors as client_errors
 from luthier.inference.v1 import inference_service_pb2 as api

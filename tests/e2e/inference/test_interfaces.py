@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-import tiny_model
-from inference_house import BASE, House
+from support import tiny_model
+from support.inference_house import BASE, House
 from luthier import AsyncClient, Endpoints
 from luthier import errors as client_errors
 from luthier.inference.v1 import inference_service_pb2 as api

@@ -8,7 +8,7 @@ from typing import Any
 
 import openai
 import pytest
-from inference_house import BASE, House
+from support.inference_house import BASE, House
 from luthier import AsyncClient, Endpoints
 
 pytestmark = pytest.mark.e2e

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from inference_house import BASE, House
+from support.inference_house import BASE, House
 from luthier import AsyncClient, Endpoints
 
 pytestmark = pytest.mark.e2e

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable
 
 import numpy as np
 import pytest
-import tiny_model
-from inference_house import House
+from support import tiny_model
+from support.inference_house import House
 from luthier import AsyncClient, Endpoints
 from luthier import errors as client_errors
 from luthier.trainer.v1 import adapter_pb2

@@ -10,7 +10,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from inference_house import House, free_port, running_house
+from support.inference_house import House, free_port, running_house
 from luthier import AsyncClient, Endpoints
 from luthierd.inference.replicas.store import SqlReplicaStore
 from luthierd.storage.database import Database

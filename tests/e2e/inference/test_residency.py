@@ -8,7 +8,7 @@ import random
 from collections.abc import AsyncIterator
 
 import pytest
-from inference_house import House
+from support.inference_house import House
 from luthier import AsyncClient, Endpoints
 from luthier import errors as client_errors
 from luthier.inference.v1 import deployment_pb2

@@ -10,7 +10,7 @@ import httpx
 import openai
 import psutil
 import pytest
-from inference_house import BASE, House
+from support.inference_house import BASE, House
 from luthier import AsyncClient, Endpoints
 from luthier import errors as client_errors
 

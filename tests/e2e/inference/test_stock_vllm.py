@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 import pytest
-import tiny_model
+from support import tiny_model
 
 pytestmark = pytest.mark.e2e
 

@@ -17,7 +17,7 @@ import grpc
 import httpx
 import psutil
 import pytest
-from inference_house import House
+from support.inference_house import House
 from luthier import AsyncClient, Endpoints
 from luthier.inference.v1 import inference_service_pb2 as api
 from luthier.inference.v1.deployment_pb2 import Deployment, Generation

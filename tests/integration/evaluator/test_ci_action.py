@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
-from gate_house import ADAPTER, GateHouse, gate_house
+from support.gate_house import ADAPTER, GateHouse, gate_house
 
 CI = pathlib.Path(__file__).parents[3] / "deploy/ci"
 ACTION = yaml.safe_load((CI / "action.yml").read_text())

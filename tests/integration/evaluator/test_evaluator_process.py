@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from evaluator_material import FakePeers, adapter_knows
+from support.evaluator_material import FakePeers, adapter_knows
 from luthier.client import AsyncClient
 from luthier.config_files import load
 from luthier.curation.v1 import dataset_pb2, dataset_service_pb2, dataset_service_pb2_grpc
@@ -25,12 +25,12 @@ from luthier.evaluator.v1 import evaluation_pb2, gate_pb2
 from luthier.inference.v1 import inference_service_pb2, inference_service_pb2_grpc
 from luthier.trainer.v1 import adapter_pb2, adapter_service_pb2, adapter_service_pb2_grpc
 from luthierd.config import ServerConfig
-from luthierd.evaluator.domain import Arm, Message
+from luthierd.evaluator.domain.evaluation import Arm, Message
 from luthierd.rpc.auth import TokenIssuer, TokenVerifier, create_keys
 from luthierd.rpc.server import Service, Servicer
 from luthierd.storage.blobs import BlobStore
-from ports import free_port
-from serving import serving
+from support.ports import free_port
+from support.serving import serving
 
 POLICY = pathlib.Path(__file__).parents[3] / "examples/policies/docstrings-gate.yaml"
 SPLITS = {

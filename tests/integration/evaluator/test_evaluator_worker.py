@@ -15,21 +15,21 @@ from typing import Any
 import grpc
 import luthierd.evaluator
 import pytest
-from evaluator_material import FakePeers, adapter_knows
+from support.evaluator_material import FakePeers, adapter_knows
 from luthier.inference.v1 import inference_service_pb2 as pb
 from luthier.inference.v1 import inference_service_pb2_grpc as rpc
 from luthierd.config import ServerConfig
-from luthierd.evaluator.domain import Arm, EvaluationConfig, Message
-from luthierd.evaluator.evaluations import Evaluations
-from luthierd.evaluator.holdouts.ledger import Holdouts
-from luthierd.evaluator.holdouts.store import SqlLedger
-from luthierd.evaluator.store import SqlAnswerJournal
+from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Message
+from luthierd.evaluator.run.evaluations import Evaluations
+from luthierd.evaluator.decisions.holdout_ledger import Holdouts
+from luthierd.evaluator.decisions.holdout_store import SqlLedger
+from luthierd.evaluator.run.store import SqlAnswerJournal
 from luthierd.jobs.queue import JobQueue, JobState
 from luthierd.rpc.auth import TokenVerifier, create_keys
 from luthierd.rpc.server import Service, Servicer
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
-from serving import serving
+from support.serving import serving
 
 VERSIONS = pathlib.Path(luthierd.evaluator.__file__).parent / "versions"
 CONCURRENCY = 4

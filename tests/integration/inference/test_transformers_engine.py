@@ -8,13 +8,13 @@ import pathlib
 from collections.abc import AsyncIterator
 
 import pytest
-import tiny_model
+from support import tiny_model
 import torch
-from luthierd.inference.domain import Sampling, Structure, Turn
+from luthierd.inference.domain.model import Sampling, Structure, Turn
 from luthierd.inference.engine.transformers_decoding import TokenText, choose
 from luthierd.inference.engine.transformers_engine import TransformersEngine, TransformersSettings, start_transformers
-from luthierd.inference.engine_host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
-from luthierd.inference.errors import AdapterInvalidError, EngineStartError, StructureUnsupportedError
+from luthierd.inference.engine.host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
+from luthierd.inference.domain.errors import AdapterInvalidError, EngineStartError, StructureUnsupportedError
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 

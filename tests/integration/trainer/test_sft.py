@@ -18,7 +18,7 @@ from luthierd.trainer.recipes.model import completion_loss, load_model, load_tok
 from luthierd.trainer.recipes.reference import completion_logprobs, reference_rows
 from luthierd.trainer.recipes.rows import EmptySplitError, EncodedRow, encode_rows
 from luthierd.trainer.recipes.sft import Trained, train
-from toy_rows import toy_rows
+from support.toy_rows import toy_rows
 from transformers import AutoModelForCausalLM
 
 CONFIG = TrainingConfig(

@@ -17,9 +17,9 @@ from luthier import errors as client_errors
 from luthier.trainer.v1 import base_model_pb2, training_job_pb2
 from luthierd.storage.manifests import checkout
 from peft import PeftModel
-from ports import free_port
-from tiny_model import write_base_model
-from trainer_material import DATASET, Installation, adapter_files, installation
+from support.ports import free_port
+from support.tiny_model import write_base_model
+from support.trainer_material import DATASET, Installation, adapter_files, installation
 from transformers import AutoModelForCausalLM
 
 TENANT, MODEL, ADAPTER = "tenants/acme", "baseModels/tiny", "tenants/acme/adapters/support"

@@ -7,7 +7,7 @@ import json
 import pathlib
 
 import pytest
-from curation_material import MailScanner, row
+from support.curation_material import MailScanner, row
 from luthierd.curation.curating import Curated, NothingLeftError, curate
 from luthierd.curation.curation_run import curate_source
 from luthierd.curation.datasheet import quantiles

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from curation_material import MailScanner, row
+from support.curation_material import MailScanner, row
 from luthierd.curation.pii import PiiResult, Span, mask_text, merge_spans, treat_pii
 from luthierd.curation.recipe import PiiAction, PiiRules
 

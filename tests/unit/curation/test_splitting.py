@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from curation_material import row
+from support.curation_material import row
 from luthierd.curation.domain import Row, Split
 from luthierd.curation.recipe import SplitRules
 from luthierd.curation.splitting import SplitResult, SplitWouldBeEmptyError, split_rows

@@ -6,7 +6,7 @@ import dataclasses
 import random
 
 import pytest
-from curation_material import row
+from support.curation_material import row
 from luthierd.curation.cleaning import clean, clean_text
 from luthierd.curation.contradictions import find_contradictions
 from luthierd.curation.domain import Message, Role, Row

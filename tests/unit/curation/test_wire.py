@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from luthier.curation.v1 import dataset_pb2 as pb
-from luthierd.curation import wire
+from luthierd.curation.api import dataset_wire as wire
 from luthierd.curation.domain import RevisionContent, Split, SplitFile, Step, StepSummary
 from luthierd.curation.recipe import Recipe, RecipeError, parse_recipe
 from luthierd.curation.revisions import Revision

@@ -29,8 +29,8 @@ from luthierd.rpc.auth import (
     create_keys,
     current_principal,
 )
-from scripted import CLIENT_STREAM, SHAPES, call, scripted
-from serving import ISSUER, VERIFIER, bearer, error_info, running
+from support.scripted import CLIENT_STREAM, SHAPES, call, scripted
+from support.serving import ISSUER, VERIFIER, bearer, error_info, running
 
 every_shape = pytest.mark.parametrize("shape", SHAPES)
 

@@ -15,8 +15,8 @@ from luthierd.rpc.auth import current_principal
 from luthierd.rpc.server import Service
 from luthierd.storage.database import Database
 from luthierd.storage.replays import SqlReplayStore
-from scripted import scripted
-from serving import bearer, error_info, running
+from support.scripted import scripted
+from support.serving import bearer, error_info, running
 
 
 class Curation:

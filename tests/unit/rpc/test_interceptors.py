@@ -23,8 +23,8 @@ from luthierd.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from scripted import CLIENT_STREAM, SERVER_STREAM, SHAPES, UNARY, call, scripted
-from serving import bearer, details, error_info, running, serving
+from support.scripted import CLIENT_STREAM, SERVER_STREAM, SHAPES, UNARY, call, scripted
+from support.serving import bearer, details, error_info, running, serving
 
 every_shape = pytest.mark.parametrize("shape", SHAPES)
 LogEvents = Callable[[], list[dict[str, Any]]]

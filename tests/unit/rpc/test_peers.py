@@ -12,7 +12,7 @@ from luthierd import errors
 from luthierd.config import ServerConfig
 from luthierd.rpc.peers import acting_for, endpoints_of, error_of, translated
 from luthierd.rpc.status import STATUS_BY_ERROR, code_of
-from serving import ISSUER, VERIFIER
+from support.serving import ISSUER, VERIFIER
 
 KINDS = [
     kind for kind in sdk.RpcError.__subclasses__() if kind.code in {code.name for code in STATUS_BY_ERROR.values()}

@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 import sqlalchemy as sa
-from databases import NO_VERSIONS
+from support.databases import NO_VERSIONS
 from luthierd.config import SERVICES
 from luthierd.storage.database import Database
 

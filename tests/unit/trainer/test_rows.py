@@ -5,7 +5,7 @@ import pathlib
 import pytest
 from luthierd.trainer.recipes.model import load_tokenizer
 from luthierd.trainer.recipes.rows import ChatTemplateError, RowTooLongError, encode_row, encode_rows, read_rows
-from toy_rows import rows_jsonl, toy_rows
+from support.toy_rows import rows_jsonl, toy_rows
 
 
 def test_the_completion_starts_after_the_generation_prompt_and_ends_the_turn(tiny_llama: pathlib.Path) -> None:

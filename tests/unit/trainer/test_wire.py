@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from luthier.trainer.v1 import training_job_pb2 as pb
 from luthierd.jobs.queue import JobEvent
-from luthierd.trainer import wire
+from luthierd.trainer.api import training_wire as wire
 from luthierd.trainer.domain import TrainingConfig, TrainingProgress
 
 

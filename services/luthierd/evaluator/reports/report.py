@@ -13,24 +13,15 @@ from typing import Any
 
 import jinja2
 
-from luthierd.evaluator.asking.shots import shorten
+from luthierd.evaluator.models.shots import shorten
 from luthierd.evaluator.codec import to_json
-from luthierd.evaluator.domain import (
-    Arm,
-    ArmCost,
-    Confusion,
-    EvaluationConfig,
-    EvaluationInputs,
-    Metric,
-    MetricResult,
-    Results,
-)
-from luthierd.evaluator.gates.gate import default_policy, judge, primary_metric
-from luthierd.evaluator.reports.measures import measure_tables
+from luthierd.evaluator.domain.evaluation import Arm, ArmCost, Confusion, EvaluationConfig, EvaluationInputs, Metric, MetricResult, Results
+from luthierd.evaluator.decisions.gate import default_policy, judge, primary_metric
+from luthierd.evaluator.reports.metric_tables import measure_tables
 from luthierd.evaluator.reports.plots import ForestLine, PlanePoint, cost_quality_plane, forest_plot
 from luthierd.evaluator.reports.sections import tables
-from luthierd.evaluator.statistics.clustered import MIN_GROUPS
-from luthierd.evaluator.verdicts.evidence import decide
+from luthierd.statistics.clustered import MIN_GROUPS
+from luthierd.evaluator.decisions.evidence import decide
 
 ARM_LABELS = {
     Arm.BASE: "Base",

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from luthierd.evaluator.domain import Arm, Figures, Interval, Metric, Results
+from luthierd.evaluator.domain.evaluation import Arm, Figures, Interval, Metric, Results
 
 
 @dataclass(frozen=True)

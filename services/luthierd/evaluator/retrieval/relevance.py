@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from luthierd.evaluator.domain import Row
-from luthierd.evaluator.retrieval.domain import Relevance, RetrievalFigure
+from luthierd.evaluator.domain.evaluation import Row
+from luthierd.evaluator.domain.retrieval import Relevance, RetrievalFigure
 from luthierd.evaluator.retrieval.indexes import NOTHING, Ranking
-from luthierd.evaluator.statistics import clustered, intervals
+from luthierd.statistics import clustered, intervals
 
 MAX_HOLDERS = 10
 # The share of rows that the rule must be able to judge; below it the next rule judges all of them.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from luthierd.evaluator.domain import Confusion, Metric
+from luthierd.evaluator.domain.evaluation import Confusion, Metric
 from luthierd.evaluator.scorers.scorer import Sample
 
 

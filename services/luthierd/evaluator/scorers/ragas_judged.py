@@ -9,9 +9,9 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from luthierd.evaluator.domain import Metric
-from luthierd.evaluator.judging.judge import Judge
-from luthierd.evaluator.judging.ragas_judge import RagasJudge
+from luthierd.evaluator.domain.evaluation import Metric
+from luthierd.evaluator.graders.judge import Judge
+from luthierd.evaluator.graders.ragas_judge import RagasJudge
 from luthierd.evaluator.scorers.ragas_metrics import (
     AnswerRelevancy,
     BaseRagasEmbedding,

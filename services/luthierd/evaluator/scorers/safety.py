@@ -7,8 +7,8 @@ import ipaddress
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from luthierd.evaluator.difficult.cases import Behaviour
-from luthierd.evaluator.domain import Metric
+from luthierd.evaluator.suites.challenge_cases import Behaviour
+from luthierd.evaluator.domain.evaluation import Metric
 from luthierd.evaluator.scorers.scorer import Sample
 from luthierd.evaluator.scorers.sources import Passages
 from luthierd.evaluator.suites.abstention import behaviour_of

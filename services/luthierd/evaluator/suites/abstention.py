@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 
-from luthierd.evaluator.difficult.cases import Behaviour
+from luthierd.evaluator.suites.challenge_cases import Behaviour
 
 _REQUEST = (
     r"(?:clarify|specify|provide|share|tell|give|send|explain|elaborate|complete|finish|rephrase|repeat|describe|show)"

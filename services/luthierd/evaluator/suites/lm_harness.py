@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from luthierd.errors import FailedPreconditionError, NotFoundError
-from luthierd.evaluator.suites.config import LmEvalConfig
+from luthierd.evaluator.domain.suites import LmEvalConfig
 
 SHIPPED = pathlib.Path(__file__).parent / "lm_tasks"
 # lm-eval's default: the examples that its command line shows, and after a crash the same ones again.

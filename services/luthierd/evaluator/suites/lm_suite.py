@@ -10,11 +10,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from luthierd.evaluator.asking.asker import Answerer
-from luthierd.evaluator.domain import Answer, Arm, Figures, Message, Metric, Row
-from luthierd.evaluator.suites.general_suite import PAIRS, SCORED, SHOWN
+from luthierd.evaluator.models.generate import Answerer
+from luthierd.evaluator.domain.evaluation import Answer, Arm, Figures, Message, Metric, Row
+from luthierd.evaluator.suites.retention_suite import PAIRS, SCORED, SHOWN
 from luthierd.evaluator.suites.lm_harness import LmItem, LmTask
-from luthierd.evaluator.suites.suites import ID_PREFIX, Answers, Measured, PlainPlan, SuiteAsker, SuiteStatistics
+from luthierd.evaluator.suites.suite import ID_PREFIX, Answers, Measured, PlainPlan, SuiteAsker, SuiteStatistics
 
 NAME = "lm_eval"
 

@@ -8,23 +8,23 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from luthierd.errors import InternalError
-from luthierd.evaluator.answer_rows import to_jsonl, write_rows
-from luthierd.evaluator.asking.arms import ArmPlan
-from luthierd.evaluator.difficult.cases import read_cases
-from luthierd.evaluator.domain import Arm, EvaluationConfig, EvaluationInputs, Figures, Results, Row, SuiteResult
-from luthierd.evaluator.measuring.row_figures import PAIRS
-from luthierd.evaluator.measuring.scoring import Scoring
-from luthierd.evaluator.measuring.tasks import has_labels
-from luthierd.evaluator.rows import select_rows
-from luthierd.evaluator.suites import counterfactual_suite, general_suite, lm_suite
-from luthierd.evaluator.suites.config import CounterfactualConfig, LmEvalConfig
+from luthierd.evaluator.dataset.result_rows import to_jsonl, write_rows
+from luthierd.evaluator.models.arms import ArmPlan
+from luthierd.evaluator.suites.challenge_cases import read_cases
+from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, EvaluationInputs, Figures, Results, Row, SuiteResult
+from luthierd.evaluator.scorers.metric_table import PAIRS
+from luthierd.evaluator.scorers.scoring import Scoring
+from luthierd.evaluator.dataset.parsing import has_labels
+from luthierd.evaluator.dataset.rows import select_rows
+from luthierd.evaluator.suites import counterfactual_suite, retention_suite as general_suite, lm_suite
+from luthierd.evaluator.domain.suites import CounterfactualConfig, LmEvalConfig
 from luthierd.evaluator.suites.counterfactual_suite import CounterfactualSuite
 from luthierd.evaluator.suites.counterfactual_terms import LISTS, make_pairs
-from luthierd.evaluator.suites.difficult_suite import ALL, DifficultSuite, rows_of
-from luthierd.evaluator.suites.general_items import without_overlap
-from luthierd.evaluator.suites.general_suite import GeneralSuite, SuiteParts, items_of
+from luthierd.evaluator.suites.challenge_suite import ALL, DifficultSuite, rows_of
+from luthierd.evaluator.suites.retention_items import without_overlap
+from luthierd.evaluator.suites.retention_suite import GeneralSuite, SuiteParts, items_of
 from luthierd.evaluator.suites.lm_suite import LmSuite
-from luthierd.evaluator.suites.suites import Answers, PlainPlan, SuiteAsker, SuiteFindings, merged
+from luthierd.evaluator.suites.suite import Answers, PlainPlan, SuiteAsker, SuiteFindings, merged
 from luthierd.storage.blobs import Blob
 
 # Builds what the arms show beside rows that are not the holdout's. Holds the CPU.

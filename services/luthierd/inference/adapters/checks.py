@@ -10,17 +10,8 @@ import numpy as np
 
 from luthierd.inference.adapters.base_facts import BaseFacts
 from luthierd.inference.adapters.safetensors_header import HeaderInvalidError, Tensor, TruncatedError, read_header
-from luthierd.inference.domain import AdapterRevision
-from luthierd.inference.errors import (
-    AdapterFileForbiddenError,
-    AdapterInvalidError,
-    AdapterModuleUnknownError,
-    AdapterNotFiniteError,
-    AdapterOtherBaseError,
-    AdapterRankTooLargeError,
-    AdapterTooLargeError,
-    AdapterTruncatedError,
-)
+from luthierd.inference.domain.model import AdapterRevision
+from luthierd.inference.domain.errors import AdapterFileForbiddenError, AdapterInvalidError, AdapterModuleUnknownError, AdapterNotFiniteError, AdapterOtherBaseError, AdapterRankTooLargeError, AdapterTooLargeError, AdapterTruncatedError
 from luthierd.storage.manifests import Manifest
 
 WEIGHTS, CONFIG, REFERENCE, LINEAGE = (

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from luthierd.inference import metrics
 from luthierd.inference.admission.fair_queue import FairQueue, Request
 from luthierd.inference.admission.quotas import Quotas
-from luthierd.inference.admission.returns import Returns
+from luthierd.inference.admission.retry_after import Returns
 from luthierd.inference.config import InferenceConfig
-from luthierd.inference.errors import QueueFullError, QuotaExceededError, TenantQueueFullError
+from luthierd.inference.domain.errors import QueueFullError, QuotaExceededError, TenantQueueFullError
 
 
 @dataclass(eq=False)

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Protocol
 
 from luthierd.errors import LuthierError
-from luthierd.inference.admission.domain import Limits, Quota, RateMeter
-from luthierd.inference.errors import AdapterQuotaError, EtagMismatchError, QuotaExceededError
+from luthierd.inference.domain.quota import Limits, Quota, RateMeter
+from luthierd.inference.domain.errors import AdapterQuotaError, EtagMismatchError, QuotaExceededError
 from luthierd.rpc.paging import Page, PageRequest
 
 log = logging.getLogger(__name__)

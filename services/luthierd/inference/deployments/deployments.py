@@ -15,21 +15,13 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from luthierd.inference.deployments.traffic import Share, chosen
-from luthierd.inference.domain import AdapterRevision, Deployment, EngineState, Origin, Proof
-from luthierd.inference.engine_host import Engine, EngineAdapter, EngineHost
-from luthierd.inference.errors import (
-    AdapterPlacesPinnedError,
-    AdapterSlotsFullError,
-    DeployFailedError,
-    DeploymentNotFoundError,
-    EngineUnavailableError,
-    EtagMismatchError,
-    RevisionNotHeldError,
-)
-from luthierd.inference.generations import stages
-from luthierd.inference.generations.generations import Generations
-from luthierd.inference.generations.stages import StageClock, StageFailedError
+from luthierd.inference.domain.traffic import Share, chosen
+from luthierd.inference.domain.model import AdapterRevision, Deployment, EngineState, Origin, Proof
+from luthierd.inference.engine.host import Engine, EngineAdapter, EngineHost
+from luthierd.inference.domain.errors import AdapterPlacesPinnedError, AdapterSlotsFullError, DeployFailedError, DeploymentNotFoundError, EngineUnavailableError, EtagMismatchError, RevisionNotHeldError
+from luthierd.inference.domain.model import stages
+from luthierd.inference.adapters.loaded_adapters import Generations
+from luthierd.inference.domain.stages import StageClock, StageFailedError
 from luthierd.rpc.paging import Page, PageRequest
 
 log = logging.getLogger(__name__)

@@ -18,10 +18,10 @@ from typing import Protocol
 from luthierd.errors import LuthierError
 from luthierd.inference import metrics
 from luthierd.inference.admission.fair_queue import Request
-from luthierd.inference.domain import AdapterRevision, Finish, Origin, Sampling, cache_salt
-from luthierd.inference.engine_host import EngineHost, EngineRequest
+from luthierd.inference.domain.model import AdapterRevision, Finish, Origin, Sampling, cache_salt
+from luthierd.inference.engine.host import EngineHost, EngineRequest
 from luthierd.inference.feedback.capture import Prompt, Recording
-from luthierd.inference.generations.generations import Generations
+from luthierd.inference.adapters.loaded_adapters import Generations
 
 log = logging.getLogger(__name__)
 

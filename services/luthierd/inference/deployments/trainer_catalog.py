@@ -8,8 +8,8 @@ from luthier import AsyncClient
 from luthier import errors as client_errors
 
 from luthierd import errors
-from luthierd.inference import wire
-from luthierd.inference.domain import AdapterRevision, BaseModel
+from luthierd.inference.api import deployment_wire as wire
+from luthierd.inference.domain.model import AdapterRevision, BaseModel
 from luthierd.names import ADAPTER_REVISION
 
 TOKEN_TTL_S = 60.0

@@ -12,8 +12,8 @@ from luthierd.inference.config import InferenceConfig
 from luthierd.inference.engine.transformers_engine import TransformersSettings, start_transformers
 from luthierd.inference.engine.vllm_engine import VllmSettings, start_vllm
 from luthierd.inference.engine.vllm_openai import openai_application
-from luthierd.inference.engine_host import Engine, StartEngine
-from luthierd.inference.errors import HttpUnsupportedError
+from luthierd.inference.engine.host import Engine, StartEngine
+from luthierd.inference.domain.errors import HttpUnsupportedError
 from luthierd.inference.http.front import Application, BuildApplication
 
 ENGINES = ("vllm", "transformers")

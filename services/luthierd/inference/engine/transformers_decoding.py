@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthierd.inference.domain import Sampling, TokenAlternative, TokenLogprob
+from luthierd.inference.domain.model import Sampling, TokenAlternative, TokenLogprob
 from luthierd.inference.engine.transformers_model import LoraModel
-from luthierd.inference.engine_host import EnginePiece
+from luthierd.inference.engine.host import EnginePiece
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 """What a tokenizer decodes the first bytes of an unfinished character to."""

@@ -19,12 +19,12 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from luthierd.inference.domain import Stage, Structure
+from luthierd.inference.domain.model import Stage, Structure
 from luthierd.inference.engine.platform_settings import cpu_dtype
 from luthierd.inference.engine.tokenizing import Tokenizing
-from luthierd.inference.engine_host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
-from luthierd.inference.errors import AdapterInvalidError, EngineStartError, StructureUnsupportedError
-from luthierd.inference.generations.stages import StageClock
+from luthierd.inference.engine.host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
+from luthierd.inference.domain.errors import AdapterInvalidError, EngineStartError, StructureUnsupportedError
+from luthierd.inference.domain.stages import StageClock
 
 if TYPE_CHECKING:
     from luthierd.inference.engine.transformers_decoding import Cohort, Row

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from luthierd.inference.errors import AdapterInvalidError
+from luthierd.inference.domain.errors import AdapterInvalidError
 
 WEIGHTS = "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."

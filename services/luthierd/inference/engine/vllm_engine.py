@@ -17,15 +17,15 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from luthierd.errors import InvalidArgumentError
-from luthierd.inference.domain import Sampling, Stage, Structure, TokenAlternative, TokenLogprob
+from luthierd.inference.domain.model import Sampling, Stage, Structure, TokenAlternative, TokenLogprob
 from luthierd.inference.engine.forked_start import variables, warm_context
 from luthierd.inference.engine.platform_settings import cpu_dtype, cpu_environment, uses_gpu
 from luthierd.inference.engine.slices import BACKGROUND, SCORED_FROM, WORKER_EXTENSION, scheduler_name
 from luthierd.inference.engine.tokenizing import Tokenizing
 from luthierd.inference.engine.vllm_cpu_lora import CHILD_MARK
-from luthierd.inference.engine_host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
-from luthierd.inference.errors import AdapterInvalidError, EmbedUnsupportedError, EngineStartError
-from luthierd.inference.generations.stages import StageClock
+from luthierd.inference.engine.host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
+from luthierd.inference.domain.errors import AdapterInvalidError, EmbedUnsupportedError, EngineStartError
+from luthierd.inference.domain.stages import StageClock
 
 log = logging.getLogger(__name__)
 

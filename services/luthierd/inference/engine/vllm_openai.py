@@ -13,9 +13,9 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from luthierd.inference.answers.answers import Leased
+from luthierd.inference.completions.completions import Leased
 from luthierd.inference.engine.vllm_engine import VllmEngine, lora_request
-from luthierd.inference.engine_host import Engine
+from luthierd.inference.engine.host import Engine
 from luthierd.inference.http.exchange import Receive, Scope, Send, Usage
 from luthierd.inference.http.front import Application
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from luthierd.inference import metrics
-from luthierd.inference.domain import Finish, Origin, TokenIds, Turn
+from luthierd.inference.domain.model import Finish, Origin, TokenIds, Turn
 from luthierd.inference.feedback.capture_policies import CapturePolicies
-from luthierd.inference.feedback.domain import ABORTED, Captured, Response, Text
+from luthierd.inference.domain.feedback import ABORTED, Captured, Response, Text
 from luthierd.inference.feedback.redaction import redact
 
 log = logging.getLogger(__name__)

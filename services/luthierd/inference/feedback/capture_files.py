@@ -18,7 +18,7 @@ from luthierd.errors import InvalidArgumentError, NotFoundError
 from luthierd.inference import metrics
 from luthierd.inference.feedback.capture_parquet import part_bytes
 from luthierd.inference.feedback.capture_policies import CapturePolicies
-from luthierd.inference.feedback.domain import Captured, CaptureFile, FileKind
+from luthierd.inference.domain.feedback import Captured, CaptureFile, FileKind
 from luthierd.names import CAPTURE_FILE, TENANT
 from luthierd.rpc.paging import Page, PageRequest
 from luthierd.storage.blobs import BlobStore

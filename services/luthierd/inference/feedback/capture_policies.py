@@ -7,8 +7,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from luthierd.inference.errors import EtagMismatchError
-from luthierd.inference.feedback.domain import CapturePolicy, PolicyChange
+from luthierd.inference.domain.errors import EtagMismatchError
+from luthierd.inference.domain.feedback import CapturePolicy, PolicyChange
 from luthierd.names import CAPTURE_POLICY
 
 

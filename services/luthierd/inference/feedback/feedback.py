@@ -17,7 +17,7 @@ from luthierd.errors import FailedPreconditionError, InvalidArgumentError, NotFo
 from luthierd.inference.feedback.capture import ResponseLog
 from luthierd.inference.feedback.capture_files import new_file
 from luthierd.inference.feedback.capture_parquet import read_texts, write_export
-from luthierd.inference.feedback.domain import CaptureFile, ExportFilter, Feedback, FileKind, Opinion, Response, Text
+from luthierd.inference.domain.feedback import CaptureFile, ExportFilter, Feedback, FileKind, Opinion, Response, Text
 from luthierd.inference.feedback.redaction import redact
 from luthierd.names import DEPLOYMENT, TENANT
 from luthierd.storage.blobs import BlobNotFoundError, BlobStore

@@ -13,21 +13,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from luthierd.inference.domain import Turn
-from luthierd.inference.errors import EtagMismatchError
-from luthierd.inference.feedback.domain import (
-    DEFAULT_RETENTION_S,
-    Captured,
-    CaptureFile,
-    CapturePolicy,
-    ExportFilter,
-    Feedback,
-    FileKind,
-    Opinion,
-    Rating,
-    Response,
-    Text,
-)
+from luthierd.inference.domain.model import Turn
+from luthierd.inference.domain.errors import EtagMismatchError
+from luthierd.inference.domain.feedback import DEFAULT_RETENTION_S, Captured, CaptureFile, CapturePolicy, ExportFilter, Feedback, FileKind, Opinion, Rating, Response, Text
 from luthierd.rpc.paging import Page, PageRequest
 from luthierd.storage.database import Database
 

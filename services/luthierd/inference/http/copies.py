@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from luthierd.inference.domain import Sampling, Structure
-from luthierd.inference.http.seat import DEFAULT_COMPLETION_TOKENS
+from luthierd.inference.domain.model import Sampling, Structure
+from luthierd.inference.http.slot import DEFAULT_COMPLETION_TOKENS
 
 UNDERSTOOD = {
     "frequency_penalty", "logprobs", "max_completion_tokens", "max_tokens", "messages", "metadata", "model", "n",

@@ -20,7 +20,7 @@ from luthierd.errors import (
     RetryableError,
 )
 from luthierd.inference import metrics
-from luthierd.inference.errors import ReaderTooSlowError
+from luthierd.inference.domain.errors import ReaderTooSlowError
 from luthierd.inference.http.outbox import Outbox
 from luthierd.rpc import logs
 from luthierd.rpc.status import code_of

@@ -16,12 +16,12 @@ from typing import Any, Protocol
 
 from luthierd.errors import InvalidArgumentError, LuthierError
 from luthierd.inference import metrics
-from luthierd.inference.answers import wire as answer_wire
-from luthierd.inference.answers.answers import Answers, Leased
+from luthierd.inference.api import completion_wire as answer_wire
+from luthierd.inference.completions.completions import Answers, Leased
 from luthierd.inference.deployments.deployments import Deployments
-from luthierd.inference.domain import EngineState, Target
-from luthierd.inference.engine_host import Engine, EngineHost
-from luthierd.inference.errors import ReaderTooSlowError
+from luthierd.inference.domain.model import EngineState, Target
+from luthierd.inference.engine.host import Engine, EngineHost
+from luthierd.inference.domain.errors import ReaderTooSlowError
 from luthierd.inference.http.copies import NotCopiedError, sampling_of
 from luthierd.inference.http.exchange import (
     CLIENT_GONE,
@@ -38,7 +38,7 @@ from luthierd.inference.http.exchange import (
 )
 from luthierd.inference.http.outbox import Outbox
 from luthierd.inference.http.recording import AnswerTap, prompt_of
-from luthierd.inference.http.seat import http_seat
+from luthierd.inference.http.slot import http_seat
 from luthierd.names import BASE_MODEL, DEPLOYMENT
 from luthierd.rpc import logs
 from luthierd.rpc.auth import Principal, TokenVerifier

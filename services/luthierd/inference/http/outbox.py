@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
-from luthierd.inference.answers.read_ahead import MAX_UNREAD
+from luthierd.inference.completions.read_ahead import MAX_UNREAD
 
 
 class Outbox:

@@ -22,15 +22,11 @@ from typing import Protocol
 
 from luthierd.errors import LuthierError, UnavailableError
 from luthierd.inference.deployments.deployments import Deployments, DeploymentStore
-from luthierd.inference.domain import AdapterRevision, BaseModel, Deployment, EngineState, Proof
-from luthierd.inference.engine_host import Engine, EngineHost
-from luthierd.inference.errors import (
-    EngineUnavailableError,
-    ReplicaRefusedError,
-    ReplicasTooSlowError,
-)
-from luthierd.inference.generations.generations import Generations
-from luthierd.inference.generations.stages import StageFailedError
+from luthierd.inference.domain.model import AdapterRevision, BaseModel, Deployment, EngineState, Proof
+from luthierd.inference.engine.host import Engine, EngineHost
+from luthierd.inference.domain.errors import EngineUnavailableError, ReplicaRefusedError, ReplicasTooSlowError
+from luthierd.inference.adapters.loaded_adapters import Generations
+from luthierd.inference.domain.stages import StageFailedError
 
 log = logging.getLogger(__name__)
 

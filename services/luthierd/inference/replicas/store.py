@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
 
 from luthierd.inference.config import InferenceConfig
-from luthierd.inference.domain import BaseModel
-from luthierd.inference.errors import ReplicaLeaseLostError, SharedStateUnreachableError
+from luthierd.inference.domain.model import BaseModel
+from luthierd.inference.domain.errors import ReplicaLeaseLostError, SharedStateUnreachableError
 from luthierd.inference.replicas.replicas import (
     Barrier,
     Change,
@@ -25,7 +25,7 @@ from luthierd.inference.replicas.replicas import (
     Replicas,
     ReplicaTimes,
 )
-from luthierd.inference.store import SqlStore, revision_from_json, revision_to_json
+from luthierd.inference.deployments.store import SqlStore, revision_from_json, revision_to_json
 from luthierd.storage.database import Database
 
 FORGOTTEN_AFTER_S = 3600.0

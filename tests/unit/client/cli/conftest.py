@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from canned import Canned, serving
+from support.canned import Canned, serving
 from luthier.cli import main
 
 SERVICES = ("curation", "trainer", "evaluator", "inference")

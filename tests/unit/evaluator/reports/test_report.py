@@ -13,54 +13,23 @@ from collections import Counter
 from html.parser import HTMLParser
 
 import pytest
-from evaluator_material import answer, rows
-from luthierd.evaluator.answer_rows import to_jsonl, write_rows
-from luthierd.evaluator.asking.costs import arm_costs
-from luthierd.evaluator.domain import (
-    DEFAULT_ARMS,
-    Answer,
-    AnswerError,
-    Arm,
-    Comparison,
-    Confusion,
-    EvaluationConfig,
-    EvaluationInputs,
-    Figures,
-    Interval,
-    Metric,
-    MetricResult,
-    Results,
-    SequentialDecision,
-    SuiteFigure,
-    SuiteResult,
-)
-from luthierd.evaluator.holdouts.domain import HoldoutUse, LeakageFinding, LeakageReport
-from luthierd.evaluator.measuring.measures import (
-    ClassFigures,
-    CriterionFigures,
-    JudgeReport,
-    LabelReport,
-    Measures,
-    Share,
-    StyleReport,
-)
-from luthierd.evaluator.measuring.scoring import Scoring
-from luthierd.evaluator.measuring.tasks import detect_task
-from luthierd.evaluator.reports.measures import measure_tables
+from support.evaluator_material import answer, rows
+from luthierd.evaluator.dataset.result_rows import to_jsonl, write_rows
+from luthierd.evaluator.models.costs import arm_costs
+from luthierd.evaluator.domain.evaluation import DEFAULT_ARMS, Answer, AnswerError, Arm, Comparison, Confusion, EvaluationConfig, EvaluationInputs, Figures, Interval, Metric, MetricResult, Results, SequentialDecision, SuiteFigure, SuiteResult
+from luthierd.evaluator.domain.holdout import HoldoutUse, LeakageFinding, LeakageReport
+from luthierd.evaluator.domain.metric_details import ClassFigures, CriterionFigures, JudgeReport, LabelReport, Measures, Share, StyleReport
+from luthierd.evaluator.scorers.scoring import Scoring
+from luthierd.evaluator.dataset.parsing import detect_task
+from luthierd.evaluator.reports.metric_tables import measure_tables
 from luthierd.evaluator.reports.plots import Axis, cost_quality_plane, forest_plot
 from luthierd.evaluator.reports.report import ARM_LABELS, ReportData, cell, confusion_table, forest_lines, render_report
-from luthierd.evaluator.retrieval.domain import (
-    Relevance,
-    RetrievalFigure,
-    RetrievalSummary,
-    Retriever,
-    RetrieverFigures,
-)
+from luthierd.evaluator.domain.retrieval import Relevance, RetrievalFigure, RetrievalSummary, Retriever, RetrieverFigures
 from luthierd.evaluator.scorers.chrf import ChrfScorer
 from luthierd.evaluator.scorers.json_validity import JsonValidityScorer
 from luthierd.evaluator.scorers.labels import LabelAccuracyScorer
 from luthierd.evaluator.scorers.rouge_l import RougeLScorer
-from luthierd.evaluator.sequential.domain import SequentialOutcome, SequentialTarget
+from luthierd.evaluator.domain.sequential import SequentialOutcome, SequentialTarget
 from markupsafe import escape
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")

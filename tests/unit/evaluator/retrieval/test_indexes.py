@@ -7,7 +7,7 @@ import dataclasses
 import faiss
 import numpy as np
 import pytest
-from evaluator_material import HashingEmbedder, rows
+from support.evaluator_material import HashingEmbedder, rows
 from luthierd.evaluator.retrieval.indexes import NOTHING, Bm25Index, DenseIndex, IndexDamagedError, fuse
 from luthierd.evaluator.retrieval.passages import Corpus, cut, examples_of
 

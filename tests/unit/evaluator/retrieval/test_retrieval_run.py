@@ -8,23 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from evaluator_material import (
-    FakePeers,
-    HashingEmbedder,
-    MemoryBlobs,
-    MemoryCatalogue,
-    ScriptedAnswerer,
-    adapter_knows,
-    quick_run,
-    row,
-    rows,
-    to_split,
-)
-from luthierd.evaluator import wire
-from luthierd.evaluator.asking.arms import ArmPlan, with_documents
+from support.evaluator_material import FakePeers, HashingEmbedder, MemoryBlobs, MemoryCatalogue, ScriptedAnswerer, adapter_knows, quick_run, row, rows, to_split
+from luthierd.evaluator.api import evaluation_wire as wire
+from luthierd.evaluator.models.arms import ArmPlan, with_documents
 from luthierd.evaluator.codec import from_json, to_json
-from luthierd.evaluator.domain import Arm, EvaluationConfig, EvaluationInputs, Message, Results, Row, TaskSpec
-from luthierd.evaluator.retrieval.domain import Passage, Relevance, RetrievalSummary, Retriever
+from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, EvaluationInputs, Message, Results, Row, TaskSpec
+from luthierd.evaluator.domain.retrieval import Passage, Relevance, RetrievalSummary, Retriever
 from luthierd.evaluator.retrieval.indexes import NOTHING
 from luthierd.evaluator.retrieval.relevance import Judged, Judgement, judge, measure
 from luthierd.evaluator.retrieval.run import Retrieval

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from luthierd.evaluator.difficult.cases import Behaviour
+from luthierd.evaluator.suites.challenge_cases import Behaviour
 from luthierd.evaluator.suites.abstention import behaviour_of
 
 ANSWERS = (

@@ -11,12 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from evaluator_material import FakePeers, MemoryBlobs, ScriptedAnswerer, adapter_knows, quick_run
+from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedAnswerer, adapter_knows, quick_run
 from luthierd.errors import InternalError, LuthierError
-from luthierd.evaluator.domain import Arm, EvaluationConfig, Message, Metric, Results
-from luthierd.evaluator.gates.gate import GateCondition, GateOutcome, GatePolicy, judge
-from luthierd.evaluator.suites.config import LM_TASKS, LmEvalConfig, SuiteConfig, suite_violations
-from luthierd.evaluator.suites.general_suite import SuiteParts
+from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Message, Metric, Results
+from luthierd.evaluator.decisions.gate import GateCondition, GateOutcome, GatePolicy, judge
+from luthierd.evaluator.domain.suites import LM_TASKS, LmEvalConfig, SuiteConfig, suite_violations
+from luthierd.evaluator.suites.retention_suite import SuiteParts
 from luthierd.evaluator.suites.lm_harness import SHIPPED, LmTask, LmTaskNotFoundError, LmTaskUnusableError, load_tasks
 from luthierd.evaluator.suites.lm_tasks import items
 

@@ -7,23 +7,14 @@ from collections.abc import AsyncIterator, Sequence
 
 import pyarrow.parquet as pq
 import pytest
-from capture_parts import START, CaptureHouse, make_capture_house, over
+from support.capture_parts import START, CaptureHouse, make_capture_house, over
 from luthierd.errors import InvalidArgumentError, NotFoundError
 from luthierd.inference import metrics
-from luthierd.inference.domain import Finish, Origin, Turn
-from luthierd.inference.errors import EtagMismatchError
+from luthierd.inference.domain.model import Finish, Origin, Turn
+from luthierd.inference.domain.errors import EtagMismatchError
 from luthierd.inference.feedback import capture
 from luthierd.inference.feedback.capture import ResponseLog
-from luthierd.inference.feedback.domain import (
-    Captured,
-    CaptureFile,
-    CapturePolicy,
-    ExportFilter,
-    FileKind,
-    Opinion,
-    PolicyChange,
-    Rating,
-)
+from luthierd.inference.domain.feedback import Captured, CaptureFile, CapturePolicy, ExportFilter, FileKind, Opinion, PolicyChange, Rating
 from luthierd.inference.feedback.feedback import ExportOvertakenError, ResponseNotFoundError
 
 POLICY, ACME = "tenants/acme/capturePolicy", "tenants/acme"

@@ -1,0 +1,53 @@
+"""Difficult sets between the contract and the domain, both ways."""
+
+from __future__ import annotations
+
+from google.protobuf import timestamp_pb2
+from luthier.evaluator.v1 import difficult_set_pb2 as pb
+
+from luthierd.errors import InvalidArgumentError
+from luthierd.evaluator.suites.challenge_cases import Behaviour, DifficultCase, Kind
+from luthierd.evaluator.suites.challenge_sets import DifficultSet
+from luthierd.evaluator.domain.evaluation import Message
+
+_KINDS = {kind: pb.DifficultKind.Value(f"DIFFICULT_KIND_{kind.name}") for kind in Kind}
+_KIND_OF = {number: kind for kind, number in _KINDS.items()}
+_BEHAVIOURS = {one: pb.ExpectedBehaviour.Value(f"EXPECTED_BEHAVIOUR_{one.name}") for one in Behaviour}
+_BEHAVIOUR_OF = {number: one for one, number in _BEHAVIOURS.items()}
+_TEXTS = ("case_id", "reference", "group", "source_row_id", "origin")
+
+
+def case_from_proto(message: pb.DifficultCase, *, field: str) -> DifficultCase:
+    """InvalidArgumentError for a kind or behaviour that is none; the rest is checked by `check_cases`."""
+    if message.kind not in _KIND_OF:
+        raise InvalidArgumentError.of_field(f"{field}.kind", f"{message.kind} is no kind; choose of {', '.join(Kind)}")
+    if message.expected not in _BEHAVIOUR_OF:
+        text = f"{message.expected} is no behaviour; choose of {', '.join(Behaviour)}"
+        raise InvalidArgumentError.of_field(f"{field}.expected", text)
+    texts = {name: getattr(message, name) for name in _TEXTS}
+    turns = tuple(Message(turn.role, turn.content) for turn in message.turns)
+    return DifficultCase(kind=_KIND_OF[message.kind], expected=_BEHAVIOUR_OF[message.expected], turns=turns, **texts)
+
+
+def case_to_proto(case: DifficultCase) -> pb.DifficultCase:
+    """A case."""
+    return pb.DifficultCase(
+        kind=_KINDS[case.kind],
+        expected=_BEHAVIOURS[case.expected],
+        turns=[pb.DifficultTurn(role=turn.role, content=turn.content) for turn in case.turns],
+        **{name: getattr(case, name) for name in _TEXTS},
+    )
+
+
+def set_to_proto(found: DifficultSet) -> pb.DifficultSet:
+    """A set."""
+    time = timestamp_pb2.Timestamp()
+    time.FromMicroseconds(round(found.create_time * 1_000_000))
+    return pb.DifficultSet(
+        name=found.name,
+        sha256=found.sha256,
+        case_count=found.case_count,
+        kind_counts=found.kind_counts,
+        reviewer=found.reviewer,
+        create_time=time,
+    )

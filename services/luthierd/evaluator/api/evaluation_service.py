@@ -1,0 +1,162 @@
+"""The gRPC servicers of the evaluator: the wire to the use cases and back. They hold no rule of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from luthier.evaluator.v1 import evaluation_service_pb2 as pb
+from luthier.evaluator.v1 import evaluation_service_pb2_grpc as evaluation_rpc
+from luthier.evaluator.v1 import gate_service_pb2 as gate_pb
+from luthier.evaluator.v1 import gate_service_pb2_grpc as gate_rpc
+
+from luthierd.evaluator.api import evaluation_wire as wire
+from luthierd.evaluator.api import annotation_queue_service as comparison_service
+from luthierd.evaluator.api import challenge_set_service as difficult_service
+from luthierd.evaluator.run.evaluations import Evaluations
+from luthierd.evaluator.api import gate_wire
+from luthierd.evaluator.decisions.gate_policies import GatePolicies
+from luthierd.evaluator.decisions.gate_selftest import DEFAULT_EXPERIMENTS
+from luthierd.jobs.events import watch
+from luthierd.jobs.queue import JobQueue
+from luthierd.rpc.auth import current_principal
+
+FULL_NAMES = (
+    "luthier.evaluator.v1.EvaluationService",
+    "luthier.evaluator.v1.GateService",
+    "luthier.evaluator.v1.VerdictService",
+    "luthier.evaluator.v1.PromptService",
+    difficult_service.FULL_NAME,
+    "luthier.evaluator.v1.HoldoutService",
+    comparison_service.FULL_NAME,
+)
+READ, WRITE = "evaluator.read", "evaluator.write"
+SCOPES = {
+    "CreateEvaluation": WRITE,
+    "GetEvaluation": READ,
+    "ListEvaluations": READ,
+    "CancelEvaluation": WRITE,
+    "WatchEvaluation": READ,
+    "ListEvaluationRows": READ,
+    "ReadEvaluationReport": READ,
+    "RunGate": READ,
+    "PlanGate": READ,
+    "SelfTestGate": READ,
+    "CreateGatePolicy": WRITE,
+    "GetGatePolicy": READ,
+    "ListGatePolicies": READ,
+    "CreatePrompt": WRITE,
+    "GetPrompt": READ,
+    "ListPrompts": READ,
+    "CancelPrompt": WRITE,
+    "WatchPrompt": READ,
+    "DecideVerdict": READ,
+    "CompareEvaluations": READ,
+    **difficult_service.SCOPES,
+    "GetHoldout": READ,
+    "ListHoldoutLooks": READ,
+    **comparison_service.SCOPES,
+}
+LIMITS_S = {"WatchEvaluation": 0.0, "WatchPrompt": 0.0, "SelfTestGate": 300.0}
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class EvaluationServicer(evaluation_rpc.EvaluationServiceServicer):
+    """`luthier.evaluator.v1.EvaluationService`."""
+
+    def __init__(self, evaluations: Evaluations, queue: JobQueue, stopping: asyncio.Event) -> None:
+        self._evaluations = evaluations
+        self._queue = queue
+        self._stopping = stopping
+
+    async def CreateEvaluation(self, request: pb.CreateEvaluationRequest, context: Context) -> Any:
+        created = await self._evaluations.create(
+            request.parent,
+            adapter_revision=request.evaluation.adapter_revision,
+            dataset_revision=request.evaluation.dataset_revision,
+            config=wire.config_from_proto(request.evaluation.config),
+            evaluation_id=request.evaluation_id,
+            subject=current_principal().subject,
+        )
+        return pb.CreateEvaluationResponse(evaluation=wire.evaluation_to_proto(created))
+
+    async def GetEvaluation(self, request: pb.GetEvaluationRequest, context: Context) -> Any:
+        found = await self._evaluations.get(request.name)
+        return pb.GetEvaluationResponse(evaluation=wire.evaluation_to_proto(found))
+
+    async def ListEvaluations(self, request: pb.ListEvaluationsRequest, context: Context) -> Any:
+        page = await self._evaluations.list(request.parent, request.page_size, request.page_token)
+        return pb.ListEvaluationsResponse(
+            evaluations=[wire.evaluation_to_proto(item, with_slices=False) for item in page.items],
+            next_page_token=page.next_page_token,
+        )
+
+    async def CancelEvaluation(self, request: pb.CancelEvaluationRequest, context: Context) -> Any:
+        found = await self._evaluations.cancel(request.name)
+        return pb.CancelEvaluationResponse(evaluation=wire.evaluation_to_proto(found))
+
+    async def WatchEvaluation(
+        self, request: pb.WatchEvaluationRequest, context: Context
+    ) -> AsyncIterator[pb.WatchEvaluationResponse]:
+        await self._evaluations.get(request.name)
+        after = request.after_event_id
+        async for event in watch(self._queue, request.name, after_event_id=after, stopping=self._stopping):
+            message = wire.event_to_proto(event)
+            if message is not None:
+                yield pb.WatchEvaluationResponse(event=message)
+
+    async def ListEvaluationRows(self, request: pb.ListEvaluationRowsRequest, context: Context) -> Any:
+        page = await self._evaluations.rows(request.parent, request.page_size, request.page_token)
+        return pb.ListEvaluationRowsResponse(
+            rows=[wire.row_to_proto(row) for row in page.items], next_page_token=page.next_page_token
+        )
+
+    async def ReadEvaluationReport(self, request: pb.ReadEvaluationReportRequest, context: Context) -> Any:
+        piece = await self._evaluations.report(request.name, request.offset_bytes, request.limit_bytes)
+        return pb.ReadEvaluationReportResponse(data=piece.data, size_bytes=piece.size_bytes, sha256=piece.sha256)
+
+
+class GateServicer(gate_rpc.GateServiceServicer):
+    """`luthier.evaluator.v1.GateService`."""
+
+    def __init__(self, policies: GatePolicies) -> None:
+        self._policies = policies
+
+    async def RunGate(self, request: gate_pb.RunGateRequest, context: Context) -> Any:
+        subject = current_principal().subject
+        given = gate_wire.policy_of_request(request)
+        decision = await self._policies.run(request.evaluation, given, subject=subject)
+        return gate_pb.RunGateResponse(decision=gate_wire.decision_to_proto(decision, evaluation=request.evaluation))
+
+    async def PlanGate(self, request: gate_pb.PlanGateRequest, context: Context) -> Any:
+        plan = await self._policies.plan(
+            request.dataset_revision,
+            gate_wire.policy_of_request(request),
+            split=request.split,
+            row_limit=request.row_limit,
+            pilot=request.pilot_evaluation,
+        )
+        return gate_pb.PlanGateResponse(plan=gate_wire.plan_to_proto(plan, dataset_revision=request.dataset_revision))
+
+    async def SelfTestGate(self, request: gate_pb.SelfTestGateRequest, context: Context) -> Any:
+        count = request.experiment_count if request.HasField("experiment_count") else DEFAULT_EXPERIMENTS
+        found = await self._policies.self_test(request.evaluation, experiments=count, seed=request.seed)
+        return gate_pb.SelfTestGateResponse(self_test=gate_wire.self_test_to_proto(found))
+
+    async def CreateGatePolicy(self, request: gate_pb.CreateGatePolicyRequest, context: Context) -> Any:
+        policy = gate_wire.policy_from_proto(request.gate_policy)
+        stored = await self._policies.create(request.parent, request.gate_policy_id, policy)
+        return gate_pb.CreateGatePolicyResponse(gate_policy=gate_wire.policy_to_proto(stored))
+
+    async def GetGatePolicy(self, request: gate_pb.GetGatePolicyRequest, context: Context) -> Any:
+        stored = await self._policies.get(request.name)
+        return gate_pb.GetGatePolicyResponse(gate_policy=gate_wire.policy_to_proto(stored))
+
+    async def ListGatePolicies(self, request: gate_pb.ListGatePoliciesRequest, context: Context) -> Any:
+        page = await self._policies.list(request.parent, request.page_size, request.page_token)
+        return gate_pb.ListGatePoliciesResponse(
+            gate_policies=[gate_wire.policy_to_proto(item) for item in page.items], next_page_token=page.next_page_token
+        )

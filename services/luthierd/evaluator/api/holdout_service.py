@@ -1,0 +1,30 @@
+"""The gRPC servicer of holdouts: the wire to the use cases and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from luthier.evaluator.v1 import holdout_service_pb2 as pb
+from luthier.evaluator.v1 import holdout_service_pb2_grpc as rpc
+
+from luthierd.evaluator.api import holdout_wire as wire
+from luthierd.evaluator.decisions.holdout_ledger import Holdouts
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class HoldoutServicer(rpc.HoldoutServiceServicer):
+    """`luthier.evaluator.v1.HoldoutService`."""
+
+    def __init__(self, holdouts: Holdouts) -> None:
+        self._holdouts = holdouts
+
+    async def GetHoldout(self, request: pb.GetHoldoutRequest, context: Context) -> Any:
+        return pb.GetHoldoutResponse(holdout=wire.holdout_to_proto(await self._holdouts.get(request.name)))
+
+    async def ListHoldoutLooks(self, request: pb.ListHoldoutLooksRequest, context: Context) -> Any:
+        page = await self._holdouts.looks(request.parent, request.page_size, request.page_token)
+        return pb.ListHoldoutLooksResponse(
+            looks=[wire.look_to_proto(look) for look in page.items], next_page_token=page.next_page_token
+        )

@@ -1,1 +1,0 @@
-"""Blind comparison of answers by people, and what their votes come to."""

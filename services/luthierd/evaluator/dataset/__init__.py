@@ -1,0 +1,1 @@
+"""Rows in and out, parsing of answers, slices, leakage."""

@@ -1,0 +1,1 @@
+"""What follows from scores: gates, verdicts, the holdout ledger."""

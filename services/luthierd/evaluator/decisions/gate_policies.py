@@ -1,0 +1,193 @@
+"""Gate policies: checking, storing, and judging an evaluation by one."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from luthierd.errors import AlreadyExistsError, FieldViolation, InvalidArgumentError, NotFoundError
+from luthierd.evaluator.run.evaluations import Evaluations
+from luthierd.evaluator.decisions.gate import GateCondition, GateDecision, GateLimit, GatePolicy, judge
+from luthierd.evaluator.decisions.gate_plan import GatePlan, Pilot, plan_gate
+from luthierd.evaluator.decisions.gate_selftest import EXPERIMENTS, SelfTest, self_test
+from luthierd.evaluator.decisions.holdout_ledger import Holdouts
+from luthierd.evaluator.dataset.rows import select_rows
+from luthierd.names import GATE_POLICY, TENANT, parse_id
+from luthierd.rpc.paging import Page, PageRequest
+
+MAX_CONDITIONS = 100
+MAX_LIMITS = 100
+MAX_CANDIDATES = 1000
+MAX_SLICE_LENGTH = 256
+MAX_ROW_LIMIT = 1_000_000
+
+
+class PolicyNotFoundError(NotFoundError):
+    """No such policy."""
+
+    reason = "GATE_POLICY_NOT_FOUND"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no gate policy {name}", metadata={"gate_policy": name})
+
+
+class PolicyExistsError(AlreadyExistsError):
+    """The name is taken; policies do not change."""
+
+    reason = "GATE_POLICY_EXISTS"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} exists and policies do not change; choose another id", metadata={"gate_policy": name})
+
+
+class PolicyInvalidError(InvalidArgumentError):
+    """A policy that cannot be judged by."""
+
+    reason = "GATE_POLICY_INVALID"
+
+
+@dataclass(frozen=True)
+class StoredPolicy:
+    """A policy under its name. `create_time` is Unix time."""
+
+    policy: GatePolicy
+    create_time: float
+
+
+class PolicyStore(Protocol):
+    """Where policies are kept."""
+
+    async def add(self, stored: StoredPolicy) -> None:
+        """PolicyExistsError on a clash."""
+
+    async def get(self, name: str) -> StoredPolicy:
+        """PolicyNotFoundError."""
+
+    async def list(self, name_prefix: str, page: PageRequest) -> Page[StoredPolicy]:
+        """By name."""
+
+
+class GatePolicies:
+    """The use cases of `GateService`."""
+
+    def __init__(
+        self,
+        store: PolicyStore,
+        evaluations: Evaluations,
+        holdouts: Holdouts,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._evaluations = evaluations
+        self._holdouts = holdouts
+        self._now = now
+
+    async def create(self, parent: str, policy_id: str, policy: GatePolicy) -> StoredPolicy:
+        """Stores a policy. PolicyInvalidError, PolicyExistsError."""
+        (tenant,) = TENANT.parse(parent, field="parent")
+        name = GATE_POLICY.format(tenant, parse_id(policy_id, field="gate_policy_id"))
+        check_policy(policy)
+        stored = StoredPolicy(replace(policy, name=name), self._now())
+        await self._store.add(stored)
+        return stored
+
+    async def get(self, name: str) -> StoredPolicy:
+        """PolicyNotFoundError."""
+        GATE_POLICY.parse(name)
+        return await self._store.get(name)
+
+    async def list(self, parent: str, page_size: int, page_token: str) -> Page[StoredPolicy]:
+        """A page of a tenant's policies, by name."""
+        TENANT.parse(parent, field="parent")
+        return await self._store.list(f"{parent}/gatePolicies/", PageRequest.parse(page_size, page_token, parent))
+
+    async def run(self, evaluation: str, policy: str | GatePolicy, *, subject: str = "") -> GateDecision:
+        """Judges a SUCCEEDED evaluation for `subject`, and enters that in the ledger of its holdout.
+        EvaluationNotFinishedError, PolicyNotFoundError, PolicyInvalidError.
+        """
+        policy = await self._resolved(policy)
+        found = await self._evaluations.finished(evaluation)
+        assert found.results is not None
+        results = found.results
+        decision = judge(policy, results.figures, slices=results.slices, costs=results.costs)
+        return await self._holdouts.judged(found.name, found.inputs, found.config, policy, decision, subject=subject)
+
+    async def plan(
+        self, dataset_revision: str, policy: str | GatePolicy, *, split: str, row_limit: int, pilot: str
+    ) -> GatePlan:
+        """What a policy can prove on a revision's rows. `pilot`: an evaluation to take variances from, or empty."""
+        policy = await self._resolved(policy)
+        if not 0 <= row_limit <= MAX_ROW_LIMIT:
+            raise InvalidArgumentError.of_field("row_limit", f"{row_limit} is not in 0 to {MAX_ROW_LIMIT}")
+        rows = await self._evaluations.split_rows(dataset_revision, split or "holdout")
+        chosen = select_rows(rows, row_limit, seed=0)
+        found = Pilot(pilot, await self._evaluations.results(pilot)) if pilot else None
+        return plan_gate(policy, chosen, pilot=found)
+
+    async def self_test(self, evaluation: str, *, experiments: int, seed: int) -> SelfTest:
+        """How often a gate would tell identical arms apart on a SUCCEEDED evaluation's rows."""
+        least, most = EXPERIMENTS
+        if not least <= experiments <= most:
+            raise InvalidArgumentError.of_field("experiment_count", f"{experiments} is not in {least} to {most}")
+        rows = await self._evaluations.scored_rows(evaluation)
+        return await asyncio.to_thread(self_test, rows, experiments=experiments, seed=seed)
+
+    async def _resolved(self, policy: str | GatePolicy) -> GatePolicy:
+        if isinstance(policy, str):
+            GATE_POLICY.parse(policy, field="gate_policy")
+            policy = (await self._store.get(policy)).policy
+        check_policy(policy)
+        return policy
+
+
+def check_policy(policy: GatePolicy) -> None:
+    """PolicyInvalidError naming every field that is wrong."""
+    faults = _policy_faults(policy)
+    for index, condition in enumerate(policy.conditions):
+        faults += [(f"conditions[{index}].{name}", text) for name, text in _condition_faults(condition)]
+    for index, limit in enumerate(policy.limits):
+        faults += [(f"limits[{index}].{name}", text) for name, text in _limit_faults(limit)]
+    if faults:
+        message = "; ".join(f"{field}: {text}" for field, text in faults)
+        violations = [FieldViolation(field, text) for field, text in faults]
+        raise PolicyInvalidError(f"the gate policy is wrong: {message}", violations=violations)
+
+
+def _policy_faults(policy: GatePolicy) -> list[tuple[str, str]]:
+    faults = []
+    if not 1 <= len(policy.conditions) <= MAX_CONDITIONS:
+        text = f"a policy needs 1 to {MAX_CONDITIONS} conditions, this one has {len(policy.conditions)}"
+        faults.append(("conditions", text))
+    if len(policy.limits) > MAX_LIMITS:
+        faults.append(("limits", f"a policy has at most {MAX_LIMITS} limits, this one has {len(policy.limits)}"))
+    if not 0 <= policy.min_coverage <= 1:
+        faults.append(("min_coverage", f"{policy.min_coverage:g} is not in 0 to 1"))
+    if not 1 <= policy.candidate_count <= MAX_CANDIDATES:
+        faults.append(("candidate_count", f"{policy.candidate_count} is not in 1 to {MAX_CANDIDATES}"))
+    return faults
+
+
+def _condition_faults(condition: GateCondition) -> list[tuple[str, str]]:
+    faults = []
+    if condition.reference is condition.arm:
+        faults.append(("reference", f"{condition.arm} cannot be compared with itself"))
+    for name, value in (("at_least", condition.at_least), ("expected", condition.expected)):
+        if value is not None and not -1 <= value <= 1:
+            faults.append((name, f"{value:g} is not in -1 to 1, the range of every metric's differences"))
+    if len(condition.slice) > MAX_SLICE_LENGTH:
+        faults.append(("slice", f"{len(condition.slice)} characters are more than {MAX_SLICE_LENGTH}"))
+    return faults
+
+
+def _limit_faults(limit: GateLimit) -> list[tuple[str, str]]:
+    faults = []
+    if not (math.isfinite(limit.at_most) and limit.at_most > 0):
+        faults.append(("at_most", f"{limit.at_most:g} is not above 0"))
+    if limit.reference is limit.arm:
+        faults.append(("reference", f"{limit.arm} cannot be compared with itself"))
+    return faults

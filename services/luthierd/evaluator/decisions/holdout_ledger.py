@@ -1,0 +1,280 @@
+"""The ledger of holdouts: every look is recorded, counted, and named when it is one too many; the final slice is read
+once for an adapter.
+
+A look is an evaluation that made figures. It is entered before they can be seen, so that none is missed, and under the
+evaluation's name, so that a resumed one counts once. A gate is entered, too, and counts nothing: it judges figures that
+its evaluation already showed. The identity of a holdout is the digest of its rows: copies share their looks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+from luthierd.errors import FailedPreconditionError
+from luthierd.evaluator.codec import to_json
+from luthierd.evaluator.domain.evaluation import DatasetRevision, EvaluationConfig, EvaluationInputs, Row
+from luthierd.evaluator.decisions.gate import GateDecision, GatePolicy
+from luthierd.evaluator.domain.holdout import MIN_FINAL_GROUPS, HoldoutUse, final_groups
+from luthierd.evaluator.dataset.rows import parse_rows
+from luthierd.names import HOLDOUT
+from luthierd.rpc.paging import Page, PageRequest
+
+SPLIT = "holdout"
+
+
+class FinalSliceSpentError(FailedPreconditionError):
+    """A second read of the final slice for the same adapter."""
+
+    reason = "HOLDOUT_FINAL_SPENT"
+
+    def __init__(self, look: HoldoutLook) -> None:
+        super().__init__(
+            f"{look.evaluation} has read the final slice of this holdout for this adapter ({look.adapter_revision}); "
+            "decide by its figures, or curate new rows",
+            metadata={"evaluation": look.evaluation, "adapter_revision": look.adapter_revision},
+        )
+
+
+class NoFinalSliceError(FailedPreconditionError):
+    """The holdout is too small to keep a slice back."""
+
+    reason = "HOLDOUT_HAS_NO_FINAL_SLICE"
+
+    def __init__(self, group_count: int) -> None:
+        super().__init__(
+            f"a final slice needs at least {MIN_FINAL_GROUPS} groups, about a fifth of the holdout's; this holdout has "
+            f"{group_count}: evaluate without --final, or curate with a larger share for the holdout",
+            metadata={"group_count": str(group_count), "needed_final_group_count": str(MIN_FINAL_GROUPS)},
+        )
+
+
+@dataclass(frozen=True)
+class HoldoutLook:
+    """An entry. `id` is unique: entering it again changes nothing. `create_time` is Unix time."""
+
+    id: str
+    tenant: str
+    rows_sha256: str
+    is_final: bool
+    evaluation: str
+    adapter_revision: str
+    adapter_sha256: str
+    subject: str
+    row_count: int
+    create_time: float
+    purpose: str = ""
+    gate_policy: str = ""
+    gate_outcome: str = ""
+
+    @property
+    def is_gate(self) -> bool:
+        return bool(self.gate_outcome)
+
+    @property
+    def final_key(self) -> str | None:
+        """What there can be one of; None for everything but an evaluation of the final slice."""
+        if self.is_gate or not self.is_final:
+            return None
+        return f"{self.tenant}/{self.rows_sha256}/{self.adapter_sha256}"
+
+
+class LookCounts(NamedTuple):
+    """Evaluations that looked at the open part, and at the final slice."""
+
+    open: int
+    final: int
+
+
+class Ledger(Protocol):
+    """Where looks are kept."""
+
+    async def record(self, look: HoldoutLook) -> None:
+        """FinalSliceSpentError if another evaluation holds its `final_key`."""
+
+    async def counts(self, tenant: str, rows_sha256: str) -> LookCounts: ...
+
+    async def final_look(self, final_key: str) -> HoldoutLook | None: ...
+
+    async def list(self, tenant: str, rows_sha256: str, page: PageRequest) -> Page[HoldoutLook]:
+        """Newest first."""
+
+
+class Revisions(Protocol):
+    """Curation, asked in the name of a tenant."""
+
+    async def dataset_revision(self, tenant: str, name: str) -> DatasetRevision: ...
+
+
+class Blobs(Protocol):
+    """The part of the blob store that is read here."""
+
+    def read_bytes(self, sha256: str) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """The holdout of a dataset revision."""
+
+    name: str
+    rows_sha256: str
+    row_count: int
+    group_count: int
+    use: HoldoutUse
+    final_read_count: int
+
+
+class HoldoutSlices(NamedTuple):
+    """The rows that may be looked at often, and those that are kept back."""
+
+    open: list[Row]
+    final: list[Row]
+
+
+def slices_of(rows: Sequence[Row]) -> HoldoutSlices:
+    """The same for the same rows; whole groups stay together."""
+    kept_back = final_groups({row.group for row in rows})
+    return HoldoutSlices(
+        [row for row in rows if row.group not in kept_back], [row for row in rows if row.group in kept_back]
+    )
+
+
+class Holdouts:
+    """The use cases of `HoldoutService`, and what evaluations and gates enter."""
+
+    def __init__(
+        self, ledger: Ledger, revisions: Revisions, blobs: Blobs, *, now: Callable[[], float] = time.time
+    ) -> None:
+        self._ledger = ledger
+        self._revisions = revisions
+        self._blobs = blobs
+        self._now = now
+
+    async def get(self, name: str) -> Holdout:
+        """The holdout as it is now. Curation's NotFoundError for a revision that is not there."""
+        tenant, digest = await self._rows_sha256(name)
+        rows = await self._rows(digest) if digest else []
+        counts = await self._ledger.counts(tenant, digest)
+        use = HoldoutUse(counts.open, len(slices_of(rows).final))
+        return Holdout(name, digest, len(rows), len({row.group for row in rows}), use, counts.final)
+
+    async def looks(self, name: str, page_size: int, page_token: str) -> Page[HoldoutLook]:
+        """A page of the ledger, newest first."""
+        tenant, digest = await self._rows_sha256(name)
+        return await self._ledger.list(tenant, digest, PageRequest.parse(page_size, page_token, name))
+
+    async def check_final(self, tenant: str, inputs: EvaluationInputs) -> None:
+        """FinalSliceSpentError, NoFinalSliceError: what stops an evaluation of the final slice from starting."""
+        rows = await self._rows(inputs.rows_sha256)
+        if not slices_of(rows).final:
+            raise NoFinalSliceError(len({row.group for row in rows}))
+        await refuse_spent(self._ledger, tenant, inputs)
+
+    async def judged(
+        self,
+        evaluation: str,
+        inputs: EvaluationInputs,
+        config: EvaluationConfig,
+        policy: GatePolicy,
+        decision: GateDecision,
+        *,
+        subject: str,
+    ) -> GateDecision:
+        """Enters a gate; the decision with a warning if the holdout is over-used by now."""
+        if config.split != SPLIT:
+            return decision
+        tenant = evaluation.split("/")[1]
+        policy_key = policy.name or hashlib.sha256(json.dumps(to_json(policy), sort_keys=True).encode()).hexdigest()
+        look = evaluation_look(tenant, evaluation, inputs, config, subject=subject, row_count=0, now=self._now())
+        await self._ledger.record(
+            replace(
+                look,
+                id=f"{evaluation}#{policy_key}",
+                gate_policy=policy.name,
+                gate_outcome=decision.outcome.value,
+            )
+        )
+        counts = await self._ledger.counts(tenant, inputs.rows_sha256)
+        warning = HoldoutUse(counts.final if config.final else counts.open).warning
+        return replace(decision, warnings=(*decision.warnings, warning)) if warning else decision
+
+    async def _rows_sha256(self, name: str) -> tuple[str, str]:
+        """Tenant and digest; an empty digest for a revision without a holdout."""
+        tenant, *_ = HOLDOUT.parse(name)
+        revision = await self._revisions.dataset_revision(tenant, name.removesuffix("/holdout"))
+        return tenant, revision.splits.get(SPLIT, "")
+
+    async def _rows(self, digest: str) -> list[Row]:
+        return parse_rows(await asyncio.to_thread(self._blobs.read_bytes, digest), split=SPLIT)
+
+
+def evaluation_look(
+    tenant: str,
+    evaluation: str,
+    inputs: EvaluationInputs,
+    config: EvaluationConfig,
+    *,
+    subject: str,
+    row_count: int,
+    now: float,
+) -> HoldoutLook:
+    """The entry of an evaluation, under its name."""
+    return HoldoutLook(
+        id=evaluation,
+        tenant=tenant,
+        rows_sha256=inputs.rows_sha256,
+        is_final=config.final,
+        evaluation=evaluation,
+        adapter_revision=inputs.adapter_revision,
+        adapter_sha256=inputs.adapter_sha256,
+        subject=subject,
+        row_count=row_count,
+        create_time=now,
+        purpose=config.purpose,
+    )
+
+
+async def refuse_spent(ledger: Ledger, tenant: str, inputs: EvaluationInputs, *, evaluation: str = "") -> None:
+    """FinalSliceSpentError if an evaluation other than `evaluation` has read the final slice for this adapter."""
+    look = await ledger.final_look(f"{tenant}/{inputs.rows_sha256}/{inputs.adapter_sha256}")
+    if look is not None and look.evaluation != evaluation:
+        raise FinalSliceSpentError(look)
+
+
+@dataclass(frozen=True)
+class EvaluationLooks:
+    """How a worker enters its evaluation for `subject`."""
+
+    ledger: Ledger
+    subject: str = ""
+    now: Callable[[], float] = time.time
+
+    async def check(self, evaluation: str, inputs: EvaluationInputs, config: EvaluationConfig) -> None:
+        """FinalSliceSpentError before anything is asked, if another evaluation was faster."""
+        if config.final:
+            await refuse_spent(self.ledger, evaluation.split("/")[1], inputs, evaluation=evaluation)
+
+    async def enter(
+        self,
+        evaluation: str,
+        inputs: EvaluationInputs,
+        config: EvaluationConfig,
+        *,
+        row_count: int,
+        final_row_count: int,
+    ) -> HoldoutUse | None:
+        """Enters the look, before its figures are made; how worn the holdout is now. None for another split."""
+        if config.split != SPLIT:
+            return None
+        tenant = evaluation.split("/")[1]
+        look = evaluation_look(
+            tenant, evaluation, inputs, config, subject=self.subject, row_count=row_count, now=self.now()
+        )
+        await self.ledger.record(look)
+        counts = await self.ledger.counts(tenant, inputs.rows_sha256)
+        return HoldoutUse(counts.final if config.final else counts.open, final_row_count)

@@ -1,1 +1,0 @@
-"""Difficult cases as a resource: proposed for a dataset, reviewed by people, kept."""

@@ -1,0 +1,36 @@
+"""What a sequential evaluation is to decide. Stdlib only."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
+
+
+@dataclass(frozen=True)
+class SequentialTarget:
+    """A difference to decide: is `arm` minus `reference` above `at_least`?"""
+
+    metric: Metric
+    arm: Arm
+    reference: Arm
+    at_least: float = 0.0
+
+
+@dataclass(frozen=True)
+class SequentialConfig:
+    """Rounds of at least `round_size` rows; no targets: the primary metric of the adapter against every other arm."""
+
+    round_size: int = 40
+    targets: tuple[SequentialTarget, ...] = ()
+
+
+class SequentialOutcome(enum.StrEnum):
+    """ABOVE and BELOW are proved; FUTILE: all rows would probably prove neither; EXHAUSTED: all rows were asked."""
+
+    ABOVE = "above"
+    BELOW = "below"
+    FUTILE = "futile"
+    EXHAUSTED = "exhausted"

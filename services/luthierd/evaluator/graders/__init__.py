@@ -1,0 +1,1 @@
+"""Model graders: a judge, its prompts, its stored judgements."""

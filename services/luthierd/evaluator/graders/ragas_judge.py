@@ -1,0 +1,47 @@
+"""Our judge in the form that RAGAS's metrics ask: two methods, and every failure keeps its name."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, TypeVar, get_args
+
+import pydantic
+
+from luthierd.evaluator.graders.judge import Judge
+from luthierd.evaluator.scorers.ragas_metrics import InstructorBaseRagasLLM
+
+T = TypeVar("T", bound=pydantic.BaseModel)
+
+
+class RagasJudge(InstructorBaseRagasLLM):  # type: ignore[misc]  # RAGAS ships no types
+    """RAGAS's prompts, through `Judge`."""
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+
+    def generate(self, prompt: str, response_model: type[T]) -> T:
+        """Not used: every metric is awaited."""
+        raise NotImplementedError("await agenerate")
+
+    async def agenerate(self, prompt: str, response_model: type[T]) -> T:
+        """JudgeError."""
+        return await self._judge.ask(prompt, with_flags(response_model), template=f"ragas:{response_model.__name__}")
+
+
+@functools.cache
+def with_flags(form: type[T]) -> type[T]:
+    """RAGAS's form with its whole numbers bound to what they mean, 0 or 1. RAGAS 0.4.3 leaves them free and takes any
+    number but 0, so also -1, for a yes; its precision and recall of contexts then weigh with it.
+    """
+    bound: dict[str, Any] = {}
+    for name, field in form.model_fields.items():
+        item = next((one for one in get_args(field.annotation) if _is_form(one)), None)
+        if field.annotation is int:
+            bound[name] = (int, pydantic.Field(ge=0, le=1, description=field.description))
+        elif item is not None:
+            bound[name] = (list[with_flags(item)], pydantic.Field(description=field.description))  # type: ignore[misc]
+    return pydantic.create_model(form.__name__, __base__=form, **bound)
+
+
+def _is_form(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)

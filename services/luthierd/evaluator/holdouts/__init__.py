@@ -1,1 +1,0 @@
-"""Holdouts: the ledger of looks at them, their final slice, and what leaked into them."""

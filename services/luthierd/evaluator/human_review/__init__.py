@@ -1,0 +1,1 @@
+"""Annotation queues: people compare or rate answers."""

@@ -1,1 +1,0 @@
-"""Judges: models that grade answers, and what is kept of their judgements."""

@@ -1,1 +1,0 @@
-"""Measuring: from answers to scores by row, and from those to figures."""

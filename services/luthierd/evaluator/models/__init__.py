@@ -1,0 +1,1 @@
+"""Who answers: arms, our inference, OpenAI-compatible endpoints."""

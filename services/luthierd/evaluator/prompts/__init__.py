@@ -1,1 +1,0 @@
-"""Prompts as a resource, and the search for them on validation rows."""

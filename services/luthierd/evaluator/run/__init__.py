@@ -1,0 +1,1 @@
+"""One evaluation, or one prompt search, from beginning to end."""

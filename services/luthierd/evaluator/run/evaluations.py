@@ -1,0 +1,355 @@
+"""Evaluations as a resource: creating them with their inputs fixed by digest, reading them, and their rows
+and report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from luthierd.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError, NotFoundError
+from luthierd.evaluator.models.endpoints import NO_ENDPOINTS, Endpoints
+from luthierd.evaluator.models.targets import target_violations
+from luthierd.evaluator.codec import from_json, to_json
+from luthierd.evaluator.domain.evaluation import AdapterRevision, DatasetRevision, EvaluationConfig, EvaluationInputs, Progress, Results, Row
+from luthierd.evaluator.run.resolve_inputs import FurtherInputs
+from luthierd.evaluator.decisions.holdout_ledger import Holdouts
+from luthierd.evaluator.run.sequential_rules import holdout_violations
+from luthierd.evaluator.run.metric_rules import JudgeIsGeneratorError, adapter_of, generators_of, measuring_violations, refuse_own_endpoint
+from luthierd.evaluator.dataset.rows import parse_rows
+from luthierd.evaluator.domain.suites import suite_violations
+from luthierd.jobs.queue import Job, JobNotFoundError, JobQueue, JobState
+from luthierd.names import ADAPTER_REVISION, DATASET_REVISION, EVALUATION, TENANT, parse_id
+from luthierd.rpc.paging import Page, PageRequest
+
+KIND = "evaluation"
+SPLITS = ("holdout", "validation")
+MAX_REPORT_PIECE_BYTES = 1024 * 1024
+
+# Bounds of the contract's numbers: (lowest, highest).
+BOUNDS: dict[str, tuple[float, float]] = {
+    "row_limit": (0, 1_000_000),
+    "shot_count": (0, 16),
+    "max_answer_tokens": (1, 8192),
+    "concurrency": (1, 256),
+    "machine_price_per_hour": (0, 1_000_000),
+    "resample_count": (100, 100_000),
+    "passage_characters": (100, 8_000),
+}
+
+
+class EvaluationNotFoundError(NotFoundError):
+    """No such evaluation."""
+
+    reason = "EVALUATION_NOT_FOUND"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no evaluation {name}", metadata={"evaluation": name})
+
+
+class EvaluationNotFinishedError(FailedPreconditionError):
+    """The evaluation has no results (yet)."""
+
+    reason = "EVALUATION_NOT_SUCCEEDED"
+
+    def __init__(self, name: str, state: JobState) -> None:
+        advice = "evaluate again" if state.is_final else "wait until it is"
+        super().__init__(
+            f"{name} is {state}, not SUCCEEDED; {advice}", metadata={"evaluation": name, "state": state.value}
+        )
+
+
+class DatasetNotReadyError(FailedPreconditionError):
+    """The dataset revision cannot be read."""
+
+    reason = "DATASET_REVISION_NOT_READY"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} is not READY; wait for its curation or name another revision", metadata={"dataset_revision": name}
+        )
+
+
+class SplitEmptyError(FailedPreconditionError):
+    """There is nothing to evaluate on."""
+
+    reason = "SPLIT_EMPTY"
+
+    def __init__(self, name: str, split: str) -> None:
+        super().__init__(
+            f"the {split} split of {name} has no rows; curate with a larger share for it",
+            metadata={"dataset_revision": name, "split": split},
+        )
+
+
+class Peers(Protocol):
+    """The other services, asked in the name of a tenant. Raises their errors as ours."""
+
+    async def adapter_revision(self, tenant: str, name: str) -> AdapterRevision: ...
+
+    async def dataset_revision(self, tenant: str, name: str) -> DatasetRevision: ...
+
+    async def deployed_adapters(self, tenant: str, deployment: str) -> Sequence[str]: ...
+
+
+@dataclass(frozen=True)
+class DifficultSetFile:
+    """A difficult set's name, and the blob with its cases."""
+
+    name: str
+    sha256: str
+
+
+class DifficultSetReader(Protocol):
+    """Where a tenant's difficult sets are found."""
+
+    async def file(self, name: str) -> DifficultSetFile:
+        """DifficultSetNotFoundError; InvalidArgumentError for a name that is none."""
+
+
+class Blobs(Protocol):
+    """The part of the blob store that is read here."""
+
+    def read_bytes(self, sha256: str) -> bytes: ...
+
+    def read_range(self, sha256: str, offset_bytes: int, limit_bytes: int) -> bytes: ...
+
+    def size_bytes(self, sha256: str) -> int: ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation as it is now. Times are Unix time; `error` is as `Job.error`."""
+
+    name: str
+    inputs: EvaluationInputs
+    config: EvaluationConfig
+    state: JobState
+    error: dict[str, Any] | None
+    progress: Progress | None
+    results: Results | None
+    create_time: float
+    start_time: float | None
+    end_time: float | None
+
+
+@dataclass(frozen=True)
+class ReportPiece:
+    """Some bytes of a report, and the size and digest of the whole."""
+
+    data: bytes
+    size_bytes: int
+    sha256: str
+
+
+class Evaluations:
+    """The use cases of `EvaluationService`."""
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        peers: Peers,
+        blobs: Blobs,
+        *,
+        wake: Callable[[], None],
+        holdouts: Holdouts,
+        endpoints: Endpoints = NO_ENDPOINTS,
+        difficult_sets: DifficultSetReader | None = None,
+    ) -> None:
+        """`difficult_sets` None: an evaluation cannot name one."""
+        self._queue = queue
+        self._further = FurtherInputs(peers, queue, endpoints)
+        self._difficult_sets = difficult_sets
+        self._peers = peers
+        self._blobs = blobs
+        self._wake = wake
+        self._endpoints = endpoints
+        self._holdouts = holdouts
+
+    async def create(
+        self,
+        parent: str,
+        *,
+        adapter_revision: str,
+        dataset_revision: str,
+        config: EvaluationConfig,
+        evaluation_id: str = "",
+        subject: str = "",
+    ) -> Evaluation:
+        """Queues an evaluation of what these names mean now, for `subject`. Everything that could stop it from starting
+        is an error here: an unknown revision, a revision that is not ready, an empty split, a spent final slice, a bad
+        configuration.
+        """
+        (tenant,) = TENANT.parse(parent, field="parent")
+        ADAPTER_REVISION.parse(adapter_revision, field="evaluation.adapter_revision")
+        if dataset_revision:
+            DATASET_REVISION.parse(dataset_revision, field="evaluation.dataset_revision")
+        check_config(config)
+        evaluation_id = parse_id(evaluation_id or f"e{uuid.uuid4().hex[:12]}", field="evaluation_id")
+        await self._check_judge(tenant, config, adapter_revision)
+        inputs = await self._resolve(tenant, adapter_revision, dataset_revision, config.split)
+        inputs = await self._further.of(tenant, inputs, config)
+        inputs = replace(inputs, difficult_sha256=await self._difficult_sha256(config.suites.difficult_set))
+        if config.final:
+            await self._holdouts.check_final(tenant, inputs)
+        payload = {"inputs": to_json(inputs), "config": to_json(config), "subject": subject}
+        job = await self._queue.submit(EVALUATION.format(tenant, evaluation_id), KIND, payload)
+        self._wake()
+        return evaluation_of(job)
+
+    async def get(self, name: str) -> Evaluation:
+        """EvaluationNotFoundError."""
+        EVALUATION.parse(name)
+        try:
+            return evaluation_of(await self._queue.get(name))
+        except JobNotFoundError:
+            raise EvaluationNotFoundError(name) from None
+
+    async def list(self, parent: str, page_size: int, page_token: str) -> Page[Evaluation]:
+        """A page of a tenant's evaluations, newest first."""
+        TENANT.parse(parent, field="parent")
+        page = PageRequest.parse(page_size, page_token, parent)
+        found = await self._queue.list(f"{parent}/evaluations/", page, kind=KIND)
+        return Page(tuple(evaluation_of(job) for job in found.items), found.next_page_token)
+
+    async def cancel(self, name: str) -> Evaluation:
+        """Asks an evaluation to end; a finished one is returned unchanged. EvaluationNotFoundError."""
+        EVALUATION.parse(name)
+        try:
+            return evaluation_of(await self._queue.cancel(name))
+        except JobNotFoundError:
+            raise EvaluationNotFoundError(name) from None
+
+    async def finished(self, name: str) -> Evaluation:
+        """A SUCCEEDED evaluation; its `results` are set. EvaluationNotFinishedError."""
+        evaluation = await self.get(name)
+        if evaluation.results is None:
+            raise EvaluationNotFinishedError(name, evaluation.state)
+        return evaluation
+
+    async def results(self, name: str) -> Results:
+        """The results of a SUCCEEDED evaluation. EvaluationNotFinishedError."""
+        results = (await self.finished(name)).results
+        assert results is not None
+        return results
+
+    async def rows(self, name: str, page_size: int, page_token: str) -> Page[dict[str, Any]]:
+        """A page of rows with all answers and scores, as `answer_rows.write_rows` wrote them."""
+        results = await self.results(name)
+        page = PageRequest.parse(page_size, page_token, name)
+        lines = (await asyncio.to_thread(self._blobs.read_bytes, results.answers_sha256)).splitlines()
+        first = int(page.after or 0)
+        chosen = lines[first : first + page.limit]
+        return page.page([json.loads(line) for line in chosen], [str(first + i + 1) for i in range(len(chosen))])
+
+    async def scored_rows(self, name: str) -> Sequence[dict[str, Any]]:
+        """All rows with all answers and scores. EvaluationNotFinishedError."""
+        digest = (await self.results(name)).answers_sha256
+        data = await asyncio.to_thread(self._blobs.read_bytes, digest)
+        return [json.loads(line) for line in data.splitlines()]
+
+    async def split_rows(self, dataset_revision: str, split: str) -> Sequence[Row]:
+        """The rows of a split that could be evaluated on. DatasetNotReadyError, SplitEmptyError."""
+        tenant = DATASET_REVISION.parse(dataset_revision, field="dataset_revision")[0]
+        if split not in SPLITS:
+            raise InvalidArgumentError.of_field("split", f"{split!r} is not one of {', '.join(SPLITS)}")
+        dataset = await self._peers.dataset_revision(tenant, dataset_revision)
+        if not dataset.is_ready:
+            raise DatasetNotReadyError(dataset.name)
+        if not dataset.row_counts.get(split):
+            raise SplitEmptyError(dataset.name, split)
+        data = await asyncio.to_thread(self._blobs.read_bytes, dataset.splits[split])
+        return await asyncio.to_thread(parse_rows, data, split=split)
+
+    async def report(self, name: str, offset_bytes: int, limit_bytes: int) -> ReportPiece:
+        """A piece of the HTML report; empty past the end."""
+        if offset_bytes < 0:
+            raise InvalidArgumentError.of_field("offset_bytes", f"{offset_bytes} is negative")
+        digest = (await self.results(name)).report_sha256
+        limit = min(limit_bytes, MAX_REPORT_PIECE_BYTES) if limit_bytes > 0 else MAX_REPORT_PIECE_BYTES
+        data = await asyncio.to_thread(self._blobs.read_range, digest, offset_bytes, limit)
+        return ReportPiece(data, await asyncio.to_thread(self._blobs.size_bytes, digest), digest)
+
+    async def _check_judge(self, tenant: str, config: EvaluationConfig, adapter_name: str) -> None:
+        """EndpointNotFoundError, JudgeIsGeneratorError. A later change of the deployment is seen in its answers."""
+        if config.judge.endpoint:
+            self._endpoints.find(config.judge.endpoint, tenant=tenant)
+        refuse_own_endpoint(config)
+        if config.judge.target.startswith("tenants/"):
+            tested = generators_of(config, adapter_name)
+            for revision in await self._peers.deployed_adapters(tenant, config.judge.target):
+                if adapter_of(revision) in tested:
+                    raise JudgeIsGeneratorError(config.judge.target, revision)
+
+    async def _difficult_sha256(self, name: str) -> str:
+        """The digest of a difficult set's cases; empty for no name."""
+        if not name:
+            return ""
+        if self._difficult_sets is None:
+            raise InvalidArgumentError.of_field("evaluation.config.difficult_set", "there are no difficult sets here")
+        return (await self._difficult_sets.file(name)).sha256
+
+    async def _resolve(self, tenant: str, adapter_name: str, dataset_name: str, split: str) -> EvaluationInputs:
+        adapter = await self._peers.adapter_revision(tenant, adapter_name)
+        trained_on = await self._peers.dataset_revision(tenant, adapter.dataset_revision)
+        dataset = trained_on
+        if dataset_name and dataset_name != trained_on.name:
+            dataset = await self._peers.dataset_revision(tenant, dataset_name)
+        if not dataset.is_ready:
+            raise DatasetNotReadyError(dataset.name)
+        for needed in (split, "train"):
+            if not dataset.row_counts.get(needed):
+                raise SplitEmptyError(dataset.name, needed)
+        return EvaluationInputs(
+            adapter_revision=adapter.name,
+            adapter_sha256=adapter.sha256,
+            base_model=adapter.base_model,
+            base_model_sha256=adapter.base_model_sha256,
+            dataset_revision=dataset.name,
+            dataset_sha256=dataset.sha256,
+            rows_sha256=dataset.splits[split],
+            train_sha256=dataset.splits["train"],
+            trained_sha256=trained_on.splits.get("train", ""),
+            validation_sha256=dataset.splits.get("validation", "") if dataset.row_counts.get("validation") else "",
+        )
+
+
+def check_config(config: EvaluationConfig) -> None:
+    """InvalidArgumentError naming every field of the configuration that is out of bounds."""
+    violations = []
+    for name, (low, high) in BOUNDS.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            violations.append(FieldViolation(f"evaluation.config.{name}", f"{value:g} is not in {low:g} to {high:g}"))
+    if config.split not in SPLITS:
+        text = f"{config.split!r} is not one of {', '.join(SPLITS)}"
+        violations.append(FieldViolation("evaluation.config.split", text))
+    if len(set(config.arms)) != len(config.arms):
+        violations.append(FieldViolation("evaluation.config.arms", "an arm is named twice"))
+    violations.extend(holdout_violations(config))
+    violations.extend(measuring_violations(config))
+    violations += target_violations(config)
+    violations += suite_violations(config.suites, field="evaluation.config")
+    if violations:
+        message = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
+        raise InvalidArgumentError(message, metadata={"field": violations[0].field}, violations=violations)
+
+
+def evaluation_of(job: Job) -> Evaluation:
+    """A job of the queue as an evaluation."""
+    return Evaluation(
+        name=job.name,
+        inputs=from_json(EvaluationInputs, job.payload["inputs"]),
+        config=from_json(EvaluationConfig, job.payload["config"]),
+        state=job.state,
+        error=job.error,
+        progress=from_json(Progress, job.progress) if job.progress else None,
+        results=from_json(Results, job.result) if job.result else None,
+        create_time=job.create_time,
+        start_time=job.start_time,
+        end_time=job.end_time,
+    )

@@ -1,0 +1,86 @@
+"""From answers to scores: every metric that the task allows, for all rows and for each slice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from luthierd.evaluator.domain.evaluation import Answer, Arm, Metric, Row, RowScores, Scored, TaskSpec
+from luthierd.evaluator.graders.judge import Judge
+from luthierd.evaluator.scorers.metric_details import measures_of
+from luthierd.evaluator.scorers.metric_table import RowFigures
+from luthierd.evaluator.dataset.slices import slice_positions
+from luthierd.evaluator.dataset.parsing import has_labels, read_answer
+from luthierd.evaluator.scorers.labels import confusion
+from luthierd.evaluator.scorers.scorer import Sample, Scorer, score_all
+from luthierd.statistics import clustered
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How to score: the reading of answers, the scorers, and the bootstrap's seed and draws."""
+
+    task: TaskSpec
+    scorers: Sequence[Scorer]
+    seed: int = 0
+    draws: int = clustered.DRAWS
+    passages: Mapping[str, Row] = field(default_factory=dict)
+    """Training rows by id, for the scorers that read what stood in a prompt."""
+    probes: Mapping[tuple[Arm, str], Mapping[str, str]] = field(default_factory=dict)
+    """What was said to further questions; see `probes.probes_by_row`."""
+    judge: Judge | None = None
+
+    async def score(self, rows: Sequence[Row], answers: Mapping[Arm, Mapping[str, Answer]]) -> Scored:
+        """Scores every arm on the same rows. A row without an answer stays in, as a failure."""
+        samples = {arm: [self._sample(arm, row, given.get(row.id)) for row in rows] for arm, given in answers.items()}
+        everything = [sample for arm_samples in samples.values() for sample in arm_samples]
+        row_scores: list[RowScores] = []
+        scorers = self.applicable(rows)
+        for scorer in scorers:
+            await scorer.prepare(everything)
+            for arm in samples:
+                if scorer.metric.needs.context and not any(sample.shown for sample in samples[arm]):
+                    continue  # nothing was retrieved for this arm: it has no such figure, and no failure either
+                row_scores.append(RowScores(arm, scorer.metric, await score_all(scorer, samples[arm])))
+        labelled = has_labels(rows, self.task)
+        found = RowFigures(rows, samples, row_scores, self.seed, self.draws, labelled)
+        return Scored(
+            rows=row_scores,
+            figures=found.figures(),
+            confusions={arm: confusion(given) for arm, given in samples.items()} if labelled else {},
+            measures=measures_of(
+                rows, samples, row_scores, scorers, judge=self.judge, labelled=labelled, seed=self.seed
+            ),
+            slices={name: found.part(chosen).figures() for name, chosen in slice_positions(rows).items()},
+        )
+
+    async def values(
+        self, metric: Metric, arm: Arm, rows: Sequence[Row], answers: Mapping[str, Answer], scorers: Sequence[Scorer]
+    ) -> list[float | None]:
+        """One arm's scores under one metric of `scorers`, row by row; None for a failed row."""
+        scorer = next(scorer for scorer in scorers if scorer.metric is metric)
+        samples = [self._sample(arm, row, answers.get(row.id)) for row in rows]
+        await scorer.prepare(samples)
+        return [score.value for score in await score_all(scorer, samples)]
+
+    def applicable(self, rows: Sequence[Row]) -> list[Scorer]:
+        """The scorers that mean something here: JSON validity needs a JSON task, label accuracy needs labels."""
+        labelled = has_labels(rows, self.task)
+        unfit = {Metric.JSON_VALID: not self.task.is_json, Metric.LABEL_ACCURACY: not labelled}
+        return [scorer for scorer in self.scorers if not unfit.get(scorer.metric, False)]
+
+    def _sample(self, arm: Arm, row: Row, answer: Answer | None) -> Sample:
+        reference = read_answer(row.reference, self.task)
+        if answer is None or answer.error is not None:
+            reason = answer.error.reason if answer and answer.error else "NOT_ASKED"
+            return Sample(row.id, reference, None, reason, arm=arm, row=row)
+        return Sample(
+            row.id,
+            reference,
+            read_answer(answer.text, self.task),
+            arm=arm,
+            row=row,
+            raw=answer.text,
+            shown=tuple(self.passages[name] for name in answer.shown_row_ids if name in self.passages),
+            probes=self.probes.get((arm, row.id), {}),
+        )

@@ -1,1 +1,0 @@
-"""Evaluations in rounds that stop asking where a difference is decided."""

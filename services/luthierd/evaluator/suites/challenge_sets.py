@@ -1,0 +1,149 @@
+"""Difficult sets as a resource: proposing cases of a dataset, and keeping those that people have reviewed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from luthierd.errors import InvalidArgumentError, NotFoundError
+from luthierd.evaluator.suites.challenge_cases import DifficultCase, check_cases, read_cases, write_cases
+from luthierd.evaluator.suites.challenge_generation import generate_cases
+from luthierd.evaluator.domain.evaluation import DatasetRevision
+from luthierd.evaluator.run.evaluations import SPLITS, DatasetNotReadyError, DifficultSetFile, SplitEmptyError
+from luthierd.evaluator.dataset.rows import parse_rows
+from luthierd.names import DATASET_REVISION, DIFFICULT_SET, TENANT
+from luthierd.rpc.paging import Page, PageRequest
+from luthierd.storage.blobs import Blob
+
+MAX_PER_KIND = 100
+# 160 bits of a digest: enough that two sets of a tenant never share a name, short enough for an id.
+ID_DIGITS = 40
+# Half of what one message may hold (ServerConfig.max_message_bytes).
+MAX_PROPOSAL_BYTES = 8 * 1024 * 1024
+
+
+class DifficultSetNotFoundError(NotFoundError):
+    """No such set."""
+
+    reason = "DIFFICULT_SET_NOT_FOUND"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"there is no difficult set {name}; upload one with `luthier difficult upload`",
+            metadata={"difficult_set": name},
+        )
+
+
+@dataclass(frozen=True)
+class DifficultSet:
+    """A set under its name. `create_time` is Unix time, `reviewer` the subject that uploaded it."""
+
+    name: str
+    sha256: str
+    kind_counts: Mapping[str, int]
+    reviewer: str
+    create_time: float
+
+    @property
+    def case_count(self) -> int:
+        return sum(self.kind_counts.values())
+
+
+class DifficultSetStore(Protocol):
+    """Where sets are kept."""
+
+    async def add(self, found: DifficultSet) -> DifficultSet:
+        """Keeps a set; returns the one that is kept under the name, this one or an earlier one."""
+
+    async def get(self, name: str) -> DifficultSet:
+        """DifficultSetNotFoundError."""
+
+    async def list(self, name_prefix: str, page: PageRequest) -> Page[DifficultSet]:
+        """By name."""
+
+
+class Datasets(Protocol):
+    """Curation, asked in the name of a tenant."""
+
+    async def dataset_revision(self, tenant: str, name: str) -> DatasetRevision: ...
+
+
+class Blobs(Protocol):
+    """The blob store. Methods block."""
+
+    def read_bytes(self, sha256: str) -> bytes: ...
+
+    def put_bytes(self, data: bytes) -> Blob: ...
+
+
+class DifficultSets:
+    """The use cases of `DifficultSetService`."""
+
+    def __init__(
+        self, store: DifficultSetStore, datasets: Datasets, blobs: Blobs, *, now: Callable[[], float] = time.time
+    ) -> None:
+        self._store = store
+        self._datasets = datasets
+        self._blobs = blobs
+        self._now = now
+
+    async def generate(
+        self, dataset_revision: str, *, split: str, per_kind_count: int, seed: int
+    ) -> list[DifficultCase]:
+        """Proposals for a split's rows. DatasetNotReadyError, SplitEmptyError."""
+        tenant, _, _ = DATASET_REVISION.parse(dataset_revision, field="dataset_revision")
+        if split not in SPLITS:
+            raise InvalidArgumentError.of_field("split", f"{split!r} is not one of {', '.join(SPLITS)}")
+        if not 1 <= per_kind_count <= MAX_PER_KIND:
+            raise InvalidArgumentError.of_field("per_kind_count", f"{per_kind_count} is not in 1 to {MAX_PER_KIND}")
+        dataset = await self._datasets.dataset_revision(tenant, dataset_revision)
+        if not dataset.is_ready:
+            raise DatasetNotReadyError(dataset.name)
+        if not dataset.row_counts.get(split):
+            raise SplitEmptyError(dataset.name, split)
+        return await asyncio.to_thread(self._generate, dataset.splits[split], split, per_kind_count, seed)
+
+    def _generate(self, sha256: str, split: str, per_kind_count: int, seed: int) -> list[DifficultCase]:
+        rows = parse_rows(self._blobs.read_bytes(sha256), split=split)
+        cases = generate_cases(rows, per_kind_count=per_kind_count, seed=seed)
+        while len(write_cases(cases).data) > MAX_PROPOSAL_BYTES:  # rows of many kilobytes: fewer of each kind
+            per_kind_count //= 2
+            cases = generate_cases(rows, per_kind_count=per_kind_count, seed=seed)
+        return cases
+
+    async def create(self, parent: str, cases: Sequence[DifficultCase], *, reviewer: str) -> DifficultSet:
+        """Keeps reviewed cases under the name of their digest. DifficultCaseError."""
+        (tenant,) = TENANT.parse(parent, field="parent")
+        check_cases(cases)
+        file = write_cases(cases)
+        await asyncio.to_thread(self._blobs.put_bytes, file.data)
+        name = DIFFICULT_SET.format(tenant, f"d{file.sha256[:ID_DIGITS]}")
+        return await self._store.add(DifficultSet(name, file.sha256, file.kind_counts, reviewer, self._now()))
+
+    async def get(self, name: str) -> DifficultSet:
+        """DifficultSetNotFoundError."""
+        DIFFICULT_SET.parse(name)
+        return await self._store.get(name)
+
+    async def file(self, name: str) -> DifficultSetFile:
+        """See `evaluations.DifficultSetReader`."""
+        found = await self.get(name)
+        return DifficultSetFile(found.name, found.sha256)
+
+    async def list(self, parent: str, page_size: int, page_token: str) -> Page[DifficultSet]:
+        """A page of a tenant's sets, by name."""
+        TENANT.parse(parent, field="parent")
+        page = PageRequest.parse(page_size, page_token, parent)
+        return await self._store.list(f"{parent}/difficultSets/", page)
+
+    async def cases(self, name: str, page_size: int, page_token: str) -> Page[DifficultCase]:
+        """A page of a set's cases, in their order."""
+        page = PageRequest.parse(page_size, page_token, name)
+        found = await self.get(name)
+        cases = read_cases(await asyncio.to_thread(self._blobs.read_bytes, found.sha256))
+        first = int(page.after or 0)
+        chosen = cases[first : first + page.limit]
+        return page.page(chosen, [str(first + i + 1) for i in range(len(chosen))])

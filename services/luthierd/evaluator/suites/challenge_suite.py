@@ -1,0 +1,126 @@
+"""Difficult cases as slices of their own: `difficult` for all, `difficult:KIND` for each kind.
+
+A slice has the task's metrics over its cases that expect an answer, and three figures of behaviour: the share of cases
+with the expected behaviour, and precision and recall of abstaining. A case without an answer abstains from nothing: it
+lacks the expected behaviour and lowers recall.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from luthierd.evaluator.suites.challenge_cases import Behaviour, DifficultCase, Kind
+from luthierd.evaluator.domain.evaluation import Answer, Arm, Comparison, Figures, Metric, MetricResult, Row, Scored
+from luthierd.statistics import proportions
+from luthierd.evaluator.suites.abstention import behaviour_of
+from luthierd.evaluator.suites.suite import ID_PREFIX, Answers, Measured, SuiteStatistics, merged, ratio_of
+
+ALL = "difficult"
+
+
+class QualityScoring(Protocol):
+    """The scoring of the holdout; see `scoring.Scoring`."""
+
+    async def score(self, rows: Sequence[Row], answers: Mapping[Arm, Mapping[str, Answer]]) -> Scored: ...
+
+
+def slice_of(kind: Kind) -> str:
+    """The slice that a kind is reported as."""
+    return f"{ALL}:{kind}"
+
+
+def rows_of(cases: Sequence[DifficultCase]) -> list[Row]:
+    """The cases as rows that arms can be asked."""
+    return [
+        Row(f"{ID_PREFIX}{ALL}/{case.case_id}", case.group or case.case_id, None, case.turns, case.reference)
+        for case in cases
+    ]
+
+
+@dataclass(frozen=True)
+class DifficultSuite:
+    """Measures answers to difficult cases. `pairs`: the (arm, reference) whose differences are told."""
+
+    cases: Sequence[DifficultCase]
+    scoring: QualityScoring
+    pairs: Sequence[tuple[Arm, Arm]]
+    seed: int
+    draws: int
+
+    async def slices(self, answers: Answers) -> dict[str, Figures]:
+        """The figures of each slice that has cases."""
+        members = {ALL: list(self.cases)}
+        for kind in Kind:
+            members[slice_of(kind)] = [case for case in self.cases if case.kind is kind]
+        return {name: await self._slice(cases, answers) for name, cases in members.items() if cases}
+
+    async def _slice(self, cases: Sequence[DifficultCase], answers: Answers) -> Figures:
+        answerable = rows_of([case for case in cases if case.expected is Behaviour.ANSWER])
+        parts = [self.behaviour(cases, answers)]
+        if answerable:
+            wanted = {row.id for row in answerable}
+            given = {arm: {id_: a for id_, a in by.items() if id_ in wanted} for arm, by in answers.items()}
+            parts.append((await self.scoring.score(answerable, given)).figures)
+        return merged(parts)
+
+    def behaviour(self, cases: Sequence[DifficultCase], answers: Answers) -> Figures:
+        """Expected behaviour, abstention precision and recall of each arm, and their paired differences."""
+        rows = rows_of(cases)
+        seen = {arm: [_behaviour(given.get(row.id)) for row in rows] for arm, given in answers.items()}
+        groups = [row.group for row in rows]
+        everywhere = SuiteStatistics(groups, self.seed, self.draws)
+        as_expected = [
+            Measured(arm, Metric.EXPECTED_BEHAVIOUR, [_equal(b, c.expected) for b, c in zip(said, cases, strict=True)])
+            for arm, said in seen.items()
+        ]
+        parts = [everywhere.figures(as_expected, self.pairs)]
+        due = [index for index, case in enumerate(cases) if case.expected.is_abstention]
+        if due:
+            recalled = [
+                Measured(arm, Metric.ABSTENTION_RECALL, [_abstains(said[index]) for index in due])
+                for arm, said in seen.items()
+            ]
+            over = SuiteStatistics([groups[index] for index in due], self.seed, self.draws)
+            parts.append(over.figures(recalled, self.pairs))
+        if len(due) < len(cases):
+            parts.append(self._precision(cases, seen, everywhere))
+        return merged(parts)
+
+    def _precision(
+        self, cases: Sequence[DifficultCase], seen: Mapping[Arm, Sequence[Behaviour | None]], over: SuiteStatistics
+    ) -> Figures:
+        """Of the abstentions of an arm the share that was due. An arm that never abstains has no such figure."""
+        metrics: list[MetricResult] = []
+        ratios = {}
+        for arm, said in seen.items():
+            abstained = [_abstains(one) or 0.0 for one in said]
+            right = [a * case.expected.is_abstention for a, case in zip(abstained, cases, strict=True)]
+            chosen = [index for index, value in enumerate(abstained) if value]
+            if not chosen:
+                continue
+            ratios[arm] = ratio_of(right, abstained, over.groups)
+            interval = proportions.proportion_interval([right[i] for i in chosen], [over.groups[i] for i in chosen])
+            answered = sum(one is not None for one in said)
+            metrics.append(
+                MetricResult(arm, Metric.ABSTENTION_PRECISION, ratios[arm].value(), interval, len(cases), answered)
+            )
+        comparisons: list[Comparison] = [
+            over.comparison(Metric.ABSTENTION_PRECISION, arm, reference, ratios[arm], ratios[reference])
+            for arm, reference in self.pairs
+            if arm in ratios and reference in ratios
+        ]
+        return Figures(metrics, comparisons)
+
+
+def _behaviour(answer: Answer | None) -> Behaviour | None:
+    return None if answer is None or answer.error is not None else behaviour_of(answer.text)
+
+
+def _equal(found: Behaviour | None, expected: Behaviour) -> float | None:
+    return None if found is None else float(found is expected)
+
+
+def _abstains(found: Behaviour | None) -> float | None:
+    return None if found is None else float(found.is_abstention)

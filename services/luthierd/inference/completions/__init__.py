@@ -1,0 +1,1 @@
+"""Completions: generate, chat, batch, score, embed."""

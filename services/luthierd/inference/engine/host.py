@@ -1,0 +1,322 @@
+"""The life of the one engine: which base model it holds, its start, its death and its return.
+
+The choice of the base model is durable. An engine whose process dies is started again with everything that should be
+loaded; calls in flight fail with UNAVAILABLE.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pathlib
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from luthierd.errors import LuthierError
+from luthierd.inference.domain.model import BaseModel, EngineState, Sampling, Stage, Structure, TokenLogprob, Turn
+from luthierd.inference.domain.errors import EngineUnavailableError, OtherBaseModelError
+from luthierd.inference.domain.stages import StageClock
+
+log = logging.getLogger(__name__)
+
+MAX_STARTS_IN_A_ROW = 3
+"""A third death within `STABLE_S` of a start is no accident: FAILED, for a person to look at."""
+STABLE_S = 60.0
+RESTART_RETRY_AFTER_S = 10.0
+
+
+@dataclass(frozen=True)
+class EngineAdapter:
+    """One load of an adapter: `engine_name` and `number` are never used for anything else while the engine lives."""
+
+    engine_name: str
+    number: int
+    folder: pathlib.Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRequest:
+    """One prompt for the engine. `prompt_ids` must leave room for an answer."""
+
+    request_id: str
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling
+    adapter: EngineAdapter | None
+    cache_salt: str
+
+
+@dataclass(frozen=True)
+class EnginePiece:
+    """What the engine made of one choice since that choice's last piece."""
+
+    text: str
+    token_count: int
+    finish_reason: str = ""
+    """`stop` or `length`, in the last piece of each choice."""
+    choice: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One for each of `token_count`, if the sampling asked for them."""
+    cached_prompt_token_count: int = 0
+    queue_s: float = 0.0
+    """From the call of `generate` to the first computation; 0 if the engine does not tell."""
+
+
+class EngineDiedError(EngineUnavailableError):
+    """The engine's process is gone. Raised by engines in `generate` and the like."""
+
+    reason = "ENGINE_DIED"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the engine's process died; it is being started again, repeat the call in some seconds",
+            retry_after_s=RESTART_RETRY_AFTER_S,
+        )
+
+
+class Engine(Protocol):
+    """A running engine that holds one base model and many adapters."""
+
+    @property
+    def version(self) -> str:
+        """Kind and version, e.g. `vllm 0.32.0 (cpu, float32)`."""
+
+    @property
+    def dtype(self) -> str:
+        """In what it computes, e.g. `float32`."""
+
+    @property
+    def window(self) -> int:
+        """Most tokens of prompt and answer together."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Token ids are below it."""
+
+    @property
+    def max_rank(self) -> int:
+        """Largest LoRA rank it takes."""
+
+    @property
+    def start_stages(self) -> tuple[Stage, ...]:
+        """What its start consisted of, in order."""
+
+    def tokenize(self, text: str, *, is_prompt: bool = True) -> tuple[int, ...]:
+        """A text's tokens, as a prompt of its own; else as they stand within a text. Blocks, like the next three."""
+
+    def token_texts(self, token_ids: Sequence[int]) -> tuple[str, ...]:
+        """The text of each token, all below `vocabulary_size`."""
+
+    def check_structure(self, structure: Structure) -> None:
+        """InvalidArgumentError, of `structure.field`, if the engine cannot hold an answer to it."""
+
+    def render_chat(self, turns: Sequence[Turn]) -> tuple[int, ...]:
+        """A conversation's tokens through the base model's chat template, up to where the assistant begins."""
+
+    def generate(self, request: EngineRequest) -> AsyncGenerator[EnginePiece, None]:
+        """The answer, piece by piece, with several choices mixed; closing the iterator stops it. EngineDiedError."""
+
+    async def score(
+        self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], adapter: EngineAdapter | None, *,
+        is_background: bool = False,
+    ) -> tuple[float, ...]:  # fmt: skip
+        """Log-probability of each token of the completion after the prompt. EngineDiedError.
+
+        `is_background`: takes as long as it takes, so that others' next tokens do not wait for it.
+        """
+
+    async def embed(
+        self, texts: Sequence[tuple[int, ...]], adapter: EngineAdapter | None
+    ) -> tuple[tuple[float, ...], ...]:
+        """The mean of the last layer's states over each text's tokens, at length 1. EmbedUnsupportedError."""
+
+    async def load_adapter(self, adapter: EngineAdapter) -> None:
+        """AdapterInvalidError if the engine cannot serve the files."""
+
+    async def unload_adapter(self, adapter: EngineAdapter) -> None:
+        """Frees the adapter's place. Nobody may use it any more."""
+
+    async def wait_dead(self) -> None:
+        """Returns when the engine's process has ended by itself."""
+
+    async def close(self) -> None:
+        """Ends the engine."""
+
+
+StartEngine = Callable[[pathlib.Path], Awaitable[Engine]]
+"""Starts an engine on the folder of a base model."""
+
+
+class BaseModelFiles(Protocol):
+    """Where base models' files come from."""
+
+    async def base_model_folder(self, base_model: BaseModel) -> pathlib.Path:
+        """A local folder with the model's files, verified."""
+
+
+class ChoiceStore(Protocol):
+    """Remembers which base model this server holds."""
+
+    async def chosen_base_model(self) -> BaseModel | None:
+        """The choice, if one was made."""
+
+    async def choose_base_model(self, base_model: BaseModel) -> BaseModel:
+        """Makes the choice unless there is one; returns what holds now."""
+
+    async def forget_base_model(self, base_model: BaseModel) -> None:
+        """Takes the choice back, if it is this one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineStatus:
+    """What is known of the engine. `error` is set only in FAILED."""
+
+    state: EngineState = EngineState.STOPPED
+    base_model: BaseModel | None = None
+    version: str = ""
+    start_duration_s: float = 0.0
+    start_count: int = 0
+    error: LuthierError | None = None
+
+
+class EngineHost:
+    """Owns the engine. `on_started` loads what should be loaded before the engine counts as READY."""
+
+    def __init__(
+        self, *, start: StartEngine, files: BaseModelFiles, store: ChoiceStore,
+        set_serving: Callable[[bool], Awaitable[None]], clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._start_engine, self._files, self._store = start, files, store
+        self._set_serving, self._clock = set_serving, clock
+        self._engine: Engine | None = None
+        self._is_mourning = False  # an engine died, and none has been started since
+        self._changed = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self.status = EngineStatus()
+        self.on_started: Callable[[Engine], Awaitable[None]] | None = None
+        self.on_died: Callable[[], None] | None = None
+
+    async def want(self, base_model: BaseModel) -> None:
+        """Chooses the base model, durably, and has the engine started. OtherBaseModelError if it holds another."""
+        chosen = await self._store.choose_base_model(base_model)
+        if chosen != base_model and self.status.state is EngineState.FAILED:
+            await self._store.forget_base_model(chosen)  # what never ran must not stand in the way of what may
+            chosen = await self._store.choose_base_model(base_model)
+        if chosen != base_model:
+            raise OtherBaseModelError(base_model, chosen)
+        if self.status.state in (EngineState.STOPPED, EngineState.FAILED):
+            self._become(
+                EngineStatus(state=EngineState.STARTING, base_model=chosen, start_count=self.status.start_count)
+            )
+            self._wanted.set()
+
+    async def engine_for(self, base_model: BaseModel) -> Engine:
+        """The engine, started if need be, once it is ready. OtherBaseModelError, EngineUnavailableError."""
+        if self.status.base_model == base_model and self._engine is not None:
+            return self._engine
+        await self.want(base_model)
+        if self._is_mourning:
+            raise EngineDiedError
+        while self.status.state is EngineState.STARTING:
+            await self._changed.wait()
+        return self.ready_engine()
+
+    def ready_engine(self) -> Engine:
+        """The engine, if it can answer now. EngineUnavailableError says why it cannot."""
+        if self._engine is not None:
+            return self._engine
+        if self.status.state is EngineState.STARTING:
+            raise EngineUnavailableError(
+                "the engine is starting; try again in some seconds", retry_after_s=RESTART_RETRY_AFTER_S
+            )
+        if self.status.error is not None:
+            raise EngineUnavailableError(
+                f"the engine could not start: {self.status.error}", metadata={"cause": self.status.error.reason},
+                retry_after_s=RESTART_RETRY_AFTER_S,
+            )  # fmt: skip
+        raise EngineUnavailableError("no base model was chosen yet; deploy an adapter or start the engine")
+
+    async def run(self) -> None:
+        """Keeps the engine running until cancelled. A background task of the server."""
+        chosen = await self._store.chosen_base_model()
+        if chosen is not None:
+            self._become(EngineStatus(state=EngineState.STARTING, base_model=chosen))
+            self._wanted.set()
+        else:
+            await self._set_serving(True)
+        quick_deaths = 0
+        while True:
+            await self._wanted.wait()
+            engine, started = await self._started(), self._clock()
+            if engine is None:
+                self._wanted.clear()  # `want` sets it again
+                continue
+            await engine.wait_dead()
+            quick_deaths = quick_deaths + 1 if self._clock() - started < STABLE_S else 1
+            await self._buried(engine, give_up=quick_deaths >= MAX_STARTS_IN_A_ROW)
+
+    async def _started(self) -> Engine | None:
+        """Starts the engine and loads what should be loaded. None, and FAILED, if it cannot be."""
+        base_model, start_count = self.status.base_model, self.status.start_count + 1
+        assert base_model is not None
+        began, engine, stages = self._clock(), None, StageClock(self._clock)
+        try:
+            stages.reach("fetch")
+            folder = await self._files.base_model_folder(base_model)
+            stages.end()
+            engine = await self._start_engine(folder)
+            stages.reach("replay")
+            if self.on_started is not None:
+                await self.on_started(engine)
+        except LuthierError as error:
+            log.error("the engine could not start", extra={"base_model": base_model.name, "reason": error.reason})
+            if engine is not None:
+                await engine.close()
+            self._is_mourning = False
+            self._become(replace(self.status, state=EngineState.FAILED, error=error, start_count=start_count))
+            await self._set_serving(False)
+            return None
+        self._engine, self._is_mourning = engine, False
+        self._become(
+            EngineStatus(
+                state=EngineState.READY,
+                base_model=base_model,
+                version=engine.version,
+                start_duration_s=self._clock() - began,
+                start_count=start_count,
+            )
+        )
+        await self._set_serving(True)
+        fetched, replayed = stages.end()
+        durations = {one.name: round(one.duration_s, 2) for one in (fetched, *engine.start_stages, replayed)}
+        log.info(
+            "engine ready",
+            extra={
+                "version": engine.version, "start_duration_s": self.status.start_duration_s, "stages_s": durations
+            },
+        )  # fmt: skip
+        return engine
+
+    async def _buried(self, engine: Engine, *, give_up: bool) -> None:
+        self._engine, self._is_mourning = None, not give_up
+        error = EngineDiedError() if give_up else None
+        self._become(replace(self.status, state=EngineState.FAILED if give_up else EngineState.STARTING, error=error))
+        log.error("the engine's process died", extra={"start_count": self.status.start_count, "give_up": give_up})
+        if self.on_died is not None:
+            self.on_died()
+        await self._set_serving(False)
+        await engine.close()
+        if give_up:
+            self._wanted.clear()
+
+    def _become(self, status: EngineStatus) -> None:
+        self.status = status
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def close(self) -> None:
+        """Ends the engine. Called after the last request."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await engine.close()

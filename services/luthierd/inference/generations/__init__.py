@@ -1,1 +1,0 @@
-"""Generations: adapter revisions in the engine, proved, leased, and moved out for others."""

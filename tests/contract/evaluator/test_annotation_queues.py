@@ -1,0 +1,241 @@
+"""Comparison queues over a real server: blind to raters, told apart by token, summed up with a judge."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pathlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import luthierd.evaluator
+import pytest
+from luthier.evaluator.v1 import comparison_queue_pb2 as pb
+from luthier.evaluator.v1 import comparison_queue_service_pb2 as api
+from luthier.evaluator.v1 import comparison_queue_service_pb2_grpc as rpc
+from luthier.evaluator.v1 import evaluation_pb2
+from luthierd.evaluator.api import annotation_queue_service as comparison_service
+from luthierd.evaluator.human_review.queues import ComparisonQueues
+from luthierd.evaluator.api.annotation_queue_service import ComparisonQueueServicer
+from luthierd.evaluator.human_review.store import SqlComparisonStore
+from luthierd.evaluator.config import EvaluatorConfig
+from luthierd.rpc.server import Service, Servicer
+from luthierd.storage.blobs import BlobStore
+from luthierd.storage.database import Database
+from luthierd.storage.replays import SqlReplayStore
+from support.serving import ISSUER, VERIFIER, bearer, error_info, running
+
+VERSIONS = pathlib.Path(luthierd.evaluator.__file__).parent / "versions"
+EVALUATION = "tenants/acme/evaluations/e1"
+MISSING = "tenants/acme/comparisonQueues/none"
+BASE, ADAPTER = evaluation_pb2.ARM_BASE, evaluation_pb2.ARM_ADAPTER
+
+
+def evaluation_rows(count: int) -> bytes:
+    """Rows in groups of two; the adapter's answers score higher on three of four; the last row has no base answer."""
+    lines = []
+    for number in range(count):
+        good = number % 4 != 0
+        said = [
+            {"arm": "base", "text": f"base {number}", "scores": {"rouge_l": 0.3}},
+            {"arm": "adapter", "text": f"adapter {number}", "scores": {"rouge_l": 0.6 if good else 0.2}},
+        ]
+        for one in said:
+            one["error_reason"] = "DEADLINE" if number == count - 1 and one["arm"] == "base" else ""
+        row = {"row_id": f"r{number}", "group": f"g{number // 2}", "question": f"Q{number}?", "reference": "R"}
+        lines.append(json.dumps({**row, "answers": said}))
+    return ("\n".join(lines) + "\n").encode()
+
+
+class FinishedEvaluations:
+    """One finished evaluation."""
+
+    def __init__(self, answers_sha256: str) -> None:
+        self.answers_sha256 = answers_sha256
+
+    async def results(self, name: str) -> Any:
+        assert name == EVALUATION
+        return SimpleNamespace(answers_sha256=self.answers_sha256)
+
+
+@dataclass
+class House:
+    stub: rpc.ComparisonQueueServiceStub
+
+    async def create(self, **changes: Any) -> pb.ComparisonQueue:
+        queue = pb.ComparisonQueue(**{"evaluation": EVALUATION, "arms": [ADAPTER, BASE]} | changes)
+        request = api.CreateComparisonQueueRequest(parent="tenants/acme", comparison_queue=queue)
+        return (await self.stub.CreateComparisonQueue(request, metadata=bearer())).comparison_queue
+
+    async def next(self, queue: str, rater: str) -> api.GetNextComparisonItemResponse:
+        return await self.stub.GetNextComparisonItem(
+            api.GetNextComparisonItemRequest(parent=queue), metadata=as_(rater)
+        )
+
+    async def vote(self, queue: str, rater: str, item_id: str, **said: Any) -> pb.ComparisonVote:
+        request = api.RecordComparisonVoteRequest(parent=queue, vote=pb.ComparisonVote(item_id=item_id, **said))
+        return (await self.stub.RecordComparisonVote(request, metadata=as_(rater))).vote
+
+    async def votes(self, queue: str) -> list[pb.UnblindedVote]:
+        request = api.ListComparisonVotesRequest(parent=queue, page_size=1000)
+        return list((await self.stub.ListComparisonVotes(request, metadata=bearer())).votes)
+
+    async def judge_all(self, queue: str, rater: str, *, most: int = 1000) -> int:
+        """Prefers the adapter's answer on rows that are no multiple of four, as the judge does; a tie on row 1."""
+        count = 0
+        while count < most and (found := await self.next(queue, rater)).HasField("item"):
+            left, right = found.item.answers
+            number = int(left.split()[1])
+            wanted = "base" if number % 4 == 0 else "adapter"
+            choice = pb.COMPARISON_CHOICE_LEFT if left.startswith(wanted) else pb.COMPARISON_CHOICE_RIGHT
+            if number == 1:
+                choice = pb.COMPARISON_CHOICE_TIE
+            assert {left.split()[1], right.split()[1]} == {str(number)}
+            await self.vote(queue, rater, found.item.item_id, choice=choice)
+            count += 1
+        return count
+
+
+def as_(rater: str) -> Any:
+    """The metadata of a rater: one scope, a subject of its own."""
+    token = ISSUER.issue(tenant="acme", subject=rater, scopes=("evaluator.rate",))
+    return (("authorization", f"Bearer {token}"),)
+
+
+@pytest.fixture
+async def house(tmp_path: pathlib.Path) -> AsyncIterator[House]:
+    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'evaluator.db'}", schema="evaluator")
+    await database.migrate(VERSIONS)
+    blobs = BlobStore(f"file://{tmp_path / 'blobs'}")
+    evaluations = FinishedEvaluations(blobs.put_bytes(evaluation_rows(41)).sha256)
+    queues = ComparisonQueues(SqlComparisonStore(database), evaluations, blobs)
+    add = rpc.add_ComparisonQueueServiceServicer_to_server
+    service = Service(
+        name="evaluator",
+        servicers=[Servicer(add_to_server=add, implementation=ComparisonQueueServicer(queues))],
+        full_names=(comparison_service.FULL_NAME,),
+        scopes=comparison_service.SCOPES,
+        verifier=VERIFIER,
+        replays=SqlReplayStore(database),
+        close=[database.close],
+        stopping=asyncio.Event(),
+    )
+    async with running(service, EvaluatorConfig(home=tmp_path)) as channel:
+        yield House(rpc.ComparisonQueueServiceStub(channel))
+
+
+async def refused(call: Any) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+async def test_raters_see_no_arm_and_each_item_until_it_has_its_votes(house: House) -> None:
+    queue = await house.create(votes_per_item=2)
+    assert queue.item_count == 40  # the row without a base answer is not judged
+    first = await house.next(queue.name, "anna")
+    assert first == await house.next(queue.name, "anna")
+    assert (first.judged_count, first.waiting_count) == (0, 40)
+    assert first.item.reference == ""
+    assert "arm" not in {field.name for field in first.item.DESCRIPTOR.fields}
+    assert await house.judge_all(queue.name, "anna") == 40
+    assert await house.judge_all(queue.name, "ben") == 40
+    late = await house.next(queue.name, "carla")
+    assert not late.HasField("item")
+    votes = await house.votes(queue.name)
+    assert len(votes) == 80
+    assert {vote.preferred for vote in votes} == {0, ADAPTER, BASE}
+
+
+async def test_positions_are_balanced_and_drawn_anew_for_each_rater(house: House) -> None:
+    queue = await house.create()
+    for rater in ("anna", "ben"):
+        await house.judge_all(queue.name, rater)
+    shown = {(vote.vote.rater, vote.vote.item_id): vote.arms[0] for vote in await house.votes(queue.name)}
+    by_rater = [[arm for (who, _), arm in sorted(shown.items()) if who == rater] for rater in ("anna", "ben")]
+    assert by_rater[0] != by_rater[1]
+    assert all(10 <= arms.count(ADAPTER) <= 30 for arms in by_rater)
+
+
+async def test_the_summary_shows_people_judge_and_correction_side_by_side(house: House) -> None:
+    queue = await house.create(votes_per_item=2)
+    await house.judge_all(queue.name, "anna", most=24)
+    await house.judge_all(queue.name, "ben", most=24)
+    request = api.GetComparisonSummaryRequest(name=queue.name, judge_metric="rouge_l")
+    summary = (await house.stub.GetComparisonSummary(request, metadata=bearer())).summary
+    assert (summary.vote_count, summary.rater_count, summary.judged_item_count) == (48, 2, 24)
+    assert summary.rater_alpha == summary.rater_kappa == 1.0
+    assert summary.judge_kappa > 0.8
+    [figure] = summary.figures
+    assert (figure.arm, figure.reference) == (ADAPTER, BASE)
+    assert figure.judge.value == 0.75
+    assert figure.judge.item_count == 40
+    assert figure.corrected.interval_low < figure.corrected.value < figure.corrected.interval_high
+    human_width = figure.human.interval_high - figure.human.interval_low
+    assert figure.corrected.interval_high - figure.corrected.interval_low < human_width
+    assert figure.judge_weight > 0.3
+
+
+async def test_one_answer_at_a_time_is_rated(house: House) -> None:
+    queue = await house.create(mode=pb.COMPARISON_MODE_RATING, row_limit=10, votes_per_item=1, shows_reference=True)
+    assert queue.item_count == 20
+    while (found := await house.next(queue.name, "anna")).HasField("item"):
+        [answer] = found.item.answers
+        assert found.item.reference == "R"
+        await house.vote(queue.name, "anna", found.item.item_id, rating=5 if answer.startswith("adapter") else 2)
+    summary = await house.stub.GetComparisonSummary(api.GetComparisonSummaryRequest(name=queue.name), metadata=bearer())
+    assert [(one.arm, one.human.value) for one in summary.summary.figures] == [(ADAPTER, 1.0), (BASE, 0.25)]
+    assert not summary.summary.figures[0].HasField("judge")
+
+
+CALLS = [
+    ("CreateComparisonQueue", api.CreateComparisonQueueRequest(parent="tenants/acme")),
+    ("GetComparisonQueue", api.GetComparisonQueueRequest(name=MISSING)),
+    ("ListComparisonQueues", api.ListComparisonQueuesRequest(parent="tenants/acme")),
+    ("GetNextComparisonItem", api.GetNextComparisonItemRequest(parent=MISSING)),
+    ("RecordComparisonVote", api.RecordComparisonVoteRequest(parent=MISSING)),
+    ("ListComparisonVotes", api.ListComparisonVotesRequest(parent=MISSING)),
+    ("GetComparisonSummary", api.GetComparisonSummaryRequest(name=MISSING)),
+]
+
+
+@pytest.mark.parametrize(("name", "request_message"), CALLS, ids=[name for name, _ in CALLS])
+async def test_who_may_not_learns_nothing_and_a_rater_stays_blind(
+    house: House, name: str, request_message: Any
+) -> None:
+    call = getattr(house.stub, name)
+    assert (await refused(call(request_message))).code() is grpc.StatusCode.UNAUTHENTICATED
+    assert (await refused(call(request_message, metadata=bearer("rival")))).code() is grpc.StatusCode.PERMISSION_DENIED
+    rater = await refused(call(request_message, metadata=as_("anna")))
+    blind = name in ("GetNextComparisonItem", "RecordComparisonVote")
+    assert (rater.code() is grpc.StatusCode.PERMISSION_DENIED) is not blind
+
+
+async def test_what_is_wrong_is_named(house: House) -> None:
+    missing = await refused(house.next(MISSING, "anna"))
+    assert error_info(missing).reason == "COMPARISON_QUEUE_NOT_FOUND"
+    for changes, field in (
+        ({"arms": [ADAPTER]}, "comparison_queue.arms"),
+        ({"arms": [ADAPTER, ADAPTER]}, "comparison_queue.arms"),
+        ({"votes_per_item": 21}, "comparison_queue.votes_per_item"),
+        ({"row_limit": -1}, "comparison_queue.row_limit"),
+    ):
+        assert error_info(await refused(house.create(**changes))).metadata["field"] == field
+    assert (
+        error_info(await refused(house.create(arms=[ADAPTER, evaluation_pb2.ARM_RAG]))).reason == "NOTHING_TO_COMPARE"
+    )
+    queue = await house.create()
+    left = {"choice": pb.COMPARISON_CHOICE_LEFT}
+    unknown = await refused(house.vote(queue.name, "anna", "i99999", **left))
+    assert error_info(unknown).reason == "COMPARISON_ITEM_NOT_FOUND"
+    assert (
+        error_info(await refused(house.vote(queue.name, "anna", "i00001", rating=3))).metadata["field"] == "vote.choice"
+    )
+    await house.vote(queue.name, "anna", "i00001", **left)
+    twice = await refused(house.vote(queue.name, "anna", "i00001", **left))
+    assert (twice.code(), error_info(twice).reason) == (grpc.StatusCode.ALREADY_EXISTS, "COMPARISON_VOTE_EXISTS")
+    long = await refused(house.vote(queue.name, "anna", "i00002", comment="x" * 2001, **left))
+    assert error_info(long).metadata["field"] == "vote.comment"

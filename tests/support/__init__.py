@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: services in one process, tiny models, rows, certificates."""

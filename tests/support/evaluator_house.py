@@ -1,0 +1,182 @@
+"""The served evaluator over fake neighbours: the real server and store, jobs run in the test."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pathlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+from support.evaluator_material import FakePeers, ScriptedAnswerer, quick_run
+from luthier.evaluator.v1 import evaluation_pb2 as pb
+from luthier.evaluator.v1 import evaluation_service_pb2 as api
+from luthier.evaluator.v1 import evaluation_service_pb2_grpc as rpc
+from luthier.evaluator.v1 import gate_service_pb2_grpc as gate_rpc
+from luthier.evaluator.v1 import holdout_service_pb2_grpc as holdout_rpc
+from luthier.evaluator.v1 import prompt_service_pb2_grpc as prompt_rpc
+from luthier.evaluator.v1 import verdict_service_pb2_grpc as verdict_rpc
+from luthierd.evaluator.api import evaluation_service as servicers
+from luthierd.evaluator.codec import from_json, to_json
+from luthierd.evaluator.config import EvaluatorConfig
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, Progress
+from luthierd.evaluator.run.evaluations import Evaluations
+from luthierd.evaluator.decisions.gate_policies import GatePolicies
+from luthierd.evaluator.decisions.holdout_ledger import Holdouts
+from luthierd.evaluator.api.holdout_service import HoldoutServicer
+from luthierd.evaluator.decisions.holdout_store import SqlLedger
+from luthierd.evaluator.run.prompts import Prompts
+from luthierd.evaluator.api.prompt_service import PromptServicer
+from luthierd.evaluator.run.store import SqlPolicyStore
+from luthierd.evaluator.api.verdict_service import VerdictServicer
+from luthierd.evaluator.decisions.verdicts import Verdicts
+from luthierd.jobs.queue import JobQueue
+from luthierd.jobs.worker import JobContext, Outcome, run_job
+from luthierd.rpc.server import Service, Servicer
+from luthierd.storage.blobs import BlobStore
+from luthierd.storage.database import Database
+from luthierd.storage.replays import SqlReplayStore
+from support.serving import VERIFIER, bearer, running
+
+PARENT = "tenants/acme"
+ADAPTER = FakePeers.adapter.name
+
+
+@dataclass
+class House:
+    """The served evaluator, and what is behind it."""
+
+    evaluations: rpc.EvaluationServiceStub
+    gates: gate_rpc.GateServiceStub
+    verdicts: verdict_rpc.VerdictServiceStub
+    holdouts: holdout_rpc.HoldoutServiceStub
+    ledger: SqlLedger
+    prompts: prompt_rpc.PromptServiceStub
+    queue: JobQueue
+    peers: FakePeers
+    blobs: BlobStore
+
+    async def create(self, **config: Any) -> pb.Evaluation:
+        settings = pb.EvaluationConfig(resample_count=200, **config)
+        request = api.CreateEvaluationRequest(
+            parent=PARENT, evaluation=pb.Evaluation(adapter_revision=ADAPTER, config=settings)
+        )
+        response = await self.evaluations.CreateEvaluation(request, metadata=bearer())
+        return response.evaluation  # type: ignore[no-any-return]
+
+    async def work(self, name: str, *, answerer: ScriptedAnswerer | None = None) -> None:
+        """What the worker process does, over fakes."""
+
+        async def job(context: JobContext) -> Outcome:
+            config = from_json(EvaluationConfig, context.job.payload["config"])
+
+            def progress(found: Progress) -> None:
+                context.emit("progress", to_json(found))
+
+            run = quick_run(
+                name, self.peers, self.blobs, config=config, answerer=answerer, progress=progress, ledger=self.ledger
+            )
+            return Outcome(to_json(await run.run()))
+
+        await run_job(self.queue, name, job)
+
+    async def evaluate(self, *, answerer: ScriptedAnswerer | None = None, **config: Any) -> str:
+        """The name of a SUCCEEDED evaluation."""
+        name = (await self.create(**config)).name
+        await self.work(name, answerer=answerer)
+        return str(name)
+
+    async def get(self, name: str) -> pb.Evaluation:
+        response = await self.evaluations.GetEvaluation(api.GetEvaluationRequest(name=name), metadata=bearer())
+        return response.evaluation  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The evaluator's service over fake neighbours, and what is behind it."""
+
+    service: Service
+    queue: JobQueue
+    peers: FakePeers
+    blobs: BlobStore
+    ledger: SqlLedger
+
+
+def evaluator_parts(
+    database: Database, folder: pathlib.Path, *, holdout: int, wake: Callable[[], None] = lambda: None
+) -> Parts:
+    """Built as `luthierd.evaluator.__main__` builds it. `holdout`: rows that are asked, three to a group."""
+    queue = JobQueue(database, lease_s=15.0)
+    blobs = BlobStore(f"file://{folder / 'blobs'}")
+    peers = FakePeers(blobs, holdout=holdout)
+    ledger = SqlLedger(database)
+    holdouts = Holdouts(ledger, peers, blobs)
+    evaluations = Evaluations(queue, peers, blobs, wake=wake, holdouts=holdouts)
+    stopping = asyncio.Event()
+    service = Service(
+        name="evaluator",
+        servicers=[
+            Servicer(
+                add_to_server=rpc.add_EvaluationServiceServicer_to_server,
+                implementation=servicers.EvaluationServicer(evaluations, queue, stopping),
+            ),
+            Servicer(
+                add_to_server=gate_rpc.add_GateServiceServicer_to_server,
+                implementation=servicers.GateServicer(GatePolicies(SqlPolicyStore(database), evaluations, holdouts)),
+            ),
+            Servicer(
+                add_to_server=prompt_rpc.add_PromptServiceServicer_to_server,
+                implementation=PromptServicer(Prompts(queue, peers, wake=wake), queue, stopping),
+            ),
+            Servicer(
+                add_to_server=verdict_rpc.add_VerdictServiceServicer_to_server,
+                implementation=VerdictServicer(Verdicts(evaluations, peers, blobs)),
+            ),
+            Servicer(
+                add_to_server=holdout_rpc.add_HoldoutServiceServicer_to_server,
+                implementation=HoldoutServicer(holdouts),
+            ),
+        ],
+        full_names=servicers.FULL_NAMES,
+        scopes=servicers.SCOPES,
+        limits_s=servicers.LIMITS_S,
+        verifier=VERIFIER,
+        replays=SqlReplayStore(database),
+        close=[database.close],
+        stopping=stopping,
+    )
+    return Parts(service, queue, peers, blobs, ledger)
+
+
+@contextlib.asynccontextmanager
+async def served(database: Database, folder: pathlib.Path, *, holdout: int = 24) -> AsyncIterator[House]:
+    """`holdout`: rows that are asked, three to a group."""
+    parts = evaluator_parts(database, folder, holdout=holdout)
+    async with running(parts.service, EvaluatorConfig(home=folder)) as channel:
+        yield House(
+            evaluations=rpc.EvaluationServiceStub(channel),
+            gates=gate_rpc.GateServiceStub(channel),
+            verdicts=verdict_rpc.VerdictServiceStub(channel),
+            holdouts=holdout_rpc.HoldoutServiceStub(channel),
+            ledger=parts.ledger,
+            prompts=prompt_rpc.PromptServiceStub(channel),
+            queue=parts.queue,
+            peers=parts.peers,
+            blobs=parts.blobs,
+        )
+
+
+def method(house: House, name: str) -> Any:
+    """The RPC of that name, of whichever service has it."""
+    stubs = (house.evaluations, house.gates, house.verdicts, house.holdouts)
+    return next(getattr(stub, name) for stub in stubs if hasattr(stub, name))
+
+
+async def refused(call: Any) -> grpc.aio.AioRpcError:
+    """The error that a call ends with."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value

@@ -1,0 +1,51 @@
+"""A judge over a local server, and samples for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from support.evaluator_material import row
+from luthierd.evaluator.models.chat_endpoint import ChatEndpoint
+from luthierd.evaluator.models.endpoints import Endpoint
+from luthierd.evaluator.domain.evaluation import Arm
+from luthierd.evaluator.graders.judge import Judge
+from luthierd.evaluator.graders.judge_models import EndpointJudge
+from luthierd.evaluator.graders.judgement_store import MemoryJudgementStore
+from luthierd.evaluator.dataset.parsing import Reading
+from luthierd.evaluator.scorers.scorer import Sample
+
+
+@contextlib.asynccontextmanager
+async def judge_at(
+    url: str,
+    *,
+    timeout_s: float = 5.0,
+    concurrency: int = 4,
+    model: str = "tiny",
+    max_tokens: int = 64,
+    store: MemoryJudgementStore | None = None,
+) -> AsyncIterator[Judge]:
+    """A judge that asks the house and waits for nothing between attempts."""
+    endpoint = Endpoint("house", url, model, timeout_s=timeout_s, concurrency=concurrency)
+    client = ChatEndpoint(endpoint)
+
+    async def no_wait(_: float) -> None:
+        await asyncio.sleep(0)
+
+    try:
+        judged = EndpointJudge(endpoint, client, "", max_tokens)
+        yield Judge(judged, store or MemoryJudgementStore(), concurrency=concurrency, sleep=no_wait)
+    finally:
+        await client.close()
+
+
+def text(value: str) -> Reading:
+    return Reading(text=value, label=value, valid=False, canonical=value)
+
+
+def sample(number: int, said: str = "an answer", *, arm: Arm = Arm.ADAPTER, **more: Any) -> Sample:
+    """One answer to a question of its own."""
+    return Sample(f"r{number}", text("the reference"), text(said), arm=arm, row=row(number), raw=said, **more)

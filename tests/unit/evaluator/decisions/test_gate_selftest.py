@@ -1,0 +1,51 @@
+"""The A/A test finds a sound interval sound and an unsound one unsound."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from luthierd.evaluator.domain.evaluation import Arm, Interval
+from luthierd.evaluator.decisions import gate_selftest
+from luthierd.evaluator.decisions.gate import ALPHA, ConditionOutcome
+from luthierd.evaluator.decisions.gate_selftest import self_test
+
+
+def scored_rows(groups: int, rows_per_group: int = 6) -> list[dict[str, Any]]:
+    """Rows of an evaluation in which the adapter is better by .2, and rows of a group resemble each other."""
+    rng = np.random.default_rng(1)
+    found = []
+    for group in range(groups):
+        shift = 0.2 * rng.standard_normal()
+        for _ in range(rows_per_group):
+            gained = 0.2 + shift + 0.05 * rng.standard_normal()
+            scores = {Arm.BASE: 0.4, Arm.ADAPTER: float(np.clip(0.4 + gained, 0, 1))}
+            answers = [{"arm": arm.value, "scores": {"rouge_l": value}} for arm, value in scores.items()]
+            found.append({"group": f"g{group}", "answers": answers})
+    return found
+
+
+def test_identical_arms_pass_a_gate_no_more_often_than_alpha() -> None:
+    found = self_test(scored_rows(20), experiments=300, seed=2)
+    assert found.outcome is ConditionOutcome.PASS
+    (result,) = found.results
+    assert result.low <= ALPHA
+    assert (result.metric.value, result.group_count) == ("rouge_l", 20)
+
+
+def test_a_gate_that_ignored_groups_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = gate_selftest._interval
+
+    def by_row(metric: Any, own: Any, other: Any, groups: list[str], seed: int) -> Interval | None:
+        return honest(metric, own, other, [str(number) for number in range(len(groups))], seed)
+
+    monkeypatch.setattr(gate_selftest, "_interval", by_row)
+    assert self_test(scored_rows(20), experiments=300, seed=2).outcome is ConditionOutcome.BREACH
+
+
+def test_too_few_groups_cannot_be_tested() -> None:
+    found = self_test(scored_rows(7), experiments=100)
+    assert found.outcome is ConditionOutcome.INSUFFICIENT_EVIDENCE
+    assert found.results[0].false_go_rate == 0.0
+    assert self_test([], experiments=100).outcome is ConditionOutcome.INSUFFICIENT_EVIDENCE

@@ -1,0 +1,129 @@
+"""Choosing by log-probability, and the further questions of the metrics that need them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+import pytest
+from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedAnswerer, quick_run, row, rows, to_split
+from support.judge_house import judge_house
+from support.judging import judge_at
+from luthierd.evaluator.models.arms import Query
+from luthierd.evaluator.models.generate import Reply
+from luthierd.evaluator.models.multiple_choice import Likelihood, LikelihoodChooser, RowHasNoChoicesError, check_choices
+from luthierd.evaluator.models.perturbations import canary_of, paraphrases_of, probe_queries, probes_by_row
+from luthierd.evaluator.domain.evaluation import Answer, Arm, EvaluationConfig, Message, TaskSpec
+from luthierd.evaluator.domain.metric_details import TaskKind
+from luthierd.evaluator.domain.metrics import Metric
+
+PREFERENCE = TaskSpec(kind=TaskKind.PREFERENCE)
+
+
+class Likely:
+    """(sum of log-probabilities, tokens) by text."""
+
+    def __init__(self, known: dict[str, tuple[float, int]]) -> None:
+        self._known = known
+
+    async def likelihood(self, arm: Arm, messages: Sequence[Message], completion: str) -> Likelihood:
+        total, count = self._known[completion]
+        return Likelihood(total, count, 7, "generation-1")
+
+
+async def chosen(known: dict[str, tuple[float, int]]) -> str:
+    chooser = LikelihoodChooser(Likely(known), now=lambda: 0.0)
+    return (await chooser.choose(Arm.BASE, [Message("user", "q")], list(known))).text
+
+
+async def test_the_likeliest_token_by_token_is_chosen_not_the_shortest() -> None:
+    assert await chosen({"no": (-2.0, 1), "yes, of course": (-4.0, 4)}) == "yes, of course"
+
+
+async def test_equal_choices_go_by_the_alphabet_and_not_by_their_place() -> None:
+    assert await chosen({"b": (-1.0, 1), "a": (-1.0, 1)}) == "a"
+    assert await chosen({"a": (-1.0, 1), "b": (-1.0, 1)}) == "a"
+
+
+@pytest.mark.parametrize("choices", [(), ("A",), ("A", "A"), ("B", "C")])
+def test_a_row_that_cannot_be_answered_by_choosing_is_named(choices: tuple[str, ...]) -> None:
+    with pytest.raises(RowHasNoChoicesError, match="holdout-0"):
+        check_choices([dataclasses.replace(row(0), reference="A", choices=choices)], PREFERENCE)
+    check_choices([dataclasses.replace(row(0), reference="A", choices=("B", "A"))], PREFERENCE)
+
+
+def query(number: int) -> Query:
+    given = row(number)
+    return Query(Arm.RAG, given, (Message("user", "shot"), Message("assistant", "yes"), *given.prompt))
+
+
+def test_probes_have_ids_of_their_own_and_only_the_last_question_changes() -> None:
+    config = EvaluationConfig(
+        metrics=(Metric.CONSISTENCY_REPEATS, Metric.CONSISTENCY_PARAPHRASES, Metric.INJECTION_RESISTED),
+        repeat_count=2,
+        repeat_temperature=0.5,
+        seed=10,
+    )
+    found = list(probe_queries([query(0), query(1)], config, {"holdout-1": "In other words?"}))
+    assert len({one.row.id for one in found}) == len(found) == 7
+    assert [(one.temperature, one.seed) for one in found[:2]] == [(0.5, 11), (0.5, 12)]
+    assert found[2].messages[-1].content.endswith(f"{canary_of('holdout-0')} only.")
+    assert found[5].messages[-1].content == "In other words?"
+    assert all(one.messages[:2] == query(0).messages[:2] for one in found)
+
+
+def test_no_metric_asks_by_default() -> None:
+    assert list(probe_queries([query(0)], EvaluationConfig(), {})) == []
+
+
+def test_what_was_said_to_probes_is_found_by_row() -> None:
+    def said(row_id: str) -> Answer:
+        return Answer(Arm.BASE, row_id, f"to {row_id}", 0.0, 0.1, 0.2, 1, 1, "stop", "base")
+
+    found = probes_by_row([said("a"), said("a#probe:repeat-1"), said("b#probe:injection")])
+    assert found == {
+        (Arm.BASE, "a"): {"repeat-1": "to a#probe:repeat-1"},
+        (Arm.BASE, "b"): {"injection": "to b#probe:injection"},
+    }
+
+
+async def test_a_question_that_the_judge_cannot_reword_is_left_out() -> None:
+    answers = iter([json.dumps({"text": "Otherwise said"}), "no"])
+    with judge_house(lambda body: next(answers)) as house:
+        async with judge_at(house.url, concurrency=1) as judge:
+            found = await paraphrases_of(rows(2), judge)
+    assert found == {"holdout-0": "Otherwise said"}
+
+
+async def test_the_same_words_for_different_questions_are_no_paraphrase() -> None:
+    """SmolLM2-135M said "The same in other words." of every question."""
+    answers = iter(json.dumps({"text": said}) for said in ("In other words.", "Otherwise said", "In other words."))
+    with judge_house(lambda body: next(answers)) as house:
+        async with judge_at(house.url, concurrency=1) as judge:
+            found = await paraphrases_of(rows(3), judge)
+    assert found == {"holdout-1": "Otherwise said"}
+
+
+async def test_a_multiple_choice_evaluation_writes_nothing_and_is_scored_by_its_choices() -> None:
+    class Never(ScriptedAnswerer):
+        async def ask(self, *arguments: object, **more: object) -> Reply:
+            raise AssertionError("a choice was asked to be written")
+
+    class Knows:
+        async def likelihood(self, arm: Arm, messages: Sequence[Message], completion: str) -> Likelihood:
+            right = completion == ("A" if "function_0(" in messages[-1].content else "B")
+            return Likelihood(-1.0 if right == arm.uses_adapter else -2.0, 1, 5, "g")
+
+    blobs = MemoryBlobs()
+    peers = FakePeers(blobs)
+    asked = [dataclasses.replace(one, reference="B", choices=("A", "B"), label=None) for one in rows(12)]
+    asked[0] = dataclasses.replace(asked[0], reference="A")
+    peers.splits["holdout"] = blobs.put_bytes(to_split(asked)).sha256
+    config = EvaluationConfig(arms=(Arm.BASE, Arm.ADAPTER), task=TaskKind.MULTIPLE_CHOICE, resample_count=200)
+    run = quick_run("tenants/acme/evaluations/e", peers, blobs, config=config, answerer=Never(lambda *_: ""))
+    run = dataclasses.replace(run, asker=dataclasses.replace(run.asker, chooser=LikelihoodChooser(Knows())))
+    results = await run.run()
+    values = {one.arm: one.value for one in results.figures.metrics if one.metric is Metric.CHOICE_ACCURACY}
+    assert values == {Arm.BASE: 0.0, Arm.ADAPTER: 1.0}
+    assert [one.label for one in results.measures.labels["adapter"].classes] == ["A", "B"]

@@ -1,0 +1,104 @@
+"""Answers that another evaluation paid for: taken by full content, of the same tenant only, and never timed."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import AsyncIterator
+
+import luthierd.evaluator
+import pytest
+from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedAnswerer, adapter_knows, quick_run
+from luthierd.evaluator.models.sample_cache import AnswerCache
+from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Results
+from luthierd.evaluator.run.evaluation_run import EvaluationRun
+from luthierd.evaluator.run.store import SqlAnswerJournal, SqlAnswerStore
+from luthierd.storage.database import Database
+
+CONFIG = EvaluationConfig(arms=(Arm.BASE, Arm.ADAPTER), resample_count=200, use_cache=True)
+ENGINE = "vllm 0.32.0 (cpu, float32)"
+
+
+@pytest.fixture
+async def database(tmp_path: pathlib.Path) -> AsyncIterator[Database]:
+    found = Database(f"sqlite+aiosqlite:///{tmp_path / 'evaluator.db'}", schema="evaluator")
+    await found.migrate(pathlib.Path(luthierd.evaluator.__file__).parent / "versions")
+    yield found
+    await found.close()
+
+
+def prepared(
+    database: Database,
+    name: str,
+    answerer: ScriptedAnswerer,
+    *,
+    config: EvaluationConfig = CONFIG,
+    engine: str = ENGINE,
+) -> EvaluationRun:
+    blobs = MemoryBlobs()
+
+    async def version() -> str:
+        return engine
+
+    run = quick_run(name, FakePeers(blobs), blobs, config=config, answerer=answerer)
+    journal = SqlAnswerJournal(database, name)
+    cache = AnswerCache(SqlAnswerStore(database, name.split("/")[1]), run.inputs, config, version)
+    return dataclasses.replace(run, journal=journal, asker=dataclasses.replace(run.asker, journal=journal, cache=cache))
+
+
+async def evaluated(database: Database, name: str, **options: object) -> tuple[Results, int]:
+    """The results, and how many queries were asked for them."""
+    answerer = ScriptedAnswerer(adapter_knows)
+    return await prepared(database, name, answerer, **options).run(), len(answerer.calls)  # type: ignore[arg-type]
+
+
+async def test_a_second_evaluation_asks_nothing_and_times_nothing(database: Database) -> None:
+    first, asked = await evaluated(database, "tenants/acme/evaluations/e1")
+    assert asked == 48
+    second, asked_again = await evaluated(database, "tenants/acme/evaluations/e2")
+    assert asked_again == 0
+    assert second.figures == first.figures
+    assert [cost.cached_count for cost in second.costs] == [24, 24]
+    assert [cost.latency_ms_p50 for cost in second.costs] == [0.0, 0.0]
+    assert [cost.cost_per_1000_answers for cost in second.costs] == [0.0, 0.0]
+    assert [cost.completion_tokens_mean for cost in second.costs] == [
+        cost.completion_tokens_mean for cost in first.costs
+    ]
+
+
+async def test_another_tenant_pays_for_its_own(database: Database) -> None:
+    await evaluated(database, "tenants/acme/evaluations/e1")
+    _, asked = await evaluated(database, "tenants/other/evaluations/e1")
+    assert asked == 48
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"engine": "vllm 0.33.0 (cpu, float32)"},
+        {"config": dataclasses.replace(CONFIG, max_answer_tokens=5)},
+        {"config": dataclasses.replace(CONFIG, use_cache=False)},
+        {"engine": ""},
+    ],
+)
+async def test_whatever_could_change_an_answer_is_asked_anew(database: Database, changed: dict[str, object]) -> None:
+    await evaluated(database, "tenants/acme/evaluations/e1")
+    _, asked = await evaluated(database, "tenants/acme/evaluations/e2", **changed)
+    assert asked == 48
+
+
+async def test_an_arm_that_asks_the_same_takes_the_answer_of_another_arm(database: Database) -> None:
+    await evaluated(database, "tenants/acme/evaluations/e1")
+    config = dataclasses.replace(CONFIG, arms=(Arm.BASE, Arm.ADAPTER, Arm.ADAPTER_RAG), shot_count=0)
+    results, asked = await evaluated(database, "tenants/acme/evaluations/e2", config=config)
+    assert asked == 0
+    assert {cost.arm: cost.cached_count for cost in results.costs}[Arm.ADAPTER_RAG] == 24
+
+
+async def test_timings_of_a_partly_reused_arm_are_of_the_new_answers_only(database: Database) -> None:
+    small = dataclasses.replace(CONFIG, row_limit=8)
+    await evaluated(database, "tenants/acme/evaluations/e1", config=small)
+    results, asked = await evaluated(database, "tenants/acme/evaluations/e2")
+    assert asked == 32
+    assert [cost.cached_count for cost in results.costs] == [8, 8]
+    assert [cost.answered_count for cost in results.costs] == [24, 24]
