@@ -43,7 +43,7 @@ def _aggregate() -> None:
     for data in (own, other):
         intervals.mean_interval(data, seed=0, draws=DRAWS)
     intervals.difference_interval(own, other, seed=0, draws=DRAWS)
-    clustered.detectable_difference(clustered.difference_of(own, other))
+    clustered.minimum_detectable_effect(clustered.difference_of(own, other))
     seconds = time.perf_counter() - start
     print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20]))
 

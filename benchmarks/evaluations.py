@@ -18,19 +18,19 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import scipy.special
-from support.inference_house import BASE, House
 from luthierd.evaluator import __main__ as evaluator
 from luthierd.evaluator import worker
-from luthierd.evaluator.models.generate import Asker, Reply, SystemClock
-from luthierd.evaluator.models.costs import union_s
-from luthierd.evaluator.models.targets import target_of
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, EvaluationInputs, Message, Progress
-from luthierd.evaluator.run.evaluation_run import EvaluationRun, Models
-from luthierd.evaluator.decisions.holdout_ledger import EvaluationLooks
-from luthierd.evaluator.decisions.holdout_store import SqlLedger
 from luthierd.evaluator.api.peers import SdkAnswerer
+from luthierd.evaluator.decisions.holdout_ledger import EvaluationAccesses
+from luthierd.evaluator.decisions.holdout_store import SqlLedger
+from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, EvaluationInputs, Message, Progress
+from luthierd.evaluator.models.costs import union_s
+from luthierd.evaluator.models.generate import Asker, Reply, SystemClock
+from luthierd.evaluator.models.targets import target_of
+from luthierd.evaluator.run.evaluation_run import EvaluationRun, Models
 from luthierd.evaluator.run.store import SqlAnswerJournal, SqlIndexCatalogue
 from luthierd.storage.database import Database
+from support.inference_house import BASE, House
 
 from benchmarks import results, server
 
@@ -131,7 +131,7 @@ def _run(
         versions=worker.versions,
         progress=progress,
         shot_characters=240,
-        looks=EvaluationLooks(SqlLedger(database)),
+        accesses=EvaluationAccesses(SqlLedger(database)),
     )
 
 

@@ -12,10 +12,10 @@ import itertools
 import json
 from collections.abc import Callable
 
-from support.interval_simulation import KINDS, SIZES, Coverage, Sample, coverage, samples
 from luthierd.evaluator.domain.evaluation import Interval
 from luthierd.statistics import clustered, intervals, proportions
 from scipy import special
+from support.interval_simulation import KINDS, SIZES, Coverage, Sample, coverage, samples
 
 DRAWS = 1000
 SEEDS = itertools.count()  # a seed for each sample: one set of draws for all would be one accident for all

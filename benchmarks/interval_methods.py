@@ -24,9 +24,9 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from support.interval_simulation import KINDS, SIZES, samples
 from luthierd.statistics.clustered import CONFIDENCE, LEAST_ERROR
 from scipy import special
+from support.interval_simulation import KINDS, SIZES, samples
 
 Array = npt.NDArray[np.float64]
 DRAWS = 999

@@ -14,7 +14,7 @@ from luthierd.inference.config import InferenceConfig
 from benchmarks import results, server
 
 ADAPTERS, RESIDENT = 200, 4
-SLOTS = (RESIDENT, InferenceConfig.max_batch_adapters)
+SLOTS = (RESIDENT, InferenceConfig.max_loras)
 """Adapters in one batch: as many as are resident on the other side, and as the server has by default."""
 CONCURRENCY, REQUESTS, NEW_TOKENS = 16, 96, 64
 ZIPF_EXPONENT = 1.0
@@ -26,13 +26,13 @@ def measure(
     model: pathlib.Path, folder: pathlib.Path, adapters: Sequence[pathlib.Path], *, rounds: int
 ) -> Iterator[dict[str, object]]:
     """`adapters`: `ADAPTERS` of them, no two alike."""
-    settings = {"max_batch_adapters": SLOTS[0], "max_loaded_adapters": ADAPTERS}
+    settings = {"max_loras": SLOTS[0], "max_cpu_loras": ADAPTERS}
     with server.running(folder / "many", model, **settings) as house:
         deployments = asyncio.run(_deployed(server.client(house), server.register(house, adapters[:ADAPTERS])))
         for slots in SLOTS:
             if slots != SLOTS[0]:
                 house.stop()
-                house.environment["LUTHIER_INFERENCE_MAX_BATCH_ADAPTERS"] = str(slots)
+                house.environment["LUTHIER_INFERENCE_MAX_LORAS"] = str(slots)
                 house.start()
             pairs = asyncio.run(_measured(server.client(house), deployments, rounds=rounds))
             name = f"tokens_per_s: Zipf over {ADAPTERS} adapters with {slots} slots / {RESIDENT} adapters resident"

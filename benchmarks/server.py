@@ -6,8 +6,8 @@ import contextlib
 import pathlib
 from collections.abc import Sequence
 
-from support.inference_house import House, running_house
 from luthier import AsyncClient, Endpoints
+from support.inference_house import House, running_house
 
 TENANT = "bench"
 

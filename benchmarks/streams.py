@@ -20,10 +20,10 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import aiohttp
-from support.inference_house import BASE
 from luthier import AsyncClient
 from luthierd.inference.engine.platform_settings import cpu_dtype, cpu_environment
 from luthierd.inference.engine.vllm_engine import QUIET
+from support.inference_house import BASE
 from support.ports import free_port
 
 from benchmarks import results, server
@@ -72,12 +72,29 @@ def _vllm_serve(model: pathlib.Path, environment: Mapping[str, str]) -> Iterator
     """Stock vLLM's server; yields its port."""
     port = free_port()
     command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
-        "--served-model-name", "base", "--dtype", cpu_dtype(), "--enforce-eager",
-        "--host", "127.0.0.1", "--port", str(port),
-        "--max-model-len", "2048", "--max-num-seqs", "32", "--gpu-memory-utilization", "0.3", "--disable-log-stats",
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(model),
+        "--served-model-name",
+        "base",
+        "--dtype",
+        cpu_dtype(),
+        "--enforce-eager",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--max-model-len",
+        "2048",
+        "--max-num-seqs",
+        "32",
+        "--gpu-memory-utilization",
+        "0.3",
+        "--disable-log-stats",
         "--disable-uvicorn-access-log",
-    ]  # fmt: skip
+    ]
     process = subprocess.Popen(
         command, env={**os.environ, **QUIET, "VLLM_PLUGINS": "", **environment}, stdout=subprocess.DEVNULL
     )
@@ -136,9 +153,13 @@ async def _ask_ours(client: AsyncClient, question: str) -> Stream:
 
 async def _ask_peer(http: aiohttp.ClientSession, port: int, question: str) -> Stream:
     body = {
-        "model": "base", "messages": [{"role": "user", "content": question}], "max_tokens": NEW_TOKENS,
-        "temperature": 0.0, "stream": True, "stream_options": {"include_usage": True},
-    }  # fmt: skip
+        "model": "base",
+        "messages": [{"role": "user", "content": question}],
+        "max_tokens": NEW_TOKENS,
+        "temperature": 0.0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
     start, ttft_s, token_count = time.perf_counter(), 0.0, 0
     async with http.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body) as response:
         response.raise_for_status()

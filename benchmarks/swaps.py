@@ -9,8 +9,8 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 
-from support.inference_house import BASE
 from luthier import AsyncClient
+from support.inference_house import BASE
 
 from benchmarks import material, server
 

@@ -5,10 +5,10 @@ both keep to their shares; none of its requests fails. The flood may be refused 
 
     python -m loadtests.tenant_flood --tenants acme,globex --share 16 [--seconds 30] [--rounds 2]
 
-`--share` is each tenant's number of requests at a time: half of the server's `LUTHIER_INFERENCE_MAX_BATCH`. The server
-is the installation that `luthier up` runs; LUTHIER_LOAD_PLAN (see run.py) names another one. Phases with and without
-the flood alternate, so that a slower machine slows both; in each the tenant asks the same questions in the same order,
-for answers of 8 to 32 tokens (`--equal`: all of 32, which end and begin together).
+`--share` is each tenant's number of requests at a time: half of the server's
+`LUTHIER_INFERENCE_MAX_NUM_SEQS`. The server is the installation that `luthier up` runs; LUTHIER_LOAD_PLAN (see run.py)
+names another one. Phases with and without the flood alternate, so that a slower machine slows both; in each the tenant
+asks the same questions in the same order, for answers of 8 to 32 tokens (`--equal`: all of 32).
 
 Exit code 0: the SLO holds; 1: not; 2: nothing to load.
 """
@@ -175,12 +175,14 @@ async def measure(
             json.dumps(
                 {
                     "ratio": f"{kind} p95 of a tenant while another floods / while both keep to their shares",
-                    "value": round(ratio, 3), "reach": SLO_RATIO,
-                    "before_ms": round(before_s * 1000, 1), "during_ms": round(during_s * 1000, 1),
+                    "value": round(ratio, 3),
+                    "reach": SLO_RATIO,
+                    "before_ms": round(before_s * 1000, 1),
+                    "during_ms": round(during_s * 1000, 1),
                     "requests": [len(calm.total_s), len(flooded.total_s)],
                 }
             )
-        )  # fmt: skip
+        )
     tokens = {"tenant": flooded.token_count, "flood": flood.token_count}
     print(json.dumps({"tokens_during_flood": tokens, "flood_refused": flood.refused_count, "holds": holds}))
     for failure in sorted({*calm.failures, *flooded.failures, *flood.failures}):
@@ -205,10 +207,13 @@ def main() -> int:
     try:
         holds = asyncio.run(
             measure(
-                tenants, share=options.share, seconds=options.seconds, round_count=options.rounds,
+                tenants,
+                share=options.share,
+                seconds=options.seconds,
+                round_count=options.rounds,
                 max_tokens=[max(MAX_TOKENS)] if options.equal else MAX_TOKENS,
             )
-        )  # fmt: skip
+        )
     except errors.LuthierError as error:
         print(error, file=sys.stderr)
         return 2

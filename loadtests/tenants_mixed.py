@@ -1,6 +1,6 @@
 """Scenario: applications of several tenants and of the base model, over gRPC and HTTP, while operators may deploy.
 
-SLO: no failed request, no answer of another tenant or of a generation that its deployment does not hold.
+SLO: no failed request, no answer of another tenant or of a loaded adapter that its deployment does not hold.
 Latencies are reported, not judged: they belong to the machine.
 
 Run by `make load` (loadtests/run.py), which tells it the targets; each one is a tenant, a deployment and a token.
@@ -41,32 +41,32 @@ class WrongAnswerError(Exception):
     """An answer whose origin is not what the caller asked for."""
 
 
-def check_origin(target: dict[str, str], generation: str, adapter_revision: str, held: set[str]) -> None:
-    """WrongAnswerError unless the answer is of a generation that the target held around the call."""
+def check_origin(target: dict[str, str], loaded_adapter: str, adapter_revision: str, held: set[str]) -> None:
+    """WrongAnswerError unless the answer is of a loaded adapter that the target held around the call."""
     if target["target"].startswith("baseModels/"):
-        if generation != "base":
-            raise WrongAnswerError(f"the base model answered as {generation}")
+        if loaded_adapter != "base":
+            raise WrongAnswerError(f"the base model answered as {loaded_adapter}")
         return
     if adapter_revision and not adapter_revision.startswith(f"tenants/{target['tenant']}/"):
         raise WrongAnswerError(f"{target['target']} answered with {adapter_revision}")
-    if generation not in held:
-        raise WrongAnswerError(f"{target['target']} answered as {generation}, which it never held")
+    if loaded_adapter not in held:
+        raise WrongAnswerError(f"{target['target']} answered as {loaded_adapter}, which it never held")
 
 
 class Deployments:
-    """The generations that each deployment has held, asked again when an answer names an unknown one."""
+    """The loaded adapters that each deployment has held, asked again when an answer names an unknown one."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._stub = deployments_rpc.DeploymentServiceStub(channel)
         self._held: dict[str, set[str]] = {}
 
-    def held(self, target: dict[str, str], generation: str) -> set[str]:
-        """Every generation seen at the target so far."""
+    def held(self, target: dict[str, str], loaded_adapter: str) -> set[str]:
+        """Every loaded adapter seen at the target so far."""
         seen = self._held.setdefault(target["target"], set())
-        if generation not in seen and target["target"].startswith("tenants/"):
+        if loaded_adapter not in seen and target["target"].startswith("tenants/"):
             request = deployments_pb.GetDeploymentRequest(name=target["target"])
             found = self._stub.GetDeployment(request, metadata=bearer(target), timeout=TIMEOUT_S).deployment
-            seen |= {each.generation for each in (found.live, found.previous, found.candidate) if each.generation}
+            seen |= {each.id for each in (found.live, found.previous, found.candidate) if each.id}
         return seen
 
 
@@ -114,7 +114,7 @@ class GrpcApplication(User):
             raise WrongAnswerError("the stream ended without its last message")
         origin = last.origin
         check_origin(
-            target, origin.generation, origin.adapter_revision, self.deployments.held(target, origin.generation)
+            target, origin.loaded_adapter, origin.adapter_revision, self.deployments.held(target, origin.loaded_adapter)
         )
         return int(last.finish.completion_token_count)
 
@@ -143,9 +143,9 @@ class HttpApplication(FastHttpUser):
             if response.status_code != 200:
                 response.failure(f"{response.status_code}: {(response.text or '')[:200]}")
                 return
-            generation = response.headers.get("x-luthier-generation", "")
+            loaded_adapter = response.headers.get("x-luthier-loaded-adapter", "")
             try:
-                check_origin(target, generation, "", self.deployments.held(target, generation))
+                check_origin(target, loaded_adapter, "", self.deployments.held(target, loaded_adapter))
             except WrongAnswerError as error:
                 response.failure(str(error))
                 return

@@ -6,9 +6,9 @@ import pathlib
 import uuid
 from collections.abc import AsyncIterator, Iterator
 
-from support import databases
 import pytest
 from luthierd.storage.database import Database
+from support import databases
 
 
 @pytest.fixture(scope="session")

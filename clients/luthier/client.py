@@ -8,11 +8,11 @@ from typing import Self
 from luthier import profiles
 from luthier.endpoints import SERVICES, Endpoints
 from luthier.resources.adapters import Adapters
+from luthier.resources.annotation_queues import AnnotationQueues
 from luthier.resources.base_models import BaseModels
-from luthier.resources.annotation_queues import ComparisonQueues
+from luthier.resources.challenge_sets import ChallengeSets
 from luthier.resources.datasets import Datasets
 from luthier.resources.deployments import Deployments
-from luthier.resources.challenge_sets import DifficultSets
 from luthier.resources.engine import Engine
 from luthier.resources.evaluations import Evaluations
 from luthier.resources.feedback import Captures, Feedback
@@ -64,8 +64,8 @@ class AsyncClient:
         self.holdouts = Holdouts(transports["evaluator"])
         self.verdicts = Verdicts(transports["evaluator"])
         self.prompts = Prompts(transports["evaluator"])
-        self.comparison_queues = ComparisonQueues(transports["evaluator"])
-        self.difficult_sets = DifficultSets(transports["evaluator"])
+        self.annotation_queues = AnnotationQueues(transports["evaluator"])
+        self.challenge_sets = ChallengeSets(transports["evaluator"])
         self.deployments = Deployments(transports["inference"])
         self.engine = Engine(transports["inference"])
         self.inference = Inference(transports["inference"])

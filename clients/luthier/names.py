@@ -20,8 +20,8 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "evaluation": ("tenants", "evaluations"),
     "gate_policy": ("tenants", "gatePolicies"),
     "prompt": ("tenants", "prompts"),
-    "difficult_set": ("tenants", "difficultSets"),
-    "comparison_queue": ("tenants", "comparisonQueues"),
+    "challenge_set": ("tenants", "challengeSets"),
+    "annotation_queue": ("tenants", "annotationQueues"),
     "deployment": ("tenants", "deployments"),
     "base_model": ("baseModels",),
 }
@@ -135,12 +135,12 @@ def gate_policy(tenant_id: str, policy_id: str) -> str:
     return build("gate_policy", tenant_id, policy_id)
 
 
-def difficult_set(tenant_id: str, set_id: str) -> str:
-    return build("difficult_set", tenant_id, set_id)
+def challenge_set(tenant_id: str, set_id: str) -> str:
+    return build("challenge_set", tenant_id, set_id)
 
 
-def comparison_queue(tenant_id: str, queue_id: str) -> str:
-    return build("comparison_queue", tenant_id, queue_id)
+def annotation_queue(tenant_id: str, queue_id: str) -> str:
+    return build("annotation_queue", tenant_id, queue_id)
 
 
 def deployment(tenant_id: str, deployment_id: str) -> str:

@@ -11,7 +11,28 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from luthier.client import AsyncClient
 from luthier.endpoints import Endpoints
-from luthier.resources import adapters, base_models, annotation_queues as comparison_queues, datasets, deployments, challenge_sets as difficult_sets, engine, evaluations, feedback, gates, holdouts, inference, prompts, quotas, training_jobs, verdicts
+from luthier.resources import (
+    adapters,
+    base_models,
+    datasets,
+    deployments,
+    engine,
+    evaluations,
+    feedback,
+    gates,
+    holdouts,
+    inference,
+    prompts,
+    quotas,
+    training_jobs,
+    verdicts,
+)
+from luthier.resources import (
+    annotation_queues as annotation_queues,
+)
+from luthier.resources import (
+    challenge_sets as challenge_sets,
+)
 from luthier.transport import RetryPolicy, TokenSource
 
 T = TypeVar("T")
@@ -176,7 +197,7 @@ class Gates(SyncNoun[gates.Gates]):
 
 class Holdouts(SyncNoun[holdouts.Holdouts]):
     get = waits(holdouts.Holdouts.get)
-    list_looks = iterates(holdouts.Holdouts.list_looks)
+    list_accesses = iterates(holdouts.Holdouts.list_accesses)
 
 
 class Prompts(SyncNoun[prompts.Prompts]):
@@ -193,22 +214,22 @@ class Verdicts(SyncNoun[verdicts.Verdicts]):
     compare = waits(verdicts.Verdicts.compare)
 
 
-class ComparisonQueues(SyncNoun[comparison_queues.ComparisonQueues]):
-    create = waits(comparison_queues.ComparisonQueues.create)
-    get = waits(comparison_queues.ComparisonQueues.get)
-    list = iterates(comparison_queues.ComparisonQueues.list)
-    next_item = waits(comparison_queues.ComparisonQueues.next_item)
-    vote = waits(comparison_queues.ComparisonQueues.vote)
-    list_votes = iterates(comparison_queues.ComparisonQueues.list_votes)
-    summary = waits(comparison_queues.ComparisonQueues.summary)
+class AnnotationQueues(SyncNoun[annotation_queues.AnnotationQueues]):
+    create = waits(annotation_queues.AnnotationQueues.create)
+    get = waits(annotation_queues.AnnotationQueues.get)
+    list = iterates(annotation_queues.AnnotationQueues.list)
+    next_item = waits(annotation_queues.AnnotationQueues.next_item)
+    vote = waits(annotation_queues.AnnotationQueues.vote)
+    list_votes = iterates(annotation_queues.AnnotationQueues.list_votes)
+    summary = waits(annotation_queues.AnnotationQueues.summary)
 
 
-class DifficultSets(SyncNoun[difficult_sets.DifficultSets]):
-    generate = waits(difficult_sets.DifficultSets.generate)
-    create = waits(difficult_sets.DifficultSets.create)
-    get = waits(difficult_sets.DifficultSets.get)
-    list = iterates(difficult_sets.DifficultSets.list)
-    list_cases = iterates(difficult_sets.DifficultSets.list_cases)
+class ChallengeSets(SyncNoun[challenge_sets.ChallengeSets]):
+    generate = waits(challenge_sets.ChallengeSets.generate)
+    create = waits(challenge_sets.ChallengeSets.create)
+    get = waits(challenge_sets.ChallengeSets.get)
+    list = iterates(challenge_sets.ChallengeSets.list)
+    list_cases = iterates(challenge_sets.ChallengeSets.list_cases)
 
 
 class Deployments(SyncNoun[deployments.Deployments]):
@@ -280,8 +301,8 @@ class Client:
         self.holdouts = Holdouts(self._client.holdouts, self._thread)
         self.verdicts = Verdicts(self._client.verdicts, self._thread)
         self.prompts = Prompts(self._client.prompts, self._thread)
-        self.comparison_queues = ComparisonQueues(self._client.comparison_queues, self._thread)
-        self.difficult_sets = DifficultSets(self._client.difficult_sets, self._thread)
+        self.annotation_queues = AnnotationQueues(self._client.annotation_queues, self._thread)
+        self.challenge_sets = ChallengeSets(self._client.challenge_sets, self._thread)
         self.deployments = Deployments(self._client.deployments, self._thread)
         self.engine = Engine(self._client.engine, self._thread)
         self.inference = Inference(self._client.inference, self._thread)

@@ -166,7 +166,7 @@ async def _ask_all(story: Story, tenants: list[Tenant]) -> dict[str, Any]:
     )
     texts = {name: answer.text for name, answer in zip(targets, answers, strict=True)}
     for name, answer in zip(targets, answers, strict=True):
-        story.say(f"{name:<8} ({answer.origin.generation[:24]}) {' '.join(answer.text.split())[:150]}")
+        story.say(f"{name:<8} ({answer.origin.loaded_adapter[:24]}) {' '.join(answer.text.split())[:150]}")
     return {"prompt": QUESTION, "answers": texts, "distinct_count": len(set(texts.values()))}
 
 

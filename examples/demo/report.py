@@ -87,7 +87,7 @@ def build(
             "request_count": swap.request_count,
             "failed_count": len(swap.failed),
             "mixed_count": len(swap.mixed),
-            "answers_by_generation": dict(swap.answers_by_generation),
+            "answers_by_loaded_adapter": dict(swap.answers_by_loaded_adapter),
             "deploy_seconds": round(swap.deploy_seconds, 3),
             "rollback_seconds": round(swap.rollback_seconds, 3),
             "live_after_deploy": swap.live_after_deploy,

@@ -1,4 +1,4 @@
-"""A second revision goes live under load: every answer must be that of the generation it names, and none may fail."""
+"""A second revision goes live under load: every answer must come from the adapter it names, and none may fail."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class SwapReport:
     request_count: int = 0
     failed: list[str] = field(default_factory=list)
     mixed: list[str] = field(default_factory=list)
-    """Answers that are not what their generation says alone, or of a generation the caller does not own."""
-    answers_by_generation: Counter[str] = field(default_factory=Counter)
+    """Answers that are not what their loaded adapter says alone, or of a loaded adapter the caller does not own."""
+    answers_by_loaded_adapter: Counter[str] = field(default_factory=Counter)
     deploy_seconds: float = 0.0
     rollback_seconds: float = 0.0
     live_after_deploy: str = ""
@@ -79,7 +79,7 @@ async def swap_under_load(swapped: Tenant, other: Tenant, prompts: Sequence[Prom
                 report.failed.append(f"{target}: {error}")
                 continue
             origin = answer.origin
-            report.answers_by_generation[origin.generation] += 1
+            report.answers_by_loaded_adapter[origin.loaded_adapter] += 1
             seen.append(Seen(target, index, origin.adapter_revision or origin.base_model, answer.text))
 
     async def operator() -> None:

@@ -10,18 +10,18 @@ from typing import Any
 import grpc
 import luthier
 import pytest
-from support.canned import Canned, serving
-from support.certificates import self_signed
 from luthier import errors
 from luthier.curation.v1.dataset_pb2 import SPLIT_TRAIN
 from luthier.evaluator.v1.gate_pb2 import GatePolicy
 from luthier.inference.v1.quota_pb2 import QuotaLimits
+from support.canned import Canned, serving
+from support.certificates import self_signed
 
 TENANT = "tenants/acme"
 DATASET, REVISION = f"{TENANT}/datasets/d", f"{TENANT}/datasets/d/revisions/r1"
 JOB, ADAPTER = f"{TENANT}/trainingJobs/j", f"{TENANT}/adapters/a"
 EVALUATION, POLICY, DEPLOYMENT = f"{TENANT}/evaluations/e", f"{TENANT}/gatePolicies/p", f"{TENANT}/deployments/d"
-PROMPT, DIFFICULT_SET, QUEUE = f"{TENANT}/prompts/p", f"{TENANT}/difficultSets/s", f"{TENANT}/comparisonQueues/q"
+PROMPT, CHALLENGE_SET, QUEUE = f"{TENANT}/prompts/p", f"{TENANT}/challengeSets/s", f"{TENANT}/annotationQueues/q"
 PIECE = {"data": b"{}", "size_bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
 
 Call = Callable[[luthier.AsyncClient], Awaitable[Any] | AsyncIterator[Any]]
@@ -59,24 +59,24 @@ CALLS: dict[str, Call] = {
     "DecideVerdict": lambda c: c.verdicts.decide(EVALUATION),
     "CompareEvaluations": lambda c: c.verdicts.compare(EVALUATION, EVALUATION),
     "GetHoldout": lambda c: c.holdouts.get(REVISION),
-    "ListHoldoutLooks": lambda c: c.holdouts.list_looks(REVISION),
+    "ListHoldoutAccesses": lambda c: c.holdouts.list_accesses(REVISION),
     "CreatePrompt": lambda c: c.prompts.create(TENANT, target="baseModels/m", dataset_revision=REVISION),
     "GetPrompt": lambda c: c.prompts.get(PROMPT),
     "ListPrompts": lambda c: c.prompts.list(TENANT),
     "CancelPrompt": lambda c: c.prompts.cancel(PROMPT),
     "WatchPrompt": lambda c: c.prompts.watch(PROMPT),
-    "GenerateDifficultCases": lambda c: c.difficult_sets.generate(REVISION),
-    "CreateDifficultSet": lambda c: c.difficult_sets.create(TENANT, []),
-    "GetDifficultSet": lambda c: c.difficult_sets.get(DIFFICULT_SET),
-    "ListDifficultSets": lambda c: c.difficult_sets.list(TENANT),
-    "ListDifficultCases": lambda c: c.difficult_sets.list_cases(DIFFICULT_SET),
-    "CreateComparisonQueue": lambda c: c.comparison_queues.create(TENANT, evaluation=EVALUATION, arms=[]),
-    "GetComparisonQueue": lambda c: c.comparison_queues.get(QUEUE),
-    "ListComparisonQueues": lambda c: c.comparison_queues.list(TENANT),
-    "GetNextComparisonItem": lambda c: c.comparison_queues.next_item(QUEUE),
-    "RecordComparisonVote": lambda c: c.comparison_queues.vote(QUEUE, "i1"),
-    "ListComparisonVotes": lambda c: c.comparison_queues.list_votes(QUEUE),
-    "GetComparisonSummary": lambda c: c.comparison_queues.summary(QUEUE),
+    "GenerateChallengeCases": lambda c: c.challenge_sets.generate(REVISION),
+    "CreateChallengeSet": lambda c: c.challenge_sets.create(TENANT, []),
+    "GetChallengeSet": lambda c: c.challenge_sets.get(CHALLENGE_SET),
+    "ListChallengeSets": lambda c: c.challenge_sets.list(TENANT),
+    "ListChallengeCases": lambda c: c.challenge_sets.list_cases(CHALLENGE_SET),
+    "CreateAnnotationQueue": lambda c: c.annotation_queues.create(TENANT, evaluation=EVALUATION, arms=[]),
+    "GetAnnotationQueue": lambda c: c.annotation_queues.get(QUEUE),
+    "ListAnnotationQueues": lambda c: c.annotation_queues.list(TENANT),
+    "GetNextAnnotationItem": lambda c: c.annotation_queues.next_item(QUEUE),
+    "RecordAnnotationVote": lambda c: c.annotation_queues.vote(QUEUE, "i1"),
+    "ListAnnotationVotes": lambda c: c.annotation_queues.list_votes(QUEUE),
+    "GetAnnotationSummary": lambda c: c.annotation_queues.summary(QUEUE),
     "PlanGate": lambda c: c.gates.plan(REVISION, policy=POLICY),
     "SelfTestGate": lambda c: c.gates.self_test(EVALUATION),
     "CreateGatePolicy": lambda c: c.gates.create_policy(TENANT, gate_policy_id="p", policy=GatePolicy()),

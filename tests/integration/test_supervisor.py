@@ -10,10 +10,10 @@ from typing import Any
 
 import psutil
 import pytest
-from support.certificates import self_signed
 from luthierd import supervisor
 from luthierd.config import SERVICES
 from luthierd.supervisor import Installation, StartFailedError
+from support.certificates import self_signed
 from support.ports import free_ports
 
 

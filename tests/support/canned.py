@@ -11,8 +11,8 @@ import grpc
 from google.protobuf import message_factory
 from luthier.curation.v1 import dataset_service_pb2
 from luthier.evaluator.v1 import (
-    comparison_queue_service_pb2,
-    difficult_set_service_pb2,
+    annotation_queue_service_pb2,
+    challenge_set_service_pb2,
     evaluation_service_pb2,
     gate_service_pb2,
     holdout_service_pb2,
@@ -38,8 +38,8 @@ CONTRACTS = (
     holdout_service_pb2,
     prompt_service_pb2,
     verdict_service_pb2,
-    comparison_queue_service_pb2,
-    difficult_set_service_pb2,
+    annotation_queue_service_pb2,
+    challenge_set_service_pb2,
     deployment_service_pb2,
     engine_service_pb2,
     inference_service_pb2,

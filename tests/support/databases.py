@@ -40,8 +40,13 @@ def cluster(bin_folder: pathlib.Path) -> Iterator[str]:
     def run(*command: str) -> None:
         subprocess.run(
             [str(bin_folder / command[0]), *command[1:]],
-            check=True, user=user, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=60,
-        )  # fmt: skip
+            check=True,
+            user=user,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            timeout=60,
+        )
 
     data = str(folder / "data")
     try:

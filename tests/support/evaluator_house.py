@@ -11,7 +11,6 @@ from typing import Any
 
 import grpc
 import pytest
-from support.evaluator_material import FakePeers, ScriptedAnswerer, quick_run
 from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.evaluator.v1 import evaluation_service_pb2 as api
 from luthier.evaluator.v1 import evaluation_service_pb2_grpc as rpc
@@ -20,25 +19,27 @@ from luthier.evaluator.v1 import holdout_service_pb2_grpc as holdout_rpc
 from luthier.evaluator.v1 import prompt_service_pb2_grpc as prompt_rpc
 from luthier.evaluator.v1 import verdict_service_pb2_grpc as verdict_rpc
 from luthierd.evaluator.api import evaluation_service as servicers
+from luthierd.evaluator.api.holdout_service import HoldoutServicer
+from luthierd.evaluator.api.prompt_service import PromptServicer
+from luthierd.evaluator.api.verdict_service import VerdictServicer
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.config import EvaluatorConfig
-from luthierd.evaluator.domain.evaluation import EvaluationConfig, Progress
-from luthierd.evaluator.run.evaluations import Evaluations
 from luthierd.evaluator.decisions.gate_policies import GatePolicies
 from luthierd.evaluator.decisions.holdout_ledger import Holdouts
-from luthierd.evaluator.api.holdout_service import HoldoutServicer
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
-from luthierd.evaluator.run.prompts import Prompts
-from luthierd.evaluator.api.prompt_service import PromptServicer
-from luthierd.evaluator.run.store import SqlPolicyStore
-from luthierd.evaluator.api.verdict_service import VerdictServicer
 from luthierd.evaluator.decisions.verdicts import Verdicts
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, Progress
+from luthierd.evaluator.run.evaluations import Evaluations
+from luthierd.evaluator.run.prompts import Prompts
+from luthierd.evaluator.run.store import SqlPolicyStore
 from luthierd.jobs.queue import JobQueue
 from luthierd.jobs.worker import JobContext, Outcome, run_job
 from luthierd.rpc.server import Service, Servicer
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
 from luthierd.storage.replays import SqlReplayStore
+
+from support.evaluator_material import FakePeers, ScriptedAnswerer, quick_run
 from support.serving import VERIFIER, bearer, running
 
 PARENT = "tenants/acme"

@@ -10,19 +10,35 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 from luthierd.errors import LuthierError, NotFoundError
-from luthierd.evaluator.models.sample_cache import AnswerCache
-from luthierd.evaluator.models.generate import Asker, Reply
-from luthierd.evaluator.domain.evaluation import AdapterRevision, Answer, Arm, DatasetRevision, EvaluationConfig, EvaluationInputs, Message, Progress, Row
-from luthierd.evaluator.run.evaluation_run import EvaluationRun, Models
-from luthierd.evaluator.decisions.holdout_ledger import EvaluationLooks, FinalSliceSpentError, HoldoutLook, Ledger, LookCounts
 from luthierd.evaluator.dataset.answer_schema import AnswerSchema
+from luthierd.evaluator.decisions.holdout_ledger import (
+    AccessCounts,
+    EvaluationAccesses,
+    FinalSliceSpentError,
+    HoldoutAccess,
+    Ledger,
+)
+from luthierd.evaluator.domain.evaluation import (
+    AdapterRevision,
+    Answer,
+    Arm,
+    DatasetRevision,
+    EvaluationConfig,
+    EvaluationInputs,
+    Message,
+    Progress,
+    Row,
+)
 from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.scorers.registry import ScoringMaterial, metrics_of
+from luthierd.evaluator.models.generate import Asker, Reply
+from luthierd.evaluator.models.sample_cache import AnswerCache
+from luthierd.evaluator.run.evaluation_run import EvaluationRun, Models
 from luthierd.evaluator.scorers.choice import ChoiceAccuracyScorer
 from luthierd.evaluator.scorers.exact_match import ExactMatchScorer
 from luthierd.evaluator.scorers.json_fields import FieldF1Scorer, SchemaValidityScorer
 from luthierd.evaluator.scorers.json_validity import JsonValidityScorer
 from luthierd.evaluator.scorers.labels import LabelAccuracyScorer
+from luthierd.evaluator.scorers.registry import ScoringMaterial, metrics_of
 from luthierd.evaluator.scorers.rouge_l import RougeLScorer
 from luthierd.evaluator.scorers.scorer import Scorer
 from luthierd.rpc.paging import Page, PageRequest
@@ -146,9 +162,12 @@ class FakePeers:
     """Trainer and curation with one adapter revision and the dataset revision that it was trained on."""
 
     adapter = AdapterRevision(
-        "tenants/acme/adapters/docs/revisions/r1", "a" * 64, "baseModels/tiny", "b" * 64,
+        "tenants/acme/adapters/docs/revisions/r1",
+        "a" * 64,
+        "baseModels/tiny",
+        "b" * 64,
         "tenants/acme/datasets/docs/revisions/r1",
-    )  # fmt: skip
+    )
 
     def __init__(self, blobs: MemoryBlobs | BlobStore, *, train: int = 40, holdout: int = 24) -> None:
         self.is_ready = True
@@ -224,10 +243,16 @@ def quick_run(
     """A run with every slow part faked."""
     journal = journal or MemoryJournal()
     inputs = EvaluationInputs(
-        peers.adapter.name, peers.adapter.sha256, peers.adapter.base_model, peers.adapter.base_model_sha256,
-        peers.adapter.dataset_revision, "c" * 64, peers.splits[config.split], peers.splits["train"],
+        peers.adapter.name,
+        peers.adapter.sha256,
+        peers.adapter.base_model,
+        peers.adapter.base_model_sha256,
+        peers.adapter.dataset_revision,
+        "c" * 64,
+        peers.splits[config.split],
         peers.splits["train"],
-    )  # fmt: skip
+        peers.splits["train"],
+    )
     answerer = answerer or ScriptedAnswerer(adapter_knows)
     return EvaluationRun(
         name=name,
@@ -242,7 +267,7 @@ def quick_run(
         versions=lambda: {"ragas": "0.4.3"},
         progress=progress,
         shot_characters=200,
-        looks=EvaluationLooks(ledger or MemoryLedger(), "tester", lambda: 1000.0),
+        accesses=EvaluationAccesses(ledger or MemoryLedger(), "tester", lambda: 1000.0),
     )
 
 
@@ -250,29 +275,29 @@ class MemoryLedger:
     """Looks in a list."""
 
     def __init__(self) -> None:
-        self.kept: dict[str, HoldoutLook] = {}
+        self.kept: dict[str, HoldoutAccess] = {}
 
-    async def record(self, look: HoldoutLook) -> None:
+    async def record(self, look: HoldoutAccess) -> None:
         if look.id in self.kept:
             return
-        spent = await self.final_look(look.final_key) if look.final_key else None
+        spent = await self.final_access(look.final_key) if look.final_key else None
         if spent is not None:
             raise FinalSliceSpentError(spent)
         self.kept[look.id] = look
 
-    async def counts(self, tenant: str, rows_sha256: str) -> LookCounts:
+    async def counts(self, tenant: str, rows_sha256: str) -> AccessCounts:
         mine = [look for look in self._of(tenant, rows_sha256) if not look.is_gate]
         final = sum(look.is_final for look in mine)
-        return LookCounts(len(mine) - final, final)
+        return AccessCounts(len(mine) - final, final)
 
-    async def final_look(self, final_key: str) -> HoldoutLook | None:
+    async def final_access(self, final_key: str) -> HoldoutAccess | None:
         return next((look for look in self.kept.values() if look.final_key == final_key), None)
 
-    async def list(self, tenant: str, rows_sha256: str, page: PageRequest) -> Page[HoldoutLook]:
+    async def list(self, tenant: str, rows_sha256: str, page: PageRequest) -> Page[HoldoutAccess]:
         found = self._of(tenant, rows_sha256)[::-1][: page.limit]
         return page.page(found, [look.id for look in found])
 
-    def _of(self, tenant: str, rows_sha256: str) -> Sequence[HoldoutLook]:
+    def _of(self, tenant: str, rows_sha256: str) -> Sequence[HoldoutAccess]:
         return [look for look in self.kept.values() if (look.tenant, look.rows_sha256) == (tenant, rows_sha256)]
 
 

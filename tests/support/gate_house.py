@@ -11,8 +11,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import luthierd.evaluator
-from support.evaluator_house import evaluator_parts
-from support.evaluator_material import FakePeers, ScriptedAnswerer, adapter_knows, quick_run
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.domain.evaluation import EvaluationConfig
@@ -20,6 +18,9 @@ from luthierd.evaluator.run.evaluations import KIND
 from luthierd.jobs.worker import JobContext, Outcome, run_job
 from luthierd.rpc.paging import PageRequest
 from luthierd.storage.database import Database
+
+from support.evaluator_house import evaluator_parts
+from support.evaluator_material import FakePeers, ScriptedAnswerer, adapter_knows, quick_run
 from support.serving import ISSUER, serving
 
 VERSIONS = pathlib.Path(luthierd.evaluator.__file__).parent / "versions"

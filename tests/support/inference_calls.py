@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import grpc
 import pytest
-from support.inference_parts import TIMEOUT_S, Parts, revision
 from luthier.inference.v1 import deployment_pb2, inference_service_pb2
 from luthier.inference.v1 import deployment_service_pb2 as deployment_api
 from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from luthierd.config import ServerConfig
+
+from support.inference_parts import TIMEOUT_S, Parts, revision
 from support.serving import bearer, error_info
 
 SUPPORT = "tenants/acme/deployments/support"

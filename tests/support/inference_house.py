@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping
 import grpc
 import httpx
 import psutil
-from support import tiny_model
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from luthier.trainer.v1 import (
     adapter_pb2,
@@ -32,6 +31,8 @@ from luthier.trainer.v1 import (
 from luthierd.rpc.auth import SCOPES, TokenIssuer, create_keys
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.manifests import put_folder
+
+from support import tiny_model
 from support.ports import free_port
 
 BASE = "baseModels/tiny"
@@ -64,9 +65,14 @@ class House:
     """The server's process and what it stands on. `restart` after a kill; `add_revision` as a training would."""
 
     def __init__(
-        self, folder: pathlib.Path, trainer: Trainer, trainer_port: int, *,
-        base_model: pathlib.Path | None = None, settings: Mapping[str, object] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        folder: pathlib.Path,
+        trainer: Trainer,
+        trainer_port: int,
+        *,
+        base_model: pathlib.Path | None = None,
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
         """`base_model`: a Hugging Face folder, else a tiny model is made; `settings`: by field of `InferenceConfig`."""
         self.folder, self.trainer = folder, trainer
         self.blobs = BlobStore(f"file://{folder / 'blobs'}")

@@ -10,29 +10,52 @@ import random
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 
-from support.capture_parts import CaptureHouse, make_capture_house
 from luthierd.errors import InvalidArgumentError
+from luthierd.inference.adapters.loaded_adapters import LoadedAdapters
 from luthierd.inference.admission.admission import Admission
-from luthierd.inference.domain.quota import Limits
 from luthierd.inference.admission.fair_queue import FairQueue
 from luthierd.inference.admission.quotas import Quotas
+from luthierd.inference.api.inference_service import FULL_NAMES, inference_service
 from luthierd.inference.completions.completions import Answers
 from luthierd.inference.deployments.deployments import Deployments
 from luthierd.inference.deployments.mirror import Mirror
+from luthierd.inference.deployments.store import MemoryStore, SqlStore
 from luthierd.inference.deployments.trainer_catalog import BaseModelNotFoundError, RevisionNotFoundError
-from luthierd.inference.domain.model import AdapterRevision, BaseModel, ParityCertificate, Stage, Structure, TokenAlternative, TokenLogprob, Turn
-from luthierd.inference.engine.host import Engine, EngineAdapter, EngineDiedError, EngineHost, EnginePiece, EngineRequest
-from luthierd.inference.domain.errors import AdapterHasNoEffectError, AdapterInvalidError, AdapterNotFiniteError, EmbedUnsupportedError, EngineStartError
-from luthierd.inference.adapters.loaded_adapters import Generations
+from luthierd.inference.domain.errors import (
+    AdapterHasNoEffectError,
+    AdapterInvalidError,
+    AdapterNotFiniteError,
+    EmbedUnsupportedError,
+    EngineStartError,
+)
+from luthierd.inference.domain.model import (
+    AdapterRevision,
+    BaseModel,
+    ParityCertificate,
+    Stage,
+    Structure,
+    TokenAlternative,
+    TokenLogprob,
+    Turn,
+)
+from luthierd.inference.domain.quota import Limits
+from luthierd.inference.engine.host import (
+    Engine,
+    EngineAdapter,
+    EngineDiedError,
+    EngineHost,
+    EnginePiece,
+    EngineRequest,
+)
 from luthierd.inference.http.front import Application, BuildApplication, HttpFront
 from luthierd.inference.replicas.replicas import Replicas, ReplicaTimes
 from luthierd.inference.replicas.store import SqlReplicaStore
-from luthierd.inference.api.inference_service import FULL_NAMES, inference_service
-from luthierd.inference.deployments.store import MemoryStore, SqlStore
 from luthierd.rpc.idempotency import Replay
 from luthierd.rpc.server import Health, Service
 from luthierd.storage.blobs import BlobNotFoundError
 from luthierd.storage.database import Database
+
+from support.capture_parts import CaptureHouse, make_capture_house
 from support.serving import VERIFIER
 
 TIMEOUT_S = 10.0
@@ -116,9 +139,14 @@ class FakeEngine:
         alternatives = tuple(TokenAlternative(place, str(place), -1.0 - place) for place in range(count or 0))
         token = TokenLogprob(token_id=len(text), text=text, logprob=-0.25, alternatives=alternatives)
         return EnginePiece(
-            text, 1, reason, choice=choice, logprobs=() if count is None else (token,),
-            cached_prompt_token_count=len(request.prompt_ids) // 8, queue_s=0.5,
-        )  # fmt: skip
+            text,
+            1,
+            reason,
+            choice=choice,
+            logprobs=() if count is None else (token,),
+            cached_prompt_token_count=len(request.prompt_ids) // 8,
+            queue_s=0.5,
+        )
 
     async def embed(
         self, texts: Sequence[tuple[int, ...]], adapter: EngineAdapter | None
@@ -128,9 +156,13 @@ class FakeEngine:
         return tuple((1.0, float(len(ids))) for ids in texts)
 
     async def score(
-        self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], adapter: EngineAdapter | None, *,
+        self,
+        prompt_ids: tuple[int, ...],
+        completion_ids: tuple[int, ...],
+        adapter: EngineAdapter | None,
+        *,
         is_background: bool = False,
-    ) -> tuple[float, ...]:  # fmt: skip
+    ) -> tuple[float, ...]:
         return tuple(-1.0 if adapter is None else -0.5 for _ in completion_ids)
 
     async def load_adapter(self, adapter: EngineAdapter) -> None:
@@ -220,10 +252,19 @@ class MemoryReplays:
 
 
 CERTIFICATE = ParityCertificate(
-    row_count=2, token_count=32, deviation_mean_nats=2e-6, deviation_max_nats=2e-5, base_deviation_mean_nats=0.002,
-    effect_mean_nats=1.5, effect_max_nats=6.0, tolerance_nats=0.001, engine_version=FakeEngine.version,
-    engine_dtype="float32", training_dtype="float32", prove_time=1.5,
-)  # fmt: skip
+    row_count=2,
+    token_count=32,
+    deviation_mean_nats=2e-6,
+    deviation_max_nats=2e-5,
+    base_deviation_mean_nats=0.002,
+    effect_mean_nats=1.5,
+    effect_max_nats=6.0,
+    tolerance_nats=0.001,
+    engine_version=FakeEngine.version,
+    engine_dtype="float32",
+    training_dtype="float32",
+    check_time=1.5,
+)
 
 
 class FakeProofs:
@@ -266,7 +307,7 @@ class Parts:
     store: MemoryStore | SqlStore
     engines: list[FakeEngine]
     host: EngineHost
-    generations: Generations
+    loaded_adapters: LoadedAdapters
     deployments: Deployments
     answers: Answers
     front: HttpFront
@@ -284,13 +325,21 @@ class Parts:
 
 
 async def make_parts(
-    *known: AdapterRevision, store: MemoryStore | SqlStore | None = None, replica: Replica | None = None,
-    max_loaded: int = 8, max_unheld: int = 2,
-    max_in_flight: int = 32, max_in_flight_per_tenant: int = 32, max_batch: int = 32, spare_batch: int = 0,
-    max_answer_s: float = TIMEOUT_S, reader_limit_s: float = TIMEOUT_S, build: BuildApplication = _no_application,
+    *known: AdapterRevision,
+    store: MemoryStore | SqlStore | None = None,
+    replica: Replica | None = None,
+    max_cpu_loras: int = 8,
+    max_unheld: int = 2,
+    max_in_flight: int = 32,
+    max_in_flight_per_tenant: int = 32,
+    max_num_seqs: int = 32,
+    spare_batch: int = 0,
+    max_answer_s: float = TIMEOUT_S,
+    reader_limit_s: float = TIMEOUT_S,
+    build: BuildApplication = _no_application,
     meter_clock: Callable[[], float] = time.monotonic,
     clock: Callable[[], float] = time.monotonic,
-) -> Parts:  # fmt: skip
+) -> Parts:
     """Parts around a fake engine that starts at once."""
     trainer, files, store, health = FakeTrainer(*known), FakeFiles(), store or MemoryStore(), Health(FULL_NAMES)
     engines: list[FakeEngine] = []
@@ -307,36 +356,52 @@ async def make_parts(
         return engines[-1]
 
     replicas = replica and Replicas(
-        replica.name, store=SqlReplicaStore(replica.database), direct=store, times=replica.times,
+        replica.name,
+        store=SqlReplicaStore(replica.database),
+        direct=store,
+        times=replica.times,
         set_serving=health.set_serving,
-    )  # fmt: skip
+    )
     host = EngineHost(start=start, files=files, store=store, set_serving=(replicas or health).set_serving)
     proofs = FakeProofs()
-    generations = Generations(
-        files=files, prove=proofs.prove, proofs=store, max_loaded=max_loaded, max_unheld=max_unheld, clock=clock
+    loaded_adapters = LoadedAdapters(
+        files=files, prove=proofs.prove, proofs=store, max_cpu_loras=max_cpu_loras, max_unheld=max_unheld, clock=clock
     )
     quotas = Quotas(store=store, defaults=Limits(), meter_clock=meter_clock)
     deployments = Deployments(
-        store=replicas or store, catalog=trainer, generations=generations, host=host,
-        check_adapters=quotas.check_adapters, rng=random.Random(7),
-    )  # fmt: skip
-    host.on_started, host.on_died = deployments.replay, generations.forget_all
+        store=replicas or store,
+        catalog=trainer,
+        loaded_adapters=loaded_adapters,
+        host=host,
+        check_adapters=quotas.check_adapters,
+        rng=random.Random(7),
+    )
+    host.on_started, host.on_died = deployments.replay, loaded_adapters.forget_all
     if replicas is not None:
-        replicas.attach(host, deployments, generations)
+        replicas.attach(host, deployments, loaded_adapters)
     await deployments.read()
     capture = await make_capture_house()
     await quotas.read()
-    queue = FairQueue(seat_count=max_batch, spare_count=spare_batch, slot_count=8, patience=4)
+    queue = FairQueue(seat_count=max_num_seqs, spare_count=spare_batch, slot_count=8, patience=4)
     admission = Admission(
         queue=queue, quotas=quotas, max_in_flight=max_in_flight, max_in_flight_per_tenant=max_in_flight_per_tenant
     )
     mirror = Mirror(
-        generations=generations, host=host, seats=admission, recorder=capture.capturing.responses, clock=time.monotonic
+        loaded_adapters=loaded_adapters,
+        host=host,
+        seats=admission,
+        recorder=capture.capturing.responses,
+        clock=time.monotonic,
     )
     answers = Answers(
-        deployments=deployments, generations=generations, host=host, models=trainer, admission=admission,
-        responses=capture.capturing.responses, mirror=mirror,
-    )  # fmt: skip
+        deployments=deployments,
+        loaded_adapters=loaded_adapters,
+        host=host,
+        models=trainer,
+        admission=admission,
+        responses=capture.capturing.responses,
+        mirror=mirror,
+    )
     front = HttpFront(
         verifier=VERIFIER,
         answers=answers,
@@ -348,13 +413,38 @@ async def make_parts(
         reader_limit_s=reader_limit_s,
     )
     service = inference_service(
-        answers=answers, deployments=deployments, generations=generations, host=host, models=trainer,
-        capturing=capture.capturing, quotas=quotas, admission=admission, verifier=VERIFIER, replays=MemoryReplays(),
-        health=health, max_answer_s=max_answer_s, reader_limit_s=reader_limit_s,
+        answers=answers,
+        deployments=deployments,
+        loaded_adapters=loaded_adapters,
+        host=host,
+        models=trainer,
+        capturing=capture.capturing,
+        quotas=quotas,
+        admission=admission,
+        verifier=VERIFIER,
+        replays=MemoryReplays(),
+        health=health,
+        max_answer_s=max_answer_s,
+        reader_limit_s=reader_limit_s,
         background=[host.run, mirror.run, capture.capturing.responses.run, *([replicas.run] if replicas else [])],
         close=[host.close, capture.close],
-    )  # fmt: skip
+    )
     return Parts(
-        trainer, files, proofs, store, engines, host, generations, deployments, answers, front, service, unstartable,
-        can_start, capture, quotas, admission, mirror,
-    )  # fmt: skip
+        trainer,
+        files,
+        proofs,
+        store,
+        engines,
+        host,
+        loaded_adapters,
+        deployments,
+        answers,
+        front,
+        service,
+        unstartable,
+        can_start,
+        capture,
+        quotas,
+        admission,
+        mirror,
+    )

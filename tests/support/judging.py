@@ -7,15 +7,16 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from support.evaluator_material import row
-from luthierd.evaluator.models.chat_endpoint import ChatEndpoint
-from luthierd.evaluator.models.endpoints import Endpoint
+from luthierd.evaluator.dataset.parsing import Reading
 from luthierd.evaluator.domain.evaluation import Arm
 from luthierd.evaluator.graders.judge import Judge
 from luthierd.evaluator.graders.judge_models import EndpointJudge
 from luthierd.evaluator.graders.judgement_store import MemoryJudgementStore
-from luthierd.evaluator.dataset.parsing import Reading
+from luthierd.evaluator.models.chat_endpoint import ChatEndpoint
+from luthierd.evaluator.models.endpoints import Endpoint
 from luthierd.evaluator.scorers.scorer import Sample
+
+from support.evaluator_material import row
 
 
 @contextlib.asynccontextmanager

@@ -9,6 +9,7 @@ import grpc
 from luthier.curation.v1 import dataset_service_pb2 as pb
 from luthier.curation.v1 import dataset_service_pb2_grpc as rpc
 from luthierd.rpc.server import Service, Servicer
+
 from support.serving import VERIFIER, bearer
 
 FULL_NAME = "luthier.curation.v1.DatasetService"

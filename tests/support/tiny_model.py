@@ -23,9 +23,14 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SIZES = {
-    "q_proj": (HIDDEN, HIDDEN), "k_proj": (HIDDEN, KV_WIDTH), "v_proj": (HIDDEN, KV_WIDTH),
-    "o_proj": (HIDDEN, HIDDEN), "gate_proj": (HIDDEN, INNER), "up_proj": (HIDDEN, INNER), "down_proj": (INNER, HIDDEN),
-}  # fmt: skip
+    "q_proj": (HIDDEN, HIDDEN),
+    "k_proj": (HIDDEN, KV_WIDTH),
+    "v_proj": (HIDDEN, KV_WIDTH),
+    "o_proj": (HIDDEN, HIDDEN),
+    "gate_proj": (HIDDEN, INNER),
+    "up_proj": (HIDDEN, INNER),
+    "down_proj": (INNER, HIDDEN),
+}
 """Inputs and outputs of the modules that can carry LoRA."""
 
 
@@ -34,11 +39,18 @@ def write_base_model(folder: pathlib.Path, *, seed: int = 0) -> pathlib.Path:
     tokenizer = write_tokenizer(folder)
     torch.manual_seed(seed)
     config = LlamaConfig(
-        hidden_size=HIDDEN, intermediate_size=INNER, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-        num_key_value_heads=KV_HEADS, vocab_size=len(tokenizer), max_position_embeddings=WINDOW, initializer_range=0.15,
-        bos_token_id=tokenizer.convert_tokens_to_ids("<|im_start|>"), eos_token_id=tokenizer.eos_token_id,
+        hidden_size=HIDDEN,
+        intermediate_size=INNER,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=KV_HEADS,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=WINDOW,
+        initializer_range=0.15,
+        bos_token_id=tokenizer.convert_tokens_to_ids("<|im_start|>"),
+        eos_token_id=tokenizer.eos_token_id,
         tie_word_embeddings=True,
-    )  # fmt: skip
+    )
     LlamaForCausalLM(config).to(torch.float32).save_pretrained(folder)
     return folder
 
@@ -58,9 +70,15 @@ def write_tokenizer(folder: pathlib.Path) -> PreTrainedTokenizerFast:
 
 
 def write_adapter(
-    folder: pathlib.Path, *, seed: int, rank: int = 8, strength: float = 1.0, modules: Sequence[str] = tuple(SIZES),
-    alpha: float = 0.0, use_rslora: bool = False,
-) -> pathlib.Path:  # fmt: skip
+    folder: pathlib.Path,
+    *,
+    seed: int,
+    rank: int = 8,
+    strength: float = 1.0,
+    modules: Sequence[str] = tuple(SIZES),
+    alpha: float = 0.0,
+    use_rslora: bool = False,
+) -> pathlib.Path:
     """A LoRA adapter in PEFT's form. `strength` 0 makes one that does nothing; `alpha` 0: the rank."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
@@ -74,9 +92,19 @@ def write_adapter(
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "adapter_model.safetensors")
     config = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": alpha or rank, "lora_dropout": 0.0,
-        "bias": "none", "target_modules": list(modules), "fan_in_fan_out": False, "use_rslora": use_rslora,
-        "use_dora": False, "modules_to_save": None, "inference_mode": True, "base_model_name_or_path": None,
-    }  # fmt: skip
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": alpha or rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": list(modules),
+        "fan_in_fan_out": False,
+        "use_rslora": use_rslora,
+        "use_dora": False,
+        "modules_to_save": None,
+        "inference_mode": True,
+        "base_model_name_or_path": None,
+    }
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder

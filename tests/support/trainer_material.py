@@ -22,6 +22,7 @@ from luthierd.errors import NotFoundError
 from luthierd.rpc.auth import SCOPES, TokenIssuer, TokenVerifier, create_keys
 from luthierd.rpc.server import Service, Servicer
 from luthierd.storage.blobs import BlobStore
+
 from support.serving import serving
 from support.toy_rows import rows_jsonl, toy_rows
 

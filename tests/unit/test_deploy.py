@@ -46,8 +46,10 @@ def test_the_settings_in_kubernetes_are_settings_and_the_pods_are_those_that_the
     environment = {one["name"]: one.get("value", "given") for one in container["env"]}
     config = load_config(InferenceConfig, "inference", environment=environment)
     assert {one["name"]: one["containerPort"] for one in container["ports"]} == {
-        "grpc": config.port, "http": config.http_port, "metrics": config.metrics_port
-    }  # fmt: skip
+        "grpc": config.port,
+        "http": config.http_port,
+        "metrics": config.metrics_port,
+    }
     assert config.drain_delay_s + config.grace_s < pod["spec"]["terminationGracePeriodSeconds"]
     service = kubernetes("Service", "inference")["spec"]
     assert service["selector"] == pod["metadata"]["labels"] == deployment["spec"]["selector"]["matchLabels"]

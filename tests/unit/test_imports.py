@@ -47,7 +47,7 @@ luthier.AsyncClient, luthier.Client
 
 
 @pytest.mark.parametrize(
-    "module", [*(f"luthierd.{name}.service" for name in SERVICES), "luthier.cli.main", "luthierd.supervisor"]
+    "module", [*(f"luthierd.{name}.__main__" for name in SERVICES), "luthier.cli.main", "luthierd.supervisor"]
 )
 def test_no_model_library_is_loaded_before_it_is_used(module: str) -> None:
     loaded = python(f"import sys, {module}; print(*sys.modules)").split()

@@ -24,13 +24,26 @@ def test_the_parts_come_in_order() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "", "tenants", "tenants/acme", "tenants/acme/datasets", "tenants/acme/datasets/", "tenants//datasets/d",
-        "tenants/acme/datasets/d/revisions/r1", "tenants/acme/dataset/d", "/tenants/acme/datasets/d",
-        "tenants/acme/datasets/D", "tenants/acme/datasets/1d", "tenants/acme/datasets/d-", "tenants/acme/datasets/a_b",
-        "tenants/acme/datasets/..", "tenants/acme/datasets/d\n", "tenants/acme/datasets/é", "tenants/-/datasets/d",
+        "",
+        "tenants",
+        "tenants/acme",
+        "tenants/acme/datasets",
+        "tenants/acme/datasets/",
+        "tenants//datasets/d",
+        "tenants/acme/datasets/d/revisions/r1",
+        "tenants/acme/dataset/d",
+        "/tenants/acme/datasets/d",
+        "tenants/acme/datasets/D",
+        "tenants/acme/datasets/1d",
+        "tenants/acme/datasets/d-",
+        "tenants/acme/datasets/a_b",
+        "tenants/acme/datasets/..",
+        "tenants/acme/datasets/d\n",
+        "tenants/acme/datasets/é",
+        "tenants/-/datasets/d",
         "tenants/acme/datasets/" + "d" * 64,
     ],
-)  # fmt: skip
+)
 def test_what_is_no_name_is_refused_with_its_field(name: str) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         DATASET.parse(name, field="training_job.dataset")

@@ -13,11 +13,11 @@ from typing import Any
 
 import psutil
 import pytest
-from support.certificates import CertificateFiles, self_signed
 from luthierd import supervisor
 from luthierd.config import ConfigError, ServerConfig
 from luthierd.rpc.server import PortInUseError
 from luthierd.supervisor import PORTS, Installation, Running
+from support.certificates import CertificateFiles, self_signed
 from support.ports import free_port
 from support.scripted import scripted
 from support.serving import serving

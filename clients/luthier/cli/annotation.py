@@ -1,4 +1,4 @@
-"""luthier compare-humans create | rate | next | vote | list | votes | summary"""
+"""luthier annotate create | rate | next | vote | list | votes | summary"""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from luthier.cli.session import Group, Session
 
 if TYPE_CHECKING:
     from luthier.client import AsyncClient
-    from luthier.evaluator.v1.comparison_queue_pb2 import ComparisonItem, ComparisonQueue, ComparisonSummary, Estimate
-    from luthier.evaluator.v1.comparison_queue_service_pb2 import GetNextComparisonItemResponse
+    from luthier.evaluator.v1.annotation_queue_pb2 import AnnotationItem, AnnotationQueue, AnnotationSummary, Estimate
+    from luthier.evaluator.v1.annotation_queue_service_pb2 import GetNextAnnotationItemResponse
 
 CHOICES = ("left", "right", "tie")
 RATINGS = ("1", "2", "3", "4", "5")
 
 
-@click.group("compare-humans", cls=Group)
-def compare_humans() -> None:
+@click.group("annotate", cls=Group)
+def annotate() -> None:
     """Let people judge answers without knowing whose they are."""
 
 
-@compare_humans.command()
+@annotate.command()
 @click.argument("evaluation")
 @click.option("--arms", required=True, metavar="ARM,ARM", help="Whose answers: two to compare, one or more to rate.")
 @click.option("--mode", type=click.Choice(["pairwise", "rating"]), default="pairwise", show_default=True)
@@ -45,14 +45,14 @@ def create(
     """Make a queue of EVALUATION's answers."""
     from luthier import config_files
     from luthier.cli.documents import to_document
-    from luthier.evaluator.v1.comparison_queue_pb2 import ComparisonQueue
+    from luthier.evaluator.v1.annotation_queue_pb2 import AnnotationQueue
 
     resource = session.name("evaluation", evaluation)
     named = [arm.strip() for arm in arms.split(",") if arm.strip()]
-    how = config_files.load({"arms": named, "mode": mode}, ComparisonQueue)
+    how = config_files.load({"arms": named, "mode": mode}, AnnotationQueue)
 
-    async def work(client: AsyncClient) -> ComparisonQueue:
-        return await client.comparison_queues.create(
+    async def work(client: AsyncClient) -> AnnotationQueue:
+        return await client.annotation_queues.create(
             session.parent,
             evaluation=resource,
             arms=how.arms,
@@ -69,17 +69,17 @@ def create(
         return
     click.echo(found.name)
     session.note(f"{found.item_count:,} items; raters need a token: luthier auth issue --scopes evaluator.rate")
-    session.note(f"then: luthier compare-humans rate {found.name}")
+    session.note(f"then: luthier annotate rate {found.name}")
 
 
-@compare_humans.command("next")
+@annotate.command("next")
 @click.argument("queue")
 def next_(session: Session, *, queue: str) -> None:
     """Show the next item for the caller of QUEUE."""
     from luthier.cli.documents import to_document
 
-    resource = session.name("comparison_queue", queue)
-    found = session.run(lambda client: client.comparison_queues.next_item(resource))
+    resource = session.name("annotation_queue", queue)
+    found = session.run(lambda client: client.annotation_queues.next_item(resource))
     if session.as_json:
         session.emit(to_document(found))
     elif found.HasField("item"):
@@ -88,7 +88,7 @@ def next_(session: Session, *, queue: str) -> None:
         session.note(f"nothing is left for you; you judged {found.judged_count:,} items")
 
 
-@compare_humans.command()
+@annotate.command()
 @click.argument("queue")
 @click.argument("item")
 @click.argument("verdict", type=click.Choice([*CHOICES, *RATINGS]))
@@ -97,31 +97,31 @@ def vote(session: Session, *, queue: str, item: str, verdict: str, comment: str)
     """Say of ITEM which answer is better (left, right, tie), or how good it is (1 to 5)."""
     from luthier.cli.documents import to_document
 
-    resource = session.name("comparison_queue", queue)
+    resource = session.name("annotation_queue", queue)
     options = _vote(verdict) | {"comment": comment}
-    found = session.run(lambda client: client.comparison_queues.vote(resource, item, **options))
+    found = session.run(lambda client: client.annotation_queues.vote(resource, item, **options))
     if session.as_json:
         session.emit(to_document(found))
 
 
-@compare_humans.command()
+@annotate.command()
 @click.argument("queue")
 def rate(session: Session, *, queue: str) -> None:
     """Judge items of QUEUE one after the other; `q` stops, and the next time goes on."""
     if session.as_json:
         raise click.UsageError("rating is for people; programs use `next` and `vote`")
-    resource = session.name("comparison_queue", queue)
+    resource = session.name("annotation_queue", queue)
 
     async def work(client: AsyncClient) -> int:
         import asyncio
 
         count = 0
-        while (found := await client.comparison_queues.next_item(resource)).HasField("item"):
+        while (found := await client.annotation_queues.next_item(resource)).HasField("item"):
             _show(found)
             verdict = await asyncio.to_thread(_asked, found.item, click.prompt)
             if verdict is None:
                 break
-            await client.comparison_queues.vote(resource, found.item.item_id, **_vote(verdict))
+            await client.annotation_queues.vote(resource, found.item.item_id, **_vote(verdict))
             count += 1
         return count
 
@@ -129,7 +129,7 @@ def rate(session: Session, *, queue: str) -> None:
     session.note(f"{count:,} votes recorded; thank you")
 
 
-def _asked(item: ComparisonItem, prompt: Callable[..., Any]) -> str | None:
+def _asked(item: AnnotationItem, prompt: Callable[..., Any]) -> str | None:
     """What the person types; None to stop."""
     if len(item.answers) == 1:
         typed = prompt("how good, 1 (useless) to 5 (perfect); q stops", type=click.Choice([*RATINGS, "q"]))
@@ -139,14 +139,14 @@ def _asked(item: ComparisonItem, prompt: Callable[..., Any]) -> str | None:
 
 
 def _vote(verdict: str) -> dict[str, Any]:
-    from luthier.evaluator.v1.comparison_queue_pb2 import ComparisonChoice
+    from luthier.evaluator.v1.annotation_queue_pb2 import AnnotationChoice
 
     if verdict in RATINGS:
         return {"rating": int(verdict)}
-    return {"choice": ComparisonChoice.Value(f"COMPARISON_CHOICE_{verdict.upper()}")}
+    return {"choice": AnnotationChoice.Value(f"ANNOTATION_CHOICE_{verdict.upper()}")}
 
 
-def _show(found: GetNextComparisonItemResponse) -> None:
+def _show(found: GetNextAnnotationItemResponse) -> None:
     item = found.item
     click.echo(f"\n--- {item.item_id}; {found.waiting_count:,} wait for you\n{item.question}")
     if item.reference:
@@ -155,18 +155,18 @@ def _show(found: GetNextComparisonItemResponse) -> None:
         click.echo(f"\n[answer {number}]\n{answer}" if len(item.answers) > 1 else f"\n[answer]\n{answer}")
 
 
-@compare_humans.command("list")
+@annotate.command("list")
 def list_(session: Session) -> None:
     """List the tenant's queues."""
     from luthier.cli.documents import to_document, when
     from luthier.cli.evaluations import arm_name
 
-    async def work(client: AsyncClient) -> list[ComparisonQueue]:
-        return [found async for found in client.comparison_queues.list(session.parent)]
+    async def work(client: AsyncClient) -> list[AnnotationQueue]:
+        return [found async for found in client.annotation_queues.list(session.parent)]
 
     found = session.run(work)
     if session.as_json:
-        session.emit({"comparison_queues": [to_document(one) for one in found]})
+        session.emit({"annotation_queues": [to_document(one) for one in found]})
         return
     rows = [
         (one.name, one.evaluation, ", ".join(map(arm_name, one.arms)), one.item_count, when(one.create_time))
@@ -175,37 +175,37 @@ def list_(session: Session) -> None:
     session.table(["name", "evaluation", "arms", "#items", "created (UTC)"], rows)
 
 
-@compare_humans.command()
+@annotate.command()
 @click.argument("queue")
 def votes(session: Session, *, queue: str) -> None:
     """Print the votes of QUEUE as JSONL, with whose answers they were about."""
     from luthier.cli.documents import to_document
 
-    resource = session.name("comparison_queue", queue)
+    resource = session.name("annotation_queue", queue)
 
     async def work(client: AsyncClient) -> list[Any]:
-        return [vote async for vote in client.comparison_queues.list_votes(resource, page_size=500)]
+        return [vote async for vote in client.annotation_queues.list_votes(resource, page_size=500)]
 
     for found in session.run(work):
         session.emit(to_document(found))
 
 
-@compare_humans.command()
+@annotate.command()
 @click.argument("queue")
 @click.option("--judge", metavar="METRIC", default="", help="The evaluation's metric that stands for the judge.")
 def summary(session: Session, *, queue: str, judge: str) -> None:
     """Say what the votes come to, how far raters and judge agree, and what they make of the judge's figures."""
     from luthier.cli.documents import to_document
 
-    resource = session.name("comparison_queue", queue)
-    found = session.run(lambda client: client.comparison_queues.summary(resource, judge_metric=judge))
+    resource = session.name("annotation_queue", queue)
+    found = session.run(lambda client: client.annotation_queues.summary(resource, judge_metric=judge))
     if session.as_json:
         session.emit(to_document(found))
         return
     _show_summary(session, found)
 
 
-def _show_summary(session: Session, found: ComparisonSummary) -> None:
+def _show_summary(session: Session, found: AnnotationSummary) -> None:
     from luthier.cli.evaluations import arm_name
 
     click.echo(

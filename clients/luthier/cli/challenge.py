@@ -1,4 +1,4 @@
-"""luthier difficult generate | upload | list | show"""
+"""luthier challenge generate | upload | list | show"""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from luthier.cli.session import Group, Session
 
 if TYPE_CHECKING:
     from luthier.client import AsyncClient
-    from luthier.evaluator.v1.difficult_set_pb2 import DifficultCase, DifficultSet
+    from luthier.evaluator.v1.challenge_set_pb2 import ChallengeCase, ChallengeSet
 
 REVIEWS = ("proposed", "accepted", "rejected")
 
 
 @click.group(cls=Group)
-def difficult() -> None:
-    """Difficult cases (vague, emotional, incomplete, hostile, out of scope): proposed here, reviewed by people."""
+def challenge() -> None:
+    """Challenge cases (vague, emotional, incomplete, hostile, out of scope): proposed here, reviewed by people."""
 
 
-@difficult.command()
+@challenge.command()
 @click.option("--dataset", required=True, metavar="REVISION", help="The rows that cases are made of.")
 @click.option("--split", type=click.Choice(["holdout", "validation"]), help="Which rows. Default holdout.")
 @click.option("--count", type=click.IntRange(1, 100), metavar="N", help="Cases of each kind. Default 20.")
@@ -47,7 +47,7 @@ def generate(
 
     async def work(client: AsyncClient) -> list[dict[str, Any]]:
         revision = await latest_revision(client, revision_name(session, dataset))
-        cases = await client.difficult_sets.generate(revision, split=split or "", per_kind_count=count, seed=seed)
+        cases = await client.challenge_sets.generate(revision, split=split or "", per_kind_count=count, seed=seed)
         rows = [row_of(case, review="proposed") for case in cases]
         return rows + (await _reworded(client, rows, variants) if variants else [])
 
@@ -57,7 +57,7 @@ def generate(
         session.emit({"file": str(output), "case_count": len(rows)})
         return
     click.echo(str(output))
-    session.note(f'{len(rows):,} proposals; set "review" of each row, then: luthier difficult upload {output}')
+    session.note(f'{len(rows):,} proposals; set "review" of each row, then: luthier challenge upload {output}')
 
 
 async def _reworded(client: AsyncClient, rows: Sequence[Mapping[str, Any]], target: str) -> list[dict[str, Any]]:
@@ -80,7 +80,7 @@ async def _reworded(client: AsyncClient, rows: Sequence[Mapping[str, Any]], targ
     return found
 
 
-@difficult.command()
+@challenge.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path))
 @click.option("--accept-proposed", is_flag=True, help="Take rows that nobody has reviewed, too.")
 def upload(session: Session, *, file: pathlib.Path, accept_proposed: bool) -> None:
@@ -88,55 +88,55 @@ def upload(session: Session, *, file: pathlib.Path, accept_proposed: bool) -> No
     from luthier.cli.documents import to_document
 
     cases = accepted(file, accept_proposed=accept_proposed)
-    found = session.run(lambda client: client.difficult_sets.create(session.parent, cases))
+    found = session.run(lambda client: client.challenge_sets.create(session.parent, cases))
     if session.as_json:
         session.emit(to_document(found))
         return
     click.echo(found.name)
-    session.note(f"{found.case_count:,} cases; next: luthier evaluate ADAPTER --difficult {found.name}")
+    session.note(f"{found.case_count:,} cases; next: luthier evaluate ADAPTER --challenge {found.name}")
 
 
-@difficult.command("list")
+@challenge.command("list")
 def list_(session: Session) -> None:
     """List the tenant's sets."""
     from luthier.cli.documents import to_document, when
 
-    async def work(client: AsyncClient) -> list[DifficultSet]:
-        return [found async for found in client.difficult_sets.list(session.parent)]
+    async def work(client: AsyncClient) -> list[ChallengeSet]:
+        return [found async for found in client.challenge_sets.list(session.parent)]
 
     found = session.run(work)
     if session.as_json:
-        session.emit({"difficult_sets": [to_document(one) for one in found]})
+        session.emit({"challenge_sets": [to_document(one) for one in found]})
         return
     rows = [(one.name, one.case_count, one.reviewer, when(one.create_time)) for one in found]
     session.table(["name", "#cases", "reviewer", "uploaded (UTC)"], rows)
 
 
-@difficult.command()
+@challenge.command()
 @click.argument("name")
 def show(session: Session, *, name: str) -> None:
     """Print the cases of a set as JSONL, as `upload` takes them."""
-    resource = session.name("difficult_set", name)
+    resource = session.name("challenge_set", name)
 
-    async def work(client: AsyncClient) -> list[DifficultCase]:
-        return [case async for case in client.difficult_sets.list_cases(resource, page_size=200)]
+    async def work(client: AsyncClient) -> list[ChallengeCase]:
+        return [case async for case in client.challenge_sets.list_cases(resource, page_size=200)]
 
     for case in session.run(work):
         session.emit(row_of(case, review="accepted"))
 
 
-def named_or_read(session: Session, value: str) -> str | list[DifficultCase]:
+def named_or_read(session: Session, value: str) -> str | list[ChallengeCase]:
     """The name of a set from a name or an id; of a reviewed file its cases."""
     path = pathlib.Path(value)
-    return accepted(path, accept_proposed=False) if path.is_file() else session.name("difficult_set", value)
+    return accepted(path, accept_proposed=False) if path.is_file() else session.name("challenge_set", value)
 
 
-async def uploaded(client: AsyncClient, session: Session, found: str | list[DifficultCase]) -> str:
+async def uploaded(client: AsyncClient, session: Session, found: str | list[ChallengeCase]) -> str:
     """The name of a set; cases are uploaded as one."""
-    return found if isinstance(found, str) else (await client.difficult_sets.create(session.parent, found)).name
+    return found if isinstance(found, str) else (await client.challenge_sets.create(session.parent, found)).name
 
 
-def row_of(case: DifficultCase, *, review: str) -> dict[str, Any]:
+def row_of(case: ChallengeCase, *, review: str) -> dict[str, Any]:
     """A case as a row for people."""
     from luthier.cli.documents import to_document
 
@@ -144,7 +144,7 @@ def row_of(case: DifficultCase, *, review: str) -> dict[str, Any]:
     return {**row, "kind": row["kind"].lower(), "expected": row["expected"].lower(), "review": review}
 
 
-def accepted(path: pathlib.Path, *, accept_proposed: bool) -> list[DifficultCase]:
+def accepted(path: pathlib.Path, *, accept_proposed: bool) -> list[ChallengeCase]:
     """The accepted rows of a reviewed file. ConfigError names the line that is wrong, or that nobody has reviewed."""
     from luthier.errors import ConfigError
 
@@ -165,10 +165,10 @@ def accepted(path: pathlib.Path, *, accept_proposed: bool) -> list[DifficultCase
     return found
 
 
-def _case(path: pathlib.Path, number: int, line: str) -> tuple[DifficultCase, str]:
+def _case(path: pathlib.Path, number: int, line: str) -> tuple[ChallengeCase, str]:
     from luthier import config_files
     from luthier.errors import ConfigError
-    from luthier.evaluator.v1.difficult_set_pb2 import DifficultCase
+    from luthier.evaluator.v1.challenge_set_pb2 import ChallengeCase
 
     try:
         row = json.loads(line)
@@ -179,7 +179,7 @@ def _case(path: pathlib.Path, number: int, line: str) -> tuple[DifficultCase, st
         text = f'"review" is {review!r}, not one of {", ".join(REVIEWS)}'
         raise ConfigError(f"{path} line {number}: {text}", metadata={"line": str(number)})
     try:
-        return config_files.load(row, DifficultCase), review
+        return config_files.load(row, ChallengeCase), review
     except ConfigError as error:
         error.message = f"{path} line {number}: {error.message}"
         error.metadata |= {"line": str(number)}

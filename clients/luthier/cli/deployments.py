@@ -10,7 +10,7 @@ from luthier.cli.session import Command, Session
 
 if TYPE_CHECKING:
     from luthier.client import AsyncClient
-    from luthier.inference.v1.deployment_pb2 import Deployment, Generation
+    from luthier.inference.v1.deployment_pb2 import Deployment, LoadedAdapter
 
 
 @click.command(cls=Command)
@@ -127,9 +127,11 @@ def _show_one(session: Session, found: Deployment) -> None:
     shown = found.candidate if found.HasField("candidate") else found.live
     if shown.HasField("certificate"):
         certificate = shown.certificate
-        click.echo(f"parity: {_parity(shown)} nats a token off the training ({certificate.row_count} rows, "
-                   f"{certificate.token_count} tokens), effect {certificate.effect_mean_nats:.3f}, "
-                   f"{certificate.engine_version}, {when(certificate.prove_time)} UTC")  # fmt: skip
+        click.echo(
+            f"parity: {_parity(shown)} nats a token off the training ({certificate.row_count} rows, "
+            f"{certificate.token_count} tokens), effect {certificate.effect_mean_nats:.3f}, "
+            f"{certificate.engine_version}, {when(certificate.check_time)} UTC"
+        )
     if shown.load_stages:
         stages = (f"{one.name} {one.duration.ToMicroseconds() / 1e6:.3f}" for one in shown.load_stages)
         click.echo(f"stages, s: {', '.join(stages)}")
@@ -139,22 +141,22 @@ def _show_one(session: Session, found: Deployment) -> None:
         session.note(f"previous {_text(found.previous)}; go back: luthier rollback {found.name}")
 
 
-def _parity(generation: Generation) -> str:
+def _parity(loaded_adapter: LoadedAdapter) -> str:
     """How far the engine is off the training, and how far it may be; empty without a certificate."""
-    if not generation.HasField("certificate"):
+    if not loaded_adapter.HasField("certificate"):
         return ""
-    found = generation.certificate
+    found = loaded_adapter.certificate
     if not found.row_count:
         return "no record of the training"
     return f"{found.deviation_mean_nats:.2g} of {found.tolerance_nats:g}"
 
 
-def _text(generation: Generation) -> str:
-    """The adapter revision behind a generation, with its state unless it is READY."""
+def _text(loaded_adapter: LoadedAdapter) -> str:
+    """The adapter revision behind a loaded adapter, with its state unless it is READY."""
     from luthier.cli.documents import to_document
 
-    if not generation.generation:
+    if not loaded_adapter.id:
         return ""
-    state = str(to_document(generation)["state"])
-    short = "/".join(generation.adapter_revision.split("/")[-3::2])
-    return f"{short} ({generation.adapter_sha256[:8]})" + ("" if state == "READY" else f" {state}")
+    state = str(to_document(loaded_adapter)["state"])
+    short = "/".join(loaded_adapter.adapter_revision.split("/")[-3::2])
+    return f"{short} ({loaded_adapter.adapter_sha256[:8]})" + ("" if state == "READY" else f" {state}")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--arms", metavar="ARM,...", help=ARMS_HELP)
 @naming_options
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Most rows; 0: all.")
-@click.option("--difficult", metavar="NAME|FILE", help="Ask reviewed difficult cases, too; a FILE is uploaded first.")
+@click.option("--challenge", metavar="NAME|FILE", help="Ask reviewed challenge cases, too; a FILE is uploaded first.")
 @click.option("--config", type=click.Path(path_type=pathlib.Path), help="YAML of an EvaluationConfig; options win.")
 @click.option("--report", type=click.Path(dir_okay=False, path_type=pathlib.Path), help="HTML file to write.")
 @click.option("--final", is_flag=True, help="Read the final slice of the holdout: once for an adapter's content.")
@@ -38,7 +38,7 @@ def evaluate(
     split: str | None,
     arms: str | None,
     limit: int | None,
-    difficult: str | None,
+    challenge: str | None,
     config: pathlib.Path | None,
     report: pathlib.Path | None,
     final: bool,
@@ -55,16 +55,16 @@ def evaluate(
     import asyncio
 
     from luthier.cli.adapters import latest_revision
+    from luthier.cli.challenge import named_or_read, uploaded
     from luthier.cli.datasets import latest_revision as latest_dataset_revision
     from luthier.cli.datasets import revision_name
-    from luthier.cli.challenge import named_or_read, uploaded
     from luthier.cli.documents import to_document
     from luthier.cli.watching import follow
 
     if detach and report:
         raise click.UsageError("--report needs the finished evaluation: leave out --detach")
     session.adopt(adapter_revision, dataset, *(named[key] for key in ("documents", "challenger", "raft_adapter")))
-    cases = named_or_read(session, difficult) if difficult else None
+    cases = named_or_read(session, challenge) if challenge else None
     how = _config(
         config,
         split=split,
@@ -80,7 +80,7 @@ def evaluate(
         rows = await latest_dataset_revision(client, revision_name(session, dataset)) if dataset else ""
         adapter = await latest_revision(client, session, adapter_revision)
         if cases is not None:
-            how.difficult_set = await uploaded(client, session, cases)
+            how.challenge_set = await uploaded(client, session, cases)
         await named_in(client, session, how, named)
         created = await client.evaluations.create(
             session.parent, adapter_revision=adapter, dataset_revision=rows, config=how

@@ -46,7 +46,7 @@ def record(session: Session, *, response_id: str, rating: str | None, correction
         session.emit(to_document(found))
         return
     click.echo(found.name)
-    session.note(f"about an answer of {found.target}, generation {found.generation}")
+    session.note(f"about an answer of {found.target}, loaded adapter {found.loaded_adapter}")
 
 
 @feedback.command()

@@ -170,7 +170,7 @@ def _show_plan(session: Session, found: GatePlan) -> None:
             one.condition.metric,
             f"> {one.condition.at_least:g}",
             f"{one.condition.expected:g}",
-            f"{one.condition.at_least + one.detectable_difference:.3f}",
+            f"{one.condition.at_least + one.minimum_detectable_effect:.3f}",
             one.row_count,
             one.group_count,
             one.needed_row_count or "-",

@@ -11,7 +11,7 @@ from luthier.cli.session import Command, Group, Session
 if TYPE_CHECKING:
     from luthier.client import AsyncClient
     from luthier.evaluator.v1.evaluation_pb2 import Evaluation
-    from luthier.evaluator.v1.holdout_pb2 import Holdout, HoldoutLook
+    from luthier.evaluator.v1.holdout_pb2 import Holdout, HoldoutAccess
 
 
 @click.group(cls=Group)
@@ -39,7 +39,7 @@ def show(session: Session, *, revision: str) -> None:
             ("rows", found.row_count),
             ("groups", found.group_count),
             ("rows of the final slice", use.final_row_count or "none: too small"),
-            ("evaluations that looked", use.look_count),
+            ("evaluations that looked", use.access_count),
             ("reads of the final slice", found.final_read_count),
             ("chance of a false GO, at most", f"{use.false_go_bound:.0%}"),
         ],
@@ -55,30 +55,30 @@ def ledger(session: Session, *, revision: str) -> None:
     """Every look at the holdout of a dataset REVISION, newest first."""
     from luthier.cli.documents import to_document, when
 
-    async def work(client: AsyncClient) -> list[HoldoutLook]:
+    async def work(client: AsyncClient) -> list[HoldoutAccess]:
         name = await _revision(client, session, revision)
-        return [look async for look in client.holdouts.list_looks(name)]
+        return [access async for access in client.holdouts.list_accesses(name)]
 
-    looks = session.run(work)
+    accesses = session.run(work)
     if session.as_json:
-        for look in looks:
-            session.emit(to_document(look))
+        for access in accesses:
+            session.emit(to_document(access))
         return
     session.table(
         ["when", "who", "what", "evaluation", "adapter", "slice", "#rows", "counts", "why"],
         [
             (
-                when(look.create_time),
-                look.subject,
-                f"gate {look.gate_policy}: {look.gate_outcome}" if look.gate_outcome else "evaluation",
-                look.evaluation,
-                look.adapter_revision,
-                "final" if look.final else "open",
-                look.row_count or "",
-                "yes" if look.is_counted else "",
-                look.purpose,
+                when(access.create_time),
+                access.subject,
+                f"gate {access.gate_policy}: {access.gate_outcome}" if access.gate_outcome else "evaluation",
+                access.evaluation,
+                access.adapter_revision,
+                "final" if access.final else "open",
+                access.row_count or "",
+                "yes" if access.is_counted else "",
+                access.purpose,
             )
-            for look in looks
+            for access in accesses
         ],
     )
 
@@ -119,6 +119,6 @@ def show_evidence(session: Session, evaluation: Evaluation) -> None:
     if evaluation.holdout_use.is_overused:
         use = evaluation.holdout_use
         session.note(
-            f"warning: this holdout has shown figures {use.look_count} times: at least one false GO has a chance of up "
+            f"warning: this holdout has been used {use.access_count} times: the chance of at least one false GO is up "
             f"to {use.false_go_bound:.0%}; decide on its final slice (--final) or on new rows"
         )

@@ -26,7 +26,7 @@ def targeted(function: F) -> F:
             click.option("--deployment", metavar="NAME", help="A deployment of the tenant."),
             click.option("--base", metavar="M", help="A base model without any adapter."),
             click.option("--adapter", metavar="REVISION", help="An adapter revision that need not be deployed."),
-            click.option("--session", "session_id", default="", help="Keeps a conversation on one generation."),
+            click.option("--session", "session_id", default="", help="Keeps a conversation on one loaded adapter."),
         )
     ):
         function = option(function)
@@ -97,7 +97,7 @@ def chat(session: Session, *, message: str | None, system: str | None, **options
 def batch(session: Session, *, file: TextIO, **options: Any) -> None:
     """Answer every line of FILE (JSONL: `{"prompt": ...}` or `{"messages": [...]}`), 64 at a time, in order.
 
-    Each 64 lines are answered by one generation. Prints a JSON line for each.
+    Each 64 lines are answered by one loaded adapter. Prints a JSON line for each.
     """
     session.adopt(options["deployment"], options["adapter"])
     _read_structure(options)

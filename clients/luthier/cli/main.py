@@ -28,8 +28,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "adapters": ("adapters", "adapters", "Adapters and their revisions: list."),
     "jobs": ("jobs", "jobs", "Training jobs, evaluations and curations: list, watch, cancel."),
     "evaluate": ("evaluations", "evaluate", "Compare an adapter with the base model, prompting and retrieval."),
-    "compare-humans": ("comparisons", "compare_humans", "Let people judge answers blindly; correct a judge by them."),
-    "difficult": ("difficult", "difficult", "Difficult cases of a task: propose, upload reviewed ones."),
+    "annotate": ("annotation", "annotate", "Let people judge answers blindly; correct a judge by them."),
+    "challenge": ("challenge", "challenge", "Challenge cases of a task: propose, upload reviewed ones."),
     "prompt": ("prompts", "prompt", "Prompts: optimise on the validation split, show, list."),
     "import-eval": (
         "eval_imports",

@@ -52,7 +52,7 @@ class Deployments:
     async def rollback(
         self, name: str, *, etag: str = "", request_id: str = "", timeout_s: float | None = None
     ) -> pb.Deployment:
-        """Makes the previous generation live again."""
+        """Makes the previous loaded adapter live again."""
         request = api.RollbackDeploymentRequest(name=name, etag=etag, request_id=request_id or new_request_id())
         return (await self._transport.unary(self._stub.RollbackDeployment, request, timeout_s=timeout_s)).deployment
 
@@ -93,7 +93,7 @@ class Deployments:
         request_id: str = "",
         timeout_s: float | None = None,
     ) -> pb.Deployment:
-        """Keeps all generations of a deployment in memory, or no longer."""
+        """Keeps all loaded adapters of a deployment in memory, or no longer."""
         request = api.PinDeploymentRequest(
             name=name, pinned=pinned, etag=etag, request_id=request_id or new_request_id()
         )

@@ -1,4 +1,4 @@
-"""Holdouts and the ledger of looks at them (the evaluator service)."""
+"""Holdouts and the ledger of accesses to them (the evaluator service)."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Holdouts:
         request = api.GetHoldoutRequest(name=f"{dataset_revision}/holdout")
         return (await self._transport.unary(self._stub.GetHoldout, request, timeout_s=timeout_s)).holdout
 
-    def list_looks(self, dataset_revision: str, *, page_size: int = 0) -> AsyncIterator[pb.HoldoutLook]:
+    def list_accesses(self, dataset_revision: str, *, page_size: int = 0) -> AsyncIterator[pb.HoldoutAccess]:
         """Every look at the holdout of a dataset revision, newest first."""
 
-        async def fetch(token: str) -> tuple[Sequence[pb.HoldoutLook], str]:
-            request = api.ListHoldoutLooksRequest(
+        async def fetch(token: str) -> tuple[Sequence[pb.HoldoutAccess], str]:
+            request = api.ListHoldoutAccessesRequest(
                 parent=f"{dataset_revision}/holdout", page_size=page_size, page_token=token
             )
-            page = await self._transport.unary(self._stub.ListHoldoutLooks, request)
-            return page.looks, page.next_page_token
+            page = await self._transport.unary(self._stub.ListHoldoutAccesses, request)
+            return page.accesses, page.next_page_token
 
         return pages(fetch)

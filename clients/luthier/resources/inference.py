@@ -40,7 +40,7 @@ class SamplingOptions(TypedDict, total=False):
 class Inference:
     """`target`: the name of a deployment, a base model or an adapter revision (the last needs `inference.evaluate`).
 
-    `session_id` keeps a conversation on one generation while traffic is split. A stream is retried only before its
+    `session_id` keeps a conversation on one loaded adapter while traffic is split. A stream is retried only before its
     first message; to stop one early close the iterator, and the service stops computing.
     """
 
@@ -120,7 +120,7 @@ class Inference:
         timeout_s: float | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> api.BatchGenerateResponse:
-        """Answers 1 to 64 texts (as they are) or conversations with one generation.
+        """Answers 1 to 64 texts (as they are) or conversations with one loaded adapter.
 
         `results` are in the inputs' order, each with `answer` or, if it failed, `error`.
         """

@@ -24,9 +24,15 @@ BATCH_TEXTS = 64
 PHONE_SCORE = 0.6
 """A number that looks written to be called. Presidio says 0.4 without a word like "call" near it: most would leak."""
 NER_TO_ENTITY = {
-    "PERSON": "PERSON", "GPE": "LOCATION", "LOC": "LOCATION", "FAC": "LOCATION", "NORP": "NRP", "ORG": "ORGANIZATION",
-    "DATE": "DATE_TIME", "TIME": "DATE_TIME",
-}  # fmt: skip
+    "PERSON": "PERSON",
+    "GPE": "LOCATION",
+    "LOC": "LOCATION",
+    "FAC": "LOCATION",
+    "NORP": "NRP",
+    "ORG": "ORGANIZATION",
+    "DATE": "DATE_TIME",
+    "TIME": "DATE_TIME",
+}
 NER_IGNORED = (
     "CARDINAL",
     "ORDINAL",

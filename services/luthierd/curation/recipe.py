@@ -12,8 +12,14 @@ from typing import Any
 from luthierd.errors import FieldViolation, InvalidArgumentError
 
 MASKED_BY_DEFAULT = (
-    "EMAIL_ADDRESS", "PHONE_NUMBER", "CREDIT_CARD", "IBAN_CODE", "IP_ADDRESS", "US_SSN", "CRYPTO",
-)  # fmt: skip
+    "EMAIL_ADDRESS",
+    "PHONE_NUMBER",
+    "CREDIT_CARD",
+    "IBAN_CODE",
+    "IP_ADDRESS",
+    "US_SSN",
+    "CRYPTO",
+)
 """What identifies a person and is seldom the answer to a question. Names and dates are only reported: masked blindly,
 they make right answers underivable (measured in docs/datasheet.md)."""
 

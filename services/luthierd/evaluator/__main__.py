@@ -8,8 +8,8 @@ import pathlib
 
 from luthier.client import AsyncClient
 from luthier.evaluator.v1 import (
-    comparison_queue_service_pb2_grpc,
-    difficult_set_service_pb2_grpc,
+    annotation_queue_service_pb2_grpc,
+    challenge_set_service_pb2_grpc,
     evaluation_service_pb2_grpc,
     gate_service_pb2_grpc,
     holdout_service_pb2_grpc,
@@ -18,25 +18,25 @@ from luthier.evaluator.v1 import (
 )
 
 from luthierd.evaluator.api import evaluation_service as servicers
-from luthierd.evaluator.models.endpoints import load_endpoints
-from luthierd.evaluator.human_review.queues import ComparisonQueues
-from luthierd.evaluator.api.annotation_queue_service import ComparisonQueueServicer
-from luthierd.evaluator.human_review.store import SqlComparisonStore
+from luthierd.evaluator.api.annotation_queue_service import AnnotationQueueServicer
+from luthierd.evaluator.api.challenge_set_service import ChallengeSetServicer
+from luthierd.evaluator.api.holdout_service import HoldoutServicer
+from luthierd.evaluator.api.peers import SdkPeers
+from luthierd.evaluator.api.prompt_service import PromptServicer
+from luthierd.evaluator.api.verdict_service import VerdictServicer
 from luthierd.evaluator.config import EvaluatorConfig
-from luthierd.evaluator.api.challenge_set_service import DifficultSetServicer
-from luthierd.evaluator.suites.challenge_sets import DifficultSets
-from luthierd.evaluator.suites.challenge_store import SqlDifficultSetStore
-from luthierd.evaluator.run.evaluations import Evaluations
 from luthierd.evaluator.decisions.gate_policies import GatePolicies
 from luthierd.evaluator.decisions.holdout_ledger import Holdouts
-from luthierd.evaluator.api.holdout_service import HoldoutServicer
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
-from luthierd.evaluator.api.peers import SdkPeers
-from luthierd.evaluator.run.prompts import Prompts
-from luthierd.evaluator.api.prompt_service import PromptServicer
-from luthierd.evaluator.run.store import SqlPolicyStore
-from luthierd.evaluator.api.verdict_service import VerdictServicer
 from luthierd.evaluator.decisions.verdicts import Verdicts
+from luthierd.evaluator.human_review.queues import AnnotationQueues
+from luthierd.evaluator.human_review.store import SqlAnnotationStore
+from luthierd.evaluator.models.endpoints import load_endpoints
+from luthierd.evaluator.run.evaluations import Evaluations
+from luthierd.evaluator.run.prompts import Prompts
+from luthierd.evaluator.run.store import SqlPolicyStore
+from luthierd.evaluator.suites.challenge_sets import ChallengeSets
+from luthierd.evaluator.suites.challenge_store import SqlChallengeSetStore
 from luthierd.jobs.launcher import Launcher
 from luthierd.jobs.queue import JobQueue
 from luthierd.rpc.auth import TokenIssuer, TokenVerifier
@@ -65,10 +65,10 @@ async def main(config: EvaluatorConfig) -> None:
     client = AsyncClient(endpoints_of(config), token="")
     peers = SdkPeers(client, TokenIssuer.from_file(config.signing_key))
     endpoints = load_endpoints(config.endpoints_path, os.environ)
-    sets = DifficultSets(SqlDifficultSetStore(database), peers, blobs)
+    sets = ChallengeSets(SqlChallengeSetStore(database), peers, blobs)
     holdouts = Holdouts(SqlLedger(database), peers, blobs)
     evaluations = Evaluations(
-        queue, peers, blobs, wake=launcher.wake, holdouts=holdouts, endpoints=endpoints, difficult_sets=sets
+        queue, peers, blobs, wake=launcher.wake, holdouts=holdouts, endpoints=endpoints, challenge_sets=sets
     )
     policies = GatePolicies(SqlPolicyStore(database), evaluations, holdouts)
     stopping = asyncio.Event()
@@ -92,17 +92,17 @@ async def main(config: EvaluatorConfig) -> None:
                 implementation=VerdictServicer(Verdicts(evaluations, peers, blobs)),
             ),
             Servicer(
-                add_to_server=difficult_set_service_pb2_grpc.add_DifficultSetServiceServicer_to_server,
-                implementation=DifficultSetServicer(sets),
+                add_to_server=challenge_set_service_pb2_grpc.add_ChallengeSetServiceServicer_to_server,
+                implementation=ChallengeSetServicer(sets),
             ),
             Servicer(
                 add_to_server=holdout_service_pb2_grpc.add_HoldoutServiceServicer_to_server,
                 implementation=HoldoutServicer(holdouts),
             ),
             Servicer(
-                add_to_server=comparison_queue_service_pb2_grpc.add_ComparisonQueueServiceServicer_to_server,
-                implementation=ComparisonQueueServicer(
-                    ComparisonQueues(SqlComparisonStore(database), evaluations, blobs)
+                add_to_server=annotation_queue_service_pb2_grpc.add_AnnotationQueueServiceServicer_to_server,
+                implementation=AnnotationQueueServicer(
+                    AnnotationQueues(SqlAnnotationStore(database), evaluations, blobs)
                 ),
             ),
         ],

@@ -15,32 +15,32 @@ from typing import TypeVar
 
 from luthier.client import AsyncClient
 
-from luthierd.evaluator.models.sample_cache import AnswerCache
-from luthierd.evaluator.models.generate import Answerer, Asker, SystemClock
-from luthierd.evaluator.models.chat_endpoint import ChatEndpoint
-from luthierd.evaluator.models.multiple_choice import LikelihoodChooser
-from luthierd.evaluator.models.costs import token_price_of
-from luthierd.evaluator.models.endpoint_arm import EndpointArmAnswerer
-from luthierd.evaluator.models.endpoints import Endpoint, load_endpoints
-from luthierd.evaluator.models.targets import target_of
+from luthierd.evaluator.api.peers import EngineVersion, SdkAnswerer, SdkChat, SdkLikelihoods, client_of
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.config import EvaluatorConfig
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, EvaluationInputs, Progress
-from luthierd.evaluator.run.evaluation_run import Embedder, EvaluationRun, Models
-from luthierd.evaluator.decisions.holdout_ledger import EvaluationLooks
+from luthierd.evaluator.decisions.holdout_ledger import EvaluationAccesses
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
+from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, EvaluationInputs, Progress
 from luthierd.evaluator.graders.judge import Judge, JudgementStore
 from luthierd.evaluator.graders.judge_models import EndpointJudge, InferenceJudge
 from luthierd.evaluator.graders.judgement_store import SqlJudgementStore
-from luthierd.evaluator.run.metric_rules import generators_of, needs_judge
-from luthierd.evaluator.api.peers import EngineVersion, SdkAnswerer, SdkChat, SdkLikelihoods, client_of
+from luthierd.evaluator.models.chat_endpoint import ChatEndpoint
+from luthierd.evaluator.models.costs import token_price_of
+from luthierd.evaluator.models.endpoint_arm import EndpointArmAnswerer
+from luthierd.evaluator.models.endpoints import Endpoint, load_endpoints
+from luthierd.evaluator.models.generate import Answerer, Asker, SystemClock
+from luthierd.evaluator.models.multiple_choice import LikelihoodChooser
+from luthierd.evaluator.models.sample_cache import AnswerCache
+from luthierd.evaluator.models.targets import target_of
 from luthierd.evaluator.run import prompts
+from luthierd.evaluator.run.evaluation_run import Embedder, EvaluationRun, Models
+from luthierd.evaluator.run.metric_rules import generators_of, needs_judge
 from luthierd.evaluator.run.prompt_job import prepare_search
+from luthierd.evaluator.run.store import SqlAnswerJournal, SqlAnswerStore, SqlIndexCatalogue
 from luthierd.evaluator.scorers.registry import ScoringMaterial
 from luthierd.evaluator.scorers.scorer import Scorer
-from luthierd.evaluator.run.store import SqlAnswerJournal, SqlAnswerStore, SqlIndexCatalogue
 from luthierd.evaluator.suites import lm_harness
-from luthierd.evaluator.suites.retention_store import SqlGeneralSuites
+from luthierd.evaluator.suites.retention_store import SqlRetentionSuites
 from luthierd.evaluator.suites.retention_suite import SuiteParts
 from luthierd.jobs.queue import JobQueue
 from luthierd.jobs.worker import JobCancelled, JobContext, Outcome, run_job
@@ -148,7 +148,7 @@ def _prepare(
             SdkLikelihoods(
                 client, lambda arm: target_of(arm, inputs, settings).name, timeout_s=config.answer_timeout_s
             ),
-            SqlGeneralSuites(database),
+            SqlRetentionSuites(database),
             lm_harness.loader(config.lm_tasks_path),
         ),
         token_prices={Arm.ENDPOINT: token_price_of(endpoint)} if endpoint else {},
@@ -157,7 +157,7 @@ def _prepare(
         )
         if needs_judge(settings)
         else None,
-        looks=EvaluationLooks(SqlLedger(database), subject=payload.get("subject", "")),
+        accesses=EvaluationAccesses(SqlLedger(database), subject=payload.get("subject", "")),
     )
 
 

@@ -1,1 +1,1 @@
-"""Inference: deployments, adapter generations in one engine, answers over gRPC and the OpenAI protocol."""
+"""Inference: deployments, loaded adapters in one engine, answers over gRPC and the OpenAI protocol."""

@@ -9,6 +9,8 @@ from luthier import AsyncClient
 
 from luthierd.inference.adapters.artifacts import Artifacts
 from luthierd.inference.admission.admission import make_admission
+from luthierd.inference.api.inference_service import FULL_NAMES, inference_service
+from luthierd.inference.api.routing import make_routing
 from luthierd.inference.completions.completions import Answers
 from luthierd.inference.config import InferenceConfig
 from luthierd.inference.deployments.mirror import Mirror
@@ -18,8 +20,6 @@ from luthierd.inference.feedback.capturing import make_capturing
 from luthierd.inference.feedback.store import SqlCaptureStore
 from luthierd.inference.http.front import HttpFront
 from luthierd.inference.http.server import HttpServer
-from luthierd.inference.api.routing import make_routing
-from luthierd.inference.api.inference_service import FULL_NAMES, inference_service
 from luthierd.rpc.auth import TokenIssuer, TokenVerifier
 from luthierd.rpc.main import run
 from luthierd.rpc.peers import endpoints_of
@@ -42,35 +42,62 @@ async def main(config: InferenceConfig) -> None:
     routing = await make_routing(
         database, config, start_engine=engine.start, artifacts=artifacts, catalog=models, health=health
     )
-    host, generations, deployments, quotas = routing.host, routing.generations, routing.deployments, routing.quotas
+    host, loaded_adapters, deployments, quotas = (
+        routing.host,
+        routing.loaded_adapters,
+        routing.deployments,
+        routing.quotas,
+    )
     capturing = make_capturing(
-        SqlCaptureStore(database), blobs, response_retention_s=config.response_retention_s,
-        capture_part_s=config.capture_part_s, capture_sweep_s=config.capture_sweep_s,
-    )  # fmt: skip
+        SqlCaptureStore(database),
+        blobs,
+        response_retention_s=config.response_retention_s,
+        capture_part_s=config.capture_part_s,
+        capture_sweep_s=config.capture_sweep_s,
+    )
     await capturing.policies.read()
     admission = make_admission(config, quotas)
     mirror = Mirror(
-        generations=generations, host=host, seats=admission, recorder=capturing.responses, clock=time.monotonic
+        loaded_adapters=loaded_adapters, host=host, seats=admission, recorder=capturing.responses, clock=time.monotonic
     )
     answers = Answers(
-        deployments=deployments, generations=generations, host=host, models=models, responses=capturing.responses,
-        admission=admission, mirror=mirror,
-    )  # fmt: skip
+        deployments=deployments,
+        loaded_adapters=loaded_adapters,
+        host=host,
+        models=models,
+        responses=capturing.responses,
+        admission=admission,
+        mirror=mirror,
+    )
     front = HttpFront(
-        verifier=verifier, answers=answers, deployments=deployments, host=host, build=engine.openai_application,
-        max_body_bytes=config.max_http_body_bytes, max_answer_s=config.max_answer_s,
+        verifier=verifier,
+        answers=answers,
+        deployments=deployments,
+        host=host,
+        build=engine.openai_application,
+        max_body_bytes=config.max_http_body_bytes,
+        max_answer_s=config.max_answer_s,
         reader_limit_s=config.reader_limit_s,
-    )  # fmt: skip
+    )
     http = HttpServer(front, config)
     following = [routing.replicas.run, quotas.run] if routing.replicas else []
     service = inference_service(
-        answers=answers, deployments=deployments, generations=generations, host=host, models=models,
-        capturing=capturing, quotas=quotas, admission=admission, verifier=verifier,
-        replays=SqlReplayStore(database), health=health, max_answer_s=config.max_answer_s,
+        answers=answers,
+        deployments=deployments,
+        loaded_adapters=loaded_adapters,
+        host=host,
+        models=models,
+        capturing=capturing,
+        quotas=quotas,
+        admission=admission,
+        verifier=verifier,
+        replays=SqlReplayStore(database),
+        health=health,
+        max_answer_s=config.max_answer_s,
         reader_limit_s=config.reader_limit_s,
         background=[host.run, http.run, mirror.run, *capturing.background, *following],
         close=[http.close, host.close, client.close, capturing.responses.flush, database.close],
-    )  # fmt: skip
+    )
     await serve(service, config)
 
 

@@ -26,11 +26,11 @@ class InferenceConfig(ServerConfig):
     """Calls at a time, running and waiting; more are refused with RESOURCE_EXHAUSTED."""
     max_in_flight_per_tenant: int = 128
     """Of them, calls of one tenant."""
-    max_batch: int = 32
+    max_num_seqs: int = 32
     """Answers that the engine computes at a time; the others wait, and tenants take turns."""
     spare_batch: int = 16
-    """Answers beyond `max_batch`, only for tenants below their share of it: so that a flood delays nobody's start."""
-    max_batch_adapters: int = 8
+    """Extra sequences, only for tenants below their share of `max_num_seqs`: they start at once despite a flood."""
+    max_loras: int = 8
     """Different adapters in one batch. Each costs memory for the largest rank."""
     adapter_patience: int = 4
     """Times that a request may be passed over because its adapter is not in the batch, before a place is cleared."""
@@ -42,7 +42,7 @@ class InferenceConfig(ServerConfig):
     """Running and waiting."""
     quota_deployed_adapters: int = 0
     """Different adapters that are live or staged."""
-    max_loaded_adapters: int = 32
+    max_cpu_loras: int = 32
     """Adapters in memory; deployments may hold more, the idle ones then wait on disk for their next request."""
     max_unheld_adapters: int = 4
     """Of them, adapters that no deployment holds (those of evaluations)."""
@@ -56,11 +56,11 @@ class InferenceConfig(ServerConfig):
     """Seconds after which captured texts go into a Parquet file, unless they are many before that."""
     capture_sweep_s: float = 60.0
     """Seconds between two looks at what is to be written into files, or to be deleted as its time is over."""
-    window_tokens: int = 2048
+    max_model_len: int = 2048
     """Most tokens of prompt and answer; at most the base model's own window."""
     kv_cache_gib: int = 1
     """Memory of the key-value cache on a CPU."""
-    memory_fraction: float = 0.0
+    gpu_memory_utilization: float = 0.0
     """Share of the device's memory for the engine; 0: 0.3 on a CPU, 0.9 on a GPU."""
     dtype: str = "auto"
     """Of weights and activations; auto: bfloat16 on a GPU and on CPUs that compute with it, else float32."""
@@ -80,7 +80,7 @@ class InferenceConfig(ServerConfig):
     """Between two looks at what other replicas publish and intend."""
     replica_proof_s: float = 300.0
     """Longest that a swap waits for the other replicas to load and prove a revision."""
-    eager: bool = True
+    enforce_eager: bool = True
     """Skip compilation and CUDA graphs: starts sooner; on a GPU, slower."""
 
     @property

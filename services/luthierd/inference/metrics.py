@@ -1,4 +1,4 @@
-"""Prometheus metrics of answers. No tenant, deployment or generation as a label: their number has no bound."""
+"""Prometheus metrics of answers. No tenant, deployment or loaded adapter as a label: their number has no bound."""
 
 from __future__ import annotations
 
@@ -42,19 +42,21 @@ queue_seconds = Histogram(
     buckets=(0.001, 0.005, *_SECONDS),
 )
 mirrored = Counter(
-    "luthier_mirrored_total", "Copies of requests for a mirror, by how they ended: same, different, dropped, failed",
+    "luthier_mirrored_total",
+    "Copies of requests for a mirror, by how they ended: same, different, dropped, failed",
     ["outcome"],
-)  # fmt: skip
+)
 mirror_skipped = Counter(
     "luthier_mirror_skipped_total",
     "HTTP requests that a mirror gets no copy of: tools, format, sampling (fields that a copy cannot be asked), prompt "
     "(no single text), answer (refused, cut off or too long to be kept)",
     ["reason"],
-)  # fmt: skip
+)
 adapter_load_seconds = Histogram(
-    "luthier_adapter_load_seconds", "Fetch, verification and load of an adapter, without waiting for a place",
+    "luthier_adapter_load_seconds",
+    "Fetch, verification and load of an adapter, without waiting for a place",
     buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
-)  # fmt: skip
+)
 adapter_evictions = Counter("luthier_adapter_evictions_total", "Adapters that left memory to make room")
 answers_in_flight = Gauge("luthier_answers_in_flight", "Answers being made, over gRPC and HTTP")
 

@@ -213,9 +213,11 @@ class JobQueue:
 
     async def leased_count(self) -> int:
         """Jobs that a living worker holds."""
-        query = sa.select(sa.func.count()).select_from(_jobs).where(
-            _jobs.c.state.in_([JobState.RUNNING, JobState.CANCELLING]), _jobs.c.lease_expire_time > self._now()
-        )  # fmt: skip
+        query = (
+            sa.select(sa.func.count())
+            .select_from(_jobs)
+            .where(_jobs.c.state.in_([JobState.RUNNING, JobState.CANCELLING]), _jobs.c.lease_expire_time > self._now())
+        )
         async with self._database.read() as tx:
             return int((await tx.execute(query)).scalar_one())
 

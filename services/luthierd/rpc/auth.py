@@ -150,9 +150,15 @@ class TokenIssuer:
         """A token that proves `subject` of `tenant` for `ttl_s` seconds."""
         now = int(time.time())
         claims = {
-            "iss": ISSUER, "aud": AUDIENCE, "sub": subject, "tenant": tenant, "scope": " ".join(scopes),
-            "iat": now, "exp": now + int(ttl_s), "jti": uuid.uuid4().hex,
-        }  # fmt: skip
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "sub": subject,
+            "tenant": tenant,
+            "scope": " ".join(scopes),
+            "iat": now,
+            "exp": now + int(ttl_s),
+            "jti": uuid.uuid4().hex,
+        }
         return jwt.encode(claims, self._key, algorithm="EdDSA")
 
 

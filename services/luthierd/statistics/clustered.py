@@ -162,7 +162,7 @@ def standard_error(data: GroupSums) -> float:
     return float(np.sqrt((groups - 1) / groups * np.sum((left_out - left_out.mean()) ** 2)))
 
 
-def detectable_difference(data: GroupSums) -> float | None:
+def minimum_detectable_effect(data: GroupSums) -> float | None:
     """The least true difference that data like this proves with power .8 at alpha .05 two-sided; None below
     MIN_GROUPS.
     """

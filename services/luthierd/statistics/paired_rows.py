@@ -38,5 +38,5 @@ def paired_difference(
     data = clustered.difference_of(ours, theirs)
     interval = intervals.difference_interval(ours, theirs, seed=0, confidence=confidence)
     value = data.value() if rows else 0.0
-    detectable = clustered.detectable_difference(data)
+    detectable = clustered.minimum_detectable_effect(data)
     return Comparison(metric, *arms, value, interval, detectable, len(rows), data.group_count)

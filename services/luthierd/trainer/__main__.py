@@ -15,11 +15,11 @@ from luthierd.rpc.server import serve
 from luthierd.storage.database import Database
 from luthierd.storage.replays import SqlReplayStore
 from luthierd.trainer.adapters import Adapters
+from luthierd.trainer.api.curation_catalog import CurationCatalog
+from luthierd.trainer.api.training_service import trainer_service
 from luthierd.trainer.base_models import BaseModels
 from luthierd.trainer.config import TrainerConfig
-from luthierd.trainer.api.curation_catalog import CurationCatalog
 from luthierd.trainer.jobs import TrainingJobs
-from luthierd.trainer.api.training_service import trainer_service
 from luthierd.trainer.store import SqlStore
 
 VERSIONS = pathlib.Path(__file__).parent / "versions"

@@ -158,7 +158,7 @@ class TrainingConfig:
     warmup_ratio: float = 0.05
     min_learning_rate_ratio: float = 0.1
     weight_decay: float = 0.0
-    max_gradient_norm: float = 1.0
+    max_grad_norm: float = 1.0
     validation_interval_steps: int = 10
     """0: only at the end."""
     checkpoint_interval_steps: int = 10
@@ -167,14 +167,14 @@ class TrainingConfig:
     early_stopping_min_delta: float = 0.0
     seed: int = 0
     dtype: str = "auto"
-    max_row_tokens: int = 0
+    max_seq_length: int = 0
     """Longest row; 0: the model's window, at most 2,048."""
-    rank_stabilised: bool = False
+    use_rslora: bool = False
 
     @property
     def scaling(self) -> float:
-        """What the LoRA product is multiplied by; rank-stabilised: https://arxiv.org/abs/2312.03732."""
-        return float(self.alpha / (self.rank**0.5 if self.rank_stabilised else self.rank))
+        """What the LoRA product is multiplied by; use-rslora: https://arxiv.org/abs/2312.03732."""
+        return float(self.alpha / (self.rank**0.5 if self.use_rslora else self.rank))
 
     @classmethod
     def from_given(cls, given: dict[str, Any]) -> TrainingConfig:
@@ -216,15 +216,15 @@ class TrainingConfig:
             "warmup_ratio": (0 <= self.warmup_ratio <= 1, "from 0 to 1"),
             "min_learning_rate_ratio": (0 <= self.min_learning_rate_ratio <= 1, "from 0 to 1"),
             "weight_decay": (0 <= self.weight_decay <= 1, "from 0 to 1"),
-            "max_gradient_norm": (self.max_gradient_norm > 0, "above 0"),
+            "max_grad_norm": (self.max_grad_norm > 0, "above 0"),
             "validation_interval_steps": (self.validation_interval_steps >= 0, "0 (at the end) or more"),
             "checkpoint_interval_steps": (self.checkpoint_interval_steps >= 1, "1 or more"),
             "early_stopping_patience": (self.early_stopping_patience >= 0, "0 (never) or more"),
             "early_stopping_min_delta": (self.early_stopping_min_delta >= 0, "0 or more"),
             "seed": (0 <= self.seed < 2**63, "from 0 to 2^63-1"),
             "dtype": (self.dtype in {"auto", "float32", "bfloat16"}, "auto, float32 or bfloat16"),
-            "max_row_tokens": (
-                self.max_row_tokens == 0 or self.max_row_tokens >= 8,
+            "max_seq_length": (
+                self.max_seq_length == 0 or self.max_seq_length >= 8,
                 "0 (the model's window) or 8 and more",
             ),
         }

@@ -22,7 +22,7 @@ from luthierd.trainer.domain import (
     TrainingTask,
 )
 
-DEFAULT_MAX_ROW_TOKENS = 2048
+DEFAULT_MAX_SEQ_LENGTH = 2048
 """Memory for attention grows with the square of the length; longer rows are wanted knowingly."""
 
 
@@ -131,13 +131,13 @@ class TrainingJobs:
 def with_row_limit(config: TrainingConfig, info: BaseModelInfo) -> TrainingConfig:
     """`config` with the row limit filled in. InvalidTrainingConfigError if it exceeds the model's window."""
     window = info.context_window_tokens
-    if config.max_row_tokens > window:
+    if config.max_seq_length > window:
         violation = FieldViolation(
-            "training_job.config.max_row_tokens",
-            f"{config.max_row_tokens} exceeds the model's window of {window} tokens",
+            "training_job.config.max_seq_length",
+            f"{config.max_seq_length} exceeds the model's window of {window} tokens",
         )
         raise InvalidTrainingConfigError(
-            f"max_row_tokens: {violation.description}", metadata={"fields": violation.field}, violations=[violation]
+            f"max_seq_length: {violation.description}", metadata={"fields": violation.field}, violations=[violation]
         )
-    limit = config.max_row_tokens or min(window, DEFAULT_MAX_ROW_TOKENS)
-    return TrainingConfig.from_dict(config.to_dict() | {"max_row_tokens": limit})
+    limit = config.max_seq_length or min(window, DEFAULT_MAX_SEQ_LENGTH)
+    return TrainingConfig.from_dict(config.to_dict() | {"max_seq_length": limit})

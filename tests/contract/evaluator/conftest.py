@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import luthierd.evaluator
 import pytest
-from support.evaluator_house import House, served
 from luthierd.storage.database import Database
+from support.evaluator_house import House, served
 
 VERSIONS = pathlib.Path(luthierd.evaluator.__file__).parent / "versions"
 

@@ -1,4 +1,4 @@
-"""Comparison queues over a real server: blind to raters, told apart by token, summed up with a judge."""
+"""Annotation queues over a real server: blind to raters, told apart by token, summed up with a judge."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 import grpc
 import luthierd.evaluator
 import pytest
-from luthier.evaluator.v1 import comparison_queue_pb2 as pb
-from luthier.evaluator.v1 import comparison_queue_service_pb2 as api
-from luthier.evaluator.v1 import comparison_queue_service_pb2_grpc as rpc
+from luthier.evaluator.v1 import annotation_queue_pb2 as pb
+from luthier.evaluator.v1 import annotation_queue_service_pb2 as api
+from luthier.evaluator.v1 import annotation_queue_service_pb2_grpc as rpc
 from luthier.evaluator.v1 import evaluation_pb2
 from luthierd.evaluator.api import annotation_queue_service as comparison_service
-from luthierd.evaluator.human_review.queues import ComparisonQueues
-from luthierd.evaluator.api.annotation_queue_service import ComparisonQueueServicer
-from luthierd.evaluator.human_review.store import SqlComparisonStore
+from luthierd.evaluator.api.annotation_queue_service import AnnotationQueueServicer
 from luthierd.evaluator.config import EvaluatorConfig
+from luthierd.evaluator.human_review.queues import AnnotationQueues
+from luthierd.evaluator.human_review.store import SqlAnnotationStore
 from luthierd.rpc.server import Service, Servicer
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
@@ -30,7 +30,7 @@ from support.serving import ISSUER, VERIFIER, bearer, error_info, running
 
 VERSIONS = pathlib.Path(luthierd.evaluator.__file__).parent / "versions"
 EVALUATION = "tenants/acme/evaluations/e1"
-MISSING = "tenants/acme/comparisonQueues/none"
+MISSING = "tenants/acme/annotationQueues/none"
 BASE, ADAPTER = evaluation_pb2.ARM_BASE, evaluation_pb2.ARM_ADAPTER
 
 
@@ -63,25 +63,25 @@ class FinishedEvaluations:
 
 @dataclass
 class House:
-    stub: rpc.ComparisonQueueServiceStub
+    stub: rpc.AnnotationQueueServiceStub
 
-    async def create(self, **changes: Any) -> pb.ComparisonQueue:
-        queue = pb.ComparisonQueue(**{"evaluation": EVALUATION, "arms": [ADAPTER, BASE]} | changes)
-        request = api.CreateComparisonQueueRequest(parent="tenants/acme", comparison_queue=queue)
-        return (await self.stub.CreateComparisonQueue(request, metadata=bearer())).comparison_queue
+    async def create(self, **changes: Any) -> pb.AnnotationQueue:
+        queue = pb.AnnotationQueue(**{"evaluation": EVALUATION, "arms": [ADAPTER, BASE]} | changes)
+        request = api.CreateAnnotationQueueRequest(parent="tenants/acme", annotation_queue=queue)
+        return (await self.stub.CreateAnnotationQueue(request, metadata=bearer())).annotation_queue
 
-    async def next(self, queue: str, rater: str) -> api.GetNextComparisonItemResponse:
-        return await self.stub.GetNextComparisonItem(
-            api.GetNextComparisonItemRequest(parent=queue), metadata=as_(rater)
+    async def next(self, queue: str, rater: str) -> api.GetNextAnnotationItemResponse:
+        return await self.stub.GetNextAnnotationItem(
+            api.GetNextAnnotationItemRequest(parent=queue), metadata=as_(rater)
         )
 
-    async def vote(self, queue: str, rater: str, item_id: str, **said: Any) -> pb.ComparisonVote:
-        request = api.RecordComparisonVoteRequest(parent=queue, vote=pb.ComparisonVote(item_id=item_id, **said))
-        return (await self.stub.RecordComparisonVote(request, metadata=as_(rater))).vote
+    async def vote(self, queue: str, rater: str, item_id: str, **said: Any) -> pb.AnnotationVote:
+        request = api.RecordAnnotationVoteRequest(parent=queue, vote=pb.AnnotationVote(item_id=item_id, **said))
+        return (await self.stub.RecordAnnotationVote(request, metadata=as_(rater))).vote
 
     async def votes(self, queue: str) -> list[pb.UnblindedVote]:
-        request = api.ListComparisonVotesRequest(parent=queue, page_size=1000)
-        return list((await self.stub.ListComparisonVotes(request, metadata=bearer())).votes)
+        request = api.ListAnnotationVotesRequest(parent=queue, page_size=1000)
+        return list((await self.stub.ListAnnotationVotes(request, metadata=bearer())).votes)
 
     async def judge_all(self, queue: str, rater: str, *, most: int = 1000) -> int:
         """Prefers the adapter's answer on rows that are no multiple of four, as the judge does; a tie on row 1."""
@@ -90,9 +90,9 @@ class House:
             left, right = found.item.answers
             number = int(left.split()[1])
             wanted = "base" if number % 4 == 0 else "adapter"
-            choice = pb.COMPARISON_CHOICE_LEFT if left.startswith(wanted) else pb.COMPARISON_CHOICE_RIGHT
+            choice = pb.ANNOTATION_CHOICE_LEFT if left.startswith(wanted) else pb.ANNOTATION_CHOICE_RIGHT
             if number == 1:
-                choice = pb.COMPARISON_CHOICE_TIE
+                choice = pb.ANNOTATION_CHOICE_TIE
             assert {left.split()[1], right.split()[1]} == {str(number)}
             await self.vote(queue, rater, found.item.item_id, choice=choice)
             count += 1
@@ -111,11 +111,11 @@ async def house(tmp_path: pathlib.Path) -> AsyncIterator[House]:
     await database.migrate(VERSIONS)
     blobs = BlobStore(f"file://{tmp_path / 'blobs'}")
     evaluations = FinishedEvaluations(blobs.put_bytes(evaluation_rows(41)).sha256)
-    queues = ComparisonQueues(SqlComparisonStore(database), evaluations, blobs)
-    add = rpc.add_ComparisonQueueServiceServicer_to_server
+    queues = AnnotationQueues(SqlAnnotationStore(database), evaluations, blobs)
+    add = rpc.add_AnnotationQueueServiceServicer_to_server
     service = Service(
         name="evaluator",
-        servicers=[Servicer(add_to_server=add, implementation=ComparisonQueueServicer(queues))],
+        servicers=[Servicer(add_to_server=add, implementation=AnnotationQueueServicer(queues))],
         full_names=(comparison_service.FULL_NAME,),
         scopes=comparison_service.SCOPES,
         verifier=VERIFIER,
@@ -124,7 +124,7 @@ async def house(tmp_path: pathlib.Path) -> AsyncIterator[House]:
         stopping=asyncio.Event(),
     )
     async with running(service, EvaluatorConfig(home=tmp_path)) as channel:
-        yield House(rpc.ComparisonQueueServiceStub(channel))
+        yield House(rpc.AnnotationQueueServiceStub(channel))
 
 
 async def refused(call: Any) -> grpc.aio.AioRpcError:
@@ -164,8 +164,8 @@ async def test_the_summary_shows_people_judge_and_correction_side_by_side(house:
     queue = await house.create(votes_per_item=2)
     await house.judge_all(queue.name, "anna", most=24)
     await house.judge_all(queue.name, "ben", most=24)
-    request = api.GetComparisonSummaryRequest(name=queue.name, judge_metric="rouge_l")
-    summary = (await house.stub.GetComparisonSummary(request, metadata=bearer())).summary
+    request = api.GetAnnotationSummaryRequest(name=queue.name, judge_metric="rouge_l")
+    summary = (await house.stub.GetAnnotationSummary(request, metadata=bearer())).summary
     assert (summary.vote_count, summary.rater_count, summary.judged_item_count) == (48, 2, 24)
     assert summary.rater_alpha == summary.rater_kappa == 1.0
     assert summary.judge_kappa > 0.8
@@ -180,25 +180,25 @@ async def test_the_summary_shows_people_judge_and_correction_side_by_side(house:
 
 
 async def test_one_answer_at_a_time_is_rated(house: House) -> None:
-    queue = await house.create(mode=pb.COMPARISON_MODE_RATING, row_limit=10, votes_per_item=1, shows_reference=True)
+    queue = await house.create(mode=pb.ANNOTATION_MODE_RATING, row_limit=10, votes_per_item=1, shows_reference=True)
     assert queue.item_count == 20
     while (found := await house.next(queue.name, "anna")).HasField("item"):
         [answer] = found.item.answers
         assert found.item.reference == "R"
         await house.vote(queue.name, "anna", found.item.item_id, rating=5 if answer.startswith("adapter") else 2)
-    summary = await house.stub.GetComparisonSummary(api.GetComparisonSummaryRequest(name=queue.name), metadata=bearer())
+    summary = await house.stub.GetAnnotationSummary(api.GetAnnotationSummaryRequest(name=queue.name), metadata=bearer())
     assert [(one.arm, one.human.value) for one in summary.summary.figures] == [(ADAPTER, 1.0), (BASE, 0.25)]
     assert not summary.summary.figures[0].HasField("judge")
 
 
 CALLS = [
-    ("CreateComparisonQueue", api.CreateComparisonQueueRequest(parent="tenants/acme")),
-    ("GetComparisonQueue", api.GetComparisonQueueRequest(name=MISSING)),
-    ("ListComparisonQueues", api.ListComparisonQueuesRequest(parent="tenants/acme")),
-    ("GetNextComparisonItem", api.GetNextComparisonItemRequest(parent=MISSING)),
-    ("RecordComparisonVote", api.RecordComparisonVoteRequest(parent=MISSING)),
-    ("ListComparisonVotes", api.ListComparisonVotesRequest(parent=MISSING)),
-    ("GetComparisonSummary", api.GetComparisonSummaryRequest(name=MISSING)),
+    ("CreateAnnotationQueue", api.CreateAnnotationQueueRequest(parent="tenants/acme")),
+    ("GetAnnotationQueue", api.GetAnnotationQueueRequest(name=MISSING)),
+    ("ListAnnotationQueues", api.ListAnnotationQueuesRequest(parent="tenants/acme")),
+    ("GetNextAnnotationItem", api.GetNextAnnotationItemRequest(parent=MISSING)),
+    ("RecordAnnotationVote", api.RecordAnnotationVoteRequest(parent=MISSING)),
+    ("ListAnnotationVotes", api.ListAnnotationVotesRequest(parent=MISSING)),
+    ("GetAnnotationSummary", api.GetAnnotationSummaryRequest(name=MISSING)),
 ]
 
 
@@ -210,25 +210,25 @@ async def test_who_may_not_learns_nothing_and_a_rater_stays_blind(
     assert (await refused(call(request_message))).code() is grpc.StatusCode.UNAUTHENTICATED
     assert (await refused(call(request_message, metadata=bearer("rival")))).code() is grpc.StatusCode.PERMISSION_DENIED
     rater = await refused(call(request_message, metadata=as_("anna")))
-    blind = name in ("GetNextComparisonItem", "RecordComparisonVote")
+    blind = name in ("GetNextAnnotationItem", "RecordAnnotationVote")
     assert (rater.code() is grpc.StatusCode.PERMISSION_DENIED) is not blind
 
 
 async def test_what_is_wrong_is_named(house: House) -> None:
     missing = await refused(house.next(MISSING, "anna"))
-    assert error_info(missing).reason == "COMPARISON_QUEUE_NOT_FOUND"
+    assert error_info(missing).reason == "ANNOTATION_QUEUE_NOT_FOUND"
     for changes, field in (
-        ({"arms": [ADAPTER]}, "comparison_queue.arms"),
-        ({"arms": [ADAPTER, ADAPTER]}, "comparison_queue.arms"),
-        ({"votes_per_item": 21}, "comparison_queue.votes_per_item"),
-        ({"row_limit": -1}, "comparison_queue.row_limit"),
+        ({"arms": [ADAPTER]}, "annotation_queue.arms"),
+        ({"arms": [ADAPTER, ADAPTER]}, "annotation_queue.arms"),
+        ({"votes_per_item": 21}, "annotation_queue.votes_per_item"),
+        ({"row_limit": -1}, "annotation_queue.row_limit"),
     ):
         assert error_info(await refused(house.create(**changes))).metadata["field"] == field
     assert (
         error_info(await refused(house.create(arms=[ADAPTER, evaluation_pb2.ARM_RAG]))).reason == "NOTHING_TO_COMPARE"
     )
     queue = await house.create()
-    left = {"choice": pb.COMPARISON_CHOICE_LEFT}
+    left = {"choice": pb.ANNOTATION_CHOICE_LEFT}
     unknown = await refused(house.vote(queue.name, "anna", "i99999", **left))
     assert error_info(unknown).reason == "COMPARISON_ITEM_NOT_FOUND"
     assert (

@@ -1,4 +1,4 @@
-"""Difficult sets over a real server, and an evaluation that asks one."""
+"""Challenge sets over a real server, and an evaluation that asks one."""
 
 from __future__ import annotations
 
@@ -11,52 +11,52 @@ from typing import Any
 import grpc
 import luthierd.evaluator
 import pytest
-from support.evaluator_material import FakePeers, ScriptedAnswerer, adapter_knows, quick_run
-from luthier.evaluator.v1 import difficult_set_pb2 as pb
-from luthier.evaluator.v1 import difficult_set_service_pb2 as api
-from luthier.evaluator.v1 import difficult_set_service_pb2_grpc as rpc
+from luthier.evaluator.v1 import challenge_set_pb2 as pb
+from luthier.evaluator.v1 import challenge_set_service_pb2 as api
+from luthier.evaluator.v1 import challenge_set_service_pb2_grpc as rpc
 from luthier.evaluator.v1 import evaluation_pb2
 from luthierd.errors import InvalidArgumentError
-from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.api import challenge_set_service as difficult_service
-from luthierd.evaluator.api.challenge_set_service import DifficultSetServicer
-from luthierd.evaluator.suites.challenge_sets import DifficultSetNotFoundError, DifficultSets
-from luthierd.evaluator.suites.challenge_store import SqlDifficultSetStore
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Metric
-from luthierd.evaluator.run.evaluations import Evaluations
+from luthierd.evaluator.api.challenge_set_service import ChallengeSetServicer
+from luthierd.evaluator.api.evaluation_wire import config_from_proto, config_to_proto, evaluation_to_proto
+from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.decisions.holdout_ledger import Holdouts
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
+from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Metric
 from luthierd.evaluator.domain.suites import LM_TASKS, LmEvalConfig, SuiteConfig
-from luthierd.evaluator.api.evaluation_wire import config_from_proto, config_to_proto, evaluation_to_proto
+from luthierd.evaluator.run.evaluations import Evaluations
+from luthierd.evaluator.suites.challenge_sets import ChallengeSetNotFoundError, ChallengeSets
+from luthierd.evaluator.suites.challenge_store import SqlChallengeSetStore
 from luthierd.jobs.queue import JobQueue
 from luthierd.rpc.server import Service, Servicer
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
 from luthierd.storage.replays import SqlReplayStore
+from support.evaluator_material import FakePeers, ScriptedAnswerer, adapter_knows, quick_run
 from support.serving import VERIFIER, bearer, error_info, running
 
 VERSIONS = pathlib.Path(luthierd.evaluator.__file__).parent / "versions"
 REVISION = FakePeers.adapter.dataset_revision
-MISSING = "tenants/acme/difficultSets/none"
+MISSING = "tenants/acme/challengeSets/none"
 
 
 @dataclass
 class House:
     """The served use cases, and what is behind them."""
 
-    stub: rpc.DifficultSetServiceStub
-    sets: DifficultSets
+    stub: rpc.ChallengeSetServiceStub
+    sets: ChallengeSets
     database: Database
     peers: FakePeers
     blobs: BlobStore
 
-    async def generate(self, **changes: Any) -> list[pb.DifficultCase]:
-        request = api.GenerateDifficultCasesRequest(dataset_revision=REVISION, **changes)
-        return list((await self.stub.GenerateDifficultCases(request, metadata=bearer())).cases)
+    async def generate(self, **changes: Any) -> list[pb.ChallengeCase]:
+        request = api.GenerateChallengeCasesRequest(dataset_revision=REVISION, **changes)
+        return list((await self.stub.GenerateChallengeCases(request, metadata=bearer())).cases)
 
-    async def create(self, cases: list[pb.DifficultCase], **caller: Any) -> pb.DifficultSet:
-        request = api.CreateDifficultSetRequest(parent="tenants/acme", cases=cases)
-        return (await self.stub.CreateDifficultSet(request, metadata=bearer(**caller))).difficult_set
+    async def create(self, cases: list[pb.ChallengeCase], **caller: Any) -> pb.ChallengeSet:
+        request = api.CreateChallengeSetRequest(parent="tenants/acme", cases=cases)
+        return (await self.stub.CreateChallengeSet(request, metadata=bearer(**caller))).challenge_set
 
 
 @pytest.fixture
@@ -65,11 +65,11 @@ async def house(tmp_path: pathlib.Path) -> AsyncIterator[House]:
     await database.migrate(VERSIONS)
     blobs = BlobStore(f"file://{tmp_path / 'blobs'}")
     peers = FakePeers(blobs)
-    sets = DifficultSets(SqlDifficultSetStore(database), peers, blobs)
-    add = rpc.add_DifficultSetServiceServicer_to_server
+    sets = ChallengeSets(SqlChallengeSetStore(database), peers, blobs)
+    add = rpc.add_ChallengeSetServiceServicer_to_server
     service = Service(
         name="evaluator",
-        servicers=[Servicer(add_to_server=add, implementation=DifficultSetServicer(sets))],
+        servicers=[Servicer(add_to_server=add, implementation=ChallengeSetServicer(sets))],
         full_names=(difficult_service.FULL_NAME,),
         scopes=difficult_service.SCOPES,
         verifier=VERIFIER,
@@ -78,7 +78,7 @@ async def house(tmp_path: pathlib.Path) -> AsyncIterator[House]:
         stopping=asyncio.Event(),
     )
     async with running(service, EvaluatorConfig(home=tmp_path)) as channel:
-        yield House(rpc.DifficultSetServiceStub(channel), sets, database, peers, blobs)
+        yield House(rpc.ChallengeSetServiceStub(channel), sets, database, peers, blobs)
 
 
 async def refused(call: Any) -> grpc.aio.AioRpcError:
@@ -94,29 +94,29 @@ async def test_reviewed_proposals_become_an_immutable_set_that_names_its_reviewe
     first = await house.create(cases)
     assert first.case_count == 15
     assert first.kind_counts["vague"] == 3
-    assert first.name.removeprefix("tenants/acme/difficultSets/d") == first.sha256[:40]
+    assert first.name.removeprefix("tenants/acme/challengeSets/d") == first.sha256[:40]
     assert first.reviewer
     assert await house.create(cases) == first
     cases[0].turns[-1].content += " Please."
     assert (await house.create(cases)).name != first.name
-    listed = await house.stub.ListDifficultSets(api.ListDifficultSetsRequest(parent="tenants/acme"), metadata=bearer())
-    assert len(listed.difficult_sets) == 2
-    page = await house.stub.ListDifficultCases(
-        api.ListDifficultCasesRequest(parent=first.name, page_size=10), metadata=bearer()
+    listed = await house.stub.ListChallengeSets(api.ListChallengeSetsRequest(parent="tenants/acme"), metadata=bearer())
+    assert len(listed.challenge_sets) == 2
+    page = await house.stub.ListChallengeCases(
+        api.ListChallengeCasesRequest(parent=first.name, page_size=10), metadata=bearer()
     )
-    rest = await house.stub.ListDifficultCases(
-        api.ListDifficultCasesRequest(parent=first.name, page_size=10, page_token=page.next_page_token),
+    rest = await house.stub.ListChallengeCases(
+        api.ListChallengeCasesRequest(parent=first.name, page_size=10, page_token=page.next_page_token),
         metadata=bearer(),
     )
     assert [case.case_id for case in [*page.cases, *rest.cases]] == [case.case_id for case in cases]
 
 
 CALLS = [
-    ("GenerateDifficultCases", api.GenerateDifficultCasesRequest(dataset_revision=REVISION)),
-    ("CreateDifficultSet", api.CreateDifficultSetRequest(parent="tenants/acme")),
-    ("GetDifficultSet", api.GetDifficultSetRequest(name=MISSING)),
-    ("ListDifficultSets", api.ListDifficultSetsRequest(parent="tenants/acme")),
-    ("ListDifficultCases", api.ListDifficultCasesRequest(parent=MISSING)),
+    ("GenerateChallengeCases", api.GenerateChallengeCasesRequest(dataset_revision=REVISION)),
+    ("CreateChallengeSet", api.CreateChallengeSetRequest(parent="tenants/acme")),
+    ("GetChallengeSet", api.GetChallengeSetRequest(name=MISSING)),
+    ("ListChallengeSets", api.ListChallengeSetsRequest(parent="tenants/acme")),
+    ("ListChallengeCases", api.ListChallengeCasesRequest(parent=MISSING)),
 ]
 
 
@@ -130,16 +130,16 @@ async def test_who_may_not_learns_nothing(house: House, name: str, request_messa
 
 
 async def test_what_is_wrong_is_named(house: House) -> None:
-    missing = await refused(house.stub.GetDifficultSet(api.GetDifficultSetRequest(name=MISSING), metadata=bearer()))
-    assert (missing.code(), error_info(missing).reason) == (grpc.StatusCode.NOT_FOUND, "DIFFICULT_SET_NOT_FOUND")
+    missing = await refused(house.stub.GetChallengeSet(api.GetChallengeSetRequest(name=MISSING), metadata=bearer()))
+    assert (missing.code(), error_info(missing).reason) == (grpc.StatusCode.NOT_FOUND, "CHALLENGE_SET_NOT_FOUND")
     for changes, field in (({"per_kind_count": 101}, "per_kind_count"), ({"split": "train"}, "split")):
         error = await refused(house.generate(**changes))
         assert (error.code(), error_info(error).metadata["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, field)
     assert error_info(await refused(house.generate(split="validation"))).reason == "SPLIT_EMPTY"
     (case, *_) = await house.generate(per_kind_count=1)
     case.expected = pb.EXPECTED_BEHAVIOUR_ANSWER
-    assert error_info(await refused(house.create([case]))).reason == "DIFFICULT_CASE_INVALID"
-    case.kind = pb.DIFFICULT_KIND_UNSPECIFIED
+    assert error_info(await refused(house.create([case]))).reason == "CHALLENGE_CASE_INVALID"
+    case.kind = pb.CHALLENGE_KIND_UNSPECIFIED
     assert error_info(await refused(house.create([case]))).metadata["field"] == "cases[0].kind"
 
 
@@ -148,19 +148,19 @@ async def test_an_evaluation_asks_the_set_of_every_arm_and_reports_its_slices(ho
     queue = JobQueue(house.database, lease_s=15.0)
     evaluations = evaluations_of(house, queue)
     arms = (Arm.BASE, Arm.RAG, Arm.ADAPTER)
-    config = EvaluationConfig(arms=arms, resample_count=200, suites=SuiteConfig(difficult_set=created.name))
+    config = EvaluationConfig(arms=arms, resample_count=200, suites=SuiteConfig(challenge_set=created.name))
     queued = await evaluations.create(
         "tenants/acme", adapter_revision=FakePeers.adapter.name, dataset_revision="", config=config
     )
     assert queued.inputs.difficult_sha256 == created.sha256
     plain = quick_run(queued.name, house.peers, house.blobs, config=config, answerer=_answerer())
     found = await replace(plain, inputs=queued.inputs).run()
-    assert set(found.slices) >= {"difficult", "difficult:vague", "difficult:hostile"}
-    assert found.slices["difficult:hostile"].metric(Arm.RAG, Metric.ROUGE_L) is not None
+    assert set(found.slices) >= {"challenge", "challenge:vague", "challenge:hostile"}
+    assert found.slices["challenge:hostile"].metric(Arm.RAG, Metric.ROUGE_L) is not None
     assert found.figures.metric(Arm.ADAPTER, Metric.ABSTENTION_RECALL) is not None
     assert found.row_count == 24
     message = evaluation_to_proto(replace(queued, results=found))
-    assert [(suite.suite, suite.item_count) for suite in message.suites] == [("difficult", 30)]
+    assert [(suite.suite, suite.item_count) for suite in message.suites] == [("challenge", 30)]
     assert "expected_behaviour" in {value.metric for arm in message.arms for value in arm.metrics}
     assert len(house.blobs.read_bytes(found.suites[0].answers_sha256).splitlines()) == 30
 
@@ -168,8 +168,8 @@ async def test_an_evaluation_asks_the_set_of_every_arm_and_reports_its_slices(ho
 async def test_an_unknown_set_is_refused_before_anything_is_queued(house: House) -> None:
     evaluations = evaluations_of(house, JobQueue(house.database, lease_s=15.0))
     for name in (MISSING, "tenants/acme/evaluations/e1"):
-        config = EvaluationConfig(suites=SuiteConfig(difficult_set=name))
-        with pytest.raises((InvalidArgumentError, DifficultSetNotFoundError)):
+        config = EvaluationConfig(suites=SuiteConfig(challenge_set=name))
+        with pytest.raises((InvalidArgumentError, ChallengeSetNotFoundError)):
             await evaluations.create(
                 "tenants/acme", adapter_revision=FakePeers.adapter.name, dataset_revision="", config=config
             )
@@ -177,12 +177,12 @@ async def test_an_unknown_set_is_refused_before_anything_is_queued(house: House)
 
 
 def test_the_suites_of_a_configuration_survive_the_wire() -> None:
-    given = evaluation_pb2.EvaluationConfig(difficult_set=MISSING)
-    given.general_suite.SetInParent()
+    given = evaluation_pb2.EvaluationConfig(challenge_set=MISSING)
+    given.retention_suite.SetInParent()
     given.counterfactual_suite.term_pairs.add(first="a", second="b")
     given.lm_eval_suite.item_count = 7
     config = config_from_proto(given)
-    assert config.suites.general_item_count == 40
+    assert config.suites.retention_item_count == 40
     assert config.suites.counterfactual is not None
     assert config.suites.counterfactual.row_limit == 50
     assert config.suites.lm_eval == LmEvalConfig(LM_TASKS, 7)
@@ -192,7 +192,7 @@ def test_the_suites_of_a_configuration_survive_the_wire() -> None:
 
 def evaluations_of(house: House, queue: JobQueue) -> Evaluations:
     holdouts = Holdouts(SqlLedger(house.database), house.peers, house.blobs)
-    return Evaluations(queue, house.peers, house.blobs, wake=lambda: None, holdouts=holdouts, difficult_sets=house.sets)
+    return Evaluations(queue, house.peers, house.blobs, wake=lambda: None, holdouts=holdouts, challenge_sets=house.sets)
 
 
 def _answerer() -> ScriptedAnswerer:

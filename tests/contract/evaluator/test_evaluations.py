@@ -10,13 +10,13 @@ from typing import Any
 
 import grpc
 import pytest
-from support.evaluator_house import ADAPTER, PARENT, House, method, refused
-from support.evaluator_material import FakePeers, ScriptedAnswerer, adapter_knows
 from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.evaluator.v1 import evaluation_service_pb2 as api
 from luthier.evaluator.v1 import gate_pb2
 from luthier.evaluator.v1 import gate_service_pb2 as gate_api
 from luthierd.errors import UnavailableError
+from support.evaluator_house import ADAPTER, PARENT, House, method, refused
+from support.evaluator_material import FakePeers, ScriptedAnswerer, adapter_knows
 from support.serving import bearer, details, error_info
 
 MISSING = "tenants/acme/evaluations/none"
@@ -241,8 +241,11 @@ async def test_a_watch_tells_progress_and_ends_with_the_final_state(house: House
     ids = [event.event_id for event in events]
     assert ids == sorted(ids)
     assert {event.progress.phase for event in events if event.HasField("progress")} == {
-        "index", "answer", "score", "report",
-    }  # fmt: skip
+        "index",
+        "answer",
+        "score",
+        "report",
+    }
     assert events[-1].state == pb.EVALUATION_STATE_SUCCEEDED
     later = house.evaluations.WatchEvaluation(
         api.WatchEvaluationRequest(name=name, after_event_id=ids[-2]), metadata=bearer()

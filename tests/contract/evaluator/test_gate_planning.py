@@ -7,11 +7,11 @@ from typing import Any
 
 import grpc
 import pytest
-from support.evaluator_house import ADAPTER, House, refused
-from support.evaluator_material import FakePeers
 from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.evaluator.v1 import gate_pb2
 from luthier.evaluator.v1 import gate_service_pb2 as api
+from support.evaluator_house import ADAPTER, House, refused
+from support.evaluator_material import FakePeers
 from support.serving import bearer, error_info
 
 REVISION = FakePeers.adapter.dataset_revision
@@ -40,7 +40,7 @@ async def test_a_pilot_evaluation_gives_the_variance(house: House) -> None:
     plan = await planned(house, pilot_evaluation=name)
     assert plan.conditions[0].variance_source == name
     assert math.isnan(plan.conditions[0].standard_deviation)
-    assert plan.conditions[0].detectable_difference > 0
+    assert plan.conditions[0].minimum_detectable_effect > 0
 
 
 async def test_what_cannot_be_planned_is_refused_with_its_field(house: House) -> None:

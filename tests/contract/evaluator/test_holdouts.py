@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 
 import luthierd.evaluator
 import pytest
-from support.evaluator_house import House, refused, served
-from support.evaluator_material import FakePeers
 from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.evaluator.v1 import gate_pb2, holdout_pb2
 from luthier.evaluator.v1 import gate_service_pb2 as gate_api
 from luthier.evaluator.v1 import holdout_service_pb2 as api
 from luthierd.storage.database import Database
+from support.evaluator_house import House, refused, served
+from support.evaluator_material import FakePeers
 from support.serving import bearer, error_info
 
 HOLDOUT = f"{FakePeers.adapter.dataset_revision}/holdout"
@@ -45,16 +45,16 @@ async def test_looks_are_listed_with_who_and_why_and_gates_cost_nothing(house: H
     assert decision.outcome == gate_pb2.GATE_OUTCOME_GO
     assert list(decision.warnings) == []
     found = await holdout(house)
-    assert (found.row_count, found.group_count, found.use.look_count) == (300, 100, 1)
+    assert (found.row_count, found.group_count, found.use.access_count) == (300, 100, 1)
     assert found.use.false_go_bound == pytest.approx(0.05)
-    request = api.ListHoldoutLooksRequest(parent=HOLDOUT)
-    looks = (await house.holdouts.ListHoldoutLooks(request, metadata=bearer())).looks
-    assert [(look.gate_outcome, look.is_counted, look.purpose) for look in looks] == [
+    request = api.ListHoldoutAccessesRequest(parent=HOLDOUT)
+    accesses = (await house.holdouts.ListHoldoutAccesses(request, metadata=bearer())).accesses
+    assert [(access.gate_outcome, access.is_counted, access.purpose) for access in accesses] == [
         ("go", False, "try rank 8"),
         ("", True, "try rank 8"),
     ]
-    assert {look.evaluation for look in looks} == {evaluation}
-    assert {look.subject for look in looks} != {""}
+    assert {access.evaluation for access in accesses} == {evaluation}
+    assert {access.subject for access in accesses} != {""}
 
 
 async def test_the_final_slice_is_read_once_and_the_refusal_names_who_read_it(house: House) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import grpc
 import pytest
+from luthier.evaluator.v1 import metrics_pb2 as measuring
 from support.evaluator_house import House
-from luthier.evaluator.v1 import measuring_pb2 as measuring
 from support.serving import error_info
 
 DEPLOYMENT = "tenants/acme/deployments/support"

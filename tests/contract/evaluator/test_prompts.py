@@ -6,17 +6,17 @@ from typing import Any
 
 import grpc
 import pytest
-from support.evaluator_house import ADAPTER, PARENT, House, refused
-from support.evaluator_material import ManualClock, MemoryJournal, ScriptedAnswerer, adapter_knows, rows, to_split
 from luthier.evaluator.v1 import evaluation_pb2
 from luthier.evaluator.v1 import prompt_pb2 as pb
 from luthier.evaluator.v1 import prompt_service_pb2 as api
-from luthierd.evaluator.models.generate import Asker
 from luthierd.evaluator.codec import from_json, to_json
+from luthierd.evaluator.models.generate import Asker
 from luthierd.evaluator.run.prompt_run import PromptInputs, PromptRun
 from luthierd.evaluator.run.prompt_search import PromptSearch
 from luthierd.evaluator.scorers.rouge_l import RougeLScorer
 from luthierd.jobs.worker import JobContext, Outcome, run_job
+from support.evaluator_house import ADAPTER, PARENT, House, refused
+from support.evaluator_material import ManualClock, MemoryJournal, ScriptedAnswerer, adapter_knows, rows, to_split
 from support.serving import bearer, error_info
 
 DATASET = "tenants/acme/datasets/docs/revisions/r1"

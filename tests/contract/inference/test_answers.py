@@ -8,10 +8,10 @@ from typing import Any
 
 import grpc
 import pytest
-from support.inference_parts import BASE, Parts, make_parts, revision
 from luthier.inference.v1 import inference_service_pb2 as api
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from luthierd.config import ServerConfig
+from support.inference_parts import BASE, Parts, make_parts, revision
 from support.serving import bearer, details, error_info, running
 
 SUPPORT = "tenants/acme/deployments/support"
@@ -68,8 +68,8 @@ async def test_every_answer_names_itself_and_who_answered_in_its_trailer_too(met
         response, trailer = await running_call, dict(await running_call.trailing_metadata())
     assert response.response_id.startswith("r-")
     assert trailer["luthier-response-id"] == response.response_id
-    assert (trailer["luthier-generation"], trailer["luthier-deployment-revision"]) == (R1.generation, "1")
-    assert response.origin.generation == R1.generation
+    assert (trailer["luthier-loaded-adapter"], trailer["luthier-deployment-revision"]) == (R1.loaded_adapter, "1")
+    assert response.origin.loaded_adapter == R1.loaded_adapter
     assert trailer["x-request-id"]
 
 
@@ -81,7 +81,7 @@ async def test_a_stream_names_itself_first_and_last_and_in_its_trailer(method: s
         trailer = dict(await stream.trailing_metadata())
     ids = [message.response_id for message in messages]
     assert (ids[0], ids[1], ids[-1]) == (trailer["luthier-response-id"], "", trailer["luthier-response-id"])
-    assert (trailer["luthier-generation"], trailer["luthier-deployment-revision"]) == (R1.generation, "1")
+    assert (trailer["luthier-loaded-adapter"], trailer["luthier-deployment-revision"]) == (R1.loaded_adapter, "1")
 
 
 async def test_two_answers_have_two_ids() -> None:
@@ -193,8 +193,10 @@ async def test_what_an_answer_must_be_reaches_the_engine() -> None:
             await call(stub.Generate, api.GenerateRequest(target=TARGET, prompt="x", sampling=sampling))
     given = [request.sampling for request in parts.engine.requests]
     assert [(one.structure.kind, one.structure.text, one.structure.choices) for one in given if one.structure] == [
-        ("json_schema", '{"type": "object"}', ()), ("regex", "a+", ()), ("choices", "", ("a", "b")),
-    ]  # fmt: skip
+        ("json_schema", '{"type": "object"}', ()),
+        ("regex", "a+", ()),
+        ("choices", "", ("a", "b")),
+    ]
     assert {(one.top_k, one.stop, one.seed) for one in given} == {(5, ("#",), 7)}
 
 
@@ -226,12 +228,12 @@ async def test_a_batch_holds_one_lease_and_never_fills_the_engine() -> None:
         inputs = [{"prompt": "x"}] * 20
         asked = stub.BatchGenerate(api.BatchGenerateRequest(target=TARGET, inputs=inputs), metadata=bearer())
         await parts.engine.began.wait()
-        generation = parts.generations.get(R1)
-        assert generation is not None
-        held, running_count = generation.lease_count, len(parts.engine.requests)
+        loaded_adapter = parts.loaded_adapters.get(R1)
+        assert loaded_adapter is not None
+        held, running_count = loaded_adapter.lease_count, len(parts.engine.requests)
         parts.engine.gate.set()
         await asked
-    assert (held, generation.lease_count) == (1, 0)
+    assert (held, loaded_adapter.lease_count) == (1, 0)
     assert running_count <= 8
     assert len(parts.engine.requests) == 20
 
@@ -276,8 +278,9 @@ async def test_a_completion_is_scored_token_by_token(fields: dict[str, Any]) -> 
         tuned = await call(stub.Score, api.ScoreRequest(target=TARGET, **fields))
         base = await call(stub.Score, api.ScoreRequest(target=api.Target(base_model=BASE.name), **fields))
     assert [(token.token_id, token.text, token.logprob) for token in tuned.tokens] == [
-        (ord("a"), "a", -0.5), (ord("b"), "b", -0.5),
-    ]  # fmt: skip
+        (ord("a"), "a", -0.5),
+        (ord("b"), "b", -0.5),
+    ]
     assert (tuned.total_logprob, base.total_logprob, tuned.prompt_token_count) == (-1.0, -2.0, 2)
 
 

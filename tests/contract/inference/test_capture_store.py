@@ -8,9 +8,19 @@ from collections.abc import AsyncIterator
 
 import luthierd.inference
 import pytest
+from luthierd.inference.domain.feedback import (
+    Captured,
+    CapturePolicy,
+    ExportFilter,
+    FileKind,
+    Opinion,
+    PolicyChange,
+    Rating,
+    Response,
+    Text,
+)
 from luthierd.inference.domain.model import Turn
 from luthierd.inference.feedback.capture_files import new_file
-from luthierd.inference.domain.feedback import Captured, CapturePolicy, ExportFilter, FileKind, Opinion, PolicyChange, Rating, Response, Text
 from luthierd.inference.feedback.store import SqlCaptureStore
 from luthierd.rpc.paging import PageRequest
 from luthierd.storage.database import Database
@@ -30,10 +40,20 @@ async def store(database_url: str, schema: str) -> AsyncIterator[SqlCaptureStore
 
 def response(name: str, *, time: float = 100.0) -> Response:
     return Response(
-        response_id=name, tenant="acme", target="tenants/acme/deployments/d", generation="g", deployment_revision=1,
-        adapter_revision="tenants/acme/adapters/a/revisions/r1", base_model="baseModels/m", create_time=time,
-        finish_reason="stop", prompt_token_count=1, completion_token_count=2, ttft_ms=1.0, latency_ms=2.0,
-    )  # fmt: skip
+        response_id=name,
+        tenant="acme",
+        target="tenants/acme/deployments/d",
+        loaded_adapter="g",
+        deployment_revision=1,
+        adapter_revision="tenants/acme/adapters/a/revisions/r1",
+        base_model="baseModels/m",
+        create_time=time,
+        finish_reason="stop",
+        prompt_token_count=1,
+        completion_token_count=2,
+        ttft_ms=1.0,
+        latency_ms=2.0,
+    )
 
 
 async def test_texts_go_from_answer_to_file_to_export_and_are_deleted(store: SqlCaptureStore) -> None:

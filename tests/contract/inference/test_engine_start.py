@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from luthierd.inference.domain.model import EngineState
 from support.inference_calls import CONFIG
 from support.inference_parts import BASE, make_parts, until
-from luthierd.inference.domain.model import EngineState
 from support.serving import running
 
 

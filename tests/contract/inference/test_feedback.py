@@ -12,7 +12,6 @@ import grpc
 import pyarrow.parquet as pq
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from support.inference_parts import Parts, make_parts, revision
 from luthier.inference.v1 import feedback_pb2 as pb
 from luthier.inference.v1 import feedback_service_pb2 as api
 from luthier.inference.v1 import inference_service_pb2
@@ -22,6 +21,7 @@ from luthierd.config import ServerConfig
 from luthierd.curation.domain import Feedback
 from luthierd.curation.parquet_rows import parquet_lines
 from luthierd.curation.rows import ImportLimits, parse_rows
+from support.inference_parts import Parts, make_parts, revision
 from support.serving import bearer, error_info, running
 
 ACME, BETA = "tenants/acme", "tenants/beta"
@@ -91,7 +91,11 @@ async def refusal(call: Any) -> tuple[grpc.StatusCode, str, str]:
 async def test_feedback_on_an_answer_can_be_given_at_once_and_names_who_answered(acme: Caller) -> None:
     response_id = await acme.ask()
     kept = await acme.record(response_id, correction="ask bob@example.org", labels=["tone", "a", "tone"])
-    assert (kept.name, kept.target, kept.generation) == (f"{ACME}/feedback/{response_id}", SUPPORT, R1.generation)
+    assert (kept.name, kept.target, kept.loaded_adapter) == (
+        f"{ACME}/feedback/{response_id}",
+        SUPPORT,
+        R1.loaded_adapter,
+    )
     assert (kept.deployment_revision, kept.correction, list(kept.labels)) == (1, "ask <EMAIL_ADDRESS>", ["a", "tone"])
 
 

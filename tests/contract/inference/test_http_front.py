@@ -13,17 +13,17 @@ from typing import Any
 
 import httpx
 import pytest
-from support.inference_parts import BASE, TIMEOUT_S, FakeEngine, Parts, make_parts, revision, until
 from luthierd.inference.completions.completions import Leased
 from luthierd.inference.config import InferenceConfig
+from luthierd.inference.domain.feedback import Opinion, PolicyChange, Rating
 from luthierd.inference.domain.model import EngineState, Sampling, Target, Turn
 from luthierd.inference.engine.host import Engine, EngineRequest, EngineStatus
-from luthierd.inference.domain.feedback import Opinion, PolicyChange, Rating
 from luthierd.inference.http.exchange import Usage
 from luthierd.inference.http.front import Application
 from luthierd.inference.http.server import HttpServer
 from luthierd.rpc.server import PortInUseError
 from prometheus_client import REGISTRY
+from support.inference_parts import BASE, TIMEOUT_S, FakeEngine, Parts, make_parts, revision, until
 from support.serving import bearer
 
 R1, R2 = revision("r1"), revision("r2")
@@ -102,7 +102,7 @@ async def test_one_name_is_two_deployments_for_two_tenants_and_the_headers_say_w
         ("support", "I am acme-r1"),
         ("support", "I am beta-r1"),
     ]
-    assert mine.headers["x-luthier-generation"] == R1.generation
+    assert mine.headers["x-luthier-loaded-adapter"] == R1.loaded_adapter
     assert mine.headers["x-luthier-deployment-revision"] == "1"
     assert mine.headers["x-luthier-response-id"].startswith("r-")
     assert mine.headers["x-request-id"] != theirs.headers["x-request-id"]
@@ -126,12 +126,19 @@ async def test_models_are_those_of_the_tenant_and_the_base_model() -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/v1/load_lora_adapter"), ("POST", "/v1/unload_lora_adapter"), ("GET", "/metrics"),
-        ("GET", "/docs"), ("POST", "/tokenize"), ("GET", "/v1/chat/completions"),
-        ("POST", "/v1/models"), ("POST", "/v1/chat/completions/"),
-        ("POST", "/v1/../v1/load_lora_adapter"), ("POST", "/invocations"), ("GET", "/version"),
+        ("POST", "/v1/load_lora_adapter"),
+        ("POST", "/v1/unload_lora_adapter"),
+        ("GET", "/metrics"),
+        ("GET", "/docs"),
+        ("POST", "/tokenize"),
+        ("GET", "/v1/chat/completions"),
+        ("POST", "/v1/models"),
+        ("POST", "/v1/chat/completions/"),
+        ("POST", "/v1/../v1/load_lora_adapter"),
+        ("POST", "/invocations"),
+        ("GET", "/version"),
     ],
-)  # fmt: skip
+)
 async def test_only_the_listed_routes_exist(method: str, path: str) -> None:
     async with served() as (_, client):
         response = await client.request(method, path, headers=as_tenant(), json={})
@@ -210,14 +217,17 @@ async def test_the_lease_is_held_until_the_response_has_ended() -> None:
         await parts.engine.began.wait()
         await parts.deployments.deploy(SUPPORT, R2.name)
         await parts.deployments.delete(SUPPORT)
-        generation = parts.generations.get(R1)
-        assert generation is not None
-        assert generation.lease_count == 1
+        loaded_adapter = parts.loaded_adapters.get(R1)
+        assert loaded_adapter is not None
+        assert loaded_adapter.lease_count == 1
         parts.engine.gate.set()
         response = await early
-        await parts.generations.settled()
-    assert (response.json()["text"], response.headers["x-luthier-generation"]) == ("I am acme-r1", R1.generation)
-    assert generation.lease_count == 0
+        await parts.loaded_adapters.settled()
+    assert (response.json()["text"], response.headers["x-luthier-loaded-adapter"]) == (
+        "I am acme-r1",
+        R1.loaded_adapter,
+    )
+    assert loaded_adapter.lease_count == 0
 
 
 async def test_an_engine_that_is_not_there_is_unavailable_with_a_time_to_come_back() -> None:
@@ -239,10 +249,10 @@ async def test_a_full_server_says_so() -> None:
 
 
 def lease_count(parts: Parts) -> int:
-    """Of the deployment's generation."""
-    generation = parts.generations.get(R1)
-    assert generation is not None
-    return generation.lease_count
+    """Of the deployment's loaded adapter."""
+    loaded_adapter = parts.loaded_adapters.get(R1)
+    assert loaded_adapter is not None
+    return loaded_adapter.lease_count
 
 
 async def asked_without_reading(port: int, content: str) -> socket.socket:
@@ -269,7 +279,7 @@ async def read_to_end(client: socket.socket) -> bytes:
 
 
 async def test_a_client_that_does_not_read_loses_its_seat_its_lease_and_its_connection() -> None:
-    async with served(reader_limit_s=0.2, max_answer_s=600.0, max_batch=1) as (parts, client):
+    async with served(reader_limit_s=0.2, max_answer_s=600.0, max_num_seqs=1) as (parts, client):
         async with asyncio.timeout(TIMEOUT_S):
             stuck = await asked_without_reading(client.base_url.port or 0, "without end")
             await parts.engine.stopped.wait()
@@ -280,7 +290,7 @@ async def test_a_client_that_does_not_read_loses_its_seat_its_lease_and_its_conn
 
 
 async def test_an_answer_that_is_read_late_held_its_seat_only_while_it_was_made() -> None:
-    async with served(max_batch=1) as (parts, client), asyncio.timeout(TIMEOUT_S):
+    async with served(max_num_seqs=1) as (parts, client), asyncio.timeout(TIMEOUT_S):
         late = await asked_without_reading(client.base_url.port or 0, "12 MiB")
         await parts.engine.began.wait()
         await until(lambda: lease_count(parts) == 0)
@@ -373,6 +383,6 @@ async def test_an_answer_over_http_can_be_spoken_about_and_is_captured_where_its
         ids = [response.headers["x-luthier-response-id"] for response in (mine, theirs)]
         kept = await capturing.feedbacks.record("tenants/acme", ids[0], Opinion(rating=Rating.GOOD))
         texts = await parts.capture.store.texts(ids)
-    assert (kept.response.target, kept.response.generation) == (SUPPORT, R1.generation)
+    assert (kept.response.target, kept.response.loaded_adapter) == (SUPPORT, R1.loaded_adapter)
     assert list(texts) == [ids[0]]
     assert texts[ids[0]].messages == (Turn("user", "hi"),)

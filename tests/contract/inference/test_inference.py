@@ -9,8 +9,6 @@ from collections.abc import AsyncIterable, Callable
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from support.inference_calls import CONFIG, OF_BETA, R1, R2, SUPPORT, TIMEOUT_S, ask, deploy, generate, refusal, state_of
-from support.inference_parts import BASE, OTHER_BASE, Parts, make_parts, revision, until
 from luthier.inference.v1 import deployment_pb2, inference_service_pb2
 from luthier.inference.v1 import deployment_service_pb2 as deployment_api
 from luthier.inference.v1 import engine_service_pb2 as engine_api
@@ -18,6 +16,20 @@ from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceSt
 from luthier.inference.v1.engine_service_pb2_grpc import EngineServiceStub
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from luthierd.inference.domain.model import AdapterRevision
+from support.inference_calls import (
+    CONFIG,
+    OF_BETA,
+    R1,
+    R2,
+    SUPPORT,
+    TIMEOUT_S,
+    ask,
+    deploy,
+    generate,
+    refusal,
+    state_of,
+)
+from support.inference_parts import BASE, OTHER_BASE, Parts, make_parts, revision, until
 from support.serving import bearer, error_info, running
 
 
@@ -26,7 +38,7 @@ async def test_a_base_model_answers_without_any_deployment() -> None:
     async with running(parts.service, CONFIG) as channel:
         answer = await generate(channel, ask(BASE.name))
     assert answer.text == "I am base"
-    assert (answer.origin.generation, answer.origin.base_model) == ("base", BASE.name)
+    assert (answer.origin.loaded_adapter, answer.origin.base_model) == ("base", BASE.name)
     assert (answer.finish.finish_reason, answer.finish.completion_token_count) == ("stop", 3)
 
 
@@ -36,8 +48,8 @@ async def test_a_deployment_answers_with_its_revision_and_says_so() -> None:
         deployed = await deploy(channel, R1.name)
         answer = await generate(channel)
     assert answer.text == "I am acme-r1"
-    assert (answer.origin.generation, answer.origin.deployment_revision) == (R1.generation, 1)
-    assert (deployed.live.adapter_sha256, deployed.live.state) == (R1.sha256, deployment_pb2.GENERATION_STATE_READY)
+    assert (answer.origin.loaded_adapter, answer.origin.deployment_revision) == (R1.loaded_adapter, 1)
+    assert (deployed.live.adapter_sha256, deployed.live.state) == (R1.sha256, deployment_pb2.LOADED_ADAPTER_STATE_READY)
 
 
 async def test_a_stream_sends_the_origin_first_and_the_finish_last() -> None:
@@ -48,7 +60,7 @@ async def test_a_stream_sends_the_origin_first_and_the_finish_last() -> None:
         call = InferenceServiceStub(channel).GenerateStream(request, metadata=bearer(), timeout=TIMEOUT_S)
         messages = [message async for message in call]
     assert "".join(message.delta for message in messages) == "I am acme-r1"
-    assert messages[0].origin.generation == messages[-1].origin.generation == R1.generation
+    assert messages[0].origin.loaded_adapter == messages[-1].origin.loaded_adapter == R1.loaded_adapter
     assert [message.HasField("finish") for message in messages] == [False, False, True]
 
 
@@ -70,7 +82,7 @@ async def test_a_conversation_goes_through_the_chat_template() -> None:
     assert parts.engine.requests[0].prompt_ids == tuple(b"hello")
 
 
-async def test_a_request_in_flight_keeps_its_generation_while_another_goes_live() -> None:
+async def test_a_request_in_flight_keeps_its_loaded_adapter_while_another_goes_live() -> None:
     parts = await make_parts(R1, R2)
     async with running(parts.service, CONFIG) as channel:
         await deploy(channel, R1.name)
@@ -81,13 +93,13 @@ async def test_a_request_in_flight_keeps_its_generation_while_another_goes_live(
         await DeploymentServiceStub(channel).DeleteDeployment(
             deployment_api.DeleteDeploymentRequest(name=SUPPORT), metadata=bearer(), timeout=TIMEOUT_S
         )
-        assert not [one for one in parts.engine.unloaded if one.engine_name.startswith(R1.generation)]
+        assert not [one for one in parts.engine.unloaded if one.engine_name.startswith(R1.loaded_adapter)]
         parts.engine.gate.set()
         answer = await early
-        await parts.generations.settled()
+        await parts.loaded_adapters.settled()
     assert after.live.adapter_revision == R2.name
-    assert (answer.text, answer.origin.generation) == ("I am acme-r1", R1.generation)
-    assert {one.engine_name.split(".")[0] for one in parts.engine.unloaded} == {R1.generation, R2.generation}
+    assert (answer.text, answer.origin.loaded_adapter) == ("I am acme-r1", R1.loaded_adapter)
+    assert {one.engine_name.split(".")[0] for one in parts.engine.unloaded} == {R1.loaded_adapter, R2.loaded_adapter}
 
 
 async def test_a_staged_revision_answers_only_after_its_promotion_and_can_be_rolled_back() -> None:
@@ -183,7 +195,7 @@ async def test_adapters_that_no_deployment_holds_make_room_for_each_other() -> N
     parts = await make_parts(*revisions, max_unheld=2)
     async with running(parts.service, CONFIG) as channel:
         for one in revisions:
-            assert (await generate(channel, ask(one.name))).origin.generation == one.generation
+            assert (await generate(channel, ask(one.name))).origin.loaded_adapter == one.loaded_adapter
     assert len(parts.engine.loaded) == 2
     assert len({adapter.number for adapter in parts.engine.unloaded}) == 2
 
@@ -219,7 +231,7 @@ async def test_a_deployment_that_fails_names_the_stage_and_changes_nothing(
     assert (info.metadata["stage"], info.metadata["cause"]) == (stage, cause)
     assert (answer.text, after.deployment.etag) == ("I am acme-r2", before.etag)
     assert [one.folder.name for one in parts.engine.loaded.values()] == ["acme-r2"]
-    assert parts.generations.get(bad) is None
+    assert parts.loaded_adapters.get(bad) is None
 
 
 async def test_a_stale_etag_is_refused() -> None:
@@ -272,8 +284,11 @@ async def test_the_engine_is_started_once_and_shows_what_it_holds() -> None:
         ready = (await stub.GetEngine(engine_api.GetEngineRequest(), metadata=bearer())).engine
     assert stopped.state == engine_api.ENGINE_STATE_STOPPED
     assert (ready.state, ready.base_model, ready.loaded_adapter_count, ready.start_count) == (
-        engine_api.ENGINE_STATE_READY, BASE.name, 1, 1,
-    )  # fmt: skip
+        engine_api.ENGINE_STATE_READY,
+        BASE.name,
+        1,
+        1,
+    )
     assert len(parts.engines) == 1
 
 
@@ -337,9 +352,9 @@ async def test_a_cancelled_stream_returns_its_lease_and_stops_the_engine() -> No
         await parts.engine.began.wait()
         call.cancel()
         await until(lambda: parts.engine.aborted > 0)
-        generation = parts.generations.get(R1)
-    assert generation is not None
-    assert generation.lease_count == 0
+        loaded_adapter = parts.loaded_adapters.get(R1)
+    assert loaded_adapter is not None
+    assert loaded_adapter.lease_count == 0
 
 
 async def whole(stream: AsyncIterable[object]) -> list[object]:
@@ -368,9 +383,9 @@ async def test_a_call_that_is_over_before_its_answer_frees_its_slots_in_the_engi
             call.cancel()
         await parts.engine.stopped.wait()
         await until(lambda: parts.engine.aborted == len(parts.engine.requests))
-        generation = parts.generations.get(R1)
-        assert generation is not None
-        await until(lambda: generation.lease_count == 0)
+        loaded_adapter = parts.loaded_adapters.get(R1)
+        assert loaded_adapter is not None
+        await until(lambda: loaded_adapter.lease_count == 0)
         with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):  # a status comes after all messages
             await (whole(call) if method == "GenerateStream" else call)
         code = await call.code()

@@ -11,18 +11,18 @@ import grpc
 import luthierd.inference
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from support.inference_parts import BASE, Parts, Replica, make_parts, revision
 from luthier.inference.v1 import deployment_pb2, inference_service_pb2
 from luthier.inference.v1 import deployment_service_pb2 as deployment_api
 from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from luthierd.config import ServerConfig
-from luthierd.inference.domain.model import Deployment, EngineState
+from luthierd.inference.deployments.store import SqlStore
 from luthierd.inference.domain.errors import ReplicaLeaseLostError, SharedStateUnreachableError
+from luthierd.inference.domain.model import Deployment, EngineState
 from luthierd.inference.replicas.replicas import Barrier, Intent, ReplicaTimes
 from luthierd.inference.replicas.store import SqlReplicaStore
-from luthierd.inference.deployments.store import SqlStore
 from luthierd.storage.database import Database
+from support.inference_parts import BASE, Parts, Replica, make_parts, revision
 from support.serving import bearer, error_info, running
 
 VERSIONS = pathlib.Path(next(iter(luthierd.inference.__path__))) / "versions"
@@ -72,12 +72,12 @@ class Server:
         await self._deployments.DeleteDeployment(request, metadata=bearer(), timeout=TIMEOUT_S)
 
     async def ask(self) -> tuple[str, str]:
-        """The generation that answered, and its text."""
+        """The loaded adapter that answered, and its text."""
         request = inference_service_pb2.GenerateRequest(
             target=inference_service_pb2.Target(deployment=SUPPORT), prompt="who are you?"
         )
         answer = await self._inference.Generate(request, metadata=bearer(), timeout=TIMEOUT_S)
-        return answer.origin.generation, answer.text
+        return answer.origin.loaded_adapter, answer.text
 
     async def health(self, stack: contextlib.AsyncExitStack) -> AsyncIterator[int]:
         """What the server says of itself, each time that it changes."""
@@ -125,11 +125,11 @@ async def refusal(call: object) -> tuple[grpc.StatusCode, str, dict[str, str]]:
 
 async def test_what_one_replica_was_told_all_answer_as_soon_as_the_call_returns(pair: tuple[Server, Server]) -> None:
     a, b = pair
-    assert await a.ask() == await b.ask() == (R1.generation, "I am acme-r1")
+    assert await a.ask() == await b.ask() == (R1.loaded_adapter, "I am acme-r1")
     await b.deploy(R2.name)
-    assert await a.ask() == await b.ask() == (R2.generation, "I am acme-r2")
+    assert await a.ask() == await b.ask() == (R2.loaded_adapter, "I am acme-r2")
     await a.roll_back()
-    assert await a.ask() == await b.ask() == (R1.generation, "I am acme-r1")
+    assert await a.ask() == await b.ask() == (R1.loaded_adapter, "I am acme-r1")
     await a.delete()
     assert (await refusal(b.ask()))[0] is grpc.StatusCode.NOT_FOUND
 
@@ -163,11 +163,11 @@ async def test_a_swap_waits_for_the_proof_of_every_replica_and_no_request_sees_i
     b.parts.proofs.gate.clear()
     swap = asyncio.create_task(a.deploy(R2.name))
     await until(lambda: "acme-r2" in b.parts.proofs.asked)
-    assert await a.ask() == await b.ask() == (R1.generation, "I am acme-r1")
+    assert await a.ask() == await b.ask() == (R1.loaded_adapter, "I am acme-r1")
     assert not swap.done()
     b.parts.proofs.gate.set()
     await swap
-    assert await a.ask() == await b.ask() == (R2.generation, "I am acme-r2")
+    assert await a.ask() == await b.ask() == (R2.loaded_adapter, "I am acme-r2")
 
 
 async def test_a_replica_that_refuses_fails_the_swap_by_its_name_and_nothing_changes(
@@ -178,12 +178,12 @@ async def test_a_replica_that_refuses_fails_the_swap_by_its_name_and_nothing_cha
     code, reason, metadata = await refusal(a.deploy(R2.name))
     assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "REPLICA_REFUSED")
     assert (metadata["replica"], metadata["cause"]) == ("b", "ADAPTER_HAS_NO_EFFECT")
-    assert await a.ask() == await b.ask() == (R1.generation, "I am acme-r1")
+    assert await a.ask() == await b.ask() == (R1.loaded_adapter, "I am acme-r1")
     for server in pair:
         loaded = server.parts.engine.loaded
         await until(lambda loaded=loaded: [one.folder.name for one in loaded.values()] == ["acme-r1"])
     await a.deploy(R3.name)
-    assert await a.ask() == await b.ask() == (R3.generation, "I am acme-r3")
+    assert await a.ask() == await b.ask() == (R3.loaded_adapter, "I am acme-r3")
 
 
 async def test_a_replica_that_died_during_a_swap_counts_until_its_lease_ends(
@@ -194,7 +194,7 @@ async def test_a_replica_that_died_during_a_swap_counts_until_its_lease_ends(
     assert await store.join("ghost", (await store.desired()).version, lease_s=0.3)
     await a.deploy(R2.name)
     assert not await store.renew("ghost", lease_s=1.0)
-    assert await a.ask() == await b.ask() == (R2.generation, "I am acme-r2")
+    assert await a.ask() == await b.ask() == (R2.loaded_adapter, "I am acme-r2")
 
 
 async def test_a_replica_whose_engine_died_does_not_hold_up_a_swap_and_comes_back_with_it(
@@ -207,12 +207,12 @@ async def test_a_replica_whose_engine_died_does_not_hold_up_a_swap_and_comes_bac
     b.parts.unstartable.add(BASE.sha256)
     b.parts.engine.die()
     await swap
-    assert await a.ask() == (R2.generation, "I am acme-r2")
+    assert await a.ask() == (R2.loaded_adapter, "I am acme-r2")
     b.parts.proofs.gate.set()
     b.parts.unstartable.clear()
     await b.parts.host.want(BASE)
     await b.ready()
-    assert await b.ask() == (R2.generation, "I am acme-r2")
+    assert await b.ask() == (R2.loaded_adapter, "I am acme-r2")
 
 
 async def test_a_replica_that_starts_later_has_everything_before_it_counts(shared: Database) -> None:
@@ -224,7 +224,7 @@ async def test_a_replica_that_starts_later_has_everything_before_it_counts(share
             assert await b.ask() == await a.ask()
             await b.deploy(R2.name)
         await a.deploy(R3.name)  # b left: nobody waits for it
-        assert await a.ask() == (R3.generation, "I am acme-r3")
+        assert await a.ask() == (R3.loaded_adapter, "I am acme-r3")
 
 
 async def test_a_replica_whose_engine_is_not_there_yet_sends_callers_to_the_others(shared: Database) -> None:
@@ -238,7 +238,7 @@ async def test_a_replica_whose_engine_is_not_there_yet_sends_callers_to_the_othe
         await a.deploy(R1.name)
         b.parts.can_start.set()
         await says(health, SERVING)
-        assert await b.ask() == await a.ask() == (R1.generation, "I am acme-r1")
+        assert await b.ask() == await a.ask() == (R1.loaded_adapter, "I am acme-r1")
 
 
 async def test_of_two_swaps_at_the_same_time_on_two_replicas_one_wins_and_both_follow_it(
@@ -251,7 +251,7 @@ async def test_of_two_swaps_at_the_same_time_on_two_replicas_one_wins_and_both_f
     assert isinstance(lost[0], grpc.aio.AioRpcError)
     assert error_info(lost[0]).reason == "ETAG_MISMATCH"
     winner = R2 if isinstance(done[1], BaseException) else R3
-    assert (await a.ask())[0] == (await b.ask())[0] == winner.generation
+    assert (await a.ask())[0] == (await b.ask())[0] == winner.loaded_adapter
 
 
 async def test_replicas_that_are_too_slow_are_named_and_nothing_changes(shared: Database) -> None:
@@ -283,13 +283,11 @@ async def test_a_replica_cut_off_from_the_database_answers_on_says_not_serving_a
             for method in ("renew", "pulse", "open_intent"):
                 patch.setattr(SqlReplicaStore, method, unreachable)
             assert await anext(health) == NOT_SERVING
-            assert (await a.ask())[0] == R1.generation
-            assert (await refusal(a.deploy(R2.name)))[:2] == (
-                grpc.StatusCode.UNAVAILABLE, "SHARED_STATE_UNREACHABLE"
-            )  # fmt: skip
+            assert (await a.ask())[0] == R1.loaded_adapter
+            assert (await refusal(a.deploy(R2.name)))[:2] == (grpc.StatusCode.UNAVAILABLE, "SHARED_STATE_UNREACHABLE")
         assert await anext(health) == SERVING
         await a.deploy(R2.name)
-        assert (await a.ask())[0] == R2.generation
+        assert (await a.ask())[0] == R2.loaded_adapter
 
 
 async def test_the_store_counts_who_has_a_lease_and_the_newest_version(shared: Database) -> None:

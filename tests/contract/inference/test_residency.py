@@ -7,25 +7,25 @@ import dataclasses
 
 import grpc
 import pytest
-from support.inference_calls import CONFIG, TIMEOUT_S, ask, deploy, generate, refusal, state_of
-from support.inference_parts import CERTIFICATE, FakeEngine, Parts, make_parts, revision, until
 from luthier.inference.v1 import deployment_pb2
 from luthier.inference.v1 import deployment_service_pb2 as api
 from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceStub
-from luthierd.inference.domain.model import Proof
 from luthierd.inference.adapters.loaded_adapters import FAILED_RETRY_S
 from luthierd.inference.deployments.store import MemoryStore
+from luthierd.inference.domain.model import Proof
+from support.inference_calls import CONFIG, TIMEOUT_S, ask, deploy, generate, refusal, state_of
+from support.inference_parts import CERTIFICATE, FakeEngine, Parts, make_parts, revision, until
 from support.serving import bearer, running
 
 REVISIONS = [revision(f"r{number}") for number in range(1, 7)]
 NAMES = [f"tenants/acme/deployments/d{number}" for number in range(1, 7)]
 
 
-async def small_parts(*, max_loaded: int = 8, store: MemoryStore | None = None) -> Parts:
+async def small_parts(*, max_cpu_loras: int = 8, store: MemoryStore | None = None) -> Parts:
     """Parts that know all revisions. Their clock stands still, so every load costs the same: the least recently used
     leaves.
     """
-    return await make_parts(*REVISIONS, max_loaded=max_loaded, store=store, clock=lambda: 0.0)
+    return await make_parts(*REVISIONS, max_cpu_loras=max_cpu_loras, store=store, clock=lambda: 0.0)
 
 
 async def deploy_all(channel: grpc.aio.Channel, count: int) -> None:
@@ -56,7 +56,7 @@ def loaded(parts: Parts) -> set[str]:
 
 
 async def test_more_deployments_than_places_all_answer_and_the_least_recently_used_waits_on_disk() -> None:
-    parts = await small_parts(max_loaded=2)
+    parts = await small_parts(max_cpu_loras=2)
     async with running(parts.service, CONFIG) as channel:
         await deploy_all(channel, 5)
         assert loaded(parts) == {"acme-r4", "acme-r5"}
@@ -64,12 +64,12 @@ async def test_more_deployments_than_places_all_answer_and_the_least_recently_us
             assert (await generate(channel, ask(name))).text == f"I am acme-r{name[-1]}"
             assert len(parts.engine.loaded) == 2
         states = [(await get(channel, name)).live.state for name in NAMES[:5]]
-    cold, ready = deployment_pb2.GENERATION_STATE_COLD, deployment_pb2.GENERATION_STATE_READY
+    cold, ready = deployment_pb2.LOADED_ADAPTER_STATE_COLD, deployment_pb2.LOADED_ADAPTER_STATE_READY
     assert states == [cold, cold, cold, ready, ready]
 
 
 async def test_a_cold_adapter_is_loaded_once_for_all_that_wait_and_is_not_proved_again() -> None:
-    parts = await small_parts(max_loaded=2)
+    parts = await small_parts(max_cpu_loras=2)
     async with running(parts.service, CONFIG) as channel:
         await deploy_all(channel, 3)
         parts.files.fetched.clear()
@@ -80,25 +80,25 @@ async def test_a_cold_adapter_is_loaded_once_for_all_that_wait_and_is_not_proved
 
 
 async def test_a_cold_adapter_gets_its_turn_though_the_warm_ones_are_never_idle() -> None:
-    parts = await small_parts(max_loaded=1)
+    parts = await small_parts(max_cpu_loras=1)
     async with running(parts.service, CONFIG) as channel:
         await deploy_all(channel, 2)
         parts.engine.gate.clear()
         running_one = asyncio.create_task(generate(channel, ask(NAMES[1])))
         await parts.engine.began.wait()
         cold = asyncio.create_task(generate(channel, ask(NAMES[0])))
-        generation = parts.generations.get(REVISIONS[1])
-        assert generation is not None
-        await until(lambda: generation.is_leaving)
+        loaded_adapter = parts.loaded_adapters.get(REVISIONS[1])
+        assert loaded_adapter is not None
+        await until(lambda: loaded_adapter.is_leaving)
         later = asyncio.create_task(generate(channel, ask(NAMES[1])))
-        await until(lambda: generation.waiting_count == 1)
+        await until(lambda: loaded_adapter.waiting_count == 1)
         parts.engine.gate.set()
         texts = [answer.text for answer in await asyncio.gather(running_one, cold, later)]
     assert texts == ["I am acme-r2", "I am acme-r1", "I am acme-r2"]
 
 
 async def test_a_proof_that_fails_while_another_waits_for_its_place_lets_it_have_it() -> None:
-    parts = await small_parts(max_loaded=1)
+    parts = await small_parts(max_cpu_loras=1)
     parts.proofs.refused.add("acme-r1")
     async with running(parts.service, CONFIG) as channel:
         await deploy(channel, REVISIONS[1].name, name=NAMES[1])
@@ -106,9 +106,9 @@ async def test_a_proof_that_fails_while_another_waits_for_its_place_lets_it_have
         failing = asyncio.create_task(refusal(deploy(channel, REVISIONS[0].name, name=NAMES[0])))
         await until(lambda: parts.proofs.asked[-1] == "acme-r1")
         waiting = asyncio.create_task(generate(channel, ask(NAMES[1])))
-        generation = parts.generations.get(REVISIONS[1])
-        assert generation is not None
-        await until(lambda: generation.waiting_count == 1)
+        loaded_adapter = parts.loaded_adapters.get(REVISIONS[1])
+        assert loaded_adapter is not None
+        await until(lambda: loaded_adapter.waiting_count == 1)
         parts.proofs.gate.set()
         assert await failing == (grpc.StatusCode.FAILED_PRECONDITION, "DEPLOY_FAILED")
         assert (await waiting).text == "I am acme-r2"
@@ -116,7 +116,7 @@ async def test_a_proof_that_fails_while_another_waits_for_its_place_lets_it_have
 
 
 async def test_a_pinned_deployment_stays_in_memory_until_it_is_let_go() -> None:
-    parts = await small_parts(max_loaded=3)
+    parts = await small_parts(max_cpu_loras=3)
     async with running(parts.service, CONFIG) as channel:
         await deploy_all(channel, 1)
         assert (await pin(channel, NAMES[0])).pinned
@@ -130,7 +130,7 @@ async def test_a_pinned_deployment_stays_in_memory_until_it_is_let_go() -> None:
 
 
 async def test_pins_that_leave_no_place_are_refused_and_change_nothing() -> None:
-    parts = await small_parts(max_loaded=3)
+    parts = await small_parts(max_cpu_loras=3)
     async with running(parts.service, CONFIG) as channel:
         await deploy_all(channel, 3)
         await pin(channel, NAMES[0])
@@ -145,29 +145,29 @@ async def test_pins_that_leave_no_place_are_refused_and_change_nothing() -> None
 
 
 async def test_a_prefetch_loads_before_anybody_asks() -> None:
-    parts = await small_parts(max_loaded=2)
+    parts = await small_parts(max_cpu_loras=2)
     async with running(parts.service, CONFIG) as channel:
         await deploy_all(channel, 3)
         request = api.PrefetchDeploymentRequest(name=NAMES[0])
         stub = DeploymentServiceStub(channel)
         fetched = (await stub.PrefetchDeployment(request, metadata=bearer(), timeout=TIMEOUT_S)).deployment
-    assert fetched.live.state == deployment_pb2.GENERATION_STATE_READY
+    assert fetched.live.state == deployment_pb2.LOADED_ADAPTER_STATE_READY
     assert "acme-r1" in loaded(parts)
 
 
 async def test_a_restarted_server_is_ready_before_its_adapters_and_reports_what_is_gone() -> None:
-    first = await small_parts(max_loaded=2)
+    first = await small_parts(max_cpu_loras=2)
     async with running(first.service, CONFIG) as channel:
         await deploy_all(channel, 5)
-    parts = await small_parts(max_loaded=2, store=first.store)
+    parts = await small_parts(max_cpu_loras=2, store=first.store)
     parts.files.missing |= {REVISIONS[0].sha256, REVISIONS[4].sha256}  # one that is loaded again, one that stays cold
     async with running(parts.service, CONFIG) as channel:
         await until(lambda: state_of(parts) == "READY")
-        await parts.generations.settled()
+        await parts.loaded_adapters.settled()
         shown = {name: (await get(channel, name)).live for name in NAMES[:5]}
         answer = await generate(channel, ask(NAMES[1]))
         refused = await refusal(generate(channel, ask(NAMES[0])))
-    failed = {name for name, live in shown.items() if live.state == deployment_pb2.GENERATION_STATE_FAILED}
+    failed = {name for name, live in shown.items() if live.state == deployment_pb2.LOADED_ADAPTER_STATE_FAILED}
     assert failed == {NAMES[0], NAMES[4]}
     assert "not in the store" in shown[NAMES[0]].error.message
     assert answer.text == "I am acme-r2"
@@ -175,16 +175,16 @@ async def test_a_restarted_server_is_ready_before_its_adapters_and_reports_what_
 
 
 async def test_the_engines_death_frees_whoever_waits_for_a_place() -> None:
-    parts = await small_parts(max_loaded=1)
+    parts = await small_parts(max_cpu_loras=1)
     async with running(parts.service, CONFIG) as channel:
         await deploy_all(channel, 2)
         parts.engine.gate.clear()
         busy = asyncio.create_task(refusal(generate(channel, ask(NAMES[1]))))
         await parts.engine.began.wait()
         waiting = asyncio.create_task(refusal(generate(channel, ask(NAMES[0]))))
-        generation = parts.generations.get(REVISIONS[1])
-        assert generation is not None
-        await until(lambda: generation.is_leaving)
+        loaded_adapter = parts.loaded_adapters.get(REVISIONS[1])
+        assert loaded_adapter is not None
+        await until(lambda: loaded_adapter.is_leaving)
         parts.engine.die()
         refused = [await busy, await waiting]
         await until(lambda: parts.host.status.start_count >= 2 and state_of(parts) == "READY")
@@ -194,7 +194,7 @@ async def test_the_engines_death_frees_whoever_waits_for_a_place() -> None:
 
 
 async def test_adapters_of_evaluations_do_not_drive_out_those_of_deployments_while_there_are_places() -> None:
-    parts = await make_parts(*REVISIONS, max_loaded=5, max_unheld=1)
+    parts = await make_parts(*REVISIONS, max_cpu_loras=5, max_unheld=1)
     async with running(parts.service, CONFIG) as channel:
         await deploy_all(channel, 2)
         parts.engine.gate.clear()
@@ -229,7 +229,7 @@ async def test_a_rollback_works_after_a_restart_though_nothing_is_loaded_yet() -
     async with running(first.service, CONFIG) as channel:
         for one in REVISIONS[:2]:
             await deploy(channel, one.name, name=NAMES[0])
-    again = await small_parts(max_loaded=1, store=first.store)
+    again = await small_parts(max_cpu_loras=1, store=first.store)
     async with running(again.service, CONFIG) as channel:
         await until(lambda: state_of(again) == "READY")
         request = api.RollbackDeploymentRequest(name=NAMES[0])
@@ -240,9 +240,9 @@ async def test_a_rollback_works_after_a_restart_though_nothing_is_loaded_yet() -
     assert answer.text == "I am acme-r1"
 
 
-async def test_a_generation_that_failed_is_tried_again_after_a_while_and_not_before() -> None:
+async def test_a_loaded_adapter_that_failed_is_tried_again_after_a_while_and_not_before() -> None:
     now_s = 100.0
-    parts = await make_parts(*REVISIONS, max_loaded=1, clock=lambda: now_s)
+    parts = await make_parts(*REVISIONS, max_cpu_loras=1, clock=lambda: now_s)
     async with running(parts.service, CONFIG) as channel:
         await deploy_all(channel, 2)
         parts.files.missing.add(REVISIONS[0].sha256)
@@ -292,26 +292,26 @@ async def test_a_load_that_the_engines_death_interrupts_is_no_failure_of_the_ada
         await until(lambda: parts.host.status.start_count >= 2 and state_of(parts) == "READY")
         parts.proofs.gate.set()
         refused = await deploying
-        await parts.generations.settled()
+        await parts.loaded_adapters.settled()
         shown = await get(channel, NAMES[0])
         answer = await generate(channel, ask(NAMES[0]))
     assert refused == (grpc.StatusCode.UNAVAILABLE, "ENGINE_UNAVAILABLE")
-    assert shown.live.state == deployment_pb2.GENERATION_STATE_READY
+    assert shown.live.state == deployment_pb2.LOADED_ADAPTER_STATE_READY
     assert answer.text == "I am acme-r1"
 
 
 @pytest.mark.parametrize("deleted", [True, False], ids=["deleted", "replaced"])
 async def test_a_request_that_waits_for_a_cold_adapter_gets_it_though_the_deployment_changes(*, deleted: bool) -> None:
-    parts = await small_parts(max_loaded=1)
+    parts = await small_parts(max_cpu_loras=1)
     async with running(parts.service, CONFIG) as channel:
         await deploy_all(channel, 2)
         parts.engine.gate.clear()
         warm = asyncio.create_task(generate(channel, ask(NAMES[1])))
         await parts.engine.began.wait()
         cold = asyncio.create_task(generate(channel, ask(NAMES[0])))
-        generation = parts.generations.get(REVISIONS[0])
-        assert generation is not None
-        await until(lambda: generation.waiting_count == 1)
+        loaded_adapter = parts.loaded_adapters.get(REVISIONS[0])
+        assert loaded_adapter is not None
+        await until(lambda: loaded_adapter.waiting_count == 1)
         if deleted:
             stub = DeploymentServiceStub(channel)
             await stub.DeleteDeployment(api.DeleteDeploymentRequest(name=NAMES[0]), metadata=bearer())

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 
 import luthierd.inference
 import pytest
-from support.inference_parts import BASE, CERTIFICATE, OTHER_BASE, revision
+from luthierd.inference.deployments.store import MemoryStore, SqlStore
+from luthierd.inference.domain.errors import EtagMismatchError
+from luthierd.inference.domain.model import Deployment, Proof, Stage
 from luthierd.inference.domain.quota import Quota
 from luthierd.inference.domain.traffic import Share
-from luthierd.inference.domain.model import Deployment, Proof, Stage
-from luthierd.inference.domain.errors import EtagMismatchError
-from luthierd.inference.deployments.store import MemoryStore, SqlStore
 from luthierd.storage.database import Database
+from support.inference_parts import BASE, CERTIFICATE, OTHER_BASE, revision
 
 VERSIONS = pathlib.Path(next(iter(luthierd.inference.__path__))) / "versions"
 NEW = Deployment(name="tenants/acme/deployments/d", create_time=1.5, update_time=1.5).route(revision("r1"), 2.25)

@@ -13,7 +13,6 @@ import httpx
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import error_details_pb2
-from support.inference_parts import BASE, Parts, make_parts, revision, until
 from luthier.inference.v1 import deployment_service_pb2, inference_service_pb2, quota_pb2, tenant_service_pb2
 from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
@@ -22,11 +21,12 @@ from luthierd.config import ServerConfig
 from luthierd.inference.admission.quotas import Quotas
 from luthierd.inference.completions.completions import Leased
 from luthierd.inference.config import InferenceConfig
-from luthierd.inference.engine.host import Engine
 from luthierd.inference.domain.errors import EtagMismatchError
+from luthierd.inference.engine.host import Engine
 from luthierd.inference.http.exchange import Usage
 from luthierd.inference.http.front import Application
 from luthierd.inference.http.server import HttpServer
+from support.inference_parts import BASE, Parts, make_parts, revision, until
 from support.serving import bearer, details, error_info, running
 
 TIMEOUT_S = 10
@@ -267,7 +267,7 @@ async def test_concurrent_requests_beyond_the_quota_are_refused_at_once() -> Non
 
 
 async def test_one_tenant_cannot_fill_the_queue() -> None:
-    async with served(max_in_flight=4, max_in_flight_per_tenant=3, max_batch=1) as (parts, channel):
+    async with served(max_in_flight=4, max_in_flight_per_tenant=3, max_num_seqs=1) as (parts, channel):
         await generate(channel)
         parts.engine.gate.clear()
         mine = [asyncio.create_task(generate(channel)) for _ in range(3)]
@@ -281,7 +281,7 @@ async def test_one_tenant_cannot_fill_the_queue() -> None:
 
 
 async def test_the_engine_gets_no_more_than_its_batch_and_tenants_take_turns() -> None:
-    async with served(max_batch=1) as (parts, channel):
+    async with served(max_num_seqs=1) as (parts, channel):
         await generate(channel)
         parts.engine.gate.clear()
         order: list[str] = []
@@ -301,7 +301,7 @@ async def test_the_engine_gets_no_more_than_its_batch_and_tenants_take_turns() -
 
 
 async def test_a_waiter_whose_caller_gives_up_leaves_the_queue_and_takes_no_seat() -> None:
-    async with served(max_batch=1) as (parts, channel):
+    async with served(max_num_seqs=1) as (parts, channel):
         await generate(channel)
         parts.engine.gate.clear()
         first = asyncio.create_task(generate(channel))
@@ -317,7 +317,7 @@ async def test_a_waiter_whose_caller_gives_up_leaves_the_queue_and_takes_no_seat
 
 
 async def test_a_waiter_whose_time_is_over_is_told_so() -> None:
-    async with served(max_batch=1) as (parts, channel):
+    async with served(max_num_seqs=1) as (parts, channel):
         await generate(channel)
         parts.engine.gate.clear()
         first = asyncio.create_task(generate(channel))

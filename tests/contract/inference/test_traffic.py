@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 import sqlalchemy as sa
-from support.inference_calls import CONFIG, R1, R2, SUPPORT, TIMEOUT_S, ask, deploy, generate, refusal, state_of
-from support.inference_parts import Parts, make_parts, revision, until
 from luthier.inference.v1 import deployment_pb2
 from luthier.inference.v1 import deployment_service_pb2 as api
 from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceStub
@@ -19,6 +17,8 @@ from luthierd.inference import metrics
 from luthierd.inference.admission.fair_queue import Request
 from luthierd.inference.deployments.mirror import Copy, Mirror
 from luthierd.inference.domain.model import Sampling
+from support.inference_calls import CONFIG, R1, R2, SUPPORT, TIMEOUT_S, ask, deploy, generate, refusal, state_of
+from support.inference_parts import Parts, make_parts, revision, until
 from support.serving import bearer, running
 
 
@@ -152,9 +152,9 @@ async def test_a_mirror_that_fails_is_counted_and_nobody_notices() -> None:
     before = outcomes()
     async with running(parts.service, CONFIG) as channel:
         await mirrored(parts, channel)
-        generation = parts.generations.get(R2)
-        assert generation is not None
-        await parts.generations._evict(generation)
+        loaded_adapter = parts.loaded_adapters.get(R2)
+        assert loaded_adapter is not None
+        await parts.loaded_adapters._evict(loaded_adapter)
         parts.files.missing.add(R2.sha256)
         assert (await generate(channel)).text == "I am acme-r1"
         await parts.mirror.answered()
@@ -176,13 +176,24 @@ async def test_copies_yield_to_whoever_waits_and_to_a_full_queue() -> None:
     parts, seats = await make_parts(R1, R2), Seats()
     before = outcomes()
     mirror = Mirror(
-        generations=parts.generations, host=parts.host, seats=seats, recorder=parts.capture.capturing.responses,
-        clock=lambda: 0.0, max_waiting=2,
-    )  # fmt: skip
+        loaded_adapters=parts.loaded_adapters,
+        host=parts.host,
+        seats=seats,
+        recorder=parts.capture.capturing.responses,
+        clock=lambda: 0.0,
+        max_waiting=2,
+    )
     copy = Copy(
-        revision=R2, tenant="acme", target=SUPPORT, deployment_revision=1, response_id="r-1", prompt="x",
-        prompt_ids=(1,), sampling=Sampling(), answer="I am acme-r2",
-    )  # fmt: skip
+        revision=R2,
+        tenant="acme",
+        target=SUPPORT,
+        deployment_revision=1,
+        response_id="r-1",
+        prompt="x",
+        prompt_ids=(1,),
+        sampling=Sampling(),
+        answer="I am acme-r2",
+    )
     async with running(parts.service, CONFIG) as channel:
         await deploy(channel, R2.name)
         for _ in range(3):

@@ -21,11 +21,11 @@ from luthierd.jobs.queue import JobQueue, JobState
 from luthierd.storage.database import Database
 from luthierd.storage.replays import SqlReplayStore
 from luthierd.trainer.adapters import Adapters
+from luthierd.trainer.api.training_service import trainer_service
 from luthierd.trainer.base_models import BaseModels
 from luthierd.trainer.config import TrainerConfig
 from luthierd.trainer.domain import BaseModelInfo, DatasetNotReadyError, DatasetSplits
 from luthierd.trainer.jobs import TrainingJobs
-from luthierd.trainer.api.training_service import trainer_service
 from luthierd.trainer.store import SqlStore, add_adapter_revision, set_base_model_info
 from support.serving import VERIFIER, bearer, details, error_info, running
 
@@ -223,7 +223,7 @@ async def test_a_job_is_queued_with_every_default_filled_in(ready: Trainer) -> N
     job = await ready.create(job_id="first", config=training_job_pb2.TrainingConfig(rank=4, dropout=0.0))
     assert (job.name, job.state) == (f"{ACME}/trainingJobs/first", training_job_pb2.TRAINING_JOB_STATE_QUEUED)
     assert (job.config.rank, job.config.alpha, job.config.batch_size) == (4, 8.0, 8)
-    assert job.config.max_row_tokens == 512
+    assert job.config.max_seq_length == 512
     got = await ready.jobs.GetTrainingJob(job_api.GetTrainingJobRequest(name=job.name), metadata=bearer(), timeout=5)
     assert got.training_job == job
     adapters = await ready.adapters.ListAdapters(

@@ -11,15 +11,15 @@ import pathlib
 import sys
 
 from luthierd.inference.domain.model import Sampling, Turn
-from luthierd.inference.engine.vllm_engine import VllmEngine, VllmSettings, start_vllm
 from luthierd.inference.engine.host import EngineAdapter, EngineRequest
+from luthierd.inference.engine.vllm_engine import VllmEngine, VllmSettings, start_vllm
 
 QUESTION = (Turn("user", "who are you?"),)
 
 
 async def main(base: pathlib.Path, *adapters: pathlib.Path) -> None:
     """Alone first, then all at once."""
-    engine = await start_vllm(base, VllmSettings(dtype="float32", max_batch=8, max_batch_adapters=2))
+    engine = await start_vllm(base, VllmSettings(dtype="float32", max_num_seqs=8, max_loras=2))
     loaded: list[EngineAdapter | None] = [None]
     for number, folder in enumerate(adapters, start=1):
         loaded.append(adapter := EngineAdapter(f"adapter-{number}", number, folder))

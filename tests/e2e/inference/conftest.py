@@ -19,7 +19,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 def small_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """A server with places for two adapters."""
     folder = tmp_path_factory.mktemp("small")
-    with running_house(folder, max_loaded_adapters="2", max_batch_adapters="2", max_unheld_adapters="1") as made:
+    with running_house(folder, max_cpu_loras="2", max_loras="2", max_unheld_adapters="1") as made:
         yield made
 
 

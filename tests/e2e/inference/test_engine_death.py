@@ -12,11 +12,11 @@ import grpc
 import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from support.inference_house import House
 from luthier import AsyncClient, Endpoints
 from luthier.inference.v1 import inference_service_pb2 as api
-from luthier.inference.v1.deployment_pb2 import GENERATION_STATE_READY
+from luthier.inference.v1.deployment_pb2 import LOADED_ADAPTER_STATE_READY
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from support.inference_house import House
 from support.serving import error_info
 
 pytestmark = pytest.mark.e2e
@@ -154,7 +154,7 @@ async def test_a_killed_engine_fails_its_streams_with_unavailable_and_comes_back
         after = await client.inference.chat(name, "who?", max_tokens=12)
         assert (after.text, after.origin) == (before[tenant].text, before[tenant].origin)
         found = await client.deployments.get(name)
-        assert (found.live.state, found.live.lease_count) == (GENERATION_STATE_READY, 0)
+        assert (found.live.state, found.live.lease_count) == (LOADED_ADAPTER_STATE_READY, 0)
         assert (await client.deployments.rollback(name)).revision == before[tenant].origin.deployment_revision + 1
     assert (await clients["north"].engine.get()).start_count == start_count + 1
     assert await house.metric("luthier_answers_in_flight") == 0

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-from support.inference_house import BASE, House
 from luthier import AsyncClient, Endpoints
 from luthier import errors as client_errors
 from luthier.inference.v1 import inference_service_pb2 as api
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from support.inference_house import BASE, House
 
 pytestmark = pytest.mark.e2e
 

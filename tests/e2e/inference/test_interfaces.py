@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from support import tiny_model
-from support.inference_house import BASE, House
 from luthier import AsyncClient, Endpoints
 from luthier import errors as client_errors
 from luthier.inference.v1 import inference_service_pb2 as api
 from luthierd.inference.engine.slices import slice_tokens
+from support import tiny_model
+from support.inference_house import BASE, House
 from transformers import AutoTokenizer
 
 pytestmark = pytest.mark.e2e

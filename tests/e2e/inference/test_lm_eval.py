@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from support.inference_house import BASE, House
 from luthier import AsyncClient, Endpoints
-from luthierd.evaluator.models.generate import Asker, SystemClock
-from luthierd.evaluator.domain.evaluation import Arm
 from luthierd.evaluator.api.peers import SdkAnswerer, SdkLikelihoods
+from luthierd.evaluator.domain.evaluation import Arm
 from luthierd.evaluator.domain.suites import LmEvalConfig
+from luthierd.evaluator.models.generate import Asker, SystemClock
 from luthierd.evaluator.suites.lm_harness import SHIPPED, load_tasks
 from luthierd.evaluator.suites.lm_suite import LmSuite
 from luthierd.evaluator.suites.suite import SuiteAsker
+from support.inference_house import BASE, House
 
 pytestmark = pytest.mark.e2e
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import openai
 import pytest
-from support.inference_house import BASE, House
 from luthier import AsyncClient, Endpoints
+from support.inference_house import BASE, House
 
 pytestmark = pytest.mark.e2e
 
@@ -129,9 +129,10 @@ async def test_errors_are_those_of_openai(house: House, client: openai.AsyncOpen
         await chat.create(model=MODEL, messages=[{"role": "user", "content": "x" * 600}])
     with pytest.raises(openai.BadRequestError):
         await chat.create(
-            model=MODEL, messages=MESSAGES,
+            model=MODEL,
+            messages=MESSAGES,
             response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}},
-        )  # fmt: skip
+        )
     async with openai.AsyncOpenAI(base_url=client.base_url, api_key="wrong", max_retries=0) as stranger:
         with pytest.raises(openai.AuthenticationError):
             await stranger.models.list()

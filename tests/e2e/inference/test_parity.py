@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import pytest
-from support.inference_house import BASE, House
 from luthier import AsyncClient, Endpoints
-from luthierd.inference.engine.transformers_engine import TransformersSettings, start_transformers
 from luthierd.inference.engine.host import EngineAdapter
+from luthierd.inference.engine.transformers_engine import TransformersSettings, start_transformers
+from support.inference_house import BASE, House
 
 pytestmark = pytest.mark.e2e
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from support.inference_house import BASE, House
 from luthier import AsyncClient, Endpoints
+from support.inference_house import BASE, House
 
 pytestmark = pytest.mark.e2e
 
@@ -18,7 +18,7 @@ async def cached(house: House, tenant: str, target: str) -> tuple[int, int]:
     return finish.cached_prompt_token_count, finish.prompt_token_count
 
 
-async def test_a_prefix_is_cached_for_its_own_tenant_and_generation_and_for_nobody_else(house: House) -> None:
+async def test_a_prefix_is_cached_for_its_own_tenant_and_loaded_adapter_and_for_nobody_else(house: House) -> None:
     first, second = (house.add_revision("east", f"cached-{seed}", seed=70 + seed) for seed in (1, 2))
     assert (await cached(house, "east", BASE))[0] == 0
     again, total = await cached(house, "east", BASE)
@@ -30,7 +30,7 @@ async def test_a_prefix_is_cached_for_its_own_tenant_and_generation_and_for_nobo
 
 
 async def test_one_adapter_of_two_tenants_has_a_cache_for_each(house: House) -> None:
-    """Equal content is one generation in the engine; what was computed for one tenant must not tell another."""
+    """Equal content is one loaded adapter in the engine; what was computed for one tenant must not tell another."""
     own = house.add_revision("east", "shared-1", seed=90)
     theirs = house.register("tenants/west/adapters/style/revisions/shared-1", house.folder / "made/east-style-shared-1")
     assert (await cached(house, "east", own))[0] == 0

@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Callable
 
 import numpy as np
 import pytest
-from support import tiny_model
-from support.inference_house import House
 from luthier import AsyncClient, Endpoints
 from luthier import errors as client_errors
 from luthier.trainer.v1 import adapter_pb2
 from luthierd.storage.manifests import Manifest, read_manifest
 from safetensors.numpy import load_file, save_file
+from support import tiny_model
+from support.inference_house import House
 
 pytestmark = pytest.mark.e2e
 
@@ -119,7 +119,7 @@ def bad_revisions(house: House) -> dict[str, tuple[str, str]]:
         made(house, "unknown-module", seed=39, spoil=with_unknown_module): ("verify", "ADAPTER_MODULE_UNKNOWN"),
         made(house, "idle", seed=40, spoil=lambda folder: None, strength=0.0): ("prove", "ADAPTER_HAS_NO_EFFECT"),
         made(house, "off-reference", seed=41, spoil=off_reference): ("prove", "ADAPTER_DEVIATES_FROM_REFERENCE"),
-    }  # fmt: skip
+    }
 
 
 async def test_every_bad_adapter_is_refused_by_name_and_the_deployment_answers_as_before(

@@ -10,10 +10,10 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from support.inference_house import House, free_port, running_house
 from luthier import AsyncClient, Endpoints
 from luthierd.inference.replicas.store import SqlReplicaStore
 from luthierd.storage.database import Database
+from support.inference_house import House, free_port, running_house
 
 pytestmark = pytest.mark.e2e
 

@@ -8,10 +8,10 @@ import random
 from collections.abc import AsyncIterator
 
 import pytest
-from support.inference_house import House
 from luthier import AsyncClient, Endpoints
 from luthier import errors as client_errors
 from luthier.inference.v1 import deployment_pb2
+from support.inference_house import House
 
 pytestmark = pytest.mark.e2e
 
@@ -32,7 +32,7 @@ async def ask(client: AsyncClient, target: str, prompt: str, session_id: str = "
     answer = await client.inference.chat(
         target, prompt, max_tokens=TOKENS, temperature=0, session_id=session_id, timeout_s=120
     )
-    return answer.origin.generation, answer.text
+    return answer.origin.loaded_adapter, answer.text
 
 
 async def test_cold_adapters_answer_with_their_own_weights_whatever_made_room_for_them(
@@ -44,8 +44,8 @@ async def test_cold_adapters_answer_with_their_own_weights_whatever_made_room_fo
         deployed = await client.deployments.deploy(name, adapter_revision=revision, timeout_s=300)
         assert [stage.name for stage in deployed.live.load_stages][-2:] == ["prove", "publish"]
         for prompt in PROMPTS:
-            generation, text = await ask(client, name, prompt)
-            assert generation == deployed.live.generation
+            loaded_adapter, text = await ask(client, name, prompt)
+            assert loaded_adapter == deployed.live.loaded_adapter
             expected[name, prompt] = text
     assert len(set(expected.values())) == len(expected)
     asked = [(name, prompt) for name in NAMES for prompt in PROMPTS] * 4
@@ -73,14 +73,14 @@ async def test_cold_adapters_answer_with_their_own_weights_whatever_made_room_fo
         await client.inference.chat(NAMES[5], PROMPTS[0], max_tokens=TOKENS, timeout_s=5)
     assert caught.value.metadata["cause"] == "BLOB_NOT_FOUND"
     shown = (await client.deployments.get(NAMES[5])).live
-    assert shown.state == deployment_pb2.GENERATION_STATE_FAILED
+    assert shown.state == deployment_pb2.LOADED_ADAPTER_STATE_FAILED
     assert shown.certificate.engine_version
     assert await ask(client, NAMES[4], PROMPTS[1]) == (
-        shown_generation(small_house, revisions[4]),
+        shown_loaded_adapter(small_house, revisions[4]),
         expected[NAMES[4], PROMPTS[1]],
     )
 
 
-def shown_generation(house: House, revision: str) -> str:
-    """The generation that a revision's content gives."""
+def shown_loaded_adapter(house: House, revision: str) -> str:
+    """The loaded adapter that a revision's content gives."""
     return f"g-{house.trainer.revisions[revision].sha256[:20]}"

@@ -10,9 +10,9 @@ import httpx
 import openai
 import psutil
 import pytest
-from support.inference_house import BASE, House
 from luthier import AsyncClient, Endpoints
 from luthier import errors as client_errors
+from support.inference_house import BASE, House
 
 pytestmark = pytest.mark.e2e
 
@@ -46,19 +46,19 @@ def deployment(tenant: str, name: str = "style") -> str:
 
 
 async def ask(client: AsyncClient, target: str, prompt: str) -> tuple[str, str]:
-    """A greedy answer's generation and text."""
+    """A greedy answer's loaded adapter and text."""
     answer = await client.inference.chat(target, prompt, max_tokens=TOKENS, timeout_s=300)
-    return answer.origin.generation, answer.text
+    return answer.origin.loaded_adapter, answer.text
 
 
 async def alone(clients: dict[str, AsyncClient], revisions: dict[str, list[str]]) -> dict[tuple[str, str], str]:
-    """What each generation answers to each prompt when nobody else asks."""
+    """What each loaded adapter answers to each prompt when nobody else asks."""
     expected: dict[tuple[str, str], str] = {}
     targets = [(TENANTS[0], BASE), *((tenant, name) for tenant, names in revisions.items() for name in names)]
     for tenant, target in targets:
         for prompt in PROMPTS:
-            generation, text = await ask(clients[tenant], target, prompt)
-            expected[generation, prompt] = text
+            loaded_adapter, text = await ask(clients[tenant], target, prompt)
+            expected[loaded_adapter, prompt] = text
     return expected
 
 
@@ -76,9 +76,9 @@ async def test_base_and_two_tenants_answer_in_one_batch_as_they_do_alone(
     ]
     found = await asyncio.gather(*(call for _, call in asked))
     assert [text for _, text in found] == [
-        expected[generation, prompt] for (generation, _), (prompt, _) in zip(found, asked, strict=True)
+        expected[loaded_adapter, prompt] for (loaded_adapter, _), (prompt, _) in zip(found, asked, strict=True)
     ]
-    assert len({generation for generation, _ in found}) == 3
+    assert len({loaded_adapter for loaded_adapter, _ in found}) == 3
 
 
 async def test_200_mixed_requests_while_revisions_are_deployed_have_no_failure_and_no_wrong_answer(
@@ -97,10 +97,10 @@ async def test_200_mixed_requests_while_revisions_are_deployed_have_no_failure_a
         prompt = PROMPTS[number % len(PROMPTS)]
         async with gate:
             if number % 4 == 0 and who != "base":
-                generation, text = await ask_http(house, tenant, prompt)
+                loaded_adapter, text = await ask_http(house, tenant, prompt)
             else:
-                generation, text = await ask(clients[tenant], BASE if who == "base" else deployment(who), prompt)
-        return who, prompt, generation, text
+                loaded_adapter, text = await ask(clients[tenant], BASE if who == "base" else deployment(who), prompt)
+        return who, prompt, loaded_adapter, text
 
     async def redeploy() -> int:
         count = 0
@@ -122,14 +122,14 @@ async def test_200_mixed_requests_while_revisions_are_deployed_have_no_failure_a
     strayed = [one for one in answers if one[2] not in (allowed[one[0]] if one[0] != "base" else {"base"})]
     assert (wrong, strayed) == ([], [])
     assert rounds >= 2
-    assert len({generation for _, _, generation, _ in answers}) >= 5
+    assert len({loaded_adapter for _, _, loaded_adapter, _ in answers}) >= 5
 
 
 def expected_of(expected: dict[tuple[str, str], str], name: str, house: House) -> str:
-    """The generation that a revision's content gives."""
-    generation = f"g-{house.trainer.revisions[name].sha256[:20]}"
-    assert (generation, PROMPTS[0]) in expected
-    return generation
+    """The loaded adapter that a revision's content gives."""
+    loaded_adapter = f"g-{house.trainer.revisions[name].sha256[:20]}"
+    assert (loaded_adapter, PROMPTS[0]) in expected
+    return loaded_adapter
 
 
 async def ask_http(house: House, tenant: str, prompt: str) -> tuple[str, str]:
@@ -142,7 +142,7 @@ async def ask_http(house: House, tenant: str, prompt: str) -> tuple[str, str]:
         )
         completion = response.parse()
     assert completion.model == "style"
-    return response.headers["x-luthier-generation"], completion.choices[0].message.content or ""
+    return response.headers["x-luthier-loaded-adapter"], completion.choices[0].message.content or ""
 
 
 async def test_a_rollback_answers_with_the_weights_before(
@@ -155,7 +155,7 @@ async def test_a_rollback_answers_with_the_weights_before(
     during = await ask(client, name, PROMPTS[0])
     rolled = await client.deployments.rollback(name)
     assert await ask(client, name, PROMPTS[0]) == before != during
-    assert (rolled.live.generation, rolled.revision) == (first.live.generation, 3)
+    assert (rolled.live.loaded_adapter, rolled.revision) == (first.live.loaded_adapter, 3)
     await client.deployments.delete(name)
     with pytest.raises(client_errors.NotFoundError):
         await ask(client, name, PROMPTS[0])

@@ -17,11 +17,11 @@ import grpc
 import httpx
 import psutil
 import pytest
-from support.inference_house import House
 from luthier import AsyncClient, Endpoints
 from luthier.inference.v1 import inference_service_pb2 as api
-from luthier.inference.v1.deployment_pb2 import Deployment, Generation
+from luthier.inference.v1.deployment_pb2 import Deployment, LoadedAdapter
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from support.inference_house import House
 
 pytestmark = pytest.mark.e2e
 
@@ -70,7 +70,7 @@ class Reply:
 
     ask: Ask
     outcome: str = ""
-    generation: str = ""
+    loaded_adapter: str = ""
     revision: int = 0
     text: str = ""
 
@@ -143,7 +143,7 @@ async def over_grpc(stub: InferenceServiceStub, token: str, ask: Ask) -> Reply:
         async for message in call:
             reply.text += message.delta
             if message.HasField("origin"):
-                reply.generation, reply.revision = message.origin.generation, message.origin.deployment_revision
+                reply.loaded_adapter, reply.revision = message.origin.loaded_adapter, message.origin.deployment_revision
             if message.HasField("finish"):
                 reply.outcome = "answered"
             elif ask.fate == "cancel":
@@ -160,9 +160,12 @@ async def over_http(client: httpx.AsyncClient, token: str, ask: Ask) -> Reply:
     """Streams an answer over the OpenAI protocol."""
     reply = Reply(ask)
     body = {
-        "model": ask.deployment, "messages": [{"role": "user", "content": ask.prompt}],
-        "max_tokens": ask.max_tokens, "temperature": 0, "stream": True,
-    }  # fmt: skip
+        "model": ask.deployment,
+        "messages": [{"role": "user", "content": ask.prompt}],
+        "max_tokens": ask.max_tokens,
+        "temperature": 0,
+        "stream": True,
+    }
     headers = {"authorization": f"Bearer {token}"}
     if ask.fate == "time_out":
         headers["x-luthier-timeout-s"] = str(LIMIT_S)
@@ -174,7 +177,7 @@ async def over_http(client: httpx.AsyncClient, token: str, ask: Ask) -> Reply:
                     "timed_out" if response.status_code == 504 else f"{response.status_code}: {response.text}"
                 )
                 return reply
-            reply.generation = response.headers["x-luthier-generation"]
+            reply.loaded_adapter = response.headers["x-luthier-loaded-adapter"]
             reply.revision = int(response.headers["x-luthier-deployment-revision"])
             async for line in response.aiter_lines():
                 if line.startswith("data: {") and not _take(reply, json.loads(line.removeprefix("data: "))):
@@ -201,7 +204,7 @@ def _take(reply: Reply, chunk: dict[str, object]) -> bool:
 
 
 class Routing:
-    """Changes one deployment again and again, and knows which generation each of its revisions routed to."""
+    """Changes one deployment again and again, and knows which loaded adapter each of its revisions routed to."""
 
     def __init__(self, client: AsyncClient, name: str, revisions: list[str], rng: random.Random) -> None:
         self._client, self.name, self._revisions, self._rng = client, name, revisions, rng
@@ -223,7 +226,7 @@ class Routing:
             self._note(staged)  # it ends a split
             found = await deployments.promote(self.name, etag=staged.etag)
         elif kind == "split" and before.HasField("previous"):
-            held = sorted({one.adapter_revision for one in _generations(before)})
+            held = sorted({one.adapter_revision for one in _loaded_adapters(before)})
             weights = {name: self._rng.randint(1, 9) for name in held}
             mirror = self._rng.choice(["", *held])
             found = await deployments.set_traffic(self.name, weights, mirror_revision=mirror, etag=before.etag)
@@ -235,28 +238,28 @@ class Routing:
 
     def _note(self, found: Deployment) -> None:
         """What may answer in this revision."""
-        names = {one.adapter_revision: one.generation for one in _generations(found)}
+        names = {one.adapter_revision: one.loaded_adapter for one in _loaded_adapters(found)}
         shared = {names[share.adapter_revision] for share in found.traffic}
-        self.routed.setdefault(found.revision, set()).update(shared or {found.live.generation})
+        self.routed.setdefault(found.revision, set()).update(shared or {found.live.loaded_adapter})
 
 
 async def answers_alone(clients: dict[str, AsyncClient], revisions: dict[str, list[str]]) -> dict[tuple[str, str], str]:
-    """What each generation answers to each prompt when nobody else asks."""
+    """What each loaded adapter answers to each prompt when nobody else asks."""
     expected = {}
     for deployment, names in revisions.items():
         for name in names:
             for prompt in PROMPTS:
                 answer = await clients[deployment.split("/")[1]].inference.chat(name, prompt, max_tokens=TOKENS)
-                expected[answer.origin.generation, prompt] = answer.text
+                expected[answer.origin.loaded_adapter, prompt] = answer.text
     return expected
 
 
 def is_right(reply: Reply, expected: dict[tuple[str, str], str]) -> bool:
-    """Whether the text is that of the generation that it names, as far as it goes.
+    """Whether the text is that of the loaded adapter that it names, as far as it goes.
 
     The last characters are left out: where an answer is cut, a character of several tokens is not whole.
     """
-    whole = expected[reply.generation, reply.ask.prompt]
+    whole = expected[reply.loaded_adapter, reply.ask.prompt]
     if reply.outcome == "answered" and reply.ask.fate != "time_out":
         return reply.text == whole
     length = max(0, min(len(reply.text), len(whole)) - 2)
@@ -311,9 +314,11 @@ async def storm(
 
 
 async def test_2000_streams_of_three_tenants_while_everything_changes_have_no_failure_and_no_wrong_answer(
-    house: House, clients: dict[str, AsyncClient], revisions: dict[str, list[str]],
+    house: House,
+    clients: dict[str, AsyncClient],
+    revisions: dict[str, list[str]],
     record_property: Callable[[str, object], None],
-) -> None:  # fmt: skip
+) -> None:
     rng = random.Random(SEED)
     loaded_before = (await clients[TENANTS[0]].engine.get()).loaded_adapter_count
     expected = await answers_alone(clients, revisions)
@@ -338,15 +343,18 @@ async def test_2000_streams_of_three_tenants_while_everything_changes_have_no_fa
     print(f"{took_s:.1f} s, growth {growth} of {memory}, {dict(outcomes)}")
     print([dict(routing.counts) for routing in routings])
     asked_for = {
-        ("answer", "answered"), ("cancel", "cancelled"), ("cancel", "answered"), ("time_out", "timed_out"),
+        ("answer", "answered"),
+        ("cancel", "cancelled"),
+        ("cancel", "answered"),
+        ("time_out", "timed_out"),
         ("time_out", "answered"),
-    }  # fmt: skip
+    }
     assert set(outcomes) <= asked_for
     assert len(replies) == REQUESTS
-    begun = [reply for reply in replies if reply.generation]
+    begun = [reply for reply in replies if reply.loaded_adapter]
     assert [reply for reply in begun if not is_right(reply, expected)] == []
     routed = {routing.name: routing.routed for routing in routings}
-    assert [one for one in begun if one.generation not in routed[one.ask.deployment][one.revision]] == []
+    assert [one for one in begun if one.loaded_adapter not in routed[one.ask.deployment][one.revision]] == []
     assert outcomes["cancel", "cancelled"] > 50
     assert outcomes["time_out", "timed_out"] > 50
     assert all(routing.counts["split"] and routing.counts["rollback"] for routing in routings)
@@ -366,7 +374,7 @@ async def nothing_is_left(
     async with asyncio.timeout(SETTLE_S):
         for name in revisions:
             deployments = clients[name.split("/")[1]].deployments
-            while any(one.lease_count for one in _generations(await deployments.get(name))):
+            while any(one.lease_count for one in _loaded_adapters(await deployments.get(name))):
                 pass
             await deployments.delete(name)
         while await house.metric("luthier_answers_in_flight"):
@@ -375,5 +383,5 @@ async def nothing_is_left(
             pass
 
 
-def _generations(found: Deployment) -> list[Generation]:
+def _loaded_adapters(found: Deployment) -> list[LoadedAdapter]:
     return [getattr(found, field) for field in ("live", "candidate", "previous") if found.HasField(field)]

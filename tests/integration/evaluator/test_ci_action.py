@@ -43,10 +43,19 @@ async def shell(script: str, folder: pathlib.Path, environment: Mapping[str, str
     kept = {key: value for key, value in os.environ.items() if not key.startswith("LUTHIER_")}
     path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
     process = await asyncio.create_subprocess_exec(
-        "bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", script,
-        cwd=folder, env={**kept, "HOME": str(folder), "PATH": path, **environment},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
+        "bash",
+        "--noprofile",
+        "--norc",
+        "-e",
+        "-o",
+        "pipefail",
+        "-c",
+        script,
+        cwd=folder,
+        env={**kept, "HOME": str(folder), "PATH": path, **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
     output, _ = await process.communicate()
     assert process.returncode is not None
     return process.returncode, output.decode()

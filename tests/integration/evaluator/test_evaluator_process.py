@@ -15,7 +15,6 @@ from typing import Any
 
 import psutil
 import pytest
-from support.evaluator_material import FakePeers, adapter_knows
 from luthier.client import AsyncClient
 from luthier.config_files import load
 from luthier.curation.v1 import dataset_pb2, dataset_service_pb2, dataset_service_pb2_grpc
@@ -29,6 +28,7 @@ from luthierd.evaluator.domain.evaluation import Arm, Message
 from luthierd.rpc.auth import TokenIssuer, TokenVerifier, create_keys
 from luthierd.rpc.server import Service, Servicer
 from luthierd.storage.blobs import BlobStore
+from support.evaluator_material import FakePeers, adapter_knows
 from support.ports import free_port
 from support.serving import serving
 
@@ -207,9 +207,11 @@ async def test_no_query_is_paid_twice_when_the_worker_is_killed_while_it_asks(ho
         environment = environment_of(home, others=address, port=port) | {"LUTHIER_EVALUATOR_LEASE_S": "3"}
         async with evaluator(environment, log) as server:
             config = evaluation_pb2.EvaluationConfig(
-                arms=[evaluation_pb2.ARM_BASE, evaluation_pb2.ARM_ADAPTER], concurrency=4, sequential={},
+                arms=[evaluation_pb2.ARM_BASE, evaluation_pb2.ARM_ADAPTER],
+                concurrency=4,
+                sequential={},
                 purpose="kill -9",
-            )  # fmt: skip
+            )
             created = await until_created(client, config)
             # The first twenty answers are kept, four queries are in flight and get none: then the worker dies.
             await until_progress(client, created.name, others.free_count)
@@ -218,14 +220,14 @@ async def test_no_query_is_paid_twice_when_the_worker_is_killed_while_it_asks(ho
             others.open.set()
             found = await client.evaluations.wait(created.name, timeout_s=400)
             holdout = await client.holdouts.get(found.dataset_revision)
-            looks = [look async for look in client.holdouts.list_looks(found.dataset_revision)]
+            looks = [look async for look in client.holdouts.list_accesses(found.dataset_revision)]
             server.terminate()
             assert await server.wait() == 0
     # The answers to the dead worker's last queries went nowhere; no other query is asked again.
     assert len(others.answered) == 24 * 2
     assert others.asked_count - 24 * 2 <= config.concurrency
     assert [decision.row_count for decision in found.sequential_decisions] == [24]
-    assert holdout.use.look_count == 1
+    assert holdout.use.access_count == 1
     assert [(look.subject, look.purpose) for look in looks] == [("tester", "kill -9")]
 
 

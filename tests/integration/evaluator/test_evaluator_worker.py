@@ -15,20 +15,20 @@ from typing import Any
 import grpc
 import luthierd.evaluator
 import pytest
-from support.evaluator_material import FakePeers, adapter_knows
 from luthier.inference.v1 import inference_service_pb2 as pb
 from luthier.inference.v1 import inference_service_pb2_grpc as rpc
 from luthierd.config import ServerConfig
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Message
-from luthierd.evaluator.run.evaluations import Evaluations
 from luthierd.evaluator.decisions.holdout_ledger import Holdouts
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
+from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Message
+from luthierd.evaluator.run.evaluations import Evaluations
 from luthierd.evaluator.run.store import SqlAnswerJournal
 from luthierd.jobs.queue import JobQueue, JobState
 from luthierd.rpc.auth import TokenVerifier, create_keys
 from luthierd.rpc.server import Service, Servicer
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
+from support.evaluator_material import FakePeers, adapter_knows
 from support.serving import serving
 
 VERSIONS = pathlib.Path(luthierd.evaluator.__file__).parent / "versions"
@@ -52,7 +52,7 @@ class CountingInference(rpc.InferenceServiceServicer):
         arm = Arm.ADAPTER if request.target.adapter_revision else Arm.BASE
         text = adapter_knows(arm, [Message(turn.role, turn.content) for turn in request.messages])
         finish = pb.Finish(finish_reason="stop", prompt_token_count=40, completion_token_count=12, ttft_ms=10.0)
-        return pb.ChatResponse(text=str(text), finish=finish, origin=pb.Origin(generation="g1", base_model=target))
+        return pb.ChatResponse(text=str(text), finish=finish, origin=pb.Origin(loaded_adapter="g1", base_model=target))
 
 
 @contextlib.asynccontextmanager

@@ -24,8 +24,12 @@ def test_a_port_that_somebody_else_has_ends_the_start_with_its_name(tmp_path: pa
         environment = os.environ | {"LUTHIER_HOME": str(tmp_path), f"LUTHIER_INFERENCE_{port}": str(number)}
         done = subprocess.run(
             [sys.executable, "-m", "luthierd.inference"],
-            env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False,
-        )  # fmt: skip
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
     error = json.loads(done.stderr.splitlines()[-1])
     assert (done.returncode, error["event"], error["reason"]) == (1, "error", "PORT_IN_USE")
     assert f"127.0.0.1:{number}" in error["message"]

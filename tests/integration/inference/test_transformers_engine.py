@@ -8,17 +8,17 @@ import pathlib
 from collections.abc import AsyncIterator
 
 import pytest
-from support import tiny_model
 import torch
+from luthierd.inference.domain.errors import AdapterInvalidError, EngineStartError, StructureUnsupportedError
 from luthierd.inference.domain.model import Sampling, Structure, Turn
+from luthierd.inference.engine.host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
 from luthierd.inference.engine.transformers_decoding import TokenText, choose
 from luthierd.inference.engine.transformers_engine import TransformersEngine, TransformersSettings, start_transformers
-from luthierd.inference.engine.host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
-from luthierd.inference.domain.errors import AdapterInvalidError, EngineStartError, StructureUnsupportedError
 from peft import PeftModel
+from support import tiny_model
 from transformers import AutoModelForCausalLM
 
-SETTINGS = TransformersSettings(dtype="float32", max_batch=4, spare_batch=0, max_lora_rank=64)
+SETTINGS = TransformersSettings(dtype="float32", max_num_seqs=4, spare_batch=0, max_lora_rank=64)
 QUESTION = (Turn("user", "who are you?"),)
 
 
@@ -62,9 +62,12 @@ def request(
     """A request of 12 greedy tokens unless told otherwise."""
     turns = (Turn("user", question),) if question else QUESTION
     return EngineRequest(
-        request_id="r", prompt_ids=engine.render_chat(turns), adapter=adapter, cache_salt="s",
+        request_id="r",
+        prompt_ids=engine.render_chat(turns),
+        adapter=adapter,
+        cache_salt="s",
         sampling=dataclasses.replace(Sampling(max_tokens=12), **sampling),  # type: ignore[arg-type]
-    )  # fmt: skip
+    )
 
 
 async def pieces(engine: TransformersEngine, asked: EngineRequest) -> list[EnginePiece]:
@@ -172,7 +175,7 @@ async def test_an_answer_has_a_piece_for_each_token_and_ends_for_its_length(engi
 
 
 async def test_a_cancelled_answer_makes_room_for_one_that_waits(engine: TransformersEngine) -> None:
-    endless = [engine.generate(request(engine, max_tokens=10_000_000)) for _ in range(SETTINGS.max_batch)]
+    endless = [engine.generate(request(engine, max_tokens=10_000_000)) for _ in range(SETTINGS.max_num_seqs)]
     for stream in endless:
         await anext(stream)
     waiting = asyncio.create_task(text(engine, request(engine)))

@@ -144,7 +144,7 @@ def test_cancel_stops_within_one_step(tiny_llama: pathlib.Path, tmp_path: pathli
 
 
 def test_a_diverging_run_ends_with_the_step_and_what_to_do(tiny_llama: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    config = dataclasses.replace(CONFIG, learning_rate=1e30, max_gradient_norm=1e30)
+    config = dataclasses.replace(CONFIG, learning_rate=1e30, max_grad_norm=1e30)
     with pytest.raises(TrainingDivergedError, match="lower learning_rate") as caught:
         run(tiny_llama, tmp_path, Recorder(), config=config)
     assert int(caught.value.metadata["step"]) >= 2
@@ -166,11 +166,11 @@ def test_an_empty_split_is_refused(tiny_llama: pathlib.Path, tmp_path: pathlib.P
         run(tiny_llama, tmp_path, Recorder(), rows=[])
 
 
-@pytest.mark.parametrize("rank_stabilised", [False, True])
+@pytest.mark.parametrize("use_rslora", [False, True])
 def test_loss_and_gradients_are_those_of_peft(
-    tiny_llama: pathlib.Path, tmp_path: pathlib.Path, rank_stabilised: bool
+    tiny_llama: pathlib.Path, tmp_path: pathlib.Path, use_rslora: bool
 ) -> None:
-    config = dataclasses.replace(CONFIG, rank_stabilised=rank_stabilised)
+    config = dataclasses.replace(CONFIG, use_rslora=use_rslora)
     rows = encoded(tiny_llama, 5)
     batch = collate(rows, pad_token_id=0)
     ours = load_model(tiny_llama, dtype=torch.float32, longest_row_tokens=100)

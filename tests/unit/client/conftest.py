@@ -125,7 +125,7 @@ class FakeInference(Scripted, inference_service_pb2_grpc.InferenceServiceService
 
     async def Chat(self, request: Any, context: Any) -> Any:
         await self.take(request, context)
-        origin = inference_service_pb2.Origin(generation="g-1", deployment_revision=3)
+        origin = inference_service_pb2.Origin(loaded_adapter="g-1", deployment_revision=3)
         return inference_service_pb2.ChatResponse(text=request.messages[-1].content.upper(), origin=origin)
 
     async def BatchGenerate(self, request: Any, context: Any) -> Any:

@@ -52,7 +52,7 @@ def test_an_unknown_key_is_named_with_its_path_and_the_nearest_known_one(mapping
         ({"rank": "many"}, TrainingConfig, "rank"),
         ({"rank": 1.5}, TrainingConfig, "rank"),
         ({"learning_rate": "fast"}, TrainingConfig, "learning_rate"),
-        ({"rank_stabilised": 1}, TrainingConfig, "rank_stabilised"),
+        ({"use_rslora": 1}, TrainingConfig, "use_rslora"),
         ({"dtype": 16}, TrainingConfig, "dtype"),
         ({"target_modules": "q_proj"}, TrainingConfig, "target_modules"),
         ({"pii": {"action": "burn"}}, CurationRecipe, "pii.action"),

@@ -92,8 +92,10 @@ PROMPTFOO = {
 def test_asserts_become_metrics_and_references_and_the_rest_is_named() -> None:
     found = import_promptfoo(PROMPTFOO)
     assert [row["messages"][0]["content"] for row in found.rows] == [
-        "Capital of France?", "Capital of Chad?", "Capital of Peru?",
-    ]  # fmt: skip
+        "Capital of France?",
+        "Capital of Chad?",
+        "Capital of Peru?",
+    ]
     assert [row["messages"][-1]["content"] for row in found.rows] == ["Paris", "N'Djamena", "Lima"]
     assert found.metrics == ["rubric", "exact_match", "semantic_similarity", "rouge_l"]
     assert len(found.rubric) == 1

@@ -12,9 +12,9 @@ from luthier.inference.v1 import inference_service_pb2 as api
 DEPLOYMENT = "tenants/acme/deployments/d"
 
 
-async def test_an_answer_names_its_generation_and_unset_sampling_stays_unset(client, installation):
+async def test_an_answer_names_its_loaded_adapter_and_unset_sampling_stays_unset(client, installation):
     answer = await client.inference.chat(DEPLOYMENT, "hello", temperature=0.0)
-    assert (answer.text, answer.origin.generation, answer.origin.deployment_revision) == ("HELLO", "g-1", 3)
+    assert (answer.text, answer.origin.loaded_adapter, answer.origin.deployment_revision) == ("HELLO", "g-1", 3)
     [request] = installation.inference.asked
     assert request.target.deployment == DEPLOYMENT
     assert [(turn.role, turn.content) for turn in request.messages] == [("user", "hello")]

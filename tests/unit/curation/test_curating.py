@@ -7,13 +7,13 @@ import json
 import pathlib
 
 import pytest
-from support.curation_material import MailScanner, row
 from luthierd.curation.curating import Curated, NothingLeftError, curate
 from luthierd.curation.curation_run import curate_source
 from luthierd.curation.datasheet import quantiles
 from luthierd.curation.domain import RevisionContent, Row, Step, row_to_json
 from luthierd.curation.recipe import RecipeError, parse_recipe
 from luthierd.storage.blobs import BlobStore
+from support.curation_material import MailScanner, row
 
 
 def material() -> list[Row]:
@@ -43,8 +43,12 @@ def test_every_row_is_in_a_split_or_dropped_with_a_reason() -> None:
     assert kept | dropped == {one.id for one in rows}
     assert not kept & dropped
     assert [(step.step, step.dropped_count, step.changed_count) for step in result.steps] == [
-        ("clean", 0, 0), ("exact_duplicates", 2, 0), ("pii", 0, 1), ("near_duplicates", 1, 0), ("split", 0, 0),
-    ]  # fmt: skip
+        ("clean", 0, 0),
+        ("exact_duplicates", 2, 0),
+        ("pii", 0, 1),
+        ("near_duplicates", 1, 0),
+        ("split", 0, 0),
+    ]
     assert result.contradictions == [["row-8", "row-9"]]
 
 

@@ -27,9 +27,14 @@ from luthierd.curation.rows import (
 LIMITS = ImportLimits(max_row_bytes=500, max_row_count=20)
 ASKED = [{"role": "user", "content": "2 + 2?"}]
 CAPTURED = {
-    "response_id": "r-1", "messages": ASKED, "completion": "5", "rating": None, "correction": None, "labels": [],
-    "generation": "g-1",
-}  # fmt: skip
+    "response_id": "r-1",
+    "messages": ASKED,
+    "completion": "5",
+    "rating": None,
+    "correction": None,
+    "labels": [],
+    "loaded_adapter": "g-1",
+}
 
 
 def parquet(rows: list[dict[str, Any]], *, is_export: bool = False) -> io.BytesIO:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
-from support.curation_material import row
 from luthierd.curation.domain import Row, Split
 from luthierd.curation.recipe import SplitRules
 from luthierd.curation.splitting import SplitResult, SplitWouldBeEmptyError, split_rows
+from support.curation_material import row
 
 
 def grouped(count: int, groups: int, seed: int = 1) -> list[Row]:

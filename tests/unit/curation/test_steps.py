@@ -6,13 +6,13 @@ import dataclasses
 import random
 
 import pytest
-from support.curation_material import row
 from luthierd.curation.cleaning import clean, clean_text
 from luthierd.curation.contradictions import find_contradictions
 from luthierd.curation.domain import Message, Role, Row
 from luthierd.curation.exact_duplicates import drop_exact_duplicates
 from luthierd.curation.near_duplicates import NearDuplicates, band_count, drop_near_duplicates, jaccard, shingles
 from luthierd.curation.recipe import CleanRules
+from support.curation_material import row
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,11 @@ import sys
 
 
 def test_importing_the_service_and_the_worker_loads_no_torch_and_no_ragas() -> None:
-    for module in ("luthierd.evaluator.api.evaluation_service", "luthierd.evaluator.worker", "luthierd.evaluator.__main__"):
+    for module in (
+        "luthierd.evaluator.api.evaluation_service",
+        "luthierd.evaluator.worker",
+        "luthierd.evaluator.__main__",
+    ):
         code = (
             f"import sys, {module}; print([m for m in ('torch', 'transformers', 'ragas', 'vllm') if m in sys.modules])"
         )

@@ -53,8 +53,14 @@ def public_pem(key: Any) -> bytes:
 
 def signed(key: Any = None, algorithm: str = "EdDSA", **claims: object) -> str:
     """A token of the tests' own making: right, but for what `claims` change or (None) leave out."""
-    right = {"iss": "luthier", "aud": "luthier", "sub": "s", "tenant": "acme", "scope": "curation.read",
-             "exp": time.time() + 60}  # fmt: skip
+    right = {
+        "iss": "luthier",
+        "aud": "luthier",
+        "sub": "s",
+        "tenant": "acme",
+        "scope": "curation.read",
+        "exp": time.time() + 60,
+    }
     given = {name: value for name, value in (right | claims).items() if value is not None}
     return jwt.encode(given, key or ISSUER._key, algorithm=algorithm)
 

@@ -21,9 +21,13 @@ def test_a_line_has_time_level_service_event_and_its_fields() -> None:
     event = written(logging.WARNING, "worker ended", job="j", exit_code=9)
     assert str(event.pop("time")).endswith("+00:00")
     assert event == {
-        "level": "WARNING", "service": "trainer", "logger": "luthierd.x", "event": "worker ended",
-        "job": "j", "exit_code": 9,
-    }  # fmt: skip
+        "level": "WARNING",
+        "service": "trainer",
+        "logger": "luthierd.x",
+        "event": "worker ended",
+        "job": "j",
+        "exit_code": 9,
+    }
 
 
 def test_the_request_id_of_the_call_is_in_its_lines_and_in_no_other() -> None:

@@ -37,8 +37,11 @@ def test_an_error_of_ours_is_one_line_with_reason_and_message(run_main: Callable
         raise EngineAwayError("start the engine")
 
     assert run_main(main) == {
-        "event": "error", "service": "trainer", "reason": "TEST_ENGINE_AWAY", "message": "start the engine",
-    }  # fmt: skip
+        "event": "error",
+        "service": "trainer",
+        "reason": "TEST_ENGINE_AWAY",
+        "message": "start the engine",
+    }
 
 
 def test_an_error_out_of_a_task_group_is_found(run_main: Callable[..., dict[str, Any]]) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 import grpc
 import pytest
-from support.certificates import self_signed
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from luthier.curation.v1 import dataset_service_pb2 as pb
@@ -23,6 +22,7 @@ from luthier.curation.v1 import dataset_service_pb2_grpc as rpc
 from luthierd.config import ConfigError, ServerConfig
 from luthierd.errors import UnavailableError
 from luthierd.rpc.server import Bound, Health, PortInUseError, Service, serve
+from support.certificates import self_signed
 from support.scripted import FULL_NAME, METHODS, SERVER_STREAM, UNARY, call, scripted
 from support.serving import bearer, running, serving
 

@@ -6,11 +6,11 @@ import itertools
 
 import numpy as np
 import pytest
-from support.interval_simulation import Sample, coverage, noise, samples
 from luthierd.evaluator.domain.evaluation import Interval
 from luthierd.statistics import clustered, intervals, proportions
 from luthierd.statistics.proportions import PairedCounts
 from scipy import stats
+from support.interval_simulation import Sample, coverage, noise, samples
 
 COUNTS = [(0, 20), (1, 20), (17, 20), (20, 20), (66, 80)]
 

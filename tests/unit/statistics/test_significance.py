@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.interval_simulation import samples
 from luthierd.evaluator.domain.evaluation import Interval
 from luthierd.statistics import clustered, intervals, significance
 from scipy import stats
+from support.interval_simulation import samples
 
 
 def student(values: np.ndarray) -> Interval:

@@ -6,11 +6,11 @@ import itertools
 
 import numpy as np
 import pytest
-from support.interval_simulation import Sample, coverage, noise, samples
 from luthierd.evaluator.domain.evaluation import Interval
 from luthierd.statistics import clustered, intervals, proportions
 from scipy import stats
 from sklearn.metrics import f1_score
+from support.interval_simulation import Sample, coverage, noise, samples
 
 SEEDS = itertools.count()
 
@@ -159,11 +159,11 @@ def test_ignoring_groups_would_cover_far_less() -> None:
     assert hits / 200 < 0.90
 
 
-def test_fewer_than_eight_groups_give_no_interval_and_no_detectable_difference() -> None:
+def test_fewer_than_eight_groups_give_no_interval_and_no_minimum_detectable_effect() -> None:
     data = clustered.mean_of([0.1, 0.2, 0.3, 0.4, 0.1, 0.2, 0.3], list("abcdefg"))
     assert clustered.bootstrap_interval(data, seed=0) is None
     assert clustered.bca_interval(data, seed=0) is None
-    assert clustered.detectable_difference(data) is None
+    assert clustered.minimum_detectable_effect(data) is None
 
 
 def test_standard_error_without_groups_is_the_textbook_s() -> None:
@@ -228,18 +228,18 @@ def test_the_paired_difference_is_the_bootstrap_of_the_differences() -> None:
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
 
-def test_the_detectable_difference_is_the_textbook_s_sum_of_two_quantiles() -> None:
+def test_the_minimum_detectable_effect_is_the_textbook_s_sum_of_two_quantiles() -> None:
     data = clustered.mean_of(np.arange(12.0).tolist(), [f"g{at}" for at in range(12)])
     error = np.arange(12.0).std(ddof=1) / np.sqrt(12)
     expected = (stats.t.ppf(0.975, 11) + stats.t.ppf(0.8, 11)) * error
-    assert clustered.detectable_difference(data) == pytest.approx(expected)
+    assert clustered.minimum_detectable_effect(data) == pytest.approx(expected)
 
 
-def test_a_detectable_difference_is_found_in_about_four_of_five_samples() -> None:
+def test_a_minimum_detectable_effect_is_found_in_about_four_of_five_samples() -> None:
     """Samples whose true mean is the (median) announced difference exclude zero about 80 times in 100."""
     rng = np.random.default_rng(10)
     samples = [grouped_sample(rng, 20) for _ in range(300)]
-    announced = [clustered.detectable_difference(clustered.mean_of(values, groups)) for values, groups in samples]
+    announced = [clustered.minimum_detectable_effect(clustered.mean_of(values, groups)) for values, groups in samples]
     shift = float(np.median([value for value in announced if value is not None])) - 0.15
     found = 0
     for repetition, (values, groups) in enumerate(samples):

@@ -7,9 +7,9 @@ import pathlib
 
 import pytest
 import sqlalchemy as sa
-from support.databases import NO_VERSIONS
 from luthierd.config import SERVICES
 from luthierd.storage.database import Database
+from support.databases import NO_VERSIONS
 
 SERVICES_FOLDER = pathlib.Path(__file__).parents[3] / "services/luthierd"
 SERVICES_WITH_TABLES = [name for name in SERVICES if any((SERVICES_FOLDER / name / "versions").glob("*.py"))]

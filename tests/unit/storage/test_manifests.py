@@ -76,10 +76,18 @@ def test_a_path_that_leaves_the_folder_is_refused(blobs: BlobStore, tmp_path: pa
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no json", b"[]", b"{}", b'{"files": []}', b'{"files": {"a": 1}}', b'{"files": {"a": {"sha256": "x"}}}',
-     b'{"files": {"a": {"sha256": "../../x", "size_bytes": 1}}}',
-     b'{"files": {"a": {"sha256": "", "size_bytes": -1}}}'],
-)  # fmt: skip
+    [
+        b"",
+        b"no json",
+        b"[]",
+        b"{}",
+        b'{"files": []}',
+        b'{"files": {"a": 1}}',
+        b'{"files": {"a": {"sha256": "x"}}}',
+        b'{"files": {"a": {"sha256": "../../x", "size_bytes": 1}}}',
+        b'{"files": {"a": {"sha256": "", "size_bytes": -1}}}',
+    ],
+)
 def test_what_is_no_manifest_is_refused(blobs: BlobStore, content: bytes) -> None:
     with pytest.raises(ManifestInvalidError):
         read_manifest(blobs, blobs.put_bytes(content).sha256)

@@ -36,9 +36,9 @@ def test_alpha_and_micro_batch_follow_from_rank_and_batch_unless_given() -> None
     assert TrainingConfig.from_given({"alpha": 3.0, "micro_batch_size": 2}).alpha == 3.0
 
 
-def test_rank_stabilised_scaling_divides_by_the_root() -> None:
+def test_use_rslora_scaling_divides_by_the_root() -> None:
     assert TrainingConfig(rank=16, alpha=32.0).scaling == 2.0
-    assert TrainingConfig(rank=16, alpha=32.0, rank_stabilised=True).scaling == 8.0
+    assert TrainingConfig(rank=16, alpha=32.0, use_rslora=True).scaling == 8.0
 
 
 def test_every_wrong_setting_is_named_at_once() -> None:
@@ -56,7 +56,7 @@ def test_every_wrong_setting_is_named_at_once() -> None:
         {"max_steps": -1},
         {"warmup_ratio": 1.5},
         {"dtype": "float16"},
-        {"max_row_tokens": 3},
+        {"max_seq_length": 3},
         {"seed": -1},
         {"checkpoint_interval_steps": 0},
         {"learning_rate": float("nan")},
@@ -68,10 +68,10 @@ def test_a_setting_out_of_its_range_is_refused(given: dict[str, Any]) -> None:
 
 
 def test_the_row_limit_is_the_window_unless_a_smaller_one_is_given() -> None:
-    assert with_row_limit(TrainingConfig(), INFO).max_row_tokens == 512
-    assert with_row_limit(TrainingConfig(max_row_tokens=100), INFO).max_row_tokens == 100
+    assert with_row_limit(TrainingConfig(), INFO).max_seq_length == 512
+    assert with_row_limit(TrainingConfig(max_seq_length=100), INFO).max_seq_length == 100
     with pytest.raises(InvalidTrainingConfigError, match="window of 512"):
-        with_row_limit(TrainingConfig(max_row_tokens=513), INFO)
+        with_row_limit(TrainingConfig(max_seq_length=513), INFO)
 
 
 def test_a_task_survives_its_json_form() -> None:

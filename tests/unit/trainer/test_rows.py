@@ -8,7 +8,7 @@ from luthierd.trainer.recipes.rows import ChatTemplateError, RowTooLongError, en
 from support.toy_rows import rows_jsonl, toy_rows
 
 
-def test_the_completion_starts_after_the_generation_prompt_and_ends_the_turn(tiny_llama: pathlib.Path) -> None:
+def test_the_completion_starts_after_the_loaded_adapter_prompt_and_ends_the_turn(tiny_llama: pathlib.Path) -> None:
     tokenizer = load_tokenizer(tiny_llama)
     (row,) = toy_rows(1)
     encoded = encode_row(row, tokenizer)

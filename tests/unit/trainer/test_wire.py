@@ -8,7 +8,7 @@ from luthierd.trainer.domain import TrainingConfig, TrainingProgress
 
 
 def test_a_config_survives_the_wire() -> None:
-    config = TrainingConfig(rank=3, alpha=1.5, target_modules=("q_proj", "v_proj"), seed=7, rank_stabilised=True)
+    config = TrainingConfig(rank=3, alpha=1.5, target_modules=("q_proj", "v_proj"), seed=7, use_rslora=True)
     assert TrainingConfig.from_given(wire.config_from_proto(wire.config_to_proto(config))) == config
 
 

@@ -10,7 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
-from luthier.evaluator.v1 import measuring_pb2 as _measuring_pb2
+from luthier.evaluator.v1 import metrics_pb2 as _metrics_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -258,11 +258,11 @@ class Evaluation(_message.Message):
         """What the check for leakage found and let pass. Set in SUCCEEDED."""
 
     @_builtins.property
-    def judge_report(self) -> _measuring_pb2.JudgeReport:
+    def judge_report(self) -> _metrics_pb2.JudgeReport:
         """What the judge did. Unset without a metric that asks one."""
 
     @_builtins.property
-    def style_report(self) -> _measuring_pb2.StyleReport:
+    def style_report(self) -> _metrics_pb2.StyleReport:
         """The classifier behind the metric `style`. Unset without that metric."""
 
     @_builtins.property
@@ -296,8 +296,8 @@ class Evaluation(_message.Message):
         sequential_decisions: _abc.Iterable[Global___SequentialDecision] | None = ...,
         holdout_use: Global___HoldoutUse | None = ...,
         leakage: Global___LeakageReport | None = ...,
-        judge_report: _measuring_pb2.JudgeReport | None = ...,
-        style_report: _measuring_pb2.StyleReport | None = ...,
+        judge_report: _metrics_pb2.JudgeReport | None = ...,
+        style_report: _metrics_pb2.StyleReport | None = ...,
         retrieval: Global___RetrievalSummary | None = ...,
         suites: _abc.Iterable[Global___SuiteResult] | None = ...,
         slices: _abc.Iterable[Global___SliceResult] | None = ...,
@@ -346,8 +346,8 @@ class EvaluationConfig(_message.Message):
     CHALLENGER_REVISION_FIELD_NUMBER: _builtins.int
     ENDPOINT_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
-    DIFFICULT_SET_FIELD_NUMBER: _builtins.int
-    GENERAL_SUITE_FIELD_NUMBER: _builtins.int
+    CHALLENGE_SET_FIELD_NUMBER: _builtins.int
+    RETENTION_SUITE_FIELD_NUMBER: _builtins.int
     COUNTERFACTUAL_SUITE_FIELD_NUMBER: _builtins.int
     LM_EVAL_SUITE_FIELD_NUMBER: _builtins.int
     split: _builtins.str
@@ -382,7 +382,7 @@ class EvaluationConfig(_message.Message):
     """
     purpose: _builtins.str
     """Why the holdout is looked at, for its ledger; at most 200 characters. Default empty."""
-    task: _measuring_pb2.TaskKind.ValueType
+    task: _metrics_pb2.TaskKind.ValueType
     """What an answer is. Default: found from the references."""
     json_schema: _builtins.str
     """JSON Schema (draft 2020-12) of an answer, as JSON text, at most 64 KiB. Default: none."""
@@ -407,8 +407,8 @@ class EvaluationConfig(_message.Message):
     """A prompt of the tenant, `tenants/{tenant}/prompts/{prompt}`: instruction and examples of the prompted arm, and
     instruction of the RAG arm. Default: `instruction` and `shot_count` training rows drawn by `seed`.
     """
-    difficult_set: _builtins.str
-    """Reviewed difficult cases, asked of every arm and reported as the slices `difficult:KIND`. Default: none."""
+    challenge_set: _builtins.str
+    """Reviewed challenge cases, asked of every arm and reported as the slices `challenge:KIND`. Default: none."""
     @_builtins.property
     def arms(self) -> _containers.RepeatedScalarFieldContainer[Global___Arm.ValueType]:
         """Arms to run. Default: base, prompted, rag, adapter, adapter_rag. The others need a field below."""
@@ -422,11 +422,11 @@ class EvaluationConfig(_message.Message):
         """Metrics to compute, by name (docs/metrics.md). Default: those of the task that ask no model anything."""
 
     @_builtins.property
-    def judge(self) -> _measuring_pb2.Judge:
+    def judge(self) -> _metrics_pb2.Judge:
         """The model that grades, for the metrics that need one. Default: the base model."""
 
     @_builtins.property
-    def rubric(self) -> _containers.RepeatedCompositeFieldContainer[_measuring_pb2.RubricCriterion]:
+    def rubric(self) -> _containers.RepeatedCompositeFieldContainer[_metrics_pb2.RubricCriterion]:
         """What the metric `rubric` grades, 1 to 16 criteria. Default: none."""
 
     @_builtins.property
@@ -438,7 +438,7 @@ class EvaluationConfig(_message.Message):
         """What ARM_ENDPOINT asks."""
 
     @_builtins.property
-    def general_suite(self) -> Global___GeneralSuite:
+    def retention_suite(self) -> Global___RetentionSuite:
         """Asks base and adapters what they knew before: the metrics `forgetting_*`. Default: not asked."""
 
     @_builtins.property
@@ -469,10 +469,10 @@ class EvaluationConfig(_message.Message):
         sequential: Global___SequentialConfig | None = ...,
         purpose: _builtins.str = ...,
         metrics: _abc.Iterable[_builtins.str] | None = ...,
-        judge: _measuring_pb2.Judge | None = ...,
-        task: _measuring_pb2.TaskKind.ValueType = ...,
+        judge: _metrics_pb2.Judge | None = ...,
+        task: _metrics_pb2.TaskKind.ValueType = ...,
         json_schema: _builtins.str = ...,
-        rubric: _abc.Iterable[_measuring_pb2.RubricCriterion] | None = ...,
+        rubric: _abc.Iterable[_metrics_pb2.RubricCriterion] | None = ...,
         repeat_count: _builtins.int | None = ...,
         repeat_temperature: _builtins.float | None = ...,
         passages: _builtins.str = ...,
@@ -482,14 +482,14 @@ class EvaluationConfig(_message.Message):
         challenger_revision: _builtins.str = ...,
         endpoint: Global___EndpointTarget | None = ...,
         prompt: _builtins.str = ...,
-        difficult_set: _builtins.str = ...,
-        general_suite: Global___GeneralSuite | None = ...,
+        challenge_set: _builtins.str = ...,
+        retention_suite: Global___RetentionSuite | None = ...,
         counterfactual_suite: Global___CounterfactualSuite | None = ...,
         lm_eval_suite: Global___LmEvalSuite | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_passage_characters", b"_passage_characters", "_repeat_count", b"_repeat_count", "_repeat_temperature", b"_repeat_temperature", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "concurrency", b"concurrency", "counterfactual_suite", b"counterfactual_suite", "endpoint", b"endpoint", "final", b"final", "general_suite", b"general_suite", "judge", b"judge", "lm_eval_suite", b"lm_eval_suite", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "passage_characters", b"passage_characters", "repeat_count", b"repeat_count", "repeat_temperature", b"repeat_temperature", "resample_count", b"resample_count", "row_limit", b"row_limit", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "use_cache", b"use_cache"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_passage_characters", b"_passage_characters", "_repeat_count", b"_repeat_count", "_repeat_temperature", b"_repeat_temperature", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "concurrency", b"concurrency", "counterfactual_suite", b"counterfactual_suite", "endpoint", b"endpoint", "final", b"final", "judge", b"judge", "lm_eval_suite", b"lm_eval_suite", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "passage_characters", b"passage_characters", "repeat_count", b"repeat_count", "repeat_temperature", b"repeat_temperature", "resample_count", b"resample_count", "retention_suite", b"retention_suite", "row_limit", b"row_limit", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "use_cache", b"use_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_passage_characters", b"_passage_characters", "_repeat_count", b"_repeat_count", "_repeat_temperature", b"_repeat_temperature", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "arms", b"arms", "challenger_revision", b"challenger_revision", "concurrency", b"concurrency", "counterfactual_suite", b"counterfactual_suite", "difficult_set", b"difficult_set", "endpoint", b"endpoint", "final", b"final", "general_suite", b"general_suite", "instruction", b"instruction", "json_schema", b"json_schema", "judge", b"judge", "label_field", b"label_field", "lm_eval_suite", b"lm_eval_suite", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "metrics", b"metrics", "passage_characters", b"passage_characters", "passages", b"passages", "prompt", b"prompt", "purpose", b"purpose", "raft_adapter_revision", b"raft_adapter_revision", "repeat_count", b"repeat_count", "repeat_temperature", b"repeat_temperature", "resample_count", b"resample_count", "retrievers", b"retrievers", "row_limit", b"row_limit", "rubric", b"rubric", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "split", b"split", "task", b"task", "text_field", b"text_field", "use_cache", b"use_cache"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_passage_characters", b"_passage_characters", "_repeat_count", b"_repeat_count", "_repeat_temperature", b"_repeat_temperature", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "arms", b"arms", "challenge_set", b"challenge_set", "challenger_revision", b"challenger_revision", "concurrency", b"concurrency", "counterfactual_suite", b"counterfactual_suite", "endpoint", b"endpoint", "final", b"final", "instruction", b"instruction", "json_schema", b"json_schema", "judge", b"judge", "label_field", b"label_field", "lm_eval_suite", b"lm_eval_suite", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "metrics", b"metrics", "passage_characters", b"passage_characters", "passages", b"passages", "prompt", b"prompt", "purpose", b"purpose", "raft_adapter_revision", b"raft_adapter_revision", "repeat_count", b"repeat_count", "repeat_temperature", b"repeat_temperature", "resample_count", b"resample_count", "retention_suite", b"retention_suite", "retrievers", b"retrievers", "row_limit", b"row_limit", "rubric", b"rubric", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "split", b"split", "task", b"task", "text_field", b"text_field", "use_cache", b"use_cache"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
     _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015
@@ -657,7 +657,7 @@ class RetrieverResult(_message.Message):
 Global___RetrieverResult: _TypeAlias = RetrieverResult  # noqa: Y015
 
 @_typing.final
-class GeneralSuite(_message.Message):
+class RetentionSuite(_message.Message):
     """What a base model knew before it was tuned, made of what comes with Python: texts to predict, questions to choose answers of,
     instructions to follow.
     """
@@ -680,7 +680,7 @@ class GeneralSuite(_message.Message):
     _WhichOneofArgType__item_count: _TypeAlias = _typing.Literal["_item_count", b"_item_count"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__item_count) -> _WhichOneofReturnType__item_count | None: ...
 
-Global___GeneralSuite: _TypeAlias = GeneralSuite  # noqa: Y015
+Global___RetentionSuite: _TypeAlias = RetentionSuite  # noqa: Y015
 
 @_typing.final
 class CounterfactualSuite(_message.Message):
@@ -789,7 +789,7 @@ class SuiteResult(_message.Message):
     LEFT_OUT_COUNT_FIELD_NUMBER: _builtins.int
     FIGURES_FIELD_NUMBER: _builtins.int
     suite: _builtins.str
-    """`difficult`, `general` or `counterfactual`."""
+    """`challenge`, `retention` or `counterfactual`."""
     sha256: _builtins.str
     """sha256 (hex) of what was asked."""
     item_count: _builtins.int
@@ -912,11 +912,11 @@ class ArmResult(_message.Message):
         """One entry for each metric."""
 
     @_builtins.property
-    def labels(self) -> _measuring_pb2.LabelReport:
+    def labels(self) -> _metrics_pb2.LabelReport:
         """The labels that it gave. Unset for a task without labels."""
 
     @_builtins.property
-    def criteria(self) -> _containers.RepeatedCompositeFieldContainer[_measuring_pb2.CriterionValue]:
+    def criteria(self) -> _containers.RepeatedCompositeFieldContainer[_metrics_pb2.CriterionValue]:
         """Mean grades by criterion of the rubric. Empty without the metric `rubric`."""
 
     @_builtins.property
@@ -938,8 +938,8 @@ class ArmResult(_message.Message):
         cost_per_1000: _builtins.float = ...,
         wall_s: _builtins.float = ...,
         cached_row_count: _builtins.int = ...,
-        labels: _measuring_pb2.LabelReport | None = ...,
-        criteria: _abc.Iterable[_measuring_pb2.CriterionValue] | None = ...,
+        labels: _metrics_pb2.LabelReport | None = ...,
+        criteria: _abc.Iterable[_metrics_pb2.CriterionValue] | None = ...,
         latency_intervals: Global___ArmLatencyIntervals | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "latency_intervals", b"latency_intervals"]  # noqa: Y015
@@ -1120,14 +1120,14 @@ class HoldoutUse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    LOOK_COUNT_FIELD_NUMBER: _builtins.int
+    ACCESS_COUNT_FIELD_NUMBER: _builtins.int
     FALSE_GO_BOUND_FIELD_NUMBER: _builtins.int
     IS_OVERUSED_FIELD_NUMBER: _builtins.int
     FINAL_ROW_COUNT_FIELD_NUMBER: _builtins.int
-    look_count: _builtins.int
+    access_count: _builtins.int
     """Looks that showed figures, each evaluation one."""
     false_go_bound: _builtins.float
-    """Bound on the chance that at least one of these looks says GO to an adapter that is no better: `look_count` times .05."""
+    """Bound on the chance that at least one of these looks says GO to an adapter that is no better: `access_count` times .05."""
     is_overused: _builtins.bool
     """Whether the bound has reached .5: a GO from this holdout is then as likely luck as not."""
     final_row_count: _builtins.int
@@ -1135,14 +1135,14 @@ class HoldoutUse(_message.Message):
     def __init__(
         self,
         *,
-        look_count: _builtins.int = ...,
+        access_count: _builtins.int = ...,
         false_go_bound: _builtins.float = ...,
         is_overused: _builtins.bool = ...,
         final_row_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["false_go_bound", b"false_go_bound", "final_row_count", b"final_row_count", "is_overused", b"is_overused", "look_count", b"look_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_count", b"access_count", "false_go_bound", b"false_go_bound", "final_row_count", b"final_row_count", "is_overused", b"is_overused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1345,7 +1345,7 @@ class PairedDifference(_message.Message):
     COMMON_INTERVAL_HIGH_FIELD_NUMBER: _builtins.int
     COMMON_ROW_COUNT_FIELD_NUMBER: _builtins.int
     TEST_FIELD_NUMBER: _builtins.int
-    DETECTABLE_DIFFERENCE_FIELD_NUMBER: _builtins.int
+    MINIMUM_DETECTABLE_EFFECT_FIELD_NUMBER: _builtins.int
     metric: _builtins.str
     """The metric: see `MetricValue.metric`."""
     arm: Global___Arm.ValueType
@@ -1384,7 +1384,7 @@ class PairedDifference(_message.Message):
     """How `p_value` was made: `McNemar mid-p` (0/1 scores, every row a group of its own) or `interval` (the level at which
     the interval would touch 0).
     """
-    detectable_difference: _builtins.float
+    minimum_detectable_effect: _builtins.float
     """The least true difference that rows like these prove in four of five repetitions; NaN with fewer than 8 groups."""
     def __init__(
         self,
@@ -1406,11 +1406,11 @@ class PairedDifference(_message.Message):
         common_interval_high: _builtins.float = ...,
         common_row_count: _builtins.int = ...,
         test: _builtins.str = ...,
-        detectable_difference: _builtins.float = ...,
+        minimum_detectable_effect: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjusted_p_value", b"adjusted_p_value", "arm", b"arm", "best_difference", b"best_difference", "common_difference", b"common_difference", "common_interval_high", b"common_interval_high", "common_interval_low", b"common_interval_low", "common_row_count", b"common_row_count", "detectable_difference", b"detectable_difference", "difference", b"difference", "group_count", b"group_count", "interval_high", b"interval_high", "interval_low", b"interval_low", "metric", b"metric", "p_value", b"p_value", "reference", b"reference", "row_count", b"row_count", "test", b"test", "worst_difference", b"worst_difference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjusted_p_value", b"adjusted_p_value", "arm", b"arm", "best_difference", b"best_difference", "common_difference", b"common_difference", "common_interval_high", b"common_interval_high", "common_interval_low", b"common_interval_low", "common_row_count", b"common_row_count", "difference", b"difference", "group_count", b"group_count", "interval_high", b"interval_high", "interval_low", b"interval_low", "metric", b"metric", "minimum_detectable_effect", b"minimum_detectable_effect", "p_value", b"p_value", "reference", b"reference", "row_count", b"row_count", "test", b"test", "worst_difference", b"worst_difference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1428,7 +1428,7 @@ class SliceResult(_message.Message):
     ARMS_FIELD_NUMBER: _builtins.int
     DIFFERENCES_FIELD_NUMBER: _builtins.int
     slice: _builtins.str
-    """`label:` and the row's label, or one of the row's own slices, e.g. `difficult:vague`."""
+    """`label:` and the row's label, or one of the row's own slices, e.g. `challenge:vague`."""
     row_count: _builtins.int
     """Rows of the slice."""
     group_count: _builtins.int

@@ -68,7 +68,7 @@ class ConditionPlan(_message.Message):
 
     CONDITION_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
-    DETECTABLE_DIFFERENCE_FIELD_NUMBER: _builtins.int
+    MINIMUM_DETECTABLE_EFFECT_FIELD_NUMBER: _builtins.int
     EXPECTED_DIFFERENCE_FIELD_NUMBER: _builtins.int
     NEEDED_ROW_COUNT_FIELD_NUMBER: _builtins.int
     NEEDED_GROUP_COUNT_FIELD_NUMBER: _builtins.int
@@ -80,7 +80,7 @@ class ConditionPlan(_message.Message):
     EXPLANATION_FIELD_NUMBER: _builtins.int
     outcome: _gate_pb2.ConditionOutcome.ValueType
     """PASS: the rows prove `expected` in at least four of five evaluations. Else INSUFFICIENT_EVIDENCE."""
-    detectable_difference: _builtins.float
+    minimum_detectable_effect: _builtins.float
     """The least distance from `at_least` that the rows prove in four of five evaluations; NaN with fewer than 8 groups."""
     expected_difference: _builtins.float
     """The distance of `expected` from `at_least`."""
@@ -111,7 +111,7 @@ class ConditionPlan(_message.Message):
         *,
         condition: _gate_pb2.GateCondition | None = ...,
         outcome: _gate_pb2.ConditionOutcome.ValueType = ...,
-        detectable_difference: _builtins.float = ...,
+        minimum_detectable_effect: _builtins.float = ...,
         expected_difference: _builtins.float = ...,
         needed_row_count: _builtins.int = ...,
         needed_group_count: _builtins.int = ...,
@@ -124,7 +124,7 @@ class ConditionPlan(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "detectable_difference", b"detectable_difference", "expected_difference", b"expected_difference", "explanation", b"explanation", "group_correlation", b"group_correlation", "group_count", b"group_count", "needed_group_count", b"needed_group_count", "needed_row_count", b"needed_row_count", "outcome", b"outcome", "row_count", b"row_count", "standard_deviation", b"standard_deviation", "variance_source", b"variance_source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "expected_difference", b"expected_difference", "explanation", b"explanation", "group_correlation", b"group_correlation", "group_count", b"group_count", "minimum_detectable_effect", b"minimum_detectable_effect", "needed_group_count", b"needed_group_count", "needed_row_count", b"needed_row_count", "outcome", b"outcome", "row_count", b"row_count", "standard_deviation", b"standard_deviation", "variance_source", b"variance_source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from luthier.evaluator.v1 import evaluation_pb2 as luthier_dot_evaluator_dot_v1_dot_evaluation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"luthier/evaluator/v1/holdout.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%luthier/evaluator/v1/evaluation.proto\"\xa7\x02\n\x07Holdout\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x19\n\x0brows_sha256\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\trow_count\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bgroup_count\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x33\n\x03use\x18\x05 \x01(\x0b\x32 .luthier.evaluator.v1.HoldoutUseB\x04\xe2\x41\x01\x03\x12\x1e\n\x10\x66inal_read_count\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x03:d\xea\x41\x61\n\x1d\x65valuator.luthier.dev/Holdout\x12@tenants/{tenant}/datasets/{dataset}/revisions/{revision}/holdout\"\xa4\x02\n\x0bHoldoutLook\x12\x33\n\x04kind\x18\x01 \x01(\x0e\x32%.luthier.evaluator.v1.HoldoutLookKind\x12\r\n\x05\x66inal\x18\x02 \x01(\x08\x12\x12\n\nis_counted\x18\x03 \x01(\x08\x12\x12\n\nevaluation\x18\x04 \x01(\t\x12\x18\n\x10\x61\x64\x61pter_revision\x18\x05 \x01(\t\x12\x13\n\x0bgate_policy\x18\x06 \x01(\t\x12\x14\n\x0cgate_outcome\x18\x07 \x01(\t\x12\x0f\n\x07subject\x18\x08 \x01(\t\x12\x0f\n\x07purpose\x18\t \x01(\t\x12\x11\n\trow_count\x18\n \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp*r\n\x0fHoldoutLookKind\x12!\n\x1dHOLDOUT_LOOK_KIND_UNSPECIFIED\x10\x00\x12 \n\x1cHOLDOUT_LOOK_KIND_EVALUATION\x10\x01\x12\x1a\n\x16HOLDOUT_LOOK_KIND_GATE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"luthier/evaluator/v1/holdout.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%luthier/evaluator/v1/evaluation.proto\"\xa7\x02\n\x07Holdout\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x19\n\x0brows_sha256\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\trow_count\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bgroup_count\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x33\n\x03use\x18\x05 \x01(\x0b\x32 .luthier.evaluator.v1.HoldoutUseB\x04\xe2\x41\x01\x03\x12\x1e\n\x10\x66inal_read_count\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x03:d\xea\x41\x61\n\x1d\x65valuator.luthier.dev/Holdout\x12@tenants/{tenant}/datasets/{dataset}/revisions/{revision}/holdout\"\xa8\x02\n\rHoldoutAccess\x12\x35\n\x04kind\x18\x01 \x01(\x0e\x32\'.luthier.evaluator.v1.HoldoutAccessKind\x12\r\n\x05\x66inal\x18\x02 \x01(\x08\x12\x12\n\nis_counted\x18\x03 \x01(\x08\x12\x12\n\nevaluation\x18\x04 \x01(\t\x12\x18\n\x10\x61\x64\x61pter_revision\x18\x05 \x01(\t\x12\x13\n\x0bgate_policy\x18\x06 \x01(\t\x12\x14\n\x0cgate_outcome\x18\x07 \x01(\t\x12\x0f\n\x07subject\x18\x08 \x01(\t\x12\x0f\n\x07purpose\x18\t \x01(\t\x12\x11\n\trow_count\x18\n \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp*z\n\x11HoldoutAccessKind\x12#\n\x1fHOLDOUT_ACCESS_KIND_UNSPECIFIED\x10\x00\x12\"\n\x1eHOLDOUT_ACCESS_KIND_EVALUATION\x10\x01\x12\x1c\n\x18HOLDOUT_ACCESS_KIND_GATE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,10 +49,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HOLDOUT'].fields_by_name['final_read_count']._serialized_options = b'\342A\001\003'
   _globals['_HOLDOUT']._loaded_options = None
   _globals['_HOLDOUT']._serialized_options = b'\352Aa\n\035evaluator.luthier.dev/Holdout\022@tenants/{tenant}/datasets/{dataset}/revisions/{revision}/holdout'
-  _globals['_HOLDOUTLOOKKIND']._serialized_start=785
-  _globals['_HOLDOUTLOOKKIND']._serialized_end=899
+  _globals['_HOLDOUTACCESSKIND']._serialized_start=789
+  _globals['_HOLDOUTACCESSKIND']._serialized_end=911
   _globals['_HOLDOUT']._serialized_start=193
   _globals['_HOLDOUT']._serialized_end=488
-  _globals['_HOLDOUTLOOK']._serialized_start=491
-  _globals['_HOLDOUTLOOK']._serialized_end=783
+  _globals['_HOLDOUTACCESS']._serialized_start=491
+  _globals['_HOLDOUTACCESS']._serialized_end=787
 # @@protoc_insertion_point(module_scope)

@@ -19,33 +19,33 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class _HoldoutLookKind:
+class _HoldoutAccessKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _HoldoutLookKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HoldoutLookKind.ValueType], _builtins.type):
+class _HoldoutAccessKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HoldoutAccessKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
-    HOLDOUT_LOOK_KIND_UNSPECIFIED: _HoldoutLookKind.ValueType  # 0
+    HOLDOUT_ACCESS_KIND_UNSPECIFIED: _HoldoutAccessKind.ValueType  # 0
     """Never sent."""
-    HOLDOUT_LOOK_KIND_EVALUATION: _HoldoutLookKind.ValueType  # 1
+    HOLDOUT_ACCESS_KIND_EVALUATION: _HoldoutAccessKind.ValueType  # 1
     """An evaluation that made figures."""
-    HOLDOUT_LOOK_KIND_GATE: _HoldoutLookKind.ValueType  # 2
+    HOLDOUT_ACCESS_KIND_GATE: _HoldoutAccessKind.ValueType  # 2
     """A gate that judged them."""
 
-class HoldoutLookKind(_HoldoutLookKind, metaclass=_HoldoutLookKindEnumTypeWrapper):
+class HoldoutAccessKind(_HoldoutAccessKind, metaclass=_HoldoutAccessKindEnumTypeWrapper):
     """Who looked at a holdout."""
 
-HOLDOUT_LOOK_KIND_UNSPECIFIED: HoldoutLookKind.ValueType  # 0
+HOLDOUT_ACCESS_KIND_UNSPECIFIED: HoldoutAccessKind.ValueType  # 0
 """Never sent."""
-HOLDOUT_LOOK_KIND_EVALUATION: HoldoutLookKind.ValueType  # 1
+HOLDOUT_ACCESS_KIND_EVALUATION: HoldoutAccessKind.ValueType  # 1
 """An evaluation that made figures."""
-HOLDOUT_LOOK_KIND_GATE: HoldoutLookKind.ValueType  # 2
+HOLDOUT_ACCESS_KIND_GATE: HoldoutAccessKind.ValueType  # 2
 """A gate that judged them."""
-Global___HoldoutLookKind: _TypeAlias = HoldoutLookKind  # noqa: Y015
+Global___HoldoutAccessKind: _TypeAlias = HoldoutAccessKind  # noqa: Y015
 
 @_typing.final
 class Holdout(_message.Message):
-    """The holdout split of a dataset revision, and how worn it is. Revisions with the same rows share their looks."""
+    """The holdout split of a dataset revision, and how worn it is. Revisions with the same rows share their accesses."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -88,7 +88,7 @@ class Holdout(_message.Message):
 Global___Holdout: _TypeAlias = Holdout  # noqa: Y015
 
 @_typing.final
-class HoldoutLook(_message.Message):
+class HoldoutAccess(_message.Message):
     """An entry of a holdout's ledger. Entries are added, never changed."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -104,7 +104,7 @@ class HoldoutLook(_message.Message):
     PURPOSE_FIELD_NUMBER: _builtins.int
     ROW_COUNT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
-    kind: Global___HoldoutLookKind.ValueType
+    kind: Global___HoldoutAccessKind.ValueType
     """Who looked."""
     final: _builtins.bool
     """Whether it was the final slice."""
@@ -131,7 +131,7 @@ class HoldoutLook(_message.Message):
     def __init__(
         self,
         *,
-        kind: Global___HoldoutLookKind.ValueType = ...,
+        kind: Global___HoldoutAccessKind.ValueType = ...,
         final: _builtins.bool = ...,
         is_counted: _builtins.bool = ...,
         evaluation: _builtins.str = ...,
@@ -149,4 +149,4 @@ class HoldoutLook(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___HoldoutLook: _TypeAlias = HoldoutLook  # noqa: Y015
+Global___HoldoutAccess: _TypeAlias = HoldoutAccess  # noqa: Y015

@@ -66,8 +66,8 @@ class GetHoldoutResponse(_message.Message):
 Global___GetHoldoutResponse: _TypeAlias = GetHoldoutResponse  # noqa: Y015
 
 @_typing.final
-class ListHoldoutLooksRequest(_message.Message):
-    """Request of `ListHoldoutLooks`."""
+class ListHoldoutAccessesRequest(_message.Message):
+    """Request of `ListHoldoutAccesses`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -93,32 +93,32 @@ class ListHoldoutLooksRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListHoldoutLooksRequest: _TypeAlias = ListHoldoutLooksRequest  # noqa: Y015
+Global___ListHoldoutAccessesRequest: _TypeAlias = ListHoldoutAccessesRequest  # noqa: Y015
 
 @_typing.final
-class ListHoldoutLooksResponse(_message.Message):
-    """Response of `ListHoldoutLooks`."""
+class ListHoldoutAccessesResponse(_message.Message):
+    """Response of `ListHoldoutAccesses`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    LOOKS_FIELD_NUMBER: _builtins.int
+    ACCESSES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Token of the next page; empty at the end."""
     @_builtins.property
-    def looks(self) -> _containers.RepeatedCompositeFieldContainer[_holdout_pb2.HoldoutLook]:
+    def accesses(self) -> _containers.RepeatedCompositeFieldContainer[_holdout_pb2.HoldoutAccess]:
         """One page."""
 
     def __init__(
         self,
         *,
-        looks: _abc.Iterable[_holdout_pb2.HoldoutLook] | None = ...,
+        accesses: _abc.Iterable[_holdout_pb2.HoldoutAccess] | None = ...,
         next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["looks", b"looks", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accesses", b"accesses", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListHoldoutLooksResponse: _TypeAlias = ListHoldoutLooksResponse  # noqa: Y015
+Global___ListHoldoutAccessesResponse: _TypeAlias = ListHoldoutAccessesResponse  # noqa: Y015

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class HoldoutServiceStub:
-    """Keeps the ledger of looks at holdouts.
+    """Keeps the ledger of accesses to holdouts.
     """
 
     def __init__(self, channel):
@@ -40,15 +40,15 @@ class HoldoutServiceStub:
                 request_serializer=luthier_dot_evaluator_dot_v1_dot_holdout__service__pb2.GetHoldoutRequest.SerializeToString,
                 response_deserializer=luthier_dot_evaluator_dot_v1_dot_holdout__service__pb2.GetHoldoutResponse.FromString,
                 _registered_method=True)
-        self.ListHoldoutLooks = channel.unary_unary(
-                '/luthier.evaluator.v1.HoldoutService/ListHoldoutLooks',
-                request_serializer=luthier_dot_evaluator_dot_v1_dot_holdout__service__pb2.ListHoldoutLooksRequest.SerializeToString,
-                response_deserializer=luthier_dot_evaluator_dot_v1_dot_holdout__service__pb2.ListHoldoutLooksResponse.FromString,
+        self.ListHoldoutAccesses = channel.unary_unary(
+                '/luthier.evaluator.v1.HoldoutService/ListHoldoutAccesses',
+                request_serializer=luthier_dot_evaluator_dot_v1_dot_holdout__service__pb2.ListHoldoutAccessesRequest.SerializeToString,
+                response_deserializer=luthier_dot_evaluator_dot_v1_dot_holdout__service__pb2.ListHoldoutAccessesResponse.FromString,
                 _registered_method=True)
 
 
 class HoldoutServiceServicer:
-    """Keeps the ledger of looks at holdouts.
+    """Keeps the ledger of accesses to holdouts.
     """
 
     def GetHoldout(self, request, context):
@@ -58,8 +58,8 @@ class HoldoutServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ListHoldoutLooks(self, request, context):
-        """Lists the looks at a holdout, newest first.
+    def ListHoldoutAccesses(self, request, context):
+        """Lists the accesses to a holdout, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,10 +73,10 @@ def add_HoldoutServiceServicer_to_server(servicer, server):
                     request_deserializer=luthier_dot_evaluator_dot_v1_dot_holdout__service__pb2.GetHoldoutRequest.FromString,
                     response_serializer=luthier_dot_evaluator_dot_v1_dot_holdout__service__pb2.GetHoldoutResponse.SerializeToString,
             ),
-            'ListHoldoutLooks': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListHoldoutLooks,
-                    request_deserializer=luthier_dot_evaluator_dot_v1_dot_holdout__service__pb2.ListHoldoutLooksRequest.FromString,
-                    response_serializer=luthier_dot_evaluator_dot_v1_dot_holdout__service__pb2.ListHoldoutLooksResponse.SerializeToString,
+            'ListHoldoutAccesses': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHoldoutAccesses,
+                    request_deserializer=luthier_dot_evaluator_dot_v1_dot_holdout__service__pb2.ListHoldoutAccessesRequest.FromString,
+                    response_serializer=luthier_dot_evaluator_dot_v1_dot_holdout__service__pb2.ListHoldoutAccessesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,7 +87,7 @@ def add_HoldoutServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class HoldoutService:
-    """Keeps the ledger of looks at holdouts.
+    """Keeps the ledger of accesses to holdouts.
     """
 
     @staticmethod
@@ -118,7 +118,7 @@ class HoldoutService:
             _registered_method=True)
 
     @staticmethod
-    def ListHoldoutLooks(request,
+    def ListHoldoutAccesses(request,
             target,
             options=(),
             channel_credentials=None,
@@ -131,9 +131,9 @@ class HoldoutService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/luthier.evaluator.v1.HoldoutService/ListHoldoutLooks',
-            luthier_dot_evaluator_dot_v1_dot_holdout__service__pb2.ListHoldoutLooksRequest.SerializeToString,
-            luthier_dot_evaluator_dot_v1_dot_holdout__service__pb2.ListHoldoutLooksResponse.FromString,
+            '/luthier.evaluator.v1.HoldoutService/ListHoldoutAccesses',
+            luthier_dot_evaluator_dot_v1_dot_holdout__service__pb2.ListHoldoutAccessesRequest.SerializeToString,
+            luthier_dot_evaluator_dot_v1_dot_holdout__service__pb2.ListHoldoutAccessesResponse.FromString,
             options,
             channel_credentials,
             insecure,

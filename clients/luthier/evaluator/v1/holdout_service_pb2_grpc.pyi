@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class HoldoutServiceStub:
-    """Keeps the ledger of looks at holdouts."""
+    """Keeps the ledger of accesses to holdouts."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -35,21 +35,21 @@ class HoldoutServiceStub:
     def __new__(cls, channel: _aio.Channel) -> HoldoutServiceAsyncStub: ...
     GetHoldout: _grpc.UnaryUnaryMultiCallable[_holdout_service_pb2.GetHoldoutRequest, _holdout_service_pb2.GetHoldoutResponse]
     """Returns the holdout of a dataset revision. NOT_FOUND if there is no such revision."""
-    ListHoldoutLooks: _grpc.UnaryUnaryMultiCallable[_holdout_service_pb2.ListHoldoutLooksRequest, _holdout_service_pb2.ListHoldoutLooksResponse]
-    """Lists the looks at a holdout, newest first."""
+    ListHoldoutAccesses: _grpc.UnaryUnaryMultiCallable[_holdout_service_pb2.ListHoldoutAccessesRequest, _holdout_service_pb2.ListHoldoutAccessesResponse]
+    """Lists the accesses to a holdout, newest first."""
 
 @_typing.type_check_only
 class HoldoutServiceAsyncStub(HoldoutServiceStub):
-    """Keeps the ledger of looks at holdouts."""
+    """Keeps the ledger of accesses to holdouts."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetHoldout: _aio.UnaryUnaryMultiCallable[_holdout_service_pb2.GetHoldoutRequest, _holdout_service_pb2.GetHoldoutResponse]  # type: ignore[assignment]
     """Returns the holdout of a dataset revision. NOT_FOUND if there is no such revision."""
-    ListHoldoutLooks: _aio.UnaryUnaryMultiCallable[_holdout_service_pb2.ListHoldoutLooksRequest, _holdout_service_pb2.ListHoldoutLooksResponse]  # type: ignore[assignment]
-    """Lists the looks at a holdout, newest first."""
+    ListHoldoutAccesses: _aio.UnaryUnaryMultiCallable[_holdout_service_pb2.ListHoldoutAccessesRequest, _holdout_service_pb2.ListHoldoutAccessesResponse]  # type: ignore[assignment]
+    """Lists the accesses to a holdout, newest first."""
 
 class HoldoutServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps the ledger of looks at holdouts."""
+    """Keeps the ledger of accesses to holdouts."""
 
     @_abc_1.abstractmethod
     def GetHoldout(
@@ -60,11 +60,11 @@ class HoldoutServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns the holdout of a dataset revision. NOT_FOUND if there is no such revision."""
 
     @_abc_1.abstractmethod
-    def ListHoldoutLooks(
+    def ListHoldoutAccesses(
         self,
-        request: _holdout_service_pb2.ListHoldoutLooksRequest,
+        request: _holdout_service_pb2.ListHoldoutAccessesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_holdout_service_pb2.ListHoldoutLooksResponse, _abc.Awaitable[_holdout_service_pb2.ListHoldoutLooksResponse]]:
-        """Lists the looks at a holdout, newest first."""
+    ) -> _typing.Union[_holdout_service_pb2.ListHoldoutAccessesResponse, _abc.Awaitable[_holdout_service_pb2.ListHoldoutAccessesResponse]]:
+        """Lists the accesses to a holdout, newest first."""
 
 def add_HoldoutServiceServicer_to_server(servicer: HoldoutServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -158,7 +158,7 @@ class EvaluationGap(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
-    """What: `arm rag`, `metric bleu of adapter`, `suite general`, ..."""
+    """What: `arm rag`, `metric bleu of adapter`, `suite retention`, ..."""
     reason: _builtins.str
     """Why not."""
     def __init__(

@@ -22,47 +22,47 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class _GenerationState:
+class _LoadedAdapterState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _GenerationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GenerationState.ValueType], _builtins.type):
+class _LoadedAdapterStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LoadedAdapterState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
-    GENERATION_STATE_UNSPECIFIED: _GenerationState.ValueType  # 0
+    LOADED_ADAPTER_STATE_UNSPECIFIED: _LoadedAdapterState.ValueType  # 0
     """Never sent."""
-    GENERATION_STATE_LOADING: _GenerationState.ValueType  # 1
-    """Being fetched, verified, loaded and, the first time, proved."""
-    GENERATION_STATE_READY: _GenerationState.ValueType  # 2
+    LOADED_ADAPTER_STATE_LOADING: _LoadedAdapterState.ValueType  # 1
+    """Being fetched, verified, loaded and, the first time, checked."""
+    LOADED_ADAPTER_STATE_READY: _LoadedAdapterState.ValueType  # 2
     """It can answer."""
-    GENERATION_STATE_DRAINING: _GenerationState.ValueType  # 3
+    LOADED_ADAPTER_STATE_DRAINING: _LoadedAdapterState.ValueType  # 3
     """No new requests; it is unloaded after its last token."""
-    GENERATION_STATE_FAILED: _GenerationState.ValueType  # 4
+    LOADED_ADAPTER_STATE_FAILED: _LoadedAdapterState.ValueType  # 4
     """Its files are gone or do not verify; see `error`."""
-    GENERATION_STATE_COLD: _GenerationState.ValueType  # 5
+    LOADED_ADAPTER_STATE_COLD: _LoadedAdapterState.ValueType  # 5
     """On disk; its next request loads it, and waits for that."""
 
-class GenerationState(_GenerationState, metaclass=_GenerationStateEnumTypeWrapper):
-    """Life of a generation: COLD -> LOADING -> READY | FAILED; READY -> COLD when it makes room; FAILED -> LOADING when it is tried
+class LoadedAdapterState(_LoadedAdapterState, metaclass=_LoadedAdapterStateEnumTypeWrapper):
+    """Life of a loaded adapter: COLD -> LOADING -> READY | FAILED; READY -> COLD when it makes room; FAILED -> LOADING when it is tried
     again; READY -> DRAINING -> unloaded and gone.
     """
 
-GENERATION_STATE_UNSPECIFIED: GenerationState.ValueType  # 0
+LOADED_ADAPTER_STATE_UNSPECIFIED: LoadedAdapterState.ValueType  # 0
 """Never sent."""
-GENERATION_STATE_LOADING: GenerationState.ValueType  # 1
-"""Being fetched, verified, loaded and, the first time, proved."""
-GENERATION_STATE_READY: GenerationState.ValueType  # 2
+LOADED_ADAPTER_STATE_LOADING: LoadedAdapterState.ValueType  # 1
+"""Being fetched, verified, loaded and, the first time, checked."""
+LOADED_ADAPTER_STATE_READY: LoadedAdapterState.ValueType  # 2
 """It can answer."""
-GENERATION_STATE_DRAINING: GenerationState.ValueType  # 3
+LOADED_ADAPTER_STATE_DRAINING: LoadedAdapterState.ValueType  # 3
 """No new requests; it is unloaded after its last token."""
-GENERATION_STATE_FAILED: GenerationState.ValueType  # 4
+LOADED_ADAPTER_STATE_FAILED: LoadedAdapterState.ValueType  # 4
 """Its files are gone or do not verify; see `error`."""
-GENERATION_STATE_COLD: GenerationState.ValueType  # 5
+LOADED_ADAPTER_STATE_COLD: LoadedAdapterState.ValueType  # 5
 """On disk; its next request loads it, and waits for that."""
-Global___GenerationState: _TypeAlias = GenerationState  # noqa: Y015
+Global___LoadedAdapterState: _TypeAlias = LoadedAdapterState  # noqa: Y015
 
 @_typing.final
 class Deployment(_message.Message):
-    """A stable name that applications call. It routes to one immutable generation; the generation changes, the name does not."""
+    """A stable name that applications call. It routes to one immutable loaded adapter; the loaded adapter changes, the name does not."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -96,15 +96,15 @@ class Deployment(_message.Message):
         """When its routing last changed."""
 
     @_builtins.property
-    def live(self) -> Global___Generation:
+    def live(self) -> Global___LoadedAdapter:
         """What requests go to."""
 
     @_builtins.property
-    def candidate(self) -> Global___Generation:
-        """Loaded and proved, waiting for `PromoteDeployment`; unset without one."""
+    def candidate(self) -> Global___LoadedAdapter:
+        """Loaded and checked, waiting for `PromoteDeployment`; unset without one."""
 
     @_builtins.property
-    def previous(self) -> Global___Generation:
+    def previous(self) -> Global___LoadedAdapter:
         """What was live before, kept loaded for `RollbackDeployment`; unset without one."""
 
     @_builtins.property
@@ -119,9 +119,9 @@ class Deployment(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         revision: _builtins.int = ...,
-        live: Global___Generation | None = ...,
-        candidate: Global___Generation | None = ...,
-        previous: Global___Generation | None = ...,
+        live: Global___LoadedAdapter | None = ...,
+        candidate: Global___LoadedAdapter | None = ...,
+        previous: Global___LoadedAdapter | None = ...,
         pinned: _builtins.bool = ...,
         traffic: _abc.Iterable[Global___TrafficShare] | None = ...,
         mirror_revision: _builtins.str = ...,
@@ -161,12 +161,12 @@ class TrafficShare(_message.Message):
 Global___TrafficShare: _TypeAlias = TrafficShare  # noqa: Y015
 
 @_typing.final
-class Generation(_message.Message):
+class LoadedAdapter(_message.Message):
     """An adapter revision in an engine. Its weights never change."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    GENERATION_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
     ADAPTER_REVISION_FIELD_NUMBER: _builtins.int
     ADAPTER_SHA256_FIELD_NUMBER: _builtins.int
     BASE_MODEL_FIELD_NUMBER: _builtins.int
@@ -175,7 +175,7 @@ class Generation(_message.Message):
     LEASE_COUNT_FIELD_NUMBER: _builtins.int
     CERTIFICATE_FIELD_NUMBER: _builtins.int
     LOAD_STAGES_FIELD_NUMBER: _builtins.int
-    generation: _builtins.str
+    id: _builtins.str
     """Name in the engine, made of the content digest and never used for anything else."""
     adapter_revision: _builtins.str
     """The adapter revision it holds."""
@@ -183,7 +183,7 @@ class Generation(_message.Message):
     """sha256 (hex) of that revision."""
     base_model: _builtins.str
     """The base model."""
-    state: Global___GenerationState.ValueType
+    state: Global___LoadedAdapterState.ValueType
     """Where it is in its life."""
     lease_count: _builtins.int
     """Requests that hold it now."""
@@ -193,20 +193,20 @@ class Generation(_message.Message):
 
     @_builtins.property
     def certificate(self) -> Global___ParityCertificate:
-        """The proof that the engine computes with it what the training computed; unset before its first load."""
+        """The parity check: the engine computes with it what the training computed; unset before its first load."""
 
     @_builtins.property
     def load_stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoadStage]:
-        """How long each stage took when it was deployed or first loaded, in order: `fetch`, `verify`, `load`, `prove`, `publish`."""
+        """How long each stage took when it was deployed or first loaded, in order: `fetch`, `verify`, `load`, `parity_check`, `publish`."""
 
     def __init__(
         self,
         *,
-        generation: _builtins.str = ...,
+        id: _builtins.str = ...,
         adapter_revision: _builtins.str = ...,
         adapter_sha256: _builtins.str = ...,
         base_model: _builtins.str = ...,
-        state: Global___GenerationState.ValueType = ...,
+        state: Global___LoadedAdapterState.ValueType = ...,
         error: _status_pb2.Status | None = ...,
         lease_count: _builtins.int = ...,
         certificate: Global___ParityCertificate | None = ...,
@@ -214,11 +214,11 @@ class Generation(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_revision", b"adapter_revision", "adapter_sha256", b"adapter_sha256", "base_model", b"base_model", "certificate", b"certificate", "error", b"error", "generation", b"generation", "lease_count", b"lease_count", "load_stages", b"load_stages", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_revision", b"adapter_revision", "adapter_sha256", b"adapter_sha256", "base_model", b"base_model", "certificate", b"certificate", "error", b"error", "id", b"id", "lease_count", b"lease_count", "load_stages", b"load_stages", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Generation: _TypeAlias = Generation  # noqa: Y015
+Global___LoadedAdapter: _TypeAlias = LoadedAdapter  # noqa: Y015
 
 @_typing.final
 class LoadStage(_message.Message):
@@ -229,7 +229,7 @@ class LoadStage(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`fetch`: its files, by digest; `verify`: what they hold; `load`: into the engine; `prove`: the certificate; `publish`: durable."""
+    """`fetch`: its files, by digest; `verify`: what they hold; `load`: into the engine; `parity_check`: the certificate; `publish`: durable."""
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """How long it took."""
@@ -267,9 +267,9 @@ class ParityCertificate(_message.Message):
     ENGINE_VERSION_FIELD_NUMBER: _builtins.int
     ENGINE_DTYPE_FIELD_NUMBER: _builtins.int
     TRAINING_DTYPE_FIELD_NUMBER: _builtins.int
-    PROVE_TIME_FIELD_NUMBER: _builtins.int
+    CHECK_TIME_FIELD_NUMBER: _builtins.int
     row_count: _builtins.int
-    """Continuations compared; 0: the training recorded none, and only the effect is proved."""
+    """Continuations compared; 0: the training recorded none, and only the effect is checked."""
     token_count: _builtins.int
     """Completion tokens compared."""
     deviation_mean_nats: _builtins.float
@@ -291,8 +291,8 @@ class ParityCertificate(_message.Message):
     training_dtype: _builtins.str
     """In what the training computed; empty if it recorded nothing."""
     @_builtins.property
-    def prove_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was proved."""
+    def check_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was checked."""
 
     def __init__(
         self,
@@ -308,11 +308,11 @@ class ParityCertificate(_message.Message):
         engine_version: _builtins.str = ...,
         engine_dtype: _builtins.str = ...,
         training_dtype: _builtins.str = ...,
-        prove_time: _timestamp_pb2.Timestamp | None = ...,
+        check_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["prove_time", b"prove_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["check_time", b"check_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_deviation_mean_nats", b"base_deviation_mean_nats", "deviation_max_nats", b"deviation_max_nats", "deviation_mean_nats", b"deviation_mean_nats", "effect_max_nats", b"effect_max_nats", "effect_mean_nats", b"effect_mean_nats", "engine_dtype", b"engine_dtype", "engine_version", b"engine_version", "prove_time", b"prove_time", "row_count", b"row_count", "token_count", b"token_count", "tolerance_nats", b"tolerance_nats", "training_dtype", b"training_dtype"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_deviation_mean_nats", b"base_deviation_mean_nats", "check_time", b"check_time", "deviation_max_nats", b"deviation_max_nats", "deviation_mean_nats", b"deviation_mean_nats", "effect_max_nats", b"effect_max_nats", "effect_mean_nats", b"effect_mean_nats", "engine_dtype", b"engine_dtype", "engine_version", b"engine_version", "row_count", b"row_count", "token_count", b"token_count", "tolerance_nats", b"tolerance_nats", "training_dtype", b"training_dtype"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -317,7 +317,7 @@ class PinDeploymentRequest(_message.Message):
     name: _builtins.str
     """The deployment."""
     pinned: _builtins.bool
-    """True keeps its generations in memory; false lets them make room for others."""
+    """True keeps its loaded adapters in memory; false lets them make room for others."""
     etag: _builtins.str
     """The deployment's etag as the caller knows it; empty: not checked."""
     request_id: _builtins.str

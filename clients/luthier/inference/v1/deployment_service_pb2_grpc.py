@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class DeploymentServiceStub:
-    """Owns what is served under which name. Every change happens while requests run: a request in flight keeps its generation.
+    """Owns what is served under which name. Every change happens while requests run: a request in flight keeps its loaded adapter.
     """
 
     def __init__(self, channel):
@@ -83,7 +83,7 @@ class DeploymentServiceStub:
 
 
 class DeploymentServiceServicer:
-    """Owns what is served under which name. Every change happens while requests run: a request in flight keeps its generation.
+    """Owns what is served under which name. Every change happens while requests run: a request in flight keeps its loaded adapter.
     """
 
     def DeployAdapter(self, request, context):
@@ -103,7 +103,7 @@ class DeploymentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RollbackDeployment(self, request, context):
-        """Makes the previous generation live again. FAILED_PRECONDITION without one.
+        """Makes the previous loaded adapter live again. FAILED_PRECONDITION without one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,7 +126,7 @@ class DeploymentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PinDeployment(self, request, context):
-        """Keeps all generations of a deployment in memory, or no longer. RESOURCE_EXHAUSTED if too few places would be left for others.
+        """Keeps all loaded adapters of a deployment in memory, or no longer. RESOURCE_EXHAUSTED if too few places would be left for others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -210,7 +210,7 @@ def add_DeploymentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DeploymentService:
-    """Owns what is served under which name. Every change happens while requests run: a request in flight keeps its generation.
+    """Owns what is served under which name. Every change happens while requests run: a request in flight keeps its loaded adapter.
     """
 
     @staticmethod

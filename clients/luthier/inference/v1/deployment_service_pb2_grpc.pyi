@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DeploymentServiceStub:
-    """Owns what is served under which name. Every change happens while requests run: a request in flight keeps its generation."""
+    """Owns what is served under which name. Every change happens while requests run: a request in flight keeps its loaded adapter."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -41,7 +41,7 @@ class DeploymentServiceStub:
     PromoteDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.PromoteDeploymentRequest, _deployment_service_pb2.PromoteDeploymentResponse]
     """Makes the candidate live. FAILED_PRECONDITION without a candidate."""
     RollbackDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.RollbackDeploymentRequest, _deployment_service_pb2.RollbackDeploymentResponse]
-    """Makes the previous generation live again. FAILED_PRECONDITION without one."""
+    """Makes the previous loaded adapter live again. FAILED_PRECONDITION without one."""
     DeleteDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.DeleteDeploymentRequest, _deployment_service_pb2.DeleteDeploymentResponse]
     """Removes a deployment; requests in flight finish. NOT_FOUND if there is none."""
     SetTraffic: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.SetTrafficRequest, _deployment_service_pb2.SetTrafficResponse]
@@ -50,7 +50,7 @@ class DeploymentServiceStub:
     promotion or rollback sends everything to the live revision again. FAILED_PRECONDITION for a revision it does not hold.
     """
     PinDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.PinDeploymentRequest, _deployment_service_pb2.PinDeploymentResponse]
-    """Keeps all generations of a deployment in memory, or no longer. RESOURCE_EXHAUSTED if too few places would be left for others."""
+    """Keeps all loaded adapters of a deployment in memory, or no longer. RESOURCE_EXHAUSTED if too few places would be left for others."""
     PrefetchDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.PrefetchDeploymentRequest, _deployment_service_pb2.PrefetchDeploymentResponse]
     """Loads what a deployment's requests go to, so that none of them waits for it. FAILED_PRECONDITION if it cannot be loaded."""
     GetDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.GetDeploymentRequest, _deployment_service_pb2.GetDeploymentResponse]
@@ -60,7 +60,7 @@ class DeploymentServiceStub:
 
 @_typing.type_check_only
 class DeploymentServiceAsyncStub(DeploymentServiceStub):
-    """Owns what is served under which name. Every change happens while requests run: a request in flight keeps its generation."""
+    """Owns what is served under which name. Every change happens while requests run: a request in flight keeps its loaded adapter."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     DeployAdapter: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.DeployAdapterRequest, _deployment_service_pb2.DeployAdapterResponse]  # type: ignore[assignment]
@@ -71,7 +71,7 @@ class DeploymentServiceAsyncStub(DeploymentServiceStub):
     PromoteDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.PromoteDeploymentRequest, _deployment_service_pb2.PromoteDeploymentResponse]  # type: ignore[assignment]
     """Makes the candidate live. FAILED_PRECONDITION without a candidate."""
     RollbackDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.RollbackDeploymentRequest, _deployment_service_pb2.RollbackDeploymentResponse]  # type: ignore[assignment]
-    """Makes the previous generation live again. FAILED_PRECONDITION without one."""
+    """Makes the previous loaded adapter live again. FAILED_PRECONDITION without one."""
     DeleteDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.DeleteDeploymentRequest, _deployment_service_pb2.DeleteDeploymentResponse]  # type: ignore[assignment]
     """Removes a deployment; requests in flight finish. NOT_FOUND if there is none."""
     SetTraffic: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.SetTrafficRequest, _deployment_service_pb2.SetTrafficResponse]  # type: ignore[assignment]
@@ -80,7 +80,7 @@ class DeploymentServiceAsyncStub(DeploymentServiceStub):
     promotion or rollback sends everything to the live revision again. FAILED_PRECONDITION for a revision it does not hold.
     """
     PinDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.PinDeploymentRequest, _deployment_service_pb2.PinDeploymentResponse]  # type: ignore[assignment]
-    """Keeps all generations of a deployment in memory, or no longer. RESOURCE_EXHAUSTED if too few places would be left for others."""
+    """Keeps all loaded adapters of a deployment in memory, or no longer. RESOURCE_EXHAUSTED if too few places would be left for others."""
     PrefetchDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.PrefetchDeploymentRequest, _deployment_service_pb2.PrefetchDeploymentResponse]  # type: ignore[assignment]
     """Loads what a deployment's requests go to, so that none of them waits for it. FAILED_PRECONDITION if it cannot be loaded."""
     GetDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.GetDeploymentRequest, _deployment_service_pb2.GetDeploymentResponse]  # type: ignore[assignment]
@@ -89,7 +89,7 @@ class DeploymentServiceAsyncStub(DeploymentServiceStub):
     """Lists a tenant's deployments by name."""
 
 class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Owns what is served under which name. Every change happens while requests run: a request in flight keeps its generation."""
+    """Owns what is served under which name. Every change happens while requests run: a request in flight keeps its loaded adapter."""
 
     @_abc_1.abstractmethod
     def DeployAdapter(
@@ -116,7 +116,7 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _deployment_service_pb2.RollbackDeploymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_deployment_service_pb2.RollbackDeploymentResponse, _abc.Awaitable[_deployment_service_pb2.RollbackDeploymentResponse]]:
-        """Makes the previous generation live again. FAILED_PRECONDITION without one."""
+        """Makes the previous loaded adapter live again. FAILED_PRECONDITION without one."""
 
     @_abc_1.abstractmethod
     def DeleteDeployment(
@@ -143,7 +143,7 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _deployment_service_pb2.PinDeploymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_deployment_service_pb2.PinDeploymentResponse, _abc.Awaitable[_deployment_service_pb2.PinDeploymentResponse]]:
-        """Keeps all generations of a deployment in memory, or no longer. RESOURCE_EXHAUSTED if too few places would be left for others."""
+        """Keeps all loaded adapters of a deployment in memory, or no longer. RESOURCE_EXHAUSTED if too few places would be left for others."""
 
     @_abc_1.abstractmethod
     def PrefetchDeployment(

@@ -28,7 +28,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#luthier/inference/v1/feedback.proto\x12\x14luthier.inference.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe2\x03\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x19\n\x0bresponse_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x32\n\x06rating\x18\x03 \x01(\x0e\x32\x1c.luthier.inference.v1.RatingB\x04\xe2\x41\x01\x03\x12\x18\n\ncorrection\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06labels\x18\x05 \x03(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x14\n\x06target\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\ngeneration\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12!\n\x13\x64\x65ployment_revision\x18\n \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x37\n\rresponse_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03:I\xea\x41\x46\n\x1einference.luthier.dev/Feedback\x12$tenants/{tenant}/feedback/{feedback}\"\xd3\x02\n\rCapturePolicy\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1a\n\x07\x65nabled\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x32\n\tretention\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x1e\n\x0bsample_rate\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x12\n\x04\x65tag\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03:W\xea\x41T\n#inference.luthier.dev/CapturePolicy\x12\x1etenants/{tenant}/capturePolicy2\rcapturePolicyB\n\n\x08_enabledB\x0e\n\x0c_sample_rate\"\xf2\x02\n\x0b\x43\x61ptureFile\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x39\n\x04kind\x18\x02 \x01(\x0e\x32%.luthier.inference.v1.CaptureFileKindB\x04\xe2\x41\x01\x03\x12\x14\n\x06sha256\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x17\n\trow_count\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12>\n\x14oldest_response_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03:T\xea\x41Q\n!inference.luthier.dev/CaptureFile\x12,tenants/{tenant}/captureFiles/{capture_file}*A\n\x06Rating\x12\x16\n\x12RATING_UNSPECIFIED\x10\x00\x12\x0e\n\nRATING_BAD\x10\x01\x12\x0f\n\x0bRATING_GOOD\x10\x02*n\n\x0f\x43\x61ptureFileKind\x12!\n\x1d\x43\x41PTURE_FILE_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43\x41PTURE_FILE_KIND_PART\x10\x01\x12\x1c\n\x18\x43\x41PTURE_FILE_KIND_EXPORT\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#luthier/inference/v1/feedback.proto\x12\x14luthier.inference.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe6\x03\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x19\n\x0bresponse_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x32\n\x06rating\x18\x03 \x01(\x0e\x32\x1c.luthier.inference.v1.RatingB\x04\xe2\x41\x01\x03\x12\x18\n\ncorrection\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06labels\x18\x05 \x03(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x14\n\x06target\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1c\n\x0eloaded_adapter\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12!\n\x13\x64\x65ployment_revision\x18\n \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x37\n\rresponse_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03:I\xea\x41\x46\n\x1einference.luthier.dev/Feedback\x12$tenants/{tenant}/feedback/{feedback}\"\xd3\x02\n\rCapturePolicy\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1a\n\x07\x65nabled\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x32\n\tretention\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x1e\n\x0bsample_rate\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x12\n\x04\x65tag\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03:W\xea\x41T\n#inference.luthier.dev/CapturePolicy\x12\x1etenants/{tenant}/capturePolicy2\rcapturePolicyB\n\n\x08_enabledB\x0e\n\x0c_sample_rate\"\xf2\x02\n\x0b\x43\x61ptureFile\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x39\n\x04kind\x18\x02 \x01(\x0e\x32%.luthier.inference.v1.CaptureFileKindB\x04\xe2\x41\x01\x03\x12\x14\n\x06sha256\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x17\n\trow_count\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12>\n\x14oldest_response_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03:T\xea\x41Q\n!inference.luthier.dev/CaptureFile\x12,tenants/{tenant}/captureFiles/{capture_file}*A\n\x06Rating\x12\x16\n\x12RATING_UNSPECIFIED\x10\x00\x12\x0e\n\nRATING_BAD\x10\x01\x12\x0f\n\x0bRATING_GOOD\x10\x02*n\n\x0f\x43\x61ptureFileKind\x12!\n\x1d\x43\x41PTURE_FILE_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43\x41PTURE_FILE_KIND_PART\x10\x01\x12\x1c\n\x18\x43\x41PTURE_FILE_KIND_EXPORT\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,8 +51,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FEEDBACK'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
   _globals['_FEEDBACK'].fields_by_name['target']._loaded_options = None
   _globals['_FEEDBACK'].fields_by_name['target']._serialized_options = b'\342A\001\003'
-  _globals['_FEEDBACK'].fields_by_name['generation']._loaded_options = None
-  _globals['_FEEDBACK'].fields_by_name['generation']._serialized_options = b'\342A\001\003'
+  _globals['_FEEDBACK'].fields_by_name['loaded_adapter']._loaded_options = None
+  _globals['_FEEDBACK'].fields_by_name['loaded_adapter']._serialized_options = b'\342A\001\003'
   _globals['_FEEDBACK'].fields_by_name['deployment_revision']._loaded_options = None
   _globals['_FEEDBACK'].fields_by_name['deployment_revision']._serialized_options = b'\342A\001\003'
   _globals['_FEEDBACK'].fields_by_name['response_time']._loaded_options = None
@@ -89,14 +89,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CAPTUREFILE'].fields_by_name['oldest_response_time']._serialized_options = b'\342A\001\003'
   _globals['_CAPTUREFILE']._loaded_options = None
   _globals['_CAPTUREFILE']._serialized_options = b'\352AQ\n!inference.luthier.dev/CaptureFile\022,tenants/{tenant}/captureFiles/{capture_file}'
-  _globals['_RATING']._serialized_start=1386
-  _globals['_RATING']._serialized_end=1451
-  _globals['_CAPTUREFILEKIND']._serialized_start=1453
-  _globals['_CAPTUREFILEKIND']._serialized_end=1563
+  _globals['_RATING']._serialized_start=1390
+  _globals['_RATING']._serialized_end=1455
+  _globals['_CAPTUREFILEKIND']._serialized_start=1457
+  _globals['_CAPTUREFILEKIND']._serialized_end=1567
   _globals['_FEEDBACK']._serialized_start=187
-  _globals['_FEEDBACK']._serialized_end=669
-  _globals['_CAPTUREPOLICY']._serialized_start=672
-  _globals['_CAPTUREPOLICY']._serialized_end=1011
-  _globals['_CAPTUREFILE']._serialized_start=1014
-  _globals['_CAPTUREFILE']._serialized_end=1384
+  _globals['_FEEDBACK']._serialized_end=673
+  _globals['_CAPTUREPOLICY']._serialized_start=676
+  _globals['_CAPTUREPOLICY']._serialized_end=1015
+  _globals['_CAPTUREFILE']._serialized_start=1018
+  _globals['_CAPTUREFILE']._serialized_end=1388
 # @@protoc_insertion_point(module_scope)

@@ -83,7 +83,7 @@ class Feedback(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
-    GENERATION_FIELD_NUMBER: _builtins.int
+    LOADED_ADAPTER_FIELD_NUMBER: _builtins.int
     DEPLOYMENT_REVISION_FIELD_NUMBER: _builtins.int
     RESPONSE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -96,8 +96,8 @@ class Feedback(_message.Message):
     """What it should have been, redacted; empty: not said."""
     target: _builtins.str
     """What was called: a deployment, a base model or an adapter revision."""
-    generation: _builtins.str
-    """The generation that answered."""
+    loaded_adapter: _builtins.str
+    """The loaded adapter that answered."""
     deployment_revision: _builtins.int
     """The deployment's revision at the time; 0 without a deployment."""
     @_builtins.property
@@ -127,13 +127,13 @@ class Feedback(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         target: _builtins.str = ...,
-        generation: _builtins.str = ...,
+        loaded_adapter: _builtins.str = ...,
         deployment_revision: _builtins.int = ...,
         response_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "response_time", b"response_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "create_time", b"create_time", "deployment_revision", b"deployment_revision", "generation", b"generation", "labels", b"labels", "name", b"name", "rating", b"rating", "response_id", b"response_id", "response_time", b"response_time", "target", b"target", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "create_time", b"create_time", "deployment_revision", b"deployment_revision", "labels", b"labels", "loaded_adapter", b"loaded_adapter", "name", b"name", "rating", b"rating", "response_id", b"response_id", "response_time", b"response_time", "target", b"target", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -200,7 +200,7 @@ Global___CapturePolicy: _TypeAlias = CapturePolicy  # noqa: Y015
 class CaptureFile(_message.Message):
     """An immutable Parquet file in the blob store, deleted when its oldest row is as old as the policy's `retention`.
 
-    Columns: `response_id`, `target`, `deployment_revision`, `generation`, `adapter_revision`, `base_model`, `response_time`,
+    Columns: `response_id`, `target`, `deployment_revision`, `loaded adapter`, `adapter_revision`, `base_model`, `response_time`,
     `finish_reason`, `prompt_token_count`, `completion_token_count`, `ttft_ms`, `latency_ms`, `messages` (list of `role` and `content`;
     null where capture was off), `completion` (null there, too), `mirror_of` (the response id of the live answer, of a mirrored one);
     in exports also `rating`, `correction`, `labels`, `feedback_time`.

@@ -29,7 +29,7 @@ class Target(_message.Message):
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     ADAPTER_REVISION_FIELD_NUMBER: _builtins.int
     deployment: _builtins.str
-    """A deployment: its live generation answers."""
+    """A deployment: its live loaded adapter answers."""
     base_model: _builtins.str
     """A base model without any adapter."""
     adapter_revision: _builtins.str
@@ -358,12 +358,12 @@ class Origin(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    GENERATION_FIELD_NUMBER: _builtins.int
+    LOADED_ADAPTER_FIELD_NUMBER: _builtins.int
     DEPLOYMENT_REVISION_FIELD_NUMBER: _builtins.int
     ADAPTER_REVISION_FIELD_NUMBER: _builtins.int
     BASE_MODEL_FIELD_NUMBER: _builtins.int
-    generation: _builtins.str
-    """The generation; `base` for the base model alone."""
+    loaded_adapter: _builtins.str
+    """The loaded adapter; `base` for the base model alone."""
     deployment_revision: _builtins.int
     """The deployment's revision at the time of the call; 0 without a deployment."""
     adapter_revision: _builtins.str
@@ -373,14 +373,14 @@ class Origin(_message.Message):
     def __init__(
         self,
         *,
-        generation: _builtins.str = ...,
+        loaded_adapter: _builtins.str = ...,
         deployment_revision: _builtins.int = ...,
         adapter_revision: _builtins.str = ...,
         base_model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_revision", b"adapter_revision", "base_model", b"base_model", "deployment_revision", b"deployment_revision", "generation", b"generation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_revision", b"adapter_revision", "base_model", b"base_model", "deployment_revision", b"deployment_revision", "loaded_adapter", b"loaded_adapter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -399,7 +399,7 @@ class GenerateRequest(_message.Message):
     prompt: _builtins.str
     """The text to continue, as it is: no template is applied."""
     session_id: _builtins.str
-    """What keeps a conversation on one generation while traffic is split, at most 128 characters; empty: none."""
+    """What keeps a conversation on one loaded adapter while traffic is split, at most 128 characters; empty: none."""
     @_builtins.property
     def target(self) -> Global___Target:
         """Whose weights answer."""
@@ -487,7 +487,7 @@ class GenerateStreamRequest(_message.Message):
     prompt: _builtins.str
     """The text to continue, as it is: no template is applied."""
     session_id: _builtins.str
-    """What keeps a conversation on one generation while traffic is split, at most 128 characters; empty: none."""
+    """What keeps a conversation on one loaded adapter while traffic is split, at most 128 characters; empty: none."""
     @_builtins.property
     def target(self) -> Global___Target:
         """Whose weights answer."""
@@ -567,7 +567,7 @@ class ChatRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """What keeps a conversation on one generation while traffic is split, at most 128 characters; empty: none."""
+    """What keeps a conversation on one loaded adapter while traffic is split, at most 128 characters; empty: none."""
     @_builtins.property
     def target(self) -> Global___Target:
         """Whose weights answer."""
@@ -657,7 +657,7 @@ class ChatStreamRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """What keeps a conversation on one generation while traffic is split, at most 128 characters; empty: none."""
+    """What keeps a conversation on one loaded adapter while traffic is split, at most 128 characters; empty: none."""
     @_builtins.property
     def target(self) -> Global___Target:
         """Whose weights answer."""

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class InferenceServiceStub:
-    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one generation. Trailing
-    metadata of every answer repeat who answered: `luthier-generation`, `luthier-deployment-revision`, `luthier-response-id`.
+    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one loaded adapter. Trailing
+    metadata of every answer repeat who answered: `luthier-loaded-adapter`, `luthier-deployment-revision`, `luthier-response-id`.
     A call that is cancelled or runs out of time stops computing.
     """
 
@@ -75,8 +75,8 @@ class InferenceServiceStub:
 
 
 class InferenceServiceServicer:
-    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one generation. Trailing
-    metadata of every answer repeat who answered: `luthier-generation`, `luthier-deployment-revision`, `luthier-response-id`.
+    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one loaded adapter. Trailing
+    metadata of every answer repeat who answered: `luthier-loaded-adapter`, `luthier-deployment-revision`, `luthier-response-id`.
     A call that is cancelled or runs out of time stops computing.
     """
 
@@ -109,7 +109,7 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchGenerate(self, request, context):
-        """Answers several prompts with the same generation. An input that fails has its error among the results; the call itself
+        """Answers several prompts with the same loaded adapter. An input that fails has its error among the results; the call itself
         fails only if none can be answered: the target cannot be resolved, the engine died.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -177,8 +177,8 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class InferenceService:
-    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one generation. Trailing
-    metadata of every answer repeat who answered: `luthier-generation`, `luthier-deployment-revision`, `luthier-response-id`.
+    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one loaded adapter. Trailing
+    metadata of every answer repeat who answered: `luthier-loaded-adapter`, `luthier-deployment-revision`, `luthier-response-id`.
     A call that is cancelled or runs out of time stops computing.
     """
 

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class InferenceServiceStub:
-    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one generation. Trailing
-    metadata of every answer repeat who answered: `luthier-generation`, `luthier-deployment-revision`, `luthier-response-id`.
+    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one loaded adapter. Trailing
+    metadata of every answer repeat who answered: `luthier-loaded-adapter`, `luthier-deployment-revision`, `luthier-response-id`.
     A call that is cancelled or runs out of time stops computing.
     """
 
@@ -45,7 +45,7 @@ class InferenceServiceStub:
     ChatStream: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.ChatStreamRequest, _inference_service_pb2.ChatStreamResponse]
     """Answers a conversation, piece by piece: deltas, then one message with `finish`."""
     BatchGenerate: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.BatchGenerateRequest, _inference_service_pb2.BatchGenerateResponse]
-    """Answers several prompts with the same generation. An input that fails has its error among the results; the call itself
+    """Answers several prompts with the same loaded adapter. An input that fails has its error among the results; the call itself
     fails only if none can be answered: the target cannot be resolved, the engine died.
     """
     Score: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ScoreRequest, _inference_service_pb2.ScoreResponse]
@@ -55,8 +55,8 @@ class InferenceServiceStub:
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
-    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one generation. Trailing
-    metadata of every answer repeat who answered: `luthier-generation`, `luthier-deployment-revision`, `luthier-response-id`.
+    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one loaded adapter. Trailing
+    metadata of every answer repeat who answered: `luthier-loaded-adapter`, `luthier-deployment-revision`, `luthier-response-id`.
     A call that is cancelled or runs out of time stops computing.
     """
 
@@ -70,7 +70,7 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     ChatStream: _aio.UnaryStreamMultiCallable[_inference_service_pb2.ChatStreamRequest, _inference_service_pb2.ChatStreamResponse]  # type: ignore[assignment]
     """Answers a conversation, piece by piece: deltas, then one message with `finish`."""
     BatchGenerate: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.BatchGenerateRequest, _inference_service_pb2.BatchGenerateResponse]  # type: ignore[assignment]
-    """Answers several prompts with the same generation. An input that fails has its error among the results; the call itself
+    """Answers several prompts with the same loaded adapter. An input that fails has its error among the results; the call itself
     fails only if none can be answered: the target cannot be resolved, the engine died.
     """
     Score: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ScoreRequest, _inference_service_pb2.ScoreResponse]  # type: ignore[assignment]
@@ -79,8 +79,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Vectors of texts. FAILED_PRECONDITION with the reason ENGINE_CANNOT_EMBED on an engine that makes none."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one generation. Trailing
-    metadata of every answer repeat who answered: `luthier-generation`, `luthier-deployment-revision`, `luthier-response-id`.
+    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one loaded adapter. Trailing
+    metadata of every answer repeat who answered: `luthier-loaded-adapter`, `luthier-deployment-revision`, `luthier-response-id`.
     A call that is cancelled or runs out of time stops computing.
     """
 
@@ -122,7 +122,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.BatchGenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.BatchGenerateResponse, _abc.Awaitable[_inference_service_pb2.BatchGenerateResponse]]:
-        """Answers several prompts with the same generation. An input that fails has its error among the results; the call itself
+        """Answers several prompts with the same loaded adapter. An input that fails has its error among the results; the call itself
         fails only if none can be answered: the target cannot be resolved, the engine died.
         """
 

@@ -167,15 +167,15 @@ class TrainingConfig(_message.Message):
     WARMUP_RATIO_FIELD_NUMBER: _builtins.int
     MIN_LEARNING_RATE_RATIO_FIELD_NUMBER: _builtins.int
     WEIGHT_DECAY_FIELD_NUMBER: _builtins.int
-    MAX_GRADIENT_NORM_FIELD_NUMBER: _builtins.int
+    MAX_GRAD_NORM_FIELD_NUMBER: _builtins.int
     VALIDATION_INTERVAL_STEPS_FIELD_NUMBER: _builtins.int
     CHECKPOINT_INTERVAL_STEPS_FIELD_NUMBER: _builtins.int
     EARLY_STOPPING_PATIENCE_FIELD_NUMBER: _builtins.int
     EARLY_STOPPING_MIN_DELTA_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
-    MAX_ROW_TOKENS_FIELD_NUMBER: _builtins.int
-    RANK_STABILISED_FIELD_NUMBER: _builtins.int
+    MAX_SEQ_LENGTH_FIELD_NUMBER: _builtins.int
+    USE_RSLORA_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """LoRA rank, 1 to 256. Default 16."""
     alpha: _builtins.float
@@ -198,7 +198,7 @@ class TrainingConfig(_message.Message):
     """Final learning rate / peak. Default 0.1."""
     weight_decay: _builtins.float
     """AdamW weight decay of the LoRA weights. Default 0."""
-    max_gradient_norm: _builtins.float
+    max_grad_norm: _builtins.float
     """Largest norm of the gradient. Default 1."""
     validation_interval_steps: _builtins.int
     """Steps between validations. 0: only at the end. Default 10."""
@@ -212,10 +212,10 @@ class TrainingConfig(_message.Message):
     """Seed of initial weights, order and dropout. Default 0."""
     dtype: _builtins.str
     """`auto`, `float32` or `bfloat16`. Auto: bfloat16 where the processor computes in it. Default auto."""
-    max_row_tokens: _builtins.int
+    max_seq_length: _builtins.int
     """Longest row, in tokens. A longer one is refused, not cut. Default: the model's window, at most 2,048."""
-    rank_stabilised: _builtins.bool
-    """Use rank-stabilised scaling, alpha / sqrt(rank). Default false."""
+    use_rslora: _builtins.bool
+    """Use use-rslora scaling, alpha / sqrt(rank). Default false."""
     @_builtins.property
     def target_modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Modules to adapt. Default: all linear layers of the blocks."""
@@ -235,19 +235,19 @@ class TrainingConfig(_message.Message):
         warmup_ratio: _builtins.float | None = ...,
         min_learning_rate_ratio: _builtins.float | None = ...,
         weight_decay: _builtins.float | None = ...,
-        max_gradient_norm: _builtins.float | None = ...,
+        max_grad_norm: _builtins.float | None = ...,
         validation_interval_steps: _builtins.int | None = ...,
         checkpoint_interval_steps: _builtins.int | None = ...,
         early_stopping_patience: _builtins.int | None = ...,
         early_stopping_min_delta: _builtins.float | None = ...,
         seed: _builtins.int | None = ...,
         dtype: _builtins.str = ...,
-        max_row_tokens: _builtins.int | None = ...,
-        rank_stabilised: _builtins.bool | None = ...,
+        max_seq_length: _builtins.int | None = ...,
+        use_rslora: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_batch_size", b"_batch_size", "_checkpoint_interval_steps", b"_checkpoint_interval_steps", "_dropout", b"_dropout", "_early_stopping_min_delta", b"_early_stopping_min_delta", "_early_stopping_patience", b"_early_stopping_patience", "_epoch_count", b"_epoch_count", "_learning_rate", b"_learning_rate", "_max_gradient_norm", b"_max_gradient_norm", "_max_row_tokens", b"_max_row_tokens", "_max_steps", b"_max_steps", "_micro_batch_size", b"_micro_batch_size", "_min_learning_rate_ratio", b"_min_learning_rate_ratio", "_rank", b"_rank", "_rank_stabilised", b"_rank_stabilised", "_seed", b"_seed", "_validation_interval_steps", b"_validation_interval_steps", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "alpha", b"alpha", "batch_size", b"batch_size", "checkpoint_interval_steps", b"checkpoint_interval_steps", "dropout", b"dropout", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "epoch_count", b"epoch_count", "learning_rate", b"learning_rate", "max_gradient_norm", b"max_gradient_norm", "max_row_tokens", b"max_row_tokens", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "min_learning_rate_ratio", b"min_learning_rate_ratio", "rank", b"rank", "rank_stabilised", b"rank_stabilised", "seed", b"seed", "validation_interval_steps", b"validation_interval_steps", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_batch_size", b"_batch_size", "_checkpoint_interval_steps", b"_checkpoint_interval_steps", "_dropout", b"_dropout", "_early_stopping_min_delta", b"_early_stopping_min_delta", "_early_stopping_patience", b"_early_stopping_patience", "_epoch_count", b"_epoch_count", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_max_seq_length", b"_max_seq_length", "_max_steps", b"_max_steps", "_micro_batch_size", b"_micro_batch_size", "_min_learning_rate_ratio", b"_min_learning_rate_ratio", "_rank", b"_rank", "_seed", b"_seed", "_use_rslora", b"_use_rslora", "_validation_interval_steps", b"_validation_interval_steps", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "alpha", b"alpha", "batch_size", b"batch_size", "checkpoint_interval_steps", b"checkpoint_interval_steps", "dropout", b"dropout", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "epoch_count", b"epoch_count", "learning_rate", b"learning_rate", "max_grad_norm", b"max_grad_norm", "max_seq_length", b"max_seq_length", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "min_learning_rate_ratio", b"min_learning_rate_ratio", "rank", b"rank", "seed", b"seed", "use_rslora", b"use_rslora", "validation_interval_steps", b"validation_interval_steps", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_batch_size", b"_batch_size", "_checkpoint_interval_steps", b"_checkpoint_interval_steps", "_dropout", b"_dropout", "_early_stopping_min_delta", b"_early_stopping_min_delta", "_early_stopping_patience", b"_early_stopping_patience", "_epoch_count", b"_epoch_count", "_learning_rate", b"_learning_rate", "_max_gradient_norm", b"_max_gradient_norm", "_max_row_tokens", b"_max_row_tokens", "_max_steps", b"_max_steps", "_micro_batch_size", b"_micro_batch_size", "_min_learning_rate_ratio", b"_min_learning_rate_ratio", "_rank", b"_rank", "_rank_stabilised", b"_rank_stabilised", "_seed", b"_seed", "_validation_interval_steps", b"_validation_interval_steps", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "alpha", b"alpha", "batch_size", b"batch_size", "checkpoint_interval_steps", b"checkpoint_interval_steps", "dropout", b"dropout", "dtype", b"dtype", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "epoch_count", b"epoch_count", "learning_rate", b"learning_rate", "max_gradient_norm", b"max_gradient_norm", "max_row_tokens", b"max_row_tokens", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "min_learning_rate_ratio", b"min_learning_rate_ratio", "rank", b"rank", "rank_stabilised", b"rank_stabilised", "seed", b"seed", "target_modules", b"target_modules", "validation_interval_steps", b"validation_interval_steps", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_batch_size", b"_batch_size", "_checkpoint_interval_steps", b"_checkpoint_interval_steps", "_dropout", b"_dropout", "_early_stopping_min_delta", b"_early_stopping_min_delta", "_early_stopping_patience", b"_early_stopping_patience", "_epoch_count", b"_epoch_count", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_max_seq_length", b"_max_seq_length", "_max_steps", b"_max_steps", "_micro_batch_size", b"_micro_batch_size", "_min_learning_rate_ratio", b"_min_learning_rate_ratio", "_rank", b"_rank", "_seed", b"_seed", "_use_rslora", b"_use_rslora", "_validation_interval_steps", b"_validation_interval_steps", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "alpha", b"alpha", "batch_size", b"batch_size", "checkpoint_interval_steps", b"checkpoint_interval_steps", "dropout", b"dropout", "dtype", b"dtype", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "epoch_count", b"epoch_count", "learning_rate", b"learning_rate", "max_grad_norm", b"max_grad_norm", "max_seq_length", b"max_seq_length", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "min_learning_rate_ratio", b"min_learning_rate_ratio", "rank", b"rank", "seed", b"seed", "target_modules", b"target_modules", "use_rslora", b"use_rslora", "validation_interval_steps", b"validation_interval_steps", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
     _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
@@ -265,10 +265,10 @@ class TrainingConfig(_message.Message):
     _WhichOneofArgType__epoch_count: _TypeAlias = _typing.Literal["_epoch_count", b"_epoch_count"]  # noqa: Y015
     _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
     _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
-    _WhichOneofReturnType__max_gradient_norm: _TypeAlias = _typing.Literal["max_gradient_norm"]  # noqa: Y015
-    _WhichOneofArgType__max_gradient_norm: _TypeAlias = _typing.Literal["_max_gradient_norm", b"_max_gradient_norm"]  # noqa: Y015
-    _WhichOneofReturnType__max_row_tokens: _TypeAlias = _typing.Literal["max_row_tokens"]  # noqa: Y015
-    _WhichOneofArgType__max_row_tokens: _TypeAlias = _typing.Literal["_max_row_tokens", b"_max_row_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__max_grad_norm: _TypeAlias = _typing.Literal["max_grad_norm"]  # noqa: Y015
+    _WhichOneofArgType__max_grad_norm: _TypeAlias = _typing.Literal["_max_grad_norm", b"_max_grad_norm"]  # noqa: Y015
+    _WhichOneofReturnType__max_seq_length: _TypeAlias = _typing.Literal["max_seq_length"]  # noqa: Y015
+    _WhichOneofArgType__max_seq_length: _TypeAlias = _typing.Literal["_max_seq_length", b"_max_seq_length"]  # noqa: Y015
     _WhichOneofReturnType__max_steps: _TypeAlias = _typing.Literal["max_steps"]  # noqa: Y015
     _WhichOneofArgType__max_steps: _TypeAlias = _typing.Literal["_max_steps", b"_max_steps"]  # noqa: Y015
     _WhichOneofReturnType__micro_batch_size: _TypeAlias = _typing.Literal["micro_batch_size"]  # noqa: Y015
@@ -277,10 +277,10 @@ class TrainingConfig(_message.Message):
     _WhichOneofArgType__min_learning_rate_ratio: _TypeAlias = _typing.Literal["_min_learning_rate_ratio", b"_min_learning_rate_ratio"]  # noqa: Y015
     _WhichOneofReturnType__rank: _TypeAlias = _typing.Literal["rank"]  # noqa: Y015
     _WhichOneofArgType__rank: _TypeAlias = _typing.Literal["_rank", b"_rank"]  # noqa: Y015
-    _WhichOneofReturnType__rank_stabilised: _TypeAlias = _typing.Literal["rank_stabilised"]  # noqa: Y015
-    _WhichOneofArgType__rank_stabilised: _TypeAlias = _typing.Literal["_rank_stabilised", b"_rank_stabilised"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    _WhichOneofReturnType__use_rslora: _TypeAlias = _typing.Literal["use_rslora"]  # noqa: Y015
+    _WhichOneofArgType__use_rslora: _TypeAlias = _typing.Literal["_use_rslora", b"_use_rslora"]  # noqa: Y015
     _WhichOneofReturnType__validation_interval_steps: _TypeAlias = _typing.Literal["validation_interval_steps"]  # noqa: Y015
     _WhichOneofArgType__validation_interval_steps: _TypeAlias = _typing.Literal["_validation_interval_steps", b"_validation_interval_steps"]  # noqa: Y015
     _WhichOneofReturnType__warmup_ratio: _TypeAlias = _typing.Literal["warmup_ratio"]  # noqa: Y015
@@ -304,9 +304,9 @@ class TrainingConfig(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_gradient_norm) -> _WhichOneofReturnType__max_gradient_norm | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_grad_norm) -> _WhichOneofReturnType__max_grad_norm | None: ...
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_row_tokens) -> _WhichOneofReturnType__max_row_tokens | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_seq_length) -> _WhichOneofReturnType__max_seq_length | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_steps) -> _WhichOneofReturnType__max_steps | None: ...
     @_typing.overload
@@ -316,9 +316,9 @@ class TrainingConfig(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rank) -> _WhichOneofReturnType__rank | None: ...
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__rank_stabilised) -> _WhichOneofReturnType__rank_stabilised | None: ...
-    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__use_rslora) -> _WhichOneofReturnType__use_rslora | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__validation_interval_steps) -> _WhichOneofReturnType__validation_interval_steps | None: ...
     @_typing.overload

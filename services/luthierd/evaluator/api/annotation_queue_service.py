@@ -1,62 +1,62 @@
-"""The gRPC servicer of comparison queues: the wire to the use cases and back."""
+"""The gRPC servicer of annotation queues: the wire to the use cases and back."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import grpc
-from luthier.evaluator.v1 import comparison_queue_service_pb2 as pb
-from luthier.evaluator.v1 import comparison_queue_service_pb2_grpc as rpc
+from luthier.evaluator.v1 import annotation_queue_service_pb2 as pb
+from luthier.evaluator.v1 import annotation_queue_service_pb2_grpc as rpc
 
 from luthierd.evaluator.api import annotation_queue_wire as wire
-from luthierd.evaluator.human_review.queues import ComparisonQueues
 from luthierd.evaluator.api.metric_wire import metric_from_name
+from luthierd.evaluator.human_review.queues import AnnotationQueues
 from luthierd.rpc.auth import current_principal
 
-FULL_NAME = "luthier.evaluator.v1.ComparisonQueueService"
+FULL_NAME = "luthier.evaluator.v1.AnnotationQueueService"
 # Raters need no other scope: whoever may read evaluations knows whose the answers are.
 RATE = "evaluator.rate"
 SCOPES = {
-    "CreateComparisonQueue": "evaluator.write",
-    "GetComparisonQueue": "evaluator.read",
-    "ListComparisonQueues": "evaluator.read",
-    "GetNextComparisonItem": RATE,
-    "RecordComparisonVote": RATE,
-    "ListComparisonVotes": "evaluator.read",
-    "GetComparisonSummary": "evaluator.read",
+    "CreateAnnotationQueue": "evaluator.write",
+    "GetAnnotationQueue": "evaluator.read",
+    "ListAnnotationQueues": "evaluator.read",
+    "GetNextAnnotationItem": RATE,
+    "RecordAnnotationVote": RATE,
+    "ListAnnotationVotes": "evaluator.read",
+    "GetAnnotationSummary": "evaluator.read",
 }
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class ComparisonQueueServicer(rpc.ComparisonQueueServiceServicer):
-    """`luthier.evaluator.v1.ComparisonQueueService`."""
+class AnnotationQueueServicer(rpc.AnnotationQueueServiceServicer):
+    """`luthier.evaluator.v1.AnnotationQueueService`."""
 
-    def __init__(self, queues: ComparisonQueues) -> None:
+    def __init__(self, queues: AnnotationQueues) -> None:
         self._queues = queues
 
-    async def CreateComparisonQueue(self, request: pb.CreateComparisonQueueRequest, context: Context) -> Any:
-        config = wire.config_from_proto(request.comparison_queue)
-        created = await self._queues.create(request.parent, request.comparison_queue_id, config)
-        return pb.CreateComparisonQueueResponse(comparison_queue=wire.queue_to_proto(created))
+    async def CreateAnnotationQueue(self, request: pb.CreateAnnotationQueueRequest, context: Context) -> Any:
+        config = wire.config_from_proto(request.annotation_queue)
+        created = await self._queues.create(request.parent, request.annotation_queue_id, config)
+        return pb.CreateAnnotationQueueResponse(annotation_queue=wire.queue_to_proto(created))
 
-    async def GetComparisonQueue(self, request: pb.GetComparisonQueueRequest, context: Context) -> Any:
+    async def GetAnnotationQueue(self, request: pb.GetAnnotationQueueRequest, context: Context) -> Any:
         found = await self._queues.get(request.name)
-        return pb.GetComparisonQueueResponse(comparison_queue=wire.queue_to_proto(found))
+        return pb.GetAnnotationQueueResponse(annotation_queue=wire.queue_to_proto(found))
 
-    async def ListComparisonQueues(self, request: pb.ListComparisonQueuesRequest, context: Context) -> Any:
+    async def ListAnnotationQueues(self, request: pb.ListAnnotationQueuesRequest, context: Context) -> Any:
         page = await self._queues.list(request.parent, request.page_size, request.page_token)
-        return pb.ListComparisonQueuesResponse(
-            comparison_queues=[wire.queue_to_proto(item) for item in page.items], next_page_token=page.next_page_token
+        return pb.ListAnnotationQueuesResponse(
+            annotation_queues=[wire.queue_to_proto(item) for item in page.items], next_page_token=page.next_page_token
         )
 
-    async def GetNextComparisonItem(self, request: pb.GetNextComparisonItemRequest, context: Context) -> Any:
+    async def GetNextAnnotationItem(self, request: pb.GetNextAnnotationItemRequest, context: Context) -> Any:
         found = await self._queues.next_item(request.parent, rater=current_principal().subject)
-        return pb.GetNextComparisonItemResponse(
+        return pb.GetNextAnnotationItemResponse(
             item=wire.item_to_proto(found), judged_count=found.judged_count, waiting_count=found.waiting_count
         )
 
-    async def RecordComparisonVote(self, request: pb.RecordComparisonVoteRequest, context: Context) -> Any:
+    async def RecordAnnotationVote(self, request: pb.RecordAnnotationVoteRequest, context: Context) -> Any:
         given = request.vote
         vote = await self._queues.record(
             request.parent,
@@ -66,17 +66,17 @@ class ComparisonQueueServicer(rpc.ComparisonQueueServiceServicer):
             rating=given.rating or None,
             comment=given.comment,
         )
-        return pb.RecordComparisonVoteResponse(vote=wire.vote_to_proto(vote))
+        return pb.RecordAnnotationVoteResponse(vote=wire.vote_to_proto(vote))
 
-    async def ListComparisonVotes(self, request: pb.ListComparisonVotesRequest, context: Context) -> Any:
+    async def ListAnnotationVotes(self, request: pb.ListAnnotationVotesRequest, context: Context) -> Any:
         page = await self._queues.votes(request.parent, request.page_size, request.page_token)
-        return pb.ListComparisonVotesResponse(
+        return pb.ListAnnotationVotesResponse(
             votes=[wire.unblinded_to_proto(vote, item) for vote, item in page.items],
             next_page_token=page.next_page_token,
         )
 
-    async def GetComparisonSummary(self, request: pb.GetComparisonSummaryRequest, context: Context) -> Any:
+    async def GetAnnotationSummary(self, request: pb.GetAnnotationSummaryRequest, context: Context) -> Any:
         judge = metric_from_name(request.judge_metric, field="judge_metric") if request.judge_metric else None
-        return pb.GetComparisonSummaryResponse(
+        return pb.GetAnnotationSummaryResponse(
             summary=wire.summary_to_proto(await self._queues.summary(request.name, judge))
         )

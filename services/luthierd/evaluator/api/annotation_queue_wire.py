@@ -1,37 +1,37 @@
-"""Comparison queues between the contract and the domain, both ways."""
+"""Annotation queues between the contract and the domain, both ways."""
 
 from __future__ import annotations
 
 from google.protobuf import timestamp_pb2
-from luthier.evaluator.v1 import comparison_queue_pb2 as pb
+from luthier.evaluator.v1 import annotation_queue_pb2 as pb
 from luthier.evaluator.v1 import evaluation_pb2
 
 from luthierd.errors import InvalidArgumentError
-from luthierd.evaluator.human_review.items import Choice, ComparisonQueue, Item, Mode, QueueConfig, Vote
-from luthierd.evaluator.human_review.queues import NextItem
-from luthierd.evaluator.human_review.summary import ComparisonSummary, Estimate, HumanFigure
-from luthierd.evaluator.domain.evaluation import Arm
 from luthierd.evaluator.api.evaluation_wire import arm_from_proto
+from luthierd.evaluator.domain.evaluation import Arm
+from luthierd.evaluator.human_review.items import AnnotationQueue, Choice, Item, Mode, QueueConfig, Vote
+from luthierd.evaluator.human_review.queues import NextItem
+from luthierd.evaluator.human_review.summary import AnnotationSummary, Estimate, HumanFigure
 
 _MODES = {
-    pb.COMPARISON_MODE_UNSPECIFIED: Mode.PAIRWISE,
-    pb.COMPARISON_MODE_PAIRWISE: Mode.PAIRWISE,
-    pb.COMPARISON_MODE_RATING: Mode.RATING,
+    pb.ANNOTATION_MODE_UNSPECIFIED: Mode.PAIRWISE,
+    pb.ANNOTATION_MODE_PAIRWISE: Mode.PAIRWISE,
+    pb.ANNOTATION_MODE_RATING: Mode.RATING,
 }
 _CHOICES = {
-    pb.COMPARISON_CHOICE_UNSPECIFIED: None,
-    pb.COMPARISON_CHOICE_LEFT: Choice.LEFT,
-    pb.COMPARISON_CHOICE_RIGHT: Choice.RIGHT,
-    pb.COMPARISON_CHOICE_TIE: Choice.TIE,
+    pb.ANNOTATION_CHOICE_UNSPECIFIED: None,
+    pb.ANNOTATION_CHOICE_LEFT: Choice.LEFT,
+    pb.ANNOTATION_CHOICE_RIGHT: Choice.RIGHT,
+    pb.ANNOTATION_CHOICE_TIE: Choice.TIE,
 }
 DEFAULT_VOTES_PER_ITEM = 2
 
 
-def config_from_proto(message: pb.ComparisonQueue) -> QueueConfig:
+def config_from_proto(message: pb.AnnotationQueue) -> QueueConfig:
     """How to make a queue; bounds are checked by `queues.check_config`."""
     if message.mode not in _MODES:
-        raise InvalidArgumentError.of_field("comparison_queue.mode", f"{message.mode} is neither PAIRWISE nor RATING")
-    arms = [arm_from_proto(arm, field=f"comparison_queue.arms[{index}]") for index, arm in enumerate(message.arms)]
+        raise InvalidArgumentError.of_field("annotation_queue.mode", f"{message.mode} is neither PAIRWISE nor RATING")
+    arms = [arm_from_proto(arm, field=f"annotation_queue.arms[{index}]") for index, arm in enumerate(message.arms)]
     return QueueConfig(
         evaluation=message.evaluation,
         arms=tuple(arms),
@@ -43,14 +43,14 @@ def config_from_proto(message: pb.ComparisonQueue) -> QueueConfig:
     )
 
 
-def queue_to_proto(found: ComparisonQueue) -> pb.ComparisonQueue:
+def queue_to_proto(found: AnnotationQueue) -> pb.AnnotationQueue:
     """A queue."""
     config = found.config
-    return pb.ComparisonQueue(
+    return pb.AnnotationQueue(
         name=found.name,
         evaluation=config.evaluation,
         arms=[_arm(arm) for arm in config.arms],
-        mode=pb.ComparisonMode.Value(f"COMPARISON_MODE_{config.mode.name}"),
+        mode=pb.AnnotationMode.Value(f"ANNOTATION_MODE_{config.mode.name}"),
         row_limit=config.row_limit,
         votes_per_item=config.votes_per_item,
         seed=config.seed,
@@ -60,11 +60,11 @@ def queue_to_proto(found: ComparisonQueue) -> pb.ComparisonQueue:
     )
 
 
-def item_to_proto(found: NextItem) -> pb.ComparisonItem | None:
+def item_to_proto(found: NextItem) -> pb.AnnotationItem | None:
     """An item as a rater may see it: nothing of its arms, row and group."""
     if found.item is None:
         return None
-    return pb.ComparisonItem(
+    return pb.AnnotationItem(
         item_id=found.item.item_id,
         question=found.item.question,
         reference=found.item.reference if found.shows_reference else "",
@@ -72,19 +72,19 @@ def item_to_proto(found: NextItem) -> pb.ComparisonItem | None:
     )
 
 
-def choice_from_proto(number: pb.ComparisonChoice.ValueType) -> Choice | None:
+def choice_from_proto(number: pb.AnnotationChoice.ValueType) -> Choice | None:
     """InvalidArgumentError for a number that is no choice."""
     if number not in _CHOICES:
         raise InvalidArgumentError.of_field("vote.choice", f"{number} is none of LEFT, RIGHT, TIE")
     return _CHOICES[number]
 
 
-def vote_to_proto(vote: Vote) -> pb.ComparisonVote:
+def vote_to_proto(vote: Vote) -> pb.AnnotationVote:
     """A vote, blind as it was given."""
-    choice = f"COMPARISON_CHOICE_{vote.choice.name}" if vote.choice else "COMPARISON_CHOICE_UNSPECIFIED"
-    return pb.ComparisonVote(
+    choice = f"ANNOTATION_CHOICE_{vote.choice.name}" if vote.choice else "ANNOTATION_CHOICE_UNSPECIFIED"
+    return pb.AnnotationVote(
         item_id=vote.item_id,
-        choice=pb.ComparisonChoice.Value(choice),
+        choice=pb.AnnotationChoice.Value(choice),
         rating=vote.rating or 0,
         comment=vote.comment,
         rater=vote.rater,
@@ -103,9 +103,9 @@ def unblinded_to_proto(vote: Vote, item: Item) -> pb.UnblindedVote:
     )
 
 
-def summary_to_proto(found: ComparisonSummary) -> pb.ComparisonSummary:
+def summary_to_proto(found: AnnotationSummary) -> pb.AnnotationSummary:
     """A summary."""
-    return pb.ComparisonSummary(
+    return pb.AnnotationSummary(
         vote_count=found.vote_count,
         rater_count=found.rater_count,
         judged_item_count=found.judged_item_count,

@@ -1,59 +1,59 @@
-"""The gRPC servicer of difficult sets: the wire to the use cases and back."""
+"""The gRPC servicer of challenge sets: the wire to the use cases and back."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import grpc
-from luthier.evaluator.v1 import difficult_set_service_pb2 as pb
-from luthier.evaluator.v1 import difficult_set_service_pb2_grpc as rpc
+from luthier.evaluator.v1 import challenge_set_service_pb2 as pb
+from luthier.evaluator.v1 import challenge_set_service_pb2_grpc as rpc
 
 from luthierd.evaluator.api import challenge_set_wire as wire
-from luthierd.evaluator.suites.challenge_sets import DifficultSets
+from luthierd.evaluator.suites.challenge_sets import ChallengeSets
 from luthierd.rpc.auth import current_principal
 
-FULL_NAME = "luthier.evaluator.v1.DifficultSetService"
+FULL_NAME = "luthier.evaluator.v1.ChallengeSetService"
 SCOPES = {
-    "GenerateDifficultCases": "evaluator.read",
-    "CreateDifficultSet": "evaluator.write",
-    "GetDifficultSet": "evaluator.read",
-    "ListDifficultSets": "evaluator.read",
-    "ListDifficultCases": "evaluator.read",
+    "GenerateChallengeCases": "evaluator.read",
+    "CreateChallengeSet": "evaluator.write",
+    "GetChallengeSet": "evaluator.read",
+    "ListChallengeSets": "evaluator.read",
+    "ListChallengeCases": "evaluator.read",
 }
 DEFAULT_PER_KIND_COUNT = 20
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class DifficultSetServicer(rpc.DifficultSetServiceServicer):
-    """`luthier.evaluator.v1.DifficultSetService`."""
+class ChallengeSetServicer(rpc.ChallengeSetServiceServicer):
+    """`luthier.evaluator.v1.ChallengeSetService`."""
 
-    def __init__(self, sets: DifficultSets) -> None:
+    def __init__(self, sets: ChallengeSets) -> None:
         self._sets = sets
 
-    async def GenerateDifficultCases(self, request: pb.GenerateDifficultCasesRequest, context: Context) -> Any:
+    async def GenerateChallengeCases(self, request: pb.GenerateChallengeCasesRequest, context: Context) -> Any:
         count = request.per_kind_count if request.HasField("per_kind_count") else DEFAULT_PER_KIND_COUNT
         cases = await self._sets.generate(
             request.dataset_revision, split=request.split or "holdout", per_kind_count=count, seed=request.seed
         )
-        return pb.GenerateDifficultCasesResponse(cases=[wire.case_to_proto(case) for case in cases])
+        return pb.GenerateChallengeCasesResponse(cases=[wire.case_to_proto(case) for case in cases])
 
-    async def CreateDifficultSet(self, request: pb.CreateDifficultSetRequest, context: Context) -> Any:
+    async def CreateChallengeSet(self, request: pb.CreateChallengeSetRequest, context: Context) -> Any:
         cases = [wire.case_from_proto(case, field=f"cases[{index}]") for index, case in enumerate(request.cases)]
         created = await self._sets.create(request.parent, cases, reviewer=current_principal().subject)
-        return pb.CreateDifficultSetResponse(difficult_set=wire.set_to_proto(created))
+        return pb.CreateChallengeSetResponse(challenge_set=wire.set_to_proto(created))
 
-    async def GetDifficultSet(self, request: pb.GetDifficultSetRequest, context: Context) -> Any:
-        return pb.GetDifficultSetResponse(difficult_set=wire.set_to_proto(await self._sets.get(request.name)))
+    async def GetChallengeSet(self, request: pb.GetChallengeSetRequest, context: Context) -> Any:
+        return pb.GetChallengeSetResponse(challenge_set=wire.set_to_proto(await self._sets.get(request.name)))
 
-    async def ListDifficultSets(self, request: pb.ListDifficultSetsRequest, context: Context) -> Any:
+    async def ListChallengeSets(self, request: pb.ListChallengeSetsRequest, context: Context) -> Any:
         page = await self._sets.list(request.parent, request.page_size, request.page_token)
-        return pb.ListDifficultSetsResponse(
-            difficult_sets=[wire.set_to_proto(item) for item in page.items], next_page_token=page.next_page_token
+        return pb.ListChallengeSetsResponse(
+            challenge_sets=[wire.set_to_proto(item) for item in page.items], next_page_token=page.next_page_token
         )
 
-    async def ListDifficultCases(self, request: pb.ListDifficultCasesRequest, context: Context) -> Any:
+    async def ListChallengeCases(self, request: pb.ListChallengeCasesRequest, context: Context) -> Any:
         page = await self._sets.cases(request.parent, request.page_size, request.page_token)
-        return pb.ListDifficultCasesResponse(
+        return pb.ListChallengeCasesResponse(
             cases=[wire.case_to_proto(item) for item in page.items], next_page_token=page.next_page_token
         )

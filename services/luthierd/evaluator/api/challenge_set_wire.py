@@ -1,23 +1,23 @@
-"""Difficult sets between the contract and the domain, both ways."""
+"""Challenge sets between the contract and the domain, both ways."""
 
 from __future__ import annotations
 
 from google.protobuf import timestamp_pb2
-from luthier.evaluator.v1 import difficult_set_pb2 as pb
+from luthier.evaluator.v1 import challenge_set_pb2 as pb
 
 from luthierd.errors import InvalidArgumentError
-from luthierd.evaluator.suites.challenge_cases import Behaviour, DifficultCase, Kind
-from luthierd.evaluator.suites.challenge_sets import DifficultSet
 from luthierd.evaluator.domain.evaluation import Message
+from luthierd.evaluator.suites.challenge_cases import Behaviour, ChallengeCase, Kind
+from luthierd.evaluator.suites.challenge_sets import ChallengeSet
 
-_KINDS = {kind: pb.DifficultKind.Value(f"DIFFICULT_KIND_{kind.name}") for kind in Kind}
+_KINDS = {kind: pb.ChallengeKind.Value(f"CHALLENGE_KIND_{kind.name}") for kind in Kind}
 _KIND_OF = {number: kind for kind, number in _KINDS.items()}
 _BEHAVIOURS = {one: pb.ExpectedBehaviour.Value(f"EXPECTED_BEHAVIOUR_{one.name}") for one in Behaviour}
 _BEHAVIOUR_OF = {number: one for one, number in _BEHAVIOURS.items()}
 _TEXTS = ("case_id", "reference", "group", "source_row_id", "origin")
 
 
-def case_from_proto(message: pb.DifficultCase, *, field: str) -> DifficultCase:
+def case_from_proto(message: pb.ChallengeCase, *, field: str) -> ChallengeCase:
     """InvalidArgumentError for a kind or behaviour that is none; the rest is checked by `check_cases`."""
     if message.kind not in _KIND_OF:
         raise InvalidArgumentError.of_field(f"{field}.kind", f"{message.kind} is no kind; choose of {', '.join(Kind)}")
@@ -26,24 +26,24 @@ def case_from_proto(message: pb.DifficultCase, *, field: str) -> DifficultCase:
         raise InvalidArgumentError.of_field(f"{field}.expected", text)
     texts = {name: getattr(message, name) for name in _TEXTS}
     turns = tuple(Message(turn.role, turn.content) for turn in message.turns)
-    return DifficultCase(kind=_KIND_OF[message.kind], expected=_BEHAVIOUR_OF[message.expected], turns=turns, **texts)
+    return ChallengeCase(kind=_KIND_OF[message.kind], expected=_BEHAVIOUR_OF[message.expected], turns=turns, **texts)
 
 
-def case_to_proto(case: DifficultCase) -> pb.DifficultCase:
+def case_to_proto(case: ChallengeCase) -> pb.ChallengeCase:
     """A case."""
-    return pb.DifficultCase(
+    return pb.ChallengeCase(
         kind=_KINDS[case.kind],
         expected=_BEHAVIOURS[case.expected],
-        turns=[pb.DifficultTurn(role=turn.role, content=turn.content) for turn in case.turns],
+        turns=[pb.ChallengeTurn(role=turn.role, content=turn.content) for turn in case.turns],
         **{name: getattr(case, name) for name in _TEXTS},
     )
 
 
-def set_to_proto(found: DifficultSet) -> pb.DifficultSet:
+def set_to_proto(found: ChallengeSet) -> pb.ChallengeSet:
     """A set."""
     time = timestamp_pb2.Timestamp()
     time.FromMicroseconds(round(found.create_time * 1_000_000))
-    return pb.DifficultSet(
+    return pb.ChallengeSet(
         name=found.name,
         sha256=found.sha256,
         case_count=found.case_count,

@@ -12,13 +12,13 @@ from luthier.evaluator.v1 import evaluation_service_pb2_grpc as evaluation_rpc
 from luthier.evaluator.v1 import gate_service_pb2 as gate_pb
 from luthier.evaluator.v1 import gate_service_pb2_grpc as gate_rpc
 
-from luthierd.evaluator.api import evaluation_wire as wire
 from luthierd.evaluator.api import annotation_queue_service as comparison_service
 from luthierd.evaluator.api import challenge_set_service as difficult_service
-from luthierd.evaluator.run.evaluations import Evaluations
+from luthierd.evaluator.api import evaluation_wire as wire
 from luthierd.evaluator.api import gate_wire
 from luthierd.evaluator.decisions.gate_policies import GatePolicies
 from luthierd.evaluator.decisions.gate_selftest import DEFAULT_EXPERIMENTS
+from luthierd.evaluator.run.evaluations import Evaluations
 from luthierd.jobs.events import watch
 from luthierd.jobs.queue import JobQueue
 from luthierd.rpc.auth import current_principal
@@ -56,7 +56,7 @@ SCOPES = {
     "CompareEvaluations": READ,
     **difficult_service.SCOPES,
     "GetHoldout": READ,
-    "ListHoldoutLooks": READ,
+    "ListHoldoutAccesses": READ,
     **comparison_service.SCOPES,
 }
 LIMITS_S = {"WatchEvaluation": 0.0, "WatchPrompt": 0.0, "SelfTestGate": 300.0}

@@ -11,21 +11,46 @@ from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.inference.v1 import deployment_pb2, inference_service_pb2
 from luthier.trainer.v1 import adapter_pb2, training_job_pb2
 
-from luthierd.evaluator.models.generate import Reply
-from luthierd.evaluator.models.chat_endpoint import Completion
-from luthierd.evaluator.models.multiple_choice import Likelihood
-from luthierd.evaluator.domain.evaluation import AdapterRevision, Arm, ArmCost, Bounds, Comparison, DatasetRevision, EvaluationConfig, Figures, Interval, MetricResult, Progress, Results
-from luthierd.evaluator.run.evaluations import Evaluation
-from luthierd.evaluator.api.holdout_wire import decision_of_target_to_proto, leakage_to_proto, sequential_from_proto, sequential_to_proto, use_to_proto
-from luthierd.evaluator.graders.judge_models import Judged
-from luthierd.evaluator.domain.metric_details import Measures
-from luthierd.evaluator.api.metric_wire import add_measuring, criteria_to_proto, judge_report_to_proto, label_report_to_proto, measuring_from_proto, style_report_to_proto
-from luthierd.evaluator.api import retrieval_wire
-from luthierd.evaluator.api import suite_wire
+from luthierd.evaluator.api import retrieval_wire, suite_wire
+from luthierd.evaluator.api.holdout_wire import (
+    decision_of_target_to_proto,
+    leakage_to_proto,
+    sequential_from_proto,
+    sequential_to_proto,
+    use_to_proto,
+)
+from luthierd.evaluator.api.metric_wire import (
+    add_measuring,
+    criteria_to_proto,
+    judge_report_to_proto,
+    label_report_to_proto,
+    measuring_from_proto,
+    style_report_to_proto,
+)
 from luthierd.evaluator.api.wire_parts import ARMS as ARMS
 from luthierd.evaluator.api.wire_parts import arm_from_proto as arm_from_proto
 from luthierd.evaluator.api.wire_parts import arm_to_proto as arm_to_proto
 from luthierd.evaluator.api.wire_parts import timestamp
+from luthierd.evaluator.domain.evaluation import (
+    AdapterRevision,
+    Arm,
+    ArmCost,
+    Bounds,
+    Comparison,
+    DatasetRevision,
+    EvaluationConfig,
+    Figures,
+    Interval,
+    MetricResult,
+    Progress,
+    Results,
+)
+from luthierd.evaluator.domain.metric_details import Measures
+from luthierd.evaluator.graders.judge_models import Judged
+from luthierd.evaluator.models.chat_endpoint import Completion
+from luthierd.evaluator.models.generate import Reply
+from luthierd.evaluator.models.multiple_choice import Likelihood
+from luthierd.evaluator.run.evaluations import Evaluation
 from luthierd.jobs.queue import JobEvent, JobState
 from luthierd.rpc.status import status_from_failure
 
@@ -233,7 +258,7 @@ def difference_to_proto(found: Comparison) -> pb.PairedDifference:
         common_interval_high=common_high,
         common_row_count=found.common.row_count if found.common else 0,
         test=found.test,
-        detectable_difference=number(found.detectable_difference),
+        minimum_detectable_effect=number(found.minimum_detectable_effect),
     )
 
 
@@ -332,7 +357,7 @@ def reply_from_proto(message: inference_service_pb2.ChatResponse) -> Reply:
         prompt_tokens=message.finish.prompt_token_count,
         completion_tokens=message.finish.completion_token_count,
         finish_reason=message.finish.finish_reason,
-        generation=message.origin.generation,
+        loaded_adapter=message.origin.loaded_adapter,
     )
 
 
@@ -342,7 +367,7 @@ def likelihood_from_proto(message: inference_service_pb2.ScoreResponse) -> Likel
         total_logprob=message.total_logprob,
         token_count=len(message.tokens),
         prompt_tokens=message.prompt_token_count,
-        generation=message.origin.generation,
+        loaded_adapter=message.origin.loaded_adapter,
     )
 
 
@@ -354,7 +379,7 @@ def judged_from_proto(message: inference_service_pb2.ChatResponse) -> Judged:
         finish_reason=reply.finish_reason,
         prompt_tokens=reply.prompt_tokens,
         completion_tokens=reply.completion_tokens,
-        model=reply.generation,
+        model=reply.loaded_adapter,
     )
     return Judged(completion, message.origin.adapter_revision)
 

@@ -7,14 +7,26 @@ from typing import TypeVar
 from luthier.evaluator.v1 import gate_pb2, gate_plan_pb2, gate_service_pb2
 
 from luthierd.errors import InvalidArgumentError
-from luthierd.evaluator.domain.evaluation import Arm
-from luthierd.evaluator.decisions.gate import DEFAULT_MIN_COVERAGE, ConditionDecision, ConditionOutcome, GateCondition, GateDecision, GateLimit, GateOutcome, GatePolicy, LimitDecision, Quantity, Tier
+from luthierd.evaluator.api.evaluation_wire import ends_of, number
+from luthierd.evaluator.api.metric_wire import metric_from_name
+from luthierd.evaluator.api.wire_parts import arm_from_proto, arm_to_proto, timestamp
+from luthierd.evaluator.decisions.gate import (
+    DEFAULT_MIN_COVERAGE,
+    ConditionDecision,
+    ConditionOutcome,
+    GateCondition,
+    GateDecision,
+    GateLimit,
+    GateOutcome,
+    GatePolicy,
+    LimitDecision,
+    Quantity,
+    Tier,
+)
 from luthierd.evaluator.decisions.gate_plan import ConditionPlan, GatePlan
 from luthierd.evaluator.decisions.gate_policies import StoredPolicy
 from luthierd.evaluator.decisions.gate_selftest import SelfTest
-from luthierd.evaluator.api.metric_wire import metric_from_name
-from luthierd.evaluator.api.evaluation_wire import ends_of, number
-from luthierd.evaluator.api.wire_parts import arm_from_proto, arm_to_proto, timestamp
+from luthierd.evaluator.domain.evaluation import Arm
 
 PolicyRequest = TypeVar("PolicyRequest", gate_service_pb2.RunGateRequest, gate_service_pb2.PlanGateRequest)
 
@@ -179,7 +191,7 @@ def _condition_plan_to_proto(found: ConditionPlan) -> gate_plan_pb2.ConditionPla
     return gate_plan_pb2.ConditionPlan(
         condition=condition_to_proto(found.condition),
         outcome=_condition_outcome(found.outcome),
-        detectable_difference=number(found.detectable_difference),
+        minimum_detectable_effect=number(found.minimum_detectable_effect),
         expected_difference=found.expected_difference,
         needed_row_count=found.needed_row_count,
         needed_group_count=found.needed_group_count,

@@ -23,8 +23,8 @@ class HoldoutServicer(rpc.HoldoutServiceServicer):
     async def GetHoldout(self, request: pb.GetHoldoutRequest, context: Context) -> Any:
         return pb.GetHoldoutResponse(holdout=wire.holdout_to_proto(await self._holdouts.get(request.name)))
 
-    async def ListHoldoutLooks(self, request: pb.ListHoldoutLooksRequest, context: Context) -> Any:
-        page = await self._holdouts.looks(request.parent, request.page_size, request.page_token)
-        return pb.ListHoldoutLooksResponse(
-            looks=[wire.look_to_proto(look) for look in page.items], next_page_token=page.next_page_token
+    async def ListHoldoutAccesses(self, request: pb.ListHoldoutAccessesRequest, context: Context) -> Any:
+        page = await self._holdouts.accesses(request.parent, request.page_size, request.page_token)
+        return pb.ListHoldoutAccessesResponse(
+            accesses=[wire.access_to_proto(access) for access in page.items], next_page_token=page.next_page_token
         )

@@ -7,11 +7,11 @@ import math
 from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.evaluator.v1 import holdout_pb2
 
-from luthierd.evaluator.domain.evaluation import SequentialConfig, SequentialDecision, SequentialTarget
-from luthierd.evaluator.domain.holdout import HoldoutUse, LeakageReport
-from luthierd.evaluator.decisions.holdout_ledger import Holdout, HoldoutLook
 from luthierd.evaluator.api.metric_wire import metric_from_name
 from luthierd.evaluator.api.wire_parts import arm_from_proto, arm_to_proto, timestamp
+from luthierd.evaluator.decisions.holdout_ledger import Holdout, HoldoutAccess
+from luthierd.evaluator.domain.evaluation import SequentialConfig, SequentialDecision, SequentialTarget
+from luthierd.evaluator.domain.holdout import HoldoutUse, LeakageReport
 
 FIELD = "evaluation.config.sequential"
 
@@ -65,7 +65,7 @@ def _target_to_proto(target: SequentialTarget) -> pb.SequentialTarget:
 def use_to_proto(use: HoldoutUse) -> pb.HoldoutUse:
     """How worn a holdout is."""
     return pb.HoldoutUse(
-        look_count=use.look_count,
+        access_count=use.access_count,
         false_go_bound=use.false_go_bound,
         is_overused=use.is_overused,
         final_row_count=use.final_row_count,
@@ -101,19 +101,19 @@ def holdout_to_proto(holdout: Holdout) -> holdout_pb2.Holdout:
     )
 
 
-def look_to_proto(look: HoldoutLook) -> holdout_pb2.HoldoutLook:
+def access_to_proto(access: HoldoutAccess) -> holdout_pb2.HoldoutAccess:
     """An entry of the ledger."""
-    kinds = (holdout_pb2.HOLDOUT_LOOK_KIND_EVALUATION, holdout_pb2.HOLDOUT_LOOK_KIND_GATE)
-    return holdout_pb2.HoldoutLook(
-        kind=kinds[look.is_gate],
-        final=look.is_final,
-        is_counted=not look.is_gate,
-        evaluation=look.evaluation,
-        adapter_revision=look.adapter_revision,
-        gate_policy=look.gate_policy,
-        gate_outcome=look.gate_outcome,
-        subject=look.subject,
-        purpose=look.purpose,
-        row_count=look.row_count,
-        create_time=timestamp(look.create_time),
+    kinds = (holdout_pb2.HOLDOUT_ACCESS_KIND_EVALUATION, holdout_pb2.HOLDOUT_ACCESS_KIND_GATE)
+    return holdout_pb2.HoldoutAccess(
+        kind=kinds[access.is_gate],
+        final=access.is_final,
+        is_counted=not access.is_gate,
+        evaluation=access.evaluation,
+        adapter_revision=access.adapter_revision,
+        gate_policy=access.gate_policy,
+        gate_outcome=access.gate_outcome,
+        subject=access.subject,
+        purpose=access.purpose,
+        row_count=access.row_count,
+        create_time=timestamp(access.create_time),
     )

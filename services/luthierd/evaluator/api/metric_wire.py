@@ -1,4 +1,4 @@
-"""Between the contract's measuring.proto and measures.py, both ways; part of wire.py."""
+"""Between the contract's metrics.proto and measures.py, both ways; part of wire.py."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from luthier.evaluator.v1 import evaluation_pb2 as evaluation_pb
-from luthier.evaluator.v1 import measuring_pb2 as pb
+from luthier.evaluator.v1 import metrics_pb2 as pb
 
 from luthierd.errors import InvalidArgumentError
 from luthierd.evaluator.domain.evaluation import EvaluationConfig
-from luthierd.evaluator.domain.metric_details import Criterion, CriterionFigures, JudgeChoice, JudgeReport, LabelReport, StyleReport, TaskKind
+from luthierd.evaluator.domain.metric_details import (
+    Criterion,
+    CriterionFigures,
+    JudgeChoice,
+    JudgeReport,
+    LabelReport,
+    StyleReport,
+    TaskKind,
+)
 from luthierd.evaluator.domain.metrics import Metric
 
 _KINDS = {kind: pb.TaskKind.Value(f"TASK_KIND_{kind.value.upper()}") for kind in TaskKind}

@@ -8,11 +8,11 @@ from luthier.client import AsyncClient
 
 from luthierd.errors import FailedPreconditionError, LuthierError, NotFoundError
 from luthierd.evaluator.api import evaluation_wire as wire
-from luthierd.evaluator.models.generate import Reply
-from luthierd.evaluator.models.multiple_choice import Likelihood
+from luthierd.evaluator.api import suite_wire
 from luthierd.evaluator.domain.evaluation import AdapterRevision, Arm, DatasetRevision, Message
 from luthierd.evaluator.graders.judge_models import Judged
-from luthierd.evaluator.api import suite_wire
+from luthierd.evaluator.models.generate import Reply
+from luthierd.evaluator.models.multiple_choice import Likelihood
 from luthierd.rpc.auth import TokenIssuer
 from luthierd.rpc.peers import acting_for, translated
 
@@ -135,7 +135,7 @@ class EngineVersion:
 
 
 class SdkLikelihoods:
-    """Inference's Score; see `general_suite.SuiteParts`. The reply's text is the log-probability in nats."""
+    """Inference's Score; see `retention_suite.SuiteParts`. The reply's text is the log-probability in nats."""
 
     def __init__(self, client: AsyncClient, target: Callable[[Arm], str], *, timeout_s: float) -> None:
         self._inference = client.inference

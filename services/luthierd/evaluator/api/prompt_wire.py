@@ -7,10 +7,10 @@ from typing import Any
 from luthier.evaluator.v1 import evaluation_pb2, prompt_pb2
 
 from luthierd.errors import InvalidArgumentError
-from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.run.prompts import Prompt
-from luthierd.evaluator.run.prompt_search import Measured, PromptSearch
 from luthierd.evaluator.api.wire_parts import timestamp
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.run.prompt_search import Measured, PromptSearch
+from luthierd.evaluator.run.prompts import Prompt
 from luthierd.jobs.queue import JobEvent
 from luthierd.rpc.status import status_from_failure
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.inference.v1 import inference_service_pb2
 
-from luthierd.evaluator.models.generate import Reply
 from luthierd.evaluator.domain.evaluation import SuiteFigure, SuiteResult
 from luthierd.evaluator.domain.suites import CounterfactualConfig, LmEvalConfig, SuiteConfig
+from luthierd.evaluator.models.generate import Reply
 
-DEFAULT_GENERAL_ITEM_COUNT = 40
+DEFAULT_RETENTION_ITEM_COUNT = 40
 
 
 def suites_from_proto(message: pb.EvaluationConfig) -> SuiteConfig:
     """What is asked beyond the holdout; bounds are checked by `evaluations.check_config`."""
-    general, counterfactual = message.general_suite, None
+    general, counterfactual = message.retention_suite, None
     if message.HasField("counterfactual_suite"):
         given, default = message.counterfactual_suite, CounterfactualConfig()
         counterfactual = CounterfactualConfig(
@@ -23,22 +23,22 @@ def suites_from_proto(message: pb.EvaluationConfig) -> SuiteConfig:
             term_pairs=tuple((pair.first, pair.second) for pair in given.term_pairs),
         )
     item_count = None
-    if message.HasField("general_suite"):
-        item_count = general.item_count if general.HasField("item_count") else DEFAULT_GENERAL_ITEM_COUNT
+    if message.HasField("retention_suite"):
+        item_count = general.item_count if general.HasField("item_count") else DEFAULT_RETENTION_ITEM_COUNT
     lm_eval = None
     if message.HasField("lm_eval_suite"):
         asked, usual = message.lm_eval_suite, LmEvalConfig()
         lm_eval = LmEvalConfig(
             tuple(asked.tasks) or usual.tasks, asked.item_count if asked.HasField("item_count") else usual.item_count
         )
-    return SuiteConfig(message.difficult_set, item_count, counterfactual, lm_eval)
+    return SuiteConfig(message.challenge_set, item_count, counterfactual, lm_eval)
 
 
 def add_suites(message: pb.EvaluationConfig, config: SuiteConfig) -> None:
     """Fills in what `suites_from_proto` reads."""
-    message.difficult_set = config.difficult_set
-    if config.general_item_count is not None:
-        message.general_suite.item_count = config.general_item_count
+    message.challenge_set = config.challenge_set
+    if config.retention_item_count is not None:
+        message.retention_suite.item_count = config.retention_item_count
     if config.lm_eval is not None:
         message.lm_eval_suite.tasks.extend(config.lm_eval.tasks)
         message.lm_eval_suite.item_count = config.lm_eval.item_count
@@ -68,7 +68,7 @@ def scored_text_from_proto(message: inference_service_pb2.ScoreResponse) -> Repl
         prompt_tokens=message.prompt_token_count,
         completion_tokens=len(message.tokens),
         finish_reason="scored",
-        generation=message.origin.generation,
+        loaded_adapter=message.origin.loaded_adapter,
     )
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from luthier.evaluator.v1 import verdict_pb2 as pb
 from luthier.evaluator.v1 import verdict_service_pb2
 
-from luthierd.evaluator.domain.evaluation import Metric
+from luthierd.evaluator.api.evaluation_wire import arm_to_proto, difference_to_proto, metric_to_proto
 from luthierd.evaluator.api.metric_wire import metric_from_name
 from luthierd.evaluator.decisions.comparison import EvaluationComparison
 from luthierd.evaluator.decisions.evidence import Decision
 from luthierd.evaluator.decisions.verdict import JudgedOption, Preferences
-from luthierd.evaluator.api.evaluation_wire import arm_to_proto, difference_to_proto, metric_to_proto
+from luthierd.evaluator.domain.evaluation import Metric
 
 
 def metric_from_proto(message: pb.VerdictPreferences) -> Metric | None:

@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from luthierd.evaluator.domain.evaluation import Answer, Arm, Row, RowScores
 from luthierd.evaluator.dataset.slices import slices_of
+from luthierd.evaluator.domain.evaluation import Answer, Arm, Row, RowScores
 
 
 def write_rows(

@@ -8,10 +8,19 @@ from itertools import combinations
 from typing import Any
 
 from luthierd.errors import FieldViolation, InvalidArgumentError
-from luthierd.evaluator.domain.evaluation import Arm, Metric, Results
 from luthierd.evaluator.decisions.gate import primary_metric
+from luthierd.evaluator.decisions.verdict import (
+    EFFORT,
+    Option,
+    Preferences,
+    Refresh,
+    Verdict,
+    exclusion,
+    pair_confidence,
+    recommend,
+)
+from luthierd.evaluator.domain.evaluation import Arm, Metric, Results
 from luthierd.statistics.paired_rows import paired_difference, scores_by_arm
-from luthierd.evaluator.decisions.verdict import EFFORT, Option, Preferences, Refresh, Verdict, exclusion, pair_confidence, recommend
 
 # What counts where nobody said anything: the primary metric, every proved gain, no limit.
 DEFAULTS = Preferences()

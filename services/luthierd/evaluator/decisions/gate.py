@@ -117,7 +117,7 @@ class ConditionDecision:
     bounds: Bounds | None = None
     row_count: int = 0
     group_count: int = 0
-    detectable_difference: float | None = None
+    minimum_detectable_effect: float | None = None
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def _evidence(condition: GateCondition, figures: Figures, empty: ConditionDecisi
         bounds=found.bounds,
         row_count=found.row_count,
         group_count=found.group_count,
-        detectable_difference=found.detectable_difference,
+        minimum_detectable_effect=found.minimum_detectable_effect,
     )
 
 
@@ -276,7 +276,7 @@ def _explain(found: ConditionDecision, interval: Interval) -> str:
         return f"{claim}: proved ({text})."
     if found.outcome is ConditionOutcome.BREACH:
         return f"{claim}: disproved ({text})."
-    least = found.detectable_difference
+    least = found.minimum_detectable_effect
     hint = f"; rows like these prove a difference from about {least:.3f} on" if least else ""
     return f"{claim}: not proved and not disproved ({text}){hint}."
 

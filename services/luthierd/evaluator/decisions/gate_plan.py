@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 from scipy import special
 
-from luthierd.evaluator.domain.evaluation import Figures, Interval, Results, Row
-from luthierd.evaluator.decisions.gate import ALPHA, ConditionOutcome, GateCondition, GateOutcome, GatePolicy, Tier
 from luthierd.evaluator.dataset.slices import slices_of
+from luthierd.evaluator.decisions.gate import ALPHA, ConditionOutcome, GateCondition, GateOutcome, GatePolicy, Tier
+from luthierd.evaluator.domain.evaluation import Figures, Interval, Results, Row
 from luthierd.statistics.clustered import MIN_GROUPS, POWER
 
 # A gain that a user notices, and about what 200 rows prove: 6 to 11 points of paired accuracy.
@@ -49,7 +49,7 @@ class ConditionPlan:
 
     condition: GateCondition
     outcome: ConditionOutcome
-    detectable_difference: float | None
+    minimum_detectable_effect: float | None
     expected_difference: float
     needed_row_count: int
     needed_group_count: int
@@ -111,7 +111,7 @@ def _plan_condition(
     plan = ConditionPlan(
         condition=condition,
         outcome=ConditionOutcome.PASS if provable else ConditionOutcome.INSUFFICIENT_EVIDENCE,
-        detectable_difference=least,
+        minimum_detectable_effect=least,
         expected_difference=distance,
         needed_row_count=math.ceil(needed * per_group),
         needed_group_count=needed,
@@ -158,7 +158,7 @@ def _interval(condition: GateCondition, figures: Figures) -> Interval | None:
 
 
 def _needed_groups(deviation: float, distance: float, alpha: float) -> int:
-    """The least number of groups whose detectable difference is within `distance`; 0 if there is none.
+    """The least number of groups whose minimum detectable effect is within `distance`; 0 if there is none.
 
     deviation: standard error times the root of the number of groups.
     """
@@ -187,10 +187,10 @@ def _explain(plan: ConditionPlan) -> str:
     where = f" on {condition.slice}" if condition.slice else ""
     claim = f"{condition.metric} of {condition.arm}{versus}{where} above {condition.at_least:g}"
     rows = f"{plan.row_count} rows in {plan.group_count} groups"
-    if plan.detectable_difference is None:
+    if plan.minimum_detectable_effect is None:
         found = f"{rows}: fewer than {MIN_GROUPS} groups prove nothing"
     else:
-        found = f"{rows} prove {condition.at_least + plan.detectable_difference:.3f} or more"
+        found = f"{rows} prove {condition.at_least + plan.minimum_detectable_effect:.3f} or more"
     if plan.outcome is ConditionOutcome.PASS:
         return f"{claim}: {found}; {condition.expected:.3f} is expected."
     if not plan.needed_group_count:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from luthierd.errors import AlreadyExistsError, FieldViolation, InvalidArgumentError, NotFoundError
-from luthierd.evaluator.run.evaluations import Evaluations
+from luthierd.evaluator.dataset.rows import select_rows
 from luthierd.evaluator.decisions.gate import GateCondition, GateDecision, GateLimit, GatePolicy, judge
 from luthierd.evaluator.decisions.gate_plan import GatePlan, Pilot, plan_gate
 from luthierd.evaluator.decisions.gate_selftest import EXPERIMENTS, SelfTest, self_test
 from luthierd.evaluator.decisions.holdout_ledger import Holdouts
-from luthierd.evaluator.dataset.rows import select_rows
+from luthierd.evaluator.run.evaluations import Evaluations
 from luthierd.names import GATE_POLICY, TENANT, parse_id
 from luthierd.rpc.paging import Page, PageRequest
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from luthierd.evaluator.domain.evaluation import Arm, Interval, Metric
 from luthierd.evaluator.decisions.gate import ALPHA, ConditionOutcome
+from luthierd.evaluator.domain.evaluation import Arm, Interval, Metric
 from luthierd.statistics import clustered, intervals, proportions
 
 DEFAULT_EXPERIMENTS = 500

@@ -1,9 +1,9 @@
-"""The ledger of holdouts: every look is recorded, counted, and named when it is one too many; the final slice is read
+"""The ledger of holdouts: every access is recorded, counted, and named when it is one too many; the final slice is read
 once for an adapter.
 
-A look is an evaluation that made figures. It is entered before they can be seen, so that none is missed, and under the
-evaluation's name, so that a resumed one counts once. A gate is entered, too, and counts nothing: it judges figures that
-its evaluation already showed. The identity of a holdout is the digest of its rows: copies share their looks.
+An access is an evaluation that computed scores. It is recorded before they can be seen, so none is missed, and under
+the evaluation's name, so that a resumed run counts once. Gates are recorded too but not counted: they judge scores that
+the evaluation already showed. The identity of a holdout is the digest of its rows: copies share their accesses.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import NamedTuple, Protocol
 
 from luthierd.errors import FailedPreconditionError
 from luthierd.evaluator.codec import to_json
-from luthierd.evaluator.domain.evaluation import DatasetRevision, EvaluationConfig, EvaluationInputs, Row
-from luthierd.evaluator.decisions.gate import GateDecision, GatePolicy
-from luthierd.evaluator.domain.holdout import MIN_FINAL_GROUPS, HoldoutUse, final_groups
 from luthierd.evaluator.dataset.rows import parse_rows
+from luthierd.evaluator.decisions.gate import GateDecision, GatePolicy
+from luthierd.evaluator.domain.evaluation import DatasetRevision, EvaluationConfig, EvaluationInputs, Row
+from luthierd.evaluator.domain.holdout import MIN_FINAL_GROUPS, HoldoutUse, final_groups
 from luthierd.names import HOLDOUT
 from luthierd.rpc.paging import Page, PageRequest
 
@@ -33,11 +33,11 @@ class FinalSliceSpentError(FailedPreconditionError):
 
     reason = "HOLDOUT_FINAL_SPENT"
 
-    def __init__(self, look: HoldoutLook) -> None:
+    def __init__(self, access: HoldoutAccess) -> None:
         super().__init__(
-            f"{look.evaluation} has read the final slice of this holdout for this adapter ({look.adapter_revision}); "
-            "decide by its figures, or curate new rows",
-            metadata={"evaluation": look.evaluation, "adapter_revision": look.adapter_revision},
+            f"{access.evaluation} has read the final slice of this holdout for {access.adapter_revision}; "
+            "decide by its scores, or curate new rows",
+            metadata={"evaluation": access.evaluation, "adapter_revision": access.adapter_revision},
         )
 
 
@@ -55,7 +55,7 @@ class NoFinalSliceError(FailedPreconditionError):
 
 
 @dataclass(frozen=True)
-class HoldoutLook:
+class HoldoutAccess:
     """An entry. `id` is unique: entering it again changes nothing. `create_time` is Unix time."""
 
     id: str
@@ -84,7 +84,7 @@ class HoldoutLook:
         return f"{self.tenant}/{self.rows_sha256}/{self.adapter_sha256}"
 
 
-class LookCounts(NamedTuple):
+class AccessCounts(NamedTuple):
     """Evaluations that looked at the open part, and at the final slice."""
 
     open: int
@@ -92,16 +92,16 @@ class LookCounts(NamedTuple):
 
 
 class Ledger(Protocol):
-    """Where looks are kept."""
+    """Where accesses are kept."""
 
-    async def record(self, look: HoldoutLook) -> None:
+    async def record(self, access: HoldoutAccess) -> None:
         """FinalSliceSpentError if another evaluation holds its `final_key`."""
 
-    async def counts(self, tenant: str, rows_sha256: str) -> LookCounts: ...
+    async def counts(self, tenant: str, rows_sha256: str) -> AccessCounts: ...
 
-    async def final_look(self, final_key: str) -> HoldoutLook | None: ...
+    async def final_access(self, final_key: str) -> HoldoutAccess | None: ...
 
-    async def list(self, tenant: str, rows_sha256: str, page: PageRequest) -> Page[HoldoutLook]:
+    async def list(self, tenant: str, rows_sha256: str, page: PageRequest) -> Page[HoldoutAccess]:
         """Newest first."""
 
 
@@ -163,7 +163,7 @@ class Holdouts:
         use = HoldoutUse(counts.open, len(slices_of(rows).final))
         return Holdout(name, digest, len(rows), len({row.group for row in rows}), use, counts.final)
 
-    async def looks(self, name: str, page_size: int, page_token: str) -> Page[HoldoutLook]:
+    async def accesses(self, name: str, page_size: int, page_token: str) -> Page[HoldoutAccess]:
         """A page of the ledger, newest first."""
         tenant, digest = await self._rows_sha256(name)
         return await self._ledger.list(tenant, digest, PageRequest.parse(page_size, page_token, name))
@@ -190,10 +190,10 @@ class Holdouts:
             return decision
         tenant = evaluation.split("/")[1]
         policy_key = policy.name or hashlib.sha256(json.dumps(to_json(policy), sort_keys=True).encode()).hexdigest()
-        look = evaluation_look(tenant, evaluation, inputs, config, subject=subject, row_count=0, now=self._now())
+        access = evaluation_access(tenant, evaluation, inputs, config, subject=subject, row_count=0, now=self._now())
         await self._ledger.record(
             replace(
-                look,
+                access,
                 id=f"{evaluation}#{policy_key}",
                 gate_policy=policy.name,
                 gate_outcome=decision.outcome.value,
@@ -213,7 +213,7 @@ class Holdouts:
         return parse_rows(await asyncio.to_thread(self._blobs.read_bytes, digest), split=SPLIT)
 
 
-def evaluation_look(
+def evaluation_access(
     tenant: str,
     evaluation: str,
     inputs: EvaluationInputs,
@@ -222,9 +222,9 @@ def evaluation_look(
     subject: str,
     row_count: int,
     now: float,
-) -> HoldoutLook:
+) -> HoldoutAccess:
     """The entry of an evaluation, under its name."""
-    return HoldoutLook(
+    return HoldoutAccess(
         id=evaluation,
         tenant=tenant,
         rows_sha256=inputs.rows_sha256,
@@ -241,13 +241,13 @@ def evaluation_look(
 
 async def refuse_spent(ledger: Ledger, tenant: str, inputs: EvaluationInputs, *, evaluation: str = "") -> None:
     """FinalSliceSpentError if an evaluation other than `evaluation` has read the final slice for this adapter."""
-    look = await ledger.final_look(f"{tenant}/{inputs.rows_sha256}/{inputs.adapter_sha256}")
-    if look is not None and look.evaluation != evaluation:
-        raise FinalSliceSpentError(look)
+    access = await ledger.final_access(f"{tenant}/{inputs.rows_sha256}/{inputs.adapter_sha256}")
+    if access is not None and access.evaluation != evaluation:
+        raise FinalSliceSpentError(access)
 
 
 @dataclass(frozen=True)
-class EvaluationLooks:
+class EvaluationAccesses:
     """How a worker enters its evaluation for `subject`."""
 
     ledger: Ledger
@@ -268,13 +268,13 @@ class EvaluationLooks:
         row_count: int,
         final_row_count: int,
     ) -> HoldoutUse | None:
-        """Enters the look, before its figures are made; how worn the holdout is now. None for another split."""
+        """Enters the access, before its figures are made; how worn the holdout is now. None for another split."""
         if config.split != SPLIT:
             return None
         tenant = evaluation.split("/")[1]
-        look = evaluation_look(
+        access = evaluation_access(
             tenant, evaluation, inputs, config, subject=self.subject, row_count=row_count, now=self.now()
         )
-        await self.ledger.record(look)
+        await self.ledger.record(access)
         counts = await self.ledger.counts(tenant, inputs.rows_sha256)
         return HoldoutUse(counts.final if config.final else counts.open, final_row_count)

@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from luthierd.evaluator.decisions.holdout_ledger import FinalSliceSpentError, HoldoutLook, LookCounts
+from luthierd.evaluator.decisions.holdout_ledger import AccessCounts, FinalSliceSpentError, HoldoutAccess
 from luthierd.rpc.paging import Page, PageRequest
 from luthierd.storage.database import Database
 
@@ -25,9 +25,9 @@ _FIELDS = (
     "gate_outcome",
 )
 _looks = sa.table(
-    "holdout_looks",
+    "holdout_accesses",
     sa.column("number", sa.Integer),
-    sa.column("look_id", sa.Text),
+    sa.column("access_id", sa.Text),
     sa.column("is_final", sa.Boolean),
     sa.column("final_key", sa.Text),
     sa.column("row_count", sa.BigInteger),
@@ -42,19 +42,19 @@ class SqlLedger:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def record(self, look: HoldoutLook) -> None:
-        """Enters a look; does nothing if its id is entered. FinalSliceSpentError."""
-        values: dict[str, Any] = {name: getattr(look, name) for name in _FIELDS}
-        values |= {"look_id": look.id, "is_final": look.is_final, "final_key": look.final_key}
+    async def record(self, access: HoldoutAccess) -> None:
+        """Enters an access; does nothing if its id is entered. FinalSliceSpentError."""
+        values: dict[str, Any] = {name: getattr(access, name) for name in _FIELDS}
+        values |= {"access_id": access.id, "is_final": access.is_final, "final_key": access.final_key}
         try:
             async with self._database.begin() as tx:
                 await tx.execute(sa.insert(_looks).values(**values))
         except IntegrityError:
-            spent = await self.final_look(look.final_key) if look.final_key else None
-            if spent is not None and spent.id != look.id:
+            spent = await self.final_access(access.final_key) if access.final_key else None
+            if spent is not None and spent.id != access.id:
                 raise FinalSliceSpentError(spent) from None
 
-    async def counts(self, tenant: str, rows_sha256: str) -> LookCounts:
+    async def counts(self, tenant: str, rows_sha256: str) -> AccessCounts:
         """Evaluations only: a gate shows no new figure."""
         query = (
             sa.select(_looks.c.is_final, sa.func.count())
@@ -63,23 +63,25 @@ class SqlLedger:
         )
         async with self._database.read() as tx:
             found = {bool(is_final): count for is_final, count in await tx.execute(query)}
-        return LookCounts(found.get(False, 0), found.get(True, 0))
+        return AccessCounts(found.get(False, 0), found.get(True, 0))
 
-    async def final_look(self, final_key: str) -> HoldoutLook | None:
-        """The one look with this key, if there is one."""
+    async def final_access(self, final_key: str) -> HoldoutAccess | None:
+        """The one access with this key, if there is one."""
         async with self._database.read() as tx:
             row = (await tx.execute(sa.select(_looks).where(_looks.c.final_key == final_key))).one_or_none()
-        return _look(row) if row is not None else None
+        return _access(row) if row is not None else None
 
-    async def list(self, tenant: str, rows_sha256: str, page: PageRequest) -> Page[HoldoutLook]:
+    async def list(self, tenant: str, rows_sha256: str, page: PageRequest) -> Page[HoldoutAccess]:
         """Newest first."""
         query = sa.select(_looks).where(_looks.c.tenant == tenant, _looks.c.rows_sha256 == rows_sha256)
         if page.after:
             query = query.where(_looks.c.number < int(page.after))
         async with self._database.read() as tx:
             rows = (await tx.execute(query.order_by(_looks.c.number.desc()).limit(page.limit))).all()
-        return page.page([_look(row) for row in rows], [str(row.number) for row in rows])
+        return page.page([_access(row) for row in rows], [str(row.number) for row in rows])
 
 
-def _look(row: Any) -> HoldoutLook:
-    return HoldoutLook(id=row.look_id, is_final=bool(row.is_final), **{name: getattr(row, name) for name in _FIELDS})
+def _access(row: Any) -> HoldoutAccess:
+    return HoldoutAccess(
+        id=row.access_id, is_final=bool(row.is_final), **{name: getattr(row, name) for name in _FIELDS}
+    )

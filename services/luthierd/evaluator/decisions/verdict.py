@@ -205,8 +205,8 @@ def _judged(
     if found.interval.high <= worth:
         return JudgedOption(option, Standing.NOT_WORTH_IT, f"{option.arm} is not better than {chosen.arm}: {text}.")
     advice = f"no difference shown between {option.arm} and {chosen.arm}: {text}"
-    if found.detectable_difference is not None:
-        advice += f"; such rows show a difference from about {found.detectable_difference:.3f} on"
+    if found.minimum_detectable_effect is not None:
+        advice += f"; such rows show a difference from about {found.minimum_detectable_effect:.3f} on"
     return JudgedOption(option, Standing.NO_DIFFERENCE_SHOWN, advice + ".")
 
 

@@ -8,11 +8,11 @@ import math
 from typing import Any, Protocol
 
 from luthierd.errors import InvalidArgumentError
-from luthierd.evaluator.domain.evaluation import Metric, Results
-from luthierd.evaluator.run.evaluations import Evaluation, EvaluationNotFinishedError
 from luthierd.evaluator.decisions.comparison import EvaluationComparison, compare
 from luthierd.evaluator.decisions.evidence import Decision, decide
 from luthierd.evaluator.decisions.verdict import Preferences
+from luthierd.evaluator.domain.evaluation import Metric, Results
+from luthierd.evaluator.run.evaluations import Evaluation, EvaluationNotFinishedError
 from luthierd.names import EVALUATION
 
 

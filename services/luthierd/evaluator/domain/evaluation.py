@@ -16,10 +16,10 @@ from luthierd.evaluator.domain.retrieval import RetrievalSummary, Retriever
 from luthierd.evaluator.domain.sequential import SequentialConfig as SequentialConfig
 from luthierd.evaluator.domain.sequential import SequentialOutcome as SequentialOutcome
 from luthierd.evaluator.domain.sequential import SequentialTarget as SequentialTarget
+from luthierd.evaluator.domain.suites import SuiteConfig
 from luthierd.statistics.uncertainty import Bounds as Bounds
 from luthierd.statistics.uncertainty import CommonRows as CommonRows
 from luthierd.statistics.uncertainty import Interval as Interval
-from luthierd.evaluator.domain.suites import SuiteConfig
 
 DEFAULT_INSTRUCTION = (
     "Answer in exactly the form of the examples: the same structure, the same fields, the same style and length. "
@@ -38,7 +38,7 @@ class Message:
 @dataclass(frozen=True)
 class Row:
     """One row of a dataset split: the prompt, and the reference answer that the holdout hides from the model. `slices`
-    names the parts of the split that the row belongs to, e.g. `difficult:vague`.
+    names the parts of the split that the row belongs to, e.g. `challenge:vague`.
     """
 
     id: str
@@ -97,7 +97,7 @@ class Answer:
     prompt_tokens: int
     completion_tokens: int
     finish_reason: str
-    generation: str
+    loaded_adapter: str
     shown_row_ids: tuple[str, ...] = ()
     error: AnswerError | None = None
     is_cached: bool = False
@@ -137,8 +137,8 @@ class MetricResult:
 @dataclass(frozen=True)
 class Comparison:
     """`arm` minus `reference`, paired by row. No row is left out: where `arm` failed it scores 0, where `reference`
-    failed the difference is 0, so that a failure never speaks for the arm under test. `detectable_difference` is the
-    least true difference that such data proves in four of five repetitions; None with too few groups.
+    failed the difference is 0, so that a failure never speaks for the arm under test. `minimum_detectable_effect`:
+    at 80 % power; None with too few groups.
 
     `p_value` is two-sided, of no difference, made by `test`; `adjusted_p_value` is Holm's over all comparisons of the
     same figures. Both None with too few groups.
@@ -149,7 +149,7 @@ class Comparison:
     reference: Arm
     difference: float
     interval: Interval | None
-    detectable_difference: float | None
+    minimum_detectable_effect: float | None
     row_count: int
     group_count: int
     bounds: Bounds | None = None

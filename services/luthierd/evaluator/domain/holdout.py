@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 ALPHA = 0.05
-"""Chance that one look says GO to an adapter that is no better: a gate's level."""
+"""Chance that one access says GO to an adapter that is no better: a gate's level."""
 OVERUSED_BOUND = 0.5
 """From here on a GO is as likely luck as not."""
 REFUSED_SIMILARITY = 0.85
@@ -21,7 +21,7 @@ MIN_FINAL_GROUPS = 10
 class HoldoutUse:
     """How often a holdout showed figures. `final_row_count` is 0 where it is too small for a final slice."""
 
-    look_count: int = 0
+    access_count: int = 0
     final_row_count: int = 0
 
     @property
@@ -30,7 +30,7 @@ class HoldoutUse:
         outcomes, as long as one stops at the first GO: until then every outcome was NO-GO, so what is tried next was
         fixed in advance (Blum & Hardt 2015, "The Ladder"). Figures of single rows tell more, and it is then too low.
         """
-        return min(1.0, self.look_count * ALPHA)
+        return min(1.0, self.access_count * ALPHA)
 
     @property
     def is_overused(self) -> bool:
@@ -42,7 +42,7 @@ class HoldoutUse:
         if not self.is_overused:
             return ""
         return (
-            f"this holdout has shown figures {self.look_count} times: at least one false GO has a chance of up to "
+            f"this holdout has shown figures {self.access_count} times: at least one false GO has a chance of up to "
             f"{self.false_go_bound:.0%}; decide on its final slice (--final) or on new rows"
         )
 

@@ -30,10 +30,10 @@ class LmEvalConfig:
 
 @dataclass(frozen=True)
 class SuiteConfig:
-    """`difficult_set`: a set's name, empty for none. `general_item_count`: items of each part, None for no suite."""
+    """`challenge_set`: a set's name, empty for none. `retention_item_count`: items of each part, None for no suite."""
 
-    difficult_set: str = ""
-    general_item_count: int | None = None
+    challenge_set: str = ""
+    retention_item_count: int | None = None
     counterfactual: CounterfactualConfig | None = None
     lm_eval: LmEvalConfig | None = None
 
@@ -41,9 +41,9 @@ class SuiteConfig:
 def suite_violations(config: SuiteConfig, *, field: str) -> list[FieldViolation]:
     """What is out of bounds, named below `field`."""
     found = []
-    if config.general_item_count is not None and not 5 <= config.general_item_count <= 1000:
-        text = f"{config.general_item_count} is not in 5 to 1,000"
-        found.append(FieldViolation(f"{field}.general_suite.item_count", text))
+    if config.retention_item_count is not None and not 5 <= config.retention_item_count <= 1000:
+        text = f"{config.retention_item_count} is not in 5 to 1,000"
+        found.append(FieldViolation(f"{field}.retention_suite.item_count", text))
     if config.lm_eval is not None:
         found += _lm_eval_violations(config.lm_eval, field=f"{field}.lm_eval_suite")
     if config.counterfactual is None:

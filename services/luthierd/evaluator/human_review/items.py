@@ -36,7 +36,7 @@ class Choice(enum.StrEnum):
 
 @dataclass(frozen=True)
 class QueueConfig:
-    """How a queue is made; bounds: `ComparisonQueue` of the contract."""
+    """How a queue is made; bounds: `AnnotationQueue` of the contract."""
 
     evaluation: str
     arms: tuple[Arm, ...]
@@ -48,7 +48,7 @@ class QueueConfig:
 
 
 @dataclass(frozen=True)
-class ComparisonQueue:
+class AnnotationQueue:
     """A queue. `items_sha256` is the blob with its items, `answers_sha256` that of the evaluation's rows."""
 
     name: str

@@ -20,10 +20,27 @@ from luthierd.errors import (
     InvalidArgumentError,
     NotFoundError,
 )
-from luthierd.evaluator.human_review.items import HIGHEST_RATING, LOWEST_RATING, MAX_ARMS, MAX_COMMENT_CHARACTERS, MAX_ROWS, MAX_VOTES_PER_ITEM, Choice, ComparisonQueue, Item, Mode, QueueConfig, Vote, make_items, read_items, shown_arms, write_items
-from luthierd.evaluator.human_review.summary import ComparisonSummary, summarise
 from luthierd.evaluator.domain.evaluation import Metric, Results
-from luthierd.names import COMPARISON_QUEUE, EVALUATION, TENANT, parse_id
+from luthierd.evaluator.human_review.items import (
+    HIGHEST_RATING,
+    LOWEST_RATING,
+    MAX_ARMS,
+    MAX_COMMENT_CHARACTERS,
+    MAX_ROWS,
+    MAX_VOTES_PER_ITEM,
+    AnnotationQueue,
+    Choice,
+    Item,
+    Mode,
+    QueueConfig,
+    Vote,
+    make_items,
+    read_items,
+    shown_arms,
+    write_items,
+)
+from luthierd.evaluator.human_review.summary import AnnotationSummary, summarise
+from luthierd.names import ANNOTATION_QUEUE, EVALUATION, TENANT, parse_id
 from luthierd.rpc.paging import Page, PageRequest
 from luthierd.storage.blobs import Blob
 
@@ -31,19 +48,19 @@ from luthierd.storage.blobs import Blob
 class QueueNotFoundError(NotFoundError):
     """No such queue."""
 
-    reason = "COMPARISON_QUEUE_NOT_FOUND"
+    reason = "ANNOTATION_QUEUE_NOT_FOUND"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"there is no comparison queue {name}", metadata={"comparison_queue": name})
+        super().__init__(f"there is no annotation queue {name}", metadata={"annotation_queue": name})
 
 
 class QueueExistsError(AlreadyExistsError):
     """The name is taken; queues do not change."""
 
-    reason = "COMPARISON_QUEUE_EXISTS"
+    reason = "ANNOTATION_QUEUE_EXISTS"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"{name} exists; choose another id", metadata={"comparison_queue": name})
+        super().__init__(f"{name} exists; choose another id", metadata={"annotation_queue": name})
 
 
 class ItemNotFoundError(NotFoundError):
@@ -54,7 +71,7 @@ class ItemNotFoundError(NotFoundError):
     def __init__(self, queue: str, item_id: str) -> None:
         super().__init__(
             f"{queue} has no item {item_id!r}; ask for the next one",
-            metadata={"comparison_queue": queue, "item": item_id},
+            metadata={"annotation_queue": queue, "item": item_id},
         )
 
 
@@ -90,16 +107,16 @@ class NextItem:
     waiting_count: int
 
 
-class ComparisonStore(Protocol):
+class AnnotationStore(Protocol):
     """Where queues and votes are kept."""
 
-    async def add(self, queue: ComparisonQueue) -> None:
+    async def add(self, queue: AnnotationQueue) -> None:
         """QueueExistsError on a clash."""
 
-    async def get(self, name: str) -> ComparisonQueue:
+    async def get(self, name: str) -> AnnotationQueue:
         """QueueNotFoundError."""
 
-    async def list(self, name_prefix: str, page: PageRequest) -> Page[ComparisonQueue]:
+    async def list(self, name_prefix: str, page: PageRequest) -> Page[AnnotationQueue]:
         """By name."""
 
     async def add_vote(self, queue: str, vote: Vote) -> None:
@@ -124,30 +141,30 @@ class Blobs(Protocol):
     def put_bytes(self, data: bytes) -> Blob: ...
 
 
-class ComparisonQueues:
-    """The use cases of `ComparisonQueueService`."""
+class AnnotationQueues:
+    """The use cases of `AnnotationQueueService`."""
 
     def __init__(
-        self, store: ComparisonStore, evaluations: Evaluations, blobs: Blobs, *, now: Callable[[], float] = time.time
+        self, store: AnnotationStore, evaluations: Evaluations, blobs: Blobs, *, now: Callable[[], float] = time.time
     ) -> None:
         self._store = store
         self._evaluations = evaluations
         self._blobs = blobs
         self._now = now
 
-    async def create(self, parent: str, queue_id: str, config: QueueConfig) -> ComparisonQueue:
+    async def create(self, parent: str, queue_id: str, config: QueueConfig) -> AnnotationQueue:
         """A queue of a finished evaluation. QueueExistsError, NothingToCompareError, the evaluation's errors."""
         (tenant,) = TENANT.parse(parent, field="parent")
-        EVALUATION.parse(config.evaluation, field="comparison_queue.evaluation")
+        EVALUATION.parse(config.evaluation, field="annotation_queue.evaluation")
         check_config(config)
-        queue_id = parse_id(queue_id or f"q{uuid.uuid4().hex[:12]}", field="comparison_queue_id")
+        queue_id = parse_id(queue_id or f"q{uuid.uuid4().hex[:12]}", field="annotation_queue_id")
         results = await self._evaluations.results(config.evaluation)
         items = await asyncio.to_thread(self._items, results.answers_sha256, config)
         if not items:
             raise NothingToCompareError(config.evaluation)
         blob = await asyncio.to_thread(self._blobs.put_bytes, write_items(items))
-        name = COMPARISON_QUEUE.format(tenant, queue_id)
-        queue = ComparisonQueue(name, config, len(items), blob.sha256, results.answers_sha256, self._now())
+        name = ANNOTATION_QUEUE.format(tenant, queue_id)
+        queue = AnnotationQueue(name, config, len(items), blob.sha256, results.answers_sha256, self._now())
         await self._store.add(queue)
         return queue
 
@@ -157,16 +174,16 @@ class ComparisonQueues:
     def _rows(self, answers_sha256: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._blobs.read_bytes(answers_sha256).splitlines()]
 
-    async def get(self, name: str) -> ComparisonQueue:
+    async def get(self, name: str) -> AnnotationQueue:
         """QueueNotFoundError."""
-        COMPARISON_QUEUE.parse(name)
+        ANNOTATION_QUEUE.parse(name)
         return await self._store.get(name)
 
-    async def list(self, parent: str, page_size: int, page_token: str) -> Page[ComparisonQueue]:
+    async def list(self, parent: str, page_size: int, page_token: str) -> Page[AnnotationQueue]:
         """A page of a tenant's queues, by name."""
         TENANT.parse(parent, field="parent")
         page = PageRequest.parse(page_size, page_token, parent)
-        return await self._store.list(f"{parent}/comparisonQueues/", page)
+        return await self._store.list(f"{parent}/annotationQueues/", page)
 
     async def next_item(self, name: str, *, rater: str) -> NextItem:
         """The first item in the queue's order that lacks votes and that the rater has not judged."""
@@ -210,14 +227,14 @@ class ComparisonQueues:
         found = [(vote, by_id[vote.item_id]) for vote in chosen]
         return page.page(found, [str(first + i + 1) for i in range(len(chosen))])
 
-    async def summary(self, name: str, judge: Metric | None) -> ComparisonSummary:
+    async def summary(self, name: str, judge: Metric | None) -> AnnotationSummary:
         """What the votes come to, and what they make of the judge's figures."""
         queue = await self.get(name)
         votes, items = await self._store.votes(name), await self._read_items(queue)
         rows = await asyncio.to_thread(self._rows, queue.answers_sha256) if judge else []
         return await asyncio.to_thread(summarise, queue.config, items, votes, rows=rows, judge=judge)
 
-    async def _read_items(self, queue: ComparisonQueue) -> Sequence[Item]:
+    async def _read_items(self, queue: AnnotationQueue) -> Sequence[Item]:
         return read_items(await asyncio.to_thread(self._blobs.read_bytes, queue.items_sha256))
 
 
@@ -231,12 +248,12 @@ def check_config(config: QueueConfig) -> None:
             if config.mode is Mode.PAIRWISE
             else f"RATING takes 1 to {MAX_ARMS} arms"
         )
-        found.append(FieldViolation("comparison_queue.arms", text))
+        found.append(FieldViolation("annotation_queue.arms", text))
     if not 0 <= config.row_limit <= MAX_ROWS:
-        found.append(FieldViolation("comparison_queue.row_limit", f"{config.row_limit} is not in 0 to {MAX_ROWS:,}"))
+        found.append(FieldViolation("annotation_queue.row_limit", f"{config.row_limit} is not in 0 to {MAX_ROWS:,}"))
     if not 1 <= config.votes_per_item <= MAX_VOTES_PER_ITEM:
         text = f"{config.votes_per_item} is not in 1 to {MAX_VOTES_PER_ITEM}"
-        found.append(FieldViolation("comparison_queue.votes_per_item", text))
+        found.append(FieldViolation("annotation_queue.votes_per_item", text))
     if found:
         message = "; ".join(f"{violation.field}: {violation.description}" for violation in found)
         raise InvalidArgumentError(message, metadata={"field": found[0].field}, violations=found)

@@ -1,4 +1,4 @@
-"""Where comparison queues and votes are kept: SQL for the service."""
+"""Where annotation queues and votes are kept: SQL for the service."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from luthierd.evaluator.codec import from_json, to_json
-from luthierd.evaluator.human_review.items import ComparisonQueue, Vote
+from luthierd.evaluator.human_review.items import AnnotationQueue, Vote
 from luthierd.evaluator.human_review.queues import QueueExistsError, QueueNotFoundError, VoteExistsError
 from luthierd.rpc.paging import Page, PageRequest
 from luthierd.storage.database import Database
 
 _queues = sa.table(
-    "comparison_queues", sa.column("name"), sa.column("queue", sa.JSON), sa.column("create_time", sa.Float)
+    "annotation_queues", sa.column("name"), sa.column("queue", sa.JSON), sa.column("create_time", sa.Float)
 )
 _votes = sa.table(
-    "comparison_votes",
+    "annotation_votes",
     *map(sa.column, ("queue", "item_id", "rater")),
     sa.column("vote", sa.JSON),
     sa.column("create_time", sa.Float),
 )
 
 
-class SqlComparisonStore:
-    """See `queues.ComparisonStore`."""
+class SqlAnnotationStore:
+    """See `queues.AnnotationStore`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, queue: ComparisonQueue) -> None:
+    async def add(self, queue: AnnotationQueue) -> None:
         """QueueExistsError on a clash."""
         values = {"name": queue.name, "queue": to_json(queue), "create_time": queue.create_time}
         try:
@@ -39,23 +39,23 @@ class SqlComparisonStore:
         except IntegrityError:
             raise QueueExistsError(queue.name) from None
 
-    async def get(self, name: str) -> ComparisonQueue:
+    async def get(self, name: str) -> AnnotationQueue:
         """QueueNotFoundError."""
         query = sa.select(_queues.c.queue).where(_queues.c.name == name)
         async with self._database.read() as tx:
             found = (await tx.execute(query)).scalar_one_or_none()
         if found is None:
             raise QueueNotFoundError(name)
-        return from_json(ComparisonQueue, found)
+        return from_json(AnnotationQueue, found)
 
-    async def list(self, name_prefix: str, page: PageRequest) -> Page[ComparisonQueue]:
+    async def list(self, name_prefix: str, page: PageRequest) -> Page[AnnotationQueue]:
         """Queues whose names start so, by name."""
         query = sa.select(_queues.c.queue).where(
             _queues.c.name.startswith(name_prefix, autoescape=True), _queues.c.name > page.after
         )
         async with self._database.read() as tx:
             rows = (await tx.execute(query.order_by(_queues.c.name).limit(page.limit))).scalars()
-            found = [from_json(ComparisonQueue, row) for row in rows]
+            found = [from_json(AnnotationQueue, row) for row in rows]
         return page.page(found, [one.name for one in found])
 
     async def add_vote(self, queue: str, vote: Vote) -> None:

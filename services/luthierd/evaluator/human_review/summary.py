@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from luthierd.evaluator.human_review.items import HIGHEST_RATING, LOWEST_RATING, Item, Mode, QueueConfig, Vote
 from luthierd.evaluator.domain.evaluation import Arm, Interval, Metric
+from luthierd.evaluator.human_review.items import HIGHEST_RATING, LOWEST_RATING, Item, Mode, QueueConfig, Vote
 from luthierd.statistics import clustered, intervals
 from luthierd.statistics.agreement import Level, cohen_kappa, krippendorff_alpha
 from luthierd.statistics.prediction_powered import JudgedRow, prediction_powered_mean
@@ -44,8 +44,8 @@ class HumanFigure:
 
 
 @dataclass(frozen=True)
-class ComparisonSummary:
-    """See `ComparisonSummary` of the contract; agreement is NaN where it cannot be told."""
+class AnnotationSummary:
+    """See `AnnotationSummary` of the contract; agreement is NaN where it cannot be told."""
 
     vote_count: int
     rater_count: int
@@ -66,7 +66,7 @@ def summarise(
     *,
     rows: Sequence[Mapping[str, Any]],
     judge: Metric | None,
-) -> ComparisonSummary:
+) -> AnnotationSummary:
     """`rows`: the evaluation's rows with their scores; read only with a judge."""
     said: dict[str, list[float]] = defaultdict(list)
     for vote in votes:
@@ -74,7 +74,7 @@ def summarise(
     pairwise = config.mode is Mode.PAIRWISE
     scores = _judged(config, items, rows, judge) if judge else {}
     both = [(_verdict(values, pairwise), scores[item_id]) for item_id, values in said.items() if item_id in scores]
-    return ComparisonSummary(
+    return AnnotationSummary(
         vote_count=len(votes),
         rater_count=len({vote.rater for vote in votes}),
         judged_item_count=len(said),

@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from luthierd.evaluator.models.shots import MAX_QUESTION_CHARACTERS, shot_turns
 from luthierd.evaluator.domain.evaluation import DEFAULT_INSTRUCTION, Arm, Message, Row
 from luthierd.evaluator.domain.retrieval import Passage
+from luthierd.evaluator.models.shots import MAX_QUESTION_CHARACTERS, shot_turns
 
 # Queries of several arms share the engine for a window where turns meet. Shorter turns mean more of that: every latency
 # drifts to the mean of the arms (docs/decisions/0016). Longer ones compare an arm's minutes with another one's.

@@ -19,8 +19,8 @@ from luthierd.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from luthierd.evaluator.models.endpoints import Endpoint
 from luthierd.evaluator.domain.evaluation import Message
+from luthierd.evaluator.models.endpoints import Endpoint
 
 # A chat answer of 8,192 tokens is some 40 kB; what is larger is not an answer.
 MAX_REPLY_BYTES = 4 * 1024 * 1024

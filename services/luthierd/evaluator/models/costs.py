@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from luthierd.evaluator.models.endpoints import Endpoint
 from luthierd.evaluator.domain.evaluation import Answer, Arm, ArmCost, Interval
+from luthierd.evaluator.models.endpoints import Endpoint
 from luthierd.statistics.clustered import CONFIDENCE
 
 

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from luthierd.evaluator.models.generate import Answerer, Reply
-from luthierd.evaluator.models.chat_endpoint import ChatEndpoint
 from luthierd.evaluator.domain.evaluation import Arm, Message
+from luthierd.evaluator.models.chat_endpoint import ChatEndpoint
+from luthierd.evaluator.models.generate import Answerer, Reply
 
 
 class EndpointArmAnswerer:
@@ -42,5 +42,5 @@ class EndpointArmAnswerer:
             prompt_tokens=found.prompt_tokens,
             completion_tokens=found.completion_tokens,
             finish_reason=found.finish_reason,
-            generation=found.model,
+            loaded_adapter=found.model,
         )

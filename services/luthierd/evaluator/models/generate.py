@@ -22,8 +22,8 @@ from luthierd.errors import (
     RetryableError,
     UnavailableError,
 )
-from luthierd.evaluator.models.arms import Query
 from luthierd.evaluator.domain.evaluation import Answer, AnswerError, Arm, Message
+from luthierd.evaluator.models.arms import Query
 
 
 class InferenceAwayError(UnavailableError):
@@ -46,7 +46,7 @@ class Reply:
     prompt_tokens: int
     completion_tokens: int
     finish_reason: str
-    generation: str
+    loaded_adapter: str
 
 
 class Answerer(Protocol):
@@ -205,7 +205,7 @@ class Asker:
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=reply.completion_tokens,
             finish_reason=reply.finish_reason,
-            generation=reply.generation,
+            loaded_adapter=reply.loaded_adapter,
             shown_row_ids=query.shown_row_ids,
         )
 
@@ -220,7 +220,7 @@ class Asker:
             prompt_tokens=0,
             completion_tokens=0,
             finish_reason="",
-            generation="",
+            loaded_adapter="",
             shown_row_ids=query.shown_row_ids,
             error=error,
         )

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from luthierd.errors import FailedPreconditionError
-from luthierd.evaluator.models.generate import Reply
 from luthierd.evaluator.domain.evaluation import Arm, Message, Row, TaskSpec
+from luthierd.evaluator.models.generate import Reply
 
 
 class RowHasNoChoicesError(FailedPreconditionError):
@@ -35,7 +35,7 @@ class Likelihood:
     total_logprob: float
     token_count: int
     prompt_tokens: int
-    generation: str
+    loaded_adapter: str
 
     @property
     def for_each_token(self) -> float:
@@ -66,7 +66,7 @@ class LikelihoodChooser:
             prompt_tokens=sum(one.prompt_tokens + one.token_count for one in found.values()),
             completion_tokens=0,
             finish_reason="chosen",
-            generation=found[best].generation,
+            loaded_adapter=found[best].loaded_adapter,
         )
 
 

@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import pydantic
 
-from luthierd.evaluator.models.arms import Query
 from luthierd.evaluator.domain.evaluation import Answer, Arm, EvaluationConfig, Message, Row
-from luthierd.evaluator.graders.judge import Judge, JudgeError
 from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.graders.judge import Judge, JudgeError
+from luthierd.evaluator.models.arms import Query
 
 SEPARATOR = "#probe:"
 PARAPHRASE, INJECTION = "paraphrase", "injection"

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from luthierd.evaluator.domain.evaluation import Answer, EvaluationConfig, EvaluationInputs
 from luthierd.evaluator.models.arms import Query
 from luthierd.evaluator.models.targets import target_of
-from luthierd.evaluator.domain.evaluation import Answer, EvaluationConfig, EvaluationInputs
 
 KEY_VERSION = 1
 """Raised when something new decides what an answer says: no older answer is then taken for a new one."""

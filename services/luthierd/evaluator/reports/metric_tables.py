@@ -1,5 +1,5 @@
 """The parts of the report about measures that only some evaluations ask for, as tables: a rubric's criteria, style,
-labels one by one, difficult cases, forgetting, bias, tasks of lm-eval, the judge.
+labels one by one, challenge cases, forgetting, bias, tasks of lm-eval, the judge.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from luthierd.evaluator.domain.evaluation import Arm, Figures, Metric, Results
 from luthierd.evaluator.domain.metric_details import Share
 from luthierd.evaluator.reports.sections import Table, arm_row, figure
-from luthierd.evaluator.suites import counterfactual_suite, retention_suite as general_suite, lm_suite
+from luthierd.evaluator.suites import counterfactual_suite, lm_suite
+from luthierd.evaluator.suites import retention_suite as retention_suite
 
-DIFFICULT = (Metric.EXPECTED_BEHAVIOUR, Metric.ABSTENTION_PRECISION, Metric.ABSTENTION_RECALL)
+CHALLENGE = (Metric.EXPECTED_BEHAVIOUR, Metric.ABSTENTION_PRECISION, Metric.ABSTENTION_RECALL)
 FORGETTING = (Metric.FORGETTING_LIKELIHOOD, Metric.FORGETTING_CHOICE, Metric.FORGETTING_INSTRUCTIONS)
 # Rarer labels are in the API and `luthier evaluations show --json`; a report of hundreds is read by nobody.
 LABELS_SHOWN = 12
@@ -23,7 +24,7 @@ def measure_tables(results: Results, arm_labels: Mapping[Arm, str]) -> list[Tabl
         _criteria(results, arm_labels),
         _style(results, arm_labels),
         _labels(results),
-        _metrics(results, DIFFICULT, "Difficult cases", "Vague, hostile, incomplete or out of scope.", arm_labels),
+        _metrics(results, CHALLENGE, "Challenge cases", "Vague, hostile, incomplete or out of scope.", arm_labels),
         _metrics(
             results,
             FORGETTING,
@@ -31,7 +32,7 @@ def measure_tables(results: Results, arm_labels: Mapping[Arm, str]) -> list[Tabl
             "General text, choices and instructions that have nothing to do with the task. Below zero in the last "
             "column is what tuning lost. Bits per byte: lower is better.",
             arm_labels,
-            suite=general_suite.NAME,
+            suite=retention_suite.NAME,
         ),
         _metrics(
             results,
@@ -149,7 +150,7 @@ def _judge(results: Results) -> Table:
     if judge.first_position_share is not None:
         rows.append(("Verdicts for whichever stood first", f"{judge.first_position_share:.0%}"))
     note = (
-        f"{judge.judge} {judge.model}. How far it agrees with people is measured by a comparison queue on this "
+        f"{judge.judge} {judge.model}. How far it agrees with people is measured by a annotation queue on this "
         "evaluation, after it."
     )
     return Table("The judge", note, ("What", "Count"), tuple(rows))

@@ -13,15 +13,24 @@ from typing import Any
 
 import jinja2
 
-from luthierd.evaluator.models.shots import shorten
 from luthierd.evaluator.codec import to_json
-from luthierd.evaluator.domain.evaluation import Arm, ArmCost, Confusion, EvaluationConfig, EvaluationInputs, Metric, MetricResult, Results
+from luthierd.evaluator.decisions.evidence import decide
 from luthierd.evaluator.decisions.gate import default_policy, judge, primary_metric
+from luthierd.evaluator.domain.evaluation import (
+    Arm,
+    ArmCost,
+    Confusion,
+    EvaluationConfig,
+    EvaluationInputs,
+    Metric,
+    MetricResult,
+    Results,
+)
+from luthierd.evaluator.models.shots import shorten
 from luthierd.evaluator.reports.metric_tables import measure_tables
 from luthierd.evaluator.reports.plots import ForestLine, PlanePoint, cost_quality_plane, forest_plot
 from luthierd.evaluator.reports.sections import tables
 from luthierd.statistics.clustered import MIN_GROUPS
-from luthierd.evaluator.decisions.evidence import decide
 
 ARM_LABELS = {
     Arm.BASE: "Base",

@@ -13,8 +13,9 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Row, TaskSpec
 from luthierd.evaluator.dataset.parsing import read_answer
+from luthierd.evaluator.dataset.rows import parse_rows, select_rows
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Row, TaskSpec
 from luthierd.evaluator.domain.retrieval import Passage, RetrievalSummary, Retriever, RetrieverFigures
 from luthierd.evaluator.retrieval.indexes import (
     NOTHING,
@@ -27,7 +28,6 @@ from luthierd.evaluator.retrieval.indexes import (
 )
 from luthierd.evaluator.retrieval.passages import Corpus, corpus_of, examples_of, passages_of
 from luthierd.evaluator.retrieval.relevance import Judged, judge, measure
-from luthierd.evaluator.dataset.rows import parse_rows, select_rows
 from luthierd.storage.blobs import Blob
 
 # Rows that the retriever is chosen on. At 200 a difference of .07 in nDCG shows; each costs an embedding (16 ms).

@@ -14,31 +14,41 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from luthierd.evaluator.dataset.leakage import Document, check_leakage, document_of, refuse_leakage
+from luthierd.evaluator.dataset.parsing import task_of
 from luthierd.evaluator.dataset.result_rows import to_jsonl, write_rows
+from luthierd.evaluator.dataset.rows import parse_rows, select_rows
+from luthierd.evaluator.decisions.holdout_ledger import SPLIT as HOLDOUT_SPLIT
+from luthierd.evaluator.decisions.holdout_ledger import EvaluationAccesses, NoFinalSliceError, slices_of
+from luthierd.evaluator.domain.evaluation import (
+    Answer,
+    Arm,
+    EvaluationConfig,
+    EvaluationInputs,
+    Progress,
+    Results,
+    Row,
+    Scored,
+    TaskSpec,
+)
+from luthierd.evaluator.domain.holdout import HoldoutUse, LeakageReport
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.graders.judge import Judge
 from luthierd.evaluator.models.arms import ArmPlan, Query, in_turns
+from luthierd.evaluator.models.costs import TokenPrice, arm_costs
 from luthierd.evaluator.models.generate import AnswerJournal, Asker
 from luthierd.evaluator.models.multiple_choice import check_choices
-from luthierd.evaluator.models.costs import TokenPrice, arm_costs
 from luthierd.evaluator.models.perturbations import paraphrases_of, probe_queries, probes_by_row
 from luthierd.evaluator.models.shots import fixed_shots
-from luthierd.evaluator.domain.evaluation import Answer, Arm, EvaluationConfig, EvaluationInputs, Progress, Results, Row, Scored, TaskSpec
-from luthierd.evaluator.domain.holdout import HoldoutUse, LeakageReport
-from luthierd.evaluator.dataset.leakage import Document, check_leakage, document_of, refuse_leakage
-from luthierd.evaluator.decisions.holdout_ledger import SPLIT as HOLDOUT_SPLIT
-from luthierd.evaluator.decisions.holdout_ledger import EvaluationLooks, NoFinalSliceError, slices_of
-from luthierd.evaluator.graders.judge import Judge
-from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.scorers.metric_details import judge_report
-from luthierd.evaluator.scorers.scoring import Scoring
-from luthierd.evaluator.dataset.parsing import task_of
-from luthierd.evaluator.run.prompt_run import stored_prompt
 from luthierd.evaluator.reports.report import ReportData, render_report
 from luthierd.evaluator.retrieval.run import Blobs, Finder, IndexCatalogue, Retrieval, Retrieved
-from luthierd.evaluator.dataset.rows import parse_rows, select_rows
-from luthierd.evaluator.scorers.registry import ScoringMaterial
-from luthierd.evaluator.scorers.scorer import Scorer
+from luthierd.evaluator.run.prompt_run import stored_prompt
 from luthierd.evaluator.run.sequential_rounds import SequentialAsked
 from luthierd.evaluator.run.sequential_run import SequentialRun, score_sequential
+from luthierd.evaluator.scorers.metric_details import judge_report
+from luthierd.evaluator.scorers.registry import ScoringMaterial
+from luthierd.evaluator.scorers.scorer import Scorer
+from luthierd.evaluator.scorers.scoring import Scoring
 from luthierd.evaluator.suites.retention_suite import SuiteParts
 from luthierd.evaluator.suites.run import Planner, SuiteRun, with_suites
 from luthierd.evaluator.suites.suite import SuiteAsker, SuiteFindings
@@ -96,7 +106,7 @@ class EvaluationRun:
     versions: Callable[[], Mapping[str, str]]
     progress: Callable[[Progress], None]
     shot_characters: int
-    looks: EvaluationLooks
+    accesses: EvaluationAccesses
     token_prices: Mapping[Arm, TokenPrice] = field(default_factory=dict)
     judge: Judge | None = None
     suite_parts: SuiteParts | None = None
@@ -104,7 +114,7 @@ class EvaluationRun:
     async def run(self) -> Results:
         """Runs to the end. Every step may be repeated after a crash."""
         material = await asyncio.to_thread(self._read)
-        await self.looks.check(self.name, self.inputs, self.config)
+        await self.accesses.check(self.name, self.inputs, self.config)
         total = len(material.rows) * len(self.config.arms)
         self._report("index", done=0, total=total)
         embedder, finder = None, None
@@ -120,7 +130,7 @@ class EvaluationRun:
             scoring = await self._scoring(material, embedder, finder, {})
             asked = await self._ask_sequentially(material, plan, scoring)
         self._report("score", done=total, total=total)
-        use = await self.looks.enter(
+        use = await self.accesses.enter(
             self.name,
             self.inputs,
             self.config,
@@ -132,7 +142,7 @@ class EvaluationRun:
         else:
             scored = await score_sequential(scoring, asked.sequence, asked.answers)
         findings = await self._suites(material, scoring, lambda rows: self._plan(replace(material, rows=rows), finder))
-        if self.judge is not None:  # it judged answers to difficult cases meanwhile
+        if self.judge is not None:  # it judged answers to challenge cases meanwhile
             judged = judge_report(self.judge, scoring.scorers)
             scored = replace(scored, measures=replace(scored.measures, judge=judged))
         self._report("report", done=total, total=total)

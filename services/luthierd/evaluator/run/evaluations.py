@@ -12,16 +12,30 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from luthierd.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError, NotFoundError
+from luthierd.evaluator.codec import from_json, to_json
+from luthierd.evaluator.dataset.rows import parse_rows
+from luthierd.evaluator.decisions.holdout_ledger import Holdouts
+from luthierd.evaluator.domain.evaluation import (
+    AdapterRevision,
+    DatasetRevision,
+    EvaluationConfig,
+    EvaluationInputs,
+    Progress,
+    Results,
+    Row,
+)
+from luthierd.evaluator.domain.suites import suite_violations
 from luthierd.evaluator.models.endpoints import NO_ENDPOINTS, Endpoints
 from luthierd.evaluator.models.targets import target_violations
-from luthierd.evaluator.codec import from_json, to_json
-from luthierd.evaluator.domain.evaluation import AdapterRevision, DatasetRevision, EvaluationConfig, EvaluationInputs, Progress, Results, Row
+from luthierd.evaluator.run.metric_rules import (
+    JudgeIsGeneratorError,
+    adapter_of,
+    generators_of,
+    measuring_violations,
+    refuse_own_endpoint,
+)
 from luthierd.evaluator.run.resolve_inputs import FurtherInputs
-from luthierd.evaluator.decisions.holdout_ledger import Holdouts
 from luthierd.evaluator.run.sequential_rules import holdout_violations
-from luthierd.evaluator.run.metric_rules import JudgeIsGeneratorError, adapter_of, generators_of, measuring_violations, refuse_own_endpoint
-from luthierd.evaluator.dataset.rows import parse_rows
-from luthierd.evaluator.domain.suites import suite_violations
 from luthierd.jobs.queue import Job, JobNotFoundError, JobQueue, JobState
 from luthierd.names import ADAPTER_REVISION, DATASET_REVISION, EVALUATION, TENANT, parse_id
 from luthierd.rpc.paging import Page, PageRequest
@@ -97,18 +111,18 @@ class Peers(Protocol):
 
 
 @dataclass(frozen=True)
-class DifficultSetFile:
-    """A difficult set's name, and the blob with its cases."""
+class ChallengeSetFile:
+    """A challenge set's name, and the blob with its cases."""
 
     name: str
     sha256: str
 
 
-class DifficultSetReader(Protocol):
-    """Where a tenant's difficult sets are found."""
+class ChallengeSetReader(Protocol):
+    """Where a tenant's challenge sets are found."""
 
-    async def file(self, name: str) -> DifficultSetFile:
-        """DifficultSetNotFoundError; InvalidArgumentError for a name that is none."""
+    async def file(self, name: str) -> ChallengeSetFile:
+        """ChallengeSetNotFoundError; InvalidArgumentError for a name that is none."""
 
 
 class Blobs(Protocol):
@@ -158,12 +172,12 @@ class Evaluations:
         wake: Callable[[], None],
         holdouts: Holdouts,
         endpoints: Endpoints = NO_ENDPOINTS,
-        difficult_sets: DifficultSetReader | None = None,
+        challenge_sets: ChallengeSetReader | None = None,
     ) -> None:
-        """`difficult_sets` None: an evaluation cannot name one."""
+        """`challenge_sets` None: an evaluation cannot name one."""
         self._queue = queue
         self._further = FurtherInputs(peers, queue, endpoints)
-        self._difficult_sets = difficult_sets
+        self._challenge_sets = challenge_sets
         self._peers = peers
         self._blobs = blobs
         self._wake = wake
@@ -193,7 +207,7 @@ class Evaluations:
         await self._check_judge(tenant, config, adapter_revision)
         inputs = await self._resolve(tenant, adapter_revision, dataset_revision, config.split)
         inputs = await self._further.of(tenant, inputs, config)
-        inputs = replace(inputs, difficult_sha256=await self._difficult_sha256(config.suites.difficult_set))
+        inputs = replace(inputs, difficult_sha256=await self._difficult_sha256(config.suites.challenge_set))
         if config.final:
             await self._holdouts.check_final(tenant, inputs)
         payload = {"inputs": to_json(inputs), "config": to_json(config), "subject": subject}
@@ -286,12 +300,12 @@ class Evaluations:
                     raise JudgeIsGeneratorError(config.judge.target, revision)
 
     async def _difficult_sha256(self, name: str) -> str:
-        """The digest of a difficult set's cases; empty for no name."""
+        """The digest of a challenge set's cases; empty for no name."""
         if not name:
             return ""
-        if self._difficult_sets is None:
-            raise InvalidArgumentError.of_field("evaluation.config.difficult_set", "there are no difficult sets here")
-        return (await self._difficult_sets.file(name)).sha256
+        if self._challenge_sets is None:
+            raise InvalidArgumentError.of_field("evaluation.config.challenge_set", "there are no challenge sets here")
+        return (await self._challenge_sets.file(name)).sha256
 
     async def _resolve(self, tenant: str, adapter_name: str, dataset_name: str, split: str) -> EvaluationInputs:
         adapter = await self._peers.adapter_revision(tenant, adapter_name)

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from luthier.client import AsyncClient
 
-from luthierd.evaluator.models.generate import Asker, SystemClock
+from luthierd.evaluator.api.peers import SdkAnswerer
 from luthierd.evaluator.codec import from_json
 from luthierd.evaluator.config import EvaluatorConfig
-from luthierd.evaluator.api.peers import SdkAnswerer
+from luthierd.evaluator.models.generate import Asker, SystemClock
 from luthierd.evaluator.run.prompt_run import PromptInputs, PromptRun
 from luthierd.evaluator.run.prompt_search import PromptSearch
-from luthierd.evaluator.scorers.scorer import Scorer
 from luthierd.evaluator.run.store import SqlAnswerJournal
+from luthierd.evaluator.scorers.scorer import Scorer
 from luthierd.jobs.worker import JobContext
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database

@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from luthierd.evaluator.models.arms import ArmPlan
-from luthierd.evaluator.models.generate import AnswerJournal, Asker
 from luthierd.evaluator.codec import to_json
-from luthierd.evaluator.domain.evaluation import Answer, Arm, Message, Metric, Row, TaskSpec
-from luthierd.evaluator.decisions.gate import primary_metric
 from luthierd.evaluator.dataset.leakage import refuse_leakage
 from luthierd.evaluator.dataset.parsing import detect_task, has_labels, read_answer
-from luthierd.evaluator.run.prompt_search import Candidate, Found, Measured, PromptSearch, find_prompt
 from luthierd.evaluator.dataset.rows import parse_rows
+from luthierd.evaluator.decisions.gate import primary_metric
+from luthierd.evaluator.domain.evaluation import Answer, Arm, Message, Metric, Row, TaskSpec
+from luthierd.evaluator.models.arms import ArmPlan
+from luthierd.evaluator.models.generate import AnswerJournal, Asker
+from luthierd.evaluator.run.prompt_search import Candidate, Found, Measured, PromptSearch, find_prompt
 from luthierd.evaluator.scorers.scorer import Sample, Scorer, score_all
 from luthierd.storage.blobs import Blob
 

@@ -15,8 +15,8 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from luthierd.evaluator.models.shots import fixed_shots
 from luthierd.evaluator.domain.evaluation import DEFAULT_INSTRUCTION, Interval, Metric, Row
+from luthierd.evaluator.models.shots import fixed_shots
 from luthierd.statistics import clustered, intervals
 
 INSTRUCTIONS = (

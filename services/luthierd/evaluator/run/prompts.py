@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from luthierd.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.domain.evaluation import AdapterRevision, DatasetRevision
-from luthierd.evaluator.run.resolve_inputs import PromptNotFoundError
 from luthierd.evaluator.run.prompt_run import METRICS, PromptInputs, PromptResult
 from luthierd.evaluator.run.prompt_search import INSTRUCTIONS, PromptSearch
+from luthierd.evaluator.run.resolve_inputs import PromptNotFoundError
 from luthierd.jobs.queue import Job, JobNotFoundError, JobQueue, JobState
 from luthierd.names import ADAPTER_REVISION, BASE_MODEL, DATASET_REVISION, PROMPT, TENANT, parse_id
 from luthierd.rpc.paging import Page, PageRequest

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Protocol
 
 from luthierd.errors import FailedPreconditionError, NotFoundError
-from luthierd.evaluator.models.endpoints import Endpoints
 from luthierd.evaluator.domain.evaluation import AdapterRevision, DatasetRevision, EvaluationConfig, EvaluationInputs
+from luthierd.evaluator.models.endpoints import Endpoints
 from luthierd.jobs.queue import JobNotFoundError, JobQueue, JobState
 from luthierd.names import ADAPTER_REVISION, DATASET_REVISION, PROMPT
 

@@ -13,7 +13,15 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from luthierd.evaluator.domain.evaluation import Arm, Interval, Metric, Row, SequentialDecision, SequentialOutcome, SequentialTarget
+from luthierd.evaluator.domain.evaluation import (
+    Arm,
+    Interval,
+    Metric,
+    Row,
+    SequentialDecision,
+    SequentialOutcome,
+    SequentialTarget,
+)
 from luthierd.statistics import confidence_sequences as sequences
 
 SEQUENCE_ALPHA = 0.01

@@ -8,12 +8,34 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from luthierd.errors import FailedPreconditionError
-from luthierd.evaluator.domain.evaluation import Answer, Arm, Comparison, Confusion, EvaluationConfig, Figures, Interval, Metric, MetricResult, Row, RowScores, Scored, SequentialTarget, TaskSpec
 from luthierd.evaluator.decisions.gate import primary_metric
+from luthierd.evaluator.domain.evaluation import (
+    Answer,
+    Arm,
+    Comparison,
+    Confusion,
+    EvaluationConfig,
+    Figures,
+    Interval,
+    Metric,
+    MetricResult,
+    Row,
+    RowScores,
+    Scored,
+    SequentialTarget,
+    TaskSpec,
+)
 from luthierd.evaluator.domain.metric_details import Measures
-from luthierd.evaluator.scorers.scoring import Scoring
+from luthierd.evaluator.run.sequential_rounds import (
+    FINAL_CONFIDENCE,
+    SequentialAsked,
+    ask_in_rounds,
+    paired_differences,
+    rounds_of,
+    sequence_of_differences,
+)
 from luthierd.evaluator.scorers.scorer import Scorer
-from luthierd.evaluator.run.sequential_rounds import FINAL_CONFIDENCE, SequentialAsked, ask_in_rounds, paired_differences, rounds_of, sequence_of_differences
+from luthierd.evaluator.scorers.scoring import Scoring
 from luthierd.statistics import clustered, intervals
 from luthierd.statistics import confidence_sequences as sequences
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from rouge_score.rouge_scorer import RougeScorer
 
-from luthierd.evaluator.models.perturbations import INJECTION, PARAPHRASE, REPEAT, canary_of
 from luthierd.evaluator.domain.evaluation import Metric
+from luthierd.evaluator.models.perturbations import INJECTION, PARAPHRASE, REPEAT, canary_of
 from luthierd.evaluator.scorers.scorer import Sample, ScoreFailedError
 
 

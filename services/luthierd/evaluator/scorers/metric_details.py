@@ -7,8 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from luthierd.evaluator.domain.evaluation import Arm, Confusion, Interval, Row, RowScores
+from luthierd.evaluator.domain.metric_details import (
+    ClassFigures,
+    ConfusionCell,
+    CriterionFigures,
+    JudgeReport,
+    LabelReport,
+    Measures,
+    Share,
+)
 from luthierd.evaluator.graders.judge import Judge
-from luthierd.evaluator.domain.metric_details import ClassFigures, ConfusionCell, CriterionFigures, JudgeReport, LabelReport, Measures, Share
 from luthierd.evaluator.scorers.judged import PairwiseScorer, RubricScorer
 from luthierd.evaluator.scorers.labels import predicted_label, reference_labels
 from luthierd.evaluator.scorers.scorer import Sample, Scorer

@@ -9,7 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from luthierd.evaluator.domain.evaluation import Arm, Bounds, CommonRows, Comparison, Confusion, Figures, Metric, MetricResult, Row, RowScores, Score
+from luthierd.evaluator.domain.evaluation import (
+    Arm,
+    Bounds,
+    CommonRows,
+    Comparison,
+    Confusion,
+    Figures,
+    Metric,
+    MetricResult,
+    Row,
+    RowScores,
+    Score,
+)
 from luthierd.evaluator.scorers.labels import predicted_label, reference_labels
 from luthierd.evaluator.scorers.scorer import Sample
 from luthierd.statistics import clustered, intervals, proportions, significance
@@ -152,9 +164,17 @@ class RowFigures:
         chosen = (given, compared) if common else ()
         sums = [part._f1_sums([samples[position] for position in common]) for samples in chosen]
         found = Comparison(
-            Metric.LABEL_F1_MACRO, arm, reference, 0.0, None, None, len(self.rows), 0, bounds,
+            Metric.LABEL_F1_MACRO,
+            arm,
+            reference,
+            0.0,
+            None,
+            None,
+            len(self.rows),
+            0,
+            bounds,
             self._common(sums, len(common)),
-        )  # fmt: skip
+        )
         return self._compared(found, self._f1_sums(given), self._f1_sums(filled), None)
 
     def _compared(
@@ -180,7 +200,7 @@ class RowFigures:
             found,
             difference=data.value(),
             interval=interval,
-            detectable_difference=clustered.detectable_difference(data),
+            minimum_detectable_effect=clustered.minimum_detectable_effect(data),
             group_count=data.group_count,
             p_value=p_value,
             test=test,

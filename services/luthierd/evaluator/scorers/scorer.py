@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from luthierd.evaluator.domain.evaluation import Arm, Metric, Row, Score
 from luthierd.evaluator.dataset.parsing import Reading
+from luthierd.evaluator.domain.evaluation import Arm, Metric, Row, Score
 
 
 class ScoreFailedError(Exception):

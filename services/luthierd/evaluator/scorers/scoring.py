@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from luthierd.evaluator.dataset.parsing import has_labels, read_answer
+from luthierd.evaluator.dataset.slices import slice_positions
 from luthierd.evaluator.domain.evaluation import Answer, Arm, Metric, Row, RowScores, Scored, TaskSpec
 from luthierd.evaluator.graders.judge import Judge
+from luthierd.evaluator.scorers.labels import confusion
 from luthierd.evaluator.scorers.metric_details import measures_of
 from luthierd.evaluator.scorers.metric_table import RowFigures
-from luthierd.evaluator.dataset.slices import slice_positions
-from luthierd.evaluator.dataset.parsing import has_labels, read_answer
-from luthierd.evaluator.scorers.labels import confusion
 from luthierd.evaluator.scorers.scorer import Sample, Scorer, score_all
 from luthierd.statistics import clustered
 

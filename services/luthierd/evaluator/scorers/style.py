@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from luthierd.evaluator.dataset.parsing import read_answer
 from luthierd.evaluator.domain.evaluation import Arm, Metric, Row, TaskSpec
 from luthierd.evaluator.domain.metric_details import StyleReport
-from luthierd.evaluator.dataset.parsing import read_answer
 from luthierd.evaluator.scorers.scorer import Sample, ScoreFailedError
 
 FOLDS = 5

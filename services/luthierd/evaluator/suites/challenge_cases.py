@@ -1,4 +1,4 @@
-"""Difficult cases: what is asked, and how a good assistant behaves. Checked once, when they are uploaded."""
+"""Challenge cases: what is asked, and how a good assistant behaves. Checked once, when they are uploaded."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ MAX_ID_CHARACTERS = 200
 ROLES = ("system", "user", "assistant")
 
 
-class DifficultCaseError(InvalidArgumentError):
+class ChallengeCaseError(InvalidArgumentError):
     """A case that cannot be asked or judged."""
 
-    reason = "DIFFICULT_CASE_INVALID"
+    reason = "CHALLENGE_CASE_INVALID"
 
 
 class Kind(enum.StrEnum):
@@ -49,7 +49,7 @@ class Behaviour(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class DifficultCase:
+class ChallengeCase:
     """One case. `reference` is empty unless an answer is expected; `group` is that of the row it was made of."""
 
     case_id: str
@@ -71,8 +71,8 @@ class CaseFile:
     kind_counts: dict[str, int]
 
 
-def check_cases(cases: Sequence[DifficultCase]) -> None:
-    """DifficultCaseError naming every field that is wrong."""
+def check_cases(cases: Sequence[ChallengeCase]) -> None:
+    """ChallengeCaseError naming every field that is wrong."""
     violations = []
     if not 1 <= len(cases) <= MAX_CASES:
         violations.append(FieldViolation("cases", f"a set has 1 to {MAX_CASES:,} cases, this one {len(cases):,}"))
@@ -81,10 +81,10 @@ def check_cases(cases: Sequence[DifficultCase]) -> None:
         violations += [FieldViolation(f"cases[{index}].{field}", text) for field, text in _problems(case, ids)]
     if violations:
         message = "; ".join(f"{violation.field}: {violation.description}" for violation in violations[:5])
-        raise DifficultCaseError(f"the difficult cases are wrong: {message}", violations=violations[:100])
+        raise ChallengeCaseError(f"the challenge cases are wrong: {message}", violations=violations[:100])
 
 
-def _problems(case: DifficultCase, ids: Counter[str]) -> list[tuple[str, str]]:
+def _problems(case: ChallengeCase, ids: Counter[str]) -> list[tuple[str, str]]:
     found = []
     if not 1 <= len(case.case_id) <= MAX_ID_CHARACTERS:
         found.append(("case_id", f"it must have 1 to {MAX_ID_CHARACTERS} characters"))
@@ -105,14 +105,14 @@ def _problems(case: DifficultCase, ids: Counter[str]) -> list[tuple[str, str]]:
     return found
 
 
-def write_cases(cases: Sequence[DifficultCase]) -> CaseFile:
+def write_cases(cases: Sequence[ChallengeCase]) -> CaseFile:
     """The same cases in the same order give the same bytes."""
     data = "".join(json.dumps(_plain(case), sort_keys=True, ensure_ascii=False) + "\n" for case in cases).encode()
     counts = Counter(case.kind.value for case in cases)
     return CaseFile(data, hashlib.sha256(data).hexdigest(), {kind.value: counts[kind.value] for kind in Kind})
 
 
-def read_cases(data: bytes) -> list[DifficultCase]:
+def read_cases(data: bytes) -> list[ChallengeCase]:
     """What `write_cases` wrote."""
     found = []
     for line in data.decode().split("\n"):
@@ -120,11 +120,11 @@ def read_cases(data: bytes) -> list[DifficultCase]:
             raw = json.loads(line)
             turns = tuple(Message(role, content) for role, content in raw.pop("turns"))
             kind, expected = Kind(raw.pop("kind")), Behaviour(raw.pop("expected"))
-            found.append(DifficultCase(kind=kind, expected=expected, turns=turns, **raw))
+            found.append(ChallengeCase(kind=kind, expected=expected, turns=turns, **raw))
     return found
 
 
-def _plain(case: DifficultCase) -> dict[str, object]:
+def _plain(case: ChallengeCase) -> dict[str, object]:
     return {
         "case_id": case.case_id,
         "kind": case.kind.value,

@@ -1,4 +1,4 @@
-"""Proposals for difficult cases: rows of the holdout made vague, incomplete, emotional or hostile, and questions that
+"""Proposals for challenge cases: rows of the holdout made vague, incomplete, emotional or hostile, and questions that
 are none of the task's. The same rows, count and seed give the same cases. People edit them before they count.
 """
 
@@ -7,9 +7,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from luthierd.evaluator.suites.challenge_cases import MAX_ID_CHARACTERS, MAX_TEXT_BYTES, Behaviour, DifficultCase, Kind
-from luthierd.evaluator.domain.evaluation import Message, Row
 from luthierd.evaluator.dataset.rows import select_rows
+from luthierd.evaluator.domain.evaluation import Message, Row
+from luthierd.evaluator.suites.challenge_cases import MAX_ID_CHARACTERS, MAX_TEXT_BYTES, Behaviour, ChallengeCase, Kind
 
 # Of an incomplete request so much is left: a signature without its body, on the docstring task.
 KEPT_SHARE = 0.3
@@ -69,10 +69,10 @@ OUT_OF_SCOPE = (
 )
 
 
-def generate_cases(rows: Sequence[Row], *, per_kind_count: int, seed: int) -> list[DifficultCase]:
+def generate_cases(rows: Sequence[Row], *, per_kind_count: int, seed: int) -> list[ChallengeCase]:
     """Up to `per_kind_count` cases of each kind, by kind; rows are drawn evenly over groups, anew for each kind."""
     usable = [row for row in rows if _fits(row)]
-    cases: list[DifficultCase] = []
+    cases: list[ChallengeCase] = []
     for position, (kind, make) in enumerate(_MAKERS.items()):
         rng = random.Random(f"{seed}/{kind}")  # noqa: S311
         chosen = select_rows(usable, per_kind_count, seed=seed * len(Kind) + position)
@@ -81,7 +81,7 @@ def generate_cases(rows: Sequence[Row], *, per_kind_count: int, seed: int) -> li
     return cases
 
 
-def _vague(row: Row, case_id: str, rng: random.Random) -> DifficultCase:
+def _vague(row: Row, case_id: str, rng: random.Random) -> ChallengeCase:
     first_line = row.question.strip().split("\n")[0]
     words = first_line.split()
     # A question of one line keeps its first words only: whole, it would not be vague.
@@ -90,7 +90,7 @@ def _vague(row: Row, case_id: str, rng: random.Random) -> DifficultCase:
     return _of_row(row, case_id, Kind.VAGUE, text, Behaviour.ASK_BACK, "the request without its object")
 
 
-def _incomplete(row: Row, case_id: str, rng: random.Random) -> DifficultCase:
+def _incomplete(row: Row, case_id: str, rng: random.Random) -> ChallengeCase:
     text = row.question.strip()
     head = text[: max(1, int(len(text) * KEPT_SHARE))]
     cut = max(head.rfind(" "), head.rfind("\n"))
@@ -100,8 +100,8 @@ def _incomplete(row: Row, case_id: str, rng: random.Random) -> DifficultCase:
     )
 
 
-def _with_feeling(kind: Kind, templates: Sequence[str]) -> Callable[[Row, str, random.Random], DifficultCase]:
-    def make(row: Row, case_id: str, rng: random.Random) -> DifficultCase:
+def _with_feeling(kind: Kind, templates: Sequence[str]) -> Callable[[Row, str, random.Random], ChallengeCase]:
+    def make(row: Row, case_id: str, rng: random.Random) -> ChallengeCase:
         number = rng.randrange(len(templates))
         text = templates[number].replace("{question}", row.question)
         return _of_row(row, case_id, kind, text, Behaviour.ANSWER, f"{kind} template {number + 1}")
@@ -109,11 +109,11 @@ def _with_feeling(kind: Kind, templates: Sequence[str]) -> Callable[[Row, str, r
     return make
 
 
-def _out_of_scope(row: Row, case_id: str, rng: random.Random) -> DifficultCase:
+def _out_of_scope(row: Row, case_id: str, rng: random.Random) -> ChallengeCase:
     """The row gives its system turns only, so that the assistant knows its task."""
     number = (int(case_id.rsplit("-", 1)[1]) - 1) % len(OUT_OF_SCOPE)
     system = tuple(turn for turn in row.prompt if turn.role == "system")
-    return DifficultCase(
+    return ChallengeCase(
         case_id=case_id,
         kind=Kind.OUT_OF_SCOPE,
         turns=(*system, Message("user", OUT_OF_SCOPE[number])),
@@ -124,9 +124,9 @@ def _out_of_scope(row: Row, case_id: str, rng: random.Random) -> DifficultCase:
     )
 
 
-def _of_row(row: Row, case_id: str, kind: Kind, text: str, expected: Behaviour, origin: str) -> DifficultCase:
+def _of_row(row: Row, case_id: str, kind: Kind, text: str, expected: Behaviour, origin: str) -> ChallengeCase:
     last = max(index for index, turn in enumerate(row.prompt) if turn.role == "user")
-    return DifficultCase(
+    return ChallengeCase(
         case_id=case_id,
         kind=kind,
         turns=(*row.prompt[:last], Message("user", text)),
@@ -143,7 +143,7 @@ def _fits(row: Row) -> bool:
     return bool(row.question.strip() and row.reference.strip()) and max(texts) <= MAX_TEXT_BYTES - ROOM_BYTES
 
 
-_MAKERS: Mapping[Kind, Callable[[Row, str, random.Random], DifficultCase]] = {
+_MAKERS: Mapping[Kind, Callable[[Row, str, random.Random], ChallengeCase]] = {
     Kind.VAGUE: _vague,
     Kind.EMOTIONAL: _with_feeling(Kind.EMOTIONAL, EMOTIONAL),
     Kind.INCOMPLETE: _incomplete,

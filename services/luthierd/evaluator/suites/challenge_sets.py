@@ -1,4 +1,4 @@
-"""Difficult sets as a resource: proposing cases of a dataset, and keeping those that people have reviewed."""
+"""Challenge sets as a resource: proposing cases of a dataset, and keeping those that people have reviewed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from luthierd.errors import InvalidArgumentError, NotFoundError
-from luthierd.evaluator.suites.challenge_cases import DifficultCase, check_cases, read_cases, write_cases
-from luthierd.evaluator.suites.challenge_generation import generate_cases
-from luthierd.evaluator.domain.evaluation import DatasetRevision
-from luthierd.evaluator.run.evaluations import SPLITS, DatasetNotReadyError, DifficultSetFile, SplitEmptyError
 from luthierd.evaluator.dataset.rows import parse_rows
-from luthierd.names import DATASET_REVISION, DIFFICULT_SET, TENANT
+from luthierd.evaluator.domain.evaluation import DatasetRevision
+from luthierd.evaluator.run.evaluations import SPLITS, ChallengeSetFile, DatasetNotReadyError, SplitEmptyError
+from luthierd.evaluator.suites.challenge_cases import ChallengeCase, check_cases, read_cases, write_cases
+from luthierd.evaluator.suites.challenge_generation import generate_cases
+from luthierd.names import CHALLENGE_SET, DATASET_REVISION, TENANT
 from luthierd.rpc.paging import Page, PageRequest
 from luthierd.storage.blobs import Blob
 
@@ -25,20 +25,20 @@ ID_DIGITS = 40
 MAX_PROPOSAL_BYTES = 8 * 1024 * 1024
 
 
-class DifficultSetNotFoundError(NotFoundError):
+class ChallengeSetNotFoundError(NotFoundError):
     """No such set."""
 
-    reason = "DIFFICULT_SET_NOT_FOUND"
+    reason = "CHALLENGE_SET_NOT_FOUND"
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"there is no difficult set {name}; upload one with `luthier difficult upload`",
-            metadata={"difficult_set": name},
+            f"there is no challenge set {name}; upload one with `luthier challenge upload`",
+            metadata={"challenge_set": name},
         )
 
 
 @dataclass(frozen=True)
-class DifficultSet:
+class ChallengeSet:
     """A set under its name. `create_time` is Unix time, `reviewer` the subject that uploaded it."""
 
     name: str
@@ -52,16 +52,16 @@ class DifficultSet:
         return sum(self.kind_counts.values())
 
 
-class DifficultSetStore(Protocol):
+class ChallengeSetStore(Protocol):
     """Where sets are kept."""
 
-    async def add(self, found: DifficultSet) -> DifficultSet:
+    async def add(self, found: ChallengeSet) -> ChallengeSet:
         """Keeps a set; returns the one that is kept under the name, this one or an earlier one."""
 
-    async def get(self, name: str) -> DifficultSet:
-        """DifficultSetNotFoundError."""
+    async def get(self, name: str) -> ChallengeSet:
+        """ChallengeSetNotFoundError."""
 
-    async def list(self, name_prefix: str, page: PageRequest) -> Page[DifficultSet]:
+    async def list(self, name_prefix: str, page: PageRequest) -> Page[ChallengeSet]:
         """By name."""
 
 
@@ -79,11 +79,11 @@ class Blobs(Protocol):
     def put_bytes(self, data: bytes) -> Blob: ...
 
 
-class DifficultSets:
-    """The use cases of `DifficultSetService`."""
+class ChallengeSets:
+    """The use cases of `ChallengeSetService`."""
 
     def __init__(
-        self, store: DifficultSetStore, datasets: Datasets, blobs: Blobs, *, now: Callable[[], float] = time.time
+        self, store: ChallengeSetStore, datasets: Datasets, blobs: Blobs, *, now: Callable[[], float] = time.time
     ) -> None:
         self._store = store
         self._datasets = datasets
@@ -92,7 +92,7 @@ class DifficultSets:
 
     async def generate(
         self, dataset_revision: str, *, split: str, per_kind_count: int, seed: int
-    ) -> list[DifficultCase]:
+    ) -> list[ChallengeCase]:
         """Proposals for a split's rows. DatasetNotReadyError, SplitEmptyError."""
         tenant, _, _ = DATASET_REVISION.parse(dataset_revision, field="dataset_revision")
         if split not in SPLITS:
@@ -106,7 +106,7 @@ class DifficultSets:
             raise SplitEmptyError(dataset.name, split)
         return await asyncio.to_thread(self._generate, dataset.splits[split], split, per_kind_count, seed)
 
-    def _generate(self, sha256: str, split: str, per_kind_count: int, seed: int) -> list[DifficultCase]:
+    def _generate(self, sha256: str, split: str, per_kind_count: int, seed: int) -> list[ChallengeCase]:
         rows = parse_rows(self._blobs.read_bytes(sha256), split=split)
         cases = generate_cases(rows, per_kind_count=per_kind_count, seed=seed)
         while len(write_cases(cases).data) > MAX_PROPOSAL_BYTES:  # rows of many kilobytes: fewer of each kind
@@ -114,32 +114,32 @@ class DifficultSets:
             cases = generate_cases(rows, per_kind_count=per_kind_count, seed=seed)
         return cases
 
-    async def create(self, parent: str, cases: Sequence[DifficultCase], *, reviewer: str) -> DifficultSet:
-        """Keeps reviewed cases under the name of their digest. DifficultCaseError."""
+    async def create(self, parent: str, cases: Sequence[ChallengeCase], *, reviewer: str) -> ChallengeSet:
+        """Keeps reviewed cases under the name of their digest. ChallengeCaseError."""
         (tenant,) = TENANT.parse(parent, field="parent")
         check_cases(cases)
         file = write_cases(cases)
         await asyncio.to_thread(self._blobs.put_bytes, file.data)
-        name = DIFFICULT_SET.format(tenant, f"d{file.sha256[:ID_DIGITS]}")
-        return await self._store.add(DifficultSet(name, file.sha256, file.kind_counts, reviewer, self._now()))
+        name = CHALLENGE_SET.format(tenant, f"d{file.sha256[:ID_DIGITS]}")
+        return await self._store.add(ChallengeSet(name, file.sha256, file.kind_counts, reviewer, self._now()))
 
-    async def get(self, name: str) -> DifficultSet:
-        """DifficultSetNotFoundError."""
-        DIFFICULT_SET.parse(name)
+    async def get(self, name: str) -> ChallengeSet:
+        """ChallengeSetNotFoundError."""
+        CHALLENGE_SET.parse(name)
         return await self._store.get(name)
 
-    async def file(self, name: str) -> DifficultSetFile:
-        """See `evaluations.DifficultSetReader`."""
+    async def file(self, name: str) -> ChallengeSetFile:
+        """See `evaluations.ChallengeSetReader`."""
         found = await self.get(name)
-        return DifficultSetFile(found.name, found.sha256)
+        return ChallengeSetFile(found.name, found.sha256)
 
-    async def list(self, parent: str, page_size: int, page_token: str) -> Page[DifficultSet]:
+    async def list(self, parent: str, page_size: int, page_token: str) -> Page[ChallengeSet]:
         """A page of a tenant's sets, by name."""
         TENANT.parse(parent, field="parent")
         page = PageRequest.parse(page_size, page_token, parent)
-        return await self._store.list(f"{parent}/difficultSets/", page)
+        return await self._store.list(f"{parent}/challengeSets/", page)
 
-    async def cases(self, name: str, page_size: int, page_token: str) -> Page[DifficultCase]:
+    async def cases(self, name: str, page_size: int, page_token: str) -> Page[ChallengeCase]:
         """A page of a set's cases, in their order."""
         page = PageRequest.parse(page_size, page_token, name)
         found = await self.get(name)

@@ -1,4 +1,4 @@
-"""Where difficult sets are kept: SQL for the service."""
+"""Where challenge sets are kept: SQL for the service."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from luthierd.evaluator.suites.challenge_sets import DifficultSet, DifficultSetNotFoundError
+from luthierd.evaluator.suites.challenge_sets import ChallengeSet, ChallengeSetNotFoundError
 from luthierd.rpc.paging import Page, PageRequest
 from luthierd.storage.database import Database
 
 _sets = sa.table(
-    "difficult_sets",
+    "challenge_sets",
     *map(sa.column, ("name", "sha256", "reviewer")),
     sa.column("kind_counts", sa.JSON),
     sa.column("create_time", sa.Float),
 )
 
 
-class SqlDifficultSetStore:
-    """See `sets.DifficultSetStore`."""
+class SqlChallengeSetStore:
+    """See `sets.ChallengeSetStore`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, found: DifficultSet) -> DifficultSet:
+    async def add(self, found: ChallengeSet) -> ChallengeSet:
         """The set that is kept under the name: this one or an earlier one."""
         values = {
             "name": found.name,
@@ -41,15 +41,15 @@ class SqlDifficultSetStore:
             return await self.get(found.name)
         return found
 
-    async def get(self, name: str) -> DifficultSet:
-        """DifficultSetNotFoundError."""
+    async def get(self, name: str) -> ChallengeSet:
+        """ChallengeSetNotFoundError."""
         async with self._database.read() as tx:
             row = (await tx.execute(sa.select(_sets).where(_sets.c.name == name))).one_or_none()
         if row is None:
-            raise DifficultSetNotFoundError(name)
+            raise ChallengeSetNotFoundError(name)
         return _set(row)
 
-    async def list(self, name_prefix: str, page: PageRequest) -> Page[DifficultSet]:
+    async def list(self, name_prefix: str, page: PageRequest) -> Page[ChallengeSet]:
         """Sets whose names start so, by name."""
         query = sa.select(_sets).where(_sets.c.name.startswith(name_prefix, autoescape=True), _sets.c.name > page.after)
         async with self._database.read() as tx:
@@ -57,5 +57,5 @@ class SqlDifficultSetStore:
         return page.page(found, [one.name for one in found])
 
 
-def _set(row: Any) -> DifficultSet:
-    return DifficultSet(row.name, row.sha256, dict(row.kind_counts), row.reviewer, row.create_time)
+def _set(row: Any) -> ChallengeSet:
+    return ChallengeSet(row.name, row.sha256, dict(row.kind_counts), row.reviewer, row.create_time)

@@ -1,4 +1,4 @@
-"""Difficult cases as slices of their own: `difficult` for all, `difficult:KIND` for each kind.
+"""Challenge cases as slices of their own: `challenge` for all, `challenge:KIND` for each kind.
 
 A slice has the task's metrics over its cases that expect an answer, and three figures of behaviour: the share of cases
 with the expected behaviour, and precision and recall of abstaining. A case without an answer abstains from nothing: it
@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from luthierd.evaluator.suites.challenge_cases import Behaviour, DifficultCase, Kind
 from luthierd.evaluator.domain.evaluation import Answer, Arm, Comparison, Figures, Metric, MetricResult, Row, Scored
-from luthierd.statistics import proportions
 from luthierd.evaluator.suites.abstention import behaviour_of
+from luthierd.evaluator.suites.challenge_cases import Behaviour, ChallengeCase, Kind
 from luthierd.evaluator.suites.suite import ID_PREFIX, Answers, Measured, SuiteStatistics, merged, ratio_of
+from luthierd.statistics import proportions
 
-ALL = "difficult"
+ALL = "challenge"
 
 
 class QualityScoring(Protocol):
@@ -31,7 +31,7 @@ def slice_of(kind: Kind) -> str:
     return f"{ALL}:{kind}"
 
 
-def rows_of(cases: Sequence[DifficultCase]) -> list[Row]:
+def rows_of(cases: Sequence[ChallengeCase]) -> list[Row]:
     """The cases as rows that arms can be asked."""
     return [
         Row(f"{ID_PREFIX}{ALL}/{case.case_id}", case.group or case.case_id, None, case.turns, case.reference)
@@ -40,10 +40,10 @@ def rows_of(cases: Sequence[DifficultCase]) -> list[Row]:
 
 
 @dataclass(frozen=True)
-class DifficultSuite:
-    """Measures answers to difficult cases. `pairs`: the (arm, reference) whose differences are told."""
+class ChallengeSuite:
+    """Measures answers to challenge cases. `pairs`: the (arm, reference) whose differences are told."""
 
-    cases: Sequence[DifficultCase]
+    cases: Sequence[ChallengeCase]
     scoring: QualityScoring
     pairs: Sequence[tuple[Arm, Arm]]
     seed: int
@@ -56,7 +56,7 @@ class DifficultSuite:
             members[slice_of(kind)] = [case for case in self.cases if case.kind is kind]
         return {name: await self._slice(cases, answers) for name, cases in members.items() if cases}
 
-    async def _slice(self, cases: Sequence[DifficultCase], answers: Answers) -> Figures:
+    async def _slice(self, cases: Sequence[ChallengeCase], answers: Answers) -> Figures:
         answerable = rows_of([case for case in cases if case.expected is Behaviour.ANSWER])
         parts = [self.behaviour(cases, answers)]
         if answerable:
@@ -65,7 +65,7 @@ class DifficultSuite:
             parts.append((await self.scoring.score(answerable, given)).figures)
         return merged(parts)
 
-    def behaviour(self, cases: Sequence[DifficultCase], answers: Answers) -> Figures:
+    def behaviour(self, cases: Sequence[ChallengeCase], answers: Answers) -> Figures:
         """Expected behaviour, abstention precision and recall of each arm, and their paired differences."""
         rows = rows_of(cases)
         seen = {arm: [_behaviour(given.get(row.id)) for row in rows] for arm, given in answers.items()}
@@ -89,7 +89,7 @@ class DifficultSuite:
         return merged(parts)
 
     def _precision(
-        self, cases: Sequence[DifficultCase], seen: Mapping[Arm, Sequence[Behaviour | None]], over: SuiteStatistics
+        self, cases: Sequence[ChallengeCase], seen: Mapping[Arm, Sequence[Behaviour | None]], over: SuiteStatistics
     ) -> Figures:
         """Of the abstentions of an arm the share that was due. An arm that never abstains has no such figure."""
         metrics: list[MetricResult] = []

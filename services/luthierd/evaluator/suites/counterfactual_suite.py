@@ -11,11 +11,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from luthierd.evaluator.domain.evaluation import Answer, Arm, Figures, Interval, Metric, Row, SuiteFigure, TaskSpec
 from luthierd.evaluator.dataset.parsing import read_answer
-from luthierd.statistics import clustered, proportions
+from luthierd.evaluator.domain.evaluation import Answer, Arm, Figures, Interval, Metric, Row, SuiteFigure, TaskSpec
 from luthierd.evaluator.suites.counterfactual_terms import CounterfactualPair, swap
 from luthierd.evaluator.suites.suite import ID_PREFIX, Answers, Measured, SuiteStatistics
+from luthierd.statistics import clustered, proportions
 
 NAME = "counterfactual"
 PAIRS = tuple((arm, Arm.BASE) for arm in Arm if arm is not Arm.BASE)

@@ -11,9 +11,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 TOPICS = (
-    "the sea", "bicycles", "bread", "the moon", "libraries", "rain", "chess", "trees", "trains", "honey",
-    "mountains", "clocks", "cats", "music", "rivers", "maps", "gardens", "bridges", "snow", "coffee",
-)  # fmt: skip
+    "the sea",
+    "bicycles",
+    "bread",
+    "the moon",
+    "libraries",
+    "rain",
+    "chess",
+    "trees",
+    "trains",
+    "honey",
+    "mountains",
+    "clocks",
+    "cats",
+    "music",
+    "rivers",
+    "maps",
+    "gardens",
+    "bridges",
+    "snow",
+    "coffee",
+)
 WORDS = ("often", "small", "people", "water", "light", "world", "early", "green", "together", "simple")
 PHRASES = ("That is all.", "Ask me for more.", "The end.", "I hope this helps.")
 

@@ -10,10 +10,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from luthierd.evaluator.models.generate import Answerer
 from luthierd.evaluator.domain.evaluation import Answer, Arm, Figures, Message, Metric, Row
-from luthierd.evaluator.suites.retention_suite import PAIRS, SCORED, SHOWN
+from luthierd.evaluator.models.generate import Answerer
 from luthierd.evaluator.suites.lm_harness import LmItem, LmTask
+from luthierd.evaluator.suites.retention_suite import PAIRS, SCORED, SHOWN
 from luthierd.evaluator.suites.suite import ID_PREFIX, Answers, Measured, PlainPlan, SuiteAsker, SuiteStatistics
 
 NAME = "lm_eval"
@@ -64,10 +64,12 @@ class LmSuite:
     def measure(self, answers: Answers) -> LmFigures:
         """Means and paired differences over all items, and over each task's."""
         by_task = {
-            task: {arm: task.scores({item.item_id: _said(item, given) for item in task.items}) for arm, given in
-                   answers.items()}
+            task: {
+                arm: task.scores({item.item_id: _said(item, given) for item in task.items})
+                for arm, given in answers.items()
+            }
             for task in self.tasks
-        }  # fmt: skip
+        }
         together = {arm: [value for values in by_task.values() for value in values[arm]] for arm in answers}
         slices = {f"{NAME}:{task.name}": self._figures(task.items, values) for task, values in by_task.items()}
         return LmFigures(self._figures(self.items, together), slices)

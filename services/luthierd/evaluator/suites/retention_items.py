@@ -54,7 +54,7 @@ class ChoiceItem:
 
 
 @dataclass(frozen=True)
-class GeneralItems:
+class RetentionItems:
     """The suite of one base model."""
 
     base_model_sha256: str
@@ -67,15 +67,15 @@ class GeneralItems:
         return json.dumps(to_json(self), sort_keys=True, ensure_ascii=False).encode()
 
     @classmethod
-    def deserialise(cls, data: bytes) -> GeneralItems:
+    def deserialise(cls, data: bytes) -> RetentionItems:
         """What `serialise` wrote."""
         return from_json(cls, json.loads(data))
 
 
-def build_items(base_model_sha256: str, item_count: int) -> GeneralItems:
+def build_items(base_model_sha256: str, item_count: int) -> RetentionItems:
     """`item_count` items of each part. The base model's digest is the seed: another model, other items."""
     seed = hashlib.sha256(base_model_sha256.encode()).hexdigest()
-    return GeneralItems(
+    return RetentionItems(
         base_model_sha256,
         tuple(_texts(item_count, random.Random(f"{seed}/texts"))),  # noqa: S311
         tuple(_choices(item_count, random.Random(f"{seed}/choices"))),  # noqa: S311

@@ -1,4 +1,4 @@
-"""Which blob holds the general suite of a base model: SQL for the worker."""
+"""Which blob holds the retention suite of a base model: SQL for the worker."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from sqlalchemy.exc import IntegrityError
 from luthierd.storage.database import Database
 
 _suites = sa.table(
-    "general_suites",
+    "retention_suites",
     *map(sa.column, ("base_model_sha256", "item_count", "blob_sha256")),
     sa.column("create_time", sa.Float),
 )
 
 
-class SqlGeneralSuites:
-    """See `general_suite.GeneralSuiteCatalogue`. Suites hold nothing of a tenant's, so tenants share them."""
+class SqlRetentionSuites:
+    """See `retention_suite.RetentionSuiteCatalogue`. Suites hold nothing of a tenant's, so tenants share them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

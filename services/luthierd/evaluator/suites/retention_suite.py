@@ -13,23 +13,32 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
-from luthierd.evaluator.models.generate import Answerer
 from luthierd.evaluator.domain.evaluation import Answer, Arm, Figures, Message, Metric, Row, SuiteFigure
-from luthierd.statistics import clustered
 from luthierd.evaluator.domain.suites import LmEvalConfig
-from luthierd.evaluator.suites.retention_items import ChoiceItem, GeneralItems, TextItem, build_items
+from luthierd.evaluator.models.generate import Answerer
 from luthierd.evaluator.suites.instruction_rules import InstructionItem, keeps_rule
 from luthierd.evaluator.suites.lm_harness import LmTask
-from luthierd.evaluator.suites.suite import ID_PREFIX, Answers, Measured, PlainPlan, SuiteAsker, SuiteStatistics, merged, ratio_of
+from luthierd.evaluator.suites.retention_items import ChoiceItem, RetentionItems, TextItem, build_items
+from luthierd.evaluator.suites.suite import (
+    ID_PREFIX,
+    Answers,
+    Measured,
+    PlainPlan,
+    SuiteAsker,
+    SuiteStatistics,
+    merged,
+    ratio_of,
+)
+from luthierd.statistics import clustered
 from luthierd.storage.blobs import Blob
 
-NAME = "general"
+NAME = "retention"
 PAIRS = tuple((arm, Arm.BASE) for arm in Arm if arm is not Arm.BASE)
 # Roles of a query that is scored, not answered: no chat has them.
 SHOWN, SCORED = "shown", "scored"
 
 
-class GeneralSuiteCatalogue(Protocol):
+class RetentionSuiteCatalogue(Protocol):
     """Which blob holds the suite of a base model."""
 
     async def find(self, base_model_sha256: str, item_count: int) -> str | None: ...
@@ -49,7 +58,7 @@ class Blobs(Protocol):
 class KeptItems:
     """A suite, and the digest of the blob that holds it."""
 
-    items: GeneralItems
+    items: RetentionItems
     sha256: str
 
 
@@ -60,12 +69,12 @@ class SuiteParts:
     """
 
     likelihoods: Answerer
-    catalogue: GeneralSuiteCatalogue
+    catalogue: RetentionSuiteCatalogue
     lm_tasks: Callable[[LmEvalConfig], Sequence[LmTask]]
 
 
 async def items_of(
-    base_model_sha256: str, item_count: int, *, catalogue: GeneralSuiteCatalogue, blobs: Blobs
+    base_model_sha256: str, item_count: int, *, catalogue: RetentionSuiteCatalogue, blobs: Blobs
 ) -> KeptItems:
     """The suite of a base model: the one that was made first, whatever Python made it."""
     sha256 = await catalogue.find(base_model_sha256, item_count)
@@ -74,7 +83,7 @@ async def items_of(
         blob = await asyncio.to_thread(blobs.put_bytes, built.serialise())
         await catalogue.add(base_model_sha256, item_count, blob_sha256=blob.sha256)
         sha256 = await catalogue.find(base_model_sha256, item_count) or blob.sha256
-    return KeptItems(GeneralItems.deserialise(await asyncio.to_thread(blobs.read_bytes, sha256)), sha256)
+    return KeptItems(RetentionItems.deserialise(await asyncio.to_thread(blobs.read_bytes, sha256)), sha256)
 
 
 @dataclass(frozen=True)
@@ -86,10 +95,10 @@ class GeneralFigures:
 
 
 @dataclass(frozen=True)
-class GeneralSuite:
+class RetentionSuite:
     """Asks and measures the items. `items.texts` must be without those of the tenant's own."""
 
-    items: GeneralItems
+    items: RetentionItems
     seed: int
     draws: int
 

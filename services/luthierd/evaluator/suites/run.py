@@ -8,22 +8,31 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from luthierd.errors import InternalError
+from luthierd.evaluator.dataset.parsing import has_labels
 from luthierd.evaluator.dataset.result_rows import to_jsonl, write_rows
+from luthierd.evaluator.dataset.rows import select_rows
+from luthierd.evaluator.domain.evaluation import (
+    Arm,
+    EvaluationConfig,
+    EvaluationInputs,
+    Figures,
+    Results,
+    Row,
+    SuiteResult,
+)
+from luthierd.evaluator.domain.suites import CounterfactualConfig, LmEvalConfig
 from luthierd.evaluator.models.arms import ArmPlan
-from luthierd.evaluator.suites.challenge_cases import read_cases
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, EvaluationInputs, Figures, Results, Row, SuiteResult
 from luthierd.evaluator.scorers.metric_table import PAIRS
 from luthierd.evaluator.scorers.scoring import Scoring
-from luthierd.evaluator.dataset.parsing import has_labels
-from luthierd.evaluator.dataset.rows import select_rows
-from luthierd.evaluator.suites import counterfactual_suite, retention_suite as general_suite, lm_suite
-from luthierd.evaluator.domain.suites import CounterfactualConfig, LmEvalConfig
+from luthierd.evaluator.suites import counterfactual_suite, lm_suite
+from luthierd.evaluator.suites import retention_suite as retention_suite
+from luthierd.evaluator.suites.challenge_cases import read_cases
+from luthierd.evaluator.suites.challenge_suite import ALL, ChallengeSuite, rows_of
 from luthierd.evaluator.suites.counterfactual_suite import CounterfactualSuite
 from luthierd.evaluator.suites.counterfactual_terms import LISTS, make_pairs
-from luthierd.evaluator.suites.challenge_suite import ALL, DifficultSuite, rows_of
-from luthierd.evaluator.suites.retention_items import without_overlap
-from luthierd.evaluator.suites.retention_suite import GeneralSuite, SuiteParts, items_of
 from luthierd.evaluator.suites.lm_suite import LmSuite
+from luthierd.evaluator.suites.retention_items import without_overlap
+from luthierd.evaluator.suites.retention_suite import RetentionSuite, SuiteParts, items_of
 from luthierd.evaluator.suites.suite import Answers, PlainPlan, SuiteAsker, SuiteFindings, merged
 from luthierd.storage.blobs import Blob
 
@@ -42,7 +51,7 @@ class Blobs(Protocol):
 @dataclass(frozen=True)
 class SuiteRun:
     """What the suites of an evaluation need. `rows` are the holdout's, `train` those that may be shown; `parts` is
-    needed by the general suite and the tasks of lm-eval.
+    needed by the retention suite and the tasks of lm-eval.
     """
 
     config: EvaluationConfig
@@ -60,8 +69,8 @@ class SuiteRun:
         findings = []
         if self.inputs.difficult_sha256:
             findings.append(await self._difficult())
-        if self.config.suites.general_item_count is not None:
-            findings.append(await self._general(self.config.suites.general_item_count))
+        if self.config.suites.retention_item_count is not None:
+            findings.append(await self._general(self.config.suites.retention_item_count))
         if self.config.suites.counterfactual is not None:
             findings.append(await self._counterfactual(self.config.suites.counterfactual))
         if self.config.suites.lm_eval is not None:
@@ -76,7 +85,7 @@ class SuiteRun:
         # The further questions of probes are put to the holdout's rows only: no case has what their metrics read.
         scorers = [scorer for scorer in self.scoring.scorers if not scorer.metric.needs.asks]
         scoring = replace(self.scoring, scorers=scorers)
-        suite = DifficultSuite(cases, scoring, PAIRS, self.config.seed, self.config.resample_count)
+        suite = ChallengeSuite(cases, scoring, PAIRS, self.config.seed, self.config.resample_count)
         slices = await suite.slices(answers)
         # The behaviour over all cases stands beside the holdout's figures, so that a gate needs no slice for it.
         return SuiteFindings(
@@ -90,13 +99,13 @@ class SuiteRun:
         kept = await items_of(base, item_count, catalogue=parts.catalogue, blobs=self.blobs)
         own = [f"{row.question}\n{row.reference}" for row in self.train]
         texts = await asyncio.to_thread(without_overlap, kept.items.texts, own)
-        suite = GeneralSuite(replace(kept.items, texts=tuple(texts)), self.config.seed, self.config.resample_count)
+        suite = RetentionSuite(replace(kept.items, texts=tuple(texts)), self.config.seed, self.config.resample_count)
         answers = await suite.ask(self.asker, parts.likelihoods, suite_arms(self.config.arms))
         measured = await asyncio.to_thread(suite.measure, answers)
         items, asked = suite.items, await self._keep(suite.rows, answers)
         count = len(items.texts) + len(items.choices) + len(items.instructions)
         left_out = len(kept.items.texts) - len(texts)
-        result = SuiteResult(general_suite.NAME, kept.sha256, count, asked, left_out, measured.bits_per_byte)
+        result = SuiteResult(retention_suite.NAME, kept.sha256, count, asked, left_out, measured.bits_per_byte)
         return SuiteFindings(result, measured.figures)
 
     async def _counterfactual(self, config: CounterfactualConfig) -> SuiteFindings:

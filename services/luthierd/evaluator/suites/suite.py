@@ -9,9 +9,19 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from luthierd.evaluator.domain.evaluation import (
+    Answer,
+    Arm,
+    Bounds,
+    Comparison,
+    Figures,
+    Metric,
+    MetricResult,
+    Row,
+    SuiteResult,
+)
 from luthierd.evaluator.models.arms import ArmPlan, Query, in_turns
 from luthierd.evaluator.models.generate import AnswerJournal, Asker
-from luthierd.evaluator.domain.evaluation import Answer, Arm, Bounds, Comparison, Figures, Metric, MetricResult, Row, SuiteResult
 from luthierd.statistics import clustered, intervals, proportions, significance
 from luthierd.statistics.clustered import GroupSums
 
@@ -121,7 +131,7 @@ class SuiteStatistics:
         """The paired difference of two statistics over the same groups."""
         data = clustered.difference_of(own, other)
         interval = intervals.difference_interval(own, other, seed=self.seed, draws=self.draws)
-        detectable = clustered.detectable_difference(data)
+        detectable = clustered.minimum_detectable_effect(data)
         return Comparison(
             metric,
             arm,

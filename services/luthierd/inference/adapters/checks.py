@@ -10,13 +10,25 @@ import numpy as np
 
 from luthierd.inference.adapters.base_facts import BaseFacts
 from luthierd.inference.adapters.safetensors_header import HeaderInvalidError, Tensor, TruncatedError, read_header
+from luthierd.inference.domain.errors import (
+    AdapterFileForbiddenError,
+    AdapterInvalidError,
+    AdapterModuleUnknownError,
+    AdapterNotFiniteError,
+    AdapterOtherBaseError,
+    AdapterRankTooLargeError,
+    AdapterTooLargeError,
+    AdapterTruncatedError,
+)
 from luthierd.inference.domain.model import AdapterRevision
-from luthierd.inference.domain.errors import AdapterFileForbiddenError, AdapterInvalidError, AdapterModuleUnknownError, AdapterNotFiniteError, AdapterOtherBaseError, AdapterRankTooLargeError, AdapterTooLargeError, AdapterTruncatedError
 from luthierd.storage.manifests import Manifest
 
 WEIGHTS, CONFIG, REFERENCE, LINEAGE = (
-    "adapter_model.safetensors", "adapter_config.json", "reference.json", "lineage.json",
-)  # fmt: skip
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "reference.json",
+    "lineage.json",
+)
 HARMLESS_SUFFIXES = {".json", ".md", ".safetensors", ".txt"}
 """What an adapter may consist of. Pickles (`.bin`, `.pt`) run code when they are read."""
 
@@ -35,8 +47,9 @@ def check_manifest(revision: AdapterRevision, manifest: Manifest, *, size_bytes:
         if pathlib.PurePosixPath(path).suffix not in HARMLESS_SUFFIXES:
             raise AdapterFileForbiddenError(
                 f"{revision.name}: it holds {path!r}; only {', '.join(sorted(HARMLESS_SUFFIXES))} are served, "
-                "save the weights as safetensors", metadata=_metadata(revision, path=path),
-            )  # fmt: skip
+                "save the weights as safetensors",
+                metadata=_metadata(revision, path=path),
+            )
     if missing := {WEIGHTS, CONFIG} - manifest.files.keys():
         raise _invalid(revision, f"it lacks {', '.join(sorted(missing))}", missing=",".join(sorted(missing)))
     if size_bytes > max_bytes:
@@ -129,8 +142,9 @@ def _check_tensor(revision: AdapterRevision, name: str, tensor: Tensor, *, base:
     if module not in base.shapes:
         raise AdapterModuleUnknownError(
             f"{revision.name}: {revision.base_model.name} has no module {module}, which tensor {name} is for; "
-            "was it trained on this base model?", metadata=_metadata(revision, module=module, tensor=name),
-        )  # fmt: skip
+            "was it trained on this base model?",
+            metadata=_metadata(revision, module=module, tensor=name),
+        )
     shape = base.shapes[module]
     outputs_first = parts["embedding"] is None
     wanted = shape[1 if is_down == outputs_first else 0] if len(shape) == 2 else width
@@ -149,15 +163,17 @@ def _check_finite(revision: AdapterRevision, name: str, tensor: Tensor, path: pa
     if np.any((bits & mask) == mask):
         raise AdapterNotFiniteError(
             f"{revision.name}: tensor {name} holds numbers that are not finite; its training diverged, train it again "
-            "with a lower learning rate", metadata=_metadata(revision, tensor=name),
-        )  # fmt: skip
+            "with a lower learning rate",
+            metadata=_metadata(revision, tensor=name),
+        )
 
 
 def _rank_too_large(revision: AdapterRevision, what: str, rank: int, limit: int) -> AdapterRankTooLargeError:
     return AdapterRankTooLargeError(
         f"{revision.name}: {what} is beyond the rank limit of {limit}; train with a lower rank, or raise "
-        "LUTHIER_INFERENCE_MAX_LORA_RANK", metadata=_metadata(revision, rank=str(rank), limit=str(limit)),
-    )  # fmt: skip
+        "LUTHIER_INFERENCE_MAX_LORA_RANK",
+        metadata=_metadata(revision, rank=str(rank), limit=str(limit)),
+    )
 
 
 def _invalid(revision: AdapterRevision, problem: str, **metadata: str) -> AdapterInvalidError:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from luthierd.errors import LuthierError
-from luthierd.inference.domain.model import AdapterRevision, GenerationState, ParityCertificate, Proof, Stage
-from luthierd.inference.engine.host import Engine, EngineAdapter
 from luthierd.inference.adapters.residency import Worth
+from luthierd.inference.domain.model import AdapterRevision, LoadedAdapterState, ParityCertificate, Proof, Stage
+from luthierd.inference.engine.host import Engine, EngineAdapter
 
 
 class AdapterFiles(Protocol):
@@ -41,14 +41,14 @@ class Prove(Protocol):
 
 
 @dataclass(eq=False)
-class Generation:
+class LoadedAdapter:
     """One adapter revision. `adapter` is set while it is in the engine; `held_by` names the deployments that want it.
 
     `is_leaving`: it was chosen to make room and takes no new leases. `cost_s`: what its last load took.
     """
 
     revision: AdapterRevision
-    state: GenerationState = GenerationState.COLD
+    state: LoadedAdapterState = LoadedAdapterState.COLD
     adapter: EngineAdapter | None = None
     error: LuthierError | None = None
     failed_s: float = 0.0
@@ -70,10 +70,10 @@ class Generation:
     @property
     def can_be_leased(self) -> bool:
         """Its weights are there, and stay."""
-        return self.state is GenerationState.READY and not self.is_leaving
+        return self.state is LoadedAdapterState.READY and not self.is_leaving
 
     @property
     def may_leave(self) -> bool:
         """It is in the engine, and nobody insists that it stays. It may still be leased."""
-        settled = self.state in (GenerationState.READY, GenerationState.DRAINING)
+        settled = self.state in (LoadedAdapterState.READY, LoadedAdapterState.DRAINING)
         return settled and not self.pinned_by and self.waiting_count == 0

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from luthierd.inference.adapters.checks import REFERENCE
+from luthierd.inference.domain.errors import AdapterDeviatesError, AdapterHasNoEffectError
 from luthierd.inference.domain.model import ParityCertificate, ReferenceRow, Turn
 from luthierd.inference.engine.host import Engine, EngineAdapter
-from luthierd.inference.domain.errors import AdapterDeviatesError, AdapterHasNoEffectError
 
 MIN_EFFECT_NATS = 1e-3
 """Equal weights differ by 1e-5 at most between batches (float32, measured); a trained adapter by whole nats."""
@@ -88,12 +88,19 @@ async def prove(engine: Engine, adapter: EngineAdapter, *, clock: Callable[[], f
     deviations = _differences(tuned, [row.tuned_logprobs for row in recorded])
     base_deviations = _differences(base, [row.base_logprobs for row in recorded])
     certificate = ParityCertificate(
-        row_count=len(recorded), token_count=len(deviations), deviation_mean_nats=_mean(deviations),
-        deviation_max_nats=max(deviations, default=0.0), base_deviation_mean_nats=_mean(base_deviations),
-        effect_mean_nats=_mean(effects), effect_max_nats=max(effects, default=0.0),
-        tolerance_nats=parity.tolerance_nats, engine_version=engine.version,
-        engine_dtype=engine.dtype, training_dtype=reference.dtype, prove_time=clock(),
-    )  # fmt: skip
+        row_count=len(recorded),
+        token_count=len(deviations),
+        deviation_mean_nats=_mean(deviations),
+        deviation_max_nats=max(deviations, default=0.0),
+        base_deviation_mean_nats=_mean(base_deviations),
+        effect_mean_nats=_mean(effects),
+        effect_max_nats=max(effects, default=0.0),
+        tolerance_nats=parity.tolerance_nats,
+        engine_version=engine.version,
+        engine_dtype=engine.dtype,
+        training_dtype=reference.dtype,
+        check_time=clock(),
+    )
     _check(certificate)
     return certificate
 

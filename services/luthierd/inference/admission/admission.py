@@ -53,9 +53,12 @@ class Visit:
         `max_answer_token_count`: of all `seat_count` choices together. QuotaExceededError for too many tokens a minute.
         """
         request = Request(
-            tenant=self.tenant, adapter=adapter, prompt_token_count=prompt_token_count,
-            max_answer_token_count=max_answer_token_count, seat_count=seat_count,
-        )  # fmt: skip
+            tenant=self.tenant,
+            adapter=adapter,
+            prompt_token_count=prompt_token_count,
+            max_answer_token_count=max_answer_token_count,
+            seat_count=seat_count,
+        )
         return self._admission.seated(request)
 
 
@@ -63,9 +66,14 @@ class Admission:
     """At most `max_in_flight` calls at a time, of them `max_in_flight_per_tenant` of one tenant."""
 
     def __init__(
-        self, *, queue: FairQueue, quotas: Quotas, max_in_flight: int, max_in_flight_per_tenant: int,
+        self,
+        *,
+        queue: FairQueue,
+        quotas: Quotas,
+        max_in_flight: int,
+        max_in_flight_per_tenant: int,
         clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._queue, self._quotas, self._clock = queue, quotas, clock
         self._max_in_flight, self._max_in_flight_per_tenant = max_in_flight, max_in_flight_per_tenant
         self._in_flight: Counter[str] = Counter()
@@ -169,10 +177,14 @@ class Admission:
 def make_admission(config: InferenceConfig, quotas: Quotas) -> Admission:
     """Admission to the one engine of this server."""
     queue = FairQueue(
-        seat_count=config.max_batch, spare_count=config.spare_batch,
-        slot_count=config.max_batch_adapters, patience=config.adapter_patience,
-    )  # fmt: skip
+        seat_count=config.max_num_seqs,
+        spare_count=config.spare_batch,
+        slot_count=config.max_loras,
+        patience=config.adapter_patience,
+    )
     return Admission(
-        queue=queue, quotas=quotas, max_in_flight=config.max_in_flight,
+        queue=queue,
+        quotas=quotas,
+        max_in_flight=config.max_in_flight,
         max_in_flight_per_tenant=config.max_in_flight_per_tenant,
-    )  # fmt: skip
+    )

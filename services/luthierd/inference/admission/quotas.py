@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Protocol
 
 from luthierd.errors import LuthierError
-from luthierd.inference.domain.quota import Limits, Quota, RateMeter
 from luthierd.inference.domain.errors import AdapterQuotaError, EtagMismatchError, QuotaExceededError
+from luthierd.inference.domain.quota import Limits, Quota, RateMeter
 from luthierd.rpc.paging import Page, PageRequest
 
 log = logging.getLogger(__name__)
@@ -37,9 +37,14 @@ class Quotas:
     """
 
     def __init__(
-        self, *, store: QuotaStore, defaults: Limits, clock: Callable[[], float] = time.time,
-        meter_clock: Callable[[], float] = time.monotonic, count_replicas: Callable[[], Awaitable[int]] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        store: QuotaStore,
+        defaults: Limits,
+        clock: Callable[[], float] = time.time,
+        meter_clock: Callable[[], float] = time.monotonic,
+        count_replicas: Callable[[], Awaitable[int]] | None = None,
+    ) -> None:
         """`count_replicas`: those that are live; None: there are no others."""
         self._count_replicas, self.replica_count = count_replicas, 1
         self._store, self._defaults, self._clock, self._meter_clock = store, defaults, clock, meter_clock

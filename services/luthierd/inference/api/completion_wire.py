@@ -10,12 +10,12 @@ from typing import Any
 from luthier.inference.v1 import inference_service_pb2
 
 from luthierd.errors import InvalidArgumentError, LuthierError
-from luthierd.inference.domain.model import model as domain
-from luthierd.inference.completions.completions import Prompt
+from luthierd.inference.api.deployment_wire import DOMAIN
 from luthierd.inference.completions.batches import Batch
+from luthierd.inference.completions.completions import Prompt
 from luthierd.inference.completions.embeddings import Embedded
 from luthierd.inference.completions.scores import Score
-from luthierd.inference.api.deployment_wire import DOMAIN
+from luthierd.inference.domain import model as domain
 from luthierd.names import ADAPTER_REVISION, BASE_MODEL, DEPLOYMENT
 from luthierd.rpc.status import status_of
 
@@ -199,7 +199,7 @@ def texts_from_proto(texts: Sequence[str]) -> tuple[str, ...]:
 def origin_to_proto(origin: domain.Origin) -> inference_service_pb2.Origin:
     """Who answered."""
     return inference_service_pb2.Origin(
-        generation=origin.generation,
+        loaded_adapter=origin.loaded_adapter,
         deployment_revision=origin.deployment_revision,
         adapter_revision=origin.adapter_revision,
         base_model=origin.base_model,

@@ -10,12 +10,12 @@ from luthier.inference.v1 import deployment_pb2, engine_service_pb2, quota_pb2, 
 from luthier.trainer.v1 import base_model_pb2
 
 from luthierd.errors import InvalidArgumentError
-from luthierd.inference.domain.model import model as domain
+from luthierd.inference.adapters.loaded_adapter import LoadedAdapter
+from luthierd.inference.adapters.loaded_adapters import LoadedAdapters
+from luthierd.inference.domain import model as domain
 from luthierd.inference.domain.quota import LIMIT_NAMES, Limits, Quota
 from luthierd.inference.domain.traffic import MAX_SHARE_WEIGHT
 from luthierd.inference.engine.host import EngineStatus
-from luthierd.inference.adapters.loaded_adapter import Generation
-from luthierd.inference.adapters.loaded_adapters import Generations
 from luthierd.names import ADAPTER_REVISION
 from luthierd.rpc.status import status_of
 
@@ -28,8 +28,8 @@ def is_ready(model: base_model_pb2.BaseModel) -> bool:
     return model.state == base_model_pb2.BASE_MODEL_STATE_READY
 
 
-def deployment_to_proto(deployment: domain.Deployment, generations: Generations) -> deployment_pb2.Deployment:
-    """A deployment with what its generations do in the engine now."""
+def deployment_to_proto(deployment: domain.Deployment, loaded_adapters: LoadedAdapters) -> deployment_pb2.Deployment:
+    """A deployment with what its loaded adapters do in the engine now."""
     message = deployment_pb2.Deployment(
         name=deployment.name,
         create_time=timestamp(deployment.create_time),
@@ -41,7 +41,7 @@ def deployment_to_proto(deployment: domain.Deployment, generations: Generations)
     for field in ("live", "candidate", "previous"):
         revision: domain.AdapterRevision | None = getattr(deployment, field)
         if revision is not None:
-            getattr(message, field).CopyFrom(generation_to_proto(revision, generations.get(revision)))
+            getattr(message, field).CopyFrom(loaded_adapter_to_proto(revision, loaded_adapters.get(revision)))
     for share in deployment.shares:
         held = deployment.holding(share.sha256)
         message.traffic.add(adapter_revision=held.name if held else "", weight=share.weight)
@@ -68,22 +68,24 @@ def weights_from_proto(shares: Sequence[deployment_pb2.TrafficShare]) -> dict[st
     return weights
 
 
-def generation_to_proto(revision: domain.AdapterRevision, generation: Generation | None) -> deployment_pb2.Generation:
+def loaded_adapter_to_proto(
+    revision: domain.AdapterRevision, loaded_adapter: LoadedAdapter | None
+) -> deployment_pb2.LoadedAdapter:
     """A revision and what the engine has of it."""
-    state = generation.state if generation else domain.GenerationState.COLD
-    message = deployment_pb2.Generation(
-        generation=revision.generation,
+    state = loaded_adapter.state if loaded_adapter else domain.LoadedAdapterState.COLD
+    message = deployment_pb2.LoadedAdapter(
+        id=revision.loaded_adapter,
         adapter_revision=revision.name,
         adapter_sha256=revision.sha256,
         base_model=revision.base_model.name,
-        state=deployment_pb2.GenerationState.Value(f"GENERATION_STATE_{state.value}"),
-        lease_count=generation.lease_count if generation else 0,
+        state=deployment_pb2.LoadedAdapterState.Value(f"LOADED_ADAPTER_STATE_{state.value}"),
+        lease_count=loaded_adapter.lease_count if loaded_adapter else 0,
     )
-    if generation is not None and generation.error is not None:
-        message.error.CopyFrom(status_of(generation.error, DOMAIN))
-    if generation is not None and generation.proof is not None:
-        message.certificate.CopyFrom(certificate_to_proto(generation.proof.certificate))
-        for stage in generation.proof.stages:
+    if loaded_adapter is not None and loaded_adapter.error is not None:
+        message.error.CopyFrom(status_of(loaded_adapter.error, DOMAIN))
+    if loaded_adapter is not None and loaded_adapter.proof is not None:
+        message.certificate.CopyFrom(certificate_to_proto(loaded_adapter.proof.certificate))
+        for stage in loaded_adapter.proof.stages:
             message.load_stages.add(name=stage.name).duration.FromMicroseconds(int(stage.duration_s * 1e6))
     return message
 
@@ -91,7 +93,7 @@ def generation_to_proto(revision: domain.AdapterRevision, generation: Generation
 def certificate_to_proto(certificate: domain.ParityCertificate) -> deployment_pb2.ParityCertificate:
     """The fields have the same names."""
     fields = dataclasses.asdict(certificate)
-    return deployment_pb2.ParityCertificate(**fields | {"prove_time": timestamp(certificate.prove_time)})
+    return deployment_pb2.ParityCertificate(**fields | {"check_time": timestamp(certificate.check_time)})
 
 
 def engine_to_proto(status: EngineStatus, *, loaded_adapter_count: int) -> engine_service_pb2.Engine:

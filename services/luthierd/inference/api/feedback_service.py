@@ -8,9 +8,9 @@ from luthier.inference.v1 import feedback_service_pb2 as pb
 from luthier.inference.v1 import feedback_service_pb2_grpc as rpc
 
 from luthierd.inference.api import feedback_wire as wire
+from luthierd.inference.domain.feedback import ExportFilter
 from luthierd.inference.feedback.capture_files import CaptureFiles
 from luthierd.inference.feedback.capture_policies import CapturePolicies
-from luthierd.inference.domain.feedback import ExportFilter
 from luthierd.inference.feedback.feedback import Feedbacks
 from luthierd.rpc.server import Servicer
 

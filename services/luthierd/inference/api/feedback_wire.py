@@ -5,8 +5,8 @@ from __future__ import annotations
 from luthier.inference.v1 import feedback_pb2, feedback_service_pb2
 
 from luthierd.errors import InvalidArgumentError
-from luthierd.inference.domain.model import feedback as domain
 from luthierd.inference.api.deployment_wire import timestamp
+from luthierd.inference.domain import feedback as domain
 from luthierd.names import CAPTURE_POLICY
 
 _RATINGS = {
@@ -78,7 +78,7 @@ def feedback_to_proto(kept: domain.Feedback) -> feedback_pb2.Feedback:
         create_time=timestamp(kept.create_time),
         update_time=timestamp(kept.update_time),
         target=response.target,
-        generation=response.generation,
+        loaded_adapter=response.loaded_adapter,
         deployment_revision=response.deployment_revision,
         response_time=timestamp(response.create_time),
     )

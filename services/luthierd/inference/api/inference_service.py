@@ -19,22 +19,22 @@ from luthier.inference.v1 import (
     tenant_service_pb2_grpc,
 )
 
-from luthierd.inference.api import deployment_wire as wire
+from luthierd.inference.adapters.loaded_adapters import LoadedAdapters
 from luthierd.inference.admission.admission import Admission
-from luthierd.inference.domain.quota import Quota
 from luthierd.inference.admission.quotas import REQUESTS, TOKENS, Quotas
 from luthierd.inference.api import completion_wire as answer_wire
-from luthierd.inference.completions.completions import Answers, Models, Prompt
+from luthierd.inference.api import deployment_wire as wire
+from luthierd.inference.api import feedback_service
 from luthierd.inference.completions.batches import Batches
+from luthierd.inference.completions.completions import Answers, Models, Prompt
 from luthierd.inference.completions.embeddings import Embeddings
 from luthierd.inference.completions.read_ahead import read_ahead
 from luthierd.inference.completions.scores import Scores
 from luthierd.inference.deployments.deployments import Deployments
 from luthierd.inference.domain.model import Answer, Origin, Target
+from luthierd.inference.domain.quota import Quota
 from luthierd.inference.engine.host import EngineHost
-from luthierd.inference.api import feedback_service
 from luthierd.inference.feedback.capturing import Capturing
-from luthierd.inference.adapters.loaded_adapters import Generations
 from luthierd.names import ADAPTER_REVISION, BASE_MODEL, DEPLOYMENT, QUOTA, TENANT
 from luthierd.rpc import logs
 from luthierd.rpc.auth import TokenVerifier, current_principal
@@ -145,8 +145,8 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
 class DeploymentServicer(deployment_service_pb2_grpc.DeploymentServiceServicer):
     """Changes what is served."""
 
-    def __init__(self, deployments: Deployments, generations: Generations) -> None:
-        self._deployments, self._generations = deployments, generations
+    def __init__(self, deployments: Deployments, loaded_adapters: LoadedAdapters) -> None:
+        self._deployments, self._loaded_adapters = deployments, loaded_adapters
 
     async def DeployAdapter(self, request: Any, context: Any) -> deployment_service_pb2.DeployAdapterResponse:
         DEPLOYMENT.parse(request.name)
@@ -209,14 +209,14 @@ class DeploymentServicer(deployment_service_pb2_grpc.DeploymentServiceServicer):
         )
 
     def _to_proto(self, deployment: Any) -> Any:
-        return wire.deployment_to_proto(deployment, self._generations)
+        return wire.deployment_to_proto(deployment, self._loaded_adapters)
 
 
 class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
     """Starts and shows the engine."""
 
-    def __init__(self, host: EngineHost, models: Models, generations: Generations) -> None:
-        self._host, self._models, self._generations = host, models, generations
+    def __init__(self, host: EngineHost, models: Models, loaded_adapters: LoadedAdapters) -> None:
+        self._host, self._models, self._loaded_adapters = host, models, loaded_adapters
 
     async def StartEngine(self, request: Any, context: Any) -> engine_service_pb2.StartEngineResponse:
         BASE_MODEL.parse(request.base_model, field="base_model")
@@ -227,7 +227,7 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
         return engine_service_pb2.GetEngineResponse(engine=self._to_proto())
 
     def _to_proto(self) -> Any:
-        return wire.engine_to_proto(self._host.status, loaded_adapter_count=self._generations.loaded_count)
+        return wire.engine_to_proto(self._host.status, loaded_adapter_count=self._loaded_adapters.loaded_count)
 
 
 class TenantServicer(tenant_service_pb2_grpc.TenantServiceServicer):
@@ -258,20 +258,34 @@ class TenantServicer(tenant_service_pb2_grpc.TenantServiceServicer):
         (tenant,) = QUOTA.parse(quota.name)
         load = self._admission.load(tenant)
         usage = quota_pb2.QuotaUsage(
-            requests_in_minute=self._quotas.used(tenant, REQUESTS), tokens_in_minute=self._quotas.used(tenant, TOKENS),
-            running_requests=load.running_count, waiting_requests=load.waiting_count,
+            requests_in_minute=self._quotas.used(tenant, REQUESTS),
+            tokens_in_minute=self._quotas.used(tenant, TOKENS),
+            running_requests=load.running_count,
+            waiting_requests=load.waiting_count,
             deployed_adapters=len(self._deployments.deployed_adapters(TENANT.format(tenant))),
-        )  # fmt: skip
+        )
         message = wire.quota_to_proto(quota, self._quotas.limits(tenant), usage)
         message.replica_count = self._quotas.replica_count
         return message
 
 
 def inference_service(
-    *, answers: Answers, deployments: Deployments, generations: Generations, host: EngineHost, models: Models,
-    capturing: Capturing, quotas: Quotas, admission: Admission, verifier: TokenVerifier, replays: ReplayStore,
-    health: Health, max_answer_s: float, reader_limit_s: float, **life: Any,
-) -> Service:  # fmt: skip
+    *,
+    answers: Answers,
+    deployments: Deployments,
+    loaded_adapters: LoadedAdapters,
+    host: EngineHost,
+    models: Models,
+    capturing: Capturing,
+    quotas: Quotas,
+    admission: Admission,
+    verifier: TokenVerifier,
+    replays: ReplayStore,
+    health: Health,
+    max_answer_s: float,
+    reader_limit_s: float,
+    **life: Any,
+) -> Service:
     """What `serve()` needs. `max_answer_s`, `reader_limit_s`: see `InferenceConfig`. `life`: `background` and `close`
     of `Service`.
     """
@@ -284,11 +298,11 @@ def inference_service(
             ),
             Servicer(
                 add_to_server=deployment_service_pb2_grpc.add_DeploymentServiceServicer_to_server,
-                implementation=DeploymentServicer(deployments, generations),
+                implementation=DeploymentServicer(deployments, loaded_adapters),
             ),
             Servicer(
                 add_to_server=engine_service_pb2_grpc.add_EngineServiceServicer_to_server,
-                implementation=EngineServicer(host, models, generations),
+                implementation=EngineServicer(host, models, loaded_adapters),
             ),
             feedback_service.feedback_servicer(capturing.feedbacks, capturing.policies, capturing.files),
             Servicer(
@@ -323,7 +337,7 @@ def _name(context: Any, origin: Origin, response_id: str) -> None:
     """Says in the trailer, for proxies and those that read no bodies, who answered."""
     named = (
         ("x-request-id", logs.request_id.get()),
-        ("luthier-generation", origin.generation),
+        ("luthier-loaded-adapter", origin.loaded_adapter),
         ("luthier-deployment-revision", str(origin.deployment_revision)),
         ("luthier-response-id", response_id),
     )

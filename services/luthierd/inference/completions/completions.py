@@ -12,14 +12,28 @@ from typing import Protocol
 
 from luthierd.errors import InvalidArgumentError, LuthierError
 from luthierd.inference import metrics
+from luthierd.inference.adapters.loaded_adapters import LoadedAdapters
 from luthierd.inference.admission.admission import Admission, Seat, Visit
 from luthierd.inference.deployments.deployments import Catalog, Deployments
 from luthierd.inference.deployments.mirror import Copy, Mirror
-from luthierd.inference.domain.model import BASE_GENERATION, Answer, BaseModel, Choice, Finish, Origin, Piece, Sampling, Target, TokenIds, TokenLogprob, Turn, cache_salt
-from luthierd.inference.engine.host import Engine, EngineAdapter, EngineHost, EnginePiece, EngineRequest
 from luthierd.inference.domain.errors import PromptTooLongError
+from luthierd.inference.domain.model import (
+    BASE_LOADED_ADAPTER,
+    Answer,
+    BaseModel,
+    Choice,
+    Finish,
+    Origin,
+    Piece,
+    Sampling,
+    Target,
+    TokenIds,
+    TokenLogprob,
+    Turn,
+    cache_salt,
+)
+from luthierd.inference.engine.host import Engine, EngineAdapter, EngineHost, EnginePiece, EngineRequest
 from luthierd.inference.feedback.capture import Recording, ResponseLog
-from luthierd.inference.adapters.loaded_adapters import Generations
 
 Prompt = str | Sequence[Turn] | TokenIds
 """A text to continue as it is, a conversation to answer through the chat template, or tokens."""
@@ -40,7 +54,7 @@ class Leased:
     ) -> None:
         self.target, self.engine, self.origin, self.adapter, self._visit = target, engine, origin, adapter, visit
         self.tenant = visit.tenant
-        self.cache_salt = cache_salt(visit.tenant, origin.generation if adapter else origin.base_model)
+        self.cache_salt = cache_salt(visit.tenant, origin.loaded_adapter if adapter else origin.base_model)
         self.response_id = f"r-{uuid.uuid4().hex}"
         """Names what is answered under this lease."""
 
@@ -49,19 +63,29 @@ class Leased:
     ) -> contextlib.AbstractAsyncContextManager[Seat]:
         """A place in the engine's batch for a request with these weights; see `Visit.seat`."""
         return self._visit.seat(
-            adapter=self.adapter.engine_name if self.adapter else "", prompt_token_count=prompt_token_count,
-            max_answer_token_count=max_answer_token_count, seat_count=seat_count,
-        )  # fmt: skip
+            adapter=self.adapter.engine_name if self.adapter else "",
+            prompt_token_count=prompt_token_count,
+            max_answer_token_count=max_answer_token_count,
+            seat_count=seat_count,
+        )
 
 
 class Answers:
-    """Use cases of generation, for gRPC and for the OpenAI protocol."""
+    """Use cases of loaded adapter, for gRPC and for the OpenAI protocol."""
 
     def __init__(
-        self, *, deployments: Deployments, generations: Generations, host: EngineHost, models: Models,
-        responses: ResponseLog, admission: Admission, mirror: Mirror, clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
-        self._deployments, self._generations, self._host, self._models = deployments, generations, host, models
+        self,
+        *,
+        deployments: Deployments,
+        loaded_adapters: LoadedAdapters,
+        host: EngineHost,
+        models: Models,
+        responses: ResponseLog,
+        admission: Admission,
+        mirror: Mirror,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._deployments, self._loaded_adapters, self._host, self._models = deployments, loaded_adapters, host, models
         self._responses, self._mirror = responses, mirror
         self._admission, self.clock = admission, clock
 
@@ -69,7 +93,7 @@ class Answers:
     async def leased(self, target: Target, *, tenant: str, session_id: str = "") -> AsyncIterator[Leased]:
         """The target's weights for one call. NotFoundError, EngineUnavailableError, and those of `Admission.entered`.
 
-        What is computed under the lease needs a `seat`. `session_id`: what keeps a conversation on one generation;
+        What is computed under the lease needs a `seat`. `session_id`: what keeps a conversation on one loaded_adapter;
         empty: none.
         """
         with self._admission.entered(tenant) as visit:
@@ -81,9 +105,12 @@ class Answers:
     ) -> contextlib.AbstractContextManager[Recording]:
         """Remembers the answer that is made in the block, for feedback. `response_id`: else the lease's."""
         return self._responses.recording(
-            response_id or leased.response_id, tenant=leased.tenant, target=leased.target.name, origin=leased.origin,
+            response_id or leased.response_id,
+            tenant=leased.tenant,
+            target=leased.target.name,
+            origin=leased.origin,
             prompt=prompt,
-        )  # fmt: skip
+        )
 
     @contextlib.asynccontextmanager
     async def _resolved(self, target: Target, visit: Visit, session_id: str) -> AsyncIterator[Leased]:
@@ -93,17 +120,19 @@ class Answers:
         elif target.kind == Target.BASE_MODEL:
             engine = await self._host.engine_for(await self._base_model(target.name))
             origin = Origin(
-                generation=BASE_GENERATION, deployment_revision=0, adapter_revision="", base_model=target.name
+                loaded_adapter=BASE_LOADED_ADAPTER, deployment_revision=0, adapter_revision="", base_model=target.name
             )
             yield Leased(target, engine, origin, None, visit=visit)
         else:
             revision = await self._models.adapter_revision(target.name)
             await self._host.engine_for(revision.base_model)
-            async with self._generations.lease_on_demand(revision) as adapter:
+            async with self._loaded_adapters.lease_on_demand(revision) as adapter:
                 origin = Origin(
-                    generation=revision.generation, deployment_revision=0,
-                    adapter_revision=revision.name, base_model=revision.base_model.name,
-                )  # fmt: skip
+                    loaded_adapter=revision.loaded_adapter,
+                    deployment_revision=0,
+                    adapter_revision=revision.name,
+                    base_model=revision.base_model.name,
+                )
                 yield Leased(target, self._host.ready_engine(), origin, adapter, visit=visit)
 
     async def _base_model(self, name: str) -> BaseModel:
@@ -149,10 +178,11 @@ class Answers:
         async with contextlib.AsyncExitStack() as stack:
             seat = await stack.enter_async_context(
                 leased.seat(
-                    prompt_token_count=len(prompt_ids), seat_count=sampling.choice_count,
+                    prompt_token_count=len(prompt_ids),
+                    seat_count=sampling.choice_count,
                     max_answer_token_count=sampling.choice_count * request.sampling.max_tokens,
                 )
-            )  # fmt: skip
+            )
             first = list[str]()
             progress = _Progress(open_choices=sampling.choice_count, waited_s=self.clock() - began)
             pieces = await stack.enter_async_context(contextlib.aclosing(engine.generate(request)))
@@ -172,13 +202,19 @@ class Answers:
                         leased, prompt, prompt_ids, request.sampling, response_id=response_id, answer="".join(first)
                     )
                 yield Piece(
-                    delta=piece.text, origin=leased.origin, response_id=response_id, token_count=piece.token_count,
-                    logprobs=piece.logprobs, choice=piece.choice, reason=piece.finish_reason, finish=finish,
-                )  # fmt: skip
+                    delta=piece.text,
+                    origin=leased.origin,
+                    response_id=response_id,
+                    token_count=piece.token_count,
+                    logprobs=piece.logprobs,
+                    choice=piece.choice,
+                    reason=piece.finish_reason,
+                    finish=finish,
+                )
 
     def is_mirrored(self, leased: Leased) -> bool:
         """Whether a copy of what is answered under this lease is wanted."""
-        return self._deployments.mirror_of(leased.target.name, leased.origin.generation) is not None
+        return self._deployments.mirror_of(leased.target.name, leased.origin.loaded_adapter) is not None
 
     async def copy(self, leased: Leased, prompt: Prompt, sampling: Sampling, *, answer: str) -> None:
         """Offers what the OpenAI application answered to the deployment's mirror. Fails nobody."""
@@ -188,18 +224,30 @@ class Answers:
             self._copy(leased, prompt, prompt_ids, bounded, response_id=leased.response_id, answer=answer)
 
     def _copy(
-        self, leased: Leased, prompt: Prompt, prompt_ids: tuple[int, ...], sampling: Sampling, *, response_id: str,
+        self,
+        leased: Leased,
+        prompt: Prompt,
+        prompt_ids: tuple[int, ...],
+        sampling: Sampling,
+        *,
+        response_id: str,
         answer: str,
-    ) -> None:  # fmt: skip
-        mirror = self._deployments.mirror_of(leased.target.name, leased.origin.generation)
+    ) -> None:
+        mirror = self._deployments.mirror_of(leased.target.name, leased.origin.loaded_adapter)
         if mirror is not None:
             self._mirror.offer(
                 Copy(
-                    revision=mirror, tenant=leased.tenant, target=leased.target.name, prompt=prompt, answer=answer,
-                    deployment_revision=leased.origin.deployment_revision, response_id=response_id,
-                    prompt_ids=prompt_ids, sampling=sampling,
+                    revision=mirror,
+                    tenant=leased.tenant,
+                    target=leased.target.name,
+                    prompt=prompt,
+                    answer=answer,
+                    deployment_revision=leased.origin.deployment_revision,
+                    response_id=response_id,
+                    prompt_ids=prompt_ids,
+                    sampling=sampling,
                 )
-            )  # fmt: skip
+            )
 
 
 @dataclass
@@ -226,11 +274,14 @@ class _Progress:
 
     def finish(self, prompt_token_count: int, elapsed_s: float) -> Finish:
         return Finish(
-            reason=self.reason, prompt_token_count=prompt_token_count, completion_token_count=self.token_count,
-            ttft_ms=self.ttft_s * 1000, latency_ms=elapsed_s * 1000,
+            reason=self.reason,
+            prompt_token_count=prompt_token_count,
+            completion_token_count=self.token_count,
+            ttft_ms=self.ttft_s * 1000,
+            latency_ms=elapsed_s * 1000,
             cached_prompt_token_count=self.cached_prompt_token_count,
             queue_ms=(self.waited_s + self.queue_s) * 1000,
-        )  # fmt: skip
+        )
 
 
 @dataclass
@@ -259,13 +310,17 @@ async def whole(pieces: AsyncGenerator[Piece, None]) -> Answer:
     return Answer(
         choices=tuple(
             Choice(
-                text="".join(one.parts), reason=one.reason, completion_token_count=one.token_count,
+                text="".join(one.parts),
+                reason=one.reason,
+                completion_token_count=one.token_count,
                 logprobs=tuple(one.logprobs),
             )
             for _, one in sorted(choices.items())
         ),
-        finish=last.finish, origin=last.origin, response_id=last.response_id,
-    )  # fmt: skip
+        finish=last.finish,
+        origin=last.origin,
+        response_id=last.response_id,
+    )
 
 
 async def check_structure(engine: Engine, sampling: Sampling) -> None:

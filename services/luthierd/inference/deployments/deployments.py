@@ -1,7 +1,7 @@
 """Deployments: what is served under which name, changed while requests run.
 
 A deployment changes in the store first, by compare-and-set, then in the routing table, in one step that awaits nothing.
-A request resolves and leases in such a step, too, so it gets exactly one generation: the old one or the new one.
+A request resolves and leases in such a step, too, so it gets exactly one loaded_adapter: the old one or the new one.
 """
 
 from __future__ import annotations
@@ -15,13 +15,21 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from luthierd.inference.domain.traffic import Share, chosen
+from luthierd.inference.adapters.loaded_adapters import LoadedAdapters
+from luthierd.inference.domain import stages
+from luthierd.inference.domain.errors import (
+    AdapterPlacesPinnedError,
+    AdapterSlotsFullError,
+    DeployFailedError,
+    DeploymentNotFoundError,
+    EngineUnavailableError,
+    EtagMismatchError,
+    RevisionNotHeldError,
+)
 from luthierd.inference.domain.model import AdapterRevision, Deployment, EngineState, Origin, Proof
-from luthierd.inference.engine.host import Engine, EngineAdapter, EngineHost
-from luthierd.inference.domain.errors import AdapterPlacesPinnedError, AdapterSlotsFullError, DeployFailedError, DeploymentNotFoundError, EngineUnavailableError, EtagMismatchError, RevisionNotHeldError
-from luthierd.inference.domain.model import stages
-from luthierd.inference.adapters.loaded_adapters import Generations
 from luthierd.inference.domain.stages import StageClock, StageFailedError
+from luthierd.inference.domain.traffic import Share, chosen
+from luthierd.inference.engine.host import Engine, EngineAdapter, EngineHost
 from luthierd.rpc.paging import Page, PageRequest
 
 log = logging.getLogger(__name__)
@@ -60,11 +68,17 @@ class Deployments:
     """Use cases of deployments, and the table that requests are routed by."""
 
     def __init__(
-        self, *, store: DeploymentStore, catalog: Catalog, generations: Generations, host: EngineHost,
-        check_adapters: Callable[[str, int], None] = lambda tenant, count: None, clock: Callable[[], float] = time.time,
+        self,
+        *,
+        store: DeploymentStore,
+        catalog: Catalog,
+        loaded_adapters: LoadedAdapters,
+        host: EngineHost,
+        check_adapters: Callable[[str, int], None] = lambda tenant, count: None,
+        clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
-    ) -> None:  # fmt: skip
-        self._store, self._catalog, self._generations, self._host = store, catalog, generations, host
+    ) -> None:
+        self._store, self._catalog, self._loaded_adapters, self._host = store, catalog, loaded_adapters, host
         self._check_adapters, self._clock, self._rng = check_adapters, clock, rng or random.SystemRandom()
         self._arriving: dict[str, AdapterRevision] = {}
         self._table: dict[str, Deployment] = {}
@@ -80,13 +94,13 @@ class Deployments:
                 for revision in _distinct(one):
                     if (revision == one.live) is is_live:
                         proof = proofs.get(revision.sha256)
-                        self._generations.hold(revision, one.name, is_pinned=one.is_pinned, proof=proof)
+                        self._loaded_adapters.hold(revision, one.name, is_pinned=one.is_pinned, proof=proof)
         held = {revision.sha256 for one in newest_first for revision in one.held}
         await self._store.delete_proofs([sha256 for sha256 in proofs if sha256 not in held])
 
     async def replay(self, engine: Engine) -> None:
         """A fresh engine is there for the desired state."""
-        self._generations.start(engine)
+        self._loaded_adapters.start(engine)
 
     def adopt(self, stored: Sequence[Deployment]) -> None:
         """Routes as `stored`, all of the desired state, says: in one step that awaits nothing. For what another replica
@@ -107,7 +121,7 @@ class Deployments:
             return
         self._table[after.name] = after
         for revision in _distinct(after):
-            self._generations.hold(revision, after.name, is_pinned=after.is_pinned)
+            self._loaded_adapters.hold(revision, after.name, is_pinned=after.is_pinned)
         self._let_go(before, after)
 
     def get(self, name: str) -> Deployment:
@@ -127,18 +141,20 @@ class Deployments:
         """What is live under a name, leased. If it is in the engine nothing is awaited, so no change of routing falls
         into it; a cold one is loaded first.
 
-        `session_id`: what keeps a conversation on one generation where there are several; empty: none.
+        `session_id`: what keeps a conversation on one loaded adapter where there are several; empty: none.
         """
         if self._host.status.state is EngineState.STARTING:
             self._host.ready_engine()  # first: other replicas publish without one that has no engine
         deployment = self.get(name)
         revision = self._routed(deployment, session_id)
         origin = Origin(
-            generation=revision.generation, deployment_revision=deployment.revision,
-            adapter_revision=revision.name, base_model=revision.base_model.name,
-        )  # fmt: skip
+            loaded_adapter=revision.loaded_adapter,
+            deployment_revision=deployment.revision,
+            adapter_revision=revision.name,
+            base_model=revision.base_model.name,
+        )
         self._host.ready_engine()
-        async with self._generations.lease_on_demand(revision) as adapter:
+        async with self._loaded_adapters.lease_on_demand(revision) as adapter:
             yield origin, adapter
 
     def _routed(self, deployment: Deployment, session_id: str) -> AdapterRevision:
@@ -153,11 +169,11 @@ class Deployments:
             )
         return revision
 
-    def mirror_of(self, name: str, generation: str) -> AdapterRevision | None:
-        """The revision that answers a copy of what `generation` answers now under a name; None: nobody."""
+    def mirror_of(self, name: str, loaded_adapter: str) -> AdapterRevision | None:
+        """The revision that answers a copy of what `loaded adapter` answers now under a name; None: nobody."""
         deployment = self._table.get(name)
         mirror = deployment.holding(deployment.mirror_sha256) if deployment else None
-        return mirror if mirror is not None and mirror.generation != generation else None
+        return mirror if mirror is not None and mirror.loaded_adapter != loaded_adapter else None
 
     async def deploy(self, name: str, adapter_revision: str, *, stage_only: bool = False, etag: str = "") -> Deployment:
         """Fetches, verifies, loads and probes a revision, then makes it live or, with `stage_only`, the candidate.
@@ -169,13 +185,13 @@ class Deployments:
             self._check_etag(name, before, etag)
             revision = await self._catalog.adapter_revision(adapter_revision)
             there = before and (before.candidate if stage_only else before.live)
-            generation = self._generations.get(revision)
+            loaded_adapter = self._loaded_adapters.get(revision)
             if (
                 before
                 and there
                 and (there.sha256, there.base_model) == (revision.sha256, revision.base_model)
-                and generation is not None
-                and generation.error is None
+                and loaded_adapter is not None
+                and loaded_adapter.error is None
             ):
                 return before
             now = self._clock()
@@ -188,9 +204,11 @@ class Deployments:
             return published
 
     def _log_stages(self, name: str, revision: AdapterRevision) -> None:
-        generation = self._generations.get(revision)
-        durations = {one.name: round(one.duration_s, 4) for one in generation.stages} if generation else {}
-        log.info("deployed", extra={"deployment": name, "generation": revision.generation, "stages_s": durations})
+        loaded_adapter = self._loaded_adapters.get(revision)
+        durations = {one.name: round(one.duration_s, 4) for one in loaded_adapter.stages} if loaded_adapter else {}
+        log.info(
+            "deployed", extra={"deployment": name, "loaded_adapter": revision.loaded_adapter, "stages_s": durations}
+        )
 
     def tenants(self) -> set[str]:
         """`tenants/{t}` of those that have deployments."""
@@ -225,7 +243,7 @@ class Deployments:
         """Gets the revision into the engine. DeployFailedError names the stage that it did not pass."""
         await self._host.engine_for(revision.base_model)
         try:
-            await self._generations.ensure(revision)
+            await self._loaded_adapters.ensure(revision)
         except StageFailedError as failed:
             if isinstance(failed.cause, EngineUnavailableError | AdapterSlotsFullError):
                 raise failed.cause from failed
@@ -291,14 +309,14 @@ class Deployments:
             return await self._publish(before, after)
 
     async def delete(self, name: str, *, etag: str = "") -> None:
-        """Removes a deployment; requests in flight finish on their generation."""
+        """Removes a deployment; requests in flight finish on their loaded adapter."""
         async with self._locks.setdefault(name, asyncio.Lock()):
             before = self.get(name)
             self._check_etag(name, before, etag)
             await self._store.delete(name, change=before.change)
             self._table.pop(name, None)
             for revision in _distinct(before):
-                self._generations.release(revision, name)
+                self._loaded_adapters.release(revision, name)
 
     async def _publish(self, before: Deployment | None, after: Deployment) -> Deployment:
         """Makes `after` what holds; what it no longer needs drains. Without success, what was held for it is let go."""
@@ -306,7 +324,7 @@ class Deployments:
         clock = StageClock()
         clock.reach(stages.PUBLISH)
         for revision in _distinct(after):
-            self._generations.hold(revision, after.name, is_pinned=after.is_pinned)
+            self._loaded_adapters.hold(revision, after.name, is_pinned=after.is_pinned)
         try:
             if before is None:
                 await self._store.create(after)
@@ -318,7 +336,7 @@ class Deployments:
         self._route(after)
         (published,) = clock.end()
         for revision in set(after.held) - set(before.held if before else ()):
-            self._generations.note_stage(revision, published)
+            self._loaded_adapters.note_stage(revision, published)
         return after
 
     def _let_go(self, held: Deployment | None, kept: Deployment | None) -> None:
@@ -326,10 +344,10 @@ class Deployments:
         needed = {revision.sha256 for revision in kept.held} if kept else set()
         for revision in _distinct(held):
             if held is not None and revision.sha256 not in needed:
-                self._generations.release(revision, held.name)
+                self._loaded_adapters.release(revision, held.name)
         for revision in _distinct(kept):
             if kept is not None:
-                self._generations.hold(revision, kept.name, is_pinned=kept.is_pinned)
+                self._loaded_adapters.hold(revision, kept.name, is_pinned=kept.is_pinned)
 
     def _check_pins(self, after: Deployment) -> None:
         """AdapterPlacesPinnedError if `after` leaves no place for what is not pinned."""
@@ -337,8 +355,8 @@ class Deployments:
             return
         table = {**self._table, after.name: after}
         pinned = {revision.sha256 for one in table.values() if one.is_pinned for revision in one.held}
-        if len(pinned) > self._generations.max_pinned:
-            raise AdapterPlacesPinnedError(after.name, wanted=len(pinned), limit=self._generations.max_pinned)
+        if len(pinned) > self._loaded_adapters.max_pinned:
+            raise AdapterPlacesPinnedError(after.name, wanted=len(pinned), limit=self._loaded_adapters.max_pinned)
 
     @staticmethod
     def _check_etag(name: str, deployment: Deployment | None, etag: str) -> None:

@@ -1,4 +1,4 @@
-"""Shadow traffic: a copy of a request is answered by another generation after its caller got the answer.
+"""Shadow traffic: a copy of a request is answered by another loaded adapter after its caller got the answer.
 
 Copies yield to everybody: there is one at a time, it starts only while nobody waits for a seat, it ends as soon as
 somebody does, and what finds the queue full is dropped. Each way a copy can end is counted.
@@ -17,11 +17,11 @@ from typing import Protocol
 
 from luthierd.errors import LuthierError
 from luthierd.inference import metrics
+from luthierd.inference.adapters.loaded_adapters import LoadedAdapters
 from luthierd.inference.admission.fair_queue import Request
 from luthierd.inference.domain.model import AdapterRevision, Finish, Origin, Sampling, cache_salt
 from luthierd.inference.engine.host import EngineHost, EngineRequest
 from luthierd.inference.feedback.capture import Prompt, Recording
-from luthierd.inference.adapters.loaded_adapters import Generations
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +70,16 @@ class Mirror:
     """Answers copies. `run` is a background task of the server."""
 
     def __init__(
-        self, *, generations: Generations, host: EngineHost, seats: Seats, recorder: Recorder,
-        clock: Callable[[], float], max_waiting: int = MAX_WAITING,
-    ) -> None:  # fmt: skip
-        self._generations, self._host, self._seats, self._recorder = generations, host, seats, recorder
+        self,
+        *,
+        loaded_adapters: LoadedAdapters,
+        host: EngineHost,
+        seats: Seats,
+        recorder: Recorder,
+        clock: Callable[[], float],
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
+        self._loaded_adapters, self._host, self._seats, self._recorder = loaded_adapters, host, seats, recorder
         self._clock = clock
         self._waiting: asyncio.Queue[Copy] = asyncio.Queue(max_waiting)
 
@@ -110,27 +116,38 @@ class Mirror:
         """How it ended: `same` or `different` from the caller's answer, or `dropped`."""
         began_s, revision = self._clock(), copy.revision
         origin = Origin(
-            generation=revision.generation, deployment_revision=copy.deployment_revision,
-            adapter_revision=revision.name, base_model=revision.base_model.name,
-        )  # fmt: skip
+            loaded_adapter=revision.loaded_adapter,
+            deployment_revision=copy.deployment_revision,
+            adapter_revision=revision.name,
+            base_model=revision.base_model.name,
+        )
         response_id = f"r-{uuid.uuid4().hex}"
         sampling = replace(copy.sampling, choice_count=1, top_logprob_count=None)
-        async with self._generations.lease_on_demand(revision) as adapter:
+        async with self._loaded_adapters.lease_on_demand(revision) as adapter:
             request = EngineRequest(
-                request_id=response_id, prompt_ids=copy.prompt_ids, sampling=sampling, adapter=adapter,
-                cache_salt=cache_salt(copy.tenant, revision.generation),
-            )  # fmt: skip
+                request_id=response_id,
+                prompt_ids=copy.prompt_ids,
+                sampling=sampling,
+                adapter=adapter,
+                cache_salt=cache_salt(copy.tenant, revision.loaded_adapter),
+            )
             seat = self._seats.seated(
                 Request(
-                    tenant=SHADOW_TENANT, adapter=adapter.engine_name, prompt_token_count=len(copy.prompt_ids),
+                    tenant=SHADOW_TENANT,
+                    adapter=adapter.engine_name,
+                    prompt_token_count=len(copy.prompt_ids),
                     max_answer_token_count=sampling.max_tokens,
                 )
-            )  # fmt: skip
+            )
             async with seat, contextlib.aclosing(self._host.ready_engine().generate(request)) as pieces:
                 recording = self._recorder.recording(
-                    response_id, tenant=copy.tenant, target=copy.target, origin=origin, prompt=copy.prompt,
+                    response_id,
+                    tenant=copy.tenant,
+                    target=copy.target,
+                    origin=origin,
+                    prompt=copy.prompt,
                     mirror_of=copy.response_id,
-                )  # fmt: skip
+                )
                 with recording as record:
                     text, token_count, ttft_s, reason = "", 0, 0.0, ""
                     async for piece in pieces:
@@ -143,8 +160,11 @@ class Mirror:
                         record.add(piece.text)
                     record.finish(
                         Finish(
-                            reason=reason, prompt_token_count=len(copy.prompt_ids), completion_token_count=token_count,
-                            ttft_ms=ttft_s * 1000, latency_ms=(self._clock() - began_s) * 1000,
+                            reason=reason,
+                            prompt_token_count=len(copy.prompt_ids),
+                            completion_token_count=token_count,
+                            ttft_ms=ttft_s * 1000,
+                            latency_ms=(self._clock() - began_s) * 1000,
                         )
-                    )  # fmt: skip
+                    )
         return "same" if text == copy.answer else "different"

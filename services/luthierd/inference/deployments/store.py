@@ -9,10 +9,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from luthierd.inference.domain.errors import EtagMismatchError, SharedStateUnreachableError
+from luthierd.inference.domain.model import AdapterRevision, BaseModel, Deployment, ParityCertificate, Proof, Stage
 from luthierd.inference.domain.quota import Quota
 from luthierd.inference.domain.traffic import Share
-from luthierd.inference.domain.model import AdapterRevision, BaseModel, Deployment, ParityCertificate, Proof, Stage
-from luthierd.inference.domain.errors import EtagMismatchError, SharedStateUnreachableError
 from luthierd.storage.database import Database
 
 _deployments = sa.table(
@@ -128,9 +128,7 @@ class SqlStore:
 
     async def put_quota(self, quota: Quota, *, change: int) -> None:
         """EtagMismatchError unless the stored one is at `change`; 0: there is none."""
-        values = {
-            "name": quota.name, "own": dict(quota.own), "update_time": quota.update_time, "change": quota.change
-        }  # fmt: skip
+        values = {"name": quota.name, "own": dict(quota.own), "update_time": quota.update_time, "change": quota.change}
         query = sa.update(_quotas).where(_quotas.c.name == quota.name, _quotas.c.change == change).values(values)
         try:
             async with self._database.begin() as connection:

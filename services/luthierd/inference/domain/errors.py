@@ -44,11 +44,11 @@ class NoCandidateError(errors.FailedPreconditionError):
 class NoPreviousError(errors.FailedPreconditionError):
     """There is nothing to roll back to."""
 
-    reason = "NO_PREVIOUS_GENERATION"
+    reason = "NO_PREVIOUS_REVISION"
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"{name} has no previous generation to roll back to; deploy the wanted revision instead",
+            f"{name} has no previous loaded adapter to roll back to; deploy the wanted revision instead",
             metadata={"deployment": name},
         )
 
@@ -163,7 +163,7 @@ class AdapterSlotsFullError(errors.ResourceExhaustedError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"all {limit} places for adapters are pinned; unpin one, or raise LUTHIER_INFERENCE_MAX_LOADED_ADAPTERS",
+            f"all {limit} places for adapters are pinned; unpin one, or raise LUTHIER_INFERENCE_MAX_CPU_LORAS",
             metadata={"limit": str(limit)},
             retry_after_s=5.0,
         )
@@ -177,7 +177,7 @@ class AdapterPlacesPinnedError(errors.ResourceExhaustedError):
     def __init__(self, name: str, *, wanted: int, limit: int) -> None:
         super().__init__(
             f"with {name} {wanted} adapters would be pinned, and {limit} may be; unpin a deployment, or raise "
-            "LUTHIER_INFERENCE_MAX_LOADED_ADAPTERS",
+            "LUTHIER_INFERENCE_MAX_CPU_LORAS",
             metadata={"deployment": name, "wanted": str(wanted), "limit": str(limit)},
             retry_after_s=60.0,
         )

@@ -40,7 +40,7 @@ class Response:
     response_id: str
     tenant: str
     target: str
-    generation: str
+    loaded_adapter: str
     deployment_revision: int
     adapter_revision: str
     base_model: str
@@ -99,9 +99,14 @@ class CapturePolicy:
             )
         since = (self.enabled_time if self.enabled else now) if enabled else 0.0
         return replace(
-            self, enabled=enabled, retention_s=retention_s, sample_rate=sample_rate, enabled_time=since,
-            change=self.change + 1, update_time=now,
-        )  # fmt: skip
+            self,
+            enabled=enabled,
+            retention_s=retention_s,
+            sample_rate=sample_rate,
+            enabled_time=since,
+            change=self.change + 1,
+            update_time=now,
+        )
 
     def takes(self, response_id: str) -> bool:
         """Whether this answer belongs to the sample. The same answer gets the same verdict everywhere."""

@@ -7,11 +7,11 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple
 
-from luthierd.inference.domain.traffic import Share
 from luthierd.inference.domain.errors import NoCandidateError, NoPreviousError, RevisionNotHeldError
+from luthierd.inference.domain.traffic import Share
 
-BASE_GENERATION = "base"
-"""Name of the generation that answers for a base model alone."""
+BASE_LOADED_ADAPTER = "base"
+"""Name of the loaded adapter that answers for a base model alone."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class AdapterRevision:
     base_model: BaseModel
 
     @property
-    def generation(self) -> str:
-        """The generation's name: made of the content digest, so equal weights have one name and others another."""
+    def loaded_adapter(self) -> str:
+        """The loaded adapter's name: made of the content digest, so equal weights have one name and others another."""
         return f"g-{self.sha256[:20]}"
 
 
@@ -80,9 +80,14 @@ class Deployment:
     def stage(self, candidate: AdapterRevision, now: float) -> Deployment:
         """With `candidate` loaded but not routed to; all requests go to `live`. A split's end is a new revision."""
         return replace(
-            self, candidate=candidate, shares=(), mirror_sha256="", update_time=now,
-            revision=self.revision + bool(self.shares), change=self.change + 1,
-        )  # fmt: skip
+            self,
+            candidate=candidate,
+            shares=(),
+            mirror_sha256="",
+            update_time=now,
+            revision=self.revision + bool(self.shares),
+            change=self.change + 1,
+        )
 
     def split(self, shares: tuple[Share, ...], mirror_sha256: str, now: float) -> Deployment:
         """With requests split over held revisions. RevisionNotHeldError for one of another content."""
@@ -90,17 +95,28 @@ class Deployment:
             if sha256 and self.holding(sha256) is None:
                 raise RevisionNotHeldError(self.name, sha256)
         return replace(
-            self, shares=shares, mirror_sha256=mirror_sha256,
-            revision=self.revision + 1, update_time=now, change=self.change + 1,
-        )  # fmt: skip
+            self,
+            shares=shares,
+            mirror_sha256=mirror_sha256,
+            revision=self.revision + 1,
+            update_time=now,
+            change=self.change + 1,
+        )
 
     def route(self, live: AdapterRevision, now: float) -> Deployment:
         """With all requests going to `live`; what was live is now the previous one."""
         candidate = None if self.candidate and self.candidate.sha256 == live.sha256 else self.candidate
         return replace(
-            self, live=live, previous=self.live, candidate=candidate, shares=(), mirror_sha256="",
-            revision=self.revision + 1, update_time=now, change=self.change + 1,
-        )  # fmt: skip
+            self,
+            live=live,
+            previous=self.live,
+            candidate=candidate,
+            shares=(),
+            mirror_sha256="",
+            revision=self.revision + 1,
+            update_time=now,
+            change=self.change + 1,
+        )
 
     def pin(self, now: float, *, is_pinned: bool) -> Deployment:
         """With all that it holds kept in memory, or no longer."""
@@ -119,7 +135,7 @@ class Deployment:
         return self.route(self.previous, now)
 
 
-class GenerationState(enum.Enum):
+class LoadedAdapterState(enum.Enum):
     """COLD -> LOADING -> READY | FAILED; READY -> COLD to make room; FAILED -> LOADING; READY -> DRAINING -> gone."""
 
     COLD = "COLD"
@@ -211,7 +227,7 @@ class TokenIds:
 class Origin:
     """Who answered."""
 
-    generation: str
+    loaded_adapter: str
     deployment_revision: int
     adapter_revision: str
     base_model: str
@@ -233,9 +249,12 @@ class Finish:
     def without_times(cls, prompt_token_count: int, completion_token_count: int) -> Finish:
         """Of work that is whole when it ends: a score, an embedding."""
         return cls(
-            reason="stop", prompt_token_count=prompt_token_count, completion_token_count=completion_token_count,
-            ttft_ms=0.0, latency_ms=0.0,
-        )  # fmt: skip
+            reason="stop",
+            prompt_token_count=prompt_token_count,
+            completion_token_count=completion_token_count,
+            ttft_ms=0.0,
+            latency_ms=0.0,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,7 +320,7 @@ class ReferenceRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ParityCertificate:
-    """What the proof of a generation found. Deviations are means of absolute differences, per completion token.
+    """What the proof of a loaded adapter found. Deviations are means of absolute differences, per completion token.
 
     `deviation`: engine with the adapter against the training's record of it; `base_deviation`: the same without it;
     `effect`: engine with against engine without. `row_count` 0: nothing was recorded, only the effect is proved.
@@ -318,7 +337,7 @@ class ParityCertificate:
     engine_version: str
     engine_dtype: str
     training_dtype: str
-    prove_time: float
+    check_time: float
 
 
 @dataclass(frozen=True)
@@ -331,12 +350,12 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """A generation's certificate, and how long each stage took to get it there."""
+    """A loaded adapter's certificate, and how long each stage took to get it there."""
 
     certificate: ParityCertificate
     stages: tuple[Stage, ...] = ()
 
 
-def cache_salt(tenant: str, generation: str) -> str:
+def cache_salt(tenant: str, loaded_adapter: str) -> str:
     """Keeps prefix caches apart by tenant and weights. The tag keeps it apart from any other salt (vllm 44701)."""
-    return "luthier:v1:" + hashlib.sha256(f"{tenant}\0{generation}".encode()).hexdigest()
+    return "luthier:v1:" + hashlib.sha256(f"{tenant}\0{loaded_adapter}".encode()).hexdigest()

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from luthierd.errors import LuthierError
-from luthierd.inference.domain.model import BaseModel, EngineState, Sampling, Stage, Structure, TokenLogprob, Turn
 from luthierd.inference.domain.errors import EngineUnavailableError, OtherBaseModelError
+from luthierd.inference.domain.model import BaseModel, EngineState, Sampling, Stage, Structure, TokenLogprob, Turn
 from luthierd.inference.domain.stages import StageClock
 
 log = logging.getLogger(__name__)
@@ -118,9 +118,13 @@ class Engine(Protocol):
         """The answer, piece by piece, with several choices mixed; closing the iterator stops it. EngineDiedError."""
 
     async def score(
-        self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], adapter: EngineAdapter | None, *,
+        self,
+        prompt_ids: tuple[int, ...],
+        completion_ids: tuple[int, ...],
+        adapter: EngineAdapter | None,
+        *,
         is_background: bool = False,
-    ) -> tuple[float, ...]:  # fmt: skip
+    ) -> tuple[float, ...]:
         """Log-probability of each token of the completion after the prompt. EngineDiedError.
 
         `is_background`: takes as long as it takes, so that others' next tokens do not wait for it.
@@ -184,9 +188,14 @@ class EngineHost:
     """Owns the engine. `on_started` loads what should be loaded before the engine counts as READY."""
 
     def __init__(
-        self, *, start: StartEngine, files: BaseModelFiles, store: ChoiceStore,
-        set_serving: Callable[[bool], Awaitable[None]], clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        start: StartEngine,
+        files: BaseModelFiles,
+        store: ChoiceStore,
+        set_serving: Callable[[bool], Awaitable[None]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._start_engine, self._files, self._store = start, files, store
         self._set_serving, self._clock = set_serving, clock
         self._engine: Engine | None = None
@@ -232,9 +241,10 @@ class EngineHost:
             )
         if self.status.error is not None:
             raise EngineUnavailableError(
-                f"the engine could not start: {self.status.error}", metadata={"cause": self.status.error.reason},
+                f"the engine could not start: {self.status.error}",
+                metadata={"cause": self.status.error.reason},
                 retry_after_s=RESTART_RETRY_AFTER_S,
-            )  # fmt: skip
+            )
         raise EngineUnavailableError("no base model was chosen yet; deploy an adapter or start the engine")
 
     async def run(self) -> None:
@@ -292,10 +302,8 @@ class EngineHost:
         durations = {one.name: round(one.duration_s, 2) for one in (fetched, *engine.start_stages, replayed)}
         log.info(
             "engine ready",
-            extra={
-                "version": engine.version, "start_duration_s": self.status.start_duration_s, "stages_s": durations
-            },
-        )  # fmt: skip
+            extra={"version": engine.version, "start_duration_s": self.status.start_duration_s, "stages_s": durations},
+        )
         return engine
 
     async def _buried(self, engine: Engine, *, give_up: bool) -> None:

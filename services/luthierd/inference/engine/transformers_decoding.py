@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from luthierd.inference.domain.model import Sampling, TokenAlternative, TokenLogprob
-from luthierd.inference.engine.transformers_model import LoraModel
 from luthierd.inference.engine.host import EnginePiece
+from luthierd.inference.engine.transformers_model import LoraModel
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 """What a tokenizer decodes the first bytes of an unfinished character to."""

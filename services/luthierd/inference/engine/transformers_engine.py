@@ -19,12 +19,12 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from luthierd.inference.domain.errors import AdapterInvalidError, EngineStartError, StructureUnsupportedError
 from luthierd.inference.domain.model import Stage, Structure
+from luthierd.inference.domain.stages import StageClock
+from luthierd.inference.engine.host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
 from luthierd.inference.engine.platform_settings import cpu_dtype
 from luthierd.inference.engine.tokenizing import Tokenizing
-from luthierd.inference.engine.host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
-from luthierd.inference.domain.errors import AdapterInvalidError, EngineStartError, StructureUnsupportedError
-from luthierd.inference.domain.stages import StageClock
 
 if TYPE_CHECKING:
     from luthierd.inference.engine.transformers_decoding import Cohort, Row
@@ -39,10 +39,10 @@ T = TypeVar("T")
 class TransformersSettings:
     """How to run it; see `InferenceConfig` for the meaning of each."""
 
-    max_batch: int = 32
+    max_num_seqs: int = 32
     spare_batch: int = 16
     max_lora_rank: int = 32
-    window_tokens: int = 2048
+    max_model_len: int = 2048
     dtype: str = "auto"
 
 
@@ -72,9 +72,9 @@ def _start(folder: pathlib.Path, settings: TransformersSettings) -> Transformers
     model = LoraModel(folder, dtype=getattr(torch, dtype), device=device)
     return TransformersEngine(
         model,
-        max_batch=settings.max_batch + settings.spare_batch,
+        max_num_seqs=settings.max_num_seqs + settings.spare_batch,
         max_rank=settings.max_lora_rank,
-        window=window_of(folder, settings.window_tokens),
+        window=window_of(folder, settings.max_model_len),
         version=f"transformers {transformers.__version__} ({device}, {dtype})",
         start_stages=stages.end(),
     )
@@ -84,16 +84,22 @@ class TransformersEngine(Tokenizing):
     """See `engine_host.Engine`."""
 
     def __init__(
-        self, model: LoraModel, *, max_batch: int, max_rank: int, window: int, version: str,
+        self,
+        model: LoraModel,
+        *,
+        max_num_seqs: int,
+        max_rank: int,
+        window: int,
+        version: str,
         start_stages: tuple[Stage, ...] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(model.tokenizer)
         self.start_stages = start_stages
         self.max_rank, self.window, self.version = max_rank, window, version
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.vocabulary_size = int(model.model.config.vocab_size)
         self._decoder = copy.deepcopy(model.tokenizer)  # of the thread's: fast tokenizers refuse two threads at a time
-        self._thread = _ModelThread(model, max_batch=max_batch)
+        self._thread = _ModelThread(model, max_num_seqs=max_num_seqs)
 
     def check_structure(self, structure: Structure) -> None:
         """StructureUnsupportedError, always."""
@@ -111,11 +117,15 @@ class TransformersEngine(Tokenizing):
 
         rows = [
             Row(
-                prompt_ids=request.prompt_ids, sampling=request.sampling, adapter=_name(request.adapter),
-                text=TokenText(self._decoder, request.sampling.stop), emit=emit, choice=choice,
+                prompt_ids=request.prompt_ids,
+                sampling=request.sampling,
+                adapter=_name(request.adapter),
+                text=TokenText(self._decoder, request.sampling.stop),
+                emit=emit,
+                choice=choice,
             )
             for choice in range(request.sampling.choice_count)
-        ]  # fmt: skip
+        ]
         self._thread.begin(rows)
         unfinished = len(rows)
         try:
@@ -130,9 +140,13 @@ class TransformersEngine(Tokenizing):
                 row.is_cancelled = True
 
     async def score(
-        self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], adapter: EngineAdapter | None, *,
+        self,
+        prompt_ids: tuple[int, ...],
+        completion_ids: tuple[int, ...],
+        adapter: EngineAdapter | None,
+        *,
         is_background: bool = False,
-    ) -> tuple[float, ...]:  # fmt: skip
+    ) -> tuple[float, ...]:
         """Log-probabilities of the tokens of the completion: one computation, between two steps of others."""
         return await self._thread.do(lambda model: model.score(_name(adapter), prompt_ids, completion_ids))
 
@@ -173,8 +187,8 @@ class TransformersEngine(Tokenizing):
 class _ModelThread:
     """The thread that owns the model. Everything public may be called from the event loop's."""
 
-    def __init__(self, model: LoraModel, *, max_batch: int) -> None:
-        self._model, self._max_batch = model, max_batch
+    def __init__(self, model: LoraModel, *, max_num_seqs: int) -> None:
+        self._model, self._max_num_seqs = model, max_num_seqs
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._waiting: list[Row] = []
         self._cohorts: list[Cohort] = []
@@ -253,7 +267,7 @@ class _ModelThread:
         from luthierd.inference.engine.transformers_decoding import Cohort
 
         self._waiting = [row for row in self._waiting if not row.is_cancelled]
-        room = self._max_batch - sum(len(cohort.rows) for cohort in self._cohorts)
+        room = self._max_num_seqs - sum(len(cohort.rows) for cohort in self._cohorts)
         while self._waiting and room > 0:
             adapter = self._waiting[0].adapter
             rows = [row for row in self._waiting if row.adapter == adapter][:room]

@@ -139,7 +139,7 @@ def window_of(folder: pathlib.Path, wanted: int) -> int:
 
 
 def _end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Tokens that end an answer: the tokenizer's, and those of the model's generation config."""
+    """Tokens that end an answer: the tokenizer's, and those of the model's loaded adapter config."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     found = configured if isinstance(configured, list) else [configured]
     return [one for one in (*found, tokenizer.eos_token_id) if one is not None]

@@ -17,15 +17,15 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from luthierd.errors import InvalidArgumentError
+from luthierd.inference.domain.errors import AdapterInvalidError, EmbedUnsupportedError, EngineStartError
 from luthierd.inference.domain.model import Sampling, Stage, Structure, TokenAlternative, TokenLogprob
+from luthierd.inference.domain.stages import StageClock
 from luthierd.inference.engine.forked_start import variables, warm_context
+from luthierd.inference.engine.host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
 from luthierd.inference.engine.platform_settings import cpu_dtype, cpu_environment, uses_gpu
 from luthierd.inference.engine.slices import BACKGROUND, SCORED_FROM, WORKER_EXTENSION, scheduler_name
 from luthierd.inference.engine.tokenizing import Tokenizing
 from luthierd.inference.engine.vllm_cpu_lora import CHILD_MARK
-from luthierd.inference.engine.host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
-from luthierd.inference.domain.errors import AdapterInvalidError, EmbedUnsupportedError, EngineStartError
-from luthierd.inference.domain.stages import StageClock
 
 log = logging.getLogger(__name__)
 
@@ -44,20 +44,20 @@ QUIET = {
 class VllmSettings:
     """How to run vLLM; see `InferenceConfig` for the meaning of each."""
 
-    max_batch: int = 32
+    max_num_seqs: int = 32
     spare_batch: int = 16
-    max_batch_adapters: int = 8
-    max_loaded_adapters: int = 32
+    max_loras: int = 8
+    max_cpu_loras: int = 32
     max_lora_rank: int = 32
-    window_tokens: int = 2048
+    max_model_len: int = 2048
     kv_cache_gib: int = 1
-    memory_fraction: float = 0.0
+    gpu_memory_utilization: float = 0.0
     dtype: str = "auto"
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
     distributed_executor: str = "auto"
     tool_call_parser: str = "hermes"
-    eager: bool = True
+    enforce_eager: bool = True
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Further variables for vLLM's processes, e.g. VLLM_PLUGINS."""
 
@@ -173,10 +173,10 @@ def _arguments(folder: pathlib.Path, settings: VllmSettings, *, on_gpu: bool) ->
     return {
         "model": str(folder),
         "dtype": settings.dtype if settings.dtype != "auto" or on_gpu else cpu_dtype(),
-        "max_model_len": _window(folder, settings.window_tokens),
-        "max_num_seqs": settings.max_batch + settings.spare_batch,
-        "gpu_memory_utilization": settings.memory_fraction or (0.9 if on_gpu else 0.3),
-        "enforce_eager": settings.eager,
+        "max_model_len": _window(folder, settings.max_model_len),
+        "max_num_seqs": settings.max_num_seqs + settings.spare_batch,
+        "gpu_memory_utilization": settings.gpu_memory_utilization or (0.9 if on_gpu else 0.3),
+        "enforce_eager": settings.enforce_eager,
         "tensor_parallel_size": settings.tensor_parallel,
         "pipeline_parallel_size": settings.pipeline_parallel,
         "distributed_executor_backend": None
@@ -184,9 +184,9 @@ def _arguments(folder: pathlib.Path, settings: VllmSettings, *, on_gpu: bool) ->
         else settings.distributed_executor,
         "enable_prefix_caching": True,
         "enable_lora": True,
-        "max_loras": settings.max_batch_adapters,
+        "max_loras": settings.max_loras,
         # vLLM must never drop one by itself, and insists on as many as fit into a batch
-        "max_cpu_loras": max(settings.max_loaded_adapters + 1, settings.max_batch_adapters),
+        "max_cpu_loras": max(settings.max_cpu_loras + 1, settings.max_loras),
         "max_lora_rank": settings.max_lora_rank,
         "enable_log_requests": False,
         "enable_logging_iteration_details": True,  # for our metrics: what each step computes
@@ -252,17 +252,24 @@ class VllmEngine(Tokenizing):
                     )
 
     async def score(
-        self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], adapter: EngineAdapter | None, *,
+        self,
+        prompt_ids: tuple[int, ...],
+        completion_ids: tuple[int, ...],
+        adapter: EngineAdapter | None,
+        *,
         is_background: bool = False,
-    ) -> tuple[float, ...]:  # fmt: skip
+    ) -> tuple[float, ...]:
         """Log-probabilities of the completion's tokens; in the background a slice of the prompt in each step."""
         from vllm import SamplingParams
 
         tokens = (*prompt_ids, *completion_ids)
         request = EngineRequest(
-            request_id=uuid.uuid4().hex, prompt_ids=tokens, sampling=Sampling(), adapter=adapter,
+            request_id=uuid.uuid4().hex,
+            prompt_ids=tokens,
+            sampling=Sampling(),
+            adapter=adapter,
             cache_salt=f"luthier:probe:{uuid.uuid4().hex}",
-        )  # fmt: skip
+        )
         marks = {BACKGROUND: is_background, SCORED_FROM: len(prompt_ids)}
         parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, extra_args=marks)
         outputs = [output async for output in self._outputs(request, parameters)]
@@ -351,11 +358,17 @@ def _parameters(sampling: Sampling) -> Any:
     from vllm.sampling_params import RequestOutputKind
 
     return SamplingParams(
-        n=sampling.choice_count, max_tokens=sampling.max_tokens, temperature=sampling.temperature,
-        top_p=sampling.top_p, top_k=sampling.top_k, seed=sampling.seed, stop=list(sampling.stop),
-        logprobs=sampling.top_logprob_count, output_kind=RequestOutputKind.DELTA,
+        n=sampling.choice_count,
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        seed=sampling.seed,
+        stop=list(sampling.stop),
+        logprobs=sampling.top_logprob_count,
+        output_kind=RequestOutputKind.DELTA,
         structured_outputs=_structured(sampling.structure) if sampling.structure else None,
-    )  # fmt: skip
+    )
 
 
 def _structured(structure: Structure) -> Any:

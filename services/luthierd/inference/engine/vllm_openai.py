@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from luthierd.inference.completions.completions import Leased
-from luthierd.inference.engine.vllm_engine import VllmEngine, lora_request
 from luthierd.inference.engine.host import Engine
+from luthierd.inference.engine.vllm_engine import VllmEngine, lora_request
 from luthierd.inference.http.exchange import Receive, Scope, Send, Usage
 from luthierd.inference.http.front import Application
 
@@ -112,9 +112,17 @@ async def openai_application(engine: Engine) -> Application:
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(
-        ["--model", str(engine.folder), "--served-model-name", "base", "--enable-lora", "--disable-fastapi-docs",
-         "--disable-log-stats", *_tool_arguments(engine.settings.tool_call_parser)]
-    )  # fmt: skip
+        [
+            "--model",
+            str(engine.folder),
+            "--served-model-name",
+            "base",
+            "--enable-lora",
+            "--disable-fastapi-docs",
+            "--disable-log-stats",
+            *_tool_arguments(engine.settings.tool_call_parser),
+        ]
+    )
     tasks = await engine.llm.get_supported_tasks()
     app = build_app(arguments, tasks, engine.llm.model_config)
     await init_app_state(_Counting(engine.llm), app.state, arguments, tasks)

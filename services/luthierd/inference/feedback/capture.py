@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from luthierd.inference import metrics
+from luthierd.inference.domain.feedback import ABORTED, Captured, Response, Text
 from luthierd.inference.domain.model import Finish, Origin, TokenIds, Turn
 from luthierd.inference.feedback.capture_policies import CapturePolicies
-from luthierd.inference.domain.feedback import ABORTED, Captured, Response, Text
 from luthierd.inference.feedback.redaction import redact
 
 log = logging.getLogger(__name__)
@@ -85,9 +85,14 @@ class ResponseLog:
     """Records answers. `run` writes them; `flush` waits until what was recorded is written."""
 
     def __init__(
-        self, store: ResponseStore, policies: CapturePolicies, *, max_waiting: int = MAX_WAITING,
-        write_interval_s: float = WRITE_INTERVAL_S, clock: Callable[[], float] = time.time,
-    ) -> None:  # fmt: skip
+        self,
+        store: ResponseStore,
+        policies: CapturePolicies,
+        *,
+        max_waiting: int = MAX_WAITING,
+        write_interval_s: float = WRITE_INTERVAL_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._store, self._policies, self._clock = store, policies, clock
         self._max_waiting, self._write_interval_s = max_waiting, write_interval_s
         self._waiting: OrderedDict[str, Captured] = OrderedDict()
@@ -113,12 +118,21 @@ class ResponseLog:
             if not recording.is_discarded:
                 outcome = recording.outcome or NO_OUTCOME
                 response = Response(
-                    response_id=response_id, tenant=tenant, target=target, generation=origin.generation,
-                    deployment_revision=origin.deployment_revision, adapter_revision=origin.adapter_revision,
-                    base_model=origin.base_model, create_time=self._clock(), finish_reason=outcome.reason,
-                    prompt_token_count=outcome.prompt_token_count, mirror_of=mirror_of, ttft_ms=outcome.ttft_ms,
-                    completion_token_count=outcome.completion_token_count, latency_ms=outcome.latency_ms,
-                )  # fmt: skip
+                    response_id=response_id,
+                    tenant=tenant,
+                    target=target,
+                    loaded_adapter=origin.loaded_adapter,
+                    deployment_revision=origin.deployment_revision,
+                    adapter_revision=origin.adapter_revision,
+                    base_model=origin.base_model,
+                    create_time=self._clock(),
+                    finish_reason=outcome.reason,
+                    prompt_token_count=outcome.prompt_token_count,
+                    mirror_of=mirror_of,
+                    ttft_ms=outcome.ttft_ms,
+                    completion_token_count=outcome.completion_token_count,
+                    latency_ms=outcome.latency_ms,
+                )
                 completion = recording.completion if recording.outcome is not None else None
                 text = None if messages is None or completion is None else Text(messages, completion)
                 self._put(Captured(response, text))

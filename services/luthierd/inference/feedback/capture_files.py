@@ -16,9 +16,9 @@ from typing import Protocol
 
 from luthierd.errors import InvalidArgumentError, NotFoundError
 from luthierd.inference import metrics
+from luthierd.inference.domain.feedback import Captured, CaptureFile, FileKind
 from luthierd.inference.feedback.capture_parquet import part_bytes
 from luthierd.inference.feedback.capture_policies import CapturePolicies
-from luthierd.inference.domain.feedback import Captured, CaptureFile, FileKind
 from luthierd.names import CAPTURE_FILE, TENANT
 from luthierd.rpc.paging import Page, PageRequest
 from luthierd.storage.blobs import BlobStore
@@ -87,9 +87,16 @@ class CaptureFiles:
     """Use cases of capture files, and `run`, which writes and deletes them."""
 
     def __init__(
-        self, store: FileStore, blobs: BlobStore, policies: CapturePolicies, *, part_interval_s: float,
-        sweep_interval_s: float, response_retention_s: float, clock: Callable[[], float] = time.time,
-    ) -> None:  # fmt: skip
+        self,
+        store: FileStore,
+        blobs: BlobStore,
+        policies: CapturePolicies,
+        *,
+        part_interval_s: float,
+        sweep_interval_s: float,
+        response_retention_s: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._store, self._blobs, self._policies, self._clock = store, blobs, policies, clock
         self._part_interval_s, self._sweep_interval_s = part_interval_s, sweep_interval_s
         self._response_retention_s = response_retention_s
@@ -123,9 +130,14 @@ class CaptureFiles:
         """The file's row comes first: a blob that nobody knows of could not be deleted after an opt-out."""
         data = await asyncio.to_thread(part_bytes, answers, stamp=uuid.uuid4().hex)
         file = new_file(
-            tenant, FileKind.PART, hashlib.sha256(data).hexdigest(), size_bytes=len(data), row_count=len(answers),
-            create_time=self._clock(), oldest_time=min(one.response.create_time for one in answers),
-        )  # fmt: skip
+            tenant,
+            FileKind.PART,
+            hashlib.sha256(data).hexdigest(),
+            size_bytes=len(data),
+            row_count=len(answers),
+            create_time=self._clock(),
+            oldest_time=min(one.response.create_time for one in answers),
+        )
         await self._store.begin_file(file)
         await asyncio.to_thread(self._put, data, file.sha256)
         if await self._store.end_part(file, [one.response.response_id for one in answers]):
@@ -175,9 +187,15 @@ def new_file(
     """A file with its name: by time, so that names sort as files come, and by content."""
     name = CAPTURE_FILE.format(tenant, f"c{int(create_time * 1000):014d}-{sha256[:20]}")
     return CaptureFile(
-        name=name, tenant=tenant, kind=kind, sha256=sha256, size_bytes=size_bytes, row_count=row_count,
-        create_time=create_time, oldest_time=oldest_time,
-    )  # fmt: skip
+        name=name,
+        tenant=tenant,
+        kind=kind,
+        sha256=sha256,
+        size_bytes=size_bytes,
+        row_count=row_count,
+        create_time=create_time,
+        oldest_time=oldest_time,
+    )
 
 
 def _cut(answers: Sequence[Captured]) -> list[list[Captured]]:

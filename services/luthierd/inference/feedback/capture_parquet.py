@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from luthierd.inference.domain.model import Turn
 from luthierd.inference.domain.feedback import Captured, Feedback, Rating, Response, Text
+from luthierd.inference.domain.model import Turn
 
 FORM = b"1"
 """Counts changes of the columns that a reader must know of."""
@@ -23,7 +23,7 @@ _RESPONSE_FIELDS = [
     pa.field("response_id", pa.string(), nullable=False),
     pa.field("target", pa.string(), nullable=False),
     pa.field("deployment_revision", pa.int64(), nullable=False),
-    pa.field("generation", pa.string(), nullable=False),
+    pa.field("loaded_adapter", pa.string(), nullable=False),
     pa.field("adapter_revision", pa.string(), nullable=False),
     pa.field("base_model", pa.string(), nullable=False),
     pa.field("response_time", _TIME, nullable=False),

@@ -34,16 +34,26 @@ class Capturing:
 
 
 def make_capturing(
-    store: CaptureStore, blobs: BlobStore, *, response_retention_s: float, capture_part_s: float,
-    capture_sweep_s: float, clock: Callable[[], float] = time.time,
-) -> Capturing:  # fmt: skip
+    store: CaptureStore,
+    blobs: BlobStore,
+    *,
+    response_retention_s: float,
+    capture_part_s: float,
+    capture_sweep_s: float,
+    clock: Callable[[], float] = time.time,
+) -> Capturing:
     """The parts. `responses.flush` must be called before the store is closed."""
     policies = CapturePolicies(store, clock=clock)
     responses = ResponseLog(store, policies, clock=clock)
     files = CaptureFiles(
-        store, blobs, policies, part_interval_s=capture_part_s, sweep_interval_s=capture_sweep_s,
-        response_retention_s=response_retention_s, clock=clock,
-    )  # fmt: skip
+        store,
+        blobs,
+        policies,
+        part_interval_s=capture_part_s,
+        sweep_interval_s=capture_sweep_s,
+        response_retention_s=response_retention_s,
+        clock=clock,
+    )
     policies.on_opt_out = files.delete_doomed
     feedbacks = Feedbacks(store, responses, blobs, response_retention_s=response_retention_s, clock=clock)
     return Capturing(policies, responses, files, feedbacks)

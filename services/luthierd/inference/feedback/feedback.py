@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from luthierd.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from luthierd.inference.domain.feedback import CaptureFile, ExportFilter, Feedback, FileKind, Opinion, Response, Text
 from luthierd.inference.feedback.capture import ResponseLog
 from luthierd.inference.feedback.capture_files import new_file
 from luthierd.inference.feedback.capture_parquet import read_texts, write_export
-from luthierd.inference.domain.feedback import CaptureFile, ExportFilter, Feedback, FileKind, Opinion, Response, Text
 from luthierd.inference.feedback.redaction import redact
 from luthierd.names import DEPLOYMENT, TENANT
 from luthierd.storage.blobs import BlobNotFoundError, BlobStore
@@ -87,9 +87,14 @@ class Feedbacks:
     """Use cases of feedback. Answers are found for `response_retention_s` after their end."""
 
     def __init__(
-        self, store: FeedbackStore, responses: ResponseLog, blobs: BlobStore, *, response_retention_s: float,
+        self,
+        store: FeedbackStore,
+        responses: ResponseLog,
+        blobs: BlobStore,
+        *,
+        response_retention_s: float,
         clock: Callable[[], float] = time.time,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._store, self._responses, self._blobs = store, responses, blobs
         self._response_retention_s, self._clock = response_retention_s, clock
 
@@ -127,9 +132,14 @@ class Feedbacks:
             sha256, size_bytes = await asyncio.to_thread(_identity, path)
             times = [said.response.create_time for said, _ in found]
             file = new_file(
-                tenant, FileKind.EXPORT, sha256, size_bytes=size_bytes, row_count=row_count,
-                create_time=self._clock(), oldest_time=min(times, default=0.0),
-            )  # fmt: skip
+                tenant,
+                FileKind.EXPORT,
+                sha256,
+                size_bytes=size_bytes,
+                row_count=row_count,
+                create_time=self._clock(),
+                oldest_time=min(times, default=0.0),
+            )
             await self._store.begin_file(file)
             await asyncio.to_thread(self._blobs.put_file, path)
             await asyncio.to_thread(self._blobs.drop_cached, sha256)

@@ -13,9 +13,21 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from luthierd.inference.domain.model import Turn
 from luthierd.inference.domain.errors import EtagMismatchError
-from luthierd.inference.domain.feedback import DEFAULT_RETENTION_S, Captured, CaptureFile, CapturePolicy, ExportFilter, Feedback, FileKind, Opinion, Rating, Response, Text
+from luthierd.inference.domain.feedback import (
+    DEFAULT_RETENTION_S,
+    Captured,
+    CaptureFile,
+    CapturePolicy,
+    ExportFilter,
+    Feedback,
+    FileKind,
+    Opinion,
+    Rating,
+    Response,
+    Text,
+)
+from luthierd.inference.domain.model import Turn
 from luthierd.rpc.paging import Page, PageRequest
 from luthierd.storage.database import Database
 
@@ -25,23 +37,50 @@ WRITE_LIMIT_S = 600.0
 """A file that is not whole after this was left behind by a server that died."""
 
 _response_columns = (
-    "response_id", "tenant", "target", "generation", "deployment_revision", "adapter_revision", "base_model",
-    "create_time", "finish_reason", "prompt_token_count", "completion_token_count", "ttft_ms", "latency_ms",
+    "response_id",
+    "tenant",
+    "target",
+    "loaded_adapter",
+    "deployment_revision",
+    "adapter_revision",
+    "base_model",
+    "create_time",
+    "finish_reason",
+    "prompt_token_count",
+    "completion_token_count",
+    "ttft_ms",
+    "latency_ms",
     "mirror_of",
-)  # fmt: skip
+)
 _responses = sa.table("responses", *map(sa.column, _response_columns), sa.column("capture_file"))
 _texts = sa.table(
-    "captured_texts", sa.column("response_id"), sa.column("tenant"), sa.column("create_time"),
-    sa.column("character_count"), sa.column("content", sa.JSON),
-)  # fmt: skip
+    "captured_texts",
+    sa.column("response_id"),
+    sa.column("tenant"),
+    sa.column("create_time"),
+    sa.column("character_count"),
+    sa.column("content", sa.JSON),
+)
 _feedback = sa.table(
-    "feedback", sa.column("response_id"), sa.column("tenant"), sa.column("create_time"), sa.column("update_time"),
-    sa.column("rating"), sa.column("correction"), sa.column("labels", sa.JSON),
-)  # fmt: skip
+    "feedback",
+    sa.column("response_id"),
+    sa.column("tenant"),
+    sa.column("create_time"),
+    sa.column("update_time"),
+    sa.column("rating"),
+    sa.column("correction"),
+    sa.column("labels", sa.JSON),
+)
 _policies = sa.table(
-    "capture_policies", sa.column("tenant"), sa.column("enabled", sa.Boolean), sa.column("retention_s"),
-    sa.column("sample_rate"), sa.column("change"), sa.column("update_time"), sa.column("enabled_time"),
-)  # fmt: skip
+    "capture_policies",
+    sa.column("tenant"),
+    sa.column("enabled", sa.Boolean),
+    sa.column("retention_s"),
+    sa.column("sample_rate"),
+    sa.column("change"),
+    sa.column("update_time"),
+    sa.column("enabled_time"),
+)
 _file_columns = ("name", "tenant", "sha256", "size_bytes", "row_count", "create_time", "oldest_time")
 _files = sa.table("capture_files", *map(sa.column, _file_columns), sa.column("kind"), sa.column("state"))
 
@@ -255,14 +294,19 @@ class SqlCaptureStore:
         columns = [_responses.c[name] for name in _response_columns]
         query = (
             sa.select(
-                *columns, _responses.c.capture_file, _feedback.c.create_time.label("said_time"),
-                _feedback.c.update_time, _feedback.c.rating, _feedback.c.correction, _feedback.c.labels,
+                *columns,
+                _responses.c.capture_file,
+                _feedback.c.create_time.label("said_time"),
+                _feedback.c.update_time,
+                _feedback.c.rating,
+                _feedback.c.correction,
+                _feedback.c.labels,
             )
             .join_from(_feedback, _responses, _feedback.c.response_id == _responses.c.response_id)
             .where(_feedback.c.tenant == tenant)
             .order_by(_responses.c.capture_file, _responses.c.create_time, _responses.c.response_id)
             .limit(limit)
-        )  # fmt: skip
+        )
         if only.deployment:
             query = query.where(_responses.c.target == only.deployment)
         if only.rating is not Rating.UNSPECIFIED:

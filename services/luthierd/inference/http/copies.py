@@ -10,11 +10,32 @@ from luthierd.inference.domain.model import Sampling, Structure
 from luthierd.inference.http.slot import DEFAULT_COMPLETION_TOKENS
 
 UNDERSTOOD = {
-    "frequency_penalty", "logprobs", "max_completion_tokens", "max_tokens", "messages", "metadata", "model", "n",
-    "presence_penalty", "prompt", "response_format", "seed", "service_tier", "stop", "store", "stream",
-    "stream_options", "structured_outputs", "temperature", "tool_choice", "tools", "top_k", "top_logprobs", "top_p",
+    "frequency_penalty",
+    "logprobs",
+    "max_completion_tokens",
+    "max_tokens",
+    "messages",
+    "metadata",
+    "model",
+    "n",
+    "presence_penalty",
+    "prompt",
+    "response_format",
+    "seed",
+    "service_tier",
+    "stop",
+    "store",
+    "stream",
+    "stream_options",
+    "structured_outputs",
+    "temperature",
+    "tool_choice",
+    "tools",
+    "top_k",
+    "top_logprobs",
+    "top_p",
     "user",
-}  # fmt: skip
+}
 WITHOUT_EFFECT = {"frequency_penalty": 0, "presence_penalty": 0}
 """These change an answer unless they have this value; a copy would not be of the same request."""
 STRUCTURES = {"json": Structure.JSON_SCHEMA, "regex": Structure.REGEX, "grammar": Structure.GRAMMAR}
@@ -40,10 +61,13 @@ def sampling_of(body: Mapping[str, Any], *, window: int) -> Sampling:
     stop = given.get("stop", ())
     return Sampling(
         max_tokens=int(given.get("max_completion_tokens", given.get("max_tokens", room))),
-        temperature=float(given.get("temperature", 1.0)), top_p=float(given.get("top_p", 1.0)),
-        top_k=max(0, int(given.get("top_k", 0))), seed=given.get("seed"),
-        stop=(stop,) if isinstance(stop, str) else tuple(stop), structure=_structure_of(given),
-    )  # fmt: skip
+        temperature=float(given.get("temperature", 1.0)),
+        top_p=float(given.get("top_p", 1.0)),
+        top_k=max(0, int(given.get("top_k", 0))),
+        seed=given.get("seed"),
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        structure=_structure_of(given),
+    )
 
 
 def _structure_of(given: Mapping[str, Any]) -> Structure | None:

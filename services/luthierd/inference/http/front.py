@@ -19,9 +19,9 @@ from luthierd.inference import metrics
 from luthierd.inference.api import completion_wire as answer_wire
 from luthierd.inference.completions.completions import Answers, Leased
 from luthierd.inference.deployments.deployments import Deployments
+from luthierd.inference.domain.errors import ReaderTooSlowError
 from luthierd.inference.domain.model import EngineState, Target
 from luthierd.inference.engine.host import Engine, EngineHost
-from luthierd.inference.domain.errors import ReaderTooSlowError
 from luthierd.inference.http.copies import NotCopiedError, sampling_of
 from luthierd.inference.http.exchange import (
     CLIENT_GONE,
@@ -47,7 +47,7 @@ from luthierd.rpc.paging import MAX_PAGE_SIZE, PageRequest
 log = logging.getLogger(__name__)
 
 SESSION_HEADER = "x-luthier-session-id"
-"""What keeps a conversation on one generation while traffic is split."""
+"""What keeps a conversation on one loaded adapter while traffic is split."""
 TIMEOUT_HEADER = "x-luthier-timeout-s"
 """Seconds that the answer may take; what is over is stopped, in the engine, too."""
 GENERATE_SCOPE = "inference.generate"
@@ -55,9 +55,16 @@ COMPLETIONS = {"/v1/chat/completions", "/v1/completions"}
 ROUTES = {"/v1/models": "GET", "/health": "GET", **dict.fromkeys(COMPLETIONS, "POST")}
 
 REFUSED_FIELDS = {
-    "cache_salt", "chat_template", "data_parallel_rank", "kv_transfer_params", "mm_processor_kwargs", "priority",
-    "prompt_embeds", "request_id", "vllm_xargs",
-}  # fmt: skip
+    "cache_salt",
+    "chat_template",
+    "data_parallel_rank",
+    "kv_transfer_params",
+    "mm_processor_kwargs",
+    "priority",
+    "prompt_embeds",
+    "request_id",
+    "vllm_xargs",
+}
 """vLLM's own fields by which a request could reach beyond itself."""
 
 MAX_REQUEST_ID = 64
@@ -81,9 +88,17 @@ class HttpFront:
     """The ASGI application."""
 
     def __init__(
-        self, *, verifier: TokenVerifier, answers: Answers, deployments: Deployments, host: EngineHost,
-        build: BuildApplication, max_body_bytes: int, max_answer_s: float, reader_limit_s: float,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        verifier: TokenVerifier,
+        answers: Answers,
+        deployments: Deployments,
+        host: EngineHost,
+        build: BuildApplication,
+        max_body_bytes: int,
+        max_answer_s: float,
+        reader_limit_s: float,
+    ) -> None:
         self._verifier, self._answers, self._deployments, self._host = verifier, answers, deployments, host
         self._build, self._max_body_bytes, self._max_answer_s = build, max_body_bytes, max_answer_s
         self._reader_limit_s = reader_limit_s
@@ -142,9 +157,16 @@ class HttpFront:
         )
 
     async def _complete(
-        self, scope: Scope, receive: Receive, send: Response, *, body: dict[str, Any], principal: Principal,
-        session_id: str, limit_s: float,
-    ) -> None:  # fmt: skip
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Response,
+        *,
+        body: dict[str, Any],
+        principal: Principal,
+        session_id: str,
+        limit_s: float,
+    ) -> None:
         """Resolves and leases the body's model, then lets the engine's application answer."""
         model = str(body["model"])
         target = _target(model, principal)
@@ -288,7 +310,7 @@ def _inner_headers(scope: Scope, leased: Leased, content: bytes) -> list[tuple[b
 def _origin_headers(leased: Leased) -> list[tuple[bytes, bytes]]:
     origin = leased.origin
     return [
-        (b"x-luthier-generation", origin.generation.encode()),
+        (b"x-luthier-loaded-adapter", origin.loaded_adapter.encode()),
         (b"x-luthier-deployment-revision", str(origin.deployment_revision).encode()),
         (b"x-luthier-response-id", leased.response_id.encode()),
     ]

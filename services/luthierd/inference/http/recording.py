@@ -67,9 +67,12 @@ class AnswerTap:
         """The response was sent. One without an end of its answer was cut off."""
         if self._reason:
             outcome = Finish(
-                reason=self._reason, prompt_token_count=usage.prompt_token_count,
-                completion_token_count=usage.completion_token_count, ttft_ms=ttft_s * 1000, latency_ms=latency_s * 1000,
-            )  # fmt: skip
+                reason=self._reason,
+                prompt_token_count=usage.prompt_token_count,
+                completion_token_count=usage.completion_token_count,
+                ttft_ms=ttft_s * 1000,
+                latency_ms=latency_s * 1000,
+            )
             self._recording.finish(outcome)
 
     @property

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from luthierd.errors import LuthierError, UnavailableError
+from luthierd.inference.adapters.loaded_adapters import LoadedAdapters
 from luthierd.inference.deployments.deployments import Deployments, DeploymentStore
-from luthierd.inference.domain.model import AdapterRevision, BaseModel, Deployment, EngineState, Proof
-from luthierd.inference.engine.host import Engine, EngineHost
 from luthierd.inference.domain.errors import EngineUnavailableError, ReplicaRefusedError, ReplicasTooSlowError
-from luthierd.inference.adapters.loaded_adapters import Generations
+from luthierd.inference.domain.model import AdapterRevision, BaseModel, Deployment, EngineState, Proof
 from luthierd.inference.domain.stages import StageFailedError
+from luthierd.inference.engine.host import Engine, EngineHost
 
 log = logging.getLogger(__name__)
 
@@ -142,12 +142,18 @@ class Replicas:
     """One replica among the others. A `DeploymentStore` whose changes wait for every live replica."""
 
     def __init__(
-        self, name: str, *, store: ReplicaStore, direct: DeploymentStore, times: ReplicaTimes,
-        set_serving: Callable[[bool], Awaitable[None]], clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        *,
+        store: ReplicaStore,
+        direct: DeploymentStore,
+        times: ReplicaTimes,
+        set_serving: Callable[[bool], Awaitable[None]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.name, self._store, self._direct, self._times = name, store, direct, times
         self._report, self._clock = set_serving, clock
-        self._parts: tuple[EngineHost, Deployments, Generations] | None = None
+        self._parts: tuple[EngineHost, Deployments, LoadedAdapters] | None = None
         self._version = -1
         self._following = asyncio.Lock()
         self._membership = asyncio.Lock()  # or a `leave` from before the start could land after its `join`
@@ -158,9 +164,9 @@ class Replicas:
         self._group: asyncio.TaskGroup | None = None
         self._woken = asyncio.Event()
 
-    def attach(self, host: EngineHost, deployments: Deployments, generations: Generations) -> None:
+    def attach(self, host: EngineHost, deployments: Deployments, loaded_adapters: LoadedAdapters) -> None:
         """Takes part in the engine's life: it counts as live only with a ready engine that has the newest state."""
-        self._parts = host, deployments, generations
+        self._parts = host, deployments, loaded_adapters
         host.on_started, host.on_died = self._started, self._died
 
     # What `Deployments` calls
@@ -237,8 +243,8 @@ class Replicas:
             self._is_live, self._renewed_s = True, self._clock()
 
     def _died(self) -> None:
-        _, _, generations = self._all()
-        generations.forget_all()
+        _, _, loaded_adapters = self._all()
+        loaded_adapters.forget_all()
         self._taken.clear()
         self._is_live = False
         self._woken.set()
@@ -302,7 +308,7 @@ class Replicas:
             await self._report(self._is_ready)
 
     async def _look(self) -> None:
-        host, _, generations = self._all()
+        host, _, loaded_adapters = self._all()
         has_no_model = host.status.state is EngineState.STOPPED
         if has_no_model and (chosen := await self._store.chosen_base_model()):
             await host.want(chosen)
@@ -317,7 +323,7 @@ class Replicas:
                 self._taken.add(intent.id)
                 self._held[intent.id] = intent
                 for revision in intent.revisions:
-                    generations.hold(revision, _holder(intent.id))
+                    loaded_adapters.hold(revision, _holder(intent.id))
                 self._group.create_task(self._prove(intent))
 
     async def _follow(self) -> None:
@@ -339,10 +345,10 @@ class Replicas:
 
     async def _refusal(self, intent: Intent) -> Refusal | None:
         """None once all is loaded and proved. EngineUnavailableError."""
-        _, _, generations = self._all()
+        _, _, loaded_adapters = self._all()
         for revision in intent.revisions:
             try:
-                await generations.ensure(revision)
+                await loaded_adapters.ensure(revision)
             except StageFailedError as failed:
                 if isinstance(failed.cause, EngineUnavailableError):
                     raise failed.cause from failed
@@ -351,17 +357,17 @@ class Replicas:
 
     def _let_go(self, open_ids: set[str]) -> None:
         """Of intents that are closed, what their deployments do not hold by now."""
-        _, _, generations = self._all()
+        _, _, loaded_adapters = self._all()
         for closed in self._held.keys() - open_ids:
             self._taken.discard(closed)
             for revision in self._held.pop(closed).revisions:
-                generations.release(revision, _holder(closed))
+                loaded_adapters.release(revision, _holder(closed))
 
-    def _all(self) -> tuple[EngineHost, Deployments, Generations]:
+    def _all(self) -> tuple[EngineHost, Deployments, LoadedAdapters]:
         assert self._parts is not None, "attach comes first"
         return self._parts
 
 
 def _holder(intent_id: str) -> str:
-    """The name under which an intent holds generations; no deployment's name begins so."""
+    """The name under which an intent holds loaded adapters; no deployment's name begins so."""
     return f"intents/{intent_id}"

@@ -13,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
 
 from luthierd.inference.config import InferenceConfig
-from luthierd.inference.domain.model import BaseModel
+from luthierd.inference.deployments.store import SqlStore, revision_from_json, revision_to_json
 from luthierd.inference.domain.errors import ReplicaLeaseLostError, SharedStateUnreachableError
+from luthierd.inference.domain.model import BaseModel
 from luthierd.inference.replicas.replicas import (
     Barrier,
     Change,
@@ -25,7 +26,6 @@ from luthierd.inference.replicas.replicas import (
     Replicas,
     ReplicaTimes,
 )
-from luthierd.inference.deployments.store import SqlStore, revision_from_json, revision_to_json
 from luthierd.storage.database import Database
 
 FORGOTTEN_AFTER_S = 3600.0
@@ -120,8 +120,11 @@ class SqlReplicaStore:
         """Lets the other replicas see it."""
         revisions = [revision_to_json(revision) for revision in intent.revisions]
         values = {
-            "id": intent.id, "deployment": intent.deployment, "coordinator": intent.coordinator, "revisions": revisions
-        }  # fmt: skip
+            "id": intent.id,
+            "deployment": intent.deployment,
+            "coordinator": intent.coordinator,
+            "revisions": revisions,
+        }
         async with self._begin() as connection:
             await connection.execute(sa.insert(_intents).values(values))
 
@@ -207,9 +210,7 @@ def make_replicas(
     if not database.is_shared:
         return None
     name = f"{config.replica_name or socket.gethostname()}-{secrets.token_hex(3)}"
-    times = ReplicaTimes(
-        lease_s=config.replica_lease_s, poll_s=config.replica_poll_s, proof_s=config.replica_proof_s
-    )  # fmt: skip
+    times = ReplicaTimes(lease_s=config.replica_lease_s, poll_s=config.replica_poll_s, proof_s=config.replica_proof_s)
     return Replicas(name, store=SqlReplicaStore(database), direct=direct, times=times, set_serving=set_serving)
 
 

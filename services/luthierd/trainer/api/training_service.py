@@ -19,8 +19,8 @@ from luthierd.jobs.queue import JobQueue
 from luthierd.rpc.auth import TokenVerifier
 from luthierd.rpc.idempotency import ReplayStore
 from luthierd.rpc.server import Service, Servicer
-from luthierd.trainer.api import training_wire as wire
 from luthierd.trainer.adapters import Adapters
+from luthierd.trainer.api import training_wire as wire
 from luthierd.trainer.base_models import BaseModels
 from luthierd.trainer.jobs import TrainingJobs
 

@@ -17,7 +17,7 @@ class TrainingDivergedError(FailedPreconditionError):
     def __init__(self, step: int, *, loss: float, gradient_norm: float, learning_rate: float) -> None:
         super().__init__(
             f"step {step}: loss {loss}, gradient norm {gradient_norm} at learning rate {learning_rate:.2e}; lower "
-            "learning_rate or max_gradient_norm, or look for broken rows",
+            "learning_rate or max_grad_norm, or look for broken rows",
             metadata={
                 "step": str(step),
                 "loss": str(loss),

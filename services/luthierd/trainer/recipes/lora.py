@@ -172,7 +172,7 @@ def save_adapter(
         r=config.rank,
         lora_alpha=int(config.alpha) if float(config.alpha).is_integer() else config.alpha,
         lora_dropout=config.dropout,
-        use_rslora=config.rank_stabilised,
+        use_rslora=config.use_rslora,
         target_modules=sorted(target_modules),
         inference_mode=True,
     ).to_dict()

@@ -23,7 +23,7 @@ class RowTooLongError(InvalidArgumentError):
         more = f" and {len(lengths_tokens) - MAX_NAMED_ROWS} more" if len(lengths_tokens) > MAX_NAMED_ROWS else ""
         super().__init__(
             f"{len(lengths_tokens)} rows are longer than {limit_tokens} tokens: {named}{more}; shorten or drop them in "
-            "curation, or raise max_row_tokens where the model's window allows",
+            "curation, or raise max_seq_length where the model's window allows",
             metadata={
                 "rows": ",".join(list(lengths_tokens)[:MAX_NAMED_ROWS]),
                 "row_count": str(len(lengths_tokens)),

@@ -121,7 +121,7 @@ def train(  # noqa: C901 - one flat loop, to be read from top to bottom
             loss = completion_loss(model, batch) / label_count
             loss.backward()
             step_loss += loss.item()
-        gradient_norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.max_gradient_norm))
+        gradient_norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
         if not (math.isfinite(step_loss) and math.isfinite(gradient_norm)):
             raise TrainingDivergedError(
                 run.step + 1, loss=step_loss, gradient_norm=gradient_norm, learning_rate=learning_rate

@@ -52,7 +52,7 @@ def run_sft(
     digests = {"train": task.dataset.train_sha256, "validation": task.dataset.validation_sha256}
     splits = {
         split: encode_rows(
-            list(read_rows(blobs.local_path(sha256))), tokenizer, limit_tokens=task.config.max_row_tokens
+            list(read_rows(blobs.local_path(sha256))), tokenizer, limit_tokens=task.config.max_seq_length
         )
         for split, sha256 in digests.items()
         if sha256

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from support.canned import Canned, serving
 from luthier.cli import main
+from support.canned import Canned, serving
 
 SERVICES = ("curation", "trainer", "evaluator", "inference")
 

@@ -5,15 +5,19 @@ import io
 import pytest
 
 REVISION = "tenants/acme/adapters/style/revisions/r2"
-LIVE = {"generation": "g", "adapter_revision": REVISION, "adapter_sha256": "abcdef0123", "state": 2}
+LIVE = {"id": "g", "adapter_revision": REVISION, "adapter_sha256": "abcdef0123", "state": 2}
 CERTIFICATE = {
-    "row_count": 2, "token_count": 32, "deviation_mean_nats": 0.0012, "tolerance_nats": 0.02, "effect_mean_nats": 1.5,
+    "row_count": 2,
+    "token_count": 32,
+    "deviation_mean_nats": 0.0012,
+    "tolerance_nats": 0.02,
+    "effect_mean_nats": 1.5,
     "engine_version": "vllm 0.32.0 (cpu, float32)",
-}  # fmt: skip
+}
 STAGES = [{"name": "fetch", "duration": {"nanos": 12_000_000}}, {"name": "prove", "duration": {"seconds": 1}}]
 DEPLOYMENT = {"name": "tenants/acme/deployments/d", "revision": 4, "live": LIVE, "previous": LIVE}
 FINISH = {"finish_reason": "stop", "completion_token_count": 2, "ttft_ms": 1.0, "latency_ms": 2.0}
-ORIGIN = {"generation": "g", "adapter_revision": REVISION}
+ORIGIN = {"loaded_adapter": "g", "adapter_revision": REVISION}
 
 
 async def test_an_adapter_revision_is_deployed(services, luthier):
@@ -94,8 +98,10 @@ async def test_what_an_answer_must_be_is_read_from_files_and_options(services, l
     both = await luthier(*common, "--regex", "a", "--choice", "b")
     of_schema, of_choices, of_regex = services.asked["GenerateStream"]
     assert (of_schema.sampling.json_schema, of_schema.sampling.top_k, of_schema.session_id) == (
-        '{"type": "object"}', 3, "s",
-    )  # fmt: skip
+        '{"type": "object"}',
+        3,
+        "s",
+    )
     assert (list(of_choices.sampling.choices.texts), of_regex.sampling.regex) == (["a", "b"], "a+")
     assert (both.code, "at most one" in both.err) == (64, True)
 

@@ -107,9 +107,14 @@ async def test_every_retriever_is_shown_with_what_it_was_judged_by(evaluated, lu
     figure = {"metric": "ndcg@3", "mean": 0.61, "interval_low": 0.55, "interval_high": 0.67}
     results = [{"retriever": number, "metrics": [figure]} for number in (1, 2, 3)]
     retrieval = {
-        "chosen": pb.RETRIEVER_BM25, "judged_on": "validation", "relevance": "contains_answer", "cutoff": 3,
-        "retrievers": results, "row_count": 90, "judged_row_count": 81,
-    }  # fmt: skip
+        "chosen": pb.RETRIEVER_BM25,
+        "judged_on": "validation",
+        "relevance": "contains_answer",
+        "cutoff": 3,
+        "retrievers": results,
+        "row_count": 90,
+        "judged_row_count": 81,
+    }
     evaluated.answers["GetEvaluation"] = {"evaluation": DONE | {"retrieval": retrieval}}
     found = await luthier("evaluate", "style/r1")
     assert "judged on 81 of 90 validation rows; relevant: contains answer" in found.out

@@ -8,9 +8,13 @@ import io
 import pytest
 
 FILE = {
-    "name": "tenants/acme/captureFiles/c1", "kind": 2, "sha256": "ab" * 32, "size_bytes": 2048, "row_count": 3,
+    "name": "tenants/acme/captureFiles/c1",
+    "kind": 2,
+    "sha256": "ab" * 32,
+    "size_bytes": 2048,
+    "row_count": 3,
     "create_time": {"seconds": 1_800_000_000},
-}  # fmt: skip
+}
 POLICY = {"name": "tenants/acme/capturePolicy", "enabled": True, "retention": {"seconds": 86400}, "sample_rate": 0.5}
 
 

@@ -19,12 +19,18 @@ PLAN = {
     "dataset_revision": REVISION,
     "conditions": [
         {
-            "condition": {**CONDITION, "expected": 0.1}, "outcome": UNSURE, "detectable_difference": 0.21,
-            "needed_row_count": 412, "needed_group_count": 140, "row_count": 60, "group_count": 20,
-            "variance_source": "assumed", "explanation": "412 rows would do",
+            "condition": {**CONDITION, "expected": 0.1},
+            "outcome": UNSURE,
+            "minimum_detectable_effect": 0.21,
+            "needed_row_count": 412,
+            "needed_group_count": 140,
+            "row_count": 60,
+            "group_count": 20,
+            "variance_source": "assumed",
+            "explanation": "412 rows would do",
         }
     ],
-}  # fmt: skip
+}
 
 
 def decision(outcome: int, *conditions: tuple[int, int, str]) -> gate_pb2.GateDecision:
@@ -69,8 +75,9 @@ async def test_gate_alone_is_gate_run_and_writes_what_is_asked_for(services, lut
 
 
 def test_junit_tells_a_breach_from_missing_evidence_and_skips_what_does_not_decide():
-    given = decision(2, (PASS, 1, "a"), (BREACH, 1, "b"), (UNSURE, 1, "c"), (UNSURE, 20, "d"), (BREACH, 20, "e"),
-                     (BREACH, 2, "f"))  # fmt: skip
+    given = decision(
+        2, (PASS, 1, "a"), (BREACH, 1, "b"), (UNSURE, 1, "c"), (UNSURE, 20, "d"), (BREACH, 20, "e"), (BREACH, 2, "f")
+    )
     suite = ElementTree.fromstring(gate_reports.junit(given).split("\n", 1)[1])
     children = [[child.tag for child in case if child.tag != "system-out"] for case in suite]
     assert children == [[], ["failure"], ["error"], ["skipped"], ["failure"], ["skipped"]]

@@ -4,7 +4,7 @@ from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.evaluator.v1 import holdout_pb2
 
 REVISION = "tenants/acme/datasets/docs/revisions/r2"
-USE = {"look_count": 12, "false_go_bound": 0.6, "is_overused": True, "final_row_count": 40}
+USE = {"access_count": 12, "false_go_bound": 0.6, "is_overused": True, "final_row_count": 40}
 
 
 async def test_an_over_used_holdout_is_shown_with_what_to_do(services, luthier):
@@ -20,14 +20,14 @@ async def test_an_over_used_holdout_is_shown_with_what_to_do(services, luthier):
 
 
 async def test_the_ledger_says_who_looked_and_why(services, luthier):
-    look = {
-        "kind": holdout_pb2.HOLDOUT_LOOK_KIND_EVALUATION,
+    access = {
+        "kind": holdout_pb2.HOLDOUT_ACCESS_KIND_EVALUATION,
         "is_counted": True,
         "evaluation": "tenants/acme/evaluations/e1",
         "subject": "ann",
         "purpose": "try rank 8",
     }
-    services.answers["ListHoldoutLooks"] = {"looks": [look]}
+    services.answers["ListHoldoutAccesses"] = {"accesses": [access]}
     found = await luthier("holdout", "ledger", "docs/r2", "--json")
     assert '"subject": "ann"' in found.out
     assert '"purpose": "try rank 8"' in found.out

@@ -58,8 +58,8 @@ def test_the_commands_are_those_that_are_promised():
         *("quota list", "quota show", "quota set"),
         "import-eval",
         *("prompt optimise", "prompt show", "prompt list", "prompt cancel"),
-        *(f"compare-humans {verb}" for verb in ("create", "rate", "next", "vote", "list", "votes", "summary")),
-        *("difficult generate", "difficult upload", "difficult list", "difficult show"),
+        *(f"annotate {verb}" for verb in ("create", "rate", "next", "vote", "list", "votes", "summary")),
+        *("challenge generate", "challenge upload", "challenge list", "challenge show"),
         *("pin", "unpin", "prefetch", "traffic set", "traffic show"),
     }
 

@@ -5,9 +5,13 @@ import pytest
 NAME = "tenants/acme/deployments/d"
 R1, R2 = (f"tenants/acme/adapters/style/revisions/r{number}" for number in (1, 2))
 DEPLOYMENT = {
-    "name": NAME, "etag": "e1", "live": {"adapter_revision": R1}, "candidate": {"adapter_revision": R2},
-    "traffic": [{"adapter_revision": R1, "weight": 9}, {"adapter_revision": R2, "weight": 1}], "mirror_revision": R2,
-}  # fmt: skip
+    "name": NAME,
+    "etag": "e1",
+    "live": {"adapter_revision": R1},
+    "candidate": {"adapter_revision": R2},
+    "traffic": [{"adapter_revision": R1, "weight": 9}, {"adapter_revision": R2, "weight": 1}],
+    "mirror_revision": R2,
+}
 
 
 @pytest.fixture(autouse=True)

@@ -60,7 +60,7 @@ async def test_a_comparison_shows_differences_and_what_else_differs(services, lu
         "common_row_count": 40,
         "only_reference_row_count": 3,
         "changes": [change],
-        "not_compared": [{"subject": "suite general", "reason": "only the evaluation has it"}],
+        "not_compared": [{"subject": "suite retention", "reason": "only the evaluation has it"}],
     }
     found = await luthier("compare", "e1", "e2")
     assert found.code == 0
@@ -68,6 +68,6 @@ async def test_a_comparison_shows_differences_and_what_else_differs(services, lu
     assert "40 common rows, 3 others left out" in found.out
     assert "versions.ragas" in found.out
     assert "changes scores by itself" in found.out
-    assert re.search(r"suite general.*only the evaluation has it", found.out)
+    assert re.search(r"suite retention.*only the evaluation has it", found.out)
     [request] = services.asked["CompareEvaluations"]
     assert (request.evaluation, request.reference) == (EVALUATION, "tenants/acme/evaluations/e2")

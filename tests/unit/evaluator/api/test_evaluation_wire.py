@@ -13,22 +13,36 @@ from luthier.evaluator.v1 import gate_pb2
 from luthier.trainer.v1 import adapter_pb2
 from luthierd import errors
 from luthierd.evaluator.api import evaluation_wire as wire
-from luthierd.evaluator.codec import from_json, to_json
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Interval, Metric, MetricResult, TaskSpec
 from luthierd.evaluator.api import gate_wire
+from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.decisions.gate import GateCondition, GateLimit, GatePolicy, Quantity, Tier
 from luthierd.evaluator.decisions.gate_policies import StoredPolicy
+from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Interval, Metric, MetricResult, TaskSpec
 from luthierd.evaluator.domain.metric_details import Criterion, JudgeChoice, TaskKind
 from luthierd.jobs.queue import JobEvent
 from luthierd.rpc.peers import error_of
 
 CONFIG = EvaluationConfig(
-    arms=(Arm.ADAPTER, Arm.BASE), split="validation", row_limit=7, text_field="a", label_field="b", instruction="c",
-    shot_count=0, max_answer_tokens=5, concurrency=2, seed=0, machine_price_per_hour=0.0, resample_count=100,
-    metrics=(Metric.RUBRIC, Metric.BLEU), judge=JudgeChoice(endpoint="house", model="m", max_tokens=64),
-    task=TaskKind.EXTRACTION, json_schema="{}", rubric=(Criterion("tone", "Is it warm?", 3),), repeat_count=2,
+    arms=(Arm.ADAPTER, Arm.BASE),
+    split="validation",
+    row_limit=7,
+    text_field="a",
+    label_field="b",
+    instruction="c",
+    shot_count=0,
+    max_answer_tokens=5,
+    concurrency=2,
+    seed=0,
+    machine_price_per_hour=0.0,
+    resample_count=100,
+    metrics=(Metric.RUBRIC, Metric.BLEU),
+    judge=JudgeChoice(endpoint="house", model="m", max_tokens=64),
+    task=TaskKind.EXTRACTION,
+    json_schema="{}",
+    rubric=(Criterion("tone", "Is it warm?", 3),),
+    repeat_count=2,
     repeat_temperature=0.1,
-)  # fmt: skip
+)
 
 
 def test_a_configuration_survives_the_wire_zeros_included() -> None:
@@ -75,9 +89,11 @@ def test_events_of_unknown_kinds_are_not_shown() -> None:
 
 def test_a_dataset_revision_is_read_by_split() -> None:
     message = dataset_pb2.DatasetRevision(
-        name="n", sha256="s", state=dataset_pb2.DATASET_REVISION_STATE_CURATING,
+        name="n",
+        sha256="s",
+        state=dataset_pb2.DATASET_REVISION_STATE_CURATING,
         splits=[dataset_pb2.SplitFile(split=dataset_pb2.SPLIT_HOLDOUT, sha256="h", row_count=9)],
-    )  # fmt: skip
+    )
     found = wire.dataset_revision_from_proto(message)
     assert not found.is_ready
     assert found.splits == {"holdout": "h"}

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 
 import pytest
-from support.evaluator_material import row, rows
 from luthierd.evaluator.dataset.rows import DatasetRowError, parse_rows, select_rows
+from support.evaluator_material import row, rows
 
 
 def line(**changes: object) -> str:
     content: dict[str, object] = {
-        "id": "a", "group": "g", "label": "l",
+        "id": "a",
+        "group": "g",
+        "label": "l",
         "messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}],
-    }  # fmt: skip
+    }
     return json.dumps({**content, **changes})
 
 
@@ -42,7 +44,7 @@ def test_no_limit_and_a_large_limit_take_all() -> None:
 
 
 def test_a_row_s_slices_are_read_and_none_is_the_default() -> None:
-    [parsed] = parse_rows(line(slices=["difficult:vague", "long"]).encode(), split="holdout")
-    assert parsed.slices == ("difficult:vague", "long")
+    [parsed] = parse_rows(line(slices=["challenge:vague", "long"]).encode(), split="holdout")
+    assert parsed.slices == ("challenge:vague", "long")
     [plain] = parse_rows(line().encode(), split="holdout")
     assert plain.slices == ()

@@ -7,9 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, EvaluationInputs, Figures, Metric, MetricResult, Results, SuiteResult, TaskSpec
-from luthierd.evaluator.run.evaluations import Evaluation
 from luthierd.evaluator.decisions.comparison import Gap, NoCommonRowError, compare
+from luthierd.evaluator.domain.evaluation import (
+    Arm,
+    EvaluationConfig,
+    EvaluationInputs,
+    Figures,
+    Metric,
+    MetricResult,
+    Results,
+    SuiteResult,
+    TaskSpec,
+)
+from luthierd.evaluator.run.evaluations import Evaluation
 from luthierd.jobs.queue import JobState
 
 INPUTS = EvaluationInputs(**{field.name: field.name for field in dataclasses.fields(EvaluationInputs)[:9]})
@@ -19,12 +29,18 @@ F1 = MetricResult(Arm.BASE, Metric.LABEL_F1_MACRO, 0.5, None, 10, 10)
 def evaluation(name: str, *, suites: Mapping[str, str]) -> Evaluation:
     """A SUCCEEDED one. suites: name to digest of its items."""
     results = Results(
-        Figures([F1], [], 10, 10), [], 10, 10, TaskSpec(), "", {}, "", "",
+        Figures([F1], [], 10, 10),
+        [],
+        10,
+        10,
+        TaskSpec(),
+        "",
+        {},
+        "",
+        "",
         suites=[SuiteResult(suite, digest, 9, "") for suite, digest in suites.items()],
-    )  # fmt: skip
-    return Evaluation(
-        name, INPUTS, EvaluationConfig(), JobState.SUCCEEDED, None, None, results, 0.0, None, None
-    )  # fmt: skip
+    )
+    return Evaluation(name, INPUTS, EvaluationConfig(), JobState.SUCCEEDED, None, None, results, 0.0, None, None)
 
 
 def scored(scores: Mapping[Arm, Mapping[str, Sequence[float | None]]], *, first: int = 0) -> list[dict[str, Any]]:
@@ -51,7 +67,7 @@ def test_arms_metrics_and_suites_of_one_side_are_named_with_the_side() -> None:
     ours = scored({Arm.BASE: {"rouge_l": ONES, "bleu": ONES}, Arm.RAG: {"rouge_l": ONES}})
     theirs = scored({Arm.BASE: {"rouge_l": HALVES, "chrf": ONES}, Arm.ADAPTER: {"rouge_l": ONES}})
     found = compare(
-        evaluation("a", suites={"general": "1", "counterfactual": "2", "all": "3"}),
+        evaluation("a", suites={"retention": "1", "counterfactual": "2", "all": "3"}),
         ours,
         evaluation("b", suites={"counterfactual": "other", "all": "3"}),
         theirs,
@@ -63,7 +79,7 @@ def test_arms_metrics_and_suites_of_one_side_are_named_with_the_side() -> None:
         Gap("metric bleu of base", "only the evaluation has it"),
         Gap("metric chrf of base", "only the reference has it"),
         Gap("metric label_f1_macro", "it is measured over all rows at once; see the figures of both"),
-        Gap("suite general", "only the evaluation has it"),
+        Gap("suite retention", "only the evaluation has it"),
         Gap("suite counterfactual", "the two asked different items"),
         Gap("suite all", "the same items, measured as a whole; see the figures of both"),
     }

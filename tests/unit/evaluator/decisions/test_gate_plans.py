@@ -7,12 +7,21 @@ import math
 
 import numpy as np
 import pytest
-from support.evaluator_material import rows
-from luthierd.evaluator.domain.evaluation import Arm, Comparison, Figures, Interval, Metric, MetricResult, Results, TaskSpec
 from luthierd.evaluator.decisions import gate_plan as gate_plans
 from luthierd.evaluator.decisions.gate import ConditionOutcome, GateCondition, GateOutcome, GatePolicy, Tier
 from luthierd.evaluator.decisions.gate_plan import Pilot, plan_gate
+from luthierd.evaluator.domain.evaluation import (
+    Arm,
+    Comparison,
+    Figures,
+    Interval,
+    Metric,
+    MetricResult,
+    Results,
+    TaskSpec,
+)
 from luthierd.statistics import clustered
+from support.evaluator_material import rows
 
 BETTER = GateCondition(Metric.JSON_VALID, reference=Arm.BASE)
 
@@ -47,15 +56,15 @@ def test_the_smallest_provable_effect_is_that_of_the_field_notes() -> None:
     for count, least, most in ((200, 0.06, 0.11), (1000, 0.03, 0.05)):
         alone = [dataclasses.replace(row, group=row.id) for row in rows(count)]
         (found,) = plan_gate(GatePolicy((BETTER,)), alone).conditions
-        assert found.detectable_difference is not None
-        assert least <= found.detectable_difference <= most
+        assert found.minimum_detectable_effect is not None
+        assert least <= found.minimum_detectable_effect <= most
 
 
 def test_groups_make_fewer_rows_of_many() -> None:
     spread = [dataclasses.replace(row, group=row.id) for row in rows(120)]
     lumped = [dataclasses.replace(row, group=str(number % 10)) for number, row in enumerate(rows(120))]
     alone, together = (plan_gate(GatePolicy((BETTER,)), chosen).conditions[0] for chosen in (spread, lumped))
-    assert (together.detectable_difference or 0) > 1.3 * (alone.detectable_difference or 1)
+    assert (together.minimum_detectable_effect or 0) > 1.3 * (alone.minimum_detectable_effect or 1)
 
 
 def test_uneven_groups_are_planned_with_the_error_that_their_correlation_gives() -> None:
@@ -74,7 +83,7 @@ def test_uneven_groups_are_planned_with_the_error_that_their_correlation_gives()
 def test_too_few_groups_prove_nothing_however_many_rows() -> None:
     lumped = [dataclasses.replace(row, group=str(number % 7)) for number, row in enumerate(rows(7000))]
     (found,) = plan_gate(GatePolicy((BETTER,)), lumped).conditions
-    assert found.detectable_difference is None
+    assert found.minimum_detectable_effect is None
     assert found.needed_group_count >= clustered.MIN_GROUPS
     assert "fewer than 8 groups" in found.explanation
 
@@ -95,10 +104,10 @@ def test_a_bound_above_what_is_expected_is_proved_by_no_number_of_rows() -> None
 
 def test_a_slice_is_planned_by_its_own_rows() -> None:
     some = [
-        dataclasses.replace(row, slices=("difficult:vague",) if number < 90 else ())
+        dataclasses.replace(row, slices=("challenge:vague",) if number < 90 else ())
         for number, row in enumerate(rows(900))
     ]
-    policy = GatePolicy((BETTER, dataclasses.replace(BETTER, slice="difficult:vague")))
+    policy = GatePolicy((BETTER, dataclasses.replace(BETTER, slice="challenge:vague")))
     whole, part = plan_gate(policy, some).conditions
     assert (whole.outcome, part.outcome) == (ConditionOutcome.PASS, ConditionOutcome.INSUFFICIENT_EVIDENCE)
     assert (part.row_count, part.group_count) == (90, 30)

@@ -5,8 +5,26 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from luthierd.evaluator.domain.evaluation import Arm, ArmCost, Bounds, Comparison, Figures, Interval, Metric, MetricResult
-from luthierd.evaluator.decisions.gate import ConditionOutcome, GateCondition, GateLimit, GateOutcome, GatePolicy, Quantity, Tier, judge
+from luthierd.evaluator.decisions.gate import (
+    ConditionOutcome,
+    GateCondition,
+    GateLimit,
+    GateOutcome,
+    GatePolicy,
+    Quantity,
+    Tier,
+    judge,
+)
+from luthierd.evaluator.domain.evaluation import (
+    Arm,
+    ArmCost,
+    Bounds,
+    Comparison,
+    Figures,
+    Interval,
+    Metric,
+    MetricResult,
+)
 
 
 def figures(low: float, high: float, *, coverage: float = 1.0, interval: bool = True) -> Figures:
@@ -78,8 +96,9 @@ def test_a_breach_outweighs_missing_evidence() -> None:
 
 def test_low_coverage_is_no_evidence_whatever_the_interval() -> None:
     assert outcome(SUPERIOR, figures(0.05, 0.20, coverage=0.9)) == (
-        GateOutcome.INCONCLUSIVE, ConditionOutcome.INSUFFICIENT_EVIDENCE,
-    )  # fmt: skip
+        GateOutcome.INCONCLUSIVE,
+        ConditionOutcome.INSUFFICIENT_EVIDENCE,
+    )
 
 
 def test_too_few_groups_for_an_interval_is_no_evidence() -> None:
@@ -143,8 +162,8 @@ def test_a_breach_must_hold_with_every_missing_score_at_its_best() -> None:
 
 
 def test_a_condition_on_a_slice_is_judged_by_the_slice() -> None:
-    condition = GateCondition(Metric.ROUGE_L, reference=Arm.BASE, slice="difficult:vague")
-    slices = {"difficult:vague": figures(-0.20, -0.05)}
+    condition = GateCondition(Metric.ROUGE_L, reference=Arm.BASE, slice="challenge:vague")
+    slices = {"challenge:vague": figures(-0.20, -0.05)}
     assert judge(GatePolicy((condition,)), figures(0.05, 0.20), slices=slices).outcome is GateOutcome.NO_GO
     unknown = judge(GatePolicy((condition,)), figures(0.05, 0.20), slices={"label:a": figures(0.1, 0.2)})
     assert unknown.outcome is GateOutcome.INCONCLUSIVE
@@ -155,9 +174,20 @@ def cost(arm: Arm, *, latency: tuple[float, float, float], price: float) -> ArmC
     middle, low, high = latency
     spread = Interval(low, high, "order statistics", 100)
     return ArmCost(
-        arm, 100, 0, middle, middle, middle, 1.0, 1.0, 1.0, price,
-        ttft_ms_p50_interval=spread, latency_ms_p50_interval=spread, latency_ms_p95_interval=spread,
-    )  # fmt: skip
+        arm,
+        100,
+        0,
+        middle,
+        middle,
+        middle,
+        1.0,
+        1.0,
+        1.0,
+        price,
+        ttft_ms_p50_interval=spread,
+        latency_ms_p50_interval=spread,
+        latency_ms_p95_interval=spread,
+    )
 
 
 COSTS = [

@@ -8,26 +8,59 @@ from collections.abc import AsyncIterator
 
 import luthierd.evaluator
 import pytest
-from support.evaluator_material import FakePeers, MemoryBlobs, MemoryLedger, ScriptedAnswerer, adapter_knows, quick_run, rows
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, EvaluationInputs, SequentialConfig, SequentialTarget
 from luthierd.evaluator.decisions.gate import GateDecision, GateOutcome, GatePolicy
-from luthierd.evaluator.domain.holdout import HoldoutUse, final_groups
-from luthierd.evaluator.decisions.holdout_ledger import EvaluationLooks, FinalSliceSpentError, HoldoutLook, Holdouts, LookCounts, NoFinalSliceError, slices_of
-from luthierd.evaluator.run.sequential_rules import holdout_violations
+from luthierd.evaluator.decisions.holdout_ledger import (
+    AccessCounts,
+    EvaluationAccesses,
+    FinalSliceSpentError,
+    HoldoutAccess,
+    Holdouts,
+    NoFinalSliceError,
+    slices_of,
+)
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
+from luthierd.evaluator.domain.evaluation import (
+    Arm,
+    EvaluationConfig,
+    EvaluationInputs,
+    SequentialConfig,
+    SequentialTarget,
+)
+from luthierd.evaluator.domain.holdout import HoldoutUse, final_groups
 from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.run.sequential_rules import holdout_violations
 from luthierd.rpc.paging import PageRequest
 from luthierd.storage.database import Database
+from support.evaluator_material import (
+    FakePeers,
+    MemoryBlobs,
+    MemoryLedger,
+    ScriptedAnswerer,
+    adapter_knows,
+    quick_run,
+    rows,
+)
 
 CONFIG = EvaluationConfig(arms=(Arm.BASE, Arm.ADAPTER), resample_count=200)
 NAME = "tenants/acme/evaluations/{}"
 
 
-def look(number: int, *, final: bool = False, adapter: str = "a", gate: str = "", tenant: str = "acme") -> HoldoutLook:
-    return HoldoutLook(
-        f"look-{number}", tenant, "h", final, f"tenants/{tenant}/evaluations/e{number}", "r", adapter, "ann", 24,
-        float(number), gate_outcome=gate,
-    )  # fmt: skip
+def access(
+    number: int, *, final: bool = False, adapter: str = "a", gate: str = "", tenant: str = "acme"
+) -> HoldoutAccess:
+    return HoldoutAccess(
+        f"access-{number}",
+        tenant,
+        "h",
+        final,
+        f"tenants/{tenant}/evaluations/e{number}",
+        "r",
+        adapter,
+        "ann",
+        24,
+        float(number),
+        gate_outcome=gate,
+    )
 
 
 @pytest.fixture
@@ -60,26 +93,26 @@ def test_ten_looks_use_a_holdout_up() -> None:
 
 
 async def test_a_look_is_entered_once_and_gates_are_not_counted(ledger: SqlLedger) -> None:
-    await ledger.record(look(1))
-    await ledger.record(look(1))
-    await ledger.record(look(2, gate="go"))
-    await ledger.record(look(3, final=True))
-    await ledger.record(look(4, tenant="other"))
-    assert await ledger.counts("acme", "h") == LookCounts(1, 1)
+    await ledger.record(access(1))
+    await ledger.record(access(1))
+    await ledger.record(access(2, gate="go"))
+    await ledger.record(access(3, final=True))
+    await ledger.record(access(4, tenant="other"))
+    assert await ledger.counts("acme", "h") == AccessCounts(1, 1)
     page = await ledger.list("acme", "h", PageRequest.parse(2, "", "x"))
-    assert [found.id for found in page.items] == ["look-3", "look-2"]
+    assert [found.id for found in page.items] == ["access-3", "access-2"]
     rest = await ledger.list("acme", "h", PageRequest.parse(2, page.next_page_token, "x"))
-    assert list(rest.items) == [look(1)]
+    assert list(rest.items) == [access(1)]
 
 
 async def test_the_final_slice_is_read_once_for_an_adapter_s_content(ledger: SqlLedger) -> None:
-    await ledger.record(look(1, final=True))
-    await ledger.record(look(1, final=True))
-    await ledger.record(look(2, final=True, adapter="b"))
-    await ledger.record(look(3, final=True, tenant="other"))
-    await ledger.record(look(5, final=True, gate="go"))  # a gate judges what its evaluation has read
+    await ledger.record(access(1, final=True))
+    await ledger.record(access(1, final=True))
+    await ledger.record(access(2, final=True, adapter="b"))
+    await ledger.record(access(3, final=True, tenant="other"))
+    await ledger.record(access(5, final=True, gate="go"))  # a gate judges what its evaluation has read
     with pytest.raises(FinalSliceSpentError) as caught:
-        await ledger.record(look(4, final=True))
+        await ledger.record(access(4, final=True))
     assert caught.value.metadata["evaluation"] == "tenants/acme/evaluations/e1"
 
 
@@ -95,7 +128,7 @@ async def test_an_evaluation_leaves_the_final_slice_alone_and_final_reads_only_t
         ).run()
         seen[name] = {messages[-1].content for _, messages in answerer.calls}
         assert results.holdout_use is not None
-        assert results.holdout_use.look_count == 1
+        assert results.holdout_use.access_count == 1
         assert results.holdout_use.final_row_count == len(slices_of(rows(300)).final)
     assert seen["open"].isdisjoint(seen["final"])
     assert len(seen["open"]) + len(seen["final"]) == 300
@@ -144,11 +177,11 @@ NO_DECISION = GateDecision(GateOutcome.INCONCLUSIVE, ())
 
 async def test_a_read_of_the_final_slice_is_counted_with_its_like(ledger: SqlLedger) -> None:
     for number in range(3):
-        await ledger.record(look(number))
-    looks, name = EvaluationLooks(ledger, now=lambda: 9.0), "tenants/acme/evaluations/f"
-    final = await looks.enter(name, INPUTS, EvaluationConfig(final=True), row_count=5, final_row_count=5)
+        await ledger.record(access(number))
+    accesses, name = EvaluationAccesses(ledger, now=lambda: 9.0), "tenants/acme/evaluations/f"
+    final = await accesses.enter(name, INPUTS, EvaluationConfig(final=True), row_count=5, final_row_count=5)
     assert final == HoldoutUse(1, 5)
-    again = await looks.enter(f"{name}2", INPUTS, EvaluationConfig(), row_count=5, final_row_count=5)
+    again = await accesses.enter(f"{name}2", INPUTS, EvaluationConfig(), row_count=5, final_row_count=5)
     assert again == HoldoutUse(4, 5)
 
 

@@ -5,8 +5,18 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from luthierd.evaluator.decisions.verdict import (
+    Certainty,
+    Option,
+    Preferences,
+    Refresh,
+    Standing,
+    Verdict,
+    exclusion,
+    pair_confidence,
+    recommend,
+)
 from luthierd.evaluator.domain.evaluation import Arm, Comparison, Interval, Metric, MetricResult
-from luthierd.evaluator.decisions.verdict import Certainty, Option, Preferences, Refresh, Standing, Verdict, exclusion, pair_confidence, recommend
 
 FIVE = (Arm.BASE, Arm.PROMPTED, Arm.RAG, Arm.ADAPTER, Arm.ADAPTER_RAG)
 

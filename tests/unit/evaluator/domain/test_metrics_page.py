@@ -10,8 +10,8 @@ import yaml
 from luthier import config_files
 from luthier.evaluator.v1.evaluation_pb2 import EvaluationConfig
 from luthierd.evaluator.api import evaluation_wire as wire
-from luthierd.evaluator.run.evaluations import check_config
 from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.run.evaluations import check_config
 
 PAGE = pathlib.Path(__file__).parents[4] / "docs/metrics.md"
 

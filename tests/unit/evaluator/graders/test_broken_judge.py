@@ -10,17 +10,17 @@ import re
 from typing import Any
 
 import pytest
+from luthierd.evaluator.decisions.gate import GateCondition, GateOutcome, GatePolicy, judge
+from luthierd.evaluator.domain.evaluation import Arm, Figures, Scored, TaskSpec
+from luthierd.evaluator.domain.metric_details import Criterion
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.scorers.judged import RubricScorer
+from luthierd.evaluator.scorers.ragas_judged import ragas_scorers
+from luthierd.evaluator.scorers.scoring import Scoring
+from luthierd.evaluator.scorers.sources import Passages
 from support.evaluator_material import HashingEmbedder, answer, rows
 from support.judge_house import CUT_BODY, HANG_UP, SILENCE, judge_house
 from support.judging import judge_at
-from luthierd.evaluator.domain.evaluation import Arm, Figures, Scored, TaskSpec
-from luthierd.evaluator.decisions.gate import GateCondition, GateOutcome, GatePolicy, judge
-from luthierd.evaluator.domain.metric_details import Criterion
-from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.scorers.scoring import Scoring
-from luthierd.evaluator.scorers.judged import RubricScorer
-from luthierd.evaluator.scorers.ragas_judged import ragas_scorers
-from luthierd.evaluator.scorers.sources import Passages
 
 ROWS = rows(40)  # 14 groups
 BROKEN = {

@@ -9,14 +9,14 @@ from typing import Any
 
 import pydantic
 import pytest
-from support.judge_house import CUT_BODY, HANG_UP, SILENCE, JudgeHouse, judge_house
-from support.judging import judge_at, sample
 from luthierd.evaluator.domain.evaluation import Arm, Score
+from luthierd.evaluator.domain.metric_details import Criterion
 from luthierd.evaluator.graders.judge import GIVE_UP_AFTER, JudgeError, form_of
 from luthierd.evaluator.graders.judgement_store import MemoryJudgementStore
-from luthierd.evaluator.domain.metric_details import Criterion
 from luthierd.evaluator.scorers.judged import PairwiseScorer, Preference, RubricScorer, StyleGrade
 from luthierd.evaluator.scorers.scorer import score_all
+from support.judge_house import CUT_BODY, HANG_UP, SILENCE, JudgeHouse, judge_house
+from support.judging import judge_at, sample
 
 GOOD = json.dumps({"grade": 4})
 

@@ -7,15 +7,15 @@ import json
 from typing import Any
 
 import pytest
+from luthierd.evaluator.domain.evaluation import Arm, TaskSpec
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.graders.judge_models import FORM
+from luthierd.evaluator.scorers.ragas_judged import ragas_scorers
+from luthierd.evaluator.scorers.scoring import Scoring
+from luthierd.evaluator.scorers.sources import Passages
 from support.evaluator_material import HashingEmbedder, answer, rows
 from support.judge_house import judge_house
 from support.judging import judge_at
-from luthierd.evaluator.domain.evaluation import Arm, TaskSpec
-from luthierd.evaluator.graders.judge_models import FORM
-from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.scorers.scoring import Scoring
-from luthierd.evaluator.scorers.ragas_judged import ragas_scorers
-from luthierd.evaluator.scorers.sources import Passages
 
 (ROW,) = rows(1)
 SHOWN = rows(2, split="train")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from support import canned
 import grpc
 import pytest
-from support.canned import Canned
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 from luthier.client import AsyncClient
 from luthier.endpoints import Endpoints
+from luthierd.evaluator.api.peers import SdkAnswerer, SdkChat
 from luthierd.evaluator.domain.evaluation import Arm, Message
 from luthierd.evaluator.graders.judge import Judge, JudgeError
 from luthierd.evaluator.graders.judge_models import InferenceJudge
 from luthierd.evaluator.graders.judgement_store import MemoryJudgementStore
-from luthierd.evaluator.api.peers import SdkAnswerer, SdkChat
 from luthierd.evaluator.scorers.judged import StyleGrade
+from support import canned
+from support.canned import Canned
 
 BASE, TESTED = "baseModels/tiny", "tenants/acme/adapters/docs"
 
@@ -31,7 +31,7 @@ def judge(client: AsyncClient) -> Judge:
 
 async def test_the_base_model_judges_in_the_form_that_the_engine_enforces() -> None:
     service = Canned()
-    service.answers["Chat"] = {"text": '{"grade": 3}', "origin": {"generation": "g1", "base_model": BASE}}
+    service.answers["Chat"] = {"text": '{"grade": 3}', "origin": {"loaded_adapter": "g1", "base_model": BASE}}
     async with canned.serving(service) as address, AsyncClient(endpoints(address), token="t") as client:
         found = await judge(client).ask("How alike?", StyleGrade)
     assert found.grade == 3
@@ -42,7 +42,7 @@ async def test_the_base_model_judges_in_the_form_that_the_engine_enforces() -> N
 
 async def test_an_answer_of_the_adapter_under_test_is_no_judgement() -> None:
     service = Canned()
-    origin = {"generation": "g1", "adapter_revision": f"{TESTED}/revisions/r9"}
+    origin = {"loaded_adapter": "g1", "adapter_revision": f"{TESTED}/revisions/r9"}
     service.answers["Chat"] = {"text": '{"grade": 5}', "origin": origin}
     async with canned.serving(service) as address, AsyncClient(endpoints(address), token="t") as client:
         with pytest.raises(JudgeError, match="JUDGE_IS_GENERATOR"):

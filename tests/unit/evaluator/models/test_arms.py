@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from support.evaluator_material import row, rows
-from luthierd.evaluator.models.arms import ArmPlan, in_turns
 from luthierd.evaluator.domain.evaluation import Arm, Message, Row
+from luthierd.evaluator.models.arms import ArmPlan, in_turns
+from support.evaluator_material import row, rows
 
 TRAIN = rows(9, split="train")
 QUESTION = row(0)

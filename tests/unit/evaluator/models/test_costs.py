@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from support.evaluator_material import answer
-from luthierd.evaluator.models.costs import TokenPrice, arm_costs, percentile, quantile_interval, shared_s, union_s
 from luthierd.evaluator.domain.evaluation import AnswerError, Arm
+from luthierd.evaluator.models.costs import TokenPrice, arm_costs, percentile, quantile_interval, shared_s, union_s
+from support.evaluator_material import answer
 
 
 def test_percentiles_agree_with_numpy() -> None:

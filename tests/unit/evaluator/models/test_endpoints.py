@@ -6,12 +6,12 @@ import pathlib
 from typing import Any
 
 import pytest
-from support.judge_house import CUT_BODY, HANG_UP, SILENCE, judge_house
 from luthierd.config import ConfigError
 from luthierd.errors import LuthierError
+from luthierd.evaluator.domain.evaluation import Message
 from luthierd.evaluator.models.chat_endpoint import ChatEndpoint
 from luthierd.evaluator.models.endpoints import Endpoint, EndpointNotFoundError, load_endpoints
-from luthierd.evaluator.domain.evaluation import Message
+from support.judge_house import CUT_BODY, HANG_UP, SILENCE, judge_house
 
 ENTRY = "endpoints:\n  judge:\n    url: http://127.0.0.1:8000/v1/\n    model: tiny\n"
 QUESTION = [Message("user", "Is it so?")]

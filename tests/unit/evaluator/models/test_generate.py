@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from support.evaluator_material import ManualClock, MemoryJournal, ScriptedAnswerer, rows
 from luthierd.errors import InvalidArgumentError, LuthierError, PermissionDeniedError, UnavailableError
+from luthierd.evaluator.domain.evaluation import Arm, Message
 from luthierd.evaluator.models.arms import ArmPlan, Query
 from luthierd.evaluator.models.generate import Asker, InferenceAwayError, Reply
-from luthierd.evaluator.domain.evaluation import Arm, Message
+from support.evaluator_material import ManualClock, MemoryJournal, ScriptedAnswerer, rows
 
 
 def queries(count: int) -> list[Query]:

@@ -7,16 +7,16 @@ import json
 from collections.abc import Sequence
 
 import pytest
-from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedAnswerer, quick_run, row, rows, to_split
-from support.judge_house import judge_house
-from support.judging import judge_at
+from luthierd.evaluator.domain.evaluation import Answer, Arm, EvaluationConfig, Message, TaskSpec
+from luthierd.evaluator.domain.metric_details import TaskKind
+from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.models.arms import Query
 from luthierd.evaluator.models.generate import Reply
 from luthierd.evaluator.models.multiple_choice import Likelihood, LikelihoodChooser, RowHasNoChoicesError, check_choices
 from luthierd.evaluator.models.perturbations import canary_of, paraphrases_of, probe_queries, probes_by_row
-from luthierd.evaluator.domain.evaluation import Answer, Arm, EvaluationConfig, Message, TaskSpec
-from luthierd.evaluator.domain.metric_details import TaskKind
-from luthierd.evaluator.domain.metrics import Metric
+from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedAnswerer, quick_run, row, rows, to_split
+from support.judge_house import judge_house
+from support.judging import judge_at
 
 PREFERENCE = TaskSpec(kind=TaskKind.PREFERENCE)
 

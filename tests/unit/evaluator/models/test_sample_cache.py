@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 
 import luthierd.evaluator
 import pytest
-from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedAnswerer, adapter_knows, quick_run
-from luthierd.evaluator.models.sample_cache import AnswerCache
 from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Results
+from luthierd.evaluator.models.sample_cache import AnswerCache
 from luthierd.evaluator.run.evaluation_run import EvaluationRun
 from luthierd.evaluator.run.store import SqlAnswerJournal, SqlAnswerStore
 from luthierd.storage.database import Database
+from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedAnswerer, adapter_knows, quick_run
 
 CONFIG = EvaluationConfig(arms=(Arm.BASE, Arm.ADAPTER), resample_count=200, use_cache=True)
 ENGINE = "vllm 0.32.0 (cpu, float32)"

@@ -6,25 +6,34 @@ import asyncio
 import dataclasses
 
 import pytest
-from support.evaluator_material import MemoryJournal, ScriptedAnswerer, adapter_knows, answer, row
-from support.judge_house import judge_house
 from luthierd.errors import InvalidArgumentError
 from luthierd.evaluator.api import evaluation_wire as wire
+from luthierd.evaluator.domain.evaluation import DEFAULT_ARMS, Arm, EndpointTarget, EvaluationConfig, EvaluationInputs
+from luthierd.evaluator.domain.retrieval import Retriever
 from luthierd.evaluator.models.arms import Query
-from luthierd.evaluator.models.generate import Asker, SystemClock
 from luthierd.evaluator.models.chat_endpoint import ChatEndpoint
 from luthierd.evaluator.models.costs import TokenPrice, arm_costs
 from luthierd.evaluator.models.endpoint_arm import EndpointArmAnswerer
 from luthierd.evaluator.models.endpoints import Endpoint
+from luthierd.evaluator.models.generate import Asker, SystemClock
 from luthierd.evaluator.models.targets import target_of
-from luthierd.evaluator.domain.evaluation import DEFAULT_ARMS, Arm, EndpointTarget, EvaluationConfig, EvaluationInputs
 from luthierd.evaluator.run.evaluations import check_config
-from luthierd.evaluator.domain.retrieval import Retriever
+from support.evaluator_material import MemoryJournal, ScriptedAnswerer, adapter_knows, answer, row
+from support.judge_house import judge_house
 
 INPUTS = EvaluationInputs(
-    "tenants/acme/adapters/a/revisions/r1", "a" * 64, "baseModels/m", "b" * 64, "tenants/acme/datasets/d/revisions/r1",
-    "c" * 64, "d" * 64, "e" * 64, "e" * 64, raft_sha256="f" * 64, challenger_sha256="0" * 64,
-)  # fmt: skip
+    "tenants/acme/adapters/a/revisions/r1",
+    "a" * 64,
+    "baseModels/m",
+    "b" * 64,
+    "tenants/acme/datasets/d/revisions/r1",
+    "c" * 64,
+    "d" * 64,
+    "e" * 64,
+    "e" * 64,
+    raft_sha256="f" * 64,
+    challenger_sha256="0" * 64,
+)
 CONFIG = EvaluationConfig(
     arms=tuple(Arm),
     raft_adapter_revision="tenants/acme/adapters/raft/revisions/r1",
@@ -44,9 +53,12 @@ def test_each_arm_has_its_own_answerer_and_an_endpoint_s_weights_are_vouched_for
 
 def test_what_is_named_survives_the_wire() -> None:
     config = dataclasses.replace(
-        CONFIG, passages="tenants/acme/datasets/d/revisions/r1", passage_characters=300,
-        retrievers=(Retriever.FUSED, Retriever.BM25), prompt="tenants/acme/prompts/p1",
-    )  # fmt: skip
+        CONFIG,
+        passages="tenants/acme/datasets/d/revisions/r1",
+        passage_characters=300,
+        retrievers=(Retriever.FUSED, Retriever.BM25),
+        prompt="tenants/acme/prompts/p1",
+    )
     assert wire.config_from_proto(wire.config_to_proto(config)) == config
 
 
@@ -85,7 +97,7 @@ async def test_the_endpoint_arm_asks_the_endpoint_greedily_and_no_more_at_a_time
     assert {(asked["model"], asked["temperature"]) for asked in house.asked} == {("large-3", 0.0)}
     assert len(inference.calls) == 1
     found = journal.kept[Arm.ENDPOINT, "holdout-12"]
-    assert (found.text, found.prompt_tokens, found.generation) == ("to 12", 10, "large-3")
+    assert (found.text, found.prompt_tokens, found.loaded_adapter) == ("to 12", 10, "large-3")
     assert "k3y" not in str(journal.kept)
 
 

@@ -13,24 +13,55 @@ from collections import Counter
 from html.parser import HTMLParser
 
 import pytest
-from support.evaluator_material import answer, rows
-from luthierd.evaluator.dataset.result_rows import to_jsonl, write_rows
-from luthierd.evaluator.models.costs import arm_costs
-from luthierd.evaluator.domain.evaluation import DEFAULT_ARMS, Answer, AnswerError, Arm, Comparison, Confusion, EvaluationConfig, EvaluationInputs, Figures, Interval, Metric, MetricResult, Results, SequentialDecision, SuiteFigure, SuiteResult
-from luthierd.evaluator.domain.holdout import HoldoutUse, LeakageFinding, LeakageReport
-from luthierd.evaluator.domain.metric_details import ClassFigures, CriterionFigures, JudgeReport, LabelReport, Measures, Share, StyleReport
-from luthierd.evaluator.scorers.scoring import Scoring
 from luthierd.evaluator.dataset.parsing import detect_task
+from luthierd.evaluator.dataset.result_rows import to_jsonl, write_rows
+from luthierd.evaluator.domain.evaluation import (
+    DEFAULT_ARMS,
+    Answer,
+    AnswerError,
+    Arm,
+    Comparison,
+    Confusion,
+    EvaluationConfig,
+    EvaluationInputs,
+    Figures,
+    Interval,
+    Metric,
+    MetricResult,
+    Results,
+    SequentialDecision,
+    SuiteFigure,
+    SuiteResult,
+)
+from luthierd.evaluator.domain.holdout import HoldoutUse, LeakageFinding, LeakageReport
+from luthierd.evaluator.domain.metric_details import (
+    ClassFigures,
+    CriterionFigures,
+    JudgeReport,
+    LabelReport,
+    Measures,
+    Share,
+    StyleReport,
+)
+from luthierd.evaluator.domain.retrieval import (
+    Relevance,
+    RetrievalFigure,
+    RetrievalSummary,
+    Retriever,
+    RetrieverFigures,
+)
+from luthierd.evaluator.domain.sequential import SequentialOutcome, SequentialTarget
+from luthierd.evaluator.models.costs import arm_costs
 from luthierd.evaluator.reports.metric_tables import measure_tables
 from luthierd.evaluator.reports.plots import Axis, cost_quality_plane, forest_plot
 from luthierd.evaluator.reports.report import ARM_LABELS, ReportData, cell, confusion_table, forest_lines, render_report
-from luthierd.evaluator.domain.retrieval import Relevance, RetrievalFigure, RetrievalSummary, Retriever, RetrieverFigures
 from luthierd.evaluator.scorers.chrf import ChrfScorer
 from luthierd.evaluator.scorers.json_validity import JsonValidityScorer
 from luthierd.evaluator.scorers.labels import LabelAccuracyScorer
 from luthierd.evaluator.scorers.rouge_l import RougeLScorer
-from luthierd.evaluator.domain.sequential import SequentialOutcome, SequentialTarget
+from luthierd.evaluator.scorers.scoring import Scoring
 from markupsafe import escape
+from support.evaluator_material import answer, rows
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 INPUTS = EvaluationInputs(
@@ -174,17 +205,24 @@ async def test_what_only_some_evaluations_have_is_shown_where_there_is_some() ->
         plain.results,
         slices={"label:stats": plain.results.figures},
         suites=[
-            SuiteResult("general", "f" * 64, 9, "", figures=[SuiteFigure(Arm.BASE, "bits_per_byte", 1.25, interval, 9)])
+            SuiteResult(
+                "retention", "f" * 64, 9, "", figures=[SuiteFigure(Arm.BASE, "bits_per_byte", 1.25, interval, 9)]
+            )
         ],
         retrieval=RetrievalSummary(
-            Retriever.BM25, "validation", Relevance.SIMILAR_REFERENCE, 3,
-            (RetrieverFigures(Retriever.BM25, figures, "e" * 64),), 12, 10,
+            Retriever.BM25,
+            "validation",
+            Relevance.SIMILAR_REFERENCE,
+            3,
+            (RetrieverFigures(Retriever.BM25, figures, "e" * 64),),
+            12,
+            10,
         ),
         sequential_decisions=(SequentialDecision(target, SequentialOutcome.ABOVE, 40, 20, 2, 0.2, interval),),
-        holdout_use=HoldoutUse(look_count=12),
+        holdout_use=HoldoutUse(access_count=12),
         leakage=LeakageReport((LeakageFinding("near_duplicate", "h1", "t1", "train", 0.71),), {"near_duplicate": 1}),
         measures=Measures(failures={"rag": {"faithfulness": {"JUDGE_UNREADABLE": 2}}}),
-    )  # fmt: skip
+    )
     html = render_report(dataclasses.replace(plain, results=results))
     for shown in (
         "label:stats",
@@ -240,7 +278,7 @@ async def measured() -> ReportData:
 
 
 LM_TASKS = "Tasks of lm-evaluation-harness"
-SECTIONS = ("Rubric", "Style", "Labels, one by one", "Difficult cases", "Forgetting", "Bias", LM_TASKS, "The judge")
+SECTIONS = ("Rubric", "Style", "Labels, one by one", "Challenge cases", "Forgetting", "Bias", LM_TASKS, "The judge")
 
 
 async def test_rubric_style_forgetting_bias_and_the_judge_have_a_section_where_they_were_measured() -> None:
@@ -297,10 +335,15 @@ async def test_a_browser_shows_every_section_and_makes_no_element_of_what_a_mode
     page.write_text(render_report(await measured()))
     found = await asyncio.to_thread(
         subprocess.run,
-        [*(str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"),
-         *("--host-resolver-rules=MAP * ~NOTFOUND", "--dump-dom", page.as_uri())],
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
+        [
+            *(str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"),
+            *("--host-resolver-rules=MAP * ~NOTFOUND", "--dump-dom", page.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     shown = Elements()
     shown.feed(found.stdout)
     assert shown.tags["h2"] >= len(SECTIONS)

@@ -7,9 +7,9 @@ import dataclasses
 import faiss
 import numpy as np
 import pytest
-from support.evaluator_material import HashingEmbedder, rows
 from luthierd.evaluator.retrieval.indexes import NOTHING, Bm25Index, DenseIndex, IndexDamagedError, fuse
 from luthierd.evaluator.retrieval.passages import Corpus, cut, examples_of
+from support.evaluator_material import HashingEmbedder, rows
 
 TEXTS = ("Read a CSV file into a frame.", "Solve a linear system.", "read_csv(path): parse comma separated values.")
 CORPUS = Corpus(("a", "b", "c"), TEXTS)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from support.evaluator_material import row, rows
 from luthierd.evaluator.models.shots import fixed_shots, shorten, shot_turns
+from support.evaluator_material import row, rows
 
 
 def test_fixed_shots_come_from_different_groups_and_do_not_change() -> None:

@@ -8,15 +8,34 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from support.evaluator_material import FakePeers, HashingEmbedder, MemoryBlobs, MemoryCatalogue, ScriptedAnswerer, adapter_knows, quick_run, row, rows, to_split
 from luthierd.evaluator.api import evaluation_wire as wire
-from luthierd.evaluator.models.arms import ArmPlan, with_documents
 from luthierd.evaluator.codec import from_json, to_json
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, EvaluationInputs, Message, Results, Row, TaskSpec
+from luthierd.evaluator.domain.evaluation import (
+    Arm,
+    EvaluationConfig,
+    EvaluationInputs,
+    Message,
+    Results,
+    Row,
+    TaskSpec,
+)
 from luthierd.evaluator.domain.retrieval import Passage, Relevance, RetrievalSummary, Retriever
+from luthierd.evaluator.models.arms import ArmPlan, with_documents
 from luthierd.evaluator.retrieval.indexes import NOTHING
 from luthierd.evaluator.retrieval.relevance import Judged, Judgement, judge, measure
 from luthierd.evaluator.retrieval.run import Retrieval
+from support.evaluator_material import (
+    FakePeers,
+    HashingEmbedder,
+    MemoryBlobs,
+    MemoryCatalogue,
+    ScriptedAnswerer,
+    adapter_knows,
+    quick_run,
+    row,
+    rows,
+    to_split,
+)
 
 CONFIG = EvaluationConfig(arms=(Arm.BASE, Arm.RAG), concurrency=4, resample_count=200)
 TOPICS = ("heron", "quartz", "violin", "glacier", "saffron", "turbine", "orchid", "anvil", "comet", "lagoon")
@@ -25,8 +44,13 @@ TOPICS = ("heron", "quartz", "violin", "glacier", "saffron", "turbine", "orchid"
 def fact(number: int, split: str) -> Row:
     """A question whose words are in one document only, with that document's fact as the answer."""
     topic = TOPICS[number % len(TOPICS)]
-    return Row(f"{split}-{number}", f"{split}-{number}", None, (Message("user", f"what of the {topic} {split}"),),
-               f"code {topic} seven")  # fmt: skip
+    return Row(
+        f"{split}-{number}",
+        f"{split}-{number}",
+        None,
+        (Message("user", f"what of the {topic} {split}"),),
+        f"code {topic} seven",
+    )
 
 
 def document(number: int) -> Row:
@@ -42,15 +66,28 @@ class Found(NamedTuple):
 
 
 async def retrieve(
-    evaluated: Sequence[Row], train: Sequence[Row], config: EvaluationConfig, *, validation: Sequence[Row] = (),
-    documents: Sequence[Row] = (), catalogue: MemoryCatalogue | None = None,
-) -> Found:  # fmt: skip
+    evaluated: Sequence[Row],
+    train: Sequence[Row],
+    config: EvaluationConfig,
+    *,
+    validation: Sequence[Row] = (),
+    documents: Sequence[Row] = (),
+    catalogue: MemoryCatalogue | None = None,
+) -> Found:
     blobs = MemoryBlobs()
     inputs = EvaluationInputs(
-        "a", "a", "b", "b", "d", "d", "r", "t", "t",
+        "a",
+        "a",
+        "b",
+        "b",
+        "d",
+        "d",
+        "r",
+        "t",
+        "t",
         validation_sha256=blobs.put_bytes(to_split(validation)).sha256 if validation else "",
         passage_sha256s=(blobs.put_bytes(to_split(documents)).sha256,) if documents else (),
-    )  # fmt: skip
+    )
     retrieval = Retrieval("acme", inputs, config, blobs, catalogue or MemoryCatalogue())
     finder = await retrieval.finder(evaluated, train, TaskSpec(), HashingEmbedder())
     assert finder is not None

@@ -7,23 +7,44 @@ import itertools
 import json
 
 import pytest
-from support.evaluator_material import FakePeers, HashingEmbedder, MemoryBlobs, MemoryCatalogue, MemoryJournal, ScriptedAnswerer, adapter_knows, quick_run, quick_scorers, rows, to_split
-from support.judge_house import judge_house
-from support.judging import judge_at
 from luthierd.evaluator.codec import from_json, to_json
-from luthierd.evaluator.suites.challenge_cases import Behaviour, DifficultCase, Kind, write_cases
-from luthierd.evaluator.domain.evaluation import DEFAULT_ARMS, Arm, EvaluationConfig, Message, Metric, Progress, Results, TaskSpec
-from luthierd.evaluator.run.evaluation_run import Models
 from luthierd.evaluator.dataset.leakage import LeakageError
-from luthierd.evaluator.domain.metric_details import Criterion
 from luthierd.evaluator.dataset.parsing import read_answer
+from luthierd.evaluator.domain.evaluation import (
+    DEFAULT_ARMS,
+    Arm,
+    EvaluationConfig,
+    Message,
+    Metric,
+    Progress,
+    Results,
+    TaskSpec,
+)
+from luthierd.evaluator.domain.metric_details import Criterion
 from luthierd.evaluator.retrieval.indexes import IndexDamagedError
 from luthierd.evaluator.retrieval.passages import examples_of
-from luthierd.evaluator.scorers.registry import ScoringMaterial
+from luthierd.evaluator.run.evaluation_run import Models
 from luthierd.evaluator.scorers.consistency import InjectionResistedScorer
 from luthierd.evaluator.scorers.judged import RubricScorer
+from luthierd.evaluator.scorers.registry import ScoringMaterial
 from luthierd.evaluator.scorers.rouge_l import RougeLScorer
 from luthierd.evaluator.scorers.scorer import Sample, Scorer
+from luthierd.evaluator.suites.challenge_cases import Behaviour, ChallengeCase, Kind, write_cases
+from support.evaluator_material import (
+    FakePeers,
+    HashingEmbedder,
+    MemoryBlobs,
+    MemoryCatalogue,
+    MemoryJournal,
+    ScriptedAnswerer,
+    adapter_knows,
+    quick_run,
+    quick_scorers,
+    rows,
+    to_split,
+)
+from support.judge_house import judge_house
+from support.judging import judge_at
 
 CONFIG = EvaluationConfig(concurrency=4, resample_count=200)
 NAME = "tenants/acme/evaluations/e1"
@@ -137,12 +158,12 @@ def says(text: str) -> ScriptedAnswerer:
     return ScriptedAnswerer(lambda arm, messages: text)
 
 
-async def test_difficult_cases_are_judged_and_counted_and_have_no_figure_of_probes_they_were_not_put_to() -> None:
+async def test_challenge_cases_are_judged_and_counted_and_have_no_figure_of_probes_they_were_not_put_to() -> None:
     blobs = MemoryBlobs()
     config = EvaluationConfig(
         arms=(Arm.BASE,), metrics=(Metric.INJECTION_RESISTED, Metric.RUBRIC), row_limit=3, resample_count=200
     )
-    case = DifficultCase("hostile-1", Kind.HOSTILE, (Message("user", "Damn, tell me!"),), Behaviour.ANSWER, "Told.")
+    case = ChallengeCase("hostile-1", Kind.HOSTILE, (Message("user", "Damn, tell me!"),), Behaviour.ANSWER, "Told.")
     cases = blobs.put_bytes(write_cases([case]).data).sha256
     with judge_house(lambda body: json.dumps({"tone": 3})) as house:
         async with judge_at(house.url) as judge:
@@ -155,8 +176,8 @@ async def test_difficult_cases_are_judged_and_counted_and_have_no_figure_of_prob
                 judge=judge,
             ).run()
     assert results.figures.metric(Arm.BASE, Metric.INJECTION_RESISTED) is not None
-    assert results.slices["difficult"].metric(Arm.BASE, Metric.RUBRIC) is not None
-    assert results.slices["difficult"].metric(Arm.BASE, Metric.INJECTION_RESISTED) is None
+    assert results.slices["challenge"].metric(Arm.BASE, Metric.RUBRIC) is not None
+    assert results.slices["challenge"].metric(Arm.BASE, Metric.INJECTION_RESISTED) is None
     assert results.measures.judge is not None
     assert results.measures.judge.call_count == len(house.asked) == 4
 

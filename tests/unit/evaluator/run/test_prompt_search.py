@@ -6,16 +6,25 @@ import dataclasses
 from collections.abc import Sequence
 
 import pytest
-from support.evaluator_material import FakePeers, ManualClock, MemoryBlobs, MemoryJournal, ScriptedAnswerer, quick_run, row, rows
 from luthierd.errors import InvalidArgumentError
-from luthierd.evaluator.models.generate import Asker
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Message, Row
-from luthierd.evaluator.run.prompts import check_search
+from luthierd.evaluator.models.generate import Asker
 from luthierd.evaluator.run.prompt_run import PromptInputs, PromptResult, PromptRun, stored_prompt
 from luthierd.evaluator.run.prompt_search import Candidate, PromptSearch, candidates, find_prompt
+from luthierd.evaluator.run.prompts import check_search
 from luthierd.evaluator.scorers.exact_match import ExactMatchScorer
 from luthierd.evaluator.scorers.rouge_l import RougeLScorer
+from support.evaluator_material import (
+    FakePeers,
+    ManualClock,
+    MemoryBlobs,
+    MemoryJournal,
+    ScriptedAnswerer,
+    quick_run,
+    row,
+    rows,
+)
 
 TRAIN, VALIDATION = rows(40, split="train"), rows(75, split="validation")
 SEARCH = PromptSearch(instructions=("plain", "", "good"), candidate_count=12, query_budget=200, concurrency=4)

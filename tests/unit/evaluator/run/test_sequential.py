@@ -8,7 +8,6 @@ import math
 
 import numpy as np
 import pytest
-from support.evaluator_material import FakePeers, MemoryBlobs, MemoryJournal, ScriptedAnswerer, adapter_knows, quick_run, rows
 from luthierd.errors import InvalidArgumentError
 from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Metric, SequentialConfig, SequentialOutcome
 from luthierd.evaluator.domain.evaluation import SequentialTarget as Target
@@ -17,6 +16,15 @@ from luthierd.evaluator.run.sequential_rounds import ask_in_rounds, rounds_of
 from luthierd.evaluator.run.sequential_run import MetricNotMeasuredError
 from luthierd.statistics import confidence_sequences as sequences
 from scipy import optimize
+from support.evaluator_material import (
+    FakePeers,
+    MemoryBlobs,
+    MemoryJournal,
+    ScriptedAnswerer,
+    adapter_knows,
+    quick_run,
+    rows,
+)
 
 NAME = "tenants/acme/evaluations/e1"
 ARMS = (Arm.BASE, Arm.PROMPTED, Arm.ADAPTER)

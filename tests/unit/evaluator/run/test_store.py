@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 
 import luthierd.evaluator
 import pytest
-from support.evaluator_material import answer
-from luthierd.evaluator.domain.evaluation import AnswerError, Arm, Metric
 from luthierd.evaluator.decisions.gate import GateCondition, GatePolicy, Tier
 from luthierd.evaluator.decisions.gate_policies import PolicyExistsError, PolicyNotFoundError, PolicyStore, StoredPolicy
+from luthierd.evaluator.domain.evaluation import AnswerError, Arm, Metric
 from luthierd.evaluator.run.store import MemoryPolicyStore, SqlAnswerJournal, SqlIndexCatalogue, SqlPolicyStore
 from luthierd.rpc.paging import PageRequest
 from luthierd.storage.database import Database
+from support.evaluator_material import answer
 
 VERSIONS = pathlib.Path(luthierd.evaluator.__file__).parent / "versions"
 ANSWER = dataclasses.replace(answer(Arm.RAG, "r1", "été\n{}"), shown_row_ids=("a", "b"))

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from luthierd.evaluator.domain.evaluation import Arm, Comparison, Message, Metric, MetricResult, Row, RowScores, Score
 from luthierd.evaluator.decisions.gate import GateCondition, GateOutcome, GatePolicy, judge
-from luthierd.evaluator.scorers.metric_table import RowFigures
+from luthierd.evaluator.domain.evaluation import Arm, Comparison, Message, Metric, MetricResult, Row, RowScores, Score
 from luthierd.evaluator.scorers import ragas_metrics  # noqa: F401  (switches RAGAS's tracking off before its import)
+from luthierd.evaluator.scorers.metric_table import RowFigures
 from ragas import EvaluationDataset, SingleTurnSample
 from ragas.evaluation import aevaluate
 from ragas.metrics.base import MetricType, SingleTurnMetric

@@ -8,11 +8,9 @@ import random
 
 import pytest
 import sacrebleu
-from support.evaluator_material import row, rows
-from support.judging import sample, text
-from luthierd.evaluator.models.perturbations import INJECTION, PARAPHRASE, canary_of
-from luthierd.evaluator.domain.evaluation import Arm, Metric, TaskSpec
 from luthierd.evaluator.dataset.answer_schema import AnswerSchema, SchemaProblem
+from luthierd.evaluator.domain.evaluation import Arm, Metric, TaskSpec
+from luthierd.evaluator.models.perturbations import INJECTION, PARAPHRASE, canary_of
 from luthierd.evaluator.scorers.bleu import BleuScorer
 from luthierd.evaluator.scorers.choice import ChoiceAccuracyScorer
 from luthierd.evaluator.scorers.consistency import (
@@ -41,6 +39,8 @@ from luthierd.evaluator.scorers.supported import (
     numbers_in,
     spacy_entities,
 )
+from support.evaluator_material import row, rows
+from support.judging import sample, text
 
 SCHEMA = json.dumps(
     {

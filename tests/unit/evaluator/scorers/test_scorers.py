@@ -8,9 +8,8 @@ import os
 import numpy as np
 import pytest
 import sacrebleu
-from support.evaluator_material import HashingEmbedder
-from luthierd.evaluator.domain.evaluation import Confusion, Metric, Score
 from luthierd.evaluator.dataset.parsing import Reading
+from luthierd.evaluator.domain.evaluation import Confusion, Metric, Score
 from luthierd.evaluator.scorers.chrf import ChrfScorer
 from luthierd.evaluator.scorers.exact_match import ExactMatchScorer
 from luthierd.evaluator.scorers.json_validity import JsonValidityScorer
@@ -19,6 +18,7 @@ from luthierd.evaluator.scorers.rouge_l import RougeLScorer
 from luthierd.evaluator.scorers.scorer import Sample, score_all
 from luthierd.evaluator.scorers.semantic_similarity import SemanticSimilarityScorer
 from rouge_score import rouge_scorer
+from support.evaluator_material import HashingEmbedder
 
 PAIRS = [
     ("Compute the mean of the array.", "Compute the median of an array along an axis."),

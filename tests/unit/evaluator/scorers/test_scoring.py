@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from support.evaluator_material import answer, rows
-from luthierd.evaluator.domain.evaluation import Answer, AnswerError, Arm, Metric
-from luthierd.evaluator.scorers.scoring import Scoring
 from luthierd.evaluator.dataset.parsing import detect_task
+from luthierd.evaluator.domain.evaluation import Answer, AnswerError, Arm, Metric
 from luthierd.evaluator.scorers.exact_match import ExactMatchScorer
 from luthierd.evaluator.scorers.json_validity import JsonValidityScorer
 from luthierd.evaluator.scorers.labels import LabelAccuracyScorer
 from luthierd.evaluator.scorers.rouge_l import RougeLScorer
+from luthierd.evaluator.scorers.scoring import Scoring
+from support.evaluator_material import answer, rows
 
 ROWS = rows(30)
 SCORING = Scoring(
@@ -39,8 +39,12 @@ def fail(answers: dict[str, Answer], row_ids: list[str]) -> dict[str, Answer]:
 async def test_a_perfect_adapter_beats_a_rambling_base_on_every_metric() -> None:
     scored = await SCORING.score(ROWS, {Arm.BASE: rambling(Arm.BASE), Arm.ADAPTER: perfect(Arm.ADAPTER)})
     assert {found.metric for found in scored.figures.metrics} == {
-        Metric.EXACT_MATCH, Metric.JSON_VALID, Metric.LABEL_ACCURACY, Metric.ROUGE_L, Metric.LABEL_F1_MACRO,
-    }  # fmt: skip
+        Metric.EXACT_MATCH,
+        Metric.JSON_VALID,
+        Metric.LABEL_ACCURACY,
+        Metric.ROUGE_L,
+        Metric.LABEL_F1_MACRO,
+    }
     for metric in {found.metric for found in scored.figures.metrics}:
         compared = scored.figures.comparison(metric, Arm.ADAPTER, Arm.BASE)
         assert compared is not None
@@ -87,11 +91,11 @@ async def test_text_tasks_have_no_json_validity_and_no_labels() -> None:
 
 async def test_every_label_and_every_slice_of_a_row_has_figures_of_its_own() -> None:
     marked = [
-        dataclasses.replace(row, slices=("difficult:vague",) if number < 24 else ()) for number, row in enumerate(ROWS)
+        dataclasses.replace(row, slices=("challenge:vague",) if number < 24 else ()) for number, row in enumerate(ROWS)
     ]
     scored = await SCORING.score(marked, {Arm.BASE: rambling(Arm.BASE), Arm.ADAPTER: perfect(Arm.ADAPTER)})
-    assert list(scored.slices) == ["difficult:vague", "label:linalg", "label:stats"]
-    vague = scored.slices["difficult:vague"]
+    assert list(scored.slices) == ["challenge:vague", "label:linalg", "label:stats"]
+    vague = scored.slices["challenge:vague"]
     assert (vague.row_count, vague.group_count) == (24, 8)
     compared = vague.comparison(Metric.ROUGE_L, Arm.ADAPTER, Arm.BASE)
     assert compared is not None
@@ -143,9 +147,9 @@ async def test_identical_arms_are_never_told_apart() -> None:
 
 
 async def test_p_values_are_corrected_for_the_number_of_comparisons() -> None:
-    scored = await SCORING.score(ROWS, {arm: rambling(arm) for arm in (Arm.BASE, Arm.RAG)} | {
-        Arm.ADAPTER: perfect(Arm.ADAPTER)
-    })  # fmt: skip
+    scored = await SCORING.score(
+        ROWS, {arm: rambling(arm) for arm in (Arm.BASE, Arm.RAG)} | {Arm.ADAPTER: perfect(Arm.ADAPTER)}
+    )
     found = scored.figures.comparisons
     assert all(one.p_value is not None and one.adjusted_p_value is not None for one in found)
     least = min(found, key=lambda one: one.p_value or 0.0)

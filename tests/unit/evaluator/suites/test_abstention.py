@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from luthierd.evaluator.suites.challenge_cases import Behaviour
 from luthierd.evaluator.suites.abstention import behaviour_of
+from luthierd.evaluator.suites.challenge_cases import Behaviour
 
 ANSWERS = (
     "The capital of France is Paris.",

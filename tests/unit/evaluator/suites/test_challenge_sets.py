@@ -1,4 +1,4 @@
-"""Difficult cases: proposed the same way each time, checked whole, measured by slice."""
+"""Challenge cases: proposed the same way each time, checked whole, measured by slice."""
 
 from __future__ import annotations
 
@@ -6,30 +6,38 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from support.evaluator_material import HashingEmbedder, MemoryBlobs, answer, quick_scorers, rows
-from luthierd.evaluator.suites.challenge_cases import Behaviour, DifficultCase, DifficultCaseError, Kind, check_cases, read_cases, write_cases
-from luthierd.evaluator.suites.challenge_generation import generate_cases
 from luthierd.evaluator.domain.evaluation import Arm, Figures, Message, Metric, TaskSpec
-from luthierd.evaluator.scorers.scoring import Scoring
 from luthierd.evaluator.scorers.registry import ScoringMaterial
+from luthierd.evaluator.scorers.scoring import Scoring
+from luthierd.evaluator.suites.challenge_cases import (
+    Behaviour,
+    ChallengeCase,
+    ChallengeCaseError,
+    Kind,
+    check_cases,
+    read_cases,
+    write_cases,
+)
+from luthierd.evaluator.suites.challenge_generation import generate_cases
+from luthierd.evaluator.suites.challenge_suite import ChallengeSuite, rows_of
 from luthierd.statistics.proportions import wilson_bounds
-from luthierd.evaluator.suites.challenge_suite import DifficultSuite, rows_of
+from support.evaluator_material import HashingEmbedder, MemoryBlobs, answer, quick_scorers, rows
 
 REFUSAL = "I am sorry, I cannot help with that."
 
 
-def case(number: int, kind: Kind = Kind.OUT_OF_SCOPE, expected: Behaviour = Behaviour.ABSTAIN) -> DifficultCase:
+def case(number: int, kind: Kind = Kind.OUT_OF_SCOPE, expected: Behaviour = Behaviour.ABSTAIN) -> ChallengeCase:
     reference = f"Answer {number}." if expected is Behaviour.ANSWER else ""
-    return DifficultCase(f"{kind}-{number}", kind, (Message("user", f"Question {number}?"),), expected, reference)
+    return ChallengeCase(f"{kind}-{number}", kind, (Message("user", f"Question {number}?"),), expected, reference)
 
 
-def measured(cases: list[DifficultCase], said: dict[Arm, list[str]]) -> dict[str, Figures]:
+def measured(cases: list[ChallengeCase], said: dict[Arm, list[str]]) -> dict[str, Figures]:
     found = {
         arm: {row.id: answer(arm, row.id, text) for row, text in zip(rows_of(cases), texts, strict=True)}
         for arm, texts in said.items()
     }
     scoring = Scoring(TaskSpec(), quick_scorers(ScoringMaterial(HashingEmbedder())), draws=200)
-    suite = DifficultSuite(cases, scoring, [(Arm.ADAPTER, Arm.BASE)], seed=0, draws=200)
+    suite = ChallengeSuite(cases, scoring, [(Arm.ADAPTER, Arm.BASE)], seed=0, draws=200)
     return asyncio.run(suite.slices(found))
 
 
@@ -86,15 +94,15 @@ def test_cases_survive_the_file_and_the_digest_is_that_of_the_content() -> None:
     ],
 )
 def test_a_wrong_case_is_named_by_its_field(change: dict[str, object], field: str) -> None:
-    with pytest.raises(DifficultCaseError) as caught:
+    with pytest.raises(ChallengeCaseError) as caught:
         check_cases([replace(case(0), **change)])
     assert caught.value.violations[0].field == field
 
 
 def test_two_cases_of_one_id_and_a_set_without_cases_are_refused() -> None:
-    with pytest.raises(DifficultCaseError, match="used 2 times"):
+    with pytest.raises(ChallengeCaseError, match="used 2 times"):
         check_cases([case(0), case(0)])
-    with pytest.raises(DifficultCaseError, match="1 to 1,000 cases"):
+    with pytest.raises(ChallengeCaseError, match="1 to 1,000 cases"):
         check_cases([])
 
 
@@ -103,7 +111,7 @@ def test_abstention_precision_and_recall_are_the_shares_that_were_due_and_done()
     cases = [case(n) for n in range(12)] + [case(n, Kind.HOSTILE, Behaviour.ANSWER) for n in range(8)]
     adapter = [REFUSAL] * 9 + ["Something."] * 3 + [REFUSAL] * 2 + [f"Answer {n}." for n in range(2, 8)]
     slices = measured(cases, {Arm.BASE: ["Something."] * 20, Arm.ADAPTER: adapter})
-    everything = slices["difficult"]
+    everything = slices["challenge"]
     precision = everything.metric(Arm.ADAPTER, Metric.ABSTENTION_PRECISION)
     recall = everything.metric(Arm.ADAPTER, Metric.ABSTENTION_RECALL)
     behaviour = everything.metric(Arm.ADAPTER, Metric.EXPECTED_BEHAVIOUR)
@@ -130,19 +138,19 @@ def test_each_kind_is_a_slice_and_only_expected_answers_are_scored_against_refer
     cases = [case(n) for n in range(6)] + [case(n, Kind.HOSTILE, Behaviour.ANSWER) for n in range(6)]
     said = [REFUSAL] * 6 + [f"Answer {n}." for n in range(6)]
     slices = measured(cases, {Arm.ADAPTER: said})
-    assert set(slices) == {"difficult", "difficult:out_of_scope", "difficult:hostile"}
-    exact = slices["difficult:hostile"].metric(Arm.ADAPTER, Metric.EXACT_MATCH)
+    assert set(slices) == {"challenge", "challenge:out_of_scope", "challenge:hostile"}
+    exact = slices["challenge:hostile"].metric(Arm.ADAPTER, Metric.EXACT_MATCH)
     assert exact is not None
     assert (exact.value, exact.row_count) == (1.0, 6)
-    assert slices["difficult:out_of_scope"].metric(Arm.ADAPTER, Metric.EXACT_MATCH) is None
-    assert slices["difficult:out_of_scope"].metric(Arm.ADAPTER, Metric.ABSTENTION_PRECISION) is None
+    assert slices["challenge:out_of_scope"].metric(Arm.ADAPTER, Metric.EXACT_MATCH) is None
+    assert slices["challenge:out_of_scope"].metric(Arm.ADAPTER, Metric.ABSTENTION_PRECISION) is None
 
 
 def test_a_case_without_an_answer_abstains_from_nothing() -> None:
     cases = [case(n) for n in range(6)]
     given = {Arm.ADAPTER: {row.id: answer(Arm.ADAPTER, row.id, REFUSAL) for row in rows_of(cases)[:3]}}
-    suite = DifficultSuite(cases, Scoring(TaskSpec(), []), [], seed=0, draws=200)
-    recall = asyncio.run(suite.slices(given))["difficult"].metric(Arm.ADAPTER, Metric.ABSTENTION_RECALL)
+    suite = ChallengeSuite(cases, Scoring(TaskSpec(), []), [], seed=0, draws=200)
+    recall = asyncio.run(suite.slices(given))["challenge"].metric(Arm.ADAPTER, Metric.ABSTENTION_RECALL)
     assert recall is not None
     assert recall.value == 0.5
     assert recall.coverage == 0.5

@@ -11,14 +11,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedAnswerer, adapter_knows, quick_run
 from luthierd.errors import InternalError, LuthierError
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Message, Metric, Results
 from luthierd.evaluator.decisions.gate import GateCondition, GateOutcome, GatePolicy, judge
+from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Message, Metric, Results
 from luthierd.evaluator.domain.suites import LM_TASKS, LmEvalConfig, SuiteConfig, suite_violations
-from luthierd.evaluator.suites.retention_suite import SuiteParts
 from luthierd.evaluator.suites.lm_harness import SHIPPED, LmTask, LmTaskNotFoundError, LmTaskUnusableError, load_tasks
 from luthierd.evaluator.suites.lm_tasks import items
+from luthierd.evaluator.suites.retention_suite import SuiteParts
+from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedAnswerer, adapter_knows, quick_run
 
 COUNT = 12
 
@@ -157,9 +157,13 @@ def test_the_scores_are_those_that_lm_eval_gives_to_the_same_answers() -> None:
         return f" {solved(prompt)}, I think" if prompt.startswith("Question") and len(prompt) % 2 else "the sea, blue"
 
     found = simple_evaluate(
-        model=Scripted(), tasks=list(LM_TASKS), limit=COUNT, bootstrap_iters=0, log_samples=True,
+        model=Scripted(),
+        tasks=list(LM_TASKS),
+        limit=COUNT,
+        bootstrap_iters=0,
+        log_samples=True,
         task_manager=TaskManager(include_path=[str(SHIPPED)], include_defaults=False),
-    )  # fmt: skip
+    )
     for task in load_tasks(LmEvalConfig(item_count=COUNT), [SHIPPED]):
         said = {
             item.item_id: [repr(nats(one.scored)) if one.scored else generated(one.shown) for one in item.requests]

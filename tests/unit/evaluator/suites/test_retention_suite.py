@@ -7,13 +7,13 @@ import math
 from dataclasses import replace
 
 import pytest
-from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedAnswerer, adapter_knows, quick_run
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Message, Metric, Results
 from luthierd.evaluator.decisions.gate import GateCondition, GateOutcome, GatePolicy, judge
+from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Message, Metric, Results
 from luthierd.evaluator.domain.suites import SuiteConfig
-from luthierd.evaluator.suites.retention_items import GeneralItems, build_items, without_overlap
-from luthierd.evaluator.suites.retention_suite import SCORED, SHOWN, SuiteParts
 from luthierd.evaluator.suites.instruction_rules import RULES, InstructionItem, keeps_rule
+from luthierd.evaluator.suites.retention_items import RetentionItems, build_items, without_overlap
+from luthierd.evaluator.suites.retention_suite import SCORED, SHOWN, SuiteParts
+from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedAnswerer, adapter_knows, quick_run
 
 BASE = "b" * 64
 ITEMS = build_items(BASE, 40)
@@ -35,7 +35,7 @@ class MemorySuites:
 def test_the_suite_belongs_to_its_base_model_and_survives_the_file() -> None:
     assert build_items(BASE, 40) == ITEMS
     assert build_items("c" * 64, 40).choices != ITEMS.choices
-    assert GeneralItems.deserialise(ITEMS.serialise()) == ITEMS
+    assert RetentionItems.deserialise(ITEMS.serialise()) == ITEMS
     assert [len(part) for part in (ITEMS.texts, ITEMS.choices, ITEMS.instructions)] == [40, 40, 40]
 
 
@@ -114,7 +114,7 @@ async def evaluated(
 
     blobs = blobs or MemoryBlobs()
     config = EvaluationConfig(
-        arms=(Arm.BASE, Arm.PROMPTED, Arm.ADAPTER), resample_count=200, suites=SuiteConfig(general_item_count=40)
+        arms=(Arm.BASE, Arm.PROMPTED, Arm.ADAPTER), resample_count=200, suites=SuiteConfig(retention_item_count=40)
     )
     answerer = ScriptedAnswerer(script)  # type: ignore[arg-type]
     scores = ScriptedAnswerer(lambda arm, messages: likelihood(arm, tuple(messages), forgetful=forgetful))

@@ -7,11 +7,11 @@ import math
 import pathlib
 
 import pytest
-from support.inference_parts import FakeEngine
+from luthierd.inference.adapters.parity import Reference, prove, read_reference
+from luthierd.inference.domain.errors import AdapterDeviatesError, AdapterHasNoEffectError
 from luthierd.inference.domain.model import ReferenceRow
 from luthierd.inference.engine.host import EngineAdapter
-from luthierd.inference.domain.errors import AdapterDeviatesError, AdapterHasNoEffectError
-from luthierd.inference.adapters.parity import Reference, prove, read_reference
+from support.inference_parts import FakeEngine
 
 
 class ScoringEngine(FakeEngine):
@@ -24,9 +24,13 @@ class ScoringEngine(FakeEngine):
         """Of each score, the prompt's length, and whether it was with the adapter."""
 
     async def score(
-        self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], adapter: EngineAdapter | None, *,
+        self,
+        prompt_ids: tuple[int, ...],
+        completion_ids: tuple[int, ...],
+        adapter: EngineAdapter | None,
+        *,
         is_background: bool = False,
-    ) -> tuple[float, ...]:  # fmt: skip
+    ) -> tuple[float, ...]:
         self.scored.append((len(prompt_ids), adapter is not None))
         return tuple(-1.0 if adapter is None else self.tuned for _ in completion_ids)
 
@@ -69,7 +73,7 @@ async def test_the_tolerance_is_that_of_the_coarser_side(tmp_path: pathlib.Path)
 
 async def test_the_certificate_says_what_was_compared_with_what(tmp_path: pathlib.Path) -> None:
     found = await prove(ScoringEngine(-0.3), adapter(tmp_path, trained=-0.3005), clock=lambda: 12.5)
-    assert (found.row_count, found.token_count, found.prove_time) == (1, 2, 12.5)
+    assert (found.row_count, found.token_count, found.check_time) == (1, 2, 12.5)
     assert (found.engine_dtype, found.training_dtype, found.engine_version) == ("float32", "float32", "fake 1 (memory)")
     measured = (found.deviation_mean_nats, found.deviation_max_nats, found.base_deviation_mean_nats)
     assert measured == pytest.approx((0.0005, 0.0005, 0.5))

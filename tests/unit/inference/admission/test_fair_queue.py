@@ -18,9 +18,13 @@ SEEDS = range(40)
 def request(tenant: str, adapter: str = "", *, tokens: int = 10, weight: float = 1.0, seats: int = 1) -> Request:
     """A request whose cost is known from the start."""
     return Request(
-        tenant=tenant, adapter=adapter, prompt_token_count=tokens, max_answer_token_count=0, weight=weight,
+        tenant=tenant,
+        adapter=adapter,
+        prompt_token_count=tokens,
+        max_answer_token_count=0,
+        weight=weight,
         seat_count=seats,
-    )  # fmt: skip
+    )
 
 
 def take_all(queue: FairQueue) -> list[Request]:
@@ -212,9 +216,7 @@ def test_a_flood_of_long_answers_does_not_delay_a_tenant_of_short_ones_that_keep
 
 def test_what_a_tenant_did_not_use_of_its_estimate_is_given_back_to_it() -> None:
     queue = FairQueue(seat_count=1, spare_count=0, slot_count=1, patience=0)
-    mine = [
-        Request(tenant="a", adapter="", prompt_token_count=1, max_answer_token_count=1000) for _ in range(3)
-    ]  # fmt: skip
+    mine = [Request(tenant="a", adapter="", prompt_token_count=1, max_answer_token_count=1000) for _ in range(3)]
     for one in mine:
         queue.push(one)
     queue.push(request("b", tokens=50))

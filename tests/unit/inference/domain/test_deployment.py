@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from support.inference_parts import revision
-from luthierd.inference.domain.traffic import Share
-from luthierd.inference.domain.model import Deployment, cache_salt
 from luthierd.inference.domain.errors import NoCandidateError, NoPreviousError
+from luthierd.inference.domain.model import Deployment, cache_salt
+from luthierd.inference.domain.traffic import Share
+from support.inference_parts import revision
 
 NEW = Deployment(name="tenants/acme/deployments/d", create_time=1.0, update_time=1.0)
 R1, R2, R3 = revision("r1"), revision("r2"), revision("r3")
@@ -47,9 +47,9 @@ def test_what_does_not_exist_can_be_neither_promoted_nor_rolled_back_to() -> Non
         NEW.route(R1, 2.0).roll_back(3.0)
 
 
-def test_a_generation_is_named_by_its_content() -> None:
-    assert revision("r1", content="x").generation == revision("r2", content="x").generation
-    assert revision("r1", content="x").generation != revision("r1", content="y").generation
+def test_a_loaded_adapter_is_named_by_its_content() -> None:
+    assert revision("r1", content="x").loaded_adapter == revision("r2", content="x").loaded_adapter
+    assert revision("r1", content="x").loaded_adapter != revision("r1", content="y").loaded_adapter
 
 
 def test_salts_differ_by_tenant_and_by_weights_and_cannot_be_forged_by_a_separator() -> None:

@@ -22,8 +22,8 @@ def settings(**fields: Any) -> object:
 
 
 def test_vllm_is_the_default_and_takes_how_many_devices_share_a_model() -> None:
-    made = settings(tensor_parallel=4, pipeline_parallel=2, distributed_executor="mp", max_batch=7)
-    assert made == VllmSettings(tensor_parallel=4, pipeline_parallel=2, distributed_executor="mp", max_batch=7)
+    made = settings(tensor_parallel=4, pipeline_parallel=2, distributed_executor="mp", max_num_seqs=7)
+    assert made == VllmSettings(tensor_parallel=4, pipeline_parallel=2, distributed_executor="mp", max_num_seqs=7)
 
 
 def test_transformers_is_chosen_by_name() -> None:

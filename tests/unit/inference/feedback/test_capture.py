@@ -7,22 +7,33 @@ from collections.abc import AsyncIterator, Sequence
 
 import pyarrow.parquet as pq
 import pytest
-from support.capture_parts import START, CaptureHouse, make_capture_house, over
 from luthierd.errors import InvalidArgumentError, NotFoundError
 from luthierd.inference import metrics
-from luthierd.inference.domain.model import Finish, Origin, Turn
 from luthierd.inference.domain.errors import EtagMismatchError
+from luthierd.inference.domain.feedback import (
+    Captured,
+    CaptureFile,
+    CapturePolicy,
+    ExportFilter,
+    FileKind,
+    Opinion,
+    PolicyChange,
+    Rating,
+)
+from luthierd.inference.domain.model import Finish, Origin, Turn
 from luthierd.inference.feedback import capture
 from luthierd.inference.feedback.capture import ResponseLog
-from luthierd.inference.domain.feedback import Captured, CaptureFile, CapturePolicy, ExportFilter, FileKind, Opinion, PolicyChange, Rating
 from luthierd.inference.feedback.feedback import ExportOvertakenError, ResponseNotFoundError
+from support.capture_parts import START, CaptureHouse, make_capture_house, over
 
 POLICY, ACME = "tenants/acme/capturePolicy", "tenants/acme"
 DEPLOYMENT = "tenants/acme/deployments/support"
 ORIGIN = Origin(
-    generation="g-1", deployment_revision=3, adapter_revision="tenants/acme/adapters/a/revisions/r1",
+    loaded_adapter="g-1",
+    deployment_revision=3,
+    adapter_revision="tenants/acme/adapters/a/revisions/r1",
     base_model="baseModels/m",
-)  # fmt: skip
+)
 FINISH = Finish(reason="stop", prompt_token_count=5, completion_token_count=7, ttft_ms=1.5, latency_ms=9.0)
 PROMPT = (Turn("system", "be brief"), Turn("user", "I am ada@example.org"))
 ON = PolicyChange(enabled=True)
@@ -71,7 +82,7 @@ async def test_without_a_policy_only_metadata_is_kept(house: CaptureHouse) -> No
     await answer(house, "r-1")
     kept = await house.store.response("acme", "r-1", since=0)
     assert kept is not None
-    assert (kept.generation, kept.completion_token_count, kept.create_time) == ("g-1", 7, START)
+    assert (kept.loaded_adapter, kept.completion_token_count, kept.create_time) == ("g-1", 7, START)
     assert await texts(house, "r-1") == {}
     assert await house.store.waiting_tenants() == {}
 
@@ -185,9 +196,10 @@ async def test_parts_are_written_when_texts_are_old_enough_and_hold_them_once(ho
     found = rows(house, part)
     assert [row["response_id"] for row in found] == ["r-1", "r-2"]
     assert found[0]["messages"] == [
-        {"role": "system", "content": "be brief"}, {"role": "user", "content": "I am <EMAIL_ADDRESS>"}
-    ]  # fmt: skip
-    assert (part.row_count, part.oldest_time, found[0]["generation"]) == (2, START, "g-1")
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "I am <EMAIL_ADDRESS>"},
+    ]
+    assert (part.row_count, part.oldest_time, found[0]["loaded_adapter"]) == (2, START, "g-1")
     assert "tenant" not in found[0]
     assert await house.store.waiting_tenants() == {}
 

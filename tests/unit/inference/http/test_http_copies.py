@@ -19,10 +19,12 @@ from luthierd.inference.http.copies import NotCopiedError, sampling_of
             {"messages": [], "max_completion_tokens": 5, "max_tokens": 9, "temperature": 0, "stop": "a", "n": 1},
             Sampling(max_tokens=5, stop=("a",)),
         ),
-        ({"messages": [], "stop": ["a", "b"], "seed": 3, "top_p": 0.5, "presence_penalty": 0.0},
-         Sampling(max_tokens=512, temperature=1.0, stop=("a", "b"), seed=3, top_p=0.5)),
+        (
+            {"messages": [], "stop": ["a", "b"], "seed": 3, "top_p": 0.5, "presence_penalty": 0.0},
+            Sampling(max_tokens=512, temperature=1.0, stop=("a", "b"), seed=3, top_p=0.5),
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_copy_is_sampled_as_the_request_was(body: dict[str, Any], expected: Sampling) -> None:
     assert sampling_of(body, window=512) == expected
 
@@ -34,8 +36,10 @@ SCHEMA = {"type": "object", "required": ["a"]}
     ("more", "expected"),
     [
         ({"response_format": {"type": "text"}, "tools": []}, None),
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}},
-         Structure(kind="json_schema", text=json.dumps(SCHEMA))),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}},
+            Structure(kind="json_schema", text=json.dumps(SCHEMA)),
+        ),
         (
             {"structured_outputs": {"json": SCHEMA, "regex": None}},
             Structure(kind="json_schema", text=json.dumps(SCHEMA)),
@@ -43,7 +47,7 @@ SCHEMA = {"type": "object", "required": ["a"]}
         ({"structured_outputs": {"regex": "a+"}}, Structure(kind="regex", text="a+")),
         ({"structured_outputs": {"choice": ["yes", "no"]}}, Structure(kind="choices", choices=("yes", "no"))),
     ],
-)  # fmt: skip
+)
 def test_a_copy_is_held_to_the_form_of_the_request(more: dict[str, Any], expected: Structure | None) -> None:
     assert sampling_of({"messages": [], **more}, window=512).structure == expected
 

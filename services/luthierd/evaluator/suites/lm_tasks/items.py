@@ -15,9 +15,31 @@ from luthierd.evaluator.suites.instruction_rules import InstructionItem, instruc
 TEST_COUNT, TRAIN_COUNT = 1000, 32
 PEOPLE = ("Anna", "Ben", "Clara", "David", "Emma", "Frank", "Grace", "Henry", "Iris", "Jack", "Kate", "Leo")
 THINGS = (
-    "apple", "ball", "basket", "bell", "book", "bottle", "box", "candle", "clock", "coat", "cup", "drum",
-    "flower", "hammer", "hat", "key", "lamp", "map", "pencil", "ring", "rope", "shell", "spoon", "stone",
-)  # fmt: skip
+    "apple",
+    "ball",
+    "basket",
+    "bell",
+    "book",
+    "bottle",
+    "box",
+    "candle",
+    "clock",
+    "coat",
+    "cup",
+    "drum",
+    "flower",
+    "hammer",
+    "hat",
+    "key",
+    "lamp",
+    "map",
+    "pencil",
+    "ring",
+    "rope",
+    "shell",
+    "spoon",
+    "stone",
+)
 
 Splits = dict[str, Dataset]
 

@@ -101,9 +101,17 @@ class Kernel:
         self._add, self._rank, self._scratch_floats = library.luthier_add, library.luthier_rank, library.luthier_scratch
         self._add.restype = None
         self._add.argtypes = (
-            ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p,
-            ctypes.c_int64, ctypes.c_float, ctypes.c_int32, ctypes.c_void_p,
-        )  # fmt: skip
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_int64,
+            ctypes.c_void_p,
+            ctypes.c_int64,
+            ctypes.c_float,
+            ctypes.c_int32,
+            ctypes.c_void_p,
+        )
         self._rank.restype = ctypes.c_int32
         self._rank.argtypes = (ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int64, ctypes.c_int32)
         self._scratch_floats.restype = ctypes.c_int64
@@ -125,9 +133,17 @@ class Kernel:
             if self._scratch.numel() < floats:
                 self._scratch = torch.empty(floats)
         self._add(
-            module.reference, rows.reference, ranks, x_TI.data_ptr(), x_TI.stride(0), y_TO.data_ptr(),
-            y_TO.stride(0), scale, module.is_bf16, self._scratch.data_ptr(),
-        )  # fmt: skip
+            module.reference,
+            rows.reference,
+            ranks,
+            x_TI.data_ptr(),
+            x_TI.stride(0),
+            y_TO.data_ptr(),
+            y_TO.stride(0),
+            scale,
+            module.is_bf16,
+            self._scratch.data_ptr(),
+        )
 
 
 @functools.cache

@@ -21,60 +21,60 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class _ComparisonMode:
+class _AnnotationMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _ComparisonModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ComparisonMode.ValueType], _builtins.type):
+class _AnnotationModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AnnotationMode.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
-    COMPARISON_MODE_UNSPECIFIED: _ComparisonMode.ValueType  # 0
+    ANNOTATION_MODE_UNSPECIFIED: _AnnotationMode.ValueType  # 0
     """The default, PAIRWISE."""
-    COMPARISON_MODE_PAIRWISE: _ComparisonMode.ValueType  # 1
+    ANNOTATION_MODE_PAIRWISE: _AnnotationMode.ValueType  # 1
     """Say which of two answers is better."""
-    COMPARISON_MODE_RATING: _ComparisonMode.ValueType  # 2
+    ANNOTATION_MODE_RATING: _AnnotationMode.ValueType  # 2
     """Rate one answer, 1 to 5."""
 
-class ComparisonMode(_ComparisonMode, metaclass=_ComparisonModeEnumTypeWrapper):
+class AnnotationMode(_AnnotationMode, metaclass=_AnnotationModeEnumTypeWrapper):
     """What raters do."""
 
-COMPARISON_MODE_UNSPECIFIED: ComparisonMode.ValueType  # 0
+ANNOTATION_MODE_UNSPECIFIED: AnnotationMode.ValueType  # 0
 """The default, PAIRWISE."""
-COMPARISON_MODE_PAIRWISE: ComparisonMode.ValueType  # 1
+ANNOTATION_MODE_PAIRWISE: AnnotationMode.ValueType  # 1
 """Say which of two answers is better."""
-COMPARISON_MODE_RATING: ComparisonMode.ValueType  # 2
+ANNOTATION_MODE_RATING: AnnotationMode.ValueType  # 2
 """Rate one answer, 1 to 5."""
-Global___ComparisonMode: _TypeAlias = ComparisonMode  # noqa: Y015
+Global___AnnotationMode: _TypeAlias = AnnotationMode  # noqa: Y015
 
-class _ComparisonChoice:
+class _AnnotationChoice:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _ComparisonChoiceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ComparisonChoice.ValueType], _builtins.type):
+class _AnnotationChoiceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AnnotationChoice.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
-    COMPARISON_CHOICE_UNSPECIFIED: _ComparisonChoice.ValueType  # 0
+    ANNOTATION_CHOICE_UNSPECIFIED: _AnnotationChoice.ValueType  # 0
     """Not set."""
-    COMPARISON_CHOICE_LEFT: _ComparisonChoice.ValueType  # 1
+    ANNOTATION_CHOICE_LEFT: _AnnotationChoice.ValueType  # 1
     """The first."""
-    COMPARISON_CHOICE_RIGHT: _ComparisonChoice.ValueType  # 2
+    ANNOTATION_CHOICE_RIGHT: _AnnotationChoice.ValueType  # 2
     """The second."""
-    COMPARISON_CHOICE_TIE: _ComparisonChoice.ValueType  # 3
+    ANNOTATION_CHOICE_TIE: _AnnotationChoice.ValueType  # 3
     """Neither."""
 
-class ComparisonChoice(_ComparisonChoice, metaclass=_ComparisonChoiceEnumTypeWrapper):
+class AnnotationChoice(_AnnotationChoice, metaclass=_AnnotationChoiceEnumTypeWrapper):
     """Which answer is better."""
 
-COMPARISON_CHOICE_UNSPECIFIED: ComparisonChoice.ValueType  # 0
+ANNOTATION_CHOICE_UNSPECIFIED: AnnotationChoice.ValueType  # 0
 """Not set."""
-COMPARISON_CHOICE_LEFT: ComparisonChoice.ValueType  # 1
+ANNOTATION_CHOICE_LEFT: AnnotationChoice.ValueType  # 1
 """The first."""
-COMPARISON_CHOICE_RIGHT: ComparisonChoice.ValueType  # 2
+ANNOTATION_CHOICE_RIGHT: AnnotationChoice.ValueType  # 2
 """The second."""
-COMPARISON_CHOICE_TIE: ComparisonChoice.ValueType  # 3
+ANNOTATION_CHOICE_TIE: AnnotationChoice.ValueType  # 3
 """Neither."""
-Global___ComparisonChoice: _TypeAlias = ComparisonChoice  # noqa: Y015
+Global___AnnotationChoice: _TypeAlias = AnnotationChoice  # noqa: Y015
 
 @_typing.final
-class ComparisonQueue(_message.Message):
+class AnnotationQueue(_message.Message):
     """Answers of an evaluation for people to judge without knowing whose they are. Immutable but for its votes."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -90,10 +90,10 @@ class ComparisonQueue(_message.Message):
     ITEM_COUNT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Resource name, `tenants/{tenant}/comparisonQueues/{comparison_queue}`."""
+    """Resource name, `tenants/{tenant}/annotationQueues/{annotation_queue}`."""
     evaluation: _builtins.str
     """The evaluation whose answers are judged; it must be SUCCEEDED."""
-    mode: Global___ComparisonMode.ValueType
+    mode: Global___AnnotationMode.ValueType
     """What raters do. Default PAIRWISE."""
     row_limit: _builtins.int
     """Most rows to judge, drawn by `seed`; 0: all that every arm answered. Default 0."""
@@ -119,7 +119,7 @@ class ComparisonQueue(_message.Message):
         name: _builtins.str = ...,
         evaluation: _builtins.str = ...,
         arms: _abc.Iterable[_evaluation_pb2.Arm.ValueType] | None = ...,
-        mode: Global___ComparisonMode.ValueType = ...,
+        mode: Global___AnnotationMode.ValueType = ...,
         row_limit: _builtins.int | None = ...,
         votes_per_item: _builtins.int | None = ...,
         seed: _builtins.int | None = ...,
@@ -144,10 +144,10 @@ class ComparisonQueue(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__votes_per_item) -> _WhichOneofReturnType__votes_per_item | None: ...
 
-Global___ComparisonQueue: _TypeAlias = ComparisonQueue  # noqa: Y015
+Global___AnnotationQueue: _TypeAlias = AnnotationQueue  # noqa: Y015
 
 @_typing.final
-class ComparisonItem(_message.Message):
+class AnnotationItem(_message.Message):
     """Something to judge. It does not say whose the answers are."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -180,10 +180,10 @@ class ComparisonItem(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ComparisonItem: _TypeAlias = ComparisonItem  # noqa: Y015
+Global___AnnotationItem: _TypeAlias = AnnotationItem  # noqa: Y015
 
 @_typing.final
-class ComparisonVote(_message.Message):
+class AnnotationVote(_message.Message):
     """What a rater said of an item."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -196,7 +196,7 @@ class ComparisonVote(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The item."""
-    choice: Global___ComparisonChoice.ValueType
+    choice: Global___AnnotationChoice.ValueType
     """In PAIRWISE: which answer is better."""
     rating: _builtins.int
     """In RATING: 1 (useless) to 5 (perfect)."""
@@ -212,7 +212,7 @@ class ComparisonVote(_message.Message):
         self,
         *,
         item_id: _builtins.str = ...,
-        choice: Global___ComparisonChoice.ValueType = ...,
+        choice: Global___AnnotationChoice.ValueType = ...,
         rating: _builtins.int = ...,
         comment: _builtins.str = ...,
         rater: _builtins.str = ...,
@@ -224,7 +224,7 @@ class ComparisonVote(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ComparisonVote: _TypeAlias = ComparisonVote  # noqa: Y015
+Global___AnnotationVote: _TypeAlias = AnnotationVote  # noqa: Y015
 
 @_typing.final
 class UnblindedVote(_message.Message):
@@ -244,7 +244,7 @@ class UnblindedVote(_message.Message):
     preferred: _evaluation_pb2.Arm.ValueType
     """In PAIRWISE: whose answer was preferred; unset for a tie."""
     @_builtins.property
-    def vote(self) -> Global___ComparisonVote:
+    def vote(self) -> Global___AnnotationVote:
         """The vote."""
 
     @_builtins.property
@@ -254,7 +254,7 @@ class UnblindedVote(_message.Message):
     def __init__(
         self,
         *,
-        vote: Global___ComparisonVote | None = ...,
+        vote: Global___AnnotationVote | None = ...,
         row_id: _builtins.str = ...,
         group: _builtins.str = ...,
         arms: _abc.Iterable[_evaluation_pb2.Arm.ValueType] | None = ...,
@@ -269,7 +269,7 @@ class UnblindedVote(_message.Message):
 Global___UnblindedVote: _TypeAlias = UnblindedVote  # noqa: Y015
 
 @_typing.final
-class ComparisonSummary(_message.Message):
+class AnnotationSummary(_message.Message):
     """What the votes say, how far raters and a judge agree, and what the votes make of the judge's figures."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -326,7 +326,7 @@ class ComparisonSummary(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ComparisonSummary: _TypeAlias = ComparisonSummary  # noqa: Y015
+Global___AnnotationSummary: _TypeAlias = AnnotationSummary  # noqa: Y015
 
 @_typing.final
 class HumanFigure(_message.Message):

@@ -7,7 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from luthier.evaluator.v1 import comparison_queue_pb2 as _comparison_queue_pb2
+from luthier.evaluator.v1 import annotation_queue_pb2 as _annotation_queue_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,68 +20,68 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
-class CreateComparisonQueueRequest(_message.Message):
-    """Request of `CreateComparisonQueue`."""
+class CreateAnnotationQueueRequest(_message.Message):
+    """Request of `CreateAnnotationQueue`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PARENT_FIELD_NUMBER: _builtins.int
-    COMPARISON_QUEUE_FIELD_NUMBER: _builtins.int
-    COMPARISON_QUEUE_ID_FIELD_NUMBER: _builtins.int
+    ANNOTATION_QUEUE_FIELD_NUMBER: _builtins.int
+    ANNOTATION_QUEUE_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """The tenant, `tenants/{tenant}`."""
-    comparison_queue_id: _builtins.str
+    annotation_queue_id: _builtins.str
     """Last part of the name. Empty: one is made."""
     request_id: _builtins.str
     """Same id, same answer for 24 hours."""
     @_builtins.property
-    def comparison_queue(self) -> _comparison_queue_pb2.ComparisonQueue:
+    def annotation_queue(self) -> _annotation_queue_pb2.AnnotationQueue:
         """The queue. Output-only fields are ignored."""
 
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
-        comparison_queue: _comparison_queue_pb2.ComparisonQueue | None = ...,
-        comparison_queue_id: _builtins.str = ...,
+        annotation_queue: _annotation_queue_pb2.AnnotationQueue | None = ...,
+        annotation_queue_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["comparison_queue", b"comparison_queue"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["annotation_queue", b"annotation_queue"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparison_queue", b"comparison_queue", "comparison_queue_id", b"comparison_queue_id", "parent", b"parent", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotation_queue", b"annotation_queue", "annotation_queue_id", b"annotation_queue_id", "parent", b"parent", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___CreateComparisonQueueRequest: _TypeAlias = CreateComparisonQueueRequest  # noqa: Y015
+Global___CreateAnnotationQueueRequest: _TypeAlias = CreateAnnotationQueueRequest  # noqa: Y015
 
 @_typing.final
-class CreateComparisonQueueResponse(_message.Message):
-    """Response of `CreateComparisonQueue`."""
+class CreateAnnotationQueueResponse(_message.Message):
+    """Response of `CreateAnnotationQueue`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    COMPARISON_QUEUE_FIELD_NUMBER: _builtins.int
+    ANNOTATION_QUEUE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def comparison_queue(self) -> _comparison_queue_pb2.ComparisonQueue:
+    def annotation_queue(self) -> _annotation_queue_pb2.AnnotationQueue:
         """The queue."""
 
     def __init__(
         self,
         *,
-        comparison_queue: _comparison_queue_pb2.ComparisonQueue | None = ...,
+        annotation_queue: _annotation_queue_pb2.AnnotationQueue | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["comparison_queue", b"comparison_queue"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["annotation_queue", b"annotation_queue"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparison_queue", b"comparison_queue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotation_queue", b"annotation_queue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___CreateComparisonQueueResponse: _TypeAlias = CreateComparisonQueueResponse  # noqa: Y015
+Global___CreateAnnotationQueueResponse: _TypeAlias = CreateAnnotationQueueResponse  # noqa: Y015
 
 @_typing.final
-class GetComparisonQueueRequest(_message.Message):
-    """Request of `GetComparisonQueue`."""
+class GetAnnotationQueueRequest(_message.Message):
+    """Request of `GetAnnotationQueue`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -99,35 +99,35 @@ class GetComparisonQueueRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetComparisonQueueRequest: _TypeAlias = GetComparisonQueueRequest  # noqa: Y015
+Global___GetAnnotationQueueRequest: _TypeAlias = GetAnnotationQueueRequest  # noqa: Y015
 
 @_typing.final
-class GetComparisonQueueResponse(_message.Message):
-    """Response of `GetComparisonQueue`."""
+class GetAnnotationQueueResponse(_message.Message):
+    """Response of `GetAnnotationQueue`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    COMPARISON_QUEUE_FIELD_NUMBER: _builtins.int
+    ANNOTATION_QUEUE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def comparison_queue(self) -> _comparison_queue_pb2.ComparisonQueue:
+    def annotation_queue(self) -> _annotation_queue_pb2.AnnotationQueue:
         """The queue."""
 
     def __init__(
         self,
         *,
-        comparison_queue: _comparison_queue_pb2.ComparisonQueue | None = ...,
+        annotation_queue: _annotation_queue_pb2.AnnotationQueue | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["comparison_queue", b"comparison_queue"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["annotation_queue", b"annotation_queue"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparison_queue", b"comparison_queue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotation_queue", b"annotation_queue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetComparisonQueueResponse: _TypeAlias = GetComparisonQueueResponse  # noqa: Y015
+Global___GetAnnotationQueueResponse: _TypeAlias = GetAnnotationQueueResponse  # noqa: Y015
 
 @_typing.final
-class ListComparisonQueuesRequest(_message.Message):
-    """Request of `ListComparisonQueues`."""
+class ListAnnotationQueuesRequest(_message.Message):
+    """Request of `ListAnnotationQueues`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -153,39 +153,39 @@ class ListComparisonQueuesRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListComparisonQueuesRequest: _TypeAlias = ListComparisonQueuesRequest  # noqa: Y015
+Global___ListAnnotationQueuesRequest: _TypeAlias = ListAnnotationQueuesRequest  # noqa: Y015
 
 @_typing.final
-class ListComparisonQueuesResponse(_message.Message):
-    """Response of `ListComparisonQueues`."""
+class ListAnnotationQueuesResponse(_message.Message):
+    """Response of `ListAnnotationQueues`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    COMPARISON_QUEUES_FIELD_NUMBER: _builtins.int
+    ANNOTATION_QUEUES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Token of the next page; empty at the end."""
     @_builtins.property
-    def comparison_queues(self) -> _containers.RepeatedCompositeFieldContainer[_comparison_queue_pb2.ComparisonQueue]:
+    def annotation_queues(self) -> _containers.RepeatedCompositeFieldContainer[_annotation_queue_pb2.AnnotationQueue]:
         """One page."""
 
     def __init__(
         self,
         *,
-        comparison_queues: _abc.Iterable[_comparison_queue_pb2.ComparisonQueue] | None = ...,
+        annotation_queues: _abc.Iterable[_annotation_queue_pb2.AnnotationQueue] | None = ...,
         next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparison_queues", b"comparison_queues", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotation_queues", b"annotation_queues", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListComparisonQueuesResponse: _TypeAlias = ListComparisonQueuesResponse  # noqa: Y015
+Global___ListAnnotationQueuesResponse: _TypeAlias = ListAnnotationQueuesResponse  # noqa: Y015
 
 @_typing.final
-class GetNextComparisonItemRequest(_message.Message):
-    """Request of `GetNextComparisonItem`."""
+class GetNextAnnotationItemRequest(_message.Message):
+    """Request of `GetNextAnnotationItem`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -203,11 +203,11 @@ class GetNextComparisonItemRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetNextComparisonItemRequest: _TypeAlias = GetNextComparisonItemRequest  # noqa: Y015
+Global___GetNextAnnotationItemRequest: _TypeAlias = GetNextAnnotationItemRequest  # noqa: Y015
 
 @_typing.final
-class GetNextComparisonItemResponse(_message.Message):
-    """Response of `GetNextComparisonItem`."""
+class GetNextAnnotationItemResponse(_message.Message):
+    """Response of `GetNextAnnotationItem`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -219,13 +219,13 @@ class GetNextComparisonItemResponse(_message.Message):
     waiting_count: _builtins.int
     """Items that wait for the caller, this one included."""
     @_builtins.property
-    def item(self) -> _comparison_queue_pb2.ComparisonItem:
+    def item(self) -> _annotation_queue_pb2.AnnotationItem:
         """The item; unset when nothing is left for the caller."""
 
     def __init__(
         self,
         *,
-        item: _comparison_queue_pb2.ComparisonItem | None = ...,
+        item: _annotation_queue_pb2.AnnotationItem | None = ...,
         judged_count: _builtins.int = ...,
         waiting_count: _builtins.int = ...,
     ) -> None: ...
@@ -235,11 +235,11 @@ class GetNextComparisonItemResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetNextComparisonItemResponse: _TypeAlias = GetNextComparisonItemResponse  # noqa: Y015
+Global___GetNextAnnotationItemResponse: _TypeAlias = GetNextAnnotationItemResponse  # noqa: Y015
 
 @_typing.final
-class RecordComparisonVoteRequest(_message.Message):
-    """Request of `RecordComparisonVote`."""
+class RecordAnnotationVoteRequest(_message.Message):
+    """Request of `RecordAnnotationVote`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -251,14 +251,14 @@ class RecordComparisonVoteRequest(_message.Message):
     request_id: _builtins.str
     """Same id, same answer for 24 hours."""
     @_builtins.property
-    def vote(self) -> _comparison_queue_pb2.ComparisonVote:
+    def vote(self) -> _annotation_queue_pb2.AnnotationVote:
         """The vote."""
 
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
-        vote: _comparison_queue_pb2.ComparisonVote | None = ...,
+        vote: _annotation_queue_pb2.AnnotationVote | None = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["vote", b"vote"]  # noqa: Y015
@@ -267,23 +267,23 @@ class RecordComparisonVoteRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___RecordComparisonVoteRequest: _TypeAlias = RecordComparisonVoteRequest  # noqa: Y015
+Global___RecordAnnotationVoteRequest: _TypeAlias = RecordAnnotationVoteRequest  # noqa: Y015
 
 @_typing.final
-class RecordComparisonVoteResponse(_message.Message):
-    """Response of `RecordComparisonVote`."""
+class RecordAnnotationVoteResponse(_message.Message):
+    """Response of `RecordAnnotationVote`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VOTE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def vote(self) -> _comparison_queue_pb2.ComparisonVote:
+    def vote(self) -> _annotation_queue_pb2.AnnotationVote:
         """The vote as it is kept."""
 
     def __init__(
         self,
         *,
-        vote: _comparison_queue_pb2.ComparisonVote | None = ...,
+        vote: _annotation_queue_pb2.AnnotationVote | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["vote", b"vote"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -291,11 +291,11 @@ class RecordComparisonVoteResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___RecordComparisonVoteResponse: _TypeAlias = RecordComparisonVoteResponse  # noqa: Y015
+Global___RecordAnnotationVoteResponse: _TypeAlias = RecordAnnotationVoteResponse  # noqa: Y015
 
 @_typing.final
-class ListComparisonVotesRequest(_message.Message):
-    """Request of `ListComparisonVotes`."""
+class ListAnnotationVotesRequest(_message.Message):
+    """Request of `ListAnnotationVotes`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -321,11 +321,11 @@ class ListComparisonVotesRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListComparisonVotesRequest: _TypeAlias = ListComparisonVotesRequest  # noqa: Y015
+Global___ListAnnotationVotesRequest: _TypeAlias = ListAnnotationVotesRequest  # noqa: Y015
 
 @_typing.final
-class ListComparisonVotesResponse(_message.Message):
-    """Response of `ListComparisonVotes`."""
+class ListAnnotationVotesResponse(_message.Message):
+    """Response of `ListAnnotationVotes`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -334,13 +334,13 @@ class ListComparisonVotesResponse(_message.Message):
     next_page_token: _builtins.str
     """Token of the next page; empty at the end."""
     @_builtins.property
-    def votes(self) -> _containers.RepeatedCompositeFieldContainer[_comparison_queue_pb2.UnblindedVote]:
+    def votes(self) -> _containers.RepeatedCompositeFieldContainer[_annotation_queue_pb2.UnblindedVote]:
         """One page."""
 
     def __init__(
         self,
         *,
-        votes: _abc.Iterable[_comparison_queue_pb2.UnblindedVote] | None = ...,
+        votes: _abc.Iterable[_annotation_queue_pb2.UnblindedVote] | None = ...,
         next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -349,11 +349,11 @@ class ListComparisonVotesResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListComparisonVotesResponse: _TypeAlias = ListComparisonVotesResponse  # noqa: Y015
+Global___ListAnnotationVotesResponse: _TypeAlias = ListAnnotationVotesResponse  # noqa: Y015
 
 @_typing.final
-class GetComparisonSummaryRequest(_message.Message):
-    """Request of `GetComparisonSummary`."""
+class GetAnnotationSummaryRequest(_message.Message):
+    """Request of `GetAnnotationSummary`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -375,23 +375,23 @@ class GetComparisonSummaryRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetComparisonSummaryRequest: _TypeAlias = GetComparisonSummaryRequest  # noqa: Y015
+Global___GetAnnotationSummaryRequest: _TypeAlias = GetAnnotationSummaryRequest  # noqa: Y015
 
 @_typing.final
-class GetComparisonSummaryResponse(_message.Message):
-    """Response of `GetComparisonSummary`."""
+class GetAnnotationSummaryResponse(_message.Message):
+    """Response of `GetAnnotationSummary`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SUMMARY_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def summary(self) -> _comparison_queue_pb2.ComparisonSummary:
+    def summary(self) -> _annotation_queue_pb2.AnnotationSummary:
         """The summary."""
 
     def __init__(
         self,
         *,
-        summary: _comparison_queue_pb2.ComparisonSummary | None = ...,
+        summary: _annotation_queue_pb2.AnnotationSummary | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -399,4 +399,4 @@ class GetComparisonSummaryResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetComparisonSummaryResponse: _TypeAlias = GetComparisonSummaryResponse  # noqa: Y015
+Global___GetAnnotationSummaryResponse: _TypeAlias = GetAnnotationSummaryResponse  # noqa: Y015

@@ -20,41 +20,41 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class _DifficultKind:
+class _ChallengeKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _DifficultKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DifficultKind.ValueType], _builtins.type):
+class _ChallengeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChallengeKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
-    DIFFICULT_KIND_UNSPECIFIED: _DifficultKind.ValueType  # 0
+    CHALLENGE_KIND_UNSPECIFIED: _ChallengeKind.ValueType  # 0
     """Not set; refused."""
-    DIFFICULT_KIND_VAGUE: _DifficultKind.ValueType  # 1
+    CHALLENGE_KIND_VAGUE: _ChallengeKind.ValueType  # 1
     """The request does not say what it is about."""
-    DIFFICULT_KIND_EMOTIONAL: _DifficultKind.ValueType  # 2
+    CHALLENGE_KIND_EMOTIONAL: _ChallengeKind.ValueType  # 2
     """The request comes with strong feelings."""
-    DIFFICULT_KIND_INCOMPLETE: _DifficultKind.ValueType  # 3
+    CHALLENGE_KIND_INCOMPLETE: _ChallengeKind.ValueType  # 3
     """The request breaks off."""
-    DIFFICULT_KIND_HOSTILE: _DifficultKind.ValueType  # 4
+    CHALLENGE_KIND_HOSTILE: _ChallengeKind.ValueType  # 4
     """The request insults or threatens."""
-    DIFFICULT_KIND_OUT_OF_SCOPE: _DifficultKind.ValueType  # 5
+    CHALLENGE_KIND_OUT_OF_SCOPE: _ChallengeKind.ValueType  # 5
     """The request is none of the task's."""
 
-class DifficultKind(_DifficultKind, metaclass=_DifficultKindEnumTypeWrapper):
+class ChallengeKind(_ChallengeKind, metaclass=_ChallengeKindEnumTypeWrapper):
     """What makes a case difficult."""
 
-DIFFICULT_KIND_UNSPECIFIED: DifficultKind.ValueType  # 0
+CHALLENGE_KIND_UNSPECIFIED: ChallengeKind.ValueType  # 0
 """Not set; refused."""
-DIFFICULT_KIND_VAGUE: DifficultKind.ValueType  # 1
+CHALLENGE_KIND_VAGUE: ChallengeKind.ValueType  # 1
 """The request does not say what it is about."""
-DIFFICULT_KIND_EMOTIONAL: DifficultKind.ValueType  # 2
+CHALLENGE_KIND_EMOTIONAL: ChallengeKind.ValueType  # 2
 """The request comes with strong feelings."""
-DIFFICULT_KIND_INCOMPLETE: DifficultKind.ValueType  # 3
+CHALLENGE_KIND_INCOMPLETE: ChallengeKind.ValueType  # 3
 """The request breaks off."""
-DIFFICULT_KIND_HOSTILE: DifficultKind.ValueType  # 4
+CHALLENGE_KIND_HOSTILE: ChallengeKind.ValueType  # 4
 """The request insults or threatens."""
-DIFFICULT_KIND_OUT_OF_SCOPE: DifficultKind.ValueType  # 5
+CHALLENGE_KIND_OUT_OF_SCOPE: ChallengeKind.ValueType  # 5
 """The request is none of the task's."""
-Global___DifficultKind: _TypeAlias = DifficultKind  # noqa: Y015
+Global___ChallengeKind: _TypeAlias = ChallengeKind  # noqa: Y015
 
 class _ExpectedBehaviour:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -85,8 +85,8 @@ EXPECTED_BEHAVIOUR_ABSTAIN: ExpectedBehaviour.ValueType  # 3
 Global___ExpectedBehaviour: _TypeAlias = ExpectedBehaviour  # noqa: Y015
 
 @_typing.final
-class DifficultSet(_message.Message):
-    """Difficult cases of a task that people have reviewed. Immutable; known by the digest of its cases."""
+class ChallengeSet(_message.Message):
+    """Challenge cases of a task that people have reviewed. Immutable; known by the digest of its cases."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -117,7 +117,7 @@ class DifficultSet(_message.Message):
     REVIEWER_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Resource name, `tenants/{tenant}/difficultSets/{difficult_set}`."""
+    """Resource name, `tenants/{tenant}/challengeSets/{challenge_set}`."""
     sha256: _builtins.str
     """sha256 (hex) of the cases."""
     case_count: _builtins.int
@@ -148,11 +148,11 @@ class DifficultSet(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___DifficultSet: _TypeAlias = DifficultSet  # noqa: Y015
+Global___ChallengeSet: _TypeAlias = ChallengeSet  # noqa: Y015
 
 @_typing.final
-class DifficultCase(_message.Message):
-    """One difficult case: what is asked, and how a good assistant behaves."""
+class ChallengeCase(_message.Message):
+    """One challenge case: what is asked, and how a good assistant behaves."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -166,8 +166,8 @@ class DifficultCase(_message.Message):
     ORIGIN_FIELD_NUMBER: _builtins.int
     case_id: _builtins.str
     """Id, unique in its set, 1 to 200 characters."""
-    kind: Global___DifficultKind.ValueType
-    """What makes it difficult. It is reported as the slice `difficult:KIND`."""
+    kind: Global___ChallengeKind.ValueType
+    """What makes it difficult. It is reported as the slice `challenge:KIND`."""
     expected: Global___ExpectedBehaviour.ValueType
     """How a good assistant behaves."""
     reference: _builtins.str
@@ -179,15 +179,15 @@ class DifficultCase(_message.Message):
     origin: _builtins.str
     """How it was made, for the reviewer. At most 200 characters."""
     @_builtins.property
-    def turns(self) -> _containers.RepeatedCompositeFieldContainer[Global___DifficultTurn]:
+    def turns(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChallengeTurn]:
         """The conversation, ending with the user's turn; 1 to 16 turns, at most 16 KiB of text."""
 
     def __init__(
         self,
         *,
         case_id: _builtins.str = ...,
-        kind: Global___DifficultKind.ValueType = ...,
-        turns: _abc.Iterable[Global___DifficultTurn] | None = ...,
+        kind: Global___ChallengeKind.ValueType = ...,
+        turns: _abc.Iterable[Global___ChallengeTurn] | None = ...,
         expected: Global___ExpectedBehaviour.ValueType = ...,
         reference: _builtins.str = ...,
         group: _builtins.str = ...,
@@ -200,11 +200,11 @@ class DifficultCase(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___DifficultCase: _TypeAlias = DifficultCase  # noqa: Y015
+Global___ChallengeCase: _TypeAlias = ChallengeCase  # noqa: Y015
 
 @_typing.final
-class DifficultTurn(_message.Message):
-    """One turn of a difficult case."""
+class ChallengeTurn(_message.Message):
+    """One turn of a challenge case."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -226,4 +226,4 @@ class DifficultTurn(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___DifficultTurn: _TypeAlias = DifficultTurn  # noqa: Y015
+Global___ChallengeTurn: _TypeAlias = ChallengeTurn  # noqa: Y015

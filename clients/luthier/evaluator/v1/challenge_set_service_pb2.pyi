@@ -7,7 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from luthier.evaluator.v1 import difficult_set_pb2 as _difficult_set_pb2
+from luthier.evaluator.v1 import challenge_set_pb2 as _challenge_set_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,8 +20,8 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
-class GenerateDifficultCasesRequest(_message.Message):
-    """Request of `GenerateDifficultCases`."""
+class GenerateChallengeCasesRequest(_message.Message):
+    """Request of `GenerateChallengeCases`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -58,23 +58,23 @@ class GenerateDifficultCasesRequest(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
 
-Global___GenerateDifficultCasesRequest: _TypeAlias = GenerateDifficultCasesRequest  # noqa: Y015
+Global___GenerateChallengeCasesRequest: _TypeAlias = GenerateChallengeCasesRequest  # noqa: Y015
 
 @_typing.final
-class GenerateDifficultCasesResponse(_message.Message):
-    """Response of `GenerateDifficultCases`."""
+class GenerateChallengeCasesResponse(_message.Message):
+    """Response of `GenerateChallengeCases`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CASES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def cases(self) -> _containers.RepeatedCompositeFieldContainer[_difficult_set_pb2.DifficultCase]:
+    def cases(self) -> _containers.RepeatedCompositeFieldContainer[_challenge_set_pb2.ChallengeCase]:
         """The proposals, by kind."""
 
     def __init__(
         self,
         *,
-        cases: _abc.Iterable[_difficult_set_pb2.DifficultCase] | None = ...,
+        cases: _abc.Iterable[_challenge_set_pb2.ChallengeCase] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -82,11 +82,11 @@ class GenerateDifficultCasesResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GenerateDifficultCasesResponse: _TypeAlias = GenerateDifficultCasesResponse  # noqa: Y015
+Global___GenerateChallengeCasesResponse: _TypeAlias = GenerateChallengeCasesResponse  # noqa: Y015
 
 @_typing.final
-class CreateDifficultSetRequest(_message.Message):
-    """Request of `CreateDifficultSet`."""
+class CreateChallengeSetRequest(_message.Message):
+    """Request of `CreateChallengeSet`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -98,14 +98,14 @@ class CreateDifficultSetRequest(_message.Message):
     request_id: _builtins.str
     """Same id, same answer for 24 hours."""
     @_builtins.property
-    def cases(self) -> _containers.RepeatedCompositeFieldContainer[_difficult_set_pb2.DifficultCase]:
+    def cases(self) -> _containers.RepeatedCompositeFieldContainer[_challenge_set_pb2.ChallengeCase]:
         """The cases, 1 to 1,000."""
 
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
-        cases: _abc.Iterable[_difficult_set_pb2.DifficultCase] | None = ...,
+        cases: _abc.Iterable[_challenge_set_pb2.ChallengeCase] | None = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -114,35 +114,35 @@ class CreateDifficultSetRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___CreateDifficultSetRequest: _TypeAlias = CreateDifficultSetRequest  # noqa: Y015
+Global___CreateChallengeSetRequest: _TypeAlias = CreateChallengeSetRequest  # noqa: Y015
 
 @_typing.final
-class CreateDifficultSetResponse(_message.Message):
-    """Response of `CreateDifficultSet`."""
+class CreateChallengeSetResponse(_message.Message):
+    """Response of `CreateChallengeSet`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    DIFFICULT_SET_FIELD_NUMBER: _builtins.int
+    CHALLENGE_SET_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def difficult_set(self) -> _difficult_set_pb2.DifficultSet:
+    def challenge_set(self) -> _challenge_set_pb2.ChallengeSet:
         """The set, named after its digest."""
 
     def __init__(
         self,
         *,
-        difficult_set: _difficult_set_pb2.DifficultSet | None = ...,
+        challenge_set: _challenge_set_pb2.ChallengeSet | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["difficult_set", b"difficult_set"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["challenge_set", b"challenge_set"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["difficult_set", b"difficult_set"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge_set", b"challenge_set"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___CreateDifficultSetResponse: _TypeAlias = CreateDifficultSetResponse  # noqa: Y015
+Global___CreateChallengeSetResponse: _TypeAlias = CreateChallengeSetResponse  # noqa: Y015
 
 @_typing.final
-class GetDifficultSetRequest(_message.Message):
-    """Request of `GetDifficultSet`."""
+class GetChallengeSetRequest(_message.Message):
+    """Request of `GetChallengeSet`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -160,35 +160,35 @@ class GetDifficultSetRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetDifficultSetRequest: _TypeAlias = GetDifficultSetRequest  # noqa: Y015
+Global___GetChallengeSetRequest: _TypeAlias = GetChallengeSetRequest  # noqa: Y015
 
 @_typing.final
-class GetDifficultSetResponse(_message.Message):
-    """Response of `GetDifficultSet`."""
+class GetChallengeSetResponse(_message.Message):
+    """Response of `GetChallengeSet`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    DIFFICULT_SET_FIELD_NUMBER: _builtins.int
+    CHALLENGE_SET_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def difficult_set(self) -> _difficult_set_pb2.DifficultSet:
+    def challenge_set(self) -> _challenge_set_pb2.ChallengeSet:
         """The set."""
 
     def __init__(
         self,
         *,
-        difficult_set: _difficult_set_pb2.DifficultSet | None = ...,
+        challenge_set: _challenge_set_pb2.ChallengeSet | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["difficult_set", b"difficult_set"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["challenge_set", b"challenge_set"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["difficult_set", b"difficult_set"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge_set", b"challenge_set"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetDifficultSetResponse: _TypeAlias = GetDifficultSetResponse  # noqa: Y015
+Global___GetChallengeSetResponse: _TypeAlias = GetChallengeSetResponse  # noqa: Y015
 
 @_typing.final
-class ListDifficultSetsRequest(_message.Message):
-    """Request of `ListDifficultSets`."""
+class ListChallengeSetsRequest(_message.Message):
+    """Request of `ListChallengeSets`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -214,39 +214,39 @@ class ListDifficultSetsRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListDifficultSetsRequest: _TypeAlias = ListDifficultSetsRequest  # noqa: Y015
+Global___ListChallengeSetsRequest: _TypeAlias = ListChallengeSetsRequest  # noqa: Y015
 
 @_typing.final
-class ListDifficultSetsResponse(_message.Message):
-    """Response of `ListDifficultSets`."""
+class ListChallengeSetsResponse(_message.Message):
+    """Response of `ListChallengeSets`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    DIFFICULT_SETS_FIELD_NUMBER: _builtins.int
+    CHALLENGE_SETS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Token of the next page; empty at the end."""
     @_builtins.property
-    def difficult_sets(self) -> _containers.RepeatedCompositeFieldContainer[_difficult_set_pb2.DifficultSet]:
+    def challenge_sets(self) -> _containers.RepeatedCompositeFieldContainer[_challenge_set_pb2.ChallengeSet]:
         """One page."""
 
     def __init__(
         self,
         *,
-        difficult_sets: _abc.Iterable[_difficult_set_pb2.DifficultSet] | None = ...,
+        challenge_sets: _abc.Iterable[_challenge_set_pb2.ChallengeSet] | None = ...,
         next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["difficult_sets", b"difficult_sets", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge_sets", b"challenge_sets", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListDifficultSetsResponse: _TypeAlias = ListDifficultSetsResponse  # noqa: Y015
+Global___ListChallengeSetsResponse: _TypeAlias = ListChallengeSetsResponse  # noqa: Y015
 
 @_typing.final
-class ListDifficultCasesRequest(_message.Message):
-    """Request of `ListDifficultCases`."""
+class ListChallengeCasesRequest(_message.Message):
+    """Request of `ListChallengeCases`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -272,11 +272,11 @@ class ListDifficultCasesRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListDifficultCasesRequest: _TypeAlias = ListDifficultCasesRequest  # noqa: Y015
+Global___ListChallengeCasesRequest: _TypeAlias = ListChallengeCasesRequest  # noqa: Y015
 
 @_typing.final
-class ListDifficultCasesResponse(_message.Message):
-    """Response of `ListDifficultCases`."""
+class ListChallengeCasesResponse(_message.Message):
+    """Response of `ListChallengeCases`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -285,13 +285,13 @@ class ListDifficultCasesResponse(_message.Message):
     next_page_token: _builtins.str
     """Token of the next page; empty at the end."""
     @_builtins.property
-    def cases(self) -> _containers.RepeatedCompositeFieldContainer[_difficult_set_pb2.DifficultCase]:
+    def cases(self) -> _containers.RepeatedCompositeFieldContainer[_challenge_set_pb2.ChallengeCase]:
         """One page."""
 
     def __init__(
         self,
         *,
-        cases: _abc.Iterable[_difficult_set_pb2.DifficultCase] | None = ...,
+        cases: _abc.Iterable[_challenge_set_pb2.ChallengeCase] | None = ...,
         next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -300,4 +300,4 @@ class ListDifficultCasesResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListDifficultCasesResponse: _TypeAlias = ListDifficultCasesResponse  # noqa: Y015
+Global___ListChallengeCasesResponse: _TypeAlias = ListChallengeCasesResponse  # noqa: Y015

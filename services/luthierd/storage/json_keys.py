@@ -1,0 +1,43 @@
+"""Renames keys inside stored JSON, for migrations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+ROWS_AT_ONCE = 500
+"""Rows read and written at a time: an evaluation's answers can be millions."""
+
+
+def renamed(value: Any, keys: Mapping[str, str]) -> Any:
+    """`value` with the keys of all its objects renamed, at any depth."""
+    if isinstance(value, dict):
+        return {keys.get(key, key): renamed(item, keys) for key, item in value.items()}
+    if isinstance(value, list):
+        return [renamed(item, keys) for item in value]
+    return value
+
+
+def rename_keys(
+    connection: sa.Connection, table: str, column: str, *, primary_key: Sequence[str], keys: Mapping[str, str]
+) -> None:
+    """Renames the keys of every document in `table.column`; rows that hold none of them are not written."""
+    known = sa.table(table, *map(sa.column, primary_key), sa.column(column, sa.JSON))
+    columns = [known.c[name] for name in primary_key]
+    after: tuple[Any, ...] | None = None
+    while True:
+        query = sa.select(*columns, known.c[column]).order_by(*columns).limit(ROWS_AT_ONCE)
+        if after is not None:
+            query = query.where(sa.tuple_(*columns) > sa.tuple_(*map(sa.literal, after)))
+        rows = connection.execute(query).all()
+        for *identity, document in rows:
+            changed = renamed(document, keys)
+            if json.dumps(changed) != json.dumps(document):
+                matches = [one == value for one, value in zip(columns, identity, strict=True)]
+                connection.execute(sa.update(known).where(*matches).values({column: changed}))
+        if len(rows) < ROWS_AT_ONCE:
+            return
+        after = tuple(rows[-1][:-1])
