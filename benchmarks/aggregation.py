@@ -32,7 +32,7 @@ def _aggregate() -> None:
     import time
 
     import numpy as np
-    from luthierd.evaluator.domain.evaluation import Score
+    from luthierd.evaluator.domain.scores import Score
     from luthierd.statistics import clustered, intervals
 
     rng = np.random.default_rng(1)  # the resampling draws from 0

@@ -23,7 +23,9 @@ from luthierd.evaluator import worker
 from luthierd.evaluator.api.peers import SdkAnswerer
 from luthierd.evaluator.decisions.holdout_ledger import EvaluationAccesses
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, EvaluationInputs, Message, Progress
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Progress
+from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.models.costs import union_s
 from luthierd.evaluator.models.generate import Asker, Reply, SystemClock
 from luthierd.evaluator.models.targets import target_of

@@ -12,8 +12,8 @@ import itertools
 import json
 from collections.abc import Callable
 
-from luthierd.evaluator.domain.evaluation import Interval
 from luthierd.statistics import clustered, intervals, proportions
+from luthierd.statistics.uncertainty import Interval
 from scipy import special
 from support.interval_simulation import KINDS, SIZES, Coverage, Sample, coverage, samples
 

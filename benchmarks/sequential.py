@@ -13,7 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from luthierd.evaluator.domain.evaluation import Arm, Message, Metric, Row, SequentialOutcome, SequentialTarget
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Message, Row
+from luthierd.evaluator.domain.sequential import SequentialOutcome, SequentialTarget
 from luthierd.evaluator.run.sequential_rounds import FINAL_CONFIDENCE, ask_in_rounds, rounds_of
 from luthierd.statistics import clustered
 from scipy import special

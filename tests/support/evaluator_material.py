@@ -18,18 +18,16 @@ from luthierd.evaluator.decisions.holdout_ledger import (
     HoldoutAccess,
     Ledger,
 )
+from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import (
     AdapterRevision,
-    Answer,
-    Arm,
     DatasetRevision,
     EvaluationConfig,
     EvaluationInputs,
-    Message,
     Progress,
-    Row,
 )
 from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Answer, Message, Row
 from luthierd.evaluator.models.generate import Asker, Reply
 from luthierd.evaluator.models.sample_cache import AnswerCache
 from luthierd.evaluator.run.evaluation_run import EvaluationRun, Models

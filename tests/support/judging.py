@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from luthierd.evaluator.dataset.parsing import Reading
-from luthierd.evaluator.domain.evaluation import Arm
+from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.graders.judge import Judge
 from luthierd.evaluator.graders.judge_models import EndpointJudge
 from luthierd.evaluator.graders.judgement_store import MemoryJudgementStore

@@ -20,7 +20,8 @@ from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.decisions.holdout_ledger import EvaluationAccesses
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, EvaluationInputs, Progress
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Progress
 from luthierd.evaluator.graders.judge import Judge, JudgementStore
 from luthierd.evaluator.graders.judge_models import EndpointJudge, InferenceJudge
 from luthierd.evaluator.graders.judgement_store import SqlJudgementStore

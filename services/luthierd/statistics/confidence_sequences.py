@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from luthierd.evaluator.domain.evaluation import Interval
 from luthierd.statistics import clustered
+from luthierd.statistics.uncertainty import Interval
 
 MIN_LOOK_GROUPS = 20
 """The sequence is asymptotic: before, the spread is not known well enough. Measured, see docs/decisions/0013."""

@@ -4,9 +4,9 @@ certainty. Figures lie in 0 to 1, differences in -1 to 1, and so do their interv
 
 from __future__ import annotations
 
-from luthierd.evaluator.domain.evaluation import Interval
 from luthierd.statistics.clustered import CONFIDENCE, DRAWS, GroupSums, bootstrap_interval, difference_of
 from luthierd.statistics.proportions import newcombe_bounds, wilson_bounds
+from luthierd.statistics.uncertainty import Interval
 
 # Wider than rounding, narrower than any interval that means something.
 NO_SPREAD = 1e-9

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from luthierd.evaluator.domain.evaluation import Interval
 from luthierd.statistics.clustered import CONFIDENCE, MIN_GROUPS
+from luthierd.statistics.uncertainty import Interval
 
 Array = npt.NDArray[np.float64]
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from scipy import special  # not scipy.stats: that takes two seconds to import, and only quantiles are needed
 
-from luthierd.evaluator.domain.evaluation import Interval
 from luthierd.statistics.clustered import CONFIDENCE, MIN_GROUPS, GroupSums, mean_of, standard_error
+from luthierd.statistics.uncertainty import Interval
 
 # Halvings of an interval of length 2: below the rounding of a float.
 BISECTIONS = 60

@@ -17,7 +17,7 @@ from luthier.evaluator.v1 import annotation_queue_pb2 as pb
 from luthier.evaluator.v1 import annotation_queue_service_pb2 as api
 from luthier.evaluator.v1 import annotation_queue_service_pb2_grpc as rpc
 from luthier.evaluator.v1 import evaluation_pb2
-from luthierd.evaluator.api import annotation_queue_service as comparison_service
+from luthierd.evaluator.api import annotation_queue_service as annotation_service
 from luthierd.evaluator.api.annotation_queue_service import AnnotationQueueServicer
 from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.human_review.queues import AnnotationQueues
@@ -116,8 +116,8 @@ async def house(tmp_path: pathlib.Path) -> AsyncIterator[House]:
     service = Service(
         name="evaluator",
         servicers=[Servicer(add_to_server=add, implementation=AnnotationQueueServicer(queues))],
-        full_names=(comparison_service.FULL_NAME,),
-        scopes=comparison_service.SCOPES,
+        full_names=(annotation_service.FULL_NAME,),
+        scopes=annotation_service.SCOPES,
         verifier=VERIFIER,
         replays=SqlReplayStore(database),
         close=[database.close],

@@ -16,13 +16,15 @@ from luthier.evaluator.v1 import challenge_set_service_pb2 as api
 from luthier.evaluator.v1 import challenge_set_service_pb2_grpc as rpc
 from luthier.evaluator.v1 import evaluation_pb2
 from luthierd.errors import InvalidArgumentError
-from luthierd.evaluator.api import challenge_set_service as difficult_service
+from luthierd.evaluator.api import challenge_set_service as challenge_service
 from luthierd.evaluator.api.challenge_set_service import ChallengeSetServicer
 from luthierd.evaluator.api.evaluation_wire import config_from_proto, config_to_proto, evaluation_to_proto
 from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.decisions.holdout_ledger import Holdouts
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Metric
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig
+from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.suites import LM_TASKS, LmEvalConfig, SuiteConfig
 from luthierd.evaluator.run.evaluations import Evaluations
 from luthierd.evaluator.suites.challenge_sets import ChallengeSetNotFoundError, ChallengeSets
@@ -70,8 +72,8 @@ async def house(tmp_path: pathlib.Path) -> AsyncIterator[House]:
     service = Service(
         name="evaluator",
         servicers=[Servicer(add_to_server=add, implementation=ChallengeSetServicer(sets))],
-        full_names=(difficult_service.FULL_NAME,),
-        scopes=difficult_service.SCOPES,
+        full_names=(challenge_service.FULL_NAME,),
+        scopes=challenge_service.SCOPES,
         verifier=VERIFIER,
         replays=SqlReplayStore(database),
         close=[database.close],
@@ -152,7 +154,7 @@ async def test_an_evaluation_asks_the_set_of_every_arm_and_reports_its_slices(ho
     queued = await evaluations.create(
         "tenants/acme", adapter_revision=FakePeers.adapter.name, dataset_revision="", config=config
     )
-    assert queued.inputs.difficult_sha256 == created.sha256
+    assert queued.inputs.challenge_sha256 == created.sha256
     plain = quick_run(queued.name, house.peers, house.blobs, config=config, answerer=_answerer())
     found = await replace(plain, inputs=queued.inputs).run()
     assert set(found.slices) >= {"challenge", "challenge:vague", "challenge:hostile"}

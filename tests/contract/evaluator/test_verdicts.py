@@ -11,7 +11,8 @@ from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.evaluator.v1 import verdict_pb2
 from luthier.evaluator.v1 import verdict_service_pb2 as api
 from luthierd.errors import InvalidArgumentError, LuthierError
-from luthierd.evaluator.domain.evaluation import Arm, Message
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.rows import Message
 from support.evaluator_house import House, method, refused
 from support.evaluator_material import ScriptedAnswerer, adapter_knows, rows, to_split
 from support.serving import bearer, error_info

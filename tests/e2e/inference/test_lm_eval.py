@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from luthier import AsyncClient, Endpoints
 from luthierd.evaluator.api.peers import SdkAnswerer, SdkLikelihoods
-from luthierd.evaluator.domain.evaluation import Arm
+from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.suites import LmEvalConfig
 from luthierd.evaluator.models.generate import Asker, SystemClock
 from luthierd.evaluator.suites.lm_harness import SHIPPED, load_tasks

@@ -24,7 +24,8 @@ from luthier.evaluator.v1 import evaluation_pb2, gate_pb2
 from luthier.inference.v1 import inference_service_pb2, inference_service_pb2_grpc
 from luthier.trainer.v1 import adapter_pb2, adapter_service_pb2, adapter_service_pb2_grpc
 from luthierd.config import ServerConfig
-from luthierd.evaluator.domain.evaluation import Arm, Message
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.rows import Message
 from luthierd.rpc.auth import TokenIssuer, TokenVerifier, create_keys
 from luthierd.rpc.server import Service, Servicer
 from luthierd.storage.blobs import BlobStore

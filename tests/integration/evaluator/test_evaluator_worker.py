@@ -20,7 +20,9 @@ from luthier.inference.v1 import inference_service_pb2_grpc as rpc
 from luthierd.config import ServerConfig
 from luthierd.evaluator.decisions.holdout_ledger import Holdouts
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Message
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig
+from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.run.evaluations import Evaluations
 from luthierd.evaluator.run.store import SqlAnswerJournal
 from luthierd.jobs.queue import JobQueue, JobState

@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
-from luthierd.evaluator.domain.evaluation import Interval
 from luthierd.statistics import clustered, intervals, proportions
 from luthierd.statistics.proportions import PairedCounts
+from luthierd.statistics.uncertainty import Interval
 from scipy import stats
 from support.interval_simulation import Sample, coverage, noise, samples
 

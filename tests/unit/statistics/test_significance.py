@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from luthierd.evaluator.domain.evaluation import Interval
 from luthierd.statistics import clustered, intervals, significance
+from luthierd.statistics.uncertainty import Interval
 from scipy import stats
 from support.interval_simulation import samples
 

@@ -6,8 +6,8 @@ import itertools
 
 import numpy as np
 import pytest
-from luthierd.evaluator.domain.evaluation import Interval
 from luthierd.statistics import clustered, intervals, proportions
+from luthierd.statistics.uncertainty import Interval
 from scipy import stats
 from sklearn.metrics import f1_score
 from support.interval_simulation import Sample, coverage, noise, samples

@@ -8,7 +8,7 @@ from luthier.evaluator.v1 import evaluation_pb2
 
 from luthierd.errors import InvalidArgumentError
 from luthierd.evaluator.api.evaluation_wire import arm_from_proto
-from luthierd.evaluator.domain.evaluation import Arm
+from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.human_review.items import AnnotationQueue, Choice, Item, Mode, QueueConfig, Vote
 from luthierd.evaluator.human_review.queues import NextItem
 from luthierd.evaluator.human_review.summary import AnnotationSummary, Estimate, HumanFigure

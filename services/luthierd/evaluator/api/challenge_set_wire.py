@@ -6,7 +6,7 @@ from google.protobuf import timestamp_pb2
 from luthier.evaluator.v1 import challenge_set_pb2 as pb
 
 from luthierd.errors import InvalidArgumentError
-from luthierd.evaluator.domain.evaluation import Message
+from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.suites.challenge_cases import Behaviour, ChallengeCase, Kind
 from luthierd.evaluator.suites.challenge_sets import ChallengeSet
 

@@ -12,8 +12,8 @@ from luthier.evaluator.v1 import evaluation_service_pb2_grpc as evaluation_rpc
 from luthier.evaluator.v1 import gate_service_pb2 as gate_pb
 from luthier.evaluator.v1 import gate_service_pb2_grpc as gate_rpc
 
-from luthierd.evaluator.api import annotation_queue_service as comparison_service
-from luthierd.evaluator.api import challenge_set_service as difficult_service
+from luthierd.evaluator.api import annotation_queue_service as annotation_service
+from luthierd.evaluator.api import challenge_set_service as challenge_service
 from luthierd.evaluator.api import evaluation_wire as wire
 from luthierd.evaluator.api import gate_wire
 from luthierd.evaluator.decisions.gate_policies import GatePolicies
@@ -28,9 +28,9 @@ FULL_NAMES = (
     "luthier.evaluator.v1.GateService",
     "luthier.evaluator.v1.VerdictService",
     "luthier.evaluator.v1.PromptService",
-    difficult_service.FULL_NAME,
+    challenge_service.FULL_NAME,
     "luthier.evaluator.v1.HoldoutService",
-    comparison_service.FULL_NAME,
+    annotation_service.FULL_NAME,
 )
 READ, WRITE = "evaluator.read", "evaluator.write"
 SCOPES = {
@@ -54,10 +54,10 @@ SCOPES = {
     "WatchPrompt": READ,
     "DecideVerdict": READ,
     "CompareEvaluations": READ,
-    **difficult_service.SCOPES,
+    **challenge_service.SCOPES,
     "GetHoldout": READ,
     "ListHoldoutAccesses": READ,
-    **comparison_service.SCOPES,
+    **annotation_service.SCOPES,
 }
 LIMITS_S = {"WatchEvaluation": 0.0, "WatchPrompt": 0.0, "SelfTestGate": 300.0}
 

@@ -31,21 +31,10 @@ from luthierd.evaluator.api.wire_parts import ARMS as ARMS
 from luthierd.evaluator.api.wire_parts import arm_from_proto as arm_from_proto
 from luthierd.evaluator.api.wire_parts import arm_to_proto as arm_to_proto
 from luthierd.evaluator.api.wire_parts import timestamp
-from luthierd.evaluator.domain.evaluation import (
-    AdapterRevision,
-    Arm,
-    ArmCost,
-    Bounds,
-    Comparison,
-    DatasetRevision,
-    EvaluationConfig,
-    Figures,
-    Interval,
-    MetricResult,
-    Progress,
-    Results,
-)
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import AdapterRevision, DatasetRevision, EvaluationConfig, Progress, Results
 from luthierd.evaluator.domain.metric_details import Measures
+from luthierd.evaluator.domain.scores import ArmCost, Comparison, Figures, MetricResult
 from luthierd.evaluator.graders.judge_models import Judged
 from luthierd.evaluator.models.chat_endpoint import Completion
 from luthierd.evaluator.models.generate import Reply
@@ -53,6 +42,7 @@ from luthierd.evaluator.models.multiple_choice import Likelihood
 from luthierd.evaluator.run.evaluations import Evaluation
 from luthierd.jobs.queue import JobEvent, JobState
 from luthierd.rpc.status import status_from_failure
+from luthierd.statistics.uncertainty import Bounds, Interval
 
 DOMAIN = "evaluator.luthier.dev"
 

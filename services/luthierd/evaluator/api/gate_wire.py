@@ -26,7 +26,7 @@ from luthierd.evaluator.decisions.gate import (
 from luthierd.evaluator.decisions.gate_plan import ConditionPlan, GatePlan
 from luthierd.evaluator.decisions.gate_policies import StoredPolicy
 from luthierd.evaluator.decisions.gate_selftest import SelfTest
-from luthierd.evaluator.domain.evaluation import Arm
+from luthierd.evaluator.domain.arm import Arm
 
 PolicyRequest = TypeVar("PolicyRequest", gate_service_pb2.RunGateRequest, gate_service_pb2.PlanGateRequest)
 

@@ -10,8 +10,8 @@ from luthier.evaluator.v1 import holdout_pb2
 from luthierd.evaluator.api.metric_wire import metric_from_name
 from luthierd.evaluator.api.wire_parts import arm_from_proto, arm_to_proto, timestamp
 from luthierd.evaluator.decisions.holdout_ledger import Holdout, HoldoutAccess
-from luthierd.evaluator.domain.evaluation import SequentialConfig, SequentialDecision, SequentialTarget
 from luthierd.evaluator.domain.holdout import HoldoutUse, LeakageReport
+from luthierd.evaluator.domain.sequential import SequentialConfig, SequentialDecision, SequentialTarget
 
 FIELD = "evaluation.config.sequential"
 

@@ -9,7 +9,9 @@ from luthier.client import AsyncClient
 from luthierd.errors import FailedPreconditionError, LuthierError, NotFoundError
 from luthierd.evaluator.api import evaluation_wire as wire
 from luthierd.evaluator.api import suite_wire
-from luthierd.evaluator.domain.evaluation import AdapterRevision, Arm, DatasetRevision, Message
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import AdapterRevision, DatasetRevision
+from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.graders.judge_models import Judged
 from luthierd.evaluator.models.generate import Reply
 from luthierd.evaluator.models.multiple_choice import Likelihood

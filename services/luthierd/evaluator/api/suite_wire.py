@@ -5,7 +5,7 @@ from __future__ import annotations
 from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.inference.v1 import inference_service_pb2
 
-from luthierd.evaluator.domain.evaluation import SuiteFigure, SuiteResult
+from luthierd.evaluator.domain.scores import SuiteFigure, SuiteResult
 from luthierd.evaluator.domain.suites import CounterfactualConfig, LmEvalConfig, SuiteConfig
 from luthierd.evaluator.models.generate import Reply
 

@@ -10,7 +10,7 @@ from luthierd.evaluator.api.metric_wire import metric_from_name
 from luthierd.evaluator.decisions.comparison import EvaluationComparison
 from luthierd.evaluator.decisions.evidence import Decision
 from luthierd.evaluator.decisions.verdict import JudgedOption, Preferences
-from luthierd.evaluator.domain.evaluation import Metric
+from luthierd.evaluator.domain.metrics import Metric
 
 
 def metric_from_proto(message: pb.VerdictPreferences) -> Metric | None:

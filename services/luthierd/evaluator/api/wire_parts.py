@@ -6,7 +6,7 @@ from google.protobuf import timestamp_pb2
 from luthier.evaluator.v1 import evaluation_pb2 as pb
 
 from luthierd.errors import InvalidArgumentError
-from luthierd.evaluator.domain.evaluation import Arm
+from luthierd.evaluator.domain.arm import Arm
 
 ARMS = {
     Arm.BASE: pb.ARM_BASE,

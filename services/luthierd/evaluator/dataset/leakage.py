@@ -21,8 +21,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from luthierd.errors import FailedPreconditionError
-from luthierd.evaluator.domain.evaluation import Row
 from luthierd.evaluator.domain.holdout import REFUSED_SIMILARITY, LeakageFinding, LeakageReport
+from luthierd.evaluator.domain.rows import Row
 
 SHINGLE_WORDS = 3
 """As curation's near duplicates: what it keeps apart is not refused here."""

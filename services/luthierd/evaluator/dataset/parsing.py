@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from luthierd.errors import FailedPreconditionError
-from luthierd.evaluator.domain.evaluation import Row, TaskSpec
 from luthierd.evaluator.domain.metric_details import TaskKind
+from luthierd.evaluator.domain.rows import Row, TaskSpec
 
 # A field is taken for the label when it repeats the row's own label in nearly every row; a few rows may carry
 # corrections.

@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from luthierd.evaluator.dataset.slices import slices_of
-from luthierd.evaluator.domain.evaluation import Answer, Arm, Row, RowScores
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.rows import Answer, Row
+from luthierd.evaluator.domain.scores import RowScores
 
 
 def write_rows(

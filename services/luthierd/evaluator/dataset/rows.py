@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from luthierd.errors import DataLossError
-from luthierd.evaluator.domain.evaluation import Message, Row
+from luthierd.evaluator.domain.rows import Message, Row
 
 
 class DatasetRowError(DataLossError):

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from luthierd.evaluator.domain.evaluation import Row
+from luthierd.evaluator.domain.rows import Row
 
 # A slice of five arms and seven metrics takes some 17 kB of every read of the evaluation: the largest are kept.
 MAX_SLICES = 30

@@ -11,10 +11,13 @@ from typing import Any
 
 from luthierd.errors import FailedPreconditionError
 from luthierd.evaluator.codec import to_json
-from luthierd.evaluator.domain.evaluation import Arm, Bounds, Comparison, Metric
+from luthierd.evaluator.decisions.paired_rows import Scores, paired_difference, scores_by_arm
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.scores import Comparison
 from luthierd.evaluator.run.evaluations import Evaluation
 from luthierd.statistics import clustered
-from luthierd.statistics.paired_rows import Scores, paired_difference, scores_by_arm
+from luthierd.statistics.uncertainty import Bounds
 
 # What changes a score by itself, whatever the adapter does. Everything else in which two evaluations differ is what was
 # compared on purpose, or only how fast it went.

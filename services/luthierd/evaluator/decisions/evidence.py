@@ -9,6 +9,7 @@ from typing import Any
 
 from luthierd.errors import FieldViolation, InvalidArgumentError
 from luthierd.evaluator.decisions.gate import primary_metric
+from luthierd.evaluator.decisions.paired_rows import paired_difference, scores_by_arm
 from luthierd.evaluator.decisions.verdict import (
     EFFORT,
     Option,
@@ -19,8 +20,9 @@ from luthierd.evaluator.decisions.verdict import (
     pair_confidence,
     recommend,
 )
-from luthierd.evaluator.domain.evaluation import Arm, Metric, Results
-from luthierd.statistics.paired_rows import paired_difference, scores_by_arm
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import Results
+from luthierd.evaluator.domain.metrics import Metric
 
 # What counts where nobody said anything: the primary metric, every proved gain, no limit.
 DEFAULTS = Preferences()

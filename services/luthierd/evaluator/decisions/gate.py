@@ -15,9 +15,13 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from luthierd.evaluator.domain.evaluation import Arm, ArmCost, Bounds, Figures, Interval, Metric, TaskSpec
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import TaskSpec
+from luthierd.evaluator.domain.scores import ArmCost, Figures
 from luthierd.statistics import significance
 from luthierd.statistics.clustered import CONFIDENCE
+from luthierd.statistics.uncertainty import Bounds, Interval
 
 DEFAULT_MIN_COVERAGE = 0.95
 # One side of the 95 % interval.

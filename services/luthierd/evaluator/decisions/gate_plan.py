@@ -15,8 +15,11 @@ from scipy import special
 
 from luthierd.evaluator.dataset.slices import slices_of
 from luthierd.evaluator.decisions.gate import ALPHA, ConditionOutcome, GateCondition, GateOutcome, GatePolicy, Tier
-from luthierd.evaluator.domain.evaluation import Figures, Interval, Results, Row
+from luthierd.evaluator.domain.evaluation import Results
+from luthierd.evaluator.domain.rows import Row
+from luthierd.evaluator.domain.scores import Figures
 from luthierd.statistics.clustered import MIN_GROUPS, POWER
+from luthierd.statistics.uncertainty import Interval
 
 # A gain that a user notices, and about what 200 rows prove: 6 to 11 points of paired accuracy.
 DEFAULT_EXPECTED_GAIN = 0.1

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from luthierd.evaluator.decisions.gate import ALPHA, ConditionOutcome
-from luthierd.evaluator.domain.evaluation import Arm, Interval, Metric
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
 from luthierd.statistics import clustered, intervals, proportions
+from luthierd.statistics.uncertainty import Interval
 
 DEFAULT_EXPERIMENTS = 500
 EXPERIMENTS = (100, 2000)

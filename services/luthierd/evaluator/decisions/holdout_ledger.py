@@ -20,8 +20,9 @@ from luthierd.errors import FailedPreconditionError
 from luthierd.evaluator.codec import to_json
 from luthierd.evaluator.dataset.rows import parse_rows
 from luthierd.evaluator.decisions.gate import GateDecision, GatePolicy
-from luthierd.evaluator.domain.evaluation import DatasetRevision, EvaluationConfig, EvaluationInputs, Row
+from luthierd.evaluator.domain.evaluation import DatasetRevision, EvaluationConfig, EvaluationInputs
 from luthierd.evaluator.domain.holdout import MIN_FINAL_GROUPS, HoldoutUse, final_groups
+from luthierd.evaluator.domain.rows import Row
 from luthierd.names import HOLDOUT
 from luthierd.rpc.paging import Page, PageRequest
 

@@ -11,7 +11,8 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from luthierd.evaluator.domain.evaluation import Arm, Comparison, MetricResult
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.scores import Comparison, MetricResult
 
 # Least effort first: what has to be built, and built again when the data changes.
 EFFORT = (

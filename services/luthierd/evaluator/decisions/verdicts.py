@@ -11,7 +11,8 @@ from luthierd.errors import InvalidArgumentError
 from luthierd.evaluator.decisions.comparison import EvaluationComparison, compare
 from luthierd.evaluator.decisions.evidence import Decision, decide
 from luthierd.evaluator.decisions.verdict import Preferences
-from luthierd.evaluator.domain.evaluation import Metric, Results
+from luthierd.evaluator.domain.evaluation import Results
+from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.run.evaluations import Evaluation, EvaluationNotFinishedError
 from luthierd.names import EVALUATION
 

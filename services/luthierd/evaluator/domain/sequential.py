@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
+from luthierd.statistics.uncertainty import Interval
 
 
 @dataclass(frozen=True)
@@ -34,3 +35,16 @@ class SequentialOutcome(enum.StrEnum):
     BELOW = "below"
     FUTILE = "futile"
     EXHAUSTED = "exhausted"
+
+
+@dataclass(frozen=True)
+class SequentialDecision:
+    """What became of a target, after how many rows, groups and looks. `interval` is None before the first look."""
+
+    target: SequentialTarget
+    outcome: SequentialOutcome
+    row_count: int
+    group_count: int
+    round_count: int
+    difference: float
+    interval: Interval | None

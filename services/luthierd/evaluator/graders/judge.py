@@ -18,8 +18,8 @@ from typing import Any, Protocol, TypeVar
 import pydantic
 
 from luthierd.errors import DeadlineExceededError, LuthierError, RetryableError
-from luthierd.evaluator.domain.evaluation import Message
 from luthierd.evaluator.domain.metric_details import JudgeReport
+from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.models.chat_endpoint import Completion
 from luthierd.evaluator.scorers.scorer import ScoreFailedError
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from luthierd.evaluator.domain.evaluation import Message
+from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.graders.judge import ITSELF, JudgeError
 from luthierd.evaluator.models.chat_endpoint import ChatEndpoint, Completion
 from luthierd.evaluator.models.endpoints import Endpoint

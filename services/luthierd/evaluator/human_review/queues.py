@@ -20,7 +20,8 @@ from luthierd.errors import (
     InvalidArgumentError,
     NotFoundError,
 )
-from luthierd.evaluator.domain.evaluation import Metric, Results
+from luthierd.evaluator.domain.evaluation import Results
+from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.human_review.items import (
     HIGHEST_RATING,
     LOWEST_RATING,

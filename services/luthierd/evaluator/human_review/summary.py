@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from luthierd.evaluator.domain.evaluation import Arm, Interval, Metric
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.human_review.items import HIGHEST_RATING, LOWEST_RATING, Item, Mode, QueueConfig, Vote
 from luthierd.statistics import clustered, intervals
 from luthierd.statistics.agreement import Level, cohen_kappa, krippendorff_alpha
 from luthierd.statistics.prediction_powered import JudgedRow, prediction_powered_mean
+from luthierd.statistics.uncertainty import Interval
 
 DRAWS = 2000
 TIE = 0.5

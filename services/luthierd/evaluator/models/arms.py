@@ -6,8 +6,10 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from luthierd.evaluator.domain.evaluation import DEFAULT_INSTRUCTION, Arm, Message, Row
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import DEFAULT_INSTRUCTION
 from luthierd.evaluator.domain.retrieval import Passage
+from luthierd.evaluator.domain.rows import Message, Row
 from luthierd.evaluator.models.shots import MAX_QUESTION_CHARACTERS, shot_turns
 
 # Queries of several arms share the engine for a window where turns meet. Shorter turns mean more of that: every latency

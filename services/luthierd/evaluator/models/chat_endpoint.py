@@ -19,7 +19,7 @@ from luthierd.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from luthierd.evaluator.domain.evaluation import Message
+from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.models.endpoints import Endpoint
 
 # A chat answer of 8,192 tokens is some 40 kB; what is larger is not an answer.

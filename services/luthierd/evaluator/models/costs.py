@@ -11,9 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from luthierd.evaluator.domain.evaluation import Answer, Arm, ArmCost, Interval
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.rows import Answer
+from luthierd.evaluator.domain.scores import ArmCost
 from luthierd.evaluator.models.endpoints import Endpoint
 from luthierd.statistics.clustered import CONFIDENCE
+from luthierd.statistics.uncertainty import Interval
 
 
 @dataclass(frozen=True)

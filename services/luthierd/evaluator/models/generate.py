@@ -22,7 +22,8 @@ from luthierd.errors import (
     RetryableError,
     UnavailableError,
 )
-from luthierd.evaluator.domain.evaluation import Answer, AnswerError, Arm, Message
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.rows import Answer, AnswerError, Message
 from luthierd.evaluator.models.arms import Query
 
 

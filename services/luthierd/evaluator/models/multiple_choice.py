@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from luthierd.errors import FailedPreconditionError
-from luthierd.evaluator.domain.evaluation import Arm, Message, Row, TaskSpec
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.rows import Message, Row, TaskSpec
 from luthierd.evaluator.models.generate import Reply
 
 

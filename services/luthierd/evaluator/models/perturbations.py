@@ -12,8 +12,10 @@ from dataclasses import replace
 
 import pydantic
 
-from luthierd.evaluator.domain.evaluation import Answer, Arm, EvaluationConfig, Message, Row
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig
 from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Answer, Message, Row
 from luthierd.evaluator.graders.judge import Judge, JudgeError
 from luthierd.evaluator.models.arms import Query
 

@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from luthierd.evaluator.domain.evaluation import Answer, EvaluationConfig, EvaluationInputs
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs
+from luthierd.evaluator.domain.rows import Answer
 from luthierd.evaluator.models.arms import Query
 from luthierd.evaluator.models.targets import target_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from luthierd.evaluator.domain.evaluation import Message, Row
+from luthierd.evaluator.domain.rows import Message, Row
 
 # A retrieved or fixed example shows its task, not its whole body: three of them at 240 characters are about 330 tokens
 # with their answers, a fifth of a second of prefill on two cores.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from luthierd.errors import FieldViolation
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, EvaluationInputs
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs
 
 NEEDS = {
     Arm.ADAPTER_RAFT: "raft_adapter_revision",

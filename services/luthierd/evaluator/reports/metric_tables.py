@@ -6,8 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from luthierd.evaluator.domain.evaluation import Arm, Figures, Metric, Results
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import Results
 from luthierd.evaluator.domain.metric_details import Share
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.scores import Figures
 from luthierd.evaluator.reports.sections import Table, arm_row, figure
 from luthierd.evaluator.suites import counterfactual_suite, lm_suite
 from luthierd.evaluator.suites import retention_suite as retention_suite

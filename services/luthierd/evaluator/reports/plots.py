@@ -10,7 +10,7 @@ from itertools import groupby
 
 from markupsafe import Markup, escape
 
-from luthierd.evaluator.domain.evaluation import Arm
+from luthierd.evaluator.domain.arm import Arm
 
 # Colours are CSS classes (`arm-base`, ...), so that the page's dark theme reaches the plots.
 WIDTH = 760

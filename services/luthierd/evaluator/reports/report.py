@@ -16,16 +16,10 @@ import jinja2
 from luthierd.evaluator.codec import to_json
 from luthierd.evaluator.decisions.evidence import decide
 from luthierd.evaluator.decisions.gate import default_policy, judge, primary_metric
-from luthierd.evaluator.domain.evaluation import (
-    Arm,
-    ArmCost,
-    Confusion,
-    EvaluationConfig,
-    EvaluationInputs,
-    Metric,
-    MetricResult,
-    Results,
-)
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Results
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.scores import ArmCost, Confusion, MetricResult
 from luthierd.evaluator.models.shots import shorten
 from luthierd.evaluator.reports.metric_tables import measure_tables
 from luthierd.evaluator.reports.plots import ForestLine, PlanePoint, cost_quality_plane, forest_plot

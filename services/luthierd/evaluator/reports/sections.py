@@ -7,7 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from luthierd.evaluator.domain.evaluation import Arm, Figures, Interval, Metric, Results
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import Results
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.scores import Figures
+from luthierd.statistics.uncertainty import Interval
 
 
 @dataclass(frozen=True)

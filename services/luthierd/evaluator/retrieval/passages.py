@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from luthierd.evaluator.domain.evaluation import Row
 from luthierd.evaluator.domain.retrieval import Passage
+from luthierd.evaluator.domain.rows import Row
 
 # Where a document may be cut, best first: between paragraphs, lines, sentences, words.
 _BREAKS = (re.compile(r"\n\s*\n"), re.compile(r"\n"), re.compile(r"(?<=[.!?])\s+"), re.compile(r"\s+"))

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from luthierd.evaluator.domain.evaluation import Row
 from luthierd.evaluator.domain.retrieval import Relevance, RetrievalFigure
+from luthierd.evaluator.domain.rows import Row
 from luthierd.evaluator.retrieval.indexes import NOTHING, Ranking
 from luthierd.statistics import clustered, intervals
 

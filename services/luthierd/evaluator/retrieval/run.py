@@ -15,8 +15,9 @@ import numpy as np
 
 from luthierd.evaluator.dataset.parsing import read_answer
 from luthierd.evaluator.dataset.rows import parse_rows, select_rows
-from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Row, TaskSpec
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs
 from luthierd.evaluator.domain.retrieval import Passage, RetrievalSummary, Retriever, RetrieverFigures
+from luthierd.evaluator.domain.rows import Row, TaskSpec
 from luthierd.evaluator.retrieval.indexes import (
     NOTHING,
     Bm25Index,

@@ -20,19 +20,12 @@ from luthierd.evaluator.dataset.result_rows import to_jsonl, write_rows
 from luthierd.evaluator.dataset.rows import parse_rows, select_rows
 from luthierd.evaluator.decisions.holdout_ledger import SPLIT as HOLDOUT_SPLIT
 from luthierd.evaluator.decisions.holdout_ledger import EvaluationAccesses, NoFinalSliceError, slices_of
-from luthierd.evaluator.domain.evaluation import (
-    Answer,
-    Arm,
-    EvaluationConfig,
-    EvaluationInputs,
-    Progress,
-    Results,
-    Row,
-    Scored,
-    TaskSpec,
-)
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Progress, Results
 from luthierd.evaluator.domain.holdout import HoldoutUse, LeakageReport
 from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Answer, Row, TaskSpec
+from luthierd.evaluator.domain.scores import Scored
 from luthierd.evaluator.graders.judge import Judge
 from luthierd.evaluator.models.arms import ArmPlan, Query, in_turns
 from luthierd.evaluator.models.costs import TokenPrice, arm_costs

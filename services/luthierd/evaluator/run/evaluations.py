@@ -22,8 +22,8 @@ from luthierd.evaluator.domain.evaluation import (
     EvaluationInputs,
     Progress,
     Results,
-    Row,
 )
+from luthierd.evaluator.domain.rows import Row
 from luthierd.evaluator.domain.suites import suite_violations
 from luthierd.evaluator.models.endpoints import NO_ENDPOINTS, Endpoints
 from luthierd.evaluator.models.targets import target_violations
@@ -207,7 +207,7 @@ class Evaluations:
         await self._check_judge(tenant, config, adapter_revision)
         inputs = await self._resolve(tenant, adapter_revision, dataset_revision, config.split)
         inputs = await self._further.of(tenant, inputs, config)
-        inputs = replace(inputs, difficult_sha256=await self._difficult_sha256(config.suites.challenge_set))
+        inputs = replace(inputs, challenge_sha256=await self._challenge_sha256(config.suites.challenge_set))
         if config.final:
             await self._holdouts.check_final(tenant, inputs)
         payload = {"inputs": to_json(inputs), "config": to_json(config), "subject": subject}
@@ -299,7 +299,7 @@ class Evaluations:
                 if adapter_of(revision) in tested:
                     raise JudgeIsGeneratorError(config.judge.target, revision)
 
-    async def _difficult_sha256(self, name: str) -> str:
+    async def _challenge_sha256(self, name: str) -> str:
         """The digest of a challenge set's cases; empty for no name."""
         if not name:
             return ""

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from luthierd.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
 from luthierd.evaluator.dataset.answer_schema import AnswerSchema, SchemaProblem
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig
 from luthierd.evaluator.domain.metric_details import TaskKind
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.names import BASE_MODEL, DEPLOYMENT, NamePattern

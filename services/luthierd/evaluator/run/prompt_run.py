@@ -13,7 +13,9 @@ from luthierd.evaluator.dataset.leakage import refuse_leakage
 from luthierd.evaluator.dataset.parsing import detect_task, has_labels, read_answer
 from luthierd.evaluator.dataset.rows import parse_rows
 from luthierd.evaluator.decisions.gate import primary_metric
-from luthierd.evaluator.domain.evaluation import Answer, Arm, Message, Metric, Row, TaskSpec
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Answer, Message, Row, TaskSpec
 from luthierd.evaluator.models.arms import ArmPlan
 from luthierd.evaluator.models.generate import AnswerJournal, Asker
 from luthierd.evaluator.run.prompt_search import Candidate, Found, Measured, PromptSearch, find_prompt

@@ -15,9 +15,12 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from luthierd.evaluator.domain.evaluation import DEFAULT_INSTRUCTION, Interval, Metric, Row
+from luthierd.evaluator.domain.evaluation import DEFAULT_INSTRUCTION
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Row
 from luthierd.evaluator.models.shots import fixed_shots
 from luthierd.statistics import clustered, intervals
+from luthierd.statistics.uncertainty import Interval
 
 INSTRUCTIONS = (
     DEFAULT_INSTRUCTION,

@@ -13,16 +13,12 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from luthierd.evaluator.domain.evaluation import (
-    Arm,
-    Interval,
-    Metric,
-    Row,
-    SequentialDecision,
-    SequentialOutcome,
-    SequentialTarget,
-)
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Row
+from luthierd.evaluator.domain.sequential import SequentialDecision, SequentialOutcome, SequentialTarget
 from luthierd.statistics import confidence_sequences as sequences
+from luthierd.statistics.uncertainty import Interval
 
 SEQUENCE_ALPHA = 0.01
 FINAL_CONFIDENCE = 0.96

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from luthierd.errors import FieldViolation
-from luthierd.evaluator.domain.evaluation import EvaluationConfig, SequentialConfig, SequentialTarget
+from luthierd.evaluator.domain.evaluation import EvaluationConfig
 from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.sequential import SequentialConfig, SequentialTarget
 
 MAX_PURPOSE_LENGTH = 200
 ROUND_SIZES = (10, 100_000)

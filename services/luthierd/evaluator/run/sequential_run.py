@@ -9,23 +9,13 @@ from dataclasses import dataclass, field, replace
 
 from luthierd.errors import FailedPreconditionError
 from luthierd.evaluator.decisions.gate import primary_metric
-from luthierd.evaluator.domain.evaluation import (
-    Answer,
-    Arm,
-    Comparison,
-    Confusion,
-    EvaluationConfig,
-    Figures,
-    Interval,
-    Metric,
-    MetricResult,
-    Row,
-    RowScores,
-    Scored,
-    SequentialTarget,
-    TaskSpec,
-)
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig
 from luthierd.evaluator.domain.metric_details import Measures
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Answer, Row, TaskSpec
+from luthierd.evaluator.domain.scores import Comparison, Confusion, Figures, MetricResult, RowScores, Scored
+from luthierd.evaluator.domain.sequential import SequentialTarget
 from luthierd.evaluator.run.sequential_rounds import (
     FINAL_CONFIDENCE,
     SequentialAsked,
@@ -38,6 +28,7 @@ from luthierd.evaluator.scorers.scorer import Scorer
 from luthierd.evaluator.scorers.scoring import Scoring
 from luthierd.statistics import clustered, intervals
 from luthierd.statistics import confidence_sequences as sequences
+from luthierd.statistics.uncertainty import Interval
 
 Answers = Mapping[Arm, Mapping[str, Answer]]
 # Asks these rows of these arms and returns the answers, arm -> row id -> answer.

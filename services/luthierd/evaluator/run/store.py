@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.decisions.gate import GatePolicy
 from luthierd.evaluator.decisions.gate_policies import PolicyExistsError, PolicyNotFoundError, StoredPolicy
-from luthierd.evaluator.domain.evaluation import Answer
+from luthierd.evaluator.domain.rows import Answer
 from luthierd.rpc.paging import Page, PageRequest
 from luthierd.storage.database import Database
 

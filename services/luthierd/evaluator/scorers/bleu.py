@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from sacrebleu import BLEU
 
-from luthierd.evaluator.domain.evaluation import Metric
+from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.scorers.scorer import Sample
 
 

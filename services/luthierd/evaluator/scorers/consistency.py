@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from rouge_score.rouge_scorer import RougeScorer
 
-from luthierd.evaluator.domain.evaluation import Metric
+from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.models.perturbations import INJECTION, PARAPHRASE, REPEAT, canary_of
 from luthierd.evaluator.scorers.scorer import Sample, ScoreFailedError
 

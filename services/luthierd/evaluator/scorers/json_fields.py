@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from luthierd.evaluator.dataset.answer_schema import AnswerSchema
-from luthierd.evaluator.domain.evaluation import Metric
+from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.scorers.scorer import Sample, ScoreFailedError
 
 # Path of a leaf, then its value as text with its type: 1 and 1.0 are one number, "1" and true are not.

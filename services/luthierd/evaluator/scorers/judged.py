@@ -7,8 +7,9 @@ from typing import Literal
 
 import pydantic
 
-from luthierd.evaluator.domain.evaluation import Arm, Metric
+from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metric_details import Criterion
+from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.graders.judge import Judge
 from luthierd.evaluator.scorers.scorer import Sample, ScoreFailedError
 

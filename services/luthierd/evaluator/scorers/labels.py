@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from luthierd.evaluator.domain.evaluation import Confusion, Metric
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.scores import Confusion
 from luthierd.evaluator.scorers.scorer import Sample
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from luthierd.evaluator.domain.evaluation import Arm, Confusion, Interval, Row, RowScores
+from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metric_details import (
     ClassFigures,
     ConfusionCell,
@@ -16,12 +16,15 @@ from luthierd.evaluator.domain.metric_details import (
     Measures,
     Share,
 )
+from luthierd.evaluator.domain.rows import Row
+from luthierd.evaluator.domain.scores import Confusion, RowScores
 from luthierd.evaluator.graders.judge import Judge
 from luthierd.evaluator.scorers.judged import PairwiseScorer, RubricScorer
 from luthierd.evaluator.scorers.labels import predicted_label, reference_labels
 from luthierd.evaluator.scorers.scorer import Sample, Scorer
 from luthierd.evaluator.scorers.style import StyleScorer
 from luthierd.statistics import clustered, intervals, proportions
+from luthierd.statistics.uncertainty import Interval
 
 
 def measures_of(

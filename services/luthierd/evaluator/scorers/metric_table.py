@@ -9,23 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from luthierd.evaluator.domain.evaluation import (
-    Arm,
-    Bounds,
-    CommonRows,
-    Comparison,
-    Confusion,
-    Figures,
-    Metric,
-    MetricResult,
-    Row,
-    RowScores,
-    Score,
-)
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Row
+from luthierd.evaluator.domain.scores import Comparison, Confusion, Figures, MetricResult, RowScores, Score
 from luthierd.evaluator.scorers.labels import predicted_label, reference_labels
 from luthierd.evaluator.scorers.scorer import Sample
 from luthierd.statistics import clustered, intervals, proportions, significance
 from luthierd.statistics.clustered import GroupSums
+from luthierd.statistics.uncertainty import Bounds, CommonRows
 
 # Pairs shown and gated: each adapter arm against everything without it, the two against each other, each helped base
 # against base; then the adapter trained for retrieval against what it would replace, and the adapter under test against

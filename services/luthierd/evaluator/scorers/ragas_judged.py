@@ -9,7 +9,7 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from luthierd.evaluator.domain.evaluation import Metric
+from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.graders.judge import Judge
 from luthierd.evaluator.graders.ragas_judge import RagasJudge
 from luthierd.evaluator.scorers.ragas_metrics import (

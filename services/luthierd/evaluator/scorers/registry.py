@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from luthierd.evaluator.dataset.answer_schema import AnswerSchema
 from luthierd.evaluator.dataset.parsing import read_answer
-from luthierd.evaluator.domain.evaluation import EvaluationConfig, Metric, Row, TaskSpec
+from luthierd.evaluator.domain.evaluation import EvaluationConfig
 from luthierd.evaluator.domain.metric_details import TaskKind
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Row, TaskSpec
 from luthierd.evaluator.graders.judge import Judge
 from luthierd.evaluator.scorers.scorer import Scorer
 from luthierd.evaluator.scorers.sources import Passages

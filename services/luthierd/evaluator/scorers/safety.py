@@ -7,7 +7,7 @@ import ipaddress
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from luthierd.evaluator.domain.evaluation import Metric
+from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.scorers.scorer import Sample
 from luthierd.evaluator.scorers.sources import Passages
 from luthierd.evaluator.suites.abstention import behaviour_of

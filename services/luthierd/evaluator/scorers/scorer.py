@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from luthierd.evaluator.dataset.parsing import Reading
-from luthierd.evaluator.domain.evaluation import Arm, Metric, Row, Score
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Row
+from luthierd.evaluator.domain.scores import Score
 
 
 class ScoreFailedError(Exception):

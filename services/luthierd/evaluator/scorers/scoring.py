@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 
 from luthierd.evaluator.dataset.parsing import has_labels, read_answer
 from luthierd.evaluator.dataset.slices import slice_positions
-from luthierd.evaluator.domain.evaluation import Answer, Arm, Metric, Row, RowScores, Scored, TaskSpec
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Answer, Row, TaskSpec
+from luthierd.evaluator.domain.scores import RowScores, Scored
 from luthierd.evaluator.graders.judge import Judge
 from luthierd.evaluator.scorers.labels import confusion
 from luthierd.evaluator.scorers.metric_details import measures_of

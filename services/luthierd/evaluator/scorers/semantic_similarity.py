@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from luthierd.evaluator.domain.evaluation import Metric
+from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.scorers.ragas_metrics import BaseRagasEmbedding, SemanticSimilarity
 from luthierd.evaluator.scorers.scorer import Sample
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from luthierd.evaluator.domain.evaluation import Row
+from luthierd.evaluator.domain.rows import Row
 from luthierd.evaluator.scorers.scorer import Sample, ScoreFailedError
 
 

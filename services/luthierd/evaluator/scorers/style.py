@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthierd.evaluator.dataset.parsing import read_answer
-from luthierd.evaluator.domain.evaluation import Arm, Metric, Row, TaskSpec
+from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metric_details import StyleReport
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Row, TaskSpec
 from luthierd.evaluator.scorers.scorer import Sample, ScoreFailedError
 
 FOLDS = 5

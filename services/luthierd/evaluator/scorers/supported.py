@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable, Sequence
 
-from luthierd.evaluator.domain.evaluation import Metric
+from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.scorers.scorer import Sample
 from luthierd.evaluator.scorers.sources import Passages
 

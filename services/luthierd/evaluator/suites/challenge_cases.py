@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from luthierd.errors import FieldViolation, InvalidArgumentError
-from luthierd.evaluator.domain.evaluation import Message
+from luthierd.evaluator.domain.rows import Message
 
 MAX_CASES = 1000
 MAX_TURNS = 16

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 
 from luthierd.evaluator.dataset.rows import select_rows
-from luthierd.evaluator.domain.evaluation import Message, Row
+from luthierd.evaluator.domain.rows import Message, Row
 from luthierd.evaluator.suites.challenge_cases import MAX_ID_CHARACTERS, MAX_TEXT_BYTES, Behaviour, ChallengeCase, Kind
 
 # Of an incomplete request so much is left: a signature without its body, on the docstring task.

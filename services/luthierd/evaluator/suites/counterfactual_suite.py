@@ -12,10 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from luthierd.evaluator.dataset.parsing import read_answer
-from luthierd.evaluator.domain.evaluation import Answer, Arm, Figures, Interval, Metric, Row, SuiteFigure, TaskSpec
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Answer, Row, TaskSpec
+from luthierd.evaluator.domain.scores import Figures, SuiteFigure
 from luthierd.evaluator.suites.counterfactual_terms import CounterfactualPair, swap
 from luthierd.evaluator.suites.suite import ID_PREFIX, Answers, Measured, SuiteStatistics
 from luthierd.statistics import clustered, proportions
+from luthierd.statistics.uncertainty import Interval
 
 NAME = "counterfactual"
 PAIRS = tuple((arm, Arm.BASE) for arm in Arm if arm is not Arm.BASE)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from luthierd.evaluator.domain.evaluation import Message, Row
+from luthierd.evaluator.domain.rows import Message, Row
 
 Pairs = Sequence[tuple[str, str]]
 

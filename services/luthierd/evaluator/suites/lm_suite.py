@@ -10,7 +10,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from luthierd.evaluator.domain.evaluation import Answer, Arm, Figures, Message, Metric, Row
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Answer, Message, Row
+from luthierd.evaluator.domain.scores import Figures
 from luthierd.evaluator.models.generate import Answerer
 from luthierd.evaluator.suites.lm_harness import LmItem, LmTask
 from luthierd.evaluator.suites.retention_suite import PAIRS, SCORED, SHOWN

@@ -13,7 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
-from luthierd.evaluator.domain.evaluation import Answer, Arm, Figures, Message, Metric, Row, SuiteFigure
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Answer, Message, Row
+from luthierd.evaluator.domain.scores import Figures, SuiteFigure
 from luthierd.evaluator.domain.suites import LmEvalConfig
 from luthierd.evaluator.models.generate import Answerer
 from luthierd.evaluator.suites.instruction_rules import InstructionItem, keeps_rule

@@ -11,15 +11,10 @@ from luthierd.errors import InternalError
 from luthierd.evaluator.dataset.parsing import has_labels
 from luthierd.evaluator.dataset.result_rows import to_jsonl, write_rows
 from luthierd.evaluator.dataset.rows import select_rows
-from luthierd.evaluator.domain.evaluation import (
-    Arm,
-    EvaluationConfig,
-    EvaluationInputs,
-    Figures,
-    Results,
-    Row,
-    SuiteResult,
-)
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Results
+from luthierd.evaluator.domain.rows import Row
+from luthierd.evaluator.domain.scores import Figures, SuiteResult
 from luthierd.evaluator.domain.suites import CounterfactualConfig, LmEvalConfig
 from luthierd.evaluator.models.arms import ArmPlan
 from luthierd.evaluator.scorers.metric_table import PAIRS
@@ -67,8 +62,8 @@ class SuiteRun:
     async def run(self) -> list[SuiteFindings]:
         """One entry for each suite that the configuration asks for."""
         findings = []
-        if self.inputs.difficult_sha256:
-            findings.append(await self._difficult())
+        if self.inputs.challenge_sha256:
+            findings.append(await self._challenge())
         if self.config.suites.retention_item_count is not None:
             findings.append(await self._general(self.config.suites.retention_item_count))
         if self.config.suites.counterfactual is not None:
@@ -77,8 +72,8 @@ class SuiteRun:
             findings.append(await self._lm_eval(self.config.suites.lm_eval))
         return findings
 
-    async def _difficult(self) -> SuiteFindings:
-        cases = read_cases(await asyncio.to_thread(self.blobs.read_bytes, self.inputs.difficult_sha256))
+    async def _challenge(self) -> SuiteFindings:
+        cases = read_cases(await asyncio.to_thread(self.blobs.read_bytes, self.inputs.challenge_sha256))
         rows = rows_of(cases)
         plan = await asyncio.to_thread(self.plan, rows)
         answers = await self.asker.ask(self.config.arms, rows, plan)
@@ -89,7 +84,7 @@ class SuiteRun:
         slices = await suite.slices(answers)
         # The behaviour over all cases stands beside the holdout's figures, so that a gate needs no slice for it.
         return SuiteFindings(
-            SuiteResult(ALL, self.inputs.difficult_sha256, len(cases), await self._keep(rows, answers)),
+            SuiteResult(ALL, self.inputs.challenge_sha256, len(cases), await self._keep(rows, answers)),
             suite.behaviour(cases, answers),
             slices,
         )

@@ -9,21 +9,15 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from luthierd.evaluator.domain.evaluation import (
-    Answer,
-    Arm,
-    Bounds,
-    Comparison,
-    Figures,
-    Metric,
-    MetricResult,
-    Row,
-    SuiteResult,
-)
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Answer, Row
+from luthierd.evaluator.domain.scores import Comparison, Figures, MetricResult, SuiteResult
 from luthierd.evaluator.models.arms import ArmPlan, Query, in_turns
 from luthierd.evaluator.models.generate import AnswerJournal, Asker
 from luthierd.statistics import clustered, intervals, proportions, significance
 from luthierd.statistics.clustered import GroupSums
+from luthierd.statistics.uncertainty import Bounds
 
 # Ids of suites' rows in the journal; a dataset's ids do not begin so.
 ID_PREFIX = "suite:"

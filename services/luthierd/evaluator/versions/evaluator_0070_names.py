@@ -19,6 +19,7 @@ TABLES = {
 KEYS = {
     "detectable_difference": "minimum_detectable_effect",
     "difficult_set": "challenge_set",
+    "difficult_sha256": "challenge_sha256",
     "general_item_count": "retention_item_count",
     "generation": "loaded_adapter",
     "look_count": "access_count",

@@ -17,10 +17,15 @@ from luthierd.evaluator.api import gate_wire
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.decisions.gate import GateCondition, GateLimit, GatePolicy, Quantity, Tier
 from luthierd.evaluator.decisions.gate_policies import StoredPolicy
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Interval, Metric, MetricResult, TaskSpec
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig
 from luthierd.evaluator.domain.metric_details import Criterion, JudgeChoice, TaskKind
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import TaskSpec
+from luthierd.evaluator.domain.scores import MetricResult
 from luthierd.jobs.queue import JobEvent
 from luthierd.rpc.peers import error_of
+from luthierd.statistics.uncertainty import Interval
 
 CONFIG = EvaluationConfig(
     arms=(Arm.ADAPTER, Arm.BASE),

@@ -10,7 +10,7 @@ import textwrap
 import pytest
 from luthierd.evaluator.dataset import leakage
 from luthierd.evaluator.dataset.leakage import Document, LeakageError, LeakageReport, check_leakage, document_of
-from luthierd.evaluator.domain.evaluation import Message, Row
+from luthierd.evaluator.domain.rows import Message, Row
 from support.evaluator_material import row, rows
 
 WORDS = [f"{first}{second}" for first in ("mean", "sum", "sort", "scale", "shift") for second in range(400)]

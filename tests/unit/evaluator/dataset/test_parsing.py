@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from luthierd.evaluator.dataset.parsing import detect_task, has_labels, read_answer
-from luthierd.evaluator.domain.evaluation import Message, Row, TaskSpec
+from luthierd.evaluator.domain.rows import Message, Row, TaskSpec
 from support.evaluator_material import rows
 
 JSON_TASK = TaskSpec("summary", "module", ("module", "summary"))

@@ -8,17 +8,11 @@ from typing import Any
 
 import pytest
 from luthierd.evaluator.decisions.comparison import Gap, NoCommonRowError, compare
-from luthierd.evaluator.domain.evaluation import (
-    Arm,
-    EvaluationConfig,
-    EvaluationInputs,
-    Figures,
-    Metric,
-    MetricResult,
-    Results,
-    SuiteResult,
-    TaskSpec,
-)
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Results
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import TaskSpec
+from luthierd.evaluator.domain.scores import Figures, MetricResult, SuiteResult
 from luthierd.evaluator.run.evaluations import Evaluation
 from luthierd.jobs.queue import JobState
 

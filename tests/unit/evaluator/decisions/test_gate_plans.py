@@ -10,17 +10,13 @@ import pytest
 from luthierd.evaluator.decisions import gate_plan as gate_plans
 from luthierd.evaluator.decisions.gate import ConditionOutcome, GateCondition, GateOutcome, GatePolicy, Tier
 from luthierd.evaluator.decisions.gate_plan import Pilot, plan_gate
-from luthierd.evaluator.domain.evaluation import (
-    Arm,
-    Comparison,
-    Figures,
-    Interval,
-    Metric,
-    MetricResult,
-    Results,
-    TaskSpec,
-)
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import Results
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import TaskSpec
+from luthierd.evaluator.domain.scores import Comparison, Figures, MetricResult
 from luthierd.statistics import clustered
+from luthierd.statistics.uncertainty import Interval
 from support.evaluator_material import rows
 
 BETTER = GateCondition(Metric.JSON_VALID, reference=Arm.BASE)

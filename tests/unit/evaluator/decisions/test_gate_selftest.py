@@ -9,7 +9,8 @@ import pytest
 from luthierd.evaluator.decisions import gate_selftest
 from luthierd.evaluator.decisions.gate import ALPHA, ConditionOutcome
 from luthierd.evaluator.decisions.gate_selftest import self_test
-from luthierd.evaluator.domain.evaluation import Arm, Interval
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.statistics.uncertainty import Interval
 
 
 def scored_rows(groups: int, rows_per_group: int = 6) -> list[dict[str, Any]]:

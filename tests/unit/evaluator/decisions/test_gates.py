@@ -15,16 +15,10 @@ from luthierd.evaluator.decisions.gate import (
     Tier,
     judge,
 )
-from luthierd.evaluator.domain.evaluation import (
-    Arm,
-    ArmCost,
-    Bounds,
-    Comparison,
-    Figures,
-    Interval,
-    Metric,
-    MetricResult,
-)
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.scores import ArmCost, Comparison, Figures, MetricResult
+from luthierd.statistics.uncertainty import Bounds, Interval
 
 
 def figures(low: float, high: float, *, coverage: float = 1.0, interval: bool = True) -> Figures:

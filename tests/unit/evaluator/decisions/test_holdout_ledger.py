@@ -19,15 +19,11 @@ from luthierd.evaluator.decisions.holdout_ledger import (
     slices_of,
 )
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
-from luthierd.evaluator.domain.evaluation import (
-    Arm,
-    EvaluationConfig,
-    EvaluationInputs,
-    SequentialConfig,
-    SequentialTarget,
-)
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs
 from luthierd.evaluator.domain.holdout import HoldoutUse, final_groups
 from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.sequential import SequentialConfig, SequentialTarget
 from luthierd.evaluator.run.sequential_rules import holdout_violations
 from luthierd.rpc.paging import PageRequest
 from luthierd.storage.database import Database

@@ -16,7 +16,10 @@ from luthierd.evaluator.decisions.verdict import (
     pair_confidence,
     recommend,
 )
-from luthierd.evaluator.domain.evaluation import Arm, Comparison, Interval, Metric, MetricResult
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.scores import Comparison, MetricResult
+from luthierd.statistics.uncertainty import Interval
 
 FIVE = (Arm.BASE, Arm.PROMPTED, Arm.RAG, Arm.ADAPTER, Arm.ADAPTER_RAG)
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from luthierd.evaluator.decisions.gate import GateCondition, GateOutcome, GatePolicy, judge
-from luthierd.evaluator.domain.evaluation import Arm, Figures, Scored, TaskSpec
+from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metric_details import Criterion
 from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import TaskSpec
+from luthierd.evaluator.domain.scores import Figures, Scored
 from luthierd.evaluator.scorers.judged import RubricScorer
 from luthierd.evaluator.scorers.ragas_judged import ragas_scorers
 from luthierd.evaluator.scorers.scoring import Scoring

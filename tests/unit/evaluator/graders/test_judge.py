@@ -9,8 +9,9 @@ from typing import Any
 
 import pydantic
 import pytest
-from luthierd.evaluator.domain.evaluation import Arm, Score
+from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metric_details import Criterion
+from luthierd.evaluator.domain.scores import Score
 from luthierd.evaluator.graders.judge import GIVE_UP_AFTER, JudgeError, form_of
 from luthierd.evaluator.graders.judgement_store import MemoryJudgementStore
 from luthierd.evaluator.scorers.judged import PairwiseScorer, Preference, RubricScorer, StyleGrade

@@ -7,8 +7,9 @@ import json
 from typing import Any
 
 import pytest
-from luthierd.evaluator.domain.evaluation import Arm, TaskSpec
+from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import TaskSpec
 from luthierd.evaluator.graders.judge_models import FORM
 from luthierd.evaluator.scorers.ragas_judged import ragas_scorers
 from luthierd.evaluator.scorers.scoring import Scoring

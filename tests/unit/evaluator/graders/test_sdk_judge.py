@@ -9,7 +9,8 @@ from google.rpc import error_details_pb2, status_pb2
 from luthier.client import AsyncClient
 from luthier.endpoints import Endpoints
 from luthierd.evaluator.api.peers import SdkAnswerer, SdkChat
-from luthierd.evaluator.domain.evaluation import Arm, Message
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.graders.judge import Judge, JudgeError
 from luthierd.evaluator.graders.judge_models import InferenceJudge
 from luthierd.evaluator.graders.judgement_store import MemoryJudgementStore

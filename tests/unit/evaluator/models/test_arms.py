@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from luthierd.evaluator.domain.evaluation import Arm, Message, Row
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.rows import Message, Row
 from luthierd.evaluator.models.arms import ArmPlan, in_turns
 from support.evaluator_material import row, rows
 

@@ -6,7 +6,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from luthierd.evaluator.domain.evaluation import AnswerError, Arm
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.rows import AnswerError
 from luthierd.evaluator.models.costs import TokenPrice, arm_costs, percentile, quantile_interval, shared_s, union_s
 from support.evaluator_material import answer
 

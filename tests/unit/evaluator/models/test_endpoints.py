@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from luthierd.config import ConfigError
 from luthierd.errors import LuthierError
-from luthierd.evaluator.domain.evaluation import Message
+from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.models.chat_endpoint import ChatEndpoint
 from luthierd.evaluator.models.endpoints import Endpoint, EndpointNotFoundError, load_endpoints
 from support.judge_house import CUT_BODY, HANG_UP, SILENCE, judge_house

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 from luthierd.errors import InvalidArgumentError, LuthierError, PermissionDeniedError, UnavailableError
-from luthierd.evaluator.domain.evaluation import Arm, Message
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.models.arms import ArmPlan, Query
 from luthierd.evaluator.models.generate import Asker, InferenceAwayError, Reply
 from support.evaluator_material import ManualClock, MemoryJournal, ScriptedAnswerer, rows

@@ -7,9 +7,11 @@ import json
 from collections.abc import Sequence
 
 import pytest
-from luthierd.evaluator.domain.evaluation import Answer, Arm, EvaluationConfig, Message, TaskSpec
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig
 from luthierd.evaluator.domain.metric_details import TaskKind
 from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Answer, Message, TaskSpec
 from luthierd.evaluator.models.arms import Query
 from luthierd.evaluator.models.generate import Reply
 from luthierd.evaluator.models.multiple_choice import Likelihood, LikelihoodChooser, RowHasNoChoicesError, check_choices

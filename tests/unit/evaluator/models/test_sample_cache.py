@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 
 import luthierd.evaluator
 import pytest
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Results
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, Results
 from luthierd.evaluator.models.sample_cache import AnswerCache
 from luthierd.evaluator.run.evaluation_run import EvaluationRun
 from luthierd.evaluator.run.store import SqlAnswerJournal, SqlAnswerStore

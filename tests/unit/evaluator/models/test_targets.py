@@ -8,7 +8,8 @@ import dataclasses
 import pytest
 from luthierd.errors import InvalidArgumentError
 from luthierd.evaluator.api import evaluation_wire as wire
-from luthierd.evaluator.domain.evaluation import DEFAULT_ARMS, Arm, EndpointTarget, EvaluationConfig, EvaluationInputs
+from luthierd.evaluator.domain.arm import DEFAULT_ARMS, Arm
+from luthierd.evaluator.domain.evaluation import EndpointTarget, EvaluationConfig, EvaluationInputs
 from luthierd.evaluator.domain.retrieval import Retriever
 from luthierd.evaluator.models.arms import Query
 from luthierd.evaluator.models.chat_endpoint import ChatEndpoint

@@ -15,24 +15,8 @@ from html.parser import HTMLParser
 import pytest
 from luthierd.evaluator.dataset.parsing import detect_task
 from luthierd.evaluator.dataset.result_rows import to_jsonl, write_rows
-from luthierd.evaluator.domain.evaluation import (
-    DEFAULT_ARMS,
-    Answer,
-    AnswerError,
-    Arm,
-    Comparison,
-    Confusion,
-    EvaluationConfig,
-    EvaluationInputs,
-    Figures,
-    Interval,
-    Metric,
-    MetricResult,
-    Results,
-    SequentialDecision,
-    SuiteFigure,
-    SuiteResult,
-)
+from luthierd.evaluator.domain.arm import DEFAULT_ARMS, Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Results
 from luthierd.evaluator.domain.holdout import HoldoutUse, LeakageFinding, LeakageReport
 from luthierd.evaluator.domain.metric_details import (
     ClassFigures,
@@ -43,6 +27,7 @@ from luthierd.evaluator.domain.metric_details import (
     Share,
     StyleReport,
 )
+from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.retrieval import (
     Relevance,
     RetrievalFigure,
@@ -50,7 +35,9 @@ from luthierd.evaluator.domain.retrieval import (
     Retriever,
     RetrieverFigures,
 )
-from luthierd.evaluator.domain.sequential import SequentialOutcome, SequentialTarget
+from luthierd.evaluator.domain.rows import Answer, AnswerError
+from luthierd.evaluator.domain.scores import Comparison, Confusion, Figures, MetricResult, SuiteFigure, SuiteResult
+from luthierd.evaluator.domain.sequential import SequentialDecision, SequentialOutcome, SequentialTarget
 from luthierd.evaluator.models.costs import arm_costs
 from luthierd.evaluator.reports.metric_tables import measure_tables
 from luthierd.evaluator.reports.plots import Axis, cost_quality_plane, forest_plot
@@ -60,6 +47,7 @@ from luthierd.evaluator.scorers.json_validity import JsonValidityScorer
 from luthierd.evaluator.scorers.labels import LabelAccuracyScorer
 from luthierd.evaluator.scorers.rouge_l import RougeLScorer
 from luthierd.evaluator.scorers.scoring import Scoring
+from luthierd.statistics.uncertainty import Interval
 from markupsafe import escape
 from support.evaluator_material import answer, rows
 

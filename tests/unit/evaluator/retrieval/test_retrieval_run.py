@@ -10,16 +10,10 @@ import numpy as np
 import pytest
 from luthierd.evaluator.api import evaluation_wire as wire
 from luthierd.evaluator.codec import from_json, to_json
-from luthierd.evaluator.domain.evaluation import (
-    Arm,
-    EvaluationConfig,
-    EvaluationInputs,
-    Message,
-    Results,
-    Row,
-    TaskSpec,
-)
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Results
 from luthierd.evaluator.domain.retrieval import Passage, Relevance, RetrievalSummary, Retriever
+from luthierd.evaluator.domain.rows import Message, Row, TaskSpec
 from luthierd.evaluator.models.arms import ArmPlan, with_documents
 from luthierd.evaluator.retrieval.indexes import NOTHING
 from luthierd.evaluator.retrieval.relevance import Judged, Judgement, judge, measure

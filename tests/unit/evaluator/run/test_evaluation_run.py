@@ -10,17 +10,11 @@ import pytest
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.dataset.leakage import LeakageError
 from luthierd.evaluator.dataset.parsing import read_answer
-from luthierd.evaluator.domain.evaluation import (
-    DEFAULT_ARMS,
-    Arm,
-    EvaluationConfig,
-    Message,
-    Metric,
-    Progress,
-    Results,
-    TaskSpec,
-)
+from luthierd.evaluator.domain.arm import DEFAULT_ARMS, Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, Progress, Results
 from luthierd.evaluator.domain.metric_details import Criterion
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Message, TaskSpec
 from luthierd.evaluator.retrieval.indexes import IndexDamagedError
 from luthierd.evaluator.retrieval.passages import examples_of
 from luthierd.evaluator.run.evaluation_run import Models
@@ -171,7 +165,7 @@ async def test_challenge_cases_are_judged_and_counted_and_have_no_figure_of_prob
             run = quick_run(NAME, FakePeers(blobs), blobs, config=config, answerer=says("Told so."))
             results = await dataclasses.replace(
                 run,
-                inputs=dataclasses.replace(run.inputs, difficult_sha256=cases),
+                inputs=dataclasses.replace(run.inputs, challenge_sha256=cases),
                 models=Models(HashingEmbedder, lambda _: [RougeLScorer(), InjectionResistedScorer(), rubric]),
                 judge=judge,
             ).run()

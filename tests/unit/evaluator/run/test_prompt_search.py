@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import pytest
 from luthierd.errors import InvalidArgumentError
 from luthierd.evaluator.codec import from_json, to_json
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Message, Row
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig
+from luthierd.evaluator.domain.rows import Message, Row
 from luthierd.evaluator.models.generate import Asker
 from luthierd.evaluator.run.prompt_run import PromptInputs, PromptResult, PromptRun, stored_prompt
 from luthierd.evaluator.run.prompt_search import Candidate, PromptSearch, candidates, find_prompt

@@ -9,8 +9,11 @@ import math
 import numpy as np
 import pytest
 from luthierd.errors import InvalidArgumentError
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Metric, SequentialConfig, SequentialOutcome
-from luthierd.evaluator.domain.evaluation import SequentialTarget as Target
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.sequential import SequentialConfig, SequentialOutcome
+from luthierd.evaluator.domain.sequential import SequentialTarget as Target
 from luthierd.evaluator.run.evaluations import check_config
 from luthierd.evaluator.run.sequential_rounds import ask_in_rounds, rounds_of
 from luthierd.evaluator.run.sequential_run import MetricNotMeasuredError

@@ -10,7 +10,9 @@ import luthierd.evaluator
 import pytest
 from luthierd.evaluator.decisions.gate import GateCondition, GatePolicy, Tier
 from luthierd.evaluator.decisions.gate_policies import PolicyExistsError, PolicyNotFoundError, PolicyStore, StoredPolicy
-from luthierd.evaluator.domain.evaluation import AnswerError, Arm, Metric
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import AnswerError
 from luthierd.evaluator.run.store import MemoryPolicyStore, SqlAnswerJournal, SqlIndexCatalogue, SqlPolicyStore
 from luthierd.rpc.paging import PageRequest
 from luthierd.storage.database import Database

@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from luthierd.evaluator.decisions.gate import GateCondition, GateOutcome, GatePolicy, judge
-from luthierd.evaluator.domain.evaluation import Arm, Comparison, Message, Metric, MetricResult, Row, RowScores, Score
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Message, Row
+from luthierd.evaluator.domain.scores import Comparison, MetricResult, RowScores, Score
 from luthierd.evaluator.scorers import ragas_metrics  # noqa: F401  (switches RAGAS's tracking off before its import)
 from luthierd.evaluator.scorers.metric_table import RowFigures
 from ragas import EvaluationDataset, SingleTurnSample

@@ -9,7 +9,9 @@ import random
 import pytest
 import sacrebleu
 from luthierd.evaluator.dataset.answer_schema import AnswerSchema, SchemaProblem
-from luthierd.evaluator.domain.evaluation import Arm, Metric, TaskSpec
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import TaskSpec
 from luthierd.evaluator.models.perturbations import INJECTION, PARAPHRASE, canary_of
 from luthierd.evaluator.scorers.bleu import BleuScorer
 from luthierd.evaluator.scorers.choice import ChoiceAccuracyScorer

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import sacrebleu
 from luthierd.evaluator.dataset.parsing import Reading
-from luthierd.evaluator.domain.evaluation import Confusion, Metric, Score
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.scores import Confusion, Score
 from luthierd.evaluator.scorers.chrf import ChrfScorer
 from luthierd.evaluator.scorers.exact_match import ExactMatchScorer
 from luthierd.evaluator.scorers.json_validity import JsonValidityScorer

@@ -6,7 +6,9 @@ import dataclasses
 
 import pytest
 from luthierd.evaluator.dataset.parsing import detect_task
-from luthierd.evaluator.domain.evaluation import Answer, AnswerError, Arm, Metric
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Answer, AnswerError
 from luthierd.evaluator.scorers.exact_match import ExactMatchScorer
 from luthierd.evaluator.scorers.json_validity import JsonValidityScorer
 from luthierd.evaluator.scorers.labels import LabelAccuracyScorer

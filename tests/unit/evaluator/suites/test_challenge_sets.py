@@ -6,7 +6,10 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from luthierd.evaluator.domain.evaluation import Arm, Figures, Message, Metric, TaskSpec
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Message, TaskSpec
+from luthierd.evaluator.domain.scores import Figures
 from luthierd.evaluator.scorers.registry import ScoringMaterial
 from luthierd.evaluator.scorers.scoring import Scoring
 from luthierd.evaluator.suites.challenge_cases import (

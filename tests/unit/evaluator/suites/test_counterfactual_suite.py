@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Message, Metric
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.domain.suites import CounterfactualConfig, SuiteConfig
 from luthierd.evaluator.suites.counterfactual_terms import LISTS, make_pairs, swap
 from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedAnswerer, adapter_knows, quick_run, rows

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 from luthierd.errors import InternalError, LuthierError
 from luthierd.evaluator.decisions.gate import GateCondition, GateOutcome, GatePolicy, judge
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Message, Metric, Results
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, Results
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.domain.suites import LM_TASKS, LmEvalConfig, SuiteConfig, suite_violations
 from luthierd.evaluator.suites.lm_harness import SHIPPED, LmTask, LmTaskNotFoundError, LmTaskUnusableError, load_tasks
 from luthierd.evaluator.suites.lm_tasks import items

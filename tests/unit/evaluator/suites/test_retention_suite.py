@@ -8,7 +8,10 @@ from dataclasses import replace
 
 import pytest
 from luthierd.evaluator.decisions.gate import GateCondition, GateOutcome, GatePolicy, judge
-from luthierd.evaluator.domain.evaluation import Arm, EvaluationConfig, Message, Metric, Results
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, Results
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.domain.suites import SuiteConfig
 from luthierd.evaluator.suites.instruction_rules import RULES, InstructionItem, keeps_rule
 from luthierd.evaluator.suites.retention_items import RetentionItems, build_items, without_overlap

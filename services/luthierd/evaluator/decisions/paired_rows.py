@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from luthierd.evaluator.domain.evaluation import Arm, Comparison, Metric
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.scores import Comparison
 from luthierd.statistics import clustered, intervals
 
 # Arm -> metric -> row id -> score; a row that failed has none.
