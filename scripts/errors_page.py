@@ -128,11 +128,11 @@ def _domain(path: pathlib.Path) -> str:
 
 
 def _status_by_class() -> dict[str, str]:
-    """The table of rpc/status.py by class name."""
+    """GRPC status by class name."""
     sys.path.insert(0, str(ROOT / "services"))
-    from luthierd.rpc.status import STATUS_BY_ERROR
+    from luthierd.errors import BY_CODE, LuthierError
 
-    return {kind.__name__: code.name for kind, code in STATUS_BY_ERROR.items()}
+    return {"LuthierError": LuthierError.code} | {kind.__name__: code for code, kind in BY_CODE.items()}
 
 
 def _status(name: str, parents: Mapping[str, tuple[str, ...]], kinds: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""The error tree. Raised in the domain, translated once, in `rpc/status.py`.
+"""The error tree. Raised in the domain, translated once, in `rpc/status.py`: `code` names the gRPC status.
 
     LuthierError
       InvalidArgumentError      the request is wrong, whatever the state of the house
@@ -33,6 +33,8 @@ class LuthierError(Exception):
     """
 
     reason: ClassVar[str] = "INTERNAL"
+    code: ClassVar[str] = "INTERNAL"
+    """Name of the gRPC status."""
 
     def __init__(self, message: str, *, metadata: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -51,6 +53,7 @@ class InvalidArgumentError(LuthierError):
     """The request is wrong. `violations` names the fields, where there are fields to name."""
 
     reason = "INVALID_ARGUMENT"
+    code = "INVALID_ARGUMENT"
 
     def __init__(
         self,
@@ -74,36 +77,42 @@ class UnauthenticatedError(LuthierError):
     """The call carries no token, or one that is expired or not ours."""
 
     reason = "UNAUTHENTICATED"
+    code = "UNAUTHENTICATED"
 
 
 class PermissionDeniedError(LuthierError):
     """The token does not allow this."""
 
     reason = "PERMISSION_DENIED"
+    code = "PERMISSION_DENIED"
 
 
 class NotFoundError(LuthierError):
     """There is no such resource."""
 
     reason = "NOT_FOUND"
+    code = "NOT_FOUND"
 
 
 class AlreadyExistsError(LuthierError):
     """The name is taken."""
 
     reason = "ALREADY_EXISTS"
+    code = "ALREADY_EXISTS"
 
 
 class FailedPreconditionError(LuthierError):
     """The state of the resource does not allow this now."""
 
     reason = "FAILED_PRECONDITION"
+    code = "FAILED_PRECONDITION"
 
 
 class AbortedError(LuthierError):
     """Somebody else changed the resource."""
 
     reason = "ETAG_MISMATCH"
+    code = "ABORTED"
 
 
 class RetryableError(LuthierError):
@@ -118,27 +127,40 @@ class ResourceExhaustedError(RetryableError):
     """A bound is reached."""
 
     reason = "RESOURCE_EXHAUSTED"
+    code = "RESOURCE_EXHAUSTED"
 
 
 class UnavailableError(RetryableError):
     """A part that is needed is not there now."""
 
     reason = "UNAVAILABLE"
+    code = "UNAVAILABLE"
 
 
 class DeadlineExceededError(LuthierError):
     """The call took longer than it may."""
 
     reason = "DEADLINE_EXCEEDED"
+    code = "DEADLINE_EXCEEDED"
 
 
 class DataLossError(LuthierError):
     """Bytes are missing or are not what their digest says."""
 
     reason = "DATA_LOSS"
+    code = "DATA_LOSS"
 
 
 class InternalError(LuthierError):
     """A fault of ours."""
 
     reason = "INTERNAL"
+    code = "INTERNAL"
+
+
+BY_CODE: dict[str, type[LuthierError]] = {
+    kind.code: kind
+    for kind in (*LuthierError.__subclasses__(), *RetryableError.__subclasses__())
+    if kind is not RetryableError
+}
+"""The kind of error for each gRPC status."""

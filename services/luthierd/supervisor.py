@@ -24,9 +24,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from luthierd.config import SERVICES, ConfigError, ServerConfig, load_config
 from luthierd.errors import LuthierError, UnavailableError
+from luthierd.files import write_atomically
 from luthierd.rpc.auth import create_keys
 from luthierd.rpc.server import PortInUseError
-from luthierd.storage.blobs import write_atomically
 
 PORTS = {"curation": 7101, "trainer": 7102, "evaluator": 7103, "inference": 7104}
 METRICS_PORTS = {"curation": 7201, "trainer": 7202, "evaluator": 7203, "inference": 7204}

@@ -16,7 +16,7 @@ from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.domain.evaluation import EvaluationConfig
 from luthierd.evaluator.run.evaluations import KIND
 from luthierd.jobs.worker import JobContext, Outcome, run_job
-from luthierd.rpc.paging import PageRequest
+from luthierd.paging import PageRequest
 from luthierd.storage.database import Database
 
 from support.evaluator_house import evaluator_parts

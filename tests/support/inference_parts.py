@@ -50,10 +50,10 @@ from luthierd.inference.engine.host import (
 from luthierd.inference.http.front import Application, BuildApplication, HttpFront
 from luthierd.inference.replicas.replicas import Replicas, ReplicaTimes
 from luthierd.inference.replicas.store import SqlReplicaStore
-from luthierd.rpc.idempotency import Replay
 from luthierd.rpc.server import Health, Service
 from luthierd.storage.blobs import BlobNotFoundError
 from luthierd.storage.database import Database
+from luthierd.storage.replays import Replay
 
 from support.capture_parts import CaptureHouse, make_capture_house
 from support.serving import VERIFIER

@@ -17,7 +17,7 @@ from luthierd.curation.parquet_rows import is_parquet, parquet_lines
 from luthierd.curation.rows import ImportLimits, parse_rows, read_lines
 from luthierd.errors import DataLossError, InvalidArgumentError, NotFoundError
 from luthierd.names import DATASET, TENANT, parse_id
-from luthierd.rpc.paging import Page, PageRequest
+from luthierd.paging import Page, PageRequest
 from luthierd.storage.blobs import Blob, BlobStore, DiskFullError
 
 MEMORY_BYTES = 4 * 1024 * 1024

@@ -13,7 +13,7 @@ from luthierd.curation.recipe import Recipe, parse_recipe
 from luthierd.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from luthierd.jobs.queue import Job, JobNotFoundError, JobQueue, JobState
 from luthierd.names import DATASET, DATASET_REVISION, TENANT
-from luthierd.rpc.paging import Page, PageRequest
+from luthierd.paging import Page, PageRequest
 from luthierd.storage.blobs import BlobStore
 
 MAX_PIECE_BYTES = 1024 * 1024

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from luthierd.curation.domain import REVISION_KIND, Dataset
 from luthierd.jobs.queue import Job, JobQueue
 from luthierd.names import DATASET, DATASET_REVISION
-from luthierd.rpc.paging import Page, PageRequest
+from luthierd.paging import Page, PageRequest
 from luthierd.storage.database import Database
 
 _datasets = sa.table(

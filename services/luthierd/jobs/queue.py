@@ -21,8 +21,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from luthierd.errors import AbortedError, AlreadyExistsError, InternalError, InvalidArgumentError, NotFoundError
-from luthierd.rpc.paging import Page, PageRequest
-from luthierd.rpc.status import failure_of
+from luthierd.failures import failure_of
+from luthierd.paging import Page, PageRequest
 from luthierd.storage.database import Database
 
 MAX_ATTEMPTS = 5

@@ -18,8 +18,8 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from luthierd.errors import InternalError, LuthierError
+from luthierd.failures import failure_of
 from luthierd.jobs.queue import Job, JobQueue, JobState, Lease, LeaseLostError
-from luthierd.rpc.status import failure_of
 
 log = logging.getLogger(__name__)
 

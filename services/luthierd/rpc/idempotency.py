@@ -13,23 +13,13 @@ import grpc
 
 from luthierd.errors import InvalidArgumentError
 from luthierd.rpc.auth import current_principal
-
-RETENTION_S = 24 * 3600.0
-"""How long an answer is returned again; docs of `request_id` in every proto say so."""
+from luthierd.storage.replays import Replay
 
 
 class RequestIdReusedError(InvalidArgumentError):
     """The id came before with another request."""
 
     reason = "REQUEST_ID_REUSED"
-
-
-@dataclass(frozen=True)
-class Replay:
-    """The first response to a request id, and a digest of the request that it answered."""
-
-    fingerprint: str
-    response: bytes
 
 
 class ReplayStore(Protocol):

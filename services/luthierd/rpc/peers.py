@@ -12,15 +12,13 @@ from luthier.endpoints import Endpoints, TlsOptions
 
 from luthierd import errors
 from luthierd.config import ServerConfig
+from luthierd.errors import BY_CODE
 from luthierd.rpc.auth import TokenIssuer
-from luthierd.rpc.status import STATUS_BY_ERROR
 
 T = TypeVar("T")
 
 TOKEN_TTL_S = 900.0
 """A token is made for each call, which takes less than a millisecond, so that a leaked one is worth little."""
-
-_ERROR_BY_CODE = {code.name: kind for kind, code in STATUS_BY_ERROR.items()}
 
 
 def endpoints_of(config: ServerConfig) -> Endpoints:
@@ -55,7 +53,7 @@ async def translated(call: Awaitable[T]) -> T:
 
 def error_of(error: sdk.LuthierError) -> errors.LuthierError:
     """See `translated`."""
-    kind = _ERROR_BY_CODE.get(error.code, errors.InternalError)
+    kind = BY_CODE.get(error.code, errors.InternalError)
     found = kind(error.message, metadata=error.metadata)
     found.reason = error.reason  # type: ignore[misc]  # the other service's reason, kept for the caller
     if isinstance(found, errors.InvalidArgumentError):

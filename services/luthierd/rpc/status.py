@@ -1,4 +1,4 @@
-"""The one table from errors to gRPC status, and the only place that builds `google.rpc.Status`."""
+"""Errors to gRPC status: the only place that builds `google.rpc.Status`."""
 
 from __future__ import annotations
 
@@ -12,26 +12,10 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from luthierd import errors
 from luthierd.rpc.logs import request_id
 
-STATUS_BY_ERROR: dict[type[errors.LuthierError], grpc.StatusCode] = {
-    errors.LuthierError: grpc.StatusCode.INTERNAL,
-    errors.InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
-    errors.PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
-    errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
-    errors.AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
-    errors.FailedPreconditionError: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.AbortedError: grpc.StatusCode.ABORTED,
-    errors.ResourceExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
-    errors.DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
-    errors.DataLossError: grpc.StatusCode.DATA_LOSS,
-    errors.InternalError: grpc.StatusCode.INTERNAL,
-}
-
 
 def code_of(error: errors.LuthierError) -> grpc.StatusCode:
-    """The status of the nearest registered class of `error`."""
-    return next(STATUS_BY_ERROR[kind] for kind in type(error).__mro__ if kind in STATUS_BY_ERROR)
+    """The gRPC status of `error`."""
+    return grpc.StatusCode[error.code]
 
 
 def status_of(error: errors.LuthierError, domain: str) -> status_pb2.Status:
@@ -74,13 +58,8 @@ async def abort_with(context: grpc.aio.ServicerContext[Any, Any], error: errors.
     raise AssertionError("unreachable: abort raises")
 
 
-def failure_of(error: errors.LuthierError) -> dict[str, Any]:
-    """`error` as a job stores it: the name of the gRPC status, reason, message and metadata."""
-    return {"code": code_of(error).name, "reason": error.reason, "message": str(error), "metadata": error.metadata}
-
-
 def status_from_failure(failure: dict[str, Any], domain: str) -> status_pb2.Status:
-    """The `error` of a job as it was stored (`failure_of`), for the wire."""
+    """The `error` of a job as it was stored (`failures.failure_of`), for the wire."""
     info = error_details_pb2.ErrorInfo(reason=failure["reason"], domain=domain)
     info.metadata.update({key: str(value) for key, value in failure["metadata"].items()})
     detail = any_pb2.Any()

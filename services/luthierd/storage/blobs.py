@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import os
 import pathlib
 import re
 import tempfile
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 import fsspec
 
 from luthierd.errors import DataLossError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
+from luthierd.files import write_atomically
 
 CHUNK_BYTES = 1024 * 1024
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -170,26 +170,6 @@ class BlobStore:
                 f"no room for the blob {sha256} below {self._root}; free some space and try again",
                 metadata={"sha256": sha256},
             ) from error
-
-
-def write_atomically(path: pathlib.Path, chunks: Iterator[bytes]) -> None:
-    """Writes a file that is there whole or not at all, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with partial.open("wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def verify_file(path: pathlib.Path, sha256: str) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from luthierd.rpc.idempotency import RETENTION_S, Replay
 from luthierd.storage.database import Database
 
 _replays = sa.table(
@@ -16,6 +16,18 @@ _replays = sa.table(
     sa.column("response", sa.LargeBinary),
     sa.column("create_time", sa.Float),
 )
+
+
+RETENTION_S = 24 * 3600.0
+"""How long an answer is returned again; docs of `request_id` in every proto say so."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The first response to a request id, and a digest of the request that it answered."""
+
+    fingerprint: str
+    response: bytes
 
 
 class SqlReplayStore:

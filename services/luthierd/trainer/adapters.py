@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from luthierd.names import ADAPTER, ADAPTER_REVISION, TENANT
-from luthierd.rpc.paging import Page, PageRequest
+from luthierd.paging import Page, PageRequest
 from luthierd.trainer.domain import Adapter, AdapterNotFoundError, AdapterRevision, AdapterRevisionNotFoundError
 
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from luthierd.errors import AbortedError, InvalidArgumentError
 from luthierd.names import BASE_MODEL, parse_id
-from luthierd.rpc.paging import Page, PageRequest
+from luthierd.paging import Page, PageRequest
 from luthierd.trainer.domain import (
     BaseModel,
     BaseModelExistsError,

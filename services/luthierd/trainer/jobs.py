@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from luthierd.errors import FieldViolation
 from luthierd.jobs.queue import Job
 from luthierd.names import ADAPTER, BASE_MODEL, DATASET_REVISION, TENANT, TRAINING_JOB, parse_id
-from luthierd.rpc.paging import Page, PageRequest
+from luthierd.paging import Page, PageRequest
 from luthierd.trainer.adapters import AdapterStore
 from luthierd.trainer.base_models import BaseModels
 from luthierd.trainer.domain import (

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from luthierd.jobs.queue import Job, JobQueue, JobState
 from luthierd.names import ADAPTER, ADAPTER_REVISION
-from luthierd.rpc.paging import Page, PageRequest
+from luthierd.paging import Page, PageRequest
 from luthierd.storage.database import Database
 from luthierd.trainer.domain import (
     Adapter,

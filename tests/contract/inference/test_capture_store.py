@@ -22,7 +22,7 @@ from luthierd.inference.domain.feedback import (
 from luthierd.inference.domain.model import Turn
 from luthierd.inference.feedback.capture_files import new_file
 from luthierd.inference.feedback.store import SqlCaptureStore
-from luthierd.rpc.paging import PageRequest
+from luthierd.paging import PageRequest
 from luthierd.storage.database import Database
 
 VERSIONS = pathlib.Path(next(iter(luthierd.inference.__path__))) / "versions"

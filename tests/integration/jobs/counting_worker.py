@@ -10,10 +10,10 @@ import sys
 import time
 
 from luthierd.config import ServerConfig
+from luthierd.files import write_atomically
 from luthierd.jobs.queue import JobQueue
 from luthierd.jobs.worker import JobContext, Outcome, run_job
 from luthierd.rpc.main import run
-from luthierd.storage.blobs import write_atomically
 from luthierd.storage.database import Database
 
 STEP_S = 0.05

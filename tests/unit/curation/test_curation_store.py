@@ -9,7 +9,7 @@ import pytest
 from luthierd.curation.__main__ import VERSIONS
 from luthierd.curation.store import SqlDatasetStore, set_latest_revision
 from luthierd.jobs.queue import JobQueue, JobState
-from luthierd.rpc.paging import PageRequest
+from luthierd.paging import PageRequest
 from luthierd.storage.database import Database
 
 NAME = "tenants/acme/datasets/d"

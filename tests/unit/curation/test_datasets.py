@@ -10,7 +10,7 @@ import pytest
 from luthierd.curation.datasets import Datasets
 from luthierd.curation.domain import Dataset
 from luthierd.curation.rows import ImportLimits
-from luthierd.rpc.paging import Page, PageRequest
+from luthierd.paging import Page, PageRequest
 from luthierd.storage.blobs import Blob, BlobStore, DiskFullError
 
 

@@ -19,7 +19,7 @@ from luthierd.jobs.queue import (
     Lease,
     LeaseLostError,
 )
-from luthierd.rpc.paging import PageRequest
+from luthierd.paging import PageRequest
 from luthierd.storage.database import Database
 
 JOB = "tenants/acme/trainingJobs/j1"

@@ -10,13 +10,12 @@ from luthier.client import AsyncClient
 from luthier.endpoints import Endpoints
 from luthierd import errors
 from luthierd.config import ServerConfig
+from luthierd.errors import BY_CODE
 from luthierd.rpc.peers import acting_for, endpoints_of, error_of, translated
-from luthierd.rpc.status import STATUS_BY_ERROR, code_of
+from luthierd.rpc.status import code_of
 from support.serving import ISSUER, VERIFIER
 
-KINDS = [
-    kind for kind in sdk.RpcError.__subclasses__() if kind.code in {code.name for code in STATUS_BY_ERROR.values()}
-]
+KINDS = [kind for kind in sdk.RpcError.__subclasses__() if kind.code in BY_CODE.keys()]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -28,7 +27,7 @@ def test_an_error_of_a_peer_has_the_same_status_reason_and_data_here(kind: type[
 
 
 def test_every_kind_of_error_but_ours_alone_can_come_from_a_peer() -> None:
-    assert {kind.code for kind in KINDS} == {code.name for code in STATUS_BY_ERROR.values()}
+    assert {kind.code for kind in KINDS} == BY_CODE.keys()
 
 
 def test_an_error_of_no_known_kind_is_internal() -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from luthierd.rpc.idempotency import RETENTION_S, Replay
 from luthierd.storage.database import Database
-from luthierd.storage.replays import SqlReplayStore
+from luthierd.storage.replays import RETENTION_S, Replay, SqlReplayStore
 
 
 async def test_what_was_kept_comes_back_whole(database: Database) -> None:

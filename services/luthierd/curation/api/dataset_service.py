@@ -17,7 +17,8 @@ from luthierd.curation.revisions import Revisions
 from luthierd.errors import InvalidArgumentError
 from luthierd.jobs.events import watch
 from luthierd.jobs.queue import JobQueue
-from luthierd.rpc.idempotency import Replay, ReplayStore, RequestIdReusedError
+from luthierd.rpc.idempotency import ReplayStore, RequestIdReusedError
+from luthierd.storage.replays import Replay
 
 FULL_NAMES = ("luthier.curation.v1.DatasetService",)
 READ, WRITE = "curation.read", "curation.write"

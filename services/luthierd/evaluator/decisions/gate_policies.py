@@ -17,7 +17,7 @@ from luthierd.evaluator.decisions.gate_selftest import EXPERIMENTS, SelfTest, se
 from luthierd.evaluator.decisions.holdout_ledger import Holdouts
 from luthierd.evaluator.run.evaluations import Evaluations
 from luthierd.names import GATE_POLICY, TENANT, parse_id
-from luthierd.rpc.paging import Page, PageRequest
+from luthierd.paging import Page, PageRequest
 
 MAX_CONDITIONS = 100
 MAX_LIMITS = 100

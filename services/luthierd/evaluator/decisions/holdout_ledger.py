@@ -24,7 +24,7 @@ from luthierd.evaluator.domain.evaluation import DatasetRevision, EvaluationConf
 from luthierd.evaluator.domain.holdout import MIN_FINAL_GROUPS, HoldoutUse, final_groups
 from luthierd.evaluator.domain.rows import Row
 from luthierd.names import HOLDOUT
-from luthierd.rpc.paging import Page, PageRequest
+from luthierd.paging import Page, PageRequest
 
 SPLIT = "holdout"
 

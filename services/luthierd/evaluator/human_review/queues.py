@@ -42,7 +42,7 @@ from luthierd.evaluator.human_review.items import (
 )
 from luthierd.evaluator.human_review.summary import AnnotationSummary, summarise
 from luthierd.names import ANNOTATION_QUEUE, EVALUATION, TENANT, parse_id
-from luthierd.rpc.paging import Page, PageRequest
+from luthierd.paging import Page, PageRequest
 from luthierd.storage.blobs import Blob
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.human_review.items import AnnotationQueue, Vote
 from luthierd.evaluator.human_review.queues import QueueExistsError, QueueNotFoundError, VoteExistsError
-from luthierd.rpc.paging import Page, PageRequest
+from luthierd.paging import Page, PageRequest
 from luthierd.storage.database import Database
 
 _queues = sa.table(

@@ -38,7 +38,7 @@ from luthierd.evaluator.run.resolve_inputs import FurtherInputs
 from luthierd.evaluator.run.sequential_rules import holdout_violations
 from luthierd.jobs.queue import Job, JobNotFoundError, JobQueue, JobState
 from luthierd.names import ADAPTER_REVISION, DATASET_REVISION, EVALUATION, TENANT, parse_id
-from luthierd.rpc.paging import Page, PageRequest
+from luthierd.paging import Page, PageRequest
 
 KIND = "evaluation"
 SPLITS = ("holdout", "validation")

@@ -15,7 +15,7 @@ from luthierd.evaluator.run.prompt_search import INSTRUCTIONS, PromptSearch
 from luthierd.evaluator.run.resolve_inputs import PromptNotFoundError
 from luthierd.jobs.queue import Job, JobNotFoundError, JobQueue, JobState
 from luthierd.names import ADAPTER_REVISION, BASE_MODEL, DATASET_REVISION, PROMPT, TENANT, parse_id
-from luthierd.rpc.paging import Page, PageRequest
+from luthierd.paging import Page, PageRequest
 
 KIND = "prompt"
 MAX_INSTRUCTIONS, MAX_INSTRUCTION_CHARACTERS = 32, 4000

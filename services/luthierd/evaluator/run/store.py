@@ -13,7 +13,7 @@ from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.decisions.gate import GatePolicy
 from luthierd.evaluator.decisions.gate_policies import PolicyExistsError, PolicyNotFoundError, StoredPolicy
 from luthierd.evaluator.domain.rows import Answer
-from luthierd.rpc.paging import Page, PageRequest
+from luthierd.paging import Page, PageRequest
 from luthierd.storage.database import Database
 
 _answers = sa.table(

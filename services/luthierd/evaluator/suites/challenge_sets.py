@@ -15,7 +15,7 @@ from luthierd.evaluator.run.evaluations import SPLITS, ChallengeSetFile, Dataset
 from luthierd.evaluator.suites.challenge_cases import ChallengeCase, check_cases, read_cases, write_cases
 from luthierd.evaluator.suites.challenge_generation import generate_cases
 from luthierd.names import CHALLENGE_SET, DATASET_REVISION, TENANT
-from luthierd.rpc.paging import Page, PageRequest
+from luthierd.paging import Page, PageRequest
 from luthierd.storage.blobs import Blob
 
 MAX_PER_KIND = 100

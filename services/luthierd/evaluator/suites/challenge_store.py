@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from luthierd.evaluator.suites.challenge_sets import ChallengeSet, ChallengeSetNotFoundError
-from luthierd.rpc.paging import Page, PageRequest
+from luthierd.paging import Page, PageRequest
 from luthierd.storage.database import Database
 
 _sets = sa.table(

@@ -11,7 +11,7 @@ from typing import Protocol
 from luthierd.errors import LuthierError
 from luthierd.inference.domain.errors import AdapterQuotaError, EtagMismatchError, QuotaExceededError
 from luthierd.inference.domain.quota import Limits, Quota, RateMeter
-from luthierd.rpc.paging import Page, PageRequest
+from luthierd.paging import Page, PageRequest
 
 log = logging.getLogger(__name__)
 

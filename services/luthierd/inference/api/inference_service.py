@@ -36,10 +36,10 @@ from luthierd.inference.domain.quota import Quota
 from luthierd.inference.engine.host import EngineHost
 from luthierd.inference.feedback.capturing import Capturing
 from luthierd.names import ADAPTER_REVISION, BASE_MODEL, DEPLOYMENT, QUOTA, TENANT
+from luthierd.paging import PageRequest
 from luthierd.rpc import logs
 from luthierd.rpc.auth import TokenVerifier, current_principal
 from luthierd.rpc.idempotency import ReplayStore
-from luthierd.rpc.paging import PageRequest
 from luthierd.rpc.server import Health, Service, Servicer
 
 FULL_NAMES = tuple(

@@ -30,7 +30,7 @@ from luthierd.inference.domain.model import AdapterRevision, Deployment, EngineS
 from luthierd.inference.domain.stages import StageClock, StageFailedError
 from luthierd.inference.domain.traffic import Share, chosen
 from luthierd.inference.engine.host import Engine, EngineAdapter, EngineHost
-from luthierd.rpc.paging import Page, PageRequest
+from luthierd.paging import Page, PageRequest
 
 log = logging.getLogger(__name__)
 

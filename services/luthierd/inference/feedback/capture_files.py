@@ -20,7 +20,7 @@ from luthierd.inference.domain.feedback import Captured, CaptureFile, FileKind
 from luthierd.inference.feedback.capture_parquet import part_bytes
 from luthierd.inference.feedback.capture_policies import CapturePolicies
 from luthierd.names import CAPTURE_FILE, TENANT
-from luthierd.rpc.paging import Page, PageRequest
+from luthierd.paging import Page, PageRequest
 from luthierd.storage.blobs import BlobStore
 
 log = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from luthierd.inference.domain.feedback import (
     Text,
 )
 from luthierd.inference.domain.model import Turn
-from luthierd.rpc.paging import Page, PageRequest
+from luthierd.paging import Page, PageRequest
 from luthierd.storage.database import Database
 
 WRITING, READY, OVERTAKEN, DOOMED = "writing", "ready", "overtaken", "doomed"

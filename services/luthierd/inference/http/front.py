@@ -40,9 +40,9 @@ from luthierd.inference.http.outbox import Outbox
 from luthierd.inference.http.recording import AnswerTap, prompt_of
 from luthierd.inference.http.slot import http_seat
 from luthierd.names import BASE_MODEL, DEPLOYMENT
+from luthierd.paging import MAX_PAGE_SIZE, PageRequest
 from luthierd.rpc import logs
 from luthierd.rpc.auth import Principal, TokenVerifier
-from luthierd.rpc.paging import MAX_PAGE_SIZE, PageRequest
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from luthierd.storage.blobs import write_atomically
+from luthierd.files import write_atomically
 
 KEPT = 2
 """The newest may be unreadable after a disk fault; the one before it is the way out."""

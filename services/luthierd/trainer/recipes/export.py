@@ -10,7 +10,7 @@ import platform
 from collections.abc import Sequence
 from typing import Any
 
-from luthierd.storage.blobs import write_atomically
+from luthierd.files import write_atomically
 from luthierd.trainer.domain import TrainingTask
 from luthierd.trainer.recipes.lora import save_adapter
 from luthierd.trainer.recipes.reference import Reference

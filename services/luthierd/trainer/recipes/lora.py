@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 
 from luthierd.errors import InvalidArgumentError
-from luthierd.storage.blobs import write_atomically
+from luthierd.files import write_atomically
 from luthierd.trainer.domain import TrainingConfig
 
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -25,7 +25,7 @@ from luthierd.evaluator.domain.holdout import HoldoutUse, final_groups
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.sequential import SequentialConfig, SequentialTarget
 from luthierd.evaluator.run.sequential_rules import holdout_violations
-from luthierd.rpc.paging import PageRequest
+from luthierd.paging import PageRequest
 from luthierd.storage.database import Database
 from support.evaluator_material import (
     FakePeers,

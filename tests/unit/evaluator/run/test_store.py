@@ -14,7 +14,7 @@ from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import AnswerError
 from luthierd.evaluator.run.store import MemoryPolicyStore, SqlAnswerJournal, SqlIndexCatalogue, SqlPolicyStore
-from luthierd.rpc.paging import PageRequest
+from luthierd.paging import PageRequest
 from luthierd.storage.database import Database
 from support.evaluator_material import answer
 

@@ -7,7 +7,7 @@ import json
 
 import pytest
 from luthierd.errors import InvalidArgumentError
-from luthierd.rpc.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, PageRequest
+from luthierd.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, PageRequest
 
 KEYS = [f"k{number:02}" for number in range(10)]
 
