@@ -15,7 +15,7 @@ from luthierd.rpc.peers import acting_for, endpoints_of, error_of, translated
 from luthierd.rpc.status import code_of
 from support.serving import ISSUER, VERIFIER
 
-KINDS = [kind for kind in sdk.RpcError.__subclasses__() if kind.code in BY_CODE.keys()]
+KINDS = [kind for kind in sdk.RpcError.__subclasses__() if kind.code in BY_CODE]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from luthierd import files as files_module
 from luthierd.errors import InvalidArgumentError
 from luthierd.storage import blobs as blobs_module
 from luthierd.storage.blobs import (
@@ -157,8 +158,8 @@ def test_a_file_is_replaced_at_one_moment(tmp_path: pathlib.Path) -> None:
 
 def test_a_blob_is_synced_before_it_has_its_name(local: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = []
-    fsync, rename = blobs_module.os.fsync, pathlib.Path.rename
-    monkeypatch.setattr(blobs_module.os, "fsync", lambda fd: (steps.append("fsync"), fsync(fd))[1])
+    fsync, rename = files_module.os.fsync, pathlib.Path.rename
+    monkeypatch.setattr(files_module.os, "fsync", lambda fd: (steps.append("fsync"), fsync(fd))[1])
     monkeypatch.setattr(pathlib.Path, "rename", lambda self, to: (steps.append("rename"), rename(self, to))[1])
     local.put_bytes(b"durable")
     assert steps == ["fsync", "rename", "fsync"]  # the file, its name, the folder
@@ -203,7 +204,7 @@ def test_no_space_and_a_spent_quota_are_both_a_full_disk(
     def fail(_fd: int) -> None:
         raise OSError(number, "no room")
 
-    monkeypatch.setattr(blobs_module.os, "fsync", fail)
+    monkeypatch.setattr(files_module.os, "fsync", fail)
     with pytest.raises(DiskFullError):
         local.put_bytes(b"x")
 
@@ -212,7 +213,7 @@ def test_another_fault_of_the_disk_is_not_called_full(local: BlobStore, monkeypa
     def fail(_fd: int) -> None:
         raise OSError(errno.EIO, "input/output error")
 
-    monkeypatch.setattr(blobs_module.os, "fsync", fail)
+    monkeypatch.setattr(files_module.os, "fsync", fail)
     with pytest.raises(OSError, match="input/output"):
         local.put_bytes(b"x")
 
