@@ -30,9 +30,9 @@ class _AnnotationModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Annota
     ANNOTATION_MODE_UNSPECIFIED: _AnnotationMode.ValueType  # 0
     """The default, PAIRWISE."""
     ANNOTATION_MODE_PAIRWISE: _AnnotationMode.ValueType  # 1
-    """Say which of two answers is better."""
+    """Choose the better of two answers."""
     ANNOTATION_MODE_RATING: _AnnotationMode.ValueType  # 2
-    """Rate one answer, 1 to 5."""
+    """Rate one answer from 1 to 5."""
 
 class AnnotationMode(_AnnotationMode, metaclass=_AnnotationModeEnumTypeWrapper):
     """What raters do."""
@@ -40,9 +40,9 @@ class AnnotationMode(_AnnotationMode, metaclass=_AnnotationModeEnumTypeWrapper):
 ANNOTATION_MODE_UNSPECIFIED: AnnotationMode.ValueType  # 0
 """The default, PAIRWISE."""
 ANNOTATION_MODE_PAIRWISE: AnnotationMode.ValueType  # 1
-"""Say which of two answers is better."""
+"""Choose the better of two answers."""
 ANNOTATION_MODE_RATING: AnnotationMode.ValueType  # 2
-"""Rate one answer, 1 to 5."""
+"""Rate one answer from 1 to 5."""
 Global___AnnotationMode: _TypeAlias = AnnotationMode  # noqa: Y015
 
 class _AnnotationChoice:
@@ -52,30 +52,32 @@ class _AnnotationChoice:
 class _AnnotationChoiceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AnnotationChoice.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ANNOTATION_CHOICE_UNSPECIFIED: _AnnotationChoice.ValueType  # 0
-    """Not set."""
+    """Unset."""
     ANNOTATION_CHOICE_LEFT: _AnnotationChoice.ValueType  # 1
-    """The first."""
+    """The first answer."""
     ANNOTATION_CHOICE_RIGHT: _AnnotationChoice.ValueType  # 2
-    """The second."""
+    """The second answer."""
     ANNOTATION_CHOICE_TIE: _AnnotationChoice.ValueType  # 3
     """Neither."""
 
 class AnnotationChoice(_AnnotationChoice, metaclass=_AnnotationChoiceEnumTypeWrapper):
-    """Which answer is better."""
+    """The better of two answers."""
 
 ANNOTATION_CHOICE_UNSPECIFIED: AnnotationChoice.ValueType  # 0
-"""Not set."""
+"""Unset."""
 ANNOTATION_CHOICE_LEFT: AnnotationChoice.ValueType  # 1
-"""The first."""
+"""The first answer."""
 ANNOTATION_CHOICE_RIGHT: AnnotationChoice.ValueType  # 2
-"""The second."""
+"""The second answer."""
 ANNOTATION_CHOICE_TIE: AnnotationChoice.ValueType  # 3
 """Neither."""
 Global___AnnotationChoice: _TypeAlias = AnnotationChoice  # noqa: Y015
 
 @_typing.final
 class AnnotationQueue(_message.Message):
-    """Answers of an evaluation for people to judge without knowing whose they are. Immutable but for its votes."""
+    """Answers from an evaluation, queued for people to judge without knowing which arm produced them. Immutable except for
+    its votes.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -92,26 +94,26 @@ class AnnotationQueue(_message.Message):
     name: _builtins.str
     """Resource name, `tenants/{tenant}/annotationQueues/{annotation_queue}`."""
     evaluation: _builtins.str
-    """The evaluation whose answers are judged; it must be SUCCEEDED."""
+    """The evaluation whose answers are judged. Must be SUCCEEDED."""
     mode: Global___AnnotationMode.ValueType
     """What raters do. Default PAIRWISE."""
     row_limit: _builtins.int
-    """Most rows to judge, drawn by `seed`; 0: all that every arm answered. Default 0."""
+    """Maximum number of rows to judge, sampled with `seed`. 0 means every row that all arms answered. Default 0."""
     votes_per_item: _builtins.int
-    """Votes that an item needs, each by another rater, 1 to 20. Default 2."""
+    """Votes per item, each from a different rater, 1 to 20. Default 2."""
     seed: _builtins.int
-    """Seed of the order of items and of the positions of answers. Default 0."""
+    """Seed for the order of items and the position of answers. Default 0."""
     shows_reference: _builtins.bool
     """Whether raters see the reference. Default false."""
     item_count: _builtins.int
-    """Items in the queue."""
+    """Number of items in the queue."""
     @_builtins.property
     def arms(self) -> _containers.RepeatedScalarFieldContainer[_evaluation_pb2.Arm.ValueType]:
-        """Whose answers. PAIRWISE takes two arms, RATING one to eight."""
+        """Arms whose answers are judged: two in PAIRWISE mode, one to eight in RATING mode."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was created."""
+        """Creation time."""
 
     def __init__(
         self,
@@ -148,7 +150,7 @@ Global___AnnotationQueue: _TypeAlias = AnnotationQueue  # noqa: Y015
 
 @_typing.final
 class AnnotationItem(_message.Message):
-    """Something to judge. It does not say whose the answers are."""
+    """One item to judge. It does not reveal which arms produced the answers."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -157,14 +159,14 @@ class AnnotationItem(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
-    """Id, unique in its queue; says nothing about the arms."""
+    """Id, unique within the queue. It carries no information about the arms."""
     question: _builtins.str
-    """What was asked."""
+    """The question that the arms answered."""
     reference: _builtins.str
-    """What was expected; empty unless the queue shows references."""
+    """The reference answer; empty unless `shows_reference` is set."""
     @_builtins.property
     def answers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The answers: LEFT and RIGHT in PAIRWISE, one in RATING."""
+        """The answers: LEFT and RIGHT in PAIRWISE mode, one in RATING mode."""
 
     def __init__(
         self,
@@ -184,7 +186,7 @@ Global___AnnotationItem: _TypeAlias = AnnotationItem  # noqa: Y015
 
 @_typing.final
 class AnnotationVote(_message.Message):
-    """What a rater said of an item."""
+    """One rater's judgement of one item."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -197,16 +199,16 @@ class AnnotationVote(_message.Message):
     item_id: _builtins.str
     """The item."""
     choice: Global___AnnotationChoice.ValueType
-    """In PAIRWISE: which answer is better."""
+    """PAIRWISE mode: the better answer."""
     rating: _builtins.int
-    """In RATING: 1 (useless) to 5 (perfect)."""
+    """RATING mode: 1 (useless) to 5 (perfect)."""
     comment: _builtins.str
-    """Why, at most 2,000 characters."""
+    """Reason for the judgement, at most 2,000 characters."""
     rater: _builtins.str
-    """Who: the subject of the token."""
+    """The rater: the subject of the token."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When."""
+        """Creation time."""
 
     def __init__(
         self,
@@ -228,7 +230,7 @@ Global___AnnotationVote: _TypeAlias = AnnotationVote  # noqa: Y015
 
 @_typing.final
 class UnblindedVote(_message.Message):
-    """A vote with what the rater did not know."""
+    """A vote together with the information hidden from the rater."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -238,18 +240,18 @@ class UnblindedVote(_message.Message):
     ARMS_FIELD_NUMBER: _builtins.int
     PREFERRED_FIELD_NUMBER: _builtins.int
     row_id: _builtins.str
-    """The dataset row."""
+    """Id of the dataset row."""
     group: _builtins.str
-    """Its group."""
+    """Group of the dataset row."""
     preferred: _evaluation_pb2.Arm.ValueType
-    """In PAIRWISE: whose answer was preferred; unset for a tie."""
+    """PAIRWISE mode: the preferred arm; unset for a tie."""
     @_builtins.property
     def vote(self) -> Global___AnnotationVote:
         """The vote."""
 
     @_builtins.property
     def arms(self) -> _containers.RepeatedScalarFieldContainer[_evaluation_pb2.Arm.ValueType]:
-        """Whose answers they were, in the order in which they were shown."""
+        """Arms that produced the answers, in the order shown."""
 
     def __init__(
         self,
@@ -270,7 +272,7 @@ Global___UnblindedVote: _TypeAlias = UnblindedVote  # noqa: Y015
 
 @_typing.final
 class AnnotationSummary(_message.Message):
-    """What the votes say, how far raters and a judge agree, and what the votes make of the judge's figures."""
+    """Results of the votes, agreement between raters and with a judge, and the judge's scores corrected by the votes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -285,26 +287,28 @@ class AnnotationSummary(_message.Message):
     JUDGE_KAPPA_FIELD_NUMBER: _builtins.int
     FIGURES_FIELD_NUMBER: _builtins.int
     vote_count: _builtins.int
-    """Votes."""
+    """Number of votes."""
     rater_count: _builtins.int
-    """Raters."""
+    """Number of raters."""
     judged_item_count: _builtins.int
-    """Items with at least one vote."""
+    """Number of items with at least one vote."""
     item_count: _builtins.int
-    """Items in the queue."""
+    """Number of items in the queue."""
     rater_alpha: _builtins.float
-    """Krippendorff's alpha between raters: nominal in PAIRWISE, ordinal in RATING; NaN with fewer than two votes on an item."""
+    """Krippendorff's alpha between raters: nominal in PAIRWISE mode, ordinal in RATING mode. NaN if no item has two
+    votes.
+    """
     rater_kappa: _builtins.float
-    """Cohen's kappa, mean over pairs of raters with common items; NaN without any."""
+    """Cohen's kappa, averaged over pairs of raters who share items. NaN if there is no such pair."""
     judge_metric: _builtins.str
-    """The metric that stands for the judge; empty if none was asked for."""
+    """The metric used as the judge; empty if none was requested."""
     judge_alpha: _builtins.float
-    """Krippendorff's alpha between the judge and the raters' majority (PAIRWISE) or mean (RATING); NaN without a judge."""
+    """Krippendorff's alpha between the judge and the raters' majority (PAIRWISE) or mean (RATING). NaN without a judge."""
     judge_kappa: _builtins.float
-    """Cohen's kappa between the judge and the raters' majority; NaN without a judge, and in RATING."""
+    """Cohen's kappa between the judge and the raters' majority. NaN without a judge and in RATING mode."""
     @_builtins.property
     def figures(self) -> _containers.RepeatedCompositeFieldContainer[Global___HumanFigure]:
-        """In PAIRWISE one entry, the first arm against the second; in RATING one for each arm."""
+        """PAIRWISE mode: one entry, the first arm against the second. RATING mode: one entry per arm."""
 
     def __init__(
         self,
@@ -330,7 +334,7 @@ Global___AnnotationSummary: _TypeAlias = AnnotationSummary  # noqa: Y015
 
 @_typing.final
 class HumanFigure(_message.Message):
-    """One quantity by people, by the judge, and by the judge corrected by people."""
+    """One quantity, estimated from human votes, from the judge, and from the judge corrected by the votes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -343,20 +347,22 @@ class HumanFigure(_message.Message):
     arm: _evaluation_pb2.Arm.ValueType
     """The arm."""
     reference: _evaluation_pb2.Arm.ValueType
-    """In PAIRWISE: the arm that it is compared with."""
+    """PAIRWISE mode: the arm it is compared with."""
     judge_weight: _builtins.float
-    """Weight of the judge in `corrected`, 0 to 1 (PPI++): 0 where it says nothing about the votes."""
+    """Weight of the judge in `corrected`, 0 to 1 (PPI++). 0 means that the judge carries no information about the votes."""
     @_builtins.property
     def human(self) -> Global___Estimate:
-        """Mean of the votes. PAIRWISE: share of items where `arm` is preferred, a tie is half. RATING: mean rating, (rating - 1) / 4."""
+        """Mean of the votes. PAIRWISE: share of items where `arm` is preferred; a tie counts as half. RATING: mean of (rating
+        - 1) / 4.
+        """
 
     @_builtins.property
     def judge(self) -> Global___Estimate:
-        """The same quantity by the judge over every row, as it is. Unset without a judge."""
+        """The judge's uncorrected estimate over all rows. Unset without a judge."""
 
     @_builtins.property
     def corrected(self) -> Global___Estimate:
-        """The judge over every row, corrected by the votes (prediction-powered inference). Unset without a judge."""
+        """The judge's estimate over all rows, corrected by the votes (prediction-powered inference). Unset without a judge."""
 
     def __init__(
         self,
@@ -378,7 +384,7 @@ Global___HumanFigure: _TypeAlias = HumanFigure  # noqa: Y015
 
 @_typing.final
 class Estimate(_message.Message):
-    """An estimate with its uncertainty."""
+    """An estimate with its confidence interval."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -389,11 +395,11 @@ class Estimate(_message.Message):
     value: _builtins.float
     """The estimate."""
     interval_low: _builtins.float
-    """Lower end of the 95 % interval, clustered by group; NaN with fewer than 5 groups."""
+    """Lower bound of the 95 % interval, clustered by group; NaN with fewer than 8 groups."""
     interval_high: _builtins.float
-    """Upper end of the 95 % interval, clustered by group; NaN with fewer than 5 groups."""
+    """Upper bound of the 95 % interval, clustered by group; NaN with fewer than 8 groups."""
     item_count: _builtins.int
-    """Items that it rests on."""
+    """Number of items behind the estimate."""
     def __init__(
         self,
         *,

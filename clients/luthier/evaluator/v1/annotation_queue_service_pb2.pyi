@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class CreateAnnotationQueueRequest(_message.Message):
-    """Request of `CreateAnnotationQueue`."""
+    """Request for `CreateAnnotationQueue`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -32,9 +32,9 @@ class CreateAnnotationQueueRequest(_message.Message):
     parent: _builtins.str
     """The tenant, `tenants/{tenant}`."""
     annotation_queue_id: _builtins.str
-    """Last part of the name. Empty: one is made."""
+    """Last part of the name; generated if empty."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     @_builtins.property
     def annotation_queue(self) -> _annotation_queue_pb2.AnnotationQueue:
         """The queue. Output-only fields are ignored."""
@@ -57,7 +57,7 @@ Global___CreateAnnotationQueueRequest: _TypeAlias = CreateAnnotationQueueRequest
 
 @_typing.final
 class CreateAnnotationQueueResponse(_message.Message):
-    """Response of `CreateAnnotationQueue`."""
+    """Response to `CreateAnnotationQueue`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -81,7 +81,7 @@ Global___CreateAnnotationQueueResponse: _TypeAlias = CreateAnnotationQueueRespon
 
 @_typing.final
 class GetAnnotationQueueRequest(_message.Message):
-    """Request of `GetAnnotationQueue`."""
+    """Request for `GetAnnotationQueue`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -103,7 +103,7 @@ Global___GetAnnotationQueueRequest: _TypeAlias = GetAnnotationQueueRequest  # no
 
 @_typing.final
 class GetAnnotationQueueResponse(_message.Message):
-    """Response of `GetAnnotationQueue`."""
+    """Response to `GetAnnotationQueue`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -127,7 +127,7 @@ Global___GetAnnotationQueueResponse: _TypeAlias = GetAnnotationQueueResponse  # 
 
 @_typing.final
 class ListAnnotationQueuesRequest(_message.Message):
-    """Request of `ListAnnotationQueues`."""
+    """Request for `ListAnnotationQueues`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -137,9 +137,11 @@ class ListAnnotationQueuesRequest(_message.Message):
     parent: _builtins.str
     """The tenant, `tenants/{tenant}`."""
     page_size: _builtins.int
-    """Most items to return; 0 means 50, more than 1,000 means 1,000, negative is refused."""
+    """Maximum number of items to return. 0 means 50; values above 1,000 are capped at 1,000; negative values are
+    rejected.
+    """
     page_token: _builtins.str
-    """`next_page_token` of the page before."""
+    """`next_page_token` of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -157,17 +159,17 @@ Global___ListAnnotationQueuesRequest: _TypeAlias = ListAnnotationQueuesRequest  
 
 @_typing.final
 class ListAnnotationQueuesResponse(_message.Message):
-    """Response of `ListAnnotationQueues`."""
+    """Response to `ListAnnotationQueues`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ANNOTATION_QUEUES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token for the next page; empty at the end."""
     @_builtins.property
     def annotation_queues(self) -> _containers.RepeatedCompositeFieldContainer[_annotation_queue_pb2.AnnotationQueue]:
-        """One page."""
+        """One page of results."""
 
     def __init__(
         self,
@@ -185,7 +187,7 @@ Global___ListAnnotationQueuesResponse: _TypeAlias = ListAnnotationQueuesResponse
 
 @_typing.final
 class GetNextAnnotationItemRequest(_message.Message):
-    """Request of `GetNextAnnotationItem`."""
+    """Request for `GetNextAnnotationItem`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -207,7 +209,7 @@ Global___GetNextAnnotationItemRequest: _TypeAlias = GetNextAnnotationItemRequest
 
 @_typing.final
 class GetNextAnnotationItemResponse(_message.Message):
-    """Response of `GetNextAnnotationItem`."""
+    """Response to `GetNextAnnotationItem`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -215,12 +217,12 @@ class GetNextAnnotationItemResponse(_message.Message):
     JUDGED_COUNT_FIELD_NUMBER: _builtins.int
     WAITING_COUNT_FIELD_NUMBER: _builtins.int
     judged_count: _builtins.int
-    """Items that the caller has judged."""
+    """Number of items that the caller has judged."""
     waiting_count: _builtins.int
-    """Items that wait for the caller, this one included."""
+    """Number of items left for the caller, including this one."""
     @_builtins.property
     def item(self) -> _annotation_queue_pb2.AnnotationItem:
-        """The item; unset when nothing is left for the caller."""
+        """The item; unset if none is left for the caller."""
 
     def __init__(
         self,
@@ -239,7 +241,7 @@ Global___GetNextAnnotationItemResponse: _TypeAlias = GetNextAnnotationItemRespon
 
 @_typing.final
 class RecordAnnotationVoteRequest(_message.Message):
-    """Request of `RecordAnnotationVote`."""
+    """Request for `RecordAnnotationVote`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -249,7 +251,7 @@ class RecordAnnotationVoteRequest(_message.Message):
     parent: _builtins.str
     """The queue."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     @_builtins.property
     def vote(self) -> _annotation_queue_pb2.AnnotationVote:
         """The vote."""
@@ -271,14 +273,14 @@ Global___RecordAnnotationVoteRequest: _TypeAlias = RecordAnnotationVoteRequest  
 
 @_typing.final
 class RecordAnnotationVoteResponse(_message.Message):
-    """Response of `RecordAnnotationVote`."""
+    """Response to `RecordAnnotationVote`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VOTE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def vote(self) -> _annotation_queue_pb2.AnnotationVote:
-        """The vote as it is kept."""
+        """The vote as stored."""
 
     def __init__(
         self,
@@ -295,7 +297,7 @@ Global___RecordAnnotationVoteResponse: _TypeAlias = RecordAnnotationVoteResponse
 
 @_typing.final
 class ListAnnotationVotesRequest(_message.Message):
-    """Request of `ListAnnotationVotes`."""
+    """Request for `ListAnnotationVotes`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -305,9 +307,11 @@ class ListAnnotationVotesRequest(_message.Message):
     parent: _builtins.str
     """The queue."""
     page_size: _builtins.int
-    """Most items to return; 0 means 50, more than 1,000 means 1,000, negative is refused."""
+    """Maximum number of items to return. 0 means 50; values above 1,000 are capped at 1,000; negative values are
+    rejected.
+    """
     page_token: _builtins.str
-    """`next_page_token` of the page before."""
+    """`next_page_token` of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -325,17 +329,17 @@ Global___ListAnnotationVotesRequest: _TypeAlias = ListAnnotationVotesRequest  # 
 
 @_typing.final
 class ListAnnotationVotesResponse(_message.Message):
-    """Response of `ListAnnotationVotes`."""
+    """Response to `ListAnnotationVotes`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VOTES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token for the next page; empty at the end."""
     @_builtins.property
     def votes(self) -> _containers.RepeatedCompositeFieldContainer[_annotation_queue_pb2.UnblindedVote]:
-        """One page."""
+        """One page of results."""
 
     def __init__(
         self,
@@ -353,7 +357,7 @@ Global___ListAnnotationVotesResponse: _TypeAlias = ListAnnotationVotesResponse  
 
 @_typing.final
 class GetAnnotationSummaryRequest(_message.Message):
-    """Request of `GetAnnotationSummary`."""
+    """Request for `GetAnnotationSummary`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -362,7 +366,7 @@ class GetAnnotationSummaryRequest(_message.Message):
     name: _builtins.str
     """The queue."""
     judge_metric: _builtins.str
-    """The metric of the evaluation that stands for the judge; empty: none."""
+    """A metric of the evaluation to use as the judge; empty for none."""
     def __init__(
         self,
         *,
@@ -379,7 +383,7 @@ Global___GetAnnotationSummaryRequest: _TypeAlias = GetAnnotationSummaryRequest  
 
 @_typing.final
 class GetAnnotationSummaryResponse(_message.Message):
-    """Response of `GetAnnotationSummary`."""
+    """Response to `GetAnnotationSummary`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AnnotationQueueServiceStub:
-    """Lets people judge answers blindly, and holds judges against them.
+    """Blind human judgement of answers, and agreement between people and automatic judges.
     """
 
     def __init__(self, channel):
@@ -73,11 +73,11 @@ class AnnotationQueueServiceStub:
 
 
 class AnnotationQueueServiceServicer:
-    """Lets people judge answers blindly, and holds judges against them.
+    """Blind human judgement of answers, and agreement between people and automatic judges.
     """
 
     def CreateAnnotationQueue(self, request, context):
-        """Makes a queue of a finished evaluation's answers. ALREADY_EXISTS on a clash.
+        """Creates a queue from a finished evaluation. ALREADY_EXISTS if the name is taken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,28 +98,30 @@ class AnnotationQueueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetNextAnnotationItem(self, request, context):
-        """Returns an item that the caller has not judged and that lacks votes. Needs the scope `evaluator.rate` only. Reserves nothing.
+        """Returns an item that still needs votes and that the caller has not judged. Requires only the scope
+        `evaluator.rate`. Does not reserve the item.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecordAnnotationVote(self, request, context):
-        """Records the caller's vote. Needs the scope `evaluator.rate` only. ALREADY_EXISTS if the caller judged the item before.
+        """Records the caller's vote. Requires only the scope `evaluator.rate`. ALREADY_EXISTS if the caller has already
+        judged the item.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAnnotationVotes(self, request, context):
-        """Lists the votes with whose answers they were about.
+        """Lists the votes together with the arms they were about.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetAnnotationSummary(self, request, context):
-        """Says what the votes come to.
+        """Summarises the votes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,7 +174,7 @@ def add_AnnotationQueueServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AnnotationQueueService:
-    """Lets people judge answers blindly, and holds judges against them.
+    """Blind human judgement of answers, and agreement between people and automatic judges.
     """
 
     @staticmethod

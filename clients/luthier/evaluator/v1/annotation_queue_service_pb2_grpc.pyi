@@ -27,49 +27,57 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AnnotationQueueServiceStub:
-    """Lets people judge answers blindly, and holds judges against them."""
+    """Blind human judgement of answers, and agreement between people and automatic judges."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AnnotationQueueServiceAsyncStub: ...
     CreateAnnotationQueue: _grpc.UnaryUnaryMultiCallable[_annotation_queue_service_pb2.CreateAnnotationQueueRequest, _annotation_queue_service_pb2.CreateAnnotationQueueResponse]
-    """Makes a queue of a finished evaluation's answers. ALREADY_EXISTS on a clash."""
+    """Creates a queue from a finished evaluation. ALREADY_EXISTS if the name is taken."""
     GetAnnotationQueue: _grpc.UnaryUnaryMultiCallable[_annotation_queue_service_pb2.GetAnnotationQueueRequest, _annotation_queue_service_pb2.GetAnnotationQueueResponse]
     """Returns a queue. NOT_FOUND if there is none."""
     ListAnnotationQueues: _grpc.UnaryUnaryMultiCallable[_annotation_queue_service_pb2.ListAnnotationQueuesRequest, _annotation_queue_service_pb2.ListAnnotationQueuesResponse]
     """Lists a tenant's queues by name."""
     GetNextAnnotationItem: _grpc.UnaryUnaryMultiCallable[_annotation_queue_service_pb2.GetNextAnnotationItemRequest, _annotation_queue_service_pb2.GetNextAnnotationItemResponse]
-    """Returns an item that the caller has not judged and that lacks votes. Needs the scope `evaluator.rate` only. Reserves nothing."""
+    """Returns an item that still needs votes and that the caller has not judged. Requires only the scope
+    `evaluator.rate`. Does not reserve the item.
+    """
     RecordAnnotationVote: _grpc.UnaryUnaryMultiCallable[_annotation_queue_service_pb2.RecordAnnotationVoteRequest, _annotation_queue_service_pb2.RecordAnnotationVoteResponse]
-    """Records the caller's vote. Needs the scope `evaluator.rate` only. ALREADY_EXISTS if the caller judged the item before."""
+    """Records the caller's vote. Requires only the scope `evaluator.rate`. ALREADY_EXISTS if the caller has already
+    judged the item.
+    """
     ListAnnotationVotes: _grpc.UnaryUnaryMultiCallable[_annotation_queue_service_pb2.ListAnnotationVotesRequest, _annotation_queue_service_pb2.ListAnnotationVotesResponse]
-    """Lists the votes with whose answers they were about."""
+    """Lists the votes together with the arms they were about."""
     GetAnnotationSummary: _grpc.UnaryUnaryMultiCallable[_annotation_queue_service_pb2.GetAnnotationSummaryRequest, _annotation_queue_service_pb2.GetAnnotationSummaryResponse]
-    """Says what the votes come to."""
+    """Summarises the votes."""
 
 @_typing.type_check_only
 class AnnotationQueueServiceAsyncStub(AnnotationQueueServiceStub):
-    """Lets people judge answers blindly, and holds judges against them."""
+    """Blind human judgement of answers, and agreement between people and automatic judges."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateAnnotationQueue: _aio.UnaryUnaryMultiCallable[_annotation_queue_service_pb2.CreateAnnotationQueueRequest, _annotation_queue_service_pb2.CreateAnnotationQueueResponse]  # type: ignore[assignment]
-    """Makes a queue of a finished evaluation's answers. ALREADY_EXISTS on a clash."""
+    """Creates a queue from a finished evaluation. ALREADY_EXISTS if the name is taken."""
     GetAnnotationQueue: _aio.UnaryUnaryMultiCallable[_annotation_queue_service_pb2.GetAnnotationQueueRequest, _annotation_queue_service_pb2.GetAnnotationQueueResponse]  # type: ignore[assignment]
     """Returns a queue. NOT_FOUND if there is none."""
     ListAnnotationQueues: _aio.UnaryUnaryMultiCallable[_annotation_queue_service_pb2.ListAnnotationQueuesRequest, _annotation_queue_service_pb2.ListAnnotationQueuesResponse]  # type: ignore[assignment]
     """Lists a tenant's queues by name."""
     GetNextAnnotationItem: _aio.UnaryUnaryMultiCallable[_annotation_queue_service_pb2.GetNextAnnotationItemRequest, _annotation_queue_service_pb2.GetNextAnnotationItemResponse]  # type: ignore[assignment]
-    """Returns an item that the caller has not judged and that lacks votes. Needs the scope `evaluator.rate` only. Reserves nothing."""
+    """Returns an item that still needs votes and that the caller has not judged. Requires only the scope
+    `evaluator.rate`. Does not reserve the item.
+    """
     RecordAnnotationVote: _aio.UnaryUnaryMultiCallable[_annotation_queue_service_pb2.RecordAnnotationVoteRequest, _annotation_queue_service_pb2.RecordAnnotationVoteResponse]  # type: ignore[assignment]
-    """Records the caller's vote. Needs the scope `evaluator.rate` only. ALREADY_EXISTS if the caller judged the item before."""
+    """Records the caller's vote. Requires only the scope `evaluator.rate`. ALREADY_EXISTS if the caller has already
+    judged the item.
+    """
     ListAnnotationVotes: _aio.UnaryUnaryMultiCallable[_annotation_queue_service_pb2.ListAnnotationVotesRequest, _annotation_queue_service_pb2.ListAnnotationVotesResponse]  # type: ignore[assignment]
-    """Lists the votes with whose answers they were about."""
+    """Lists the votes together with the arms they were about."""
     GetAnnotationSummary: _aio.UnaryUnaryMultiCallable[_annotation_queue_service_pb2.GetAnnotationSummaryRequest, _annotation_queue_service_pb2.GetAnnotationSummaryResponse]  # type: ignore[assignment]
-    """Says what the votes come to."""
+    """Summarises the votes."""
 
 class AnnotationQueueServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Lets people judge answers blindly, and holds judges against them."""
+    """Blind human judgement of answers, and agreement between people and automatic judges."""
 
     @_abc_1.abstractmethod
     def CreateAnnotationQueue(
@@ -77,7 +85,7 @@ class AnnotationQueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _annotation_queue_service_pb2.CreateAnnotationQueueRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_annotation_queue_service_pb2.CreateAnnotationQueueResponse, _abc.Awaitable[_annotation_queue_service_pb2.CreateAnnotationQueueResponse]]:
-        """Makes a queue of a finished evaluation's answers. ALREADY_EXISTS on a clash."""
+        """Creates a queue from a finished evaluation. ALREADY_EXISTS if the name is taken."""
 
     @_abc_1.abstractmethod
     def GetAnnotationQueue(
@@ -101,7 +109,9 @@ class AnnotationQueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _annotation_queue_service_pb2.GetNextAnnotationItemRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_annotation_queue_service_pb2.GetNextAnnotationItemResponse, _abc.Awaitable[_annotation_queue_service_pb2.GetNextAnnotationItemResponse]]:
-        """Returns an item that the caller has not judged and that lacks votes. Needs the scope `evaluator.rate` only. Reserves nothing."""
+        """Returns an item that still needs votes and that the caller has not judged. Requires only the scope
+        `evaluator.rate`. Does not reserve the item.
+        """
 
     @_abc_1.abstractmethod
     def RecordAnnotationVote(
@@ -109,7 +119,9 @@ class AnnotationQueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _annotation_queue_service_pb2.RecordAnnotationVoteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_annotation_queue_service_pb2.RecordAnnotationVoteResponse, _abc.Awaitable[_annotation_queue_service_pb2.RecordAnnotationVoteResponse]]:
-        """Records the caller's vote. Needs the scope `evaluator.rate` only. ALREADY_EXISTS if the caller judged the item before."""
+        """Records the caller's vote. Requires only the scope `evaluator.rate`. ALREADY_EXISTS if the caller has already
+        judged the item.
+        """
 
     @_abc_1.abstractmethod
     def ListAnnotationVotes(
@@ -117,7 +129,7 @@ class AnnotationQueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _annotation_queue_service_pb2.ListAnnotationVotesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_annotation_queue_service_pb2.ListAnnotationVotesResponse, _abc.Awaitable[_annotation_queue_service_pb2.ListAnnotationVotesResponse]]:
-        """Lists the votes with whose answers they were about."""
+        """Lists the votes together with the arms they were about."""
 
     @_abc_1.abstractmethod
     def GetAnnotationSummary(
@@ -125,6 +137,6 @@ class AnnotationQueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _annotation_queue_service_pb2.GetAnnotationSummaryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_annotation_queue_service_pb2.GetAnnotationSummaryResponse, _abc.Awaitable[_annotation_queue_service_pb2.GetAnnotationSummaryResponse]]:
-        """Says what the votes come to."""
+        """Summarises the votes."""
 
 def add_AnnotationQueueServiceServicer_to_server(servicer: AnnotationQueueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,33 +27,33 @@ class _ChallengeKind:
 class _ChallengeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChallengeKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CHALLENGE_KIND_UNSPECIFIED: _ChallengeKind.ValueType  # 0
-    """Not set; refused."""
+    """Unset; rejected."""
     CHALLENGE_KIND_VAGUE: _ChallengeKind.ValueType  # 1
-    """The request does not say what it is about."""
+    """The request does not say what it refers to."""
     CHALLENGE_KIND_EMOTIONAL: _ChallengeKind.ValueType  # 2
-    """The request comes with strong feelings."""
+    """The request is highly emotional."""
     CHALLENGE_KIND_INCOMPLETE: _ChallengeKind.ValueType  # 3
-    """The request breaks off."""
+    """The request is cut off."""
     CHALLENGE_KIND_HOSTILE: _ChallengeKind.ValueType  # 4
-    """The request insults or threatens."""
+    """The request contains insults or threats."""
     CHALLENGE_KIND_OUT_OF_SCOPE: _ChallengeKind.ValueType  # 5
-    """The request is none of the task's."""
+    """The request is unrelated to the task."""
 
 class ChallengeKind(_ChallengeKind, metaclass=_ChallengeKindEnumTypeWrapper):
-    """What makes a case difficult."""
+    """What makes a case hard."""
 
 CHALLENGE_KIND_UNSPECIFIED: ChallengeKind.ValueType  # 0
-"""Not set; refused."""
+"""Unset; rejected."""
 CHALLENGE_KIND_VAGUE: ChallengeKind.ValueType  # 1
-"""The request does not say what it is about."""
+"""The request does not say what it refers to."""
 CHALLENGE_KIND_EMOTIONAL: ChallengeKind.ValueType  # 2
-"""The request comes with strong feelings."""
+"""The request is highly emotional."""
 CHALLENGE_KIND_INCOMPLETE: ChallengeKind.ValueType  # 3
-"""The request breaks off."""
+"""The request is cut off."""
 CHALLENGE_KIND_HOSTILE: ChallengeKind.ValueType  # 4
-"""The request insults or threatens."""
+"""The request contains insults or threats."""
 CHALLENGE_KIND_OUT_OF_SCOPE: ChallengeKind.ValueType  # 5
-"""The request is none of the task's."""
+"""The request is unrelated to the task."""
 Global___ChallengeKind: _TypeAlias = ChallengeKind  # noqa: Y015
 
 class _ExpectedBehaviour:
@@ -63,30 +63,30 @@ class _ExpectedBehaviour:
 class _ExpectedBehaviourEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExpectedBehaviour.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     EXPECTED_BEHAVIOUR_UNSPECIFIED: _ExpectedBehaviour.ValueType  # 0
-    """Not set; refused."""
+    """Unset; rejected."""
     EXPECTED_BEHAVIOUR_ANSWER: _ExpectedBehaviour.ValueType  # 1
-    """It answers like the reference."""
+    """Answers like the reference."""
     EXPECTED_BEHAVIOUR_ASK_BACK: _ExpectedBehaviour.ValueType  # 2
-    """It asks for what is missing. Counts as an abstention."""
+    """Asks for the missing information. Counts as an abstention."""
     EXPECTED_BEHAVIOUR_ABSTAIN: _ExpectedBehaviour.ValueType  # 3
-    """It says that it cannot or will not answer. Counts as an abstention."""
+    """Says that it cannot or will not answer. Counts as an abstention."""
 
 class ExpectedBehaviour(_ExpectedBehaviour, metaclass=_ExpectedBehaviourEnumTypeWrapper):
     """How a good assistant behaves."""
 
 EXPECTED_BEHAVIOUR_UNSPECIFIED: ExpectedBehaviour.ValueType  # 0
-"""Not set; refused."""
+"""Unset; rejected."""
 EXPECTED_BEHAVIOUR_ANSWER: ExpectedBehaviour.ValueType  # 1
-"""It answers like the reference."""
+"""Answers like the reference."""
 EXPECTED_BEHAVIOUR_ASK_BACK: ExpectedBehaviour.ValueType  # 2
-"""It asks for what is missing. Counts as an abstention."""
+"""Asks for the missing information. Counts as an abstention."""
 EXPECTED_BEHAVIOUR_ABSTAIN: ExpectedBehaviour.ValueType  # 3
-"""It says that it cannot or will not answer. Counts as an abstention."""
+"""Says that it cannot or will not answer. Counts as an abstention."""
 Global___ExpectedBehaviour: _TypeAlias = ExpectedBehaviour  # noqa: Y015
 
 @_typing.final
 class ChallengeSet(_message.Message):
-    """Challenge cases of a task that people have reviewed. Immutable; known by the digest of its cases."""
+    """A set of challenge cases that people have reviewed. Immutable, and identified by the digest of its cases."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -123,14 +123,14 @@ class ChallengeSet(_message.Message):
     case_count: _builtins.int
     """Number of cases."""
     reviewer: _builtins.str
-    """Who uploaded it: the subject of the token. That person answers for the review."""
+    """The uploader, who vouches for the review: the subject of the token."""
     @_builtins.property
     def kind_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Number of cases of each kind, by `vague`, `emotional`, `incomplete`, `hostile`, `out_of_scope`."""
+        """Number of cases per kind: `vague`, `emotional`, `incomplete`, `hostile`, `out_of_scope`."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was uploaded."""
+        """Upload time."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ Global___ChallengeSet: _TypeAlias = ChallengeSet  # noqa: Y015
 
 @_typing.final
 class ChallengeCase(_message.Message):
-    """One challenge case: what is asked, and how a good assistant behaves."""
+    """One challenge case: a request and the behaviour expected of a good assistant."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -165,22 +165,22 @@ class ChallengeCase(_message.Message):
     SOURCE_ROW_ID_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     case_id: _builtins.str
-    """Id, unique in its set, 1 to 200 characters."""
+    """Id, unique within the set, 1 to 200 characters."""
     kind: Global___ChallengeKind.ValueType
-    """What makes it difficult. It is reported as the slice `challenge:KIND`."""
+    """What makes the case hard. Results are reported in the slice `challenge:KIND`."""
     expected: Global___ExpectedBehaviour.ValueType
     """How a good assistant behaves."""
     reference: _builtins.str
-    """The answer that is expected. Needed with EXPECTED_BEHAVIOUR_ANSWER, refused otherwise. At most 16 KiB."""
+    """The expected answer. Required for EXPECTED_BEHAVIOUR_ANSWER and rejected otherwise. At most 16 KiB."""
     group: _builtins.str
-    """Group of the row that it was made of; cases of one group are not independent. Default: the case's id."""
+    """Group of the source row; cases in one group are not independent. Default: the case's id."""
     source_row_id: _builtins.str
-    """Id of the row that it was made of; empty if it was made of none."""
+    """Id of the source row; empty if the case has none."""
     origin: _builtins.str
-    """How it was made, for the reviewer. At most 200 characters."""
+    """How the case was made, for the reviewer. At most 200 characters."""
     @_builtins.property
     def turns(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChallengeTurn]:
-        """The conversation, ending with the user's turn; 1 to 16 turns, at most 16 KiB of text."""
+        """The conversation, ending with a user turn: 1 to 16 turns, at most 16 KiB of text."""
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class GenerateChallengeCasesRequest(_message.Message):
-    """Request of `GenerateChallengeCases`."""
+    """Request for `GenerateChallengeCases`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -30,13 +30,13 @@ class GenerateChallengeCasesRequest(_message.Message):
     PER_KIND_COUNT_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     dataset_revision: _builtins.str
-    """The rows that cases are made of."""
+    """The rows to build cases from."""
     split: _builtins.str
-    """`holdout` or `validation`. Default holdout."""
+    """Split to use: `holdout` or `validation`. Default `holdout`."""
     per_kind_count: _builtins.int
-    """Cases of each kind, 1 to 100. Default 20. Fewer come where the split has fewer rows."""
+    """Cases per kind, 1 to 100. Default 20. A small split yields fewer."""
     seed: _builtins.int
-    """Seed of the choice of rows and templates. Default 0."""
+    """Seed for the choice of rows and templates. Default 0."""
     def __init__(
         self,
         *,
@@ -62,14 +62,14 @@ Global___GenerateChallengeCasesRequest: _TypeAlias = GenerateChallengeCasesReque
 
 @_typing.final
 class GenerateChallengeCasesResponse(_message.Message):
-    """Response of `GenerateChallengeCases`."""
+    """Response to `GenerateChallengeCases`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CASES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def cases(self) -> _containers.RepeatedCompositeFieldContainer[_challenge_set_pb2.ChallengeCase]:
-        """The proposals, by kind."""
+        """The proposed cases, ordered by kind."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ Global___GenerateChallengeCasesResponse: _TypeAlias = GenerateChallengeCasesResp
 
 @_typing.final
 class CreateChallengeSetRequest(_message.Message):
-    """Request of `CreateChallengeSet`."""
+    """Request for `CreateChallengeSet`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -96,7 +96,7 @@ class CreateChallengeSetRequest(_message.Message):
     parent: _builtins.str
     """The tenant, `tenants/{tenant}`."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     @_builtins.property
     def cases(self) -> _containers.RepeatedCompositeFieldContainer[_challenge_set_pb2.ChallengeCase]:
         """The cases, 1 to 1,000."""
@@ -118,7 +118,7 @@ Global___CreateChallengeSetRequest: _TypeAlias = CreateChallengeSetRequest  # no
 
 @_typing.final
 class CreateChallengeSetResponse(_message.Message):
-    """Response of `CreateChallengeSet`."""
+    """Response to `CreateChallengeSet`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -142,7 +142,7 @@ Global___CreateChallengeSetResponse: _TypeAlias = CreateChallengeSetResponse  # 
 
 @_typing.final
 class GetChallengeSetRequest(_message.Message):
-    """Request of `GetChallengeSet`."""
+    """Request for `GetChallengeSet`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -164,7 +164,7 @@ Global___GetChallengeSetRequest: _TypeAlias = GetChallengeSetRequest  # noqa: Y0
 
 @_typing.final
 class GetChallengeSetResponse(_message.Message):
-    """Response of `GetChallengeSet`."""
+    """Response to `GetChallengeSet`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -188,7 +188,7 @@ Global___GetChallengeSetResponse: _TypeAlias = GetChallengeSetResponse  # noqa: 
 
 @_typing.final
 class ListChallengeSetsRequest(_message.Message):
-    """Request of `ListChallengeSets`."""
+    """Request for `ListChallengeSets`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -198,9 +198,11 @@ class ListChallengeSetsRequest(_message.Message):
     parent: _builtins.str
     """The tenant, `tenants/{tenant}`."""
     page_size: _builtins.int
-    """Most items to return; 0 means 50, more than 1,000 means 1,000, negative is refused."""
+    """Maximum number of items to return. 0 means 50; values above 1,000 are capped at 1,000; negative values are
+    rejected.
+    """
     page_token: _builtins.str
-    """`next_page_token` of the page before."""
+    """`next_page_token` of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -218,17 +220,17 @@ Global___ListChallengeSetsRequest: _TypeAlias = ListChallengeSetsRequest  # noqa
 
 @_typing.final
 class ListChallengeSetsResponse(_message.Message):
-    """Response of `ListChallengeSets`."""
+    """Response to `ListChallengeSets`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CHALLENGE_SETS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token for the next page; empty at the end."""
     @_builtins.property
     def challenge_sets(self) -> _containers.RepeatedCompositeFieldContainer[_challenge_set_pb2.ChallengeSet]:
-        """One page."""
+        """One page of results."""
 
     def __init__(
         self,
@@ -246,7 +248,7 @@ Global___ListChallengeSetsResponse: _TypeAlias = ListChallengeSetsResponse  # no
 
 @_typing.final
 class ListChallengeCasesRequest(_message.Message):
-    """Request of `ListChallengeCases`."""
+    """Request for `ListChallengeCases`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -256,9 +258,11 @@ class ListChallengeCasesRequest(_message.Message):
     parent: _builtins.str
     """The set."""
     page_size: _builtins.int
-    """Most items to return; 0 means 50, more than 1,000 means 1,000, negative is refused."""
+    """Maximum number of items to return. 0 means 50; values above 1,000 are capped at 1,000; negative values are
+    rejected.
+    """
     page_token: _builtins.str
-    """`next_page_token` of the page before."""
+    """`next_page_token` of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -276,17 +280,17 @@ Global___ListChallengeCasesRequest: _TypeAlias = ListChallengeCasesRequest  # no
 
 @_typing.final
 class ListChallengeCasesResponse(_message.Message):
-    """Response of `ListChallengeCases`."""
+    """Response to `ListChallengeCases`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CASES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token for the next page; empty at the end."""
     @_builtins.property
     def cases(self) -> _containers.RepeatedCompositeFieldContainer[_challenge_set_pb2.ChallengeCase]:
-        """One page."""
+        """One page of results."""
 
     def __init__(
         self,

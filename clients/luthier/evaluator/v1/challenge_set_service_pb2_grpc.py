@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ChallengeSetServiceStub:
-    """Proposes challenge cases of a dataset, and keeps those that people have reviewed.
+    """Proposes challenge cases for a dataset and stores reviewed ones.
     """
 
     def __init__(self, channel):
@@ -63,18 +63,20 @@ class ChallengeSetServiceStub:
 
 
 class ChallengeSetServiceServicer:
-    """Proposes challenge cases of a dataset, and keeps those that people have reviewed.
+    """Proposes challenge cases for a dataset and stores reviewed ones.
     """
 
     def GenerateChallengeCases(self, request, context):
-        """Proposes cases made of a split's rows and of templates. Keeps nothing: the same request gives the same cases, for people to edit.
+        """Proposes cases built from rows of a split and from templates, for people to edit. Stores nothing. The same request
+        returns the same cases.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateChallengeSet(self, request, context):
-        """Keeps reviewed cases. The same cases give the same set again. INVALID_ARGUMENT names what is wrong with which case.
+        """Stores reviewed cases. The same cases return the same set. INVALID_ARGUMENT names each invalid case and what is
+        wrong with it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,7 +97,7 @@ class ChallengeSetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListChallengeCases(self, request, context):
-        """Lists the cases of a set in their order.
+        """Lists the cases of a set in order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,7 +140,7 @@ def add_ChallengeSetServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ChallengeSetService:
-    """Proposes challenge cases of a dataset, and keeps those that people have reviewed.
+    """Proposes challenge cases for a dataset and stores reviewed ones.
     """
 
     @staticmethod

@@ -27,41 +27,49 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ChallengeSetServiceStub:
-    """Proposes challenge cases of a dataset, and keeps those that people have reviewed."""
+    """Proposes challenge cases for a dataset and stores reviewed ones."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ChallengeSetServiceAsyncStub: ...
     GenerateChallengeCases: _grpc.UnaryUnaryMultiCallable[_challenge_set_service_pb2.GenerateChallengeCasesRequest, _challenge_set_service_pb2.GenerateChallengeCasesResponse]
-    """Proposes cases made of a split's rows and of templates. Keeps nothing: the same request gives the same cases, for people to edit."""
+    """Proposes cases built from rows of a split and from templates, for people to edit. Stores nothing. The same request
+    returns the same cases.
+    """
     CreateChallengeSet: _grpc.UnaryUnaryMultiCallable[_challenge_set_service_pb2.CreateChallengeSetRequest, _challenge_set_service_pb2.CreateChallengeSetResponse]
-    """Keeps reviewed cases. The same cases give the same set again. INVALID_ARGUMENT names what is wrong with which case."""
+    """Stores reviewed cases. The same cases return the same set. INVALID_ARGUMENT names each invalid case and what is
+    wrong with it.
+    """
     GetChallengeSet: _grpc.UnaryUnaryMultiCallable[_challenge_set_service_pb2.GetChallengeSetRequest, _challenge_set_service_pb2.GetChallengeSetResponse]
     """Returns a set. NOT_FOUND if there is none."""
     ListChallengeSets: _grpc.UnaryUnaryMultiCallable[_challenge_set_service_pb2.ListChallengeSetsRequest, _challenge_set_service_pb2.ListChallengeSetsResponse]
     """Lists a tenant's sets by name."""
     ListChallengeCases: _grpc.UnaryUnaryMultiCallable[_challenge_set_service_pb2.ListChallengeCasesRequest, _challenge_set_service_pb2.ListChallengeCasesResponse]
-    """Lists the cases of a set in their order."""
+    """Lists the cases of a set in order."""
 
 @_typing.type_check_only
 class ChallengeSetServiceAsyncStub(ChallengeSetServiceStub):
-    """Proposes challenge cases of a dataset, and keeps those that people have reviewed."""
+    """Proposes challenge cases for a dataset and stores reviewed ones."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GenerateChallengeCases: _aio.UnaryUnaryMultiCallable[_challenge_set_service_pb2.GenerateChallengeCasesRequest, _challenge_set_service_pb2.GenerateChallengeCasesResponse]  # type: ignore[assignment]
-    """Proposes cases made of a split's rows and of templates. Keeps nothing: the same request gives the same cases, for people to edit."""
+    """Proposes cases built from rows of a split and from templates, for people to edit. Stores nothing. The same request
+    returns the same cases.
+    """
     CreateChallengeSet: _aio.UnaryUnaryMultiCallable[_challenge_set_service_pb2.CreateChallengeSetRequest, _challenge_set_service_pb2.CreateChallengeSetResponse]  # type: ignore[assignment]
-    """Keeps reviewed cases. The same cases give the same set again. INVALID_ARGUMENT names what is wrong with which case."""
+    """Stores reviewed cases. The same cases return the same set. INVALID_ARGUMENT names each invalid case and what is
+    wrong with it.
+    """
     GetChallengeSet: _aio.UnaryUnaryMultiCallable[_challenge_set_service_pb2.GetChallengeSetRequest, _challenge_set_service_pb2.GetChallengeSetResponse]  # type: ignore[assignment]
     """Returns a set. NOT_FOUND if there is none."""
     ListChallengeSets: _aio.UnaryUnaryMultiCallable[_challenge_set_service_pb2.ListChallengeSetsRequest, _challenge_set_service_pb2.ListChallengeSetsResponse]  # type: ignore[assignment]
     """Lists a tenant's sets by name."""
     ListChallengeCases: _aio.UnaryUnaryMultiCallable[_challenge_set_service_pb2.ListChallengeCasesRequest, _challenge_set_service_pb2.ListChallengeCasesResponse]  # type: ignore[assignment]
-    """Lists the cases of a set in their order."""
+    """Lists the cases of a set in order."""
 
 class ChallengeSetServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Proposes challenge cases of a dataset, and keeps those that people have reviewed."""
+    """Proposes challenge cases for a dataset and stores reviewed ones."""
 
     @_abc_1.abstractmethod
     def GenerateChallengeCases(
@@ -69,7 +77,9 @@ class ChallengeSetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _challenge_set_service_pb2.GenerateChallengeCasesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_challenge_set_service_pb2.GenerateChallengeCasesResponse, _abc.Awaitable[_challenge_set_service_pb2.GenerateChallengeCasesResponse]]:
-        """Proposes cases made of a split's rows and of templates. Keeps nothing: the same request gives the same cases, for people to edit."""
+        """Proposes cases built from rows of a split and from templates, for people to edit. Stores nothing. The same request
+        returns the same cases.
+        """
 
     @_abc_1.abstractmethod
     def CreateChallengeSet(
@@ -77,7 +87,9 @@ class ChallengeSetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _challenge_set_service_pb2.CreateChallengeSetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_challenge_set_service_pb2.CreateChallengeSetResponse, _abc.Awaitable[_challenge_set_service_pb2.CreateChallengeSetResponse]]:
-        """Keeps reviewed cases. The same cases give the same set again. INVALID_ARGUMENT names what is wrong with which case."""
+        """Stores reviewed cases. The same cases return the same set. INVALID_ARGUMENT names each invalid case and what is
+        wrong with it.
+        """
 
     @_abc_1.abstractmethod
     def GetChallengeSet(
@@ -101,6 +113,6 @@ class ChallengeSetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _challenge_set_service_pb2.ListChallengeCasesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_challenge_set_service_pb2.ListChallengeCasesResponse, _abc.Awaitable[_challenge_set_service_pb2.ListChallengeCasesResponse]]:
-        """Lists the cases of a set in their order."""
+        """Lists the cases of a set in order."""
 
 def add_ChallengeSetServiceServicer_to_server(servicer: ChallengeSetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

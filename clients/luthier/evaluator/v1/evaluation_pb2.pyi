@@ -31,27 +31,27 @@ class _SequentialOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Seq
     SEQUENTIAL_OUTCOME_UNSPECIFIED: _SequentialOutcome.ValueType  # 0
     """Never sent."""
     SEQUENTIAL_OUTCOME_ABOVE: _SequentialOutcome.ValueType  # 1
-    """Proved: above the margin."""
+    """Above the margin."""
     SEQUENTIAL_OUTCOME_BELOW: _SequentialOutcome.ValueType  # 2
-    """Disproved: below the margin."""
+    """Below the margin."""
     SEQUENTIAL_OUTCOME_FUTILE: _SequentialOutcome.ValueType  # 3
-    """Given up: all rows would probably not prove it either way."""
+    """Abandoned: even all rows would probably not decide it."""
     SEQUENTIAL_OUTCOME_EXHAUSTED: _SequentialOutcome.ValueType  # 4
-    """Neither before all rows were asked; the interval of `differences` then holds for all rows."""
+    """All rows were used without a decision; the interval in `differences` covers all rows."""
 
 class SequentialOutcome(_SequentialOutcome, metaclass=_SequentialOutcomeEnumTypeWrapper):
-    """What became of a difference."""
+    """Outcome of a sequential target."""
 
 SEQUENTIAL_OUTCOME_UNSPECIFIED: SequentialOutcome.ValueType  # 0
 """Never sent."""
 SEQUENTIAL_OUTCOME_ABOVE: SequentialOutcome.ValueType  # 1
-"""Proved: above the margin."""
+"""Above the margin."""
 SEQUENTIAL_OUTCOME_BELOW: SequentialOutcome.ValueType  # 2
-"""Disproved: below the margin."""
+"""Below the margin."""
 SEQUENTIAL_OUTCOME_FUTILE: SequentialOutcome.ValueType  # 3
-"""Given up: all rows would probably not prove it either way."""
+"""Abandoned: even all rows would probably not decide it."""
 SEQUENTIAL_OUTCOME_EXHAUSTED: SequentialOutcome.ValueType  # 4
-"""Neither before all rows were asked; the interval of `differences` then holds for all rows."""
+"""All rows were used without a decision; the interval in `differences` covers all rows."""
 Global___SequentialOutcome: _TypeAlias = SequentialOutcome  # noqa: Y015
 
 class _Arm:
@@ -61,7 +61,7 @@ class _Arm:
 class _ArmEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Arm.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ARM_UNSPECIFIED: _Arm.ValueType  # 0
-    """Not set; refused."""
+    """Unset; rejected."""
     ARM_BASE: _Arm.ValueType  # 1
     """The base model on the row's own prompt."""
     ARM_PROMPTED: _Arm.ValueType  # 2
@@ -73,7 +73,7 @@ class _ArmEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Arm.ValueType], _
     ARM_ADAPTER_RAG: _Arm.ValueType  # 5
     """The adapter with retrieved examples."""
     ARM_ADAPTER_RAFT: _Arm.ValueType  # 40
-    """Another adapter, trained to answer with retrieved context, with retrieved context."""
+    """Another adapter, trained for retrieval (RAFT), with retrieved context."""
     ARM_CHALLENGER: _Arm.ValueType  # 41
     """Another adapter revision on the row's own prompt."""
     ARM_ENDPOINT: _Arm.ValueType  # 42
@@ -83,7 +83,7 @@ class Arm(_Arm, metaclass=_ArmEnumTypeWrapper):
     """A way to answer."""
 
 ARM_UNSPECIFIED: Arm.ValueType  # 0
-"""Not set; refused."""
+"""Unset; rejected."""
 ARM_BASE: Arm.ValueType  # 1
 """The base model on the row's own prompt."""
 ARM_PROMPTED: Arm.ValueType  # 2
@@ -95,7 +95,7 @@ ARM_ADAPTER: Arm.ValueType  # 4
 ARM_ADAPTER_RAG: Arm.ValueType  # 5
 """The adapter with retrieved examples."""
 ARM_ADAPTER_RAFT: Arm.ValueType  # 40
-"""Another adapter, trained to answer with retrieved context, with retrieved context."""
+"""Another adapter, trained for retrieval (RAFT), with retrieved context."""
 ARM_CHALLENGER: Arm.ValueType  # 41
 """Another adapter revision on the row's own prompt."""
 ARM_ENDPOINT: Arm.ValueType  # 42
@@ -109,25 +109,25 @@ class _Retriever:
 class _RetrieverEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Retriever.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     RETRIEVER_UNSPECIFIED: _Retriever.ValueType  # 0
-    """Not set; refused."""
+    """Unset; rejected."""
     RETRIEVER_DENSE: _Retriever.ValueType  # 1
-    """Nearest sentence vectors (MiniLM, exact search by FAISS)."""
+    """Nearest sentence embeddings (MiniLM, exact FAISS search)."""
     RETRIEVER_BM25: _Retriever.ValueType  # 2
-    """Words in common, weighted (BM25, k1 1.5, b .75)."""
+    """Weighted word overlap (BM25, k1 1.5, b .75)."""
     RETRIEVER_FUSED: _Retriever.ValueType  # 3
-    """Both, by reciprocal rank fusion."""
+    """Both, combined by reciprocal rank fusion."""
 
 class Retriever(_Retriever, metaclass=_RetrieverEnumTypeWrapper):
-    """A way to retrieve."""
+    """A retrieval method."""
 
 RETRIEVER_UNSPECIFIED: Retriever.ValueType  # 0
-"""Not set; refused."""
+"""Unset; rejected."""
 RETRIEVER_DENSE: Retriever.ValueType  # 1
-"""Nearest sentence vectors (MiniLM, exact search by FAISS)."""
+"""Nearest sentence embeddings (MiniLM, exact FAISS search)."""
 RETRIEVER_BM25: Retriever.ValueType  # 2
-"""Words in common, weighted (BM25, k1 1.5, b .75)."""
+"""Weighted word overlap (BM25, k1 1.5, b .75)."""
 RETRIEVER_FUSED: Retriever.ValueType  # 3
-"""Both, by reciprocal rank fusion."""
+"""Both, combined by reciprocal rank fusion."""
 Global___Retriever: _TypeAlias = Retriever  # noqa: Y015
 
 class _EvaluationState:
@@ -141,41 +141,41 @@ class _EvaluationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Evalu
     EVALUATION_STATE_QUEUED: _EvaluationState.ValueType  # 1
     """Waiting for a worker."""
     EVALUATION_STATE_RUNNING: _EvaluationState.ValueType  # 2
-    """A worker has it, or had it and will be replaced."""
+    """A worker is running it, or has been lost and will be replaced."""
     EVALUATION_STATE_CANCELLING: _EvaluationState.ValueType  # 3
-    """Cancel was asked for."""
+    """Cancellation was requested."""
     EVALUATION_STATE_SUCCEEDED: _EvaluationState.ValueType  # 4
-    """The results are there."""
+    """The results are available."""
     EVALUATION_STATE_FAILED: _EvaluationState.ValueType  # 5
-    """It ended with `error`."""
+    """Failed with `error`."""
     EVALUATION_STATE_CANCELLED: _EvaluationState.ValueType  # 6
-    """It ended by a cancel."""
+    """Cancelled."""
 
 class EvaluationState(_EvaluationState, metaclass=_EvaluationStateEnumTypeWrapper):
-    """Life of an evaluation. States in -ING pass by themselves, the others but QUEUED are final."""
+    """States of an evaluation. QUEUED and states ending in -ING are transient; the others are final."""
 
 EVALUATION_STATE_UNSPECIFIED: EvaluationState.ValueType  # 0
 """Never sent."""
 EVALUATION_STATE_QUEUED: EvaluationState.ValueType  # 1
 """Waiting for a worker."""
 EVALUATION_STATE_RUNNING: EvaluationState.ValueType  # 2
-"""A worker has it, or had it and will be replaced."""
+"""A worker is running it, or has been lost and will be replaced."""
 EVALUATION_STATE_CANCELLING: EvaluationState.ValueType  # 3
-"""Cancel was asked for."""
+"""Cancellation was requested."""
 EVALUATION_STATE_SUCCEEDED: EvaluationState.ValueType  # 4
-"""The results are there."""
+"""The results are available."""
 EVALUATION_STATE_FAILED: EvaluationState.ValueType  # 5
-"""It ended with `error`."""
+"""Failed with `error`."""
 EVALUATION_STATE_CANCELLED: EvaluationState.ValueType  # 6
-"""It ended by a cancel."""
+"""Cancelled."""
 Global___EvaluationState: _TypeAlias = EvaluationState  # noqa: Y015
 
 @_typing.final
 class Evaluation(_message.Message):
-    """A comparison of several ways to answer (arms) over the same rows of a dataset revision. Immutable once final.
+    """A comparison of several ways to answer (arms) on the same rows of a dataset revision. Immutable once final.
 
-    Permitted transitions: QUEUED -> RUNNING | CANCELLED; RUNNING -> SUCCEEDED | FAILED | CANCELLING;
-    CANCELLING -> CANCELLED | SUCCEEDED | FAILED.
+    State transitions: QUEUED -> RUNNING | CANCELLED; RUNNING -> SUCCEEDED | FAILED | CANCELLING; CANCELLING -> CANCELLED
+    | SUCCEEDED | FAILED.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -206,12 +206,12 @@ class Evaluation(_message.Message):
     adapter_revision: _builtins.str
     """The adapter under test."""
     dataset_revision: _builtins.str
-    """The rows. Default: the revision that the adapter was trained on."""
+    """The dataset revision to evaluate on. Default: the revision the adapter was trained on."""
     state: Global___EvaluationState.ValueType
-    """Where the evaluation is in its life."""
+    """Current state."""
     @_builtins.property
     def config(self) -> Global___EvaluationConfig:
-        """How to evaluate; returned with every default filled in."""
+        """How to evaluate. Returned with all defaults filled in."""
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
@@ -219,47 +219,47 @@ class Evaluation(_message.Message):
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was created."""
+        """Creation time."""
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When a worker first took it."""
+        """When a worker first picked it up."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When it became final."""
+        """When it reached a final state."""
 
     @_builtins.property
     def progress(self) -> Global___EvaluationProgress:
-        """The last progress reported."""
+        """Latest reported progress."""
 
     @_builtins.property
     def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArmResult]:
-        """One entry for each arm. Set in SUCCEEDED."""
+        """Results per arm. Set in SUCCEEDED."""
 
     @_builtins.property
     def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___PairedDifference]:
-        """Paired differences between arms, metric by metric. Set in SUCCEEDED."""
+        """Paired differences between arms, one per metric. Set in SUCCEEDED."""
 
     @_builtins.property
     def lineage(self) -> Global___EvaluationLineage:
-        """What was compared with what, by digest."""
+        """Digests of everything that was compared."""
 
     @_builtins.property
     def sequential_decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequentialDecision]:
-        """What became of each difference of `config.sequential`, in its order. Set in SUCCEEDED; empty otherwise."""
+        """Outcome of each target of `config.sequential`, in order. Set in SUCCEEDED; empty for other evaluations."""
 
     @_builtins.property
     def holdout_use(self) -> Global___HoldoutUse:
-        """How worn the holdout was when the figures were made, this look included. Set in SUCCEEDED, for the split `holdout`."""
+        """How often the holdout has been used, this evaluation included. Set in SUCCEEDED for the split `holdout`."""
 
     @_builtins.property
     def leakage(self) -> Global___LeakageReport:
-        """What the check for leakage found and let pass. Set in SUCCEEDED."""
+        """Overlap between holdout and training data that was found but tolerated. Set in SUCCEEDED."""
 
     @_builtins.property
     def judge_report(self) -> _metrics_pb2.JudgeReport:
-        """What the judge did. Unset without a metric that asks one."""
+        """Statistics about the judge. Unset if no metric needs one."""
 
     @_builtins.property
     def style_report(self) -> _metrics_pb2.StyleReport:
@@ -267,15 +267,15 @@ class Evaluation(_message.Message):
 
     @_builtins.property
     def retrieval(self) -> Global___RetrievalSummary:
-        """How the RAG arms retrieved. Set in SUCCEEDED, where one was run."""
+        """Retrieval quality. Set in SUCCEEDED if a retrieving arm ran."""
 
     @_builtins.property
     def suites(self) -> _containers.RepeatedCompositeFieldContainer[Global___SuiteResult]:
-        """What was asked beyond the holdout, one entry for each suite of `config`. Set in SUCCEEDED."""
+        """Results of the suites in `config`, one entry per suite. Set in SUCCEEDED."""
 
     @_builtins.property
     def slices(self) -> _containers.RepeatedCompositeFieldContainer[Global___SliceResult]:
-        """The same figures over parts of the rows, largest slice first, at most 30. Set in SUCCEEDED; lists leave it out."""
+        """The same results for subsets of the rows, largest slice first, at most 30. Set in SUCCEEDED; omitted from lists."""
 
     def __init__(
         self,
@@ -351,103 +351,113 @@ class EvaluationConfig(_message.Message):
     COUNTERFACTUAL_SUITE_FIELD_NUMBER: _builtins.int
     LM_EVAL_SUITE_FIELD_NUMBER: _builtins.int
     split: _builtins.str
-    """Split to read: `holdout` or `validation`. Default holdout."""
+    """Split to evaluate: `holdout` or `validation`. Default `holdout`."""
     row_limit: _builtins.int
-    """Most rows to use, drawn by `seed` evenly over groups; 0 means all. Default 0."""
+    """Maximum number of rows, sampled evenly over groups with `seed`. 0 means all. Default 0."""
     text_field: _builtins.str
-    """Field of a JSON answer that is scored as text. Default: found from the references."""
+    """JSON field of the answer that is scored as text. Default: detected from the references."""
     label_field: _builtins.str
-    """Field of a JSON answer that is scored as a label. Default: found from the references."""
+    """JSON field of the answer that is scored as a label. Default: detected from the references."""
     instruction: _builtins.str
-    """Instruction of the prompted and the RAG arms. Default: a general one that asks for answers of the examples' form."""
+    """Instruction for the prompted and RAG arms. Default: a generic one that asks for answers in the form of the
+    examples.
+    """
     shot_count: _builtins.int
-    """Examples in a prompted or RAG prompt, 0 to 16. Default 3."""
+    """Number of examples in the prompts of the prompted and RAG arms, 0 to 16. Default 3."""
     max_answer_tokens: _builtins.int
-    """Most tokens of an answer. Default 96."""
+    """Maximum tokens per answer. Default 96."""
     concurrency: _builtins.int
-    """Requests in flight, over all arms: they take turns. Latencies are measured under this load. Default 16."""
+    """Maximum requests in flight, shared by all arms. Latencies are measured under this load. Default 16."""
     seed: _builtins.int
-    """Seed of shots, row choice and bootstrap. Default 0."""
+    """Seed for few-shot examples, row sampling and the bootstrap. Default 0."""
     machine_price_per_hour: _builtins.float
-    """Price of the serving machine for the cost figures, in units of currency per hour. Default 0.10."""
+    """Price of the serving machine, in currency units per hour, used for cost estimates. Default 0.10."""
     resample_count: _builtins.int
-    """Bootstrap resamples. Default 2,000."""
+    """Number of bootstrap resamples. Default 2,000."""
     use_cache: _builtins.bool
-    """Whether an answer that another evaluation of the tenant already paid for is taken instead of asking again: the same
-    weights, messages and sampling. Latency and cost then rest on the rest alone. Default false.
+    """Reuse answers from the tenant's other evaluations where weights, messages and sampling are identical. Reused
+    answers do not count towards latency and cost. Default false.
     """
     final: _builtins.bool
-    """Reads the final slice of the holdout instead of the rest: once for an adapter's content. HOLDOUT_FINAL_SPENT for a
-    second read, HOLDOUT_HAS_NO_FINAL_SLICE for a small holdout. Default false.
+    """Evaluate on the final slice of the holdout instead of the rest. Allowed once per adapter content: a second read
+    fails with HOLDOUT_FINAL_SPENT. A holdout too small to have one fails with HOLDOUT_HAS_NO_FINAL_SLICE. Default
+    false.
     """
     purpose: _builtins.str
-    """Why the holdout is looked at, for its ledger; at most 200 characters. Default empty."""
+    """Why the holdout is used, recorded in its ledger. At most 200 characters. Default empty."""
     task: _metrics_pb2.TaskKind.ValueType
-    """What an answer is. Default: found from the references."""
+    """What kind of answer is expected. Default: detected from the references."""
     json_schema: _builtins.str
-    """JSON Schema (draft 2020-12) of an answer, as JSON text, at most 64 KiB. Default: none."""
+    """JSON Schema (draft 2020-12) for answers, as JSON text, at most 64 KiB. Default: none."""
     repeat_count: _builtins.int
-    """Answers to a row for the metric `consistency_repeats`, 2 to 8. Default 3."""
+    """Answers per row for the metric `consistency_repeats`, 2 to 8. Default 3."""
     repeat_temperature: _builtins.float
-    """Temperature of those answers, above 0 to 2. Default 0.7."""
+    """Sampling temperature of those answers, greater than 0 and at most 2. Default 0.7."""
     passages: _builtins.str
-    """Documents that the RAG arms retrieve instead of training rows: a dataset revision of the tenant. Every row of every
-    split is a document: its last answer is the text, its last question says where the text is from. Default: none, the
-    training rows are retrieved as examples.
+    """Documents for the RAG arms to retrieve, as a dataset revision of the tenant. Each row of every split is one
+    document: its last answer is the text and its last question the source. Default: none; training rows are retrieved
+    as examples.
     """
     passage_characters: _builtins.int
-    """Most characters of a piece of a document, 100 to 8,000; longer documents are cut at paragraphs, sentences or words.
-    Default 800.
+    """Maximum characters per passage, 100 to 8,000. Longer documents are split at paragraphs, sentences or words. Default
+    800.
     """
     raft_adapter_revision: _builtins.str
-    """The adapter of ARM_ADAPTER_RAFT: one that was trained to answer with retrieved context."""
+    """The adapter for ARM_ADAPTER_RAFT: one trained to answer with retrieved context."""
     challenger_revision: _builtins.str
-    """The adapter of ARM_CHALLENGER: any other revision of the tenant."""
+    """The adapter for ARM_CHALLENGER: any other adapter revision of the tenant."""
     prompt: _builtins.str
-    """A prompt of the tenant, `tenants/{tenant}/prompts/{prompt}`: instruction and examples of the prompted arm, and
-    instruction of the RAG arm. Default: `instruction` and `shot_count` training rows drawn by `seed`.
+    """A prompt of the tenant, `tenants/{tenant}/prompts/{prompt}`. It supplies the instruction and examples of the
+    prompted arm and the instruction of the RAG arm. Default: `instruction`, and `shot_count` training rows sampled
+    with `seed`.
     """
     challenge_set: _builtins.str
-    """Reviewed challenge cases, asked of every arm and reported as the slices `challenge:KIND`. Default: none."""
+    """Reviewed challenge cases to run through every arm. Results are reported in the slices `challenge:KIND`. Default:
+    none.
+    """
     @_builtins.property
     def arms(self) -> _containers.RepeatedScalarFieldContainer[Global___Arm.ValueType]:
-        """Arms to run. Default: base, prompted, rag, adapter, adapter_rag. The others need a field below."""
+        """Arms to run. Default: base, prompted, rag, adapter, adapter_rag. Each of the others needs its own field below."""
 
     @_builtins.property
     def sequential(self) -> Global___SequentialConfig:
-        """Asks in rounds and stops asking an arm when its differences are decided. Default: every arm answers every row."""
+        """Run in rounds and drop an arm once all its differences are decided. Default: every arm answers every row."""
 
     @_builtins.property
     def metrics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Metrics to compute, by name (docs/metrics.md). Default: those of the task that ask no model anything."""
+        """Metrics to compute, by name (docs/metrics.md). Default: the task's metrics that need no additional model calls."""
 
     @_builtins.property
     def judge(self) -> _metrics_pb2.Judge:
-        """The model that grades, for the metrics that need one. Default: the base model."""
+        """The model that grades, for metrics that need one. Default: the base model."""
 
     @_builtins.property
     def rubric(self) -> _containers.RepeatedCompositeFieldContainer[_metrics_pb2.RubricCriterion]:
-        """What the metric `rubric` grades, 1 to 16 criteria. Default: none."""
+        """Criteria for the metric `rubric`, 1 to 16. Default: none."""
 
     @_builtins.property
     def retrievers(self) -> _containers.RepeatedScalarFieldContainer[Global___Retriever.ValueType]:
-        """Ways to retrieve; the strongest on the validation split is used. Default: all."""
+        """Retrievers to try. The one that does best on the validation split is used. Default: all."""
 
     @_builtins.property
     def endpoint(self) -> Global___EndpointTarget:
-        """What ARM_ENDPOINT asks."""
+        """The model for ARM_ENDPOINT."""
 
     @_builtins.property
     def retention_suite(self) -> Global___RetentionSuite:
-        """Asks base and adapters what they knew before: the metrics `forgetting_*`. Default: not asked."""
+        """Test whether adapters forgot what the base model knew: the metrics `forgetting_*`. Default: not run."""
 
     @_builtins.property
     def counterfactual_suite(self) -> Global___CounterfactualSuite:
-        """Asks base and adapters the same questions with names, pronouns and groups swapped: the metric `counterfactual_stability`. Default: not asked."""
+        """Ask the base model and the adapters the same questions with names, pronouns and groups swapped: the metric
+        `counterfactual_stability`. Default: not run.
+        """
 
     @_builtins.property
     def lm_eval_suite(self) -> Global___LmEvalSuite:
-        """Asks base and adapters tasks of lm-evaluation-harness: the metric `lm_eval`, and the slices `lm_eval:TASK`. Default: not asked."""
+        """Run tasks of lm-evaluation-harness on the base model and the adapters: the metric `lm_eval` and the slices
+        `lm_eval:TASK`. Default: not run.
+        """
 
     def __init__(
         self,
@@ -544,8 +554,8 @@ Global___EvaluationConfig: _TypeAlias = EvaluationConfig  # noqa: Y015
 
 @_typing.final
 class EndpointTarget(_message.Message):
-    """A model behind an OpenAI-compatible endpoint. Only endpoints that the operator listed can be asked
-    (`LUTHIER_EVALUATOR_ENDPOINTS_PATH`); their addresses, keys and prices stay on the server.
+    """A model behind an OpenAI-compatible endpoint. Only endpoints configured by the operator
+    (`LUTHIER_EVALUATOR_ENDPOINTS_PATH`) can be used; addresses, keys and prices stay on the server.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -553,9 +563,11 @@ class EndpointTarget(_message.Message):
     ENDPOINT_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
-    """Name of the endpoint in the server's list. NOT_FOUND, ENDPOINT_NOT_FOUND, if it is not there for this tenant."""
+    """Name of the endpoint in the server's configuration. NOT_FOUND with the reason ENDPOINT_NOT_FOUND if this tenant has
+    no such endpoint.
+    """
     model: _builtins.str
-    """The model, as the endpoint calls it. Default: the endpoint's own."""
+    """Model name as the endpoint knows it. Default: the endpoint's default model."""
     def __init__(
         self,
         *,
@@ -584,26 +596,26 @@ class RetrievalSummary(_message.Message):
     ROW_COUNT_FIELD_NUMBER: _builtins.int
     JUDGED_ROW_COUNT_FIELD_NUMBER: _builtins.int
     chosen: Global___Retriever.ValueType
-    """The retriever that was used: the greatest nDCG."""
+    """The retriever that was used: the one with the highest nDCG."""
     judged_on: _builtins.str
-    """Rows that it was chosen on: `validation`, or `train` where there are no such rows or these are evaluated (each row
-    then searches all others). Never the rows evaluated.
+    """Split used for the choice: `validation`, or `train` if there are no validation rows or they are the rows under
+    evaluation (each row then searches all others). Never the rows under evaluation.
     """
     relevance: _builtins.str
-    """What counted as relevant. `gold_passages`: the documents that a row names. `contains_answer`: pieces of documents in
-    which the reference stands. `similar_reference`: the training rows whose references share most words with the row's.
+    """What counts as relevant. `gold_passages`: documents named by the row. `contains_answer`: passages that contain the
+    reference. `similar_reference`: training rows whose references share the most words with the row's reference.
     """
     cutoff: _builtins.int
-    """Finds that count: the k of the figures."""
+    """The cutoff k of the metrics."""
     row_count: _builtins.int
-    """Rows that were looked at."""
+    """Number of rows searched for."""
     judged_row_count: _builtins.int
-    """Those of them for which something relevant exists; the figures are over these. 0: nothing could be judged, and the
-    first retriever was used.
+    """Number of these rows that have a relevant document; the metrics are computed over them. 0 means that no row could
+    be judged and the first retriever was used.
     """
     @_builtins.property
     def retrievers(self) -> _containers.RepeatedCompositeFieldContainer[Global___RetrieverResult]:
-        """One entry for each retriever."""
+        """Results per retriever."""
 
     def __init__(
         self,
@@ -626,7 +638,7 @@ Global___RetrievalSummary: _TypeAlias = RetrievalSummary  # noqa: Y015
 
 @_typing.final
 class RetrieverResult(_message.Message):
-    """How well one retriever found what is relevant."""
+    """Retrieval quality of one retriever."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -639,7 +651,7 @@ class RetrieverResult(_message.Message):
     """sha256 (hex) of the index."""
     @_builtins.property
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricValue]:
-        """`recall@k`, `ndcg@k` and `mrr` (cut at k), 0 to 1; `coverage` is the share of rows that could be judged."""
+        """`recall@k`, `ndcg@k` and `mrr` (at cutoff k), 0 to 1. `coverage` is the share of rows that could be judged."""
 
     def __init__(
         self,
@@ -658,15 +670,15 @@ Global___RetrieverResult: _TypeAlias = RetrieverResult  # noqa: Y015
 
 @_typing.final
 class RetentionSuite(_message.Message):
-    """What a base model knew before it was tuned, made of what comes with Python: texts to predict, questions to choose answers of,
-    instructions to follow.
+    """Tests general knowledge with items built from the Python distribution: texts to predict, multiple-choice questions,
+    and instructions to follow.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ITEM_COUNT_FIELD_NUMBER: _builtins.int
     item_count: _builtins.int
-    """Items of each of the three parts, 5 to 1,000. Default 40."""
+    """Items in each of the three parts, 5 to 1,000. Default 40."""
     def __init__(
         self,
         *,
@@ -684,7 +696,7 @@ Global___RetentionSuite: _TypeAlias = RetentionSuite  # noqa: Y015
 
 @_typing.final
 class CounterfactualSuite(_message.Message):
-    """Rows asked twice, with terms of lists exchanged. A pair that the answers tell apart has flipped."""
+    """Asks rows twice with terms swapped. A pair whose answers differ has flipped."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -692,14 +704,14 @@ class CounterfactualSuite(_message.Message):
     TERM_LISTS_FIELD_NUMBER: _builtins.int
     TERM_PAIRS_FIELD_NUMBER: _builtins.int
     row_limit: _builtins.int
-    """Rows to ask, 5 to 10,000. Default 50."""
+    """Maximum number of rows, 5 to 10,000. Default 50."""
     @_builtins.property
     def term_lists(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Lists to use: `names`, `pronouns`, `groups`. Default: all."""
+        """Term lists to use: `names`, `pronouns`, `groups`. Default: all."""
 
     @_builtins.property
     def term_pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TermPair]:
-        """Pairs of your own, used in addition as the list `custom`; at most 1,000."""
+        """Additional pairs, used as the list `custom`. At most 1,000."""
 
     def __init__(
         self,
@@ -720,19 +732,19 @@ Global___CounterfactualSuite: _TypeAlias = CounterfactualSuite  # noqa: Y015
 
 @_typing.final
 class LmEvalSuite(_message.Message):
-    """Tasks of lm-evaluation-harness: the server's own, and those of the operator's folder."""
+    """Tasks of lm-evaluation-harness: the built-in ones and those in the operator's folder."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TASKS_FIELD_NUMBER: _builtins.int
     ITEM_COUNT_FIELD_NUMBER: _builtins.int
     item_count: _builtins.int
-    """Documents of each task, the first ones, 5 to 1,000. Default 40."""
+    """Number of documents per task, taken from the start, 5 to 1,000. Default 40."""
     @_builtins.property
     def tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of tasks, at most 20. The evaluation fails with LM_TASK_NOT_FOUND if the server has no such task, with LM_TASK_UNUSABLE
-        if it cannot be read without a network or has no score of 0 to 1. Default: `luthier_arithmetic`, `luthier_cloze`,
-        `luthier_instructions`.
+        """Task names, at most 20. The evaluation fails with LM_TASK_NOT_FOUND if the server has no such task, and with
+        LM_TASK_UNUSABLE if the task needs a network or has no score between 0 and 1. Default: `luthier_arithmetic`,
+        `luthier_cloze`, `luthier_instructions`.
         """
 
     def __init__(
@@ -753,16 +765,16 @@ Global___LmEvalSuite: _TypeAlias = LmEvalSuite  # noqa: Y015
 
 @_typing.final
 class TermPair(_message.Message):
-    """Two terms that should not make a difference."""
+    """Two terms that should be interchangeable."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FIRST_FIELD_NUMBER: _builtins.int
     SECOND_FIELD_NUMBER: _builtins.int
     first: _builtins.str
-    """The one, 1 to 100 characters."""
+    """First term, 1 to 100 characters."""
     second: _builtins.str
-    """The other, 1 to 100 characters."""
+    """Second term, 1 to 100 characters."""
     def __init__(
         self,
         *,
@@ -779,7 +791,7 @@ Global___TermPair: _TypeAlias = TermPair  # noqa: Y015
 
 @_typing.final
 class SuiteResult(_message.Message):
-    """What was asked beyond the holdout."""
+    """Result of one suite."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -789,16 +801,16 @@ class SuiteResult(_message.Message):
     LEFT_OUT_COUNT_FIELD_NUMBER: _builtins.int
     FIGURES_FIELD_NUMBER: _builtins.int
     suite: _builtins.str
-    """`challenge`, `retention` or `counterfactual`."""
+    """`challenge`, `retention`, `counterfactual` or `lm_eval`."""
     sha256: _builtins.str
-    """sha256 (hex) of what was asked."""
+    """sha256 (hex) of the suite's items."""
     item_count: _builtins.int
-    """Items asked of each arm."""
+    """Number of items per arm."""
     left_out_count: _builtins.int
-    """Items left out because they overlap with the tenant's training rows."""
+    """Number of items skipped because they overlap with the tenant's training rows."""
     @_builtins.property
     def figures(self) -> _containers.RepeatedCompositeFieldContainer[Global___SuiteFigure]:
-        """What its metrics do not show."""
+        """Quantities that are not metrics."""
 
     def __init__(
         self,
@@ -819,7 +831,7 @@ Global___SuiteResult: _TypeAlias = SuiteResult  # noqa: Y015
 
 @_typing.final
 class SuiteFigure(_message.Message):
-    """A figure of a suite that is no metric of 0 to 1, or is one of its parts."""
+    """A quantity of a suite that is not a metric between 0 and 1, or a part of one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -832,15 +844,15 @@ class SuiteFigure(_message.Message):
     arm: Global___Arm.ValueType
     """The arm."""
     quantity: _builtins.str
-    """What it is: `bits_per_byte` (lower is better), `flip_rate` (share of pairs, lower is better), `flip_rate:LIST`."""
+    """`bits_per_byte` (lower is better), `flip_rate` (share of pairs, lower is better) or `flip_rate:LIST`."""
     value: _builtins.float
     """The estimate."""
     interval_low: _builtins.float
-    """Lower end of the 95 % interval; NaN with fewer than 5 groups."""
+    """Lower bound of the 95 % interval; NaN with fewer than 8 groups."""
     interval_high: _builtins.float
-    """Upper end of the 95 % interval; NaN with fewer than 5 groups."""
+    """Upper bound of the 95 % interval; NaN with fewer than 8 groups."""
     item_count: _builtins.int
-    """Items that it rests on."""
+    """Number of items behind the estimate."""
     def __init__(
         self,
         *,
@@ -861,7 +873,7 @@ Global___SuiteFigure: _TypeAlias = SuiteFigure  # noqa: Y015
 
 @_typing.final
 class ArmResult(_message.Message):
-    """What one arm did."""
+    """Results of one arm."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -883,41 +895,41 @@ class ArmResult(_message.Message):
     arm: Global___Arm.ValueType
     """The arm."""
     row_count: _builtins.int
-    """Rows asked."""
+    """Number of rows asked."""
     failed_row_count: _builtins.int
-    """Rows without an answer (the call failed). They are not dropped: see `MetricValue.coverage`."""
+    """Number of rows without an answer because the call failed. They are not dropped: see `MetricValue.coverage`."""
     ttft_ms_p50: _builtins.float
-    """Time to first token, milliseconds, median. Latencies are those of `config.concurrency` requests in flight."""
+    """Median time to first token in milliseconds, measured with `config.concurrency` requests in flight."""
     latency_ms_p50: _builtins.float
-    """Time to the last token, milliseconds, median."""
+    """Median time to last token in milliseconds."""
     latency_ms_p95: _builtins.float
-    """Time to the last token, milliseconds, 95th percentile."""
+    """95th percentile of the time to last token in milliseconds."""
     prompt_tokens_mean: _builtins.float
-    """Prompt tokens, mean over rows."""
+    """Mean prompt tokens per row."""
     completion_tokens_mean: _builtins.float
-    """Answer tokens, mean over rows."""
+    """Mean answer tokens per row."""
     cost_per_1000: _builtins.float
-    """Cost of 1,000 answers at `machine_price_per_hour`, from `wall_s`."""
+    """Cost of 1,000 answers at `machine_price_per_hour`, computed from `wall_s`."""
     wall_s: _builtins.float
-    """The arm's share of the seconds in which anything was in flight: at every moment in proportion to its queries then in
-    flight. The shares of all arms add up to the seconds of asking. Of `endpoint`, which is no load of this machine: the
-    seconds in which a query of its own was in flight.
+    """Busy seconds attributed to the arm. While several arms have queries in flight, time is split in proportion to their
+    queries, so the arms' shares add up to the busy time. `endpoint` does not load this machine: its value is the time
+    during which it had a query in flight.
     """
     cached_row_count: _builtins.int
-    """Rows whose answer came from another evaluation (`use_cache`). Latency, cost and `wall_s` leave them out: they are 0
-    when no row was asked anew.
+    """Number of rows answered from another evaluation (`use_cache`). They do not count towards latency, cost and
+    `wall_s`, which are 0 if every answer was reused.
     """
     @_builtins.property
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricValue]:
-        """One entry for each metric."""
+        """One entry per metric."""
 
     @_builtins.property
     def labels(self) -> _metrics_pb2.LabelReport:
-        """The labels that it gave. Unset for a task without labels."""
+        """Per-label results. Unset for tasks without labels."""
 
     @_builtins.property
     def criteria(self) -> _containers.RepeatedCompositeFieldContainer[_metrics_pb2.CriterionValue]:
-        """Mean grades by criterion of the rubric. Empty without the metric `rubric`."""
+        """Mean grade per rubric criterion. Empty without the metric `rubric`."""
 
     @_builtins.property
     def latency_intervals(self) -> Global___ArmLatencyIntervals:
@@ -952,8 +964,8 @@ Global___ArmResult: _TypeAlias = ArmResult  # noqa: Y015
 
 @_typing.final
 class ArmLatencyIntervals(_message.Message):
-    """95 % intervals of an arm's latency quantiles, milliseconds. NaN where so few answers do not bound
-    the quantile on both sides: 6 are needed for a median, 72 for a 95th percentile.
+    """95 % intervals of an arm's latency quantiles in milliseconds. NaN if there are too few answers to bound the quantile
+    on both sides: a median needs 6, a 95th percentile 72.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -965,17 +977,17 @@ class ArmLatencyIntervals(_message.Message):
     LATENCY_MS_P95_LOW_FIELD_NUMBER: _builtins.int
     LATENCY_MS_P95_HIGH_FIELD_NUMBER: _builtins.int
     ttft_ms_p50_low: _builtins.float
-    """Lower end of `ttft_ms_p50`."""
+    """Lower bound of `ttft_ms_p50`."""
     ttft_ms_p50_high: _builtins.float
-    """Upper end of `ttft_ms_p50`."""
+    """Upper bound of `ttft_ms_p50`."""
     latency_ms_p50_low: _builtins.float
-    """Lower end of `latency_ms_p50`."""
+    """Lower bound of `latency_ms_p50`."""
     latency_ms_p50_high: _builtins.float
-    """Upper end of `latency_ms_p50`."""
+    """Upper bound of `latency_ms_p50`."""
     latency_ms_p95_low: _builtins.float
-    """Lower end of `latency_ms_p95`."""
+    """Lower bound of `latency_ms_p95`."""
     latency_ms_p95_high: _builtins.float
-    """Upper end of `latency_ms_p95`."""
+    """Upper bound of `latency_ms_p95`."""
     def __init__(
         self,
         *,
@@ -996,18 +1008,20 @@ Global___ArmLatencyIntervals: _TypeAlias = ArmLatencyIntervals  # noqa: Y015
 
 @_typing.final
 class SequentialConfig(_message.Message):
-    """An evaluation that may end early, by confidence sequences that hold at every look."""
+    """Settings of an evaluation that may stop early, based on confidence sequences, which stay valid when checked after
+    every round.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROUND_SIZE_FIELD_NUMBER: _builtins.int
     TARGETS_FIELD_NUMBER: _builtins.int
     round_size: _builtins.int
-    """Rows asked of each undecided arm between two looks, 10 to 100,000; whole groups, so a round may be larger. Default 40."""
+    """Rows per round for each undecided arm, 10 to 100,000. Rounds contain whole groups and may be larger. Default 40."""
     @_builtins.property
     def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequentialTarget]:
-        """The differences to decide, at most 100. Default: the primary metric of `ARM_ADAPTER` (of `ARM_ADAPTER_RAG` without
-        it) against every other arm.
+        """Differences to decide, at most 100. Default: the primary metric of `ARM_ADAPTER` (or `ARM_ADAPTER_RAG` if that is
+        not run) against every other arm.
         """
 
     def __init__(
@@ -1028,7 +1042,7 @@ Global___SequentialConfig: _TypeAlias = SequentialConfig  # noqa: Y015
 
 @_typing.final
 class SequentialTarget(_message.Message):
-    """A difference to decide: is `arm` minus `reference` above `at_least`?"""
+    """A difference to decide: is `arm` minus `reference` greater than `at_least`?"""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1037,13 +1051,13 @@ class SequentialTarget(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
     metric: _builtins.str
-    """The metric: see `MetricValue.metric`; any but `label_f1_macro`, which is no mean over rows."""
+    """The metric: see `MetricValue.metric`. `label_f1_macro` is not supported because it is not a mean over rows."""
     arm: Global___Arm.ValueType
     """The arm under test; one of `EvaluationConfig.arms`."""
     reference: Global___Arm.ValueType
-    """The arm that it is compared with; one of `EvaluationConfig.arms`."""
+    """The arm it is compared with; one of `EvaluationConfig.arms`."""
     at_least: _builtins.float
-    """The margin, -1 to 1: 0 asks for superiority, below 0 for non-inferiority. Default 0."""
+    """The margin, -1 to 1. 0 tests superiority, a negative value non-inferiority. Default 0."""
     def __init__(
         self,
         *,
@@ -1064,7 +1078,7 @@ Global___SequentialTarget: _TypeAlias = SequentialTarget  # noqa: Y015
 
 @_typing.final
 class SequentialDecision(_message.Message):
-    """What became of a difference, and when."""
+    """Outcome of one target, and when it was reached."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1077,22 +1091,22 @@ class SequentialDecision(_message.Message):
     INTERVAL_LOW_FIELD_NUMBER: _builtins.int
     INTERVAL_HIGH_FIELD_NUMBER: _builtins.int
     outcome: Global___SequentialOutcome.ValueType
-    """What was decided."""
+    """The outcome."""
     row_count: _builtins.int
-    """Rows that each of the two arms had answered then."""
+    """Rows that both arms had answered at that point."""
     group_count: _builtins.int
-    """Groups of these rows."""
+    """Number of distinct groups in these rows."""
     round_count: _builtins.int
-    """Looks until then."""
+    """Rounds completed at that point."""
     difference: _builtins.float
-    """The estimate then."""
+    """The estimate at that point."""
     interval_low: _builtins.float
-    """Lower end of the interval that holds at every look; NaN before the first look."""
+    """Lower bound of the confidence sequence; NaN before the first check."""
     interval_high: _builtins.float
-    """Upper end of the interval that holds at every look; NaN before the first look."""
+    """Upper bound of the confidence sequence; NaN before the first check."""
     @_builtins.property
     def target(self) -> Global___SequentialTarget:
-        """The difference with its defaults filled in."""
+        """The target with its defaults filled in."""
 
     def __init__(
         self,
@@ -1116,7 +1130,7 @@ Global___SequentialDecision: _TypeAlias = SequentialDecision  # noqa: Y015
 
 @_typing.final
 class HoldoutUse(_message.Message):
-    """How often a holdout has been looked at, and what that costs."""
+    """How often a holdout has been used, and what that implies."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1125,13 +1139,15 @@ class HoldoutUse(_message.Message):
     IS_OVERUSED_FIELD_NUMBER: _builtins.int
     FINAL_ROW_COUNT_FIELD_NUMBER: _builtins.int
     access_count: _builtins.int
-    """Looks that showed figures, each evaluation one."""
+    """Number of accesses that revealed results. Each evaluation counts once."""
     false_go_bound: _builtins.float
-    """Bound on the chance that at least one of these looks says GO to an adapter that is no better: `access_count` times .05."""
+    """Upper bound on the probability that at least one access says GO to an adapter that is no better: `access_count`
+    times .05.
+    """
     is_overused: _builtins.bool
-    """Whether the bound has reached .5: a GO from this holdout is then as likely luck as not."""
+    """True once the bound reaches .5. A GO from this holdout is then as likely luck as not."""
     final_row_count: _builtins.int
-    """Rows of the final slice; 0 for a holdout that is too small to have one."""
+    """Number of rows in the final slice; 0 if the holdout is too small to have one."""
     def __init__(
         self,
         *,
@@ -1150,7 +1166,7 @@ Global___HoldoutUse: _TypeAlias = HoldoutUse  # noqa: Y015
 
 @_typing.final
 class LeakageReport(_message.Message):
-    """What stands between holdout, training rows and retrieval index."""
+    """Overlap between the holdout, the training rows and the retrieval index."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1178,11 +1194,11 @@ class LeakageReport(_message.Message):
     COUNTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeakageFinding]:
-        """Pairs that were let pass, most alike first, at most 100."""
+        """Tolerated pairs, most similar first, at most 100."""
 
     @_builtins.property
     def counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Pairs found, by kind."""
+        """Number of pairs found, by kind."""
 
     def __init__(
         self,
@@ -1200,7 +1216,7 @@ Global___LeakageReport: _TypeAlias = LeakageReport  # noqa: Y015
 
 @_typing.final
 class LeakageFinding(_message.Message):
-    """A row of the holdout that something else repeats."""
+    """A holdout row that is repeated elsewhere."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1210,17 +1226,19 @@ class LeakageFinding(_message.Message):
     OTHER_SET_FIELD_NUMBER: _builtins.int
     SIMILARITY_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """`same_id`, `verbatim`, `normalised`, `embedded` or `near_duplicate`. Only a `near_duplicate` less alike than .85 is let
-    pass; everything else is refused (HOLDOUT_LEAKAGE).
+    """`same_id`, `verbatim`, `normalised`, `embedded` or `near_duplicate`. Only a `near_duplicate` with a similarity
+    below .85 is tolerated; everything else fails the evaluation with HOLDOUT_LEAKAGE.
     """
     row_id: _builtins.str
     """Id of the holdout row."""
     other_id: _builtins.str
     """Id of the row or passage that repeats it."""
     other_set: _builtins.str
-    """Where that is: `train`, `trained` (what the adapter learned from, if another dataset) or `index`."""
+    """Where the repetition was found: `train`, `trained` (the adapter's training data, if from another dataset) or
+    `index`.
+    """
     similarity: _builtins.float
-    """Jaccard similarity of the two texts' runs of three words, computed exactly, 0 to 1; 1 for the other kinds."""
+    """Exact Jaccard similarity of the two texts' word 3-shingles, 0 to 1; 1 for the other kinds."""
     def __init__(
         self,
         *,
@@ -1240,7 +1258,7 @@ Global___LeakageFinding: _TypeAlias = LeakageFinding  # noqa: Y015
 
 @_typing.final
 class MetricValue(_message.Message):
-    """A metric's mean over rows with its uncertainty."""
+    """Mean of a metric over rows, with its uncertainty."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1274,29 +1292,27 @@ class MetricValue(_message.Message):
     BEST_MEAN_FIELD_NUMBER: _builtins.int
     SCORED_MEAN_FIELD_NUMBER: _builtins.int
     metric: _builtins.str
-    """Its name: see docs/metrics.md. 0 to 1, higher is better.
-    `exact_match`, `json_valid`, `label_accuracy`, `label_f1_macro`, `rouge_l`, `chrf`, `semantic_similarity`; 0 to 1 each.
-    Of suites: `expected_behaviour`, `abstention_precision`, `abstention_recall`, `forgetting_likelihood`, `forgetting_choice`,
-    `forgetting_instructions`, `counterfactual_stability`, `lm_eval`; 0 to 1 each, higher is better.
+    """Name of the metric; docs/metrics.md and docs/evaluation-suites.md describe each. All range from 0 to 1, higher is
+    better.
     """
     mean: _builtins.float
-    """Mean over all rows. No row is dropped: one without a score counts as 0."""
+    """Mean over all rows. No row is dropped: a row without a score counts as 0."""
     interval_low: _builtins.float
-    """Lower end of the 95 % interval, clustered by group; NaN with fewer than 8 groups."""
+    """Lower bound of the 95 % interval, clustered by group; NaN with fewer than 8 groups."""
     interval_high: _builtins.float
-    """Upper end of the 95 % interval, clustered by group; NaN with fewer than 8 groups."""
+    """Upper bound of the 95 % interval, clustered by group; NaN with fewer than 8 groups."""
     coverage: _builtins.float
-    """Share of rows that have a score."""
+    """Share of rows with a score."""
     worst_mean: _builtins.float
-    """The mean if every row without a score had the worst possible one."""
+    """The mean if every missing score were the worst possible."""
     best_mean: _builtins.float
-    """The mean if every row without a score had the best possible one. The truth lies between the two, whatever failed."""
+    """The mean if every missing score were the best possible. The true mean lies between the two."""
     scored_mean: _builtins.float
-    """The mean over rows that have a score: what a tool that drops failures would report. NaN if no row has one."""
+    """Mean over the rows with a score, which is what tools that drop failures report. NaN if no row has one."""
     @_builtins.property
     def failure_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Rows without a score, by reason. The reasons of scorers begin with the scorer's noun (JUDGE_..., EMBEDDER_...); the others
-        are those of the call that gave no answer.
+        """Number of rows without a score, by reason. Reasons given by scorers start with the component (JUDGE_...,
+        EMBEDDER_...); the others are the reasons of failed calls.
         """
 
     def __init__(
@@ -1322,8 +1338,8 @@ Global___MetricValue: _TypeAlias = MetricValue  # noqa: Y015
 
 @_typing.final
 class PairedDifference(_message.Message):
-    """Difference of two arms, paired by row. No row is dropped: where `arm` has no score it counts as 0, where only `reference`
-    has none the difference counts as 0, so that a failure never speaks for `arm`.
+    """Difference between two arms, paired by row. No row is dropped: if `arm` has no score it counts as 0; if only
+    `reference` has none the difference counts as 0. A failure therefore never counts in favour of `arm`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1351,41 +1367,41 @@ class PairedDifference(_message.Message):
     arm: Global___Arm.ValueType
     """The arm."""
     reference: Global___Arm.ValueType
-    """The arm that it is compared with."""
+    """The arm it is compared with."""
     difference: _builtins.float
     """Mean of `arm` minus `reference`."""
     interval_low: _builtins.float
-    """Lower end of the 95 % interval, clustered by group; NaN with fewer than 8 groups."""
+    """Lower bound of the 95 % interval, clustered by group; NaN with fewer than 8 groups."""
     interval_high: _builtins.float
-    """Upper end of the 95 % interval, clustered by group; NaN with fewer than 8 groups."""
+    """Upper bound of the 95 % interval, clustered by group; NaN with fewer than 8 groups."""
     row_count: _builtins.int
-    """Rows compared."""
+    """Number of rows compared."""
     group_count: _builtins.int
-    """Distinct groups of these rows."""
+    """Number of distinct groups in these rows."""
     worst_difference: _builtins.float
-    """The difference if every missing score spoke against `arm`: its own at worst, the reference's at best."""
+    """The difference if every missing score counted against `arm`: its own at worst, the reference's at best."""
     best_difference: _builtins.float
-    """The difference if every missing score spoke for `arm`. The truth lies between the two, whatever failed."""
+    """The difference if every missing score counted in favour of `arm`. The true difference lies between the two."""
     p_value: _builtins.float
-    """Two-sided p-value of no difference; NaN with fewer than 8 groups. See `test`."""
+    """Two-sided p-value of the hypothesis of no difference; NaN with fewer than 8 groups. See `test`."""
     adjusted_p_value: _builtins.float
-    """`p_value` after Holm's correction over all differences of this evaluation (or of this slice) that have one: the one
-    to read when the best of several arms or metrics is picked. NaN with fewer than 8 groups.
+    """`p_value` after Holm's correction over all differences of this evaluation (or slice) that have one. Read this one
+    when picking the best of several arms or metrics. NaN with fewer than 8 groups.
     """
     common_difference: _builtins.float
-    """The difference over the rows on which both arms have a score; NaN if there are none."""
+    """The difference over rows where both arms have a score; NaN if there are none."""
     common_interval_low: _builtins.float
-    """Lower end of its 95 % interval; NaN with fewer than 8 groups."""
+    """Lower bound of its 95 % interval; NaN with fewer than 8 groups."""
     common_interval_high: _builtins.float
-    """Upper end of its 95 % interval; NaN with fewer than 8 groups."""
+    """Upper bound of its 95 % interval; NaN with fewer than 8 groups."""
     common_row_count: _builtins.int
-    """Rows on which both arms have a score."""
+    """Number of rows where both arms have a score."""
     test: _builtins.str
-    """How `p_value` was made: `McNemar mid-p` (0/1 scores, every row a group of its own) or `interval` (the level at which
-    the interval would touch 0).
+    """How `p_value` was computed: `McNemar mid-p` (0/1 scores where every row is its own group) or `interval` (the level
+    at which the interval touches 0).
     """
     minimum_detectable_effect: _builtins.float
-    """The least true difference that rows like these prove in four of five repetitions; NaN with fewer than 8 groups."""
+    """Minimum detectable effect at 80 % power for rows like these; NaN with fewer than 8 groups."""
     def __init__(
         self,
         *,
@@ -1418,7 +1434,7 @@ Global___PairedDifference: _TypeAlias = PairedDifference  # noqa: Y015
 
 @_typing.final
 class SliceResult(_message.Message):
-    """Figures over a part of the rows."""
+    """Results for a subset of the rows."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1428,18 +1444,18 @@ class SliceResult(_message.Message):
     ARMS_FIELD_NUMBER: _builtins.int
     DIFFERENCES_FIELD_NUMBER: _builtins.int
     slice: _builtins.str
-    """`label:` and the row's label, or one of the row's own slices, e.g. `challenge:vague`."""
+    """`label:` followed by the row's label, or one of the row's own slices, such as `challenge:vague`."""
     row_count: _builtins.int
-    """Rows of the slice."""
+    """Number of rows in the slice."""
     group_count: _builtins.int
-    """Distinct groups of these rows."""
+    """Number of distinct groups in these rows."""
     @_builtins.property
     def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___SliceArm]:
-        """One entry for each arm."""
+        """One entry per arm."""
 
     @_builtins.property
     def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___PairedDifference]:
-        """Paired differences between arms, metric by metric."""
+        """Paired differences between arms, one per metric."""
 
     def __init__(
         self,
@@ -1460,7 +1476,7 @@ Global___SliceResult: _TypeAlias = SliceResult  # noqa: Y015
 
 @_typing.final
 class SliceArm(_message.Message):
-    """One arm on a slice."""
+    """Results of one arm on a slice."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1470,7 +1486,7 @@ class SliceArm(_message.Message):
     """The arm."""
     @_builtins.property
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricValue]:
-        """One entry for each metric."""
+        """One entry per metric."""
 
     def __init__(
         self,
@@ -1530,7 +1546,7 @@ class EvaluationLineage(_message.Message):
     """sha256 (hex) of the retrieval index; empty without a RAG arm."""
     @_builtins.property
     def versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Versions of the packages that made the numbers."""
+        """Versions of the packages that produced the results."""
 
     def __init__(
         self,
@@ -1552,7 +1568,7 @@ Global___EvaluationLineage: _TypeAlias = EvaluationLineage  # noqa: Y015
 
 @_typing.final
 class EvaluationProgress(_message.Message):
-    """How far an evaluation is."""
+    """Progress of an evaluation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1561,11 +1577,11 @@ class EvaluationProgress(_message.Message):
     DONE_COUNT_FIELD_NUMBER: _builtins.int
     TOTAL_COUNT_FIELD_NUMBER: _builtins.int
     phase: _builtins.str
-    """`index`, `answer`, `score` or `report`."""
+    """Current phase: `index`, `answer`, `score` or `report`."""
     arm: Global___Arm.ValueType
-    """The arm that answered last: arms take turns. Unset where nothing is asked."""
+    """The arm that answered last; arms take turns. Unset in phases without model calls."""
     done_count: _builtins.int
-    """Answers present."""
+    """Answers received."""
     total_count: _builtins.int
     """Answers needed."""
     def __init__(
@@ -1586,7 +1602,7 @@ Global___EvaluationProgress: _TypeAlias = EvaluationProgress  # noqa: Y015
 
 @_typing.final
 class EvaluationRow(_message.Message):
-    """One row of an evaluation with what every arm said."""
+    """One row of an evaluation with every arm's answer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1600,14 +1616,14 @@ class EvaluationRow(_message.Message):
     group: _builtins.str
     """Group of the dataset row."""
     reference: _builtins.str
-    """The reference."""
+    """The reference answer."""
     @_builtins.property
     def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArmAnswer]:
-        """One entry for each arm."""
+        """One entry per arm."""
 
     @_builtins.property
     def slices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The slices that the row belongs to: see `SliceResult.slice`."""
+        """Slices that contain the row: see `SliceResult.slice`."""
 
     def __init__(
         self,
@@ -1683,18 +1699,18 @@ class ArmAnswer(_message.Message):
     text: _builtins.str
     """The answer; empty if the call failed."""
     error_reason: _builtins.str
-    """The reason of a failed call; empty otherwise."""
+    """Error reason if the call failed; empty otherwise."""
     @_builtins.property
     def scores(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Scores by metric; a metric without a score is absent."""
+        """Scores by metric. A metric without a score is absent."""
 
     @_builtins.property
     def shown_row_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of the training rows that were retrieved or shown."""
+        """Ids of the training rows or passages shown in the prompt."""
 
     @_builtins.property
     def score_failures(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Why a metric has no score, by metric."""
+        """Why a score is missing, by metric."""
 
     def __init__(
         self,
@@ -1716,7 +1732,7 @@ Global___ArmAnswer: _TypeAlias = ArmAnswer  # noqa: Y015
 
 @_typing.final
 class EvaluationEvent(_message.Message):
-    """Something that happened to an evaluation."""
+    """One event in the life of an evaluation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1726,12 +1742,12 @@ class EvaluationEvent(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     event_id: _builtins.int
-    """Increases by at least one from event to event, from 1 on. 0 in heartbeats, which are not kept."""
+    """Starts at 1 and increases with every event. 0 for heartbeats, which are not stored."""
     state: Global___EvaluationState.ValueType
     """The state changed."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it happened."""
+        """Event time."""
 
     @_builtins.property
     def progress(self) -> Global___EvaluationProgress:
@@ -1739,7 +1755,7 @@ class EvaluationEvent(_message.Message):
 
     @_builtins.property
     def heartbeat(self) -> Global___EvaluationHeartbeat:
-        """Nothing happened: the stream is alive."""
+        """Sent while idle to show that the stream is alive."""
 
     def __init__(
         self,
@@ -1762,7 +1778,7 @@ Global___EvaluationEvent: _TypeAlias = EvaluationEvent  # noqa: Y015
 
 @_typing.final
 class EvaluationHeartbeat(_message.Message):
-    """Sent on an idle watch every 10 seconds."""
+    """Sent every 10 seconds on an idle stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class CreateEvaluationRequest(_message.Message):
-    """Request of `CreateEvaluation`."""
+    """Request for `CreateEvaluation`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -32,9 +32,9 @@ class CreateEvaluationRequest(_message.Message):
     parent: _builtins.str
     """The tenant, `tenants/{tenant}`."""
     evaluation_id: _builtins.str
-    """Last part of the name. Empty: one is made. ALREADY_EXISTS on a clash."""
+    """Last part of the name; generated if empty. ALREADY_EXISTS if the name is taken."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     @_builtins.property
     def evaluation(self) -> _evaluation_pb2.Evaluation:
         """The evaluation to run. Output-only fields are ignored."""
@@ -57,14 +57,14 @@ Global___CreateEvaluationRequest: _TypeAlias = CreateEvaluationRequest  # noqa: 
 
 @_typing.final
 class CreateEvaluationResponse(_message.Message):
-    """Response of `CreateEvaluation`."""
+    """Response to `CreateEvaluation`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVALUATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def evaluation(self) -> _evaluation_pb2.Evaluation:
-        """The evaluation, QUEUED."""
+        """The evaluation, in QUEUED."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ Global___CreateEvaluationResponse: _TypeAlias = CreateEvaluationResponse  # noqa
 
 @_typing.final
 class GetEvaluationRequest(_message.Message):
-    """Request of `GetEvaluation`."""
+    """Request for `GetEvaluation`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -103,7 +103,7 @@ Global___GetEvaluationRequest: _TypeAlias = GetEvaluationRequest  # noqa: Y015
 
 @_typing.final
 class GetEvaluationResponse(_message.Message):
-    """Response of `GetEvaluation`."""
+    """Response to `GetEvaluation`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -127,7 +127,7 @@ Global___GetEvaluationResponse: _TypeAlias = GetEvaluationResponse  # noqa: Y015
 
 @_typing.final
 class ListEvaluationsRequest(_message.Message):
-    """Request of `ListEvaluations`."""
+    """Request for `ListEvaluations`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -137,9 +137,11 @@ class ListEvaluationsRequest(_message.Message):
     parent: _builtins.str
     """The tenant, `tenants/{tenant}`."""
     page_size: _builtins.int
-    """Most items to return; 0 means 50, more than 1,000 means 1,000, negative is refused."""
+    """Maximum number of items to return. 0 means 50; values above 1,000 are capped at 1,000; negative values are
+    rejected.
+    """
     page_token: _builtins.str
-    """`next_page_token` of the page before."""
+    """`next_page_token` of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -157,17 +159,17 @@ Global___ListEvaluationsRequest: _TypeAlias = ListEvaluationsRequest  # noqa: Y0
 
 @_typing.final
 class ListEvaluationsResponse(_message.Message):
-    """Response of `ListEvaluations`."""
+    """Response to `ListEvaluations`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVALUATIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token for the next page; empty at the end."""
     @_builtins.property
     def evaluations(self) -> _containers.RepeatedCompositeFieldContainer[_evaluation_pb2.Evaluation]:
-        """One page."""
+        """One page of results."""
 
     def __init__(
         self,
@@ -185,7 +187,7 @@ Global___ListEvaluationsResponse: _TypeAlias = ListEvaluationsResponse  # noqa: 
 
 @_typing.final
 class CancelEvaluationRequest(_message.Message):
-    """Request of `CancelEvaluation`."""
+    """Request for `CancelEvaluation`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -194,7 +196,7 @@ class CancelEvaluationRequest(_message.Message):
     name: _builtins.str
     """The evaluation."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     def __init__(
         self,
         *,
@@ -211,14 +213,14 @@ Global___CancelEvaluationRequest: _TypeAlias = CancelEvaluationRequest  # noqa: 
 
 @_typing.final
 class CancelEvaluationResponse(_message.Message):
-    """Response of `CancelEvaluation`."""
+    """Response to `CancelEvaluation`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVALUATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def evaluation(self) -> _evaluation_pb2.Evaluation:
-        """The evaluation, CANCELLING or final."""
+        """The evaluation, in CANCELLING or a final state."""
 
     def __init__(
         self,
@@ -235,7 +237,7 @@ Global___CancelEvaluationResponse: _TypeAlias = CancelEvaluationResponse  # noqa
 
 @_typing.final
 class WatchEvaluationRequest(_message.Message):
-    """Request of `WatchEvaluation`."""
+    """Request for `WatchEvaluation`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -244,7 +246,7 @@ class WatchEvaluationRequest(_message.Message):
     name: _builtins.str
     """The evaluation."""
     after_event_id: _builtins.int
-    """Only events with a greater id are sent. 0: from the start."""
+    """Only events with a greater id are sent. 0 means from the start."""
     def __init__(
         self,
         *,
@@ -261,7 +263,7 @@ Global___WatchEvaluationRequest: _TypeAlias = WatchEvaluationRequest  # noqa: Y0
 
 @_typing.final
 class WatchEvaluationResponse(_message.Message):
-    """Message of the stream of `WatchEvaluation`."""
+    """One message of the `WatchEvaluation` stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -285,7 +287,7 @@ Global___WatchEvaluationResponse: _TypeAlias = WatchEvaluationResponse  # noqa: 
 
 @_typing.final
 class ListEvaluationRowsRequest(_message.Message):
-    """Request of `ListEvaluationRows`."""
+    """Request for `ListEvaluationRows`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -293,11 +295,13 @@ class ListEvaluationRowsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """The evaluation; it must be SUCCEEDED."""
+    """The evaluation; must be SUCCEEDED."""
     page_size: _builtins.int
-    """Most items to return; 0 means 50, more than 1,000 means 1,000, negative is refused."""
+    """Maximum number of items to return. 0 means 50; values above 1,000 are capped at 1,000; negative values are
+    rejected.
+    """
     page_token: _builtins.str
-    """`next_page_token` of the page before."""
+    """`next_page_token` of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -315,17 +319,17 @@ Global___ListEvaluationRowsRequest: _TypeAlias = ListEvaluationRowsRequest  # no
 
 @_typing.final
 class ListEvaluationRowsResponse(_message.Message):
-    """Response of `ListEvaluationRows`."""
+    """Response to `ListEvaluationRows`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROWS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token for the next page; empty at the end."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[_evaluation_pb2.EvaluationRow]:
-        """One page."""
+        """One page of results."""
 
     def __init__(
         self,
@@ -343,7 +347,7 @@ Global___ListEvaluationRowsResponse: _TypeAlias = ListEvaluationRowsResponse  # 
 
 @_typing.final
 class ReadEvaluationReportRequest(_message.Message):
-    """Request of `ReadEvaluationReport`."""
+    """Request for `ReadEvaluationReport`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -351,11 +355,11 @@ class ReadEvaluationReportRequest(_message.Message):
     OFFSET_BYTES_FIELD_NUMBER: _builtins.int
     LIMIT_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The evaluation; it must be SUCCEEDED."""
+    """The evaluation; must be SUCCEEDED."""
     offset_bytes: _builtins.int
-    """First byte to return."""
+    """Offset of the first byte."""
     limit_bytes: _builtins.int
-    """Most bytes to return; 0 and more than 1 MiB mean 1 MiB."""
+    """Maximum bytes to return. 0 means 1 MiB, which is also the limit."""
     def __init__(
         self,
         *,
@@ -373,7 +377,7 @@ Global___ReadEvaluationReportRequest: _TypeAlias = ReadEvaluationReportRequest  
 
 @_typing.final
 class ReadEvaluationReportResponse(_message.Message):
-    """Response of `ReadEvaluationReport`."""
+    """Response to `ReadEvaluationReport`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -381,11 +385,11 @@ class ReadEvaluationReportResponse(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """The piece; empty past the end."""
+    """The chunk; empty past the end."""
     size_bytes: _builtins.int
-    """Size of the whole."""
+    """Total size."""
     sha256: _builtins.str
-    """sha256 (hex) of the whole."""
+    """sha256 (hex) of the whole content."""
     def __init__(
         self,
         *,

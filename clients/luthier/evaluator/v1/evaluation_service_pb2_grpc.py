@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EvaluationServiceStub:
-    """Owns evaluations.
+    """Runs evaluations.
     """
 
     def __init__(self, channel):
@@ -73,11 +73,12 @@ class EvaluationServiceStub:
 
 
 class EvaluationServiceServicer:
-    """Owns evaluations.
+    """Runs evaluations.
     """
 
     def CreateEvaluation(self, request, context):
-        """Creates an evaluation in QUEUED. Once answered, it survives the death of any process; no query is asked twice.
+        """Creates an evaluation in QUEUED. Once the call returns, the evaluation survives the crash of any process, and no
+        query is sent twice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,28 +99,28 @@ class EvaluationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelEvaluation(self, request, context):
-        """Asks an evaluation to end; a finished one is returned unchanged.
+        """Requests cancellation. A finished evaluation is returned unchanged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchEvaluation(self, request, context):
-        """Streams the events of an evaluation until it is final; a heartbeat comes at least every 10 seconds.
+        """Streams the events of an evaluation until it is final, with a heartbeat at least every 10 seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEvaluationRows(self, request, context):
-        """Lists an evaluation's rows with all answers and scores.
+        """Lists the rows of an evaluation with all answers and scores.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadEvaluationReport(self, request, context):
-        """Returns a piece of the HTML report.
+        """Returns a chunk of the HTML report.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,7 +173,7 @@ def add_EvaluationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EvaluationService:
-    """Owns evaluations.
+    """Runs evaluations.
     """
 
     @staticmethod

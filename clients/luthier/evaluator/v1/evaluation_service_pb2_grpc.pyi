@@ -27,49 +27,53 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EvaluationServiceStub:
-    """Owns evaluations."""
+    """Runs evaluations."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EvaluationServiceAsyncStub: ...
     CreateEvaluation: _grpc.UnaryUnaryMultiCallable[_evaluation_service_pb2.CreateEvaluationRequest, _evaluation_service_pb2.CreateEvaluationResponse]
-    """Creates an evaluation in QUEUED. Once answered, it survives the death of any process; no query is asked twice."""
+    """Creates an evaluation in QUEUED. Once the call returns, the evaluation survives the crash of any process, and no
+    query is sent twice.
+    """
     GetEvaluation: _grpc.UnaryUnaryMultiCallable[_evaluation_service_pb2.GetEvaluationRequest, _evaluation_service_pb2.GetEvaluationResponse]
     """Returns an evaluation. NOT_FOUND if there is none."""
     ListEvaluations: _grpc.UnaryUnaryMultiCallable[_evaluation_service_pb2.ListEvaluationsRequest, _evaluation_service_pb2.ListEvaluationsResponse]
     """Lists a tenant's evaluations, newest first."""
     CancelEvaluation: _grpc.UnaryUnaryMultiCallable[_evaluation_service_pb2.CancelEvaluationRequest, _evaluation_service_pb2.CancelEvaluationResponse]
-    """Asks an evaluation to end; a finished one is returned unchanged."""
+    """Requests cancellation. A finished evaluation is returned unchanged."""
     WatchEvaluation: _grpc.UnaryStreamMultiCallable[_evaluation_service_pb2.WatchEvaluationRequest, _evaluation_service_pb2.WatchEvaluationResponse]
-    """Streams the events of an evaluation until it is final; a heartbeat comes at least every 10 seconds."""
+    """Streams the events of an evaluation until it is final, with a heartbeat at least every 10 seconds."""
     ListEvaluationRows: _grpc.UnaryUnaryMultiCallable[_evaluation_service_pb2.ListEvaluationRowsRequest, _evaluation_service_pb2.ListEvaluationRowsResponse]
-    """Lists an evaluation's rows with all answers and scores."""
+    """Lists the rows of an evaluation with all answers and scores."""
     ReadEvaluationReport: _grpc.UnaryUnaryMultiCallable[_evaluation_service_pb2.ReadEvaluationReportRequest, _evaluation_service_pb2.ReadEvaluationReportResponse]
-    """Returns a piece of the HTML report."""
+    """Returns a chunk of the HTML report."""
 
 @_typing.type_check_only
 class EvaluationServiceAsyncStub(EvaluationServiceStub):
-    """Owns evaluations."""
+    """Runs evaluations."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateEvaluation: _aio.UnaryUnaryMultiCallable[_evaluation_service_pb2.CreateEvaluationRequest, _evaluation_service_pb2.CreateEvaluationResponse]  # type: ignore[assignment]
-    """Creates an evaluation in QUEUED. Once answered, it survives the death of any process; no query is asked twice."""
+    """Creates an evaluation in QUEUED. Once the call returns, the evaluation survives the crash of any process, and no
+    query is sent twice.
+    """
     GetEvaluation: _aio.UnaryUnaryMultiCallable[_evaluation_service_pb2.GetEvaluationRequest, _evaluation_service_pb2.GetEvaluationResponse]  # type: ignore[assignment]
     """Returns an evaluation. NOT_FOUND if there is none."""
     ListEvaluations: _aio.UnaryUnaryMultiCallable[_evaluation_service_pb2.ListEvaluationsRequest, _evaluation_service_pb2.ListEvaluationsResponse]  # type: ignore[assignment]
     """Lists a tenant's evaluations, newest first."""
     CancelEvaluation: _aio.UnaryUnaryMultiCallable[_evaluation_service_pb2.CancelEvaluationRequest, _evaluation_service_pb2.CancelEvaluationResponse]  # type: ignore[assignment]
-    """Asks an evaluation to end; a finished one is returned unchanged."""
+    """Requests cancellation. A finished evaluation is returned unchanged."""
     WatchEvaluation: _aio.UnaryStreamMultiCallable[_evaluation_service_pb2.WatchEvaluationRequest, _evaluation_service_pb2.WatchEvaluationResponse]  # type: ignore[assignment]
-    """Streams the events of an evaluation until it is final; a heartbeat comes at least every 10 seconds."""
+    """Streams the events of an evaluation until it is final, with a heartbeat at least every 10 seconds."""
     ListEvaluationRows: _aio.UnaryUnaryMultiCallable[_evaluation_service_pb2.ListEvaluationRowsRequest, _evaluation_service_pb2.ListEvaluationRowsResponse]  # type: ignore[assignment]
-    """Lists an evaluation's rows with all answers and scores."""
+    """Lists the rows of an evaluation with all answers and scores."""
     ReadEvaluationReport: _aio.UnaryUnaryMultiCallable[_evaluation_service_pb2.ReadEvaluationReportRequest, _evaluation_service_pb2.ReadEvaluationReportResponse]  # type: ignore[assignment]
-    """Returns a piece of the HTML report."""
+    """Returns a chunk of the HTML report."""
 
 class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Owns evaluations."""
+    """Runs evaluations."""
 
     @_abc_1.abstractmethod
     def CreateEvaluation(
@@ -77,7 +81,9 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluation_service_pb2.CreateEvaluationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evaluation_service_pb2.CreateEvaluationResponse, _abc.Awaitable[_evaluation_service_pb2.CreateEvaluationResponse]]:
-        """Creates an evaluation in QUEUED. Once answered, it survives the death of any process; no query is asked twice."""
+        """Creates an evaluation in QUEUED. Once the call returns, the evaluation survives the crash of any process, and no
+        query is sent twice.
+        """
 
     @_abc_1.abstractmethod
     def GetEvaluation(
@@ -101,7 +107,7 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluation_service_pb2.CancelEvaluationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evaluation_service_pb2.CancelEvaluationResponse, _abc.Awaitable[_evaluation_service_pb2.CancelEvaluationResponse]]:
-        """Asks an evaluation to end; a finished one is returned unchanged."""
+        """Requests cancellation. A finished evaluation is returned unchanged."""
 
     @_abc_1.abstractmethod
     def WatchEvaluation(
@@ -109,7 +115,7 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluation_service_pb2.WatchEvaluationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_evaluation_service_pb2.WatchEvaluationResponse], _abc.AsyncIterator[_evaluation_service_pb2.WatchEvaluationResponse]]:
-        """Streams the events of an evaluation until it is final; a heartbeat comes at least every 10 seconds."""
+        """Streams the events of an evaluation until it is final, with a heartbeat at least every 10 seconds."""
 
     @_abc_1.abstractmethod
     def ListEvaluationRows(
@@ -117,7 +123,7 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluation_service_pb2.ListEvaluationRowsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evaluation_service_pb2.ListEvaluationRowsResponse, _abc.Awaitable[_evaluation_service_pb2.ListEvaluationRowsResponse]]:
-        """Lists an evaluation's rows with all answers and scores."""
+        """Lists the rows of an evaluation with all answers and scores."""
 
     @_abc_1.abstractmethod
     def ReadEvaluationReport(
@@ -125,6 +131,6 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluation_service_pb2.ReadEvaluationReportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evaluation_service_pb2.ReadEvaluationReportResponse, _abc.Awaitable[_evaluation_service_pb2.ReadEvaluationReportResponse]]:
-        """Returns a piece of the HTML report."""
+        """Returns a chunk of the HTML report."""
 
 def add_EvaluationServiceServicer_to_server(servicer: EvaluationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

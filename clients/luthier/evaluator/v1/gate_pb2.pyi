@@ -30,26 +30,26 @@ class _GateTierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GateTier.Val
     GATE_TIER_UNSPECIFIED: _GateTier.ValueType  # 0
     """The default, CRITICAL."""
     GATE_TIER_CRITICAL: _GateTier.ValueType  # 1
-    """It decides."""
+    """Decides the outcome."""
     GATE_TIER_ADVISORY: _GateTier.ValueType  # 2
-    """It is shown and decides nothing."""
+    """Shown only; does not affect the outcome."""
     GATE_TIER_SUPPORTING: _GateTier.ValueType  # 20
-    """It need not be proved, but a breach is a NO_GO. Breaches are corrected among the supporting conditions (Holm): one of
-    many is breached by chance more easily.
+    """Need not be proved, but a breach means NO_GO. Breaches are corrected for multiple testing among the supporting
+    conditions (Holm).
     """
 
 class GateTier(_GateTier, metaclass=_GateTierEnumTypeWrapper):
-    """Weight of a condition."""
+    """Importance of a condition."""
 
 GATE_TIER_UNSPECIFIED: GateTier.ValueType  # 0
 """The default, CRITICAL."""
 GATE_TIER_CRITICAL: GateTier.ValueType  # 1
-"""It decides."""
+"""Decides the outcome."""
 GATE_TIER_ADVISORY: GateTier.ValueType  # 2
-"""It is shown and decides nothing."""
+"""Shown only; does not affect the outcome."""
 GATE_TIER_SUPPORTING: GateTier.ValueType  # 20
-"""It need not be proved, but a breach is a NO_GO. Breaches are corrected among the supporting conditions (Holm): one of
-many is breached by chance more easily.
+"""Need not be proved, but a breach means NO_GO. Breaches are corrected for multiple testing among the supporting
+conditions (Holm).
 """
 Global___GateTier: _TypeAlias = GateTier  # noqa: Y015
 
@@ -60,29 +60,29 @@ class _GateQuantity:
 class _GateQuantityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GateQuantity.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     GATE_QUANTITY_UNSPECIFIED: _GateQuantity.ValueType  # 0
-    """Not set; refused."""
+    """Unset; rejected."""
     GATE_QUANTITY_TTFT_MS_P50: _GateQuantity.ValueType  # 1
-    """Median time to first token, milliseconds."""
+    """Median time to first token in milliseconds."""
     GATE_QUANTITY_LATENCY_MS_P50: _GateQuantity.ValueType  # 2
-    """Median time to the last token, milliseconds."""
+    """Median time to last token in milliseconds."""
     GATE_QUANTITY_LATENCY_MS_P95: _GateQuantity.ValueType  # 3
-    """95th percentile of the time to the last token, milliseconds."""
+    """95th percentile of the time to last token in milliseconds."""
     GATE_QUANTITY_COST_PER_1000: _GateQuantity.ValueType  # 4
-    """Cost of 1,000 answers, in the evaluation's unit of currency."""
+    """Cost of 1,000 answers, in the evaluation's currency."""
 
 class GateQuantity(_GateQuantity, metaclass=_GateQuantityEnumTypeWrapper):
-    """What a limit limits."""
+    """A quantity that can be limited."""
 
 GATE_QUANTITY_UNSPECIFIED: GateQuantity.ValueType  # 0
-"""Not set; refused."""
+"""Unset; rejected."""
 GATE_QUANTITY_TTFT_MS_P50: GateQuantity.ValueType  # 1
-"""Median time to first token, milliseconds."""
+"""Median time to first token in milliseconds."""
 GATE_QUANTITY_LATENCY_MS_P50: GateQuantity.ValueType  # 2
-"""Median time to the last token, milliseconds."""
+"""Median time to last token in milliseconds."""
 GATE_QUANTITY_LATENCY_MS_P95: GateQuantity.ValueType  # 3
-"""95th percentile of the time to the last token, milliseconds."""
+"""95th percentile of the time to last token in milliseconds."""
 GATE_QUANTITY_COST_PER_1000: GateQuantity.ValueType  # 4
-"""Cost of 1,000 answers, in the evaluation's unit of currency."""
+"""Cost of 1,000 answers, in the evaluation's currency."""
 Global___GateQuantity: _TypeAlias = GateQuantity  # noqa: Y015
 
 class _GateOutcome:
@@ -94,11 +94,11 @@ class _GateOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GateOutco
     GATE_OUTCOME_UNSPECIFIED: _GateOutcome.ValueType  # 0
     """Never sent."""
     GATE_OUTCOME_GO: _GateOutcome.ValueType  # 1
-    """Every critical condition and limit passed."""
+    """All critical conditions and limits passed."""
     GATE_OUTCOME_NO_GO: _GateOutcome.ValueType  # 2
-    """A critical or supporting condition or limit is breached."""
+    """A critical or supporting condition or limit was breached."""
     GATE_OUTCOME_INCONCLUSIVE: _GateOutcome.ValueType  # 3
-    """The evidence does not suffice."""
+    """The evidence is insufficient."""
 
 class GateOutcome(_GateOutcome, metaclass=_GateOutcomeEnumTypeWrapper):
     """Outcome of a gate."""
@@ -106,11 +106,11 @@ class GateOutcome(_GateOutcome, metaclass=_GateOutcomeEnumTypeWrapper):
 GATE_OUTCOME_UNSPECIFIED: GateOutcome.ValueType  # 0
 """Never sent."""
 GATE_OUTCOME_GO: GateOutcome.ValueType  # 1
-"""Every critical condition and limit passed."""
+"""All critical conditions and limits passed."""
 GATE_OUTCOME_NO_GO: GateOutcome.ValueType  # 2
-"""A critical or supporting condition or limit is breached."""
+"""A critical or supporting condition or limit was breached."""
 GATE_OUTCOME_INCONCLUSIVE: GateOutcome.ValueType  # 3
-"""The evidence does not suffice."""
+"""The evidence is insufficient."""
 Global___GateOutcome: _TypeAlias = GateOutcome  # noqa: Y015
 
 class _ConditionOutcome:
@@ -143,7 +143,7 @@ Global___ConditionOutcome: _TypeAlias = ConditionOutcome  # noqa: Y015
 
 @_typing.final
 class GatePolicy(_message.Message):
-    """A stored set of conditions under which an adapter may go live."""
+    """A stored set of conditions that an adapter must meet to go live."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -154,17 +154,18 @@ class GatePolicy(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     CANDIDATE_COUNT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Resource name, `tenants/{tenant}/gatePolicies/{gate_policy}`; empty in a policy given with a request."""
+    """Resource name, `tenants/{tenant}/gatePolicies/{gate_policy}`; empty for an inline policy."""
     min_coverage: _builtins.float
-    """Least coverage of both arms for a condition to count, 0 to 1. Below it the evidence is insufficient. Default 0.95."""
+    """Minimum coverage of both arms for a condition to count, 0 to 1. Below it the evidence is insufficient. Default
+    0.95.
+    """
     candidate_count: _builtins.int
-    """How many candidates (adapters, prompts, rounds of tuning) the one under test was picked from on these rows, 1 to 1,000.
-    Conditions are judged at level .05 / `candidate_count`, which is Holm's first step: the best of many is tested as such.
-    Default 1.
+    """Number of candidates (adapters, prompts, tuning rounds) from which the one under test was picked on these rows, 1
+    to 1,000. Conditions are tested at level .05 / `candidate_count`, the first step of Holm's procedure. Default 1.
     """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was created."""
+        """Creation time."""
 
     @_builtins.property
     def conditions(self) -> _containers.RepeatedCompositeFieldContainer[Global___GateCondition]:
@@ -201,8 +202,8 @@ Global___GatePolicy: _TypeAlias = GatePolicy  # noqa: Y015
 
 @_typing.final
 class GateCondition(_message.Message):
-    """One condition on a metric: the interval of the paired difference (or of the arm's own mean, without `reference`)
-    must lie above `at_least`.
+    """A condition on a metric. The interval of the paired difference (or of the arm's own mean, without `reference`) must
+    lie above `at_least`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -221,14 +222,14 @@ class GateCondition(_message.Message):
     reference: _evaluation_pb2.Arm.ValueType
     """The arm it is compared with. Unset: the arm's own mean is compared with `at_least`."""
     at_least: _builtins.float
-    """The bound. 0 asks for superiority, below 0 is a non-inferiority margin. Default 0."""
+    """The bound. 0 tests superiority; a negative value is a non-inferiority margin. Default 0."""
     tier: Global___GateTier.ValueType
     """What a breach means. Default CRITICAL."""
     slice: _builtins.str
-    """Judge only the rows of this slice: see `SliceResult.slice`. Empty: all rows."""
+    """Evaluate only the rows of this slice: see `SliceResult.slice`. Empty means all rows."""
     expected: _builtins.float
-    """For planning: the true value that the gate should recognise in four of five evaluations. Default: `at_least` + 0.1, and 0
-    where `at_least` is a non-inferiority margin (below 0, with `reference`).
+    """For planning: the true value that the gate should detect with 80 % power. Default: `at_least` + 0.1, or 0 if
+    `at_least` is a non-inferiority margin (negative, with `reference`).
     """
     def __init__(
         self,
@@ -258,8 +259,8 @@ Global___GateCondition: _TypeAlias = GateCondition  # noqa: Y015
 
 @_typing.final
 class GateLimit(_message.Message):
-    """A limit on what an arm takes. A latency is judged by its 95 % interval, like a condition; the price is a total over the
-    whole evaluation and is judged as it is.
+    """A limit on latency or cost. Latency is judged by its 95 % interval, like a condition. Cost is a total over the whole
+    evaluation and is compared as it is.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -270,13 +271,15 @@ class GateLimit(_message.Message):
     AT_MOST_FIELD_NUMBER: _builtins.int
     TIER_FIELD_NUMBER: _builtins.int
     quantity: Global___GateQuantity.ValueType
-    """What is limited."""
+    """The limited quantity."""
     arm: _evaluation_pb2.Arm.ValueType
     """The arm under test. Default ADAPTER."""
     reference: _evaluation_pb2.Arm.ValueType
-    """The arm it is compared with. Unset: `at_most` is in the quantity's unit; set: `at_most` is the ratio of arm to reference."""
+    """The arm it is compared with. Unset: `at_most` is in the quantity's unit. Set: `at_most` is the ratio of arm to
+    reference.
+    """
     at_most: _builtins.float
-    """The limit, above 0."""
+    """The limit, greater than 0."""
     tier: Global___GateTier.ValueType
     """What a breach means. Default CRITICAL."""
     def __init__(
@@ -298,7 +301,7 @@ Global___GateLimit: _TypeAlias = GateLimit  # noqa: Y015
 
 @_typing.final
 class GateDecision(_message.Message):
-    """What a policy says of an evaluation."""
+    """The decision of a policy about an evaluation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -308,22 +311,22 @@ class GateDecision(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     outcome: Global___GateOutcome.ValueType
-    """The overall outcome: NO_GO if a critical or supporting condition or limit is breached, else INCONCLUSIVE if a critical one
-    lacks evidence or there is no critical one, else GO.
+    """NO_GO if a critical or supporting condition or limit is breached; otherwise INCONCLUSIVE if a critical one lacks
+    evidence or there is none; otherwise GO.
     """
     evaluation: _builtins.str
-    """The evaluation judged."""
+    """The evaluation."""
     @_builtins.property
     def conditions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConditionDecision]:
-        """One entry for each condition, in order."""
+        """One entry per condition, in order."""
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What weakens the decision without changing it, a sentence each: an over-used holdout."""
+        """Reasons to be careful that do not change the outcome, one sentence each, such as an overused holdout."""
 
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitDecision]:
-        """One entry for each limit, in order."""
+        """One entry per limit, in order."""
 
     def __init__(
         self,
@@ -344,7 +347,7 @@ Global___GateDecision: _TypeAlias = GateDecision  # noqa: Y015
 
 @_typing.final
 class ConditionDecision(_message.Message):
-    """What became of one condition."""
+    """Outcome of one condition."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -363,37 +366,39 @@ class ConditionDecision(_message.Message):
     ROW_COUNT_FIELD_NUMBER: _builtins.int
     GROUP_COUNT_FIELD_NUMBER: _builtins.int
     outcome: Global___ConditionOutcome.ValueType
-    """PASS: the whole interval is above the bound. BREACH: the whole interval is below it. Else INSUFFICIENT_EVIDENCE."""
+    """PASS if the whole interval is above the bound, BREACH if the whole interval is below it, otherwise
+    INSUFFICIENT_EVIDENCE.
+    """
     estimate: _builtins.float
     """The estimate."""
     interval_low: _builtins.float
-    """Lower end of its 95 % interval."""
+    """Lower bound of its 95 % interval."""
     interval_high: _builtins.float
-    """Upper end of its 95 % interval."""
+    """Upper bound of its 95 % interval."""
     explanation: _builtins.str
-    """The outcome in a sentence."""
+    """The outcome in one sentence."""
     p_value: _builtins.float
-    """One-sided p-value of the condition's claim: how often rows like these would look at least as good if the claim were just
-    false. NaN without an interval.
+    """One-sided p-value: the probability of results at least this good if the condition only just failed to hold. NaN
+    without an interval.
     """
     adjusted_p_value: _builtins.float
-    """`p_value` corrected for what was picked: times `candidate_count`, and by Holm among supporting conditions. NaN without an
-    interval.
+    """`p_value` corrected for selection: multiplied by `candidate_count`, and adjusted by Holm's method among supporting
+    conditions. NaN without an interval.
     """
     coverage: _builtins.float
-    """Smaller coverage of the arms compared, 0 to 1."""
+    """The lower of the two arms' coverage, 0 to 1."""
     confidence: _builtins.float
-    """Level of the interval that decided, 0 to 1: .95 unless `candidate_count` asks for more. `interval_low` and `interval_high`
-    are at this level.
+    """Confidence level of the interval that decided, 0 to 1: .95 unless `candidate_count` requires more. `interval_low`
+    and `interval_high` are at this level.
     """
     worst_estimate: _builtins.float
-    """Estimate if every missing score spoke against the arm."""
+    """The estimate if every missing score counted against the arm."""
     best_estimate: _builtins.float
-    """Estimate if every missing score spoke for the arm."""
+    """The estimate if every missing score counted in favour of the arm."""
     row_count: _builtins.int
-    """Rows judged."""
+    """Number of rows."""
     group_count: _builtins.int
-    """Distinct groups of these rows."""
+    """Number of distinct groups in these rows."""
     @_builtins.property
     def condition(self) -> Global___GateCondition:
         """The condition with its defaults filled in."""
@@ -426,7 +431,7 @@ Global___ConditionDecision: _TypeAlias = ConditionDecision  # noqa: Y015
 
 @_typing.final
 class LimitDecision(_message.Message):
-    """What became of one limit."""
+    """Outcome of one limit."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -437,15 +442,17 @@ class LimitDecision(_message.Message):
     INTERVAL_HIGH_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     outcome: Global___ConditionOutcome.ValueType
-    """PASS: the whole interval is within the limit. BREACH: the whole interval is beyond it. Else INSUFFICIENT_EVIDENCE."""
+    """PASS if the whole interval is within the limit, BREACH if the whole interval is beyond it, otherwise
+    INSUFFICIENT_EVIDENCE.
+    """
     value: _builtins.float
-    """The quantity, or the ratio; NaN if the evaluation has none."""
+    """The quantity or the ratio; NaN if the evaluation has none."""
     interval_low: _builtins.float
-    """Lower end of its 95 % interval; equal to `value` for a price."""
+    """Lower bound of its 95 % interval; equal to `value` for a cost."""
     interval_high: _builtins.float
-    """Upper end of its 95 % interval; equal to `value` for a price."""
+    """Upper bound of its 95 % interval; equal to `value` for a cost."""
     explanation: _builtins.str
-    """The outcome in a sentence."""
+    """The outcome in one sentence."""
     @_builtins.property
     def limit(self) -> Global___GateLimit:
         """The limit with its defaults filled in."""

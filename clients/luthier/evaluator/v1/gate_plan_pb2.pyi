@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class GatePlan(_message.Message):
-    """What a policy can prove on the rows there are."""
+    """What a policy can prove on the available rows."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -32,16 +32,18 @@ class GatePlan(_message.Message):
     GROUP_COUNT_FIELD_NUMBER: _builtins.int
     DATASET_REVISION_FIELD_NUMBER: _builtins.int
     outcome: _gate_pb2.GateOutcome.ValueType
-    """GO: every critical condition can be proved. NO_GO: one cannot, the policy is refused. INCONCLUSIVE: nothing critical to prove."""
+    """GO if every critical condition can be proved. NO_GO if one cannot: the policy is rejected. INCONCLUSIVE if there is
+    no critical condition.
+    """
     row_count: _builtins.int
-    """Rows that an evaluation would use."""
+    """Number of rows an evaluation would use."""
     group_count: _builtins.int
-    """Distinct groups of these rows."""
+    """Number of distinct groups in these rows."""
     dataset_revision: _builtins.str
-    """The dataset revision planned for."""
+    """The dataset revision the plan is for."""
     @_builtins.property
     def conditions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConditionPlan]:
-        """One entry for each condition, in order."""
+        """One entry per condition, in order."""
 
     def __init__(
         self,
@@ -79,29 +81,29 @@ class ConditionPlan(_message.Message):
     VARIANCE_SOURCE_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     outcome: _gate_pb2.ConditionOutcome.ValueType
-    """PASS: the rows prove `expected` in at least four of five evaluations. Else INSUFFICIENT_EVIDENCE."""
+    """PASS if the rows prove `expected` with at least 80 % power, otherwise INSUFFICIENT_EVIDENCE."""
     minimum_detectable_effect: _builtins.float
-    """The least distance from `at_least` that the rows prove in four of five evaluations; NaN with fewer than 8 groups."""
+    """Minimum detectable effect at 80 % power, as a distance from `at_least`; NaN with fewer than 8 groups."""
     expected_difference: _builtins.float
-    """The distance of `expected` from `at_least`."""
+    """Distance of `expected` from `at_least`."""
     needed_row_count: _builtins.int
-    """Rows that would do, in groups of the size that there is; 0 if no number would."""
+    """Number of rows that would be enough, at the current group size; 0 if no number would."""
     needed_group_count: _builtins.int
-    """Groups that would do; 0 if no number would."""
+    """Number of groups that would be enough; 0 if no number would."""
     row_count: _builtins.int
-    """Rows of the condition's slice."""
+    """Number of rows in the condition's slice."""
     group_count: _builtins.int
-    """Distinct groups of these rows."""
+    """Number of distinct groups in these rows."""
     standard_deviation: _builtins.float
-    """Standard deviation of a row's value (or paired difference) that was assumed or measured; NaN if the pilot gave the standard
-    error as a whole.
+    """Standard deviation of a row's value (or paired difference), assumed or measured. NaN if the pilot supplied the
+    standard error directly.
     """
     group_correlation: _builtins.float
-    """Correlation of rows within a group that was assumed; NaN if the pilot gave the standard error as a whole."""
+    """Assumed correlation of rows within a group. NaN if the pilot supplied the standard error directly."""
     variance_source: _builtins.str
-    """Where the variance comes from: `assumed` or the pilot evaluation's name."""
+    """Source of the variance: `assumed`, or the name of the pilot evaluation."""
     explanation: _builtins.str
-    """The outcome in a sentence."""
+    """The outcome in one sentence."""
     @_builtins.property
     def condition(self) -> _gate_pb2.GateCondition:
         """The condition with its defaults filled in, `expected` included."""
@@ -132,8 +134,9 @@ Global___ConditionPlan: _TypeAlias = ConditionPlan  # noqa: Y015
 
 @_typing.final
 class GateSelfTest(_message.Message):
-    """How often two identical arms are told apart on an evaluation's rows: in each experiment arm and reference are swapped
-    within each group by a coin, which makes them equal by construction and keeps everything else as it was.
+    """An A/A test: how often two identical arms are told apart on an evaluation's rows. Each experiment swaps arm and
+    reference within each group at random, which makes them identical by construction and leaves everything else
+    unchanged.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -143,14 +146,16 @@ class GateSelfTest(_message.Message):
     EXPERIMENT_COUNT_FIELD_NUMBER: _builtins.int
     ALPHA_FIELD_NUMBER: _builtins.int
     outcome: _gate_pb2.ConditionOutcome.ValueType
-    """PASS: no metric is told apart more often than `alpha` allows. BREACH: one is. Else INSUFFICIENT_EVIDENCE (no interval)."""
+    """PASS if no metric is told apart more often than `alpha` allows, BREACH if one is, INSUFFICIENT_EVIDENCE if there is
+    no interval.
+    """
     experiment_count: _builtins.int
-    """Experiments of each."""
+    """Number of experiments per metric."""
     alpha: _builtins.float
-    """The level that was tested: the share of false GOs that a gate for superiority allows."""
+    """The tested level: the share of false GOs that a superiority gate allows."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___SelfTestResult]:
-        """One entry for each metric that is scored row by row, on its two most different arms."""
+        """One entry per metric that is scored row by row, for its two most different arms."""
 
     def __init__(
         self,
@@ -170,7 +175,7 @@ Global___GateSelfTest: _TypeAlias = GateSelfTest  # noqa: Y015
 
 @_typing.final
 class SelfTestResult(_message.Message):
-    """The A/A test of one metric of one pair."""
+    """A/A test of one metric on one pair of arms."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -186,15 +191,15 @@ class SelfTestResult(_message.Message):
     arm: _evaluation_pb2.Arm.ValueType
     """The arm."""
     reference: _evaluation_pb2.Arm.ValueType
-    """The arm that it is compared with."""
+    """The arm it is compared with."""
     false_go_rate: _builtins.float
-    """Share of experiments in which the identical arm passed a gate for superiority."""
+    """Share of experiments in which the identical arm passed a superiority gate."""
     interval_low: _builtins.float
-    """Lower end of its 95 % interval (Clopper-Pearson)."""
+    """Lower bound of its 95 % interval (Clopper-Pearson)."""
     interval_high: _builtins.float
-    """Upper end of its 95 % interval."""
+    """Upper bound of its 95 % interval."""
     group_count: _builtins.int
-    """Groups of rows; with fewer than 5 nothing can pass."""
+    """Number of groups. With fewer than 8 nothing can pass."""
     def __init__(
         self,
         *,

@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class RunGateRequest(_message.Message):
-    """Request of `RunGate`."""
+    """Request for `RunGate`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -30,12 +30,12 @@ class RunGateRequest(_message.Message):
     GATE_POLICY_FIELD_NUMBER: _builtins.int
     INLINE_POLICY_FIELD_NUMBER: _builtins.int
     evaluation: _builtins.str
-    """The evaluation; it must be SUCCEEDED."""
+    """The evaluation; must be SUCCEEDED."""
     gate_policy: _builtins.str
     """A stored policy."""
     @_builtins.property
     def inline_policy(self) -> _gate_pb2.GatePolicy:
-        """A policy given here."""
+        """An inline policy."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ Global___RunGateRequest: _TypeAlias = RunGateRequest  # noqa: Y015
 
 @_typing.final
 class RunGateResponse(_message.Message):
-    """Response of `RunGate`."""
+    """Response to `RunGate`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -80,7 +80,7 @@ Global___RunGateResponse: _TypeAlias = RunGateResponse  # noqa: Y015
 
 @_typing.final
 class PlanGateRequest(_message.Message):
-    """Request of `PlanGate`."""
+    """Request for `PlanGate`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -91,18 +91,18 @@ class PlanGateRequest(_message.Message):
     ROW_LIMIT_FIELD_NUMBER: _builtins.int
     PILOT_EVALUATION_FIELD_NUMBER: _builtins.int
     dataset_revision: _builtins.str
-    """The rows, a READY dataset revision."""
+    """The rows: a READY dataset revision."""
     gate_policy: _builtins.str
     """A stored policy."""
     split: _builtins.str
-    """Split to plan for: `holdout` or `validation`. Default holdout."""
+    """Split to plan for: `holdout` or `validation`. Default `holdout`."""
     row_limit: _builtins.int
-    """Most rows that the evaluation will use, drawn evenly over groups; 0 means all. Default 0."""
+    """Maximum number of rows the evaluation will use, sampled evenly over groups. 0 means all. Default 0."""
     pilot_evaluation: _builtins.str
-    """A SUCCEEDED evaluation of the same task, from which variances are taken. Empty: stated assumptions."""
+    """A SUCCEEDED evaluation of the same task to take variances from. Empty: documented assumptions are used."""
     @_builtins.property
     def inline_policy(self) -> _gate_pb2.GatePolicy:
-        """A policy given here."""
+        """An inline policy."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ Global___PlanGateRequest: _TypeAlias = PlanGateRequest  # noqa: Y015
 
 @_typing.final
 class PlanGateResponse(_message.Message):
-    """Response of `PlanGate`."""
+    """Response to `PlanGate`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -150,7 +150,7 @@ Global___PlanGateResponse: _TypeAlias = PlanGateResponse  # noqa: Y015
 
 @_typing.final
 class SelfTestGateRequest(_message.Message):
-    """Request of `SelfTestGate`."""
+    """Request for `SelfTestGate`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -158,11 +158,11 @@ class SelfTestGateRequest(_message.Message):
     EXPERIMENT_COUNT_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     evaluation: _builtins.str
-    """A SUCCEEDED evaluation, whose rows and scores are used."""
+    """A SUCCEEDED evaluation to take rows and scores from."""
     experiment_count: _builtins.int
-    """Experiments, 100 to 2,000. Default 500."""
+    """Number of experiments, 100 to 2,000. Default 500."""
     seed: _builtins.int
-    """Seed of the experiments. Default 0."""
+    """Seed for the experiments. Default 0."""
     def __init__(
         self,
         *,
@@ -182,7 +182,7 @@ Global___SelfTestGateRequest: _TypeAlias = SelfTestGateRequest  # noqa: Y015
 
 @_typing.final
 class SelfTestGateResponse(_message.Message):
-    """Response of `SelfTestGate`."""
+    """Response to `SelfTestGate`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -206,7 +206,7 @@ Global___SelfTestGateResponse: _TypeAlias = SelfTestGateResponse  # noqa: Y015
 
 @_typing.final
 class CreateGatePolicyRequest(_message.Message):
-    """Request of `CreateGatePolicy`."""
+    """Request for `CreateGatePolicy`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -219,7 +219,7 @@ class CreateGatePolicyRequest(_message.Message):
     gate_policy_id: _builtins.str
     """Last part of the name, `^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     @_builtins.property
     def gate_policy(self) -> _gate_pb2.GatePolicy:
         """The policy."""
@@ -242,7 +242,7 @@ Global___CreateGatePolicyRequest: _TypeAlias = CreateGatePolicyRequest  # noqa: 
 
 @_typing.final
 class CreateGatePolicyResponse(_message.Message):
-    """Response of `CreateGatePolicy`."""
+    """Response to `CreateGatePolicy`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -266,7 +266,7 @@ Global___CreateGatePolicyResponse: _TypeAlias = CreateGatePolicyResponse  # noqa
 
 @_typing.final
 class GetGatePolicyRequest(_message.Message):
-    """Request of `GetGatePolicy`."""
+    """Request for `GetGatePolicy`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -288,7 +288,7 @@ Global___GetGatePolicyRequest: _TypeAlias = GetGatePolicyRequest  # noqa: Y015
 
 @_typing.final
 class GetGatePolicyResponse(_message.Message):
-    """Response of `GetGatePolicy`."""
+    """Response to `GetGatePolicy`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -312,7 +312,7 @@ Global___GetGatePolicyResponse: _TypeAlias = GetGatePolicyResponse  # noqa: Y015
 
 @_typing.final
 class ListGatePoliciesRequest(_message.Message):
-    """Request of `ListGatePolicies`."""
+    """Request for `ListGatePolicies`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -322,9 +322,11 @@ class ListGatePoliciesRequest(_message.Message):
     parent: _builtins.str
     """The tenant, `tenants/{tenant}`."""
     page_size: _builtins.int
-    """Most items to return; 0 means 50, more than 1,000 means 1,000, negative is refused."""
+    """Maximum number of items to return. 0 means 50; values above 1,000 are capped at 1,000; negative values are
+    rejected.
+    """
     page_token: _builtins.str
-    """`next_page_token` of the page before."""
+    """`next_page_token` of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -342,17 +344,17 @@ Global___ListGatePoliciesRequest: _TypeAlias = ListGatePoliciesRequest  # noqa: 
 
 @_typing.final
 class ListGatePoliciesResponse(_message.Message):
-    """Response of `ListGatePolicies`."""
+    """Response to `ListGatePolicies`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     GATE_POLICIES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token for the next page; empty at the end."""
     @_builtins.property
     def gate_policies(self) -> _containers.RepeatedCompositeFieldContainer[_gate_pb2.GatePolicy]:
-        """One page."""
+        """One page of results."""
 
     def __init__(
         self,

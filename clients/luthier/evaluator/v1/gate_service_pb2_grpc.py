@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class GateServiceStub:
-    """Judges evaluations by policies.
+    """Applies policies to evaluations.
     """
 
     def __init__(self, channel):
@@ -68,33 +68,35 @@ class GateServiceStub:
 
 
 class GateServiceServicer:
-    """Judges evaluations by policies.
+    """Applies policies to evaluations.
     """
 
     def RunGate(self, request, context):
-        """Judges a finished evaluation and enters that in its holdout's ledger. The same input gives the same decision.
+        """Decides on a finished evaluation and records the decision in the holdout's ledger. The same input gives the same
+        decision.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PlanGate(self, request, context):
-        """Says before any training whether a policy can be proved on a dataset revision: the smallest effect that its rows prove,
-        and how many would do. Changes nothing. FAILED_PRECONDITION if the revision is not READY or the split is empty.
+        """Reports, before any training, whether a policy can be proved on a dataset revision: the minimum detectable effect,
+        and how many rows would be enough. Read-only. FAILED_PRECONDITION if the revision is not READY or the split is
+        empty.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SelfTestGate(self, request, context):
-        """A/A test of a gate on an evaluation's own rows: how often two identical arms would be told apart. Changes nothing.
+        """A/A test of a gate on an evaluation's own rows: how often two identical arms would be told apart. Read-only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateGatePolicy(self, request, context):
-        """Stores a policy under a name. ALREADY_EXISTS on a clash; policies do not change.
+        """Stores a policy under a name. Policies are immutable. ALREADY_EXISTS if the name is taken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,7 +158,7 @@ def add_GateServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GateService:
-    """Judges evaluations by policies.
+    """Applies policies to evaluations.
     """
 
     @staticmethod

@@ -27,22 +27,25 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class GateServiceStub:
-    """Judges evaluations by policies."""
+    """Applies policies to evaluations."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> GateServiceAsyncStub: ...
     RunGate: _grpc.UnaryUnaryMultiCallable[_gate_service_pb2.RunGateRequest, _gate_service_pb2.RunGateResponse]
-    """Judges a finished evaluation and enters that in its holdout's ledger. The same input gives the same decision."""
+    """Decides on a finished evaluation and records the decision in the holdout's ledger. The same input gives the same
+    decision.
+    """
     PlanGate: _grpc.UnaryUnaryMultiCallable[_gate_service_pb2.PlanGateRequest, _gate_service_pb2.PlanGateResponse]
-    """Says before any training whether a policy can be proved on a dataset revision: the smallest effect that its rows prove,
-    and how many would do. Changes nothing. FAILED_PRECONDITION if the revision is not READY or the split is empty.
+    """Reports, before any training, whether a policy can be proved on a dataset revision: the minimum detectable effect,
+    and how many rows would be enough. Read-only. FAILED_PRECONDITION if the revision is not READY or the split is
+    empty.
     """
     SelfTestGate: _grpc.UnaryUnaryMultiCallable[_gate_service_pb2.SelfTestGateRequest, _gate_service_pb2.SelfTestGateResponse]
-    """A/A test of a gate on an evaluation's own rows: how often two identical arms would be told apart. Changes nothing."""
+    """A/A test of a gate on an evaluation's own rows: how often two identical arms would be told apart. Read-only."""
     CreateGatePolicy: _grpc.UnaryUnaryMultiCallable[_gate_service_pb2.CreateGatePolicyRequest, _gate_service_pb2.CreateGatePolicyResponse]
-    """Stores a policy under a name. ALREADY_EXISTS on a clash; policies do not change."""
+    """Stores a policy under a name. Policies are immutable. ALREADY_EXISTS if the name is taken."""
     GetGatePolicy: _grpc.UnaryUnaryMultiCallable[_gate_service_pb2.GetGatePolicyRequest, _gate_service_pb2.GetGatePolicyResponse]
     """Returns a policy. NOT_FOUND if there is none."""
     ListGatePolicies: _grpc.UnaryUnaryMultiCallable[_gate_service_pb2.ListGatePoliciesRequest, _gate_service_pb2.ListGatePoliciesResponse]
@@ -50,26 +53,29 @@ class GateServiceStub:
 
 @_typing.type_check_only
 class GateServiceAsyncStub(GateServiceStub):
-    """Judges evaluations by policies."""
+    """Applies policies to evaluations."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RunGate: _aio.UnaryUnaryMultiCallable[_gate_service_pb2.RunGateRequest, _gate_service_pb2.RunGateResponse]  # type: ignore[assignment]
-    """Judges a finished evaluation and enters that in its holdout's ledger. The same input gives the same decision."""
+    """Decides on a finished evaluation and records the decision in the holdout's ledger. The same input gives the same
+    decision.
+    """
     PlanGate: _aio.UnaryUnaryMultiCallable[_gate_service_pb2.PlanGateRequest, _gate_service_pb2.PlanGateResponse]  # type: ignore[assignment]
-    """Says before any training whether a policy can be proved on a dataset revision: the smallest effect that its rows prove,
-    and how many would do. Changes nothing. FAILED_PRECONDITION if the revision is not READY or the split is empty.
+    """Reports, before any training, whether a policy can be proved on a dataset revision: the minimum detectable effect,
+    and how many rows would be enough. Read-only. FAILED_PRECONDITION if the revision is not READY or the split is
+    empty.
     """
     SelfTestGate: _aio.UnaryUnaryMultiCallable[_gate_service_pb2.SelfTestGateRequest, _gate_service_pb2.SelfTestGateResponse]  # type: ignore[assignment]
-    """A/A test of a gate on an evaluation's own rows: how often two identical arms would be told apart. Changes nothing."""
+    """A/A test of a gate on an evaluation's own rows: how often two identical arms would be told apart. Read-only."""
     CreateGatePolicy: _aio.UnaryUnaryMultiCallable[_gate_service_pb2.CreateGatePolicyRequest, _gate_service_pb2.CreateGatePolicyResponse]  # type: ignore[assignment]
-    """Stores a policy under a name. ALREADY_EXISTS on a clash; policies do not change."""
+    """Stores a policy under a name. Policies are immutable. ALREADY_EXISTS if the name is taken."""
     GetGatePolicy: _aio.UnaryUnaryMultiCallable[_gate_service_pb2.GetGatePolicyRequest, _gate_service_pb2.GetGatePolicyResponse]  # type: ignore[assignment]
     """Returns a policy. NOT_FOUND if there is none."""
     ListGatePolicies: _aio.UnaryUnaryMultiCallable[_gate_service_pb2.ListGatePoliciesRequest, _gate_service_pb2.ListGatePoliciesResponse]  # type: ignore[assignment]
     """Lists a tenant's policies by name."""
 
 class GateServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Judges evaluations by policies."""
+    """Applies policies to evaluations."""
 
     @_abc_1.abstractmethod
     def RunGate(
@@ -77,7 +83,9 @@ class GateServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gate_service_pb2.RunGateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_gate_service_pb2.RunGateResponse, _abc.Awaitable[_gate_service_pb2.RunGateResponse]]:
-        """Judges a finished evaluation and enters that in its holdout's ledger. The same input gives the same decision."""
+        """Decides on a finished evaluation and records the decision in the holdout's ledger. The same input gives the same
+        decision.
+        """
 
     @_abc_1.abstractmethod
     def PlanGate(
@@ -85,8 +93,9 @@ class GateServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gate_service_pb2.PlanGateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_gate_service_pb2.PlanGateResponse, _abc.Awaitable[_gate_service_pb2.PlanGateResponse]]:
-        """Says before any training whether a policy can be proved on a dataset revision: the smallest effect that its rows prove,
-        and how many would do. Changes nothing. FAILED_PRECONDITION if the revision is not READY or the split is empty.
+        """Reports, before any training, whether a policy can be proved on a dataset revision: the minimum detectable effect,
+        and how many rows would be enough. Read-only. FAILED_PRECONDITION if the revision is not READY or the split is
+        empty.
         """
 
     @_abc_1.abstractmethod
@@ -95,7 +104,7 @@ class GateServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gate_service_pb2.SelfTestGateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_gate_service_pb2.SelfTestGateResponse, _abc.Awaitable[_gate_service_pb2.SelfTestGateResponse]]:
-        """A/A test of a gate on an evaluation's own rows: how often two identical arms would be told apart. Changes nothing."""
+        """A/A test of a gate on an evaluation's own rows: how often two identical arms would be told apart. Read-only."""
 
     @_abc_1.abstractmethod
     def CreateGatePolicy(
@@ -103,7 +112,7 @@ class GateServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gate_service_pb2.CreateGatePolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_gate_service_pb2.CreateGatePolicyResponse, _abc.Awaitable[_gate_service_pb2.CreateGatePolicyResponse]]:
-        """Stores a policy under a name. ALREADY_EXISTS on a clash; policies do not change."""
+        """Stores a policy under a name. Policies are immutable. ALREADY_EXISTS if the name is taken."""
 
     @_abc_1.abstractmethod
     def GetGatePolicy(

@@ -28,24 +28,24 @@ class _HoldoutAccessKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Hol
     HOLDOUT_ACCESS_KIND_UNSPECIFIED: _HoldoutAccessKind.ValueType  # 0
     """Never sent."""
     HOLDOUT_ACCESS_KIND_EVALUATION: _HoldoutAccessKind.ValueType  # 1
-    """An evaluation that made figures."""
+    """An evaluation that produced results."""
     HOLDOUT_ACCESS_KIND_GATE: _HoldoutAccessKind.ValueType  # 2
     """A gate that judged them."""
 
 class HoldoutAccessKind(_HoldoutAccessKind, metaclass=_HoldoutAccessKindEnumTypeWrapper):
-    """Who looked at a holdout."""
+    """What accessed a holdout."""
 
 HOLDOUT_ACCESS_KIND_UNSPECIFIED: HoldoutAccessKind.ValueType  # 0
 """Never sent."""
 HOLDOUT_ACCESS_KIND_EVALUATION: HoldoutAccessKind.ValueType  # 1
-"""An evaluation that made figures."""
+"""An evaluation that produced results."""
 HOLDOUT_ACCESS_KIND_GATE: HoldoutAccessKind.ValueType  # 2
 """A gate that judged them."""
 Global___HoldoutAccessKind: _TypeAlias = HoldoutAccessKind  # noqa: Y015
 
 @_typing.final
 class Holdout(_message.Message):
-    """The holdout split of a dataset revision, and how worn it is. Revisions with the same rows share their accesses."""
+    """The holdout split of a dataset revision and its usage. Revisions with the same rows share their accesses."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -60,14 +60,14 @@ class Holdout(_message.Message):
     rows_sha256: _builtins.str
     """sha256 (hex) of the split's rows."""
     row_count: _builtins.int
-    """Rows of the split."""
+    """Number of rows in the split."""
     group_count: _builtins.int
-    """Groups of these rows."""
+    """Number of distinct groups in these rows."""
     final_read_count: _builtins.int
-    """Reads of the final slice, each of another adapter."""
+    """Number of reads of the final slice, one per adapter."""
     @_builtins.property
     def use(self) -> _evaluation_pb2.HoldoutUse:
-        """How often it has been looked at."""
+        """How often it has been used."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ Global___Holdout: _TypeAlias = Holdout  # noqa: Y015
 
 @_typing.final
 class HoldoutAccess(_message.Message):
-    """An entry of a holdout's ledger. Entries are added, never changed."""
+    """An entry in a holdout's ledger. The ledger is append-only."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -105,28 +105,28 @@ class HoldoutAccess(_message.Message):
     ROW_COUNT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     kind: Global___HoldoutAccessKind.ValueType
-    """Who looked."""
+    """What accessed the holdout."""
     final: _builtins.bool
-    """Whether it was the final slice."""
+    """Whether the final slice was read."""
     is_counted: _builtins.bool
-    """Whether it counts: a gate judges figures that its evaluation already showed, and costs nothing more."""
+    """Whether the access counts. A gate does not count: it judges results that its evaluation already revealed."""
     evaluation: _builtins.str
-    """The evaluation that looked, or that a gate judged."""
+    """The evaluation that accessed the holdout, or that a gate judged."""
     adapter_revision: _builtins.str
     """The adapter under test."""
     gate_policy: _builtins.str
-    """The stored policy of a gate; empty for one given with the request and for evaluations."""
+    """The stored policy of a gate; empty for inline policies and for evaluations."""
     gate_outcome: _builtins.str
-    """What a gate said: `go`, `no_go` or `inconclusive`; empty for evaluations."""
+    """The outcome of a gate: `go`, `no_go` or `inconclusive`; empty for evaluations."""
     subject: _builtins.str
-    """Whose token asked for it."""
+    """Subject of the token that requested it."""
     purpose: _builtins.str
     """`EvaluationConfig.purpose`."""
     row_count: _builtins.int
-    """Rows looked at."""
+    """Number of rows read."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When."""
+        """Creation time."""
 
     def __init__(
         self,

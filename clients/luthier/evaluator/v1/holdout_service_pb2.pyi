@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class GetHoldoutRequest(_message.Message):
-    """Request of `GetHoldout`."""
+    """Request for `GetHoldout`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -43,7 +43,7 @@ Global___GetHoldoutRequest: _TypeAlias = GetHoldoutRequest  # noqa: Y015
 
 @_typing.final
 class GetHoldoutResponse(_message.Message):
-    """Response of `GetHoldout`."""
+    """Response to `GetHoldout`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -67,7 +67,7 @@ Global___GetHoldoutResponse: _TypeAlias = GetHoldoutResponse  # noqa: Y015
 
 @_typing.final
 class ListHoldoutAccessesRequest(_message.Message):
-    """Request of `ListHoldoutAccesses`."""
+    """Request for `ListHoldoutAccesses`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -77,9 +77,11 @@ class ListHoldoutAccessesRequest(_message.Message):
     parent: _builtins.str
     """The holdout."""
     page_size: _builtins.int
-    """Most items to return; 0 means 50, more than 1,000 means 1,000, negative is refused."""
+    """Maximum number of items to return. 0 means 50; values above 1,000 are capped at 1,000; negative values are
+    rejected.
+    """
     page_token: _builtins.str
-    """`next_page_token` of the page before."""
+    """`next_page_token` of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -97,17 +99,17 @@ Global___ListHoldoutAccessesRequest: _TypeAlias = ListHoldoutAccessesRequest  # 
 
 @_typing.final
 class ListHoldoutAccessesResponse(_message.Message):
-    """Response of `ListHoldoutAccesses`."""
+    """Response to `ListHoldoutAccesses`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ACCESSES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token for the next page; empty at the end."""
     @_builtins.property
     def accesses(self) -> _containers.RepeatedCompositeFieldContainer[_holdout_pb2.HoldoutAccess]:
-        """One page."""
+        """One page of results."""
 
     def __init__(
         self,

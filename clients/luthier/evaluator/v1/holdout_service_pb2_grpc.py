@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class HoldoutServiceStub:
-    """Keeps the ledger of accesses to holdouts.
+    """Records accesses to holdouts.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class HoldoutServiceStub:
 
 
 class HoldoutServiceServicer:
-    """Keeps the ledger of accesses to holdouts.
+    """Records accesses to holdouts.
     """
 
     def GetHoldout(self, request, context):
@@ -87,7 +87,7 @@ def add_HoldoutServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class HoldoutService:
-    """Keeps the ledger of accesses to holdouts.
+    """Records accesses to holdouts.
     """
 
     @staticmethod

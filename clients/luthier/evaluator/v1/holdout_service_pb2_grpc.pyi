@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class HoldoutServiceStub:
-    """Keeps the ledger of accesses to holdouts."""
+    """Records accesses to holdouts."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -40,7 +40,7 @@ class HoldoutServiceStub:
 
 @_typing.type_check_only
 class HoldoutServiceAsyncStub(HoldoutServiceStub):
-    """Keeps the ledger of accesses to holdouts."""
+    """Records accesses to holdouts."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetHoldout: _aio.UnaryUnaryMultiCallable[_holdout_service_pb2.GetHoldoutRequest, _holdout_service_pb2.GetHoldoutResponse]  # type: ignore[assignment]
@@ -49,7 +49,7 @@ class HoldoutServiceAsyncStub(HoldoutServiceStub):
     """Lists the accesses to a holdout, newest first."""
 
 class HoldoutServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps the ledger of accesses to holdouts."""
+    """Records accesses to holdouts."""
 
     @_abc_1.abstractmethod
     def GetHoldout(

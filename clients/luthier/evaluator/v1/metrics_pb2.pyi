@@ -26,43 +26,43 @@ class _TaskKind:
 class _TaskKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TASK_KIND_UNSPECIFIED: _TaskKind.ValueType  # 0
-    """The default: found from the references."""
+    """Default: detected from the references."""
     TASK_KIND_GENERATION: _TaskKind.ValueType  # 1
     """Text, compared with a reference."""
     TASK_KIND_CLASSIFICATION: _TaskKind.ValueType  # 2
     """One label."""
     TASK_KIND_EXTRACTION: _TaskKind.ValueType  # 3
-    """A JSON document, by `json_schema` or by the references' fields."""
+    """A JSON document, defined by `json_schema` or by the references' fields."""
     TASK_KIND_MULTIPLE_CHOICE: _TaskKind.ValueType  # 4
-    """One of the row's `choices`: that with the highest log-probability for each of its tokens. Nothing is generated."""
+    """One of the row's `choices`: the one with the highest log-probability per token. Nothing is generated."""
     TASK_KIND_PREFERENCE: _TaskKind.ValueType  # 5
-    """The reference or the rejected answer of the row's `choices`: as MULTIPLE_CHOICE, with two."""
+    """The reference or the rejected answer in the row's `choices`: like MULTIPLE_CHOICE with two choices."""
     TASK_KIND_RUBRIC: _TaskKind.ValueType  # 6
     """Text without a single right answer, graded by `rubric`."""
 
 class TaskKind(_TaskKind, metaclass=_TaskKindEnumTypeWrapper):
-    """What an answer is."""
+    """The kind of answer a task expects."""
 
 TASK_KIND_UNSPECIFIED: TaskKind.ValueType  # 0
-"""The default: found from the references."""
+"""Default: detected from the references."""
 TASK_KIND_GENERATION: TaskKind.ValueType  # 1
 """Text, compared with a reference."""
 TASK_KIND_CLASSIFICATION: TaskKind.ValueType  # 2
 """One label."""
 TASK_KIND_EXTRACTION: TaskKind.ValueType  # 3
-"""A JSON document, by `json_schema` or by the references' fields."""
+"""A JSON document, defined by `json_schema` or by the references' fields."""
 TASK_KIND_MULTIPLE_CHOICE: TaskKind.ValueType  # 4
-"""One of the row's `choices`: that with the highest log-probability for each of its tokens. Nothing is generated."""
+"""One of the row's `choices`: the one with the highest log-probability per token. Nothing is generated."""
 TASK_KIND_PREFERENCE: TaskKind.ValueType  # 5
-"""The reference or the rejected answer of the row's `choices`: as MULTIPLE_CHOICE, with two."""
+"""The reference or the rejected answer in the row's `choices`: like MULTIPLE_CHOICE with two choices."""
 TASK_KIND_RUBRIC: TaskKind.ValueType  # 6
 """Text without a single right answer, graded by `rubric`."""
 Global___TaskKind: _TypeAlias = TaskKind  # noqa: Y015
 
 @_typing.final
 class Judge(_message.Message):
-    """A model that grades answers. Exactly one of `endpoint` and `target`. It may not be the adapter under test, in any of its
-    revisions: JUDGE_IS_GENERATOR.
+    """A model that grades answers: exactly one of `endpoint` and `target`. It must not be any revision of the adapter under
+    test (JUDGE_IS_GENERATOR).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -72,13 +72,15 @@ class Judge(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
-    """Name of an OpenAI-compatible server that the operator allows this tenant: ENDPOINT_NOT_FOUND for any other."""
+    """Name of an OpenAI-compatible endpoint that the operator has configured for this tenant; any other fails with
+    ENDPOINT_NOT_FOUND.
+    """
     target: _builtins.str
-    """A base model or a deployment of our own inference service, by resource name."""
+    """A base model or deployment of our inference service, by resource name."""
     model: _builtins.str
-    """The endpoint's model. Default: the one that the operator configured for it."""
+    """Model name at the endpoint. Default: the one configured by the operator."""
     max_tokens: _builtins.int
-    """Most tokens of one of its answers, 16 to 8,192. Default 512."""
+    """Maximum tokens per judgement, 16 to 8,192. Default 512."""
     def __init__(
         self,
         *,
@@ -112,9 +114,9 @@ class RubricCriterion(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     SCALE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name, `^[a-z][a-z0-9_]{0,62}$`; no two are the same."""
+    """Name, `^[a-z][a-z0-9_]{0,62}$`, unique within the rubric."""
     description: _builtins.str
-    """What a judge shall look at, at most 2,000 characters."""
+    """What the judge should assess, at most 2,000 characters."""
     scale: _builtins.int
     """The best grade, 2 to 10. Default 5."""
     def __init__(
@@ -136,7 +138,7 @@ Global___RubricCriterion: _TypeAlias = RubricCriterion  # noqa: Y015
 
 @_typing.final
 class ClassMetrics(_message.Message):
-    """How well one class was told from the others."""
+    """Classification results for one class."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -150,23 +152,23 @@ class ClassMetrics(_message.Message):
     PRECISION_LOW_FIELD_NUMBER: _builtins.int
     PRECISION_HIGH_FIELD_NUMBER: _builtins.int
     label: _builtins.str
-    """The class: a label of the references."""
+    """The class: a label used in the references."""
     row_count: _builtins.int
-    """Rows whose reference is this class."""
+    """Number of rows whose reference is this class."""
     precision: _builtins.float
-    """Of the rows that were called this class, the share that is. 0 where none was."""
+    """Share of the rows predicted as this class that belong to it. 0 if none was predicted."""
     recall: _builtins.float
-    """Of the rows that are this class, the share that was called so."""
+    """Share of the rows of this class that were predicted as it."""
     f1: _builtins.float
-    """Harmonic mean of both."""
+    """Harmonic mean of precision and recall."""
     recall_low: _builtins.float
-    """Lower end of the 95 % interval of `recall`, clustered by group; NaN with fewer than 5 groups."""
+    """Lower bound of the 95 % interval of `recall`, clustered by group; NaN with fewer than 8 groups."""
     recall_high: _builtins.float
-    """Upper end of the 95 % interval of `recall`."""
+    """Upper bound of the 95 % interval of `recall`."""
     precision_low: _builtins.float
-    """Lower end of the 95 % interval of `precision`, clustered by group; NaN with fewer than 5 groups."""
+    """Lower bound of the 95 % interval of `precision`, clustered by group; NaN with fewer than 8 groups."""
     precision_high: _builtins.float
-    """Upper end of the 95 % interval of `precision`."""
+    """Upper bound of the 95 % interval of `precision`."""
     def __init__(
         self,
         *,
@@ -200,9 +202,9 @@ class ConfusionCell(_message.Message):
     reference: _builtins.str
     """The reference's label."""
     predicted: _builtins.str
-    """The answer's label; `(other)` for none, or one that no reference has."""
+    """The predicted label; `(other)` if there is none or no reference uses it."""
     count: _builtins.int
-    """Rows."""
+    """Number of rows."""
     def __init__(
         self,
         *,
@@ -220,7 +222,7 @@ Global___ConfusionCell: _TypeAlias = ConfusionCell  # noqa: Y015
 
 @_typing.final
 class LabelReport(_message.Message):
-    """The labels that one arm gave."""
+    """Classification results of one arm."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -229,16 +231,16 @@ class LabelReport(_message.Message):
     CLASSES_FIELD_NUMBER: _builtins.int
     CONFUSION_FIELD_NUMBER: _builtins.int
     precision_macro: _builtins.float
-    """Mean of the classes' precision."""
+    """Unweighted mean precision over classes."""
     recall_macro: _builtins.float
-    """Mean of the classes' recall."""
+    """Unweighted mean recall over classes."""
     @_builtins.property
     def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassMetrics]:
-        """One entry for each label of the references, in order."""
+        """One entry per label used in the references, in order."""
 
     @_builtins.property
     def confusion(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConfusionCell]:
-        """The cells that are not empty, by reference, then prediction."""
+        """Non-empty cells, ordered by reference, then prediction."""
 
     def __init__(
         self,
@@ -258,7 +260,7 @@ Global___LabelReport: _TypeAlias = LabelReport  # noqa: Y015
 
 @_typing.final
 class CriterionValue(_message.Message):
-    """One criterion's mean grade."""
+    """Mean grade for one criterion."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -270,13 +272,13 @@ class CriterionValue(_message.Message):
     name: _builtins.str
     """The criterion."""
     mean: _builtins.float
-    """Mean over graded rows, 0 (every grade 1) to 1 (every grade the best)."""
+    """Mean over graded rows, scaled from 0 (always grade 1) to 1 (always the best grade)."""
     interval_low: _builtins.float
-    """Lower end of the 95 % interval, clustered by group; NaN with fewer than 5 groups."""
+    """Lower bound of the 95 % interval, clustered by group; NaN with fewer than 8 groups."""
     interval_high: _builtins.float
-    """Upper end of the 95 % interval, clustered by group; NaN with fewer than 5 groups."""
+    """Upper bound of the 95 % interval, clustered by group; NaN with fewer than 8 groups."""
     coverage: _builtins.float
-    """Share of rows that have a grade."""
+    """Share of rows with a grade."""
     def __init__(
         self,
         *,
@@ -296,7 +298,7 @@ Global___CriterionValue: _TypeAlias = CriterionValue  # noqa: Y015
 
 @_typing.final
 class JudgeReport(_message.Message):
-    """What the judge did in one evaluation."""
+    """Statistics about the judge in one evaluation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -333,30 +335,32 @@ class JudgeReport(_message.Message):
     PROMPT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     COMPLETION_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     judge: _builtins.str
-    """Who judged: an endpoint's name, or a resource name."""
+    """The judge: an endpoint name or a resource name."""
     model: _builtins.str
-    """The model, as the judge itself calls it."""
+    """Model name as reported by the judge."""
     prompts_sha256: _builtins.str
-    """sha256 (hex) over every prompt template and parameter that was used."""
+    """sha256 (hex) over all prompt templates and parameters used."""
     call_count: _builtins.int
-    """Questions that were put to it, answers from the cache not counted."""
+    """Number of calls, excluding cache hits."""
     cached_count: _builtins.int
-    """Questions that the cache answered."""
+    """Number of cache hits."""
     parse_failure_count: _builtins.int
-    """Answers that could not be read."""
+    """Number of judgements that could not be parsed."""
     pair_count: _builtins.int
-    """Pairs that were judged in both orders."""
+    """Number of pairs judged in both orders."""
     disagreement_count: _builtins.int
-    """Pairs on which the two orders disagreed, and which count as ties."""
+    """Number of pairs on which the two orders disagreed; they count as ties."""
     first_position_share: _builtins.float
-    """Share of first places among the votes of both orders that named a winner: .5 is no position bias. NaN without pairs."""
+    """Share of votes for the first position among votes that named a winner. .5 means no position bias; NaN without
+    pairs.
+    """
     prompt_token_count: _builtins.int
-    """Tokens that it read."""
+    """Prompt tokens consumed."""
     completion_token_count: _builtins.int
-    """Tokens that it wrote."""
+    """Completion tokens generated."""
     @_builtins.property
     def failure_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Questions without an answer, by reason; parse failures included."""
+        """Number of calls without a judgement, by reason; includes parse failures."""
 
     def __init__(
         self,
@@ -384,7 +388,7 @@ Global___JudgeReport: _TypeAlias = JudgeReport  # noqa: Y015
 
 @_typing.final
 class StyleReport(_message.Message):
-    """The classifier behind the metric `style`: the tenant's own texts against the base model's answers."""
+    """The classifier behind the metric `style`, which separates the tenant's own texts from the base model's answers."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -392,11 +396,11 @@ class StyleReport(_message.Message):
     OWN_COUNT_FIELD_NUMBER: _builtins.int
     BASE_COUNT_FIELD_NUMBER: _builtins.int
     held_out_accuracy: _builtins.float
-    """Accuracy on texts that it was not trained on, classes weighted alike; .5 is chance."""
+    """Class-balanced accuracy on held-out texts; .5 is chance."""
     own_count: _builtins.int
-    """The tenant's texts that it learned from."""
+    """Number of the tenant's texts used for training."""
     base_count: _builtins.int
-    """The base model's answers that it learned from."""
+    """Number of the base model's answers used for training."""
     def __init__(
         self,
         *,

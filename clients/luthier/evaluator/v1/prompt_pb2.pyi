@@ -23,8 +23,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Prompt(_message.Message):
-    """An instruction with examples, found by a search on the validation split. Immutable once final. The search reads the
-    training and the validation split, never the holdout.
+    """An instruction with examples, found by searching on the validation split. Immutable once final. The search reads the
+    training and validation splits, never the holdout.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -55,22 +55,22 @@ class Prompt(_message.Message):
     adapter_revision: _builtins.str
     """An adapter revision."""
     dataset_revision: _builtins.str
-    """The rows: examples come from its training split, candidates are judged on its validation split."""
+    """The dataset revision. Examples come from its training split; candidates are scored on its validation split."""
     state: _evaluation_pb2.EvaluationState.ValueType
-    """Where the search is in its life: the states and transitions of an evaluation."""
+    """Current state; the states and transitions are those of an evaluation."""
     query_count: _builtins.int
     """Queries answered so far."""
     instruction: _builtins.str
-    """The instruction that was found; may be empty. Set in SUCCEEDED."""
+    """The instruction found; may be empty. Set in SUCCEEDED."""
     sha256: _builtins.str
-    """sha256 (hex) of instruction and examples. Set in SUCCEEDED."""
+    """sha256 (hex) of the instruction and examples. Set in SUCCEEDED."""
     target_sha256: _builtins.str
-    """sha256 (hex) of the weights that were prompted."""
+    """sha256 (hex) of the prompted weights."""
     dataset_sha256: _builtins.str
     """sha256 (hex) of the dataset revision."""
     @_builtins.property
     def search(self) -> Global___PromptSearch:
-        """How to search; returned with every default filled in."""
+        """How to search. Returned with all defaults filled in."""
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
@@ -78,31 +78,31 @@ class Prompt(_message.Message):
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was created."""
+        """Creation time."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When it became final."""
+        """When it reached a final state."""
 
     @_builtins.property
     def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___PromptExample]:
-        """The examples that were found, in the order in which they are shown. Set in SUCCEEDED."""
+        """The examples found, in the order in which they are shown. Set in SUCCEEDED."""
 
     @_builtins.property
     def score(self) -> _evaluation_pb2.MetricValue:
-        """Its figure on validation rows that the search did not use, so that having been picked does not flatter it."""
+        """Score on validation rows that the search did not use, and therefore free of selection bias."""
 
     @_builtins.property
     def default_score(self) -> _evaluation_pb2.MetricValue:
-        """The figure of the default prompt (the first instruction, examples drawn by `seed`) on the same rows."""
+        """Score of the default prompt (the first instruction, examples sampled with `seed`) on the same rows."""
 
     @_builtins.property
     def trials(self) -> _containers.RepeatedCompositeFieldContainer[Global___PromptTrial]:
-        """What became of each candidate, the default first. Set in SUCCEEDED."""
+        """Outcome of each candidate, the default prompt first. Set in SUCCEEDED."""
 
     @_builtins.property
     def progress(self) -> Global___PromptProgress:
-        """How far it is. Unset until the first answer."""
+        """Progress. Unset until the first answer."""
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ Global___Prompt: _TypeAlias = Prompt  # noqa: Y015
 
 @_typing.final
 class PromptProgress(_message.Message):
-    """How far a search is."""
+    """Progress of a search."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -148,7 +148,7 @@ class PromptProgress(_message.Message):
     done_count: _builtins.int
     """Queries answered."""
     total_count: _builtins.int
-    """Most queries that it asks, `query_budget`; it may end with fewer."""
+    """Maximum number of queries, `query_budget`. The search may finish with fewer."""
     def __init__(
         self,
         *,
@@ -165,7 +165,7 @@ Global___PromptProgress: _TypeAlias = PromptProgress  # noqa: Y015
 
 @_typing.final
 class PromptEvent(_message.Message):
-    """Something that happened to a search."""
+    """One event in the life of a search."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -176,14 +176,14 @@ class PromptEvent(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     event_id: _builtins.int
-    """Increases by at least one from event to event, from 1 on. 0 in heartbeats, which are not kept."""
+    """Starts at 1 and increases with every event. 0 for heartbeats, which are not stored."""
     state: _evaluation_pb2.EvaluationState.ValueType
     """The state changed."""
     message: _builtins.str
-    """A line for people: a candidate was measured, a worker went on after another."""
+    """A human-readable message, such as a candidate's score or a change of worker."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it happened."""
+        """Event time."""
 
     @_builtins.property
     def progress(self) -> Global___PromptProgress:
@@ -191,7 +191,7 @@ class PromptEvent(_message.Message):
 
     @_builtins.property
     def heartbeat(self) -> Global___PromptHeartbeat:
-        """Nothing happened: the stream is alive."""
+        """Sent while idle to show that the stream is alive."""
 
     def __init__(
         self,
@@ -215,7 +215,7 @@ Global___PromptEvent: _TypeAlias = PromptEvent  # noqa: Y015
 
 @_typing.final
 class PromptHeartbeat(_message.Message):
-    """Sent on an idle watch every 10 seconds."""
+    """Sent every 10 seconds on an idle stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -247,22 +247,24 @@ class PromptSearch(_message.Message):
     shot_count: _builtins.int
     """Examples in a prompt, 0 to 16. Default 3."""
     candidate_count: _builtins.int
-    """Candidates, 2 to 128: an instruction with a draw of examples each; the default prompt is always one. Default 16."""
+    """Number of candidates, 2 to 128. Each is an instruction with its own sample of examples; the default prompt is
+    always one of them. Default 16.
+    """
     query_budget: _builtins.int
-    """Most queries that the search asks, the closing measurement included, 10 to 100,000. Default 400."""
+    """Maximum number of queries, including the final comparison, 10 to 100,000. Default 400."""
     max_answer_tokens: _builtins.int
-    """Most tokens of an answer, 1 to 8,192. Default 96."""
+    """Maximum tokens per answer, 1 to 8,192. Default 96."""
     concurrency: _builtins.int
-    """Requests in flight, 1 to 256. Default 16."""
+    """Maximum requests in flight, 1 to 256. Default 16."""
     seed: _builtins.int
-    """Seed of draws and order. Default 0."""
+    """Seed for sampling and ordering. Default 0."""
     metric: _builtins.str
-    """What is maximised: `exact_match`, `json_valid`, `label_accuracy`, `rouge_l` or `chrf`. Default: label accuracy where
-    the references are labels, else ROUGE-L.
+    """The metric to maximise: `exact_match`, `json_valid`, `label_accuracy`, `rouge_l` or `chrf`. Default:
+    `label_accuracy` if the references are labels, otherwise `rouge_l`.
     """
     @_builtins.property
     def instructions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Instructions to try, at most 32 of at most 4,000 characters. Default: a few general ones."""
+        """Instructions to try: at most 32, each at most 4,000 characters. Default: a few generic ones."""
 
     def __init__(
         self,
@@ -309,7 +311,7 @@ Global___PromptSearch: _TypeAlias = PromptSearch  # noqa: Y015
 
 @_typing.final
 class PromptExample(_message.Message):
-    """One example of a prompt: a training row."""
+    """One example in a prompt: a training row."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -319,7 +321,7 @@ class PromptExample(_message.Message):
     row_id: _builtins.str
     """Id of the row."""
     question: _builtins.str
-    """The question, whole; long ones are cut when it is shown."""
+    """The full question. Long ones are truncated in the prompt."""
     answer: _builtins.str
     """The answer."""
     def __init__(
@@ -339,7 +341,7 @@ Global___PromptExample: _TypeAlias = PromptExample  # noqa: Y015
 
 @_typing.final
 class PromptTrial(_message.Message):
-    """What became of one candidate."""
+    """Outcome of one candidate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -350,9 +352,9 @@ class PromptTrial(_message.Message):
     instruction: _builtins.str
     """The instruction."""
     mean: _builtins.float
-    """Mean over the rows that it was asked."""
+    """Mean score over the rows it was asked."""
     row_count: _builtins.int
-    """Rows that it was asked."""
+    """Number of rows it was asked."""
     @_builtins.property
     def example_row_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the examples."""

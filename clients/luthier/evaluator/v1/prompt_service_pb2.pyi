@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class CreatePromptRequest(_message.Message):
-    """Request of `CreatePrompt`."""
+    """Request for `CreatePrompt`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -32,9 +32,9 @@ class CreatePromptRequest(_message.Message):
     parent: _builtins.str
     """The tenant, `tenants/{tenant}`."""
     prompt_id: _builtins.str
-    """Last part of the name. Empty: one is made. ALREADY_EXISTS on a clash."""
+    """Last part of the name; generated if empty. ALREADY_EXISTS if the name is taken."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     @_builtins.property
     def prompt(self) -> _prompt_pb2.Prompt:
         """The search to run. Output-only fields are ignored."""
@@ -57,14 +57,14 @@ Global___CreatePromptRequest: _TypeAlias = CreatePromptRequest  # noqa: Y015
 
 @_typing.final
 class CreatePromptResponse(_message.Message):
-    """Response of `CreatePrompt`."""
+    """Response to `CreatePrompt`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PROMPT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def prompt(self) -> _prompt_pb2.Prompt:
-        """The prompt, QUEUED."""
+        """The prompt, in QUEUED."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ Global___CreatePromptResponse: _TypeAlias = CreatePromptResponse  # noqa: Y015
 
 @_typing.final
 class GetPromptRequest(_message.Message):
-    """Request of `GetPrompt`."""
+    """Request for `GetPrompt`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -103,7 +103,7 @@ Global___GetPromptRequest: _TypeAlias = GetPromptRequest  # noqa: Y015
 
 @_typing.final
 class GetPromptResponse(_message.Message):
-    """Response of `GetPrompt`."""
+    """Response to `GetPrompt`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -127,7 +127,7 @@ Global___GetPromptResponse: _TypeAlias = GetPromptResponse  # noqa: Y015
 
 @_typing.final
 class ListPromptsRequest(_message.Message):
-    """Request of `ListPrompts`."""
+    """Request for `ListPrompts`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -137,9 +137,11 @@ class ListPromptsRequest(_message.Message):
     parent: _builtins.str
     """The tenant, `tenants/{tenant}`."""
     page_size: _builtins.int
-    """Most items to return; 0 means 50, more than 1,000 means 1,000, negative is refused."""
+    """Maximum number of items to return. 0 means 50; values above 1,000 are capped at 1,000; negative values are
+    rejected.
+    """
     page_token: _builtins.str
-    """`next_page_token` of the page before."""
+    """`next_page_token` of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -157,17 +159,17 @@ Global___ListPromptsRequest: _TypeAlias = ListPromptsRequest  # noqa: Y015
 
 @_typing.final
 class ListPromptsResponse(_message.Message):
-    """Response of `ListPrompts`."""
+    """Response to `ListPrompts`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PROMPTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token for the next page; empty at the end."""
     @_builtins.property
     def prompts(self) -> _containers.RepeatedCompositeFieldContainer[_prompt_pb2.Prompt]:
-        """One page."""
+        """One page of results."""
 
     def __init__(
         self,
@@ -185,7 +187,7 @@ Global___ListPromptsResponse: _TypeAlias = ListPromptsResponse  # noqa: Y015
 
 @_typing.final
 class CancelPromptRequest(_message.Message):
-    """Request of `CancelPrompt`."""
+    """Request for `CancelPrompt`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -194,7 +196,7 @@ class CancelPromptRequest(_message.Message):
     name: _builtins.str
     """The prompt."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     def __init__(
         self,
         *,
@@ -211,14 +213,14 @@ Global___CancelPromptRequest: _TypeAlias = CancelPromptRequest  # noqa: Y015
 
 @_typing.final
 class CancelPromptResponse(_message.Message):
-    """Response of `CancelPrompt`."""
+    """Response to `CancelPrompt`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PROMPT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def prompt(self) -> _prompt_pb2.Prompt:
-        """The prompt, CANCELLING or final."""
+        """The prompt, in CANCELLING or a final state."""
 
     def __init__(
         self,
@@ -235,7 +237,7 @@ Global___CancelPromptResponse: _TypeAlias = CancelPromptResponse  # noqa: Y015
 
 @_typing.final
 class WatchPromptRequest(_message.Message):
-    """Request of `WatchPrompt`."""
+    """Request for `WatchPrompt`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -244,7 +246,7 @@ class WatchPromptRequest(_message.Message):
     name: _builtins.str
     """The prompt."""
     after_event_id: _builtins.int
-    """Only events with a greater id are sent. 0: from the start."""
+    """Only events with a greater id are sent. 0 means from the start."""
     def __init__(
         self,
         *,
@@ -261,7 +263,7 @@ Global___WatchPromptRequest: _TypeAlias = WatchPromptRequest  # noqa: Y015
 
 @_typing.final
 class WatchPromptResponse(_message.Message):
-    """Message of the stream of `WatchPrompt`."""
+    """One message of the `WatchPrompt` stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class PromptServiceStub:
-    """Searches prompts and keeps them.
+    """Searches for prompts and stores them.
     """
 
     def __init__(self, channel):
@@ -63,12 +63,12 @@ class PromptServiceStub:
 
 
 class PromptServiceServicer:
-    """Searches prompts and keeps them.
+    """Searches for prompts and stores them.
     """
 
     def CreatePrompt(self, request, context):
-        """Starts the search for a prompt, in QUEUED. Once answered, it survives the death of any process; no query is asked
-        twice.
+        """Starts a search in QUEUED. Once the call returns, the search survives the crash of any process, and no query is
+        sent twice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,14 +89,14 @@ class PromptServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelPrompt(self, request, context):
-        """Asks a search to end; a finished one is returned unchanged.
+        """Requests cancellation. A finished search is returned unchanged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchPrompt(self, request, context):
-        """Streams the events of a search until it is final; a heartbeat comes at least every 10 seconds.
+        """Streams the events of a search until it is final, with a heartbeat at least every 10 seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,7 +139,7 @@ def add_PromptServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PromptService:
-    """Searches prompts and keeps them.
+    """Searches for prompts and stores them.
     """
 
     @staticmethod

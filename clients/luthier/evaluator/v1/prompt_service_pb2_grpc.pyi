@@ -27,45 +27,45 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PromptServiceStub:
-    """Searches prompts and keeps them."""
+    """Searches for prompts and stores them."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PromptServiceAsyncStub: ...
     CreatePrompt: _grpc.UnaryUnaryMultiCallable[_prompt_service_pb2.CreatePromptRequest, _prompt_service_pb2.CreatePromptResponse]
-    """Starts the search for a prompt, in QUEUED. Once answered, it survives the death of any process; no query is asked
-    twice.
+    """Starts a search in QUEUED. Once the call returns, the search survives the crash of any process, and no query is
+    sent twice.
     """
     GetPrompt: _grpc.UnaryUnaryMultiCallable[_prompt_service_pb2.GetPromptRequest, _prompt_service_pb2.GetPromptResponse]
     """Returns a prompt. NOT_FOUND if there is none."""
     ListPrompts: _grpc.UnaryUnaryMultiCallable[_prompt_service_pb2.ListPromptsRequest, _prompt_service_pb2.ListPromptsResponse]
     """Lists a tenant's prompts, newest first."""
     CancelPrompt: _grpc.UnaryUnaryMultiCallable[_prompt_service_pb2.CancelPromptRequest, _prompt_service_pb2.CancelPromptResponse]
-    """Asks a search to end; a finished one is returned unchanged."""
+    """Requests cancellation. A finished search is returned unchanged."""
     WatchPrompt: _grpc.UnaryStreamMultiCallable[_prompt_service_pb2.WatchPromptRequest, _prompt_service_pb2.WatchPromptResponse]
-    """Streams the events of a search until it is final; a heartbeat comes at least every 10 seconds."""
+    """Streams the events of a search until it is final, with a heartbeat at least every 10 seconds."""
 
 @_typing.type_check_only
 class PromptServiceAsyncStub(PromptServiceStub):
-    """Searches prompts and keeps them."""
+    """Searches for prompts and stores them."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreatePrompt: _aio.UnaryUnaryMultiCallable[_prompt_service_pb2.CreatePromptRequest, _prompt_service_pb2.CreatePromptResponse]  # type: ignore[assignment]
-    """Starts the search for a prompt, in QUEUED. Once answered, it survives the death of any process; no query is asked
-    twice.
+    """Starts a search in QUEUED. Once the call returns, the search survives the crash of any process, and no query is
+    sent twice.
     """
     GetPrompt: _aio.UnaryUnaryMultiCallable[_prompt_service_pb2.GetPromptRequest, _prompt_service_pb2.GetPromptResponse]  # type: ignore[assignment]
     """Returns a prompt. NOT_FOUND if there is none."""
     ListPrompts: _aio.UnaryUnaryMultiCallable[_prompt_service_pb2.ListPromptsRequest, _prompt_service_pb2.ListPromptsResponse]  # type: ignore[assignment]
     """Lists a tenant's prompts, newest first."""
     CancelPrompt: _aio.UnaryUnaryMultiCallable[_prompt_service_pb2.CancelPromptRequest, _prompt_service_pb2.CancelPromptResponse]  # type: ignore[assignment]
-    """Asks a search to end; a finished one is returned unchanged."""
+    """Requests cancellation. A finished search is returned unchanged."""
     WatchPrompt: _aio.UnaryStreamMultiCallable[_prompt_service_pb2.WatchPromptRequest, _prompt_service_pb2.WatchPromptResponse]  # type: ignore[assignment]
-    """Streams the events of a search until it is final; a heartbeat comes at least every 10 seconds."""
+    """Streams the events of a search until it is final, with a heartbeat at least every 10 seconds."""
 
 class PromptServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Searches prompts and keeps them."""
+    """Searches for prompts and stores them."""
 
     @_abc_1.abstractmethod
     def CreatePrompt(
@@ -73,8 +73,8 @@ class PromptServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _prompt_service_pb2.CreatePromptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_prompt_service_pb2.CreatePromptResponse, _abc.Awaitable[_prompt_service_pb2.CreatePromptResponse]]:
-        """Starts the search for a prompt, in QUEUED. Once answered, it survives the death of any process; no query is asked
-        twice.
+        """Starts a search in QUEUED. Once the call returns, the search survives the crash of any process, and no query is
+        sent twice.
         """
 
     @_abc_1.abstractmethod
@@ -99,7 +99,7 @@ class PromptServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _prompt_service_pb2.CancelPromptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_prompt_service_pb2.CancelPromptResponse, _abc.Awaitable[_prompt_service_pb2.CancelPromptResponse]]:
-        """Asks a search to end; a finished one is returned unchanged."""
+        """Requests cancellation. A finished search is returned unchanged."""
 
     @_abc_1.abstractmethod
     def WatchPrompt(
@@ -107,6 +107,6 @@ class PromptServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _prompt_service_pb2.WatchPromptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_prompt_service_pb2.WatchPromptResponse], _abc.AsyncIterator[_prompt_service_pb2.WatchPromptResponse]]:
-        """Streams the events of a search until it is final; a heartbeat comes at least every 10 seconds."""
+        """Streams the events of a search until it is final, with a heartbeat at least every 10 seconds."""
 
 def add_PromptServiceServicer_to_server(servicer: PromptServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

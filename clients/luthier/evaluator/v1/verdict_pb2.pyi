@@ -30,23 +30,27 @@ class _VerdictCertaintyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verd
     VERDICT_CERTAINTY_UNSPECIFIED: _VerdictCertainty.ValueType  # 0
     """Never sent."""
     VERDICT_CERTAINTY_PROVED: _VerdictCertainty.ValueType  # 1
-    """Every other option is proved worse, proved not worth its effort, or excluded by a limit."""
+    """Every other option is proved worse, proved not worth the effort, or excluded by a limit."""
     VERDICT_CERTAINTY_NO_DIFFERENCE_SHOWN: _VerdictCertainty.ValueType  # 2
-    """No difference is shown between the recommended option and another of more effort: the one of less effort is taken."""
+    """The recommended option is not shown to differ from one that takes more effort; the one with less effort is
+    recommended.
+    """
     VERDICT_CERTAINTY_INSUFFICIENT_EVIDENCE: _VerdictCertainty.ValueType  # 3
-    """The rows do not suffice for any recommendation."""
+    """There is not enough evidence for any recommendation."""
 
 class VerdictCertainty(_VerdictCertainty, metaclass=_VerdictCertaintyEnumTypeWrapper):
-    """How sure a recommendation is."""
+    """Certainty of a recommendation."""
 
 VERDICT_CERTAINTY_UNSPECIFIED: VerdictCertainty.ValueType  # 0
 """Never sent."""
 VERDICT_CERTAINTY_PROVED: VerdictCertainty.ValueType  # 1
-"""Every other option is proved worse, proved not worth its effort, or excluded by a limit."""
+"""Every other option is proved worse, proved not worth the effort, or excluded by a limit."""
 VERDICT_CERTAINTY_NO_DIFFERENCE_SHOWN: VerdictCertainty.ValueType  # 2
-"""No difference is shown between the recommended option and another of more effort: the one of less effort is taken."""
+"""The recommended option is not shown to differ from one that takes more effort; the one with less effort is
+recommended.
+"""
 VERDICT_CERTAINTY_INSUFFICIENT_EVIDENCE: VerdictCertainty.ValueType  # 3
-"""The rows do not suffice for any recommendation."""
+"""There is not enough evidence for any recommendation."""
 Global___VerdictCertainty: _TypeAlias = VerdictCertainty  # noqa: Y015
 
 class _OptionStanding:
@@ -58,38 +62,36 @@ class _OptionStandingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Option
     OPTION_STANDING_UNSPECIFIED: _OptionStanding.ValueType  # 0
     """Never sent."""
     OPTION_STANDING_RECOMMENDED: _OptionStanding.ValueType  # 1
-    """It is the one to use."""
+    """Recommended."""
     OPTION_STANDING_WORSE: _OptionStanding.ValueType  # 2
     """Another option is proved better by more than `worth`."""
     OPTION_STANDING_NOT_WORTH_IT: _OptionStanding.ValueType  # 3
-    """It takes more effort than the recommended one, and is proved not better by more than `worth`."""
+    """Takes more effort than the recommended option and is proved not better by more than `worth`."""
     OPTION_STANDING_NO_DIFFERENCE_SHOWN: _OptionStanding.ValueType  # 4
-    """It takes more effort than the recommended one, and may or may not be better by more than `worth`."""
+    """Takes more effort than the recommended option and may or may not be better by more than `worth`."""
     OPTION_STANDING_EXCLUDED: _OptionStanding.ValueType  # 5
-    """It exceeds a limit of the preferences, or too few of its rows have a score."""
+    """Exceeds a limit in the preferences, or too few of its rows have a score."""
 
 class OptionStanding(_OptionStanding, metaclass=_OptionStandingEnumTypeWrapper):
-    """What became of an option."""
+    """Standing of an option."""
 
 OPTION_STANDING_UNSPECIFIED: OptionStanding.ValueType  # 0
 """Never sent."""
 OPTION_STANDING_RECOMMENDED: OptionStanding.ValueType  # 1
-"""It is the one to use."""
+"""Recommended."""
 OPTION_STANDING_WORSE: OptionStanding.ValueType  # 2
 """Another option is proved better by more than `worth`."""
 OPTION_STANDING_NOT_WORTH_IT: OptionStanding.ValueType  # 3
-"""It takes more effort than the recommended one, and is proved not better by more than `worth`."""
+"""Takes more effort than the recommended option and is proved not better by more than `worth`."""
 OPTION_STANDING_NO_DIFFERENCE_SHOWN: OptionStanding.ValueType  # 4
-"""It takes more effort than the recommended one, and may or may not be better by more than `worth`."""
+"""Takes more effort than the recommended option and may or may not be better by more than `worth`."""
 OPTION_STANDING_EXCLUDED: OptionStanding.ValueType  # 5
-"""It exceeds a limit of the preferences, or too few of its rows have a score."""
+"""Exceeds a limit in the preferences, or too few of its rows have a score."""
 Global___OptionStanding: _TypeAlias = OptionStanding  # noqa: Y015
 
 @_typing.final
 class Verdict(_message.Message):
-    """Which way of answering a task should use, and why. Computed from a finished evaluation: the same evaluation and the same
-    preferences give the same verdict.
-    """
+    """Which way of answering to use for a task, and why. A pure function of a finished evaluation and the preferences."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -103,30 +105,30 @@ class Verdict(_message.Message):
     DIFFERENCES_FIELD_NUMBER: _builtins.int
     INTERVAL_CONFIDENCE_FIELD_NUMBER: _builtins.int
     evaluation: _builtins.str
-    """The evaluation judged."""
+    """The evaluation."""
     recommended: _evaluation_pb2.Arm.ValueType
-    """The way to use; unset where nothing can be recommended."""
+    """The recommended arm; unset if none can be recommended."""
     certainty: Global___VerdictCertainty.ValueType
-    """How sure that is."""
+    """Certainty of the recommendation."""
     headline: _builtins.str
-    """The verdict in a sentence, such as "Do not fine-tune: ..."."""
+    """The verdict in one sentence, such as "Do not fine-tune: ..."."""
     interval_confidence: _builtins.float
-    """Confidence of each of these intervals, 0 to 1: so high that all of them hold at once with 95 % (Bonferroni)."""
+    """Confidence level of each interval, 0 to 1, chosen so that all of them hold simultaneously with 95 % (Bonferroni)."""
     @_builtins.property
     def preferences(self) -> Global___VerdictPreferences:
-        """The preferences, with every default filled in."""
+        """The preferences, with all defaults filled in."""
 
     @_builtins.property
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Why, a sentence each."""
+        """The reasons, one sentence each."""
 
     @_builtins.property
     def options(self) -> _containers.RepeatedCompositeFieldContainer[Global___VerdictOption]:
-        """One entry for each way that the evaluation tried, least effort first."""
+        """One entry per arm in the evaluation, least effort first."""
 
     @_builtins.property
     def differences(self) -> _containers.RepeatedCompositeFieldContainer[_evaluation_pb2.PairedDifference]:
-        """Every pair of options that may be used: the one of more effort minus the one of less."""
+        """Differences between every pair of eligible options: more effort minus less effort."""
 
     def __init__(
         self,
@@ -151,7 +153,7 @@ Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 @_typing.final
 class VerdictPreferences(_message.Message):
-    """What a tenant wants of a verdict."""
+    """Preferences for a verdict."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -160,13 +162,13 @@ class VerdictPreferences(_message.Message):
     MAX_PRICE_PER_1000_FIELD_NUMBER: _builtins.int
     MAX_LATENCY_MS_P95_FIELD_NUMBER: _builtins.int
     metric: _builtins.str
-    """The metric that decides; one that every row has. Default: the evaluation's primary metric."""
+    """The deciding metric; it must be scored row by row. Default: the evaluation's primary metric."""
     worth: _builtins.float
-    """Least gain in the metric that is worth more effort, 0 to 1. Default 0."""
+    """Minimum gain in the metric that justifies more effort, 0 to 1. Default 0."""
     max_price_per_1000: _builtins.float
-    """Most that 1,000 answers may cost, in the evaluation's currency. Default: no limit."""
+    """Maximum cost of 1,000 answers, in the evaluation's currency. Default: no limit."""
     max_latency_ms_p95: _builtins.float
-    """Most milliseconds to the last token, 95th percentile. Default: no limit."""
+    """Maximum 95th percentile of the time to last token in milliseconds. Default: no limit."""
     def __init__(
         self,
         *,
@@ -196,7 +198,7 @@ Global___VerdictPreferences: _TypeAlias = VerdictPreferences  # noqa: Y015
 
 @_typing.final
 class VerdictOption(_message.Message):
-    """One way of answering, with what it gives and what it takes."""
+    """One way of answering, with its quality and its costs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -210,26 +212,26 @@ class VerdictOption(_message.Message):
     REFRESH_FIELD_NUMBER: _builtins.int
     REFRESH_DURATION_FIELD_NUMBER: _builtins.int
     arm: _evaluation_pb2.Arm.ValueType
-    """The way."""
+    """The arm."""
     standing: Global___OptionStanding.ValueType
-    """What became of it."""
+    """Its standing."""
     explanation: _builtins.str
-    """Why, in a sentence; empty for the recommended one."""
+    """The reason in one sentence; empty for the recommended option."""
     price_per_1000: _builtins.float
-    """Price of 1,000 answers."""
+    """Cost of 1,000 answers."""
     latency_ms_p50: _builtins.float
-    """Milliseconds to the last token, median."""
+    """Median time to last token in milliseconds."""
     latency_ms_p95: _builtins.float
-    """Milliseconds to the last token, 95th percentile."""
+    """95th percentile of the time to last token in milliseconds."""
     refresh: _builtins.str
-    """What has to be done again when the data changes."""
+    """What must be redone when the data changes."""
     @_builtins.property
     def quality(self) -> _evaluation_pb2.MetricValue:
         """The metric with its 95 % interval and coverage."""
 
     @_builtins.property
     def refresh_duration(self) -> _duration_pb2.Duration:
-        """How long that took the last time; unset where it was not measured."""
+        """How long that took last time; unset if not measured."""
 
     def __init__(
         self,

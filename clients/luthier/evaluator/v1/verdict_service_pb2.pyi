@@ -22,17 +22,17 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class DecideVerdictRequest(_message.Message):
-    """Request of `DecideVerdict`."""
+    """Request for `DecideVerdict`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVALUATION_FIELD_NUMBER: _builtins.int
     PREFERENCES_FIELD_NUMBER: _builtins.int
     evaluation: _builtins.str
-    """The evaluation; it must be SUCCEEDED."""
+    """The evaluation; must be SUCCEEDED."""
     @_builtins.property
     def preferences(self) -> _verdict_pb2.VerdictPreferences:
-        """What matters."""
+        """Preferences."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ Global___DecideVerdictRequest: _TypeAlias = DecideVerdictRequest  # noqa: Y015
 
 @_typing.final
 class DecideVerdictResponse(_message.Message):
-    """Response of `DecideVerdict`."""
+    """Response to `DecideVerdict`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -74,16 +74,16 @@ Global___DecideVerdictResponse: _TypeAlias = DecideVerdictResponse  # noqa: Y015
 
 @_typing.final
 class CompareEvaluationsRequest(_message.Message):
-    """Request of `CompareEvaluations`."""
+    """Request for `CompareEvaluations`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVALUATION_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
     evaluation: _builtins.str
-    """The evaluation under test, of the same tenant as `reference`; it must be SUCCEEDED."""
+    """The evaluation under test, of the same tenant as `reference`. Must be SUCCEEDED."""
     reference: _builtins.str
-    """The evaluation that it is compared with; it must be SUCCEEDED."""
+    """The evaluation to compare it with. Must be SUCCEEDED."""
     def __init__(
         self,
         *,
@@ -100,7 +100,7 @@ Global___CompareEvaluationsRequest: _TypeAlias = CompareEvaluationsRequest  # no
 
 @_typing.final
 class CompareEvaluationsResponse(_message.Message):
-    """Response of `CompareEvaluations`."""
+    """Response to `CompareEvaluations`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -111,25 +111,25 @@ class CompareEvaluationsResponse(_message.Message):
     CHANGES_FIELD_NUMBER: _builtins.int
     NOT_COMPARED_FIELD_NUMBER: _builtins.int
     common_row_count: _builtins.int
-    """Rows that both have: the same id, question and reference answer."""
+    """Number of shared rows: same id, question and reference answer."""
     only_evaluation_row_count: _builtins.int
-    """Rows of `evaluation` that `reference` lacks."""
+    """Number of rows only in `evaluation`."""
     only_reference_row_count: _builtins.int
-    """Rows of `reference` that `evaluation` lacks."""
+    """Number of rows only in `reference`."""
     @_builtins.property
     def differences(self) -> _containers.RepeatedCompositeFieldContainer[_evaluation_pb2.PairedDifference]:
-        """`evaluation` minus `reference`, for each arm and metric that both have (`arm` and `reference` are the same arm), over the
-        common rows: all of them. Where `evaluation` has no score it counts 0, where only `reference` has none the difference
-        is 0; the bounds say what the missing scores could make of it.
+        """`evaluation` minus `reference` over all shared rows, for each arm and metric that both have (`arm` and `reference`
+        are the same arm). If `evaluation` has no score it counts as 0; if only `reference` has none the difference is 0.
+        The bounds show what the missing scores could change.
         """
 
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvaluationChange]:
-        """What differs between the two, by name."""
+        """Everything in which the two evaluations differ, by name."""
 
     @_builtins.property
     def not_compared(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvaluationGap]:
-        """What one of the two holds and no difference covers: arms, metrics, suites."""
+        """Arms, metrics and suites of either evaluation that no difference covers."""
 
     def __init__(
         self,
@@ -151,16 +151,16 @@ Global___CompareEvaluationsResponse: _TypeAlias = CompareEvaluationsResponse  # 
 
 @_typing.final
 class EvaluationGap(_message.Message):
-    """Something that was not compared."""
+    """Something that could not be compared."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SUBJECT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
-    """What: `arm rag`, `metric bleu of adapter`, `suite retention`, ..."""
+    """For example `arm rag`, `metric bleu of adapter` or `suite retention`."""
     reason: _builtins.str
-    """Why not."""
+    """Why it was not compared."""
     def __init__(
         self,
         *,
@@ -177,7 +177,7 @@ Global___EvaluationGap: _TypeAlias = EvaluationGap  # noqa: Y015
 
 @_typing.final
 class EvaluationChange(_message.Message):
-    """One thing in which two evaluations differ."""
+    """One difference between the inputs of two evaluations."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -186,13 +186,13 @@ class EvaluationChange(_message.Message):
     REFERENCE_VALUE_FIELD_NUMBER: _builtins.int
     AFFECTS_SCORING_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
-    """What: `inputs.adapter_sha256`, `config.shot_count`, `versions.ragas`, ..."""
+    """For example `inputs.adapter_sha256`, `config.shot_count` or `versions.ragas`."""
     evaluation_value: _builtins.str
-    """Its value in `evaluation`; empty where it has none."""
+    """Value in `evaluation`; empty if it has none."""
     reference_value: _builtins.str
-    """Its value in `reference`; empty where it has none."""
+    """Value in `reference`; empty if it has none."""
     affects_scoring: _builtins.bool
-    """Whether scores may differ for this reason alone, whatever the adapter does."""
+    """Whether this alone can change scores, independently of the adapter."""
     def __init__(
         self,
         *,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class VerdictServiceStub:
-    """Says what finished evaluations mean. Changes nothing.
+    """Interprets finished evaluations. Read-only.
     """
 
     def __init__(self, channel):
@@ -48,20 +48,20 @@ class VerdictServiceStub:
 
 
 class VerdictServiceServicer:
-    """Says what finished evaluations mean. Changes nothing.
+    """Interprets finished evaluations. Read-only.
     """
 
     def DecideVerdict(self, request, context):
-        """Says which way of answering to use. FAILED_PRECONDITION if the evaluation has not SUCCEEDED; INVALID_ARGUMENT for a metric
-        that it did not measure row by row.
+        """Recommends a way of answering. FAILED_PRECONDITION if the evaluation is not SUCCEEDED; INVALID_ARGUMENT for a
+        metric that was not scored row by row.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CompareEvaluations(self, request, context):
-        """Compares two evaluations over the rows that they have in common, arm by arm. FAILED_PRECONDITION if one has not SUCCEEDED
-        or they have no row in common.
+        """Compares two evaluations on the rows they share, arm by arm. FAILED_PRECONDITION if one is not SUCCEEDED or they
+        share no rows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,7 +89,7 @@ def add_VerdictServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class VerdictService:
-    """Says what finished evaluations mean. Changes nothing.
+    """Interprets finished evaluations. Read-only.
     """
 
     @staticmethod

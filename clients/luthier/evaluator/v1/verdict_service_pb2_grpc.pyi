@@ -27,37 +27,37 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class VerdictServiceStub:
-    """Says what finished evaluations mean. Changes nothing."""
+    """Interprets finished evaluations. Read-only."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> VerdictServiceAsyncStub: ...
     DecideVerdict: _grpc.UnaryUnaryMultiCallable[_verdict_service_pb2.DecideVerdictRequest, _verdict_service_pb2.DecideVerdictResponse]
-    """Says which way of answering to use. FAILED_PRECONDITION if the evaluation has not SUCCEEDED; INVALID_ARGUMENT for a metric
-    that it did not measure row by row.
+    """Recommends a way of answering. FAILED_PRECONDITION if the evaluation is not SUCCEEDED; INVALID_ARGUMENT for a
+    metric that was not scored row by row.
     """
     CompareEvaluations: _grpc.UnaryUnaryMultiCallable[_verdict_service_pb2.CompareEvaluationsRequest, _verdict_service_pb2.CompareEvaluationsResponse]
-    """Compares two evaluations over the rows that they have in common, arm by arm. FAILED_PRECONDITION if one has not SUCCEEDED
-    or they have no row in common.
+    """Compares two evaluations on the rows they share, arm by arm. FAILED_PRECONDITION if one is not SUCCEEDED or they
+    share no rows.
     """
 
 @_typing.type_check_only
 class VerdictServiceAsyncStub(VerdictServiceStub):
-    """Says what finished evaluations mean. Changes nothing."""
+    """Interprets finished evaluations. Read-only."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     DecideVerdict: _aio.UnaryUnaryMultiCallable[_verdict_service_pb2.DecideVerdictRequest, _verdict_service_pb2.DecideVerdictResponse]  # type: ignore[assignment]
-    """Says which way of answering to use. FAILED_PRECONDITION if the evaluation has not SUCCEEDED; INVALID_ARGUMENT for a metric
-    that it did not measure row by row.
+    """Recommends a way of answering. FAILED_PRECONDITION if the evaluation is not SUCCEEDED; INVALID_ARGUMENT for a
+    metric that was not scored row by row.
     """
     CompareEvaluations: _aio.UnaryUnaryMultiCallable[_verdict_service_pb2.CompareEvaluationsRequest, _verdict_service_pb2.CompareEvaluationsResponse]  # type: ignore[assignment]
-    """Compares two evaluations over the rows that they have in common, arm by arm. FAILED_PRECONDITION if one has not SUCCEEDED
-    or they have no row in common.
+    """Compares two evaluations on the rows they share, arm by arm. FAILED_PRECONDITION if one is not SUCCEEDED or they
+    share no rows.
     """
 
 class VerdictServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Says what finished evaluations mean. Changes nothing."""
+    """Interprets finished evaluations. Read-only."""
 
     @_abc_1.abstractmethod
     def DecideVerdict(
@@ -65,8 +65,8 @@ class VerdictServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _verdict_service_pb2.DecideVerdictRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_verdict_service_pb2.DecideVerdictResponse, _abc.Awaitable[_verdict_service_pb2.DecideVerdictResponse]]:
-        """Says which way of answering to use. FAILED_PRECONDITION if the evaluation has not SUCCEEDED; INVALID_ARGUMENT for a metric
-        that it did not measure row by row.
+        """Recommends a way of answering. FAILED_PRECONDITION if the evaluation is not SUCCEEDED; INVALID_ARGUMENT for a
+        metric that was not scored row by row.
         """
 
     @_abc_1.abstractmethod
@@ -75,8 +75,8 @@ class VerdictServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _verdict_service_pb2.CompareEvaluationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_verdict_service_pb2.CompareEvaluationsResponse, _abc.Awaitable[_verdict_service_pb2.CompareEvaluationsResponse]]:
-        """Compares two evaluations over the rows that they have in common, arm by arm. FAILED_PRECONDITION if one has not SUCCEEDED
-        or they have no row in common.
+        """Compares two evaluations on the rows they share, arm by arm. FAILED_PRECONDITION if one is not SUCCEEDED or they
+        share no rows.
         """
 
 def add_VerdictServiceServicer_to_server(servicer: VerdictServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

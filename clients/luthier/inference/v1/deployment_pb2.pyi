@@ -33,17 +33,17 @@ class _LoadedAdapterStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Lo
     LOADED_ADAPTER_STATE_LOADING: _LoadedAdapterState.ValueType  # 1
     """Being fetched, verified, loaded and, the first time, checked."""
     LOADED_ADAPTER_STATE_READY: _LoadedAdapterState.ValueType  # 2
-    """It can answer."""
+    """Ready to serve."""
     LOADED_ADAPTER_STATE_DRAINING: _LoadedAdapterState.ValueType  # 3
-    """No new requests; it is unloaded after its last token."""
+    """Accepts no new requests; unloaded after its last token."""
     LOADED_ADAPTER_STATE_FAILED: _LoadedAdapterState.ValueType  # 4
-    """Its files are gone or do not verify; see `error`."""
+    """Its files are missing or failed verification; see `error`."""
     LOADED_ADAPTER_STATE_COLD: _LoadedAdapterState.ValueType  # 5
-    """On disk; its next request loads it, and waits for that."""
+    """On disk. The next request loads it and waits."""
 
 class LoadedAdapterState(_LoadedAdapterState, metaclass=_LoadedAdapterStateEnumTypeWrapper):
-    """Life of a loaded adapter: COLD -> LOADING -> READY | FAILED; READY -> COLD when it makes room; FAILED -> LOADING when it is tried
-    again; READY -> DRAINING -> unloaded and gone.
+    """States of a loaded adapter. COLD -> LOADING -> READY | FAILED; READY -> COLD on eviction; FAILED -> LOADING on retry;
+    READY -> DRAINING -> unloaded.
     """
 
 LOADED_ADAPTER_STATE_UNSPECIFIED: LoadedAdapterState.ValueType  # 0
@@ -51,18 +51,20 @@ LOADED_ADAPTER_STATE_UNSPECIFIED: LoadedAdapterState.ValueType  # 0
 LOADED_ADAPTER_STATE_LOADING: LoadedAdapterState.ValueType  # 1
 """Being fetched, verified, loaded and, the first time, checked."""
 LOADED_ADAPTER_STATE_READY: LoadedAdapterState.ValueType  # 2
-"""It can answer."""
+"""Ready to serve."""
 LOADED_ADAPTER_STATE_DRAINING: LoadedAdapterState.ValueType  # 3
-"""No new requests; it is unloaded after its last token."""
+"""Accepts no new requests; unloaded after its last token."""
 LOADED_ADAPTER_STATE_FAILED: LoadedAdapterState.ValueType  # 4
-"""Its files are gone or do not verify; see `error`."""
+"""Its files are missing or failed verification; see `error`."""
 LOADED_ADAPTER_STATE_COLD: LoadedAdapterState.ValueType  # 5
-"""On disk; its next request loads it, and waits for that."""
+"""On disk. The next request loads it and waits."""
 Global___LoadedAdapterState: _TypeAlias = LoadedAdapterState  # noqa: Y015
 
 @_typing.final
 class Deployment(_message.Message):
-    """A stable name that applications call. It routes to one immutable loaded adapter; the loaded adapter changes, the name does not."""
+    """A stable name for applications to call. It routes to an immutable loaded adapter; the adapter behind the name can
+    change.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -80,13 +82,13 @@ class Deployment(_message.Message):
     name: _builtins.str
     """Resource name, `tenants/{tenant}/deployments/{deployment}`."""
     etag: _builtins.str
-    """Changes with every change of the deployment."""
+    """Changes whenever the deployment changes."""
     revision: _builtins.int
-    """Counts the changes of routing, from 1 on. Every answer names it."""
+    """Number of routing changes, starting at 1. Every answer carries it."""
     pinned: _builtins.bool
-    """Whether all that it holds stays in memory (`PinDeployment`); else what is idle makes room for others."""
+    """Whether its adapters stay in memory (`PinDeployment`). Otherwise idle ones can be evicted."""
     mirror_revision: _builtins.str
-    """The adapter revision that gets a copy of every request; empty: none."""
+    """The adapter revision that receives a copy of every request; empty for none."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was first deployed."""
@@ -97,19 +99,19 @@ class Deployment(_message.Message):
 
     @_builtins.property
     def live(self) -> Global___LoadedAdapter:
-        """What requests go to."""
+        """The loaded adapter that serves requests."""
 
     @_builtins.property
     def candidate(self) -> Global___LoadedAdapter:
-        """Loaded and checked, waiting for `PromoteDeployment`; unset without one."""
+        """Loaded and checked, waiting for `PromoteDeployment`; unset if there is none."""
 
     @_builtins.property
     def previous(self) -> Global___LoadedAdapter:
-        """What was live before, kept loaded for `RollbackDeployment`; unset without one."""
+        """The previously live adapter, kept loaded for `RollbackDeployment`; unset if there is none."""
 
     @_builtins.property
     def traffic(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrafficShare]:
-        """Where requests go (`SetTraffic`). Empty: all to `live`."""
+        """Traffic split (`SetTraffic`). Empty means everything goes to `live`."""
 
     def __init__(
         self,
@@ -143,9 +145,9 @@ class TrafficShare(_message.Message):
     ADAPTER_REVISION_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
     adapter_revision: _builtins.str
-    """An adapter revision that the deployment holds: its live, candidate or previous one."""
+    """An adapter revision held by the deployment: live, candidate or previous."""
     weight: _builtins.int
-    """Its part of the sum of all weights, 0 to 1,000,000."""
+    """Weight relative to the sum of all weights, 0 to 1,000,000."""
     def __init__(
         self,
         *,
@@ -176,7 +178,7 @@ class LoadedAdapter(_message.Message):
     CERTIFICATE_FIELD_NUMBER: _builtins.int
     LOAD_STAGES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Name in the engine, made of the content digest and never used for anything else."""
+    """Name in the engine, derived from the content digest and never reused."""
     adapter_revision: _builtins.str
     """The adapter revision it holds."""
     adapter_sha256: _builtins.str
@@ -184,20 +186,20 @@ class LoadedAdapter(_message.Message):
     base_model: _builtins.str
     """The base model."""
     state: Global___LoadedAdapterState.ValueType
-    """Where it is in its life."""
+    """Current state."""
     lease_count: _builtins.int
-    """Requests that hold it now."""
+    """Number of requests currently using it."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Why it cannot serve. Set only in FAILED."""
 
     @_builtins.property
     def certificate(self) -> Global___ParityCertificate:
-        """The parity check: the engine computes with it what the training computed; unset before its first load."""
+        """Result of the parity check between engine and training. Unset before the first load."""
 
     @_builtins.property
     def load_stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoadStage]:
-        """How long each stage took when it was deployed or first loaded, in order: `fetch`, `verify`, `load`, `parity_check`, `publish`."""
+        """Duration of each stage of the deploy or first load, in order: `fetch`, `verify`, `load`, `parity_check`, `publish`."""
 
     def __init__(
         self,
@@ -229,10 +231,12 @@ class LoadStage(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`fetch`: its files, by digest; `verify`: what they hold; `load`: into the engine; `parity_check`: the certificate; `publish`: durable."""
+    """`fetch` downloads files by digest, `verify` validates their content, `load` loads them into the engine,
+    `parity_check` produces the certificate, `publish` makes the change durable.
+    """
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
-        """How long it took."""
+        """Duration of the stage."""
 
     def __init__(
         self,
@@ -250,8 +254,8 @@ Global___LoadStage: _TypeAlias = LoadStage  # noqa: Y015
 
 @_typing.final
 class ParityCertificate(_message.Message):
-    """Train/serve parity: the engine scored greedy continuations that the training recorded with the adapter revision.
-    All deviations are absolute differences of log-probabilities, in nats per completion token.
+    """Evidence that engine and training agree: the engine scored the greedy continuations recorded during training. All
+    deviations are absolute differences of log-probabilities, in nats per completion token.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -269,30 +273,30 @@ class ParityCertificate(_message.Message):
     TRAINING_DTYPE_FIELD_NUMBER: _builtins.int
     CHECK_TIME_FIELD_NUMBER: _builtins.int
     row_count: _builtins.int
-    """Continuations compared; 0: the training recorded none, and only the effect is checked."""
+    """Number of continuations compared. 0 if training recorded none; then only the adapter's effect is checked."""
     token_count: _builtins.int
-    """Completion tokens compared."""
+    """Number of completion tokens compared."""
     deviation_mean_nats: _builtins.float
-    """Engine with the adapter against the training with it, mean. At most `tolerance_nats`."""
+    """Mean deviation with the adapter, engine against training. At most `tolerance_nats`."""
     deviation_max_nats: _builtins.float
-    """The same, largest."""
+    """Maximum deviation with the adapter."""
     base_deviation_mean_nats: _builtins.float
-    """Engine without the adapter against the training without it, mean."""
+    """Mean deviation without the adapter, engine against training."""
     effect_mean_nats: _builtins.float
-    """Engine with the adapter against the engine without it, mean."""
+    """Mean effect: engine with the adapter against engine without it."""
     effect_max_nats: _builtins.float
-    """The same, largest. An adapter without an effect is refused."""
+    """Maximum effect. An adapter with no effect is rejected."""
     tolerance_nats: _builtins.float
-    """The bound on `deviation_mean_nats`; it depends on both data types."""
+    """Bound on `deviation_mean_nats`. It depends on both data types."""
     engine_version: _builtins.str
-    """Kind and version of the engine, e.g. `vllm 0.32.0 (cpu, float32)`."""
+    """Engine kind and version, such as `vllm 0.32.0 (cpu, float32)`."""
     engine_dtype: _builtins.str
-    """In what the engine computes, e.g. `float32`."""
+    """Data type of the engine, such as `float32`."""
     training_dtype: _builtins.str
-    """In what the training computed; empty if it recorded nothing."""
+    """Data type of the training; empty if nothing was recorded."""
     @_builtins.property
     def check_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was checked."""
+        """When the check ran."""
 
     def __init__(
         self,

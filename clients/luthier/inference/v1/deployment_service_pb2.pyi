@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class DeployAdapterRequest(_message.Message):
-    """Request of `DeployAdapter`."""
+    """Request for `DeployAdapter`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -33,13 +33,13 @@ class DeployAdapterRequest(_message.Message):
     name: _builtins.str
     """The deployment, `tenants/{tenant}/deployments/{deployment}`."""
     adapter_revision: _builtins.str
-    """What to serve under it."""
+    """The adapter revision to serve."""
     stage_only: _builtins.bool
-    """Keep it as the candidate until it is promoted."""
+    """Only stage it as the candidate; `PromoteDeployment` makes it live."""
     etag: _builtins.str
-    """The deployment's etag as the caller knows it; empty: not checked."""
+    """The etag last seen by the caller. Empty: not checked."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     def __init__(
         self,
         *,
@@ -59,14 +59,14 @@ Global___DeployAdapterRequest: _TypeAlias = DeployAdapterRequest  # noqa: Y015
 
 @_typing.final
 class DeployAdapterResponse(_message.Message):
-    """Response of `DeployAdapter`."""
+    """Response to `DeployAdapter`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DEPLOYMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def deployment(self) -> _deployment_pb2.Deployment:
-        """The deployment after it."""
+        """The updated deployment."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ Global___DeployAdapterResponse: _TypeAlias = DeployAdapterResponse  # noqa: Y015
 
 @_typing.final
 class PromoteDeploymentRequest(_message.Message):
-    """Request of `PromoteDeployment`."""
+    """Request for `PromoteDeployment`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -93,9 +93,9 @@ class PromoteDeploymentRequest(_message.Message):
     name: _builtins.str
     """The deployment."""
     etag: _builtins.str
-    """The deployment's etag as the caller knows it; empty: not checked."""
+    """The etag last seen by the caller. Empty: not checked."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     def __init__(
         self,
         *,
@@ -113,14 +113,14 @@ Global___PromoteDeploymentRequest: _TypeAlias = PromoteDeploymentRequest  # noqa
 
 @_typing.final
 class PromoteDeploymentResponse(_message.Message):
-    """Response of `PromoteDeployment`."""
+    """Response to `PromoteDeployment`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DEPLOYMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def deployment(self) -> _deployment_pb2.Deployment:
-        """The deployment after it."""
+        """The updated deployment."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ Global___PromoteDeploymentResponse: _TypeAlias = PromoteDeploymentResponse  # no
 
 @_typing.final
 class RollbackDeploymentRequest(_message.Message):
-    """Request of `RollbackDeployment`."""
+    """Request for `RollbackDeployment`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -147,9 +147,9 @@ class RollbackDeploymentRequest(_message.Message):
     name: _builtins.str
     """The deployment."""
     etag: _builtins.str
-    """The deployment's etag as the caller knows it; empty: not checked."""
+    """The etag last seen by the caller. Empty: not checked."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     def __init__(
         self,
         *,
@@ -167,14 +167,14 @@ Global___RollbackDeploymentRequest: _TypeAlias = RollbackDeploymentRequest  # no
 
 @_typing.final
 class RollbackDeploymentResponse(_message.Message):
-    """Response of `RollbackDeployment`."""
+    """Response to `RollbackDeployment`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DEPLOYMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def deployment(self) -> _deployment_pb2.Deployment:
-        """The deployment after it."""
+        """The updated deployment."""
 
     def __init__(
         self,
@@ -191,7 +191,7 @@ Global___RollbackDeploymentResponse: _TypeAlias = RollbackDeploymentResponse  # 
 
 @_typing.final
 class DeleteDeploymentRequest(_message.Message):
-    """Request of `DeleteDeployment`."""
+    """Request for `DeleteDeployment`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -201,9 +201,9 @@ class DeleteDeploymentRequest(_message.Message):
     name: _builtins.str
     """The deployment."""
     etag: _builtins.str
-    """The deployment's etag as the caller knows it; empty: not checked."""
+    """The etag last seen by the caller. Empty: not checked."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     def __init__(
         self,
         *,
@@ -221,7 +221,7 @@ Global___DeleteDeploymentRequest: _TypeAlias = DeleteDeploymentRequest  # noqa: 
 
 @_typing.final
 class DeleteDeploymentResponse(_message.Message):
-    """Response of `DeleteDeployment`."""
+    """Response to `DeleteDeployment`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -238,7 +238,7 @@ Global___DeleteDeploymentResponse: _TypeAlias = DeleteDeploymentResponse  # noqa
 
 @_typing.final
 class SetTrafficRequest(_message.Message):
-    """Request of `SetTraffic`."""
+    """Request for `SetTraffic`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -250,18 +250,19 @@ class SetTrafficRequest(_message.Message):
     name: _builtins.str
     """The deployment."""
     mirror_revision: _builtins.str
-    """A revision that the deployment holds. It answers a copy of each request after the caller got its answer; both are recorded.
-    Copies are dropped, and counted, rather than slow anybody down. No copy is made of an HTTP request with tools, with a format that
-    is neither `json_schema` nor one of `structured_outputs`, with fields like `logit_bias`, or without a single text as its prompt:
-    the log and the metric `luthier_mirror_skipped_total` say why. Empty: none.
+    """A revision held by the deployment, which answers a copy of each request after the caller has received its answer.
+    Both answers are recorded. Copies that would slow down other requests are dropped and counted. HTTP requests are
+    not copied if they use tools, a format other than `json_schema` or `structured_outputs`, fields such as
+    `logit_bias`, or anything but a single text prompt; the log and the metric `luthier_mirror_skipped_total` give the
+    reason. Empty: no mirror.
     """
     etag: _builtins.str
-    """The deployment's etag as the caller knows it; empty: not checked."""
+    """The etag last seen by the caller. Empty: not checked."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     @_builtins.property
     def traffic(self) -> _containers.RepeatedCompositeFieldContainer[_deployment_pb2.TrafficShare]:
-        """At most one for each revision, with a sum above 0; empty: all to the live revision."""
+        """At most one entry per revision, with a sum greater than 0. Empty: everything goes to the live revision."""
 
     def __init__(
         self,
@@ -282,14 +283,14 @@ Global___SetTrafficRequest: _TypeAlias = SetTrafficRequest  # noqa: Y015
 
 @_typing.final
 class SetTrafficResponse(_message.Message):
-    """Response of `SetTraffic`."""
+    """Response to `SetTraffic`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DEPLOYMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def deployment(self) -> _deployment_pb2.Deployment:
-        """The deployment after it."""
+        """The updated deployment."""
 
     def __init__(
         self,
@@ -306,7 +307,7 @@ Global___SetTrafficResponse: _TypeAlias = SetTrafficResponse  # noqa: Y015
 
 @_typing.final
 class PinDeploymentRequest(_message.Message):
-    """Request of `PinDeployment`."""
+    """Request for `PinDeployment`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -317,11 +318,11 @@ class PinDeploymentRequest(_message.Message):
     name: _builtins.str
     """The deployment."""
     pinned: _builtins.bool
-    """True keeps its loaded adapters in memory; false lets them make room for others."""
+    """True keeps its adapters in memory; false allows them to be evicted."""
     etag: _builtins.str
-    """The deployment's etag as the caller knows it; empty: not checked."""
+    """The etag last seen by the caller. Empty: not checked."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     def __init__(
         self,
         *,
@@ -340,14 +341,14 @@ Global___PinDeploymentRequest: _TypeAlias = PinDeploymentRequest  # noqa: Y015
 
 @_typing.final
 class PinDeploymentResponse(_message.Message):
-    """Response of `PinDeployment`."""
+    """Response to `PinDeployment`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DEPLOYMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def deployment(self) -> _deployment_pb2.Deployment:
-        """The deployment after it."""
+        """The updated deployment."""
 
     def __init__(
         self,
@@ -364,7 +365,7 @@ Global___PinDeploymentResponse: _TypeAlias = PinDeploymentResponse  # noqa: Y015
 
 @_typing.final
 class PrefetchDeploymentRequest(_message.Message):
-    """Request of `PrefetchDeployment`."""
+    """Request for `PrefetchDeployment`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -386,14 +387,14 @@ Global___PrefetchDeploymentRequest: _TypeAlias = PrefetchDeploymentRequest  # no
 
 @_typing.final
 class PrefetchDeploymentResponse(_message.Message):
-    """Response of `PrefetchDeployment`."""
+    """Response to `PrefetchDeployment`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DEPLOYMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def deployment(self) -> _deployment_pb2.Deployment:
-        """The deployment, loaded."""
+        """The deployment with its adapters loaded."""
 
     def __init__(
         self,
@@ -410,7 +411,7 @@ Global___PrefetchDeploymentResponse: _TypeAlias = PrefetchDeploymentResponse  # 
 
 @_typing.final
 class GetDeploymentRequest(_message.Message):
-    """Request of `GetDeployment`."""
+    """Request for `GetDeployment`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -432,7 +433,7 @@ Global___GetDeploymentRequest: _TypeAlias = GetDeploymentRequest  # noqa: Y015
 
 @_typing.final
 class GetDeploymentResponse(_message.Message):
-    """Response of `GetDeployment`."""
+    """Response to `GetDeployment`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -456,7 +457,7 @@ Global___GetDeploymentResponse: _TypeAlias = GetDeploymentResponse  # noqa: Y015
 
 @_typing.final
 class ListDeploymentsRequest(_message.Message):
-    """Request of `ListDeployments`."""
+    """Request for `ListDeployments`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -466,9 +467,11 @@ class ListDeploymentsRequest(_message.Message):
     parent: _builtins.str
     """The tenant, `tenants/{tenant}`."""
     page_size: _builtins.int
-    """Most items to return; 0 means 50, more than 1,000 means 1,000, negative is refused."""
+    """Maximum number of items to return. 0 means 50; values above 1,000 are capped at 1,000; negative values are
+    rejected.
+    """
     page_token: _builtins.str
-    """`next_page_token` of the page before."""
+    """`next_page_token` of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -486,17 +489,17 @@ Global___ListDeploymentsRequest: _TypeAlias = ListDeploymentsRequest  # noqa: Y0
 
 @_typing.final
 class ListDeploymentsResponse(_message.Message):
-    """Response of `ListDeployments`."""
+    """Response to `ListDeployments`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DEPLOYMENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token for the next page; empty at the end."""
     @_builtins.property
     def deployments(self) -> _containers.RepeatedCompositeFieldContainer[_deployment_pb2.Deployment]:
-        """One page."""
+        """One page of results."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class DeploymentServiceStub:
-    """Owns what is served under which name. Every change happens while requests run: a request in flight keeps its loaded adapter.
+    """Manages deployments. All changes happen under load: a request in flight keeps its loaded adapter.
     """
 
     def __init__(self, channel):
@@ -83,57 +83,60 @@ class DeploymentServiceStub:
 
 
 class DeploymentServiceServicer:
-    """Owns what is served under which name. Every change happens while requests run: a request in flight keeps its loaded adapter.
+    """Manages deployments. All changes happen under load: a request in flight keeps its loaded adapter.
     """
 
     def DeployAdapter(self, request, context):
-        """Verifies, loads and probes an adapter revision and, unless `stage_only`, makes it live; creates the deployment if need be.
-        A failure leaves the deployment as it was: FAILED_PRECONDITION with the stage and the cause in the metadata. Deploying what is already live
-        changes nothing. ABORTED if `etag` no longer matches.
+        """Verifies, loads and checks an adapter revision and, unless `stage_only` is set, makes it live. Creates the
+        deployment if it does not exist. A failure leaves the deployment unchanged: FAILED_PRECONDITION with the stage and
+        cause in the metadata. Deploying the live revision again changes nothing. ABORTED if `etag` does not match.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PromoteDeployment(self, request, context):
-        """Makes the candidate live. FAILED_PRECONDITION without a candidate.
+        """Makes the candidate live. FAILED_PRECONDITION if there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RollbackDeployment(self, request, context):
-        """Makes the previous loaded adapter live again. FAILED_PRECONDITION without one.
+        """Makes the previous adapter live again. FAILED_PRECONDITION if there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDeployment(self, request, context):
-        """Removes a deployment; requests in flight finish. NOT_FOUND if there is none.
+        """Deletes a deployment. Requests in flight complete. NOT_FOUND if it does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetTraffic(self, request, context):
-        """Splits a deployment's requests over the revisions that it holds (canary), and has one of them answer copies (mirror). A
-        session (`session_id` of a request) stays on one revision while the weights stay, and most do when they change. A deploy,
-        promotion or rollback sends everything to the live revision again. FAILED_PRECONDITION for a revision it does not hold.
+        """Splits a deployment's traffic over the revisions it holds (canary) and optionally mirrors it to one of them. A
+        session (`session_id` in the request) stays on one revision while the weights are unchanged, and most sessions do
+        when they change. A deploy, promotion or rollback routes everything to the live revision again. FAILED_PRECONDITION
+        for a revision that the deployment does not hold.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PinDeployment(self, request, context):
-        """Keeps all loaded adapters of a deployment in memory, or no longer. RESOURCE_EXHAUSTED if too few places would be left for others.
+        """Pins a deployment's adapters in memory, or unpins them. RESOURCE_EXHAUSTED if too few places would be left for
+        others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PrefetchDeployment(self, request, context):
-        """Loads what a deployment's requests go to, so that none of them waits for it. FAILED_PRECONDITION if it cannot be loaded.
+        """Loads the adapters that a deployment's requests use, so that no request has to wait. FAILED_PRECONDITION if one
+        cannot be loaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -210,7 +213,7 @@ def add_DeploymentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DeploymentService:
-    """Owns what is served under which name. Every change happens while requests run: a request in flight keeps its loaded adapter.
+    """Manages deployments. All changes happen under load: a request in flight keeps its loaded adapter.
     """
 
     @staticmethod

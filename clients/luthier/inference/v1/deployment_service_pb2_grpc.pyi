@@ -27,32 +27,37 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DeploymentServiceStub:
-    """Owns what is served under which name. Every change happens while requests run: a request in flight keeps its loaded adapter."""
+    """Manages deployments. All changes happen under load: a request in flight keeps its loaded adapter."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DeploymentServiceAsyncStub: ...
     DeployAdapter: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.DeployAdapterRequest, _deployment_service_pb2.DeployAdapterResponse]
-    """Verifies, loads and probes an adapter revision and, unless `stage_only`, makes it live; creates the deployment if need be.
-    A failure leaves the deployment as it was: FAILED_PRECONDITION with the stage and the cause in the metadata. Deploying what is already live
-    changes nothing. ABORTED if `etag` no longer matches.
+    """Verifies, loads and checks an adapter revision and, unless `stage_only` is set, makes it live. Creates the
+    deployment if it does not exist. A failure leaves the deployment unchanged: FAILED_PRECONDITION with the stage and
+    cause in the metadata. Deploying the live revision again changes nothing. ABORTED if `etag` does not match.
     """
     PromoteDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.PromoteDeploymentRequest, _deployment_service_pb2.PromoteDeploymentResponse]
-    """Makes the candidate live. FAILED_PRECONDITION without a candidate."""
+    """Makes the candidate live. FAILED_PRECONDITION if there is none."""
     RollbackDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.RollbackDeploymentRequest, _deployment_service_pb2.RollbackDeploymentResponse]
-    """Makes the previous loaded adapter live again. FAILED_PRECONDITION without one."""
+    """Makes the previous adapter live again. FAILED_PRECONDITION if there is none."""
     DeleteDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.DeleteDeploymentRequest, _deployment_service_pb2.DeleteDeploymentResponse]
-    """Removes a deployment; requests in flight finish. NOT_FOUND if there is none."""
+    """Deletes a deployment. Requests in flight complete. NOT_FOUND if it does not exist."""
     SetTraffic: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.SetTrafficRequest, _deployment_service_pb2.SetTrafficResponse]
-    """Splits a deployment's requests over the revisions that it holds (canary), and has one of them answer copies (mirror). A
-    session (`session_id` of a request) stays on one revision while the weights stay, and most do when they change. A deploy,
-    promotion or rollback sends everything to the live revision again. FAILED_PRECONDITION for a revision it does not hold.
+    """Splits a deployment's traffic over the revisions it holds (canary) and optionally mirrors it to one of them. A
+    session (`session_id` in the request) stays on one revision while the weights are unchanged, and most sessions do
+    when they change. A deploy, promotion or rollback routes everything to the live revision again. FAILED_PRECONDITION
+    for a revision that the deployment does not hold.
     """
     PinDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.PinDeploymentRequest, _deployment_service_pb2.PinDeploymentResponse]
-    """Keeps all loaded adapters of a deployment in memory, or no longer. RESOURCE_EXHAUSTED if too few places would be left for others."""
+    """Pins a deployment's adapters in memory, or unpins them. RESOURCE_EXHAUSTED if too few places would be left for
+    others.
+    """
     PrefetchDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.PrefetchDeploymentRequest, _deployment_service_pb2.PrefetchDeploymentResponse]
-    """Loads what a deployment's requests go to, so that none of them waits for it. FAILED_PRECONDITION if it cannot be loaded."""
+    """Loads the adapters that a deployment's requests use, so that no request has to wait. FAILED_PRECONDITION if one
+    cannot be loaded.
+    """
     GetDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.GetDeploymentRequest, _deployment_service_pb2.GetDeploymentResponse]
     """Returns a deployment. NOT_FOUND if there is none."""
     ListDeployments: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.ListDeploymentsRequest, _deployment_service_pb2.ListDeploymentsResponse]
@@ -60,36 +65,41 @@ class DeploymentServiceStub:
 
 @_typing.type_check_only
 class DeploymentServiceAsyncStub(DeploymentServiceStub):
-    """Owns what is served under which name. Every change happens while requests run: a request in flight keeps its loaded adapter."""
+    """Manages deployments. All changes happen under load: a request in flight keeps its loaded adapter."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     DeployAdapter: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.DeployAdapterRequest, _deployment_service_pb2.DeployAdapterResponse]  # type: ignore[assignment]
-    """Verifies, loads and probes an adapter revision and, unless `stage_only`, makes it live; creates the deployment if need be.
-    A failure leaves the deployment as it was: FAILED_PRECONDITION with the stage and the cause in the metadata. Deploying what is already live
-    changes nothing. ABORTED if `etag` no longer matches.
+    """Verifies, loads and checks an adapter revision and, unless `stage_only` is set, makes it live. Creates the
+    deployment if it does not exist. A failure leaves the deployment unchanged: FAILED_PRECONDITION with the stage and
+    cause in the metadata. Deploying the live revision again changes nothing. ABORTED if `etag` does not match.
     """
     PromoteDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.PromoteDeploymentRequest, _deployment_service_pb2.PromoteDeploymentResponse]  # type: ignore[assignment]
-    """Makes the candidate live. FAILED_PRECONDITION without a candidate."""
+    """Makes the candidate live. FAILED_PRECONDITION if there is none."""
     RollbackDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.RollbackDeploymentRequest, _deployment_service_pb2.RollbackDeploymentResponse]  # type: ignore[assignment]
-    """Makes the previous loaded adapter live again. FAILED_PRECONDITION without one."""
+    """Makes the previous adapter live again. FAILED_PRECONDITION if there is none."""
     DeleteDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.DeleteDeploymentRequest, _deployment_service_pb2.DeleteDeploymentResponse]  # type: ignore[assignment]
-    """Removes a deployment; requests in flight finish. NOT_FOUND if there is none."""
+    """Deletes a deployment. Requests in flight complete. NOT_FOUND if it does not exist."""
     SetTraffic: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.SetTrafficRequest, _deployment_service_pb2.SetTrafficResponse]  # type: ignore[assignment]
-    """Splits a deployment's requests over the revisions that it holds (canary), and has one of them answer copies (mirror). A
-    session (`session_id` of a request) stays on one revision while the weights stay, and most do when they change. A deploy,
-    promotion or rollback sends everything to the live revision again. FAILED_PRECONDITION for a revision it does not hold.
+    """Splits a deployment's traffic over the revisions it holds (canary) and optionally mirrors it to one of them. A
+    session (`session_id` in the request) stays on one revision while the weights are unchanged, and most sessions do
+    when they change. A deploy, promotion or rollback routes everything to the live revision again. FAILED_PRECONDITION
+    for a revision that the deployment does not hold.
     """
     PinDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.PinDeploymentRequest, _deployment_service_pb2.PinDeploymentResponse]  # type: ignore[assignment]
-    """Keeps all loaded adapters of a deployment in memory, or no longer. RESOURCE_EXHAUSTED if too few places would be left for others."""
+    """Pins a deployment's adapters in memory, or unpins them. RESOURCE_EXHAUSTED if too few places would be left for
+    others.
+    """
     PrefetchDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.PrefetchDeploymentRequest, _deployment_service_pb2.PrefetchDeploymentResponse]  # type: ignore[assignment]
-    """Loads what a deployment's requests go to, so that none of them waits for it. FAILED_PRECONDITION if it cannot be loaded."""
+    """Loads the adapters that a deployment's requests use, so that no request has to wait. FAILED_PRECONDITION if one
+    cannot be loaded.
+    """
     GetDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.GetDeploymentRequest, _deployment_service_pb2.GetDeploymentResponse]  # type: ignore[assignment]
     """Returns a deployment. NOT_FOUND if there is none."""
     ListDeployments: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.ListDeploymentsRequest, _deployment_service_pb2.ListDeploymentsResponse]  # type: ignore[assignment]
     """Lists a tenant's deployments by name."""
 
 class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Owns what is served under which name. Every change happens while requests run: a request in flight keeps its loaded adapter."""
+    """Manages deployments. All changes happen under load: a request in flight keeps its loaded adapter."""
 
     @_abc_1.abstractmethod
     def DeployAdapter(
@@ -97,9 +107,9 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _deployment_service_pb2.DeployAdapterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_deployment_service_pb2.DeployAdapterResponse, _abc.Awaitable[_deployment_service_pb2.DeployAdapterResponse]]:
-        """Verifies, loads and probes an adapter revision and, unless `stage_only`, makes it live; creates the deployment if need be.
-        A failure leaves the deployment as it was: FAILED_PRECONDITION with the stage and the cause in the metadata. Deploying what is already live
-        changes nothing. ABORTED if `etag` no longer matches.
+        """Verifies, loads and checks an adapter revision and, unless `stage_only` is set, makes it live. Creates the
+        deployment if it does not exist. A failure leaves the deployment unchanged: FAILED_PRECONDITION with the stage and
+        cause in the metadata. Deploying the live revision again changes nothing. ABORTED if `etag` does not match.
         """
 
     @_abc_1.abstractmethod
@@ -108,7 +118,7 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _deployment_service_pb2.PromoteDeploymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_deployment_service_pb2.PromoteDeploymentResponse, _abc.Awaitable[_deployment_service_pb2.PromoteDeploymentResponse]]:
-        """Makes the candidate live. FAILED_PRECONDITION without a candidate."""
+        """Makes the candidate live. FAILED_PRECONDITION if there is none."""
 
     @_abc_1.abstractmethod
     def RollbackDeployment(
@@ -116,7 +126,7 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _deployment_service_pb2.RollbackDeploymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_deployment_service_pb2.RollbackDeploymentResponse, _abc.Awaitable[_deployment_service_pb2.RollbackDeploymentResponse]]:
-        """Makes the previous loaded adapter live again. FAILED_PRECONDITION without one."""
+        """Makes the previous adapter live again. FAILED_PRECONDITION if there is none."""
 
     @_abc_1.abstractmethod
     def DeleteDeployment(
@@ -124,7 +134,7 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _deployment_service_pb2.DeleteDeploymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_deployment_service_pb2.DeleteDeploymentResponse, _abc.Awaitable[_deployment_service_pb2.DeleteDeploymentResponse]]:
-        """Removes a deployment; requests in flight finish. NOT_FOUND if there is none."""
+        """Deletes a deployment. Requests in flight complete. NOT_FOUND if it does not exist."""
 
     @_abc_1.abstractmethod
     def SetTraffic(
@@ -132,9 +142,10 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _deployment_service_pb2.SetTrafficRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_deployment_service_pb2.SetTrafficResponse, _abc.Awaitable[_deployment_service_pb2.SetTrafficResponse]]:
-        """Splits a deployment's requests over the revisions that it holds (canary), and has one of them answer copies (mirror). A
-        session (`session_id` of a request) stays on one revision while the weights stay, and most do when they change. A deploy,
-        promotion or rollback sends everything to the live revision again. FAILED_PRECONDITION for a revision it does not hold.
+        """Splits a deployment's traffic over the revisions it holds (canary) and optionally mirrors it to one of them. A
+        session (`session_id` in the request) stays on one revision while the weights are unchanged, and most sessions do
+        when they change. A deploy, promotion or rollback routes everything to the live revision again. FAILED_PRECONDITION
+        for a revision that the deployment does not hold.
         """
 
     @_abc_1.abstractmethod
@@ -143,7 +154,9 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _deployment_service_pb2.PinDeploymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_deployment_service_pb2.PinDeploymentResponse, _abc.Awaitable[_deployment_service_pb2.PinDeploymentResponse]]:
-        """Keeps all loaded adapters of a deployment in memory, or no longer. RESOURCE_EXHAUSTED if too few places would be left for others."""
+        """Pins a deployment's adapters in memory, or unpins them. RESOURCE_EXHAUSTED if too few places would be left for
+        others.
+        """
 
     @_abc_1.abstractmethod
     def PrefetchDeployment(
@@ -151,7 +164,9 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _deployment_service_pb2.PrefetchDeploymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_deployment_service_pb2.PrefetchDeploymentResponse, _abc.Awaitable[_deployment_service_pb2.PrefetchDeploymentResponse]]:
-        """Loads what a deployment's requests go to, so that none of them waits for it. FAILED_PRECONDITION if it cannot be loaded."""
+        """Loads the adapters that a deployment's requests use, so that no request has to wait. FAILED_PRECONDITION if one
+        cannot be loaded.
+        """
 
     @_abc_1.abstractmethod
     def GetDeployment(

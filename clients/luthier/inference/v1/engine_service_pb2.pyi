@@ -28,34 +28,34 @@ class _EngineStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EngineSta
     ENGINE_STATE_UNSPECIFIED: _EngineState.ValueType  # 0
     """Never sent."""
     ENGINE_STATE_STOPPED: _EngineState.ValueType  # 1
-    """No base model chosen yet."""
+    """No base model has been chosen."""
     ENGINE_STATE_STARTING: _EngineState.ValueType  # 2
     """Loading the base model."""
     ENGINE_STATE_READY: _EngineState.ValueType  # 3
-    """It can answer."""
+    """Ready to serve."""
     ENGINE_STATE_FAILED: _EngineState.ValueType  # 4
-    """It could not start; see `error`."""
+    """Failed to start; see `error`."""
 
 class EngineState(_EngineState, metaclass=_EngineStateEnumTypeWrapper):
-    """Life of the engine."""
+    """States of the engine."""
 
 ENGINE_STATE_UNSPECIFIED: EngineState.ValueType  # 0
 """Never sent."""
 ENGINE_STATE_STOPPED: EngineState.ValueType  # 1
-"""No base model chosen yet."""
+"""No base model has been chosen."""
 ENGINE_STATE_STARTING: EngineState.ValueType  # 2
 """Loading the base model."""
 ENGINE_STATE_READY: EngineState.ValueType  # 3
-"""It can answer."""
+"""Ready to serve."""
 ENGINE_STATE_FAILED: EngineState.ValueType  # 4
-"""It could not start; see `error`."""
+"""Failed to start; see `error`."""
 Global___EngineState: _TypeAlias = EngineState  # noqa: Y015
 
 @_typing.final
 class Engine(_message.Message):
     """The engine of this server.
 
-    Permitted transitions: STOPPED -> STARTING -> READY | FAILED; READY -> STARTING after the engine's process died.
+    State transitions: STOPPED -> STARTING -> READY | FAILED; READY -> STARTING after the engine process dies.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -69,7 +69,7 @@ class Engine(_message.Message):
     LOADED_ADAPTER_COUNT_FIELD_NUMBER: _builtins.int
     START_COUNT_FIELD_NUMBER: _builtins.int
     state: Global___EngineState.ValueType
-    """Where it is in its life."""
+    """Current state."""
     base_model: _builtins.str
     """The base model; empty in STOPPED."""
     base_model_sha256: _builtins.str
@@ -77,16 +77,16 @@ class Engine(_message.Message):
     version: _builtins.str
     """Kind and version, e.g. `vllm 0.32.0 (cpu, float32)`."""
     loaded_adapter_count: _builtins.int
-    """Adapters loaded."""
+    """Number of loaded adapters."""
     start_count: _builtins.int
-    """Starts since the server started; above 1 after a crash of the engine's process."""
+    """Number of engine starts since the server started; greater than 1 after an engine crash."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Why it cannot run. Set only in FAILED."""
 
     @_builtins.property
     def start_duration(self) -> _duration_pb2.Duration:
-        """How long the last start took."""
+        """Duration of the last start."""
 
     def __init__(
         self,
@@ -110,16 +110,16 @@ Global___Engine: _TypeAlias = Engine  # noqa: Y015
 
 @_typing.final
 class StartEngineRequest(_message.Message):
-    """Request of `StartEngine`."""
+    """Request for `StartEngine`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
-    """The model to hold."""
+    """The base model to serve."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     def __init__(
         self,
         *,
@@ -136,14 +136,14 @@ Global___StartEngineRequest: _TypeAlias = StartEngineRequest  # noqa: Y015
 
 @_typing.final
 class StartEngineResponse(_message.Message):
-    """Response of `StartEngine`."""
+    """Response to `StartEngine`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ENGINE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def engine(self) -> Global___Engine:
-        """The engine, STARTING or READY."""
+        """The engine, in STARTING or READY."""
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ Global___StartEngineResponse: _TypeAlias = StartEngineResponse  # noqa: Y015
 
 @_typing.final
 class GetEngineRequest(_message.Message):
-    """Request of `GetEngine`."""
+    """Request for `GetEngine`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -177,7 +177,7 @@ Global___GetEngineRequest: _TypeAlias = GetEngineRequest  # noqa: Y015
 
 @_typing.final
 class GetEngineResponse(_message.Message):
-    """Response of `GetEngine`."""
+    """Response to `GetEngine`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EngineServiceStub:
-    """Owns the engine of this server. It holds one base model at a time.
+    """Manages the engine of this server, which serves one base model at a time.
     """
 
     def __init__(self, channel):
@@ -48,12 +48,13 @@ class EngineServiceStub:
 
 
 class EngineServiceServicer:
-    """Owns the engine of this server. It holds one base model at a time.
+    """Manages the engine of this server, which serves one base model at a time.
     """
 
     def StartEngine(self, request, context):
-        """Starts the engine on a base model and returns at once; the choice is remembered across restarts. Starting what runs already
-        changes nothing. FAILED_PRECONDITION if it holds another base model. Calls that need an engine start it by themselves.
+        """Starts the engine with a base model and returns immediately. The choice persists across restarts. Starting a
+        running engine again changes nothing. FAILED_PRECONDITION if it serves another base model. Calls that need an
+        engine start it implicitly.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,7 +89,7 @@ def add_EngineServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EngineService:
-    """Owns the engine of this server. It holds one base model at a time.
+    """Manages the engine of this server, which serves one base model at a time.
     """
 
     @staticmethod

@@ -27,33 +27,35 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EngineServiceStub:
-    """Owns the engine of this server. It holds one base model at a time."""
+    """Manages the engine of this server, which serves one base model at a time."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EngineServiceAsyncStub: ...
     StartEngine: _grpc.UnaryUnaryMultiCallable[_engine_service_pb2.StartEngineRequest, _engine_service_pb2.StartEngineResponse]
-    """Starts the engine on a base model and returns at once; the choice is remembered across restarts. Starting what runs already
-    changes nothing. FAILED_PRECONDITION if it holds another base model. Calls that need an engine start it by themselves.
+    """Starts the engine with a base model and returns immediately. The choice persists across restarts. Starting a
+    running engine again changes nothing. FAILED_PRECONDITION if it serves another base model. Calls that need an
+    engine start it implicitly.
     """
     GetEngine: _grpc.UnaryUnaryMultiCallable[_engine_service_pb2.GetEngineRequest, _engine_service_pb2.GetEngineResponse]
     """Returns the engine's state."""
 
 @_typing.type_check_only
 class EngineServiceAsyncStub(EngineServiceStub):
-    """Owns the engine of this server. It holds one base model at a time."""
+    """Manages the engine of this server, which serves one base model at a time."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartEngine: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.StartEngineRequest, _engine_service_pb2.StartEngineResponse]  # type: ignore[assignment]
-    """Starts the engine on a base model and returns at once; the choice is remembered across restarts. Starting what runs already
-    changes nothing. FAILED_PRECONDITION if it holds another base model. Calls that need an engine start it by themselves.
+    """Starts the engine with a base model and returns immediately. The choice persists across restarts. Starting a
+    running engine again changes nothing. FAILED_PRECONDITION if it serves another base model. Calls that need an
+    engine start it implicitly.
     """
     GetEngine: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.GetEngineRequest, _engine_service_pb2.GetEngineResponse]  # type: ignore[assignment]
     """Returns the engine's state."""
 
 class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Owns the engine of this server. It holds one base model at a time."""
+    """Manages the engine of this server, which serves one base model at a time."""
 
     @_abc_1.abstractmethod
     def StartEngine(
@@ -61,8 +63,9 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _engine_service_pb2.StartEngineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_engine_service_pb2.StartEngineResponse, _abc.Awaitable[_engine_service_pb2.StartEngineResponse]]:
-        """Starts the engine on a base model and returns at once; the choice is remembered across restarts. Starting what runs already
-        changes nothing. FAILED_PRECONDITION if it holds another base model. Calls that need an engine start it by themselves.
+        """Starts the engine with a base model and returns immediately. The choice persists across restarts. Starting a
+        running engine again changes nothing. FAILED_PRECONDITION if it serves another base model. Calls that need an
+        engine start it implicitly.
         """
 
     @_abc_1.abstractmethod

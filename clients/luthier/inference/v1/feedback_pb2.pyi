@@ -28,17 +28,17 @@ class _Rating:
 class _RatingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Rating.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     RATING_UNSPECIFIED: _Rating.ValueType  # 0
-    """None was given."""
+    """No rating."""
     RATING_BAD: _Rating.ValueType  # 1
     """The answer is bad."""
     RATING_GOOD: _Rating.ValueType  # 2
     """The answer is good."""
 
 class Rating(_Rating, metaclass=_RatingEnumTypeWrapper):
-    """A judgement of one answer."""
+    """Rating of one answer."""
 
 RATING_UNSPECIFIED: Rating.ValueType  # 0
-"""None was given."""
+"""No rating."""
 RATING_BAD: Rating.ValueType  # 1
 """The answer is bad."""
 RATING_GOOD: Rating.ValueType  # 2
@@ -52,26 +52,26 @@ class _CaptureFileKind:
 class _CaptureFileKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CaptureFileKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CAPTURE_FILE_KIND_UNSPECIFIED: _CaptureFileKind.ValueType  # 0
-    """In a filter: every kind."""
+    """In a filter: any kind."""
     CAPTURE_FILE_KIND_PART: _CaptureFileKind.ValueType  # 1
-    """Captured answers, written as they come."""
+    """Captured answers, written continuously."""
     CAPTURE_FILE_KIND_EXPORT: _CaptureFileKind.ValueType  # 2
-    """Feedback with the answers that it is about, made by `ExportFeedback`."""
+    """Feedback with the answers it refers to, produced by `ExportFeedback`."""
 
 class CaptureFileKind(_CaptureFileKind, metaclass=_CaptureFileKindEnumTypeWrapper):
-    """What a capture file holds."""
+    """What a capture file contains."""
 
 CAPTURE_FILE_KIND_UNSPECIFIED: CaptureFileKind.ValueType  # 0
-"""In a filter: every kind."""
+"""In a filter: any kind."""
 CAPTURE_FILE_KIND_PART: CaptureFileKind.ValueType  # 1
-"""Captured answers, written as they come."""
+"""Captured answers, written continuously."""
 CAPTURE_FILE_KIND_EXPORT: CaptureFileKind.ValueType  # 2
-"""Feedback with the answers that it is about, made by `ExportFeedback`."""
+"""Feedback with the answers it refers to, produced by `ExportFeedback`."""
 Global___CaptureFileKind: _TypeAlias = CaptureFileKind  # noqa: Y015
 
 @_typing.final
 class Feedback(_message.Message):
-    """What somebody said about one answer. A later record about the same answer replaces the earlier one."""
+    """A user's feedback on one answer. A later record for the same answer replaces it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -89,32 +89,32 @@ class Feedback(_message.Message):
     name: _builtins.str
     """Resource name, `tenants/{tenant}/feedback/{response_id}`."""
     response_id: _builtins.str
-    """The answer, by the id that it carried."""
+    """Id of the answer."""
     rating: Global___Rating.ValueType
-    """Whether it was good."""
+    """Whether the answer was good."""
     correction: _builtins.str
-    """What it should have been, redacted; empty: not said."""
+    """The corrected answer, redacted; empty if none was given."""
     target: _builtins.str
-    """What was called: a deployment, a base model or an adapter revision."""
+    """The target that was called: a deployment, a base model or an adapter revision."""
     loaded_adapter: _builtins.str
     """The loaded adapter that answered."""
     deployment_revision: _builtins.int
     """The deployment's revision at the time; 0 without a deployment."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Labels given, sorted, each once."""
+        """Labels, sorted and unique."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the answer was first spoken about."""
+        """When feedback was first recorded."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was last spoken about."""
+        """When feedback was last recorded."""
 
     @_builtins.property
     def response_time(self) -> _timestamp_pb2.Timestamp:
-        """When the answer ended."""
+        """When the answer was completed."""
 
     def __init__(
         self,
@@ -141,10 +141,11 @@ Global___Feedback: _TypeAlias = Feedback  # noqa: Y015
 
 @_typing.final
 class CapturePolicy(_message.Message):
-    """Whether and how long a tenant's prompts and answers are kept. Every tenant has exactly one; it begins switched off.
+    """Whether a tenant's prompts and answers are stored, and for how long. Every tenant has exactly one policy, disabled by
+    default.
 
-    What is captured is redacted before it is written: e-mail addresses, phone numbers, payment cards, IBANs, IP addresses, US social
-    security numbers and wallet addresses become `<ENTITY_TYPE>`. Names of people are not found.
+    Captured text is redacted before it is written: e-mail addresses, phone numbers, payment cards, IBANs, IP addresses,
+    US social security numbers and wallet addresses become `<ENTITY_TYPE>`. Names of people are not detected.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -158,18 +159,20 @@ class CapturePolicy(_message.Message):
     name: _builtins.str
     """Resource name, `tenants/{tenant}/capturePolicy`."""
     enabled: _builtins.bool
-    """Keep prompts and answers. Default off. Switching it off deletes what was captured."""
+    """Store prompts and answers. Default false. Disabling it deletes everything captured."""
     sample_rate: _builtins.float
-    """Share of answers to capture, above 0 to 1. Default 1."""
+    """Share of answers to capture, greater than 0 and at most 1. Default 1."""
     etag: _builtins.str
-    """Changes with every change of the policy."""
+    """Changes whenever the policy changes."""
     @_builtins.property
     def retention(self) -> _duration_pb2.Duration:
-        """How long captured texts, and feedback, are kept: 1 minute to 366 days. Default 30 days. A shorter one holds for what is there, too."""
+        """How long captured text and feedback are kept, 1 minute to 366 days. Default 30 days. A shorter period also applies
+        to existing data.
+        """
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was last changed; unset: never."""
+        """When it was last changed; unset if never."""
 
     def __init__(
         self,
@@ -198,12 +201,12 @@ Global___CapturePolicy: _TypeAlias = CapturePolicy  # noqa: Y015
 
 @_typing.final
 class CaptureFile(_message.Message):
-    """An immutable Parquet file in the blob store, deleted when its oldest row is as old as the policy's `retention`.
+    """An immutable Parquet file in the blob store, deleted when its oldest row exceeds the policy's `retention`.
 
-    Columns: `response_id`, `target`, `deployment_revision`, `loaded adapter`, `adapter_revision`, `base_model`, `response_time`,
-    `finish_reason`, `prompt_token_count`, `completion_token_count`, `ttft_ms`, `latency_ms`, `messages` (list of `role` and `content`;
-    null where capture was off), `completion` (null there, too), `mirror_of` (the response id of the live answer, of a mirrored one);
-    in exports also `rating`, `correction`, `labels`, `feedback_time`.
+    Columns: `response_id`, `target`, `deployment_revision`, `loaded_adapter`, `adapter_revision`, `base_model`,
+    `response_time`, `finish_reason`, `prompt_token_count`, `completion_token_count`, `ttft_ms`, `latency_ms`, `messages`
+    (list of `role` and `content`; null without capture), `completion` (null without capture), `mirror_of` (for a
+    mirrored answer, the response id of the live one). Exports add `rating`, `correction`, `labels`, `feedback_time`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -218,20 +221,20 @@ class CaptureFile(_message.Message):
     name: _builtins.str
     """Resource name, `tenants/{tenant}/captureFiles/{capture_file}`."""
     kind: Global___CaptureFileKind.ValueType
-    """What it holds."""
+    """What the file contains."""
     sha256: _builtins.str
     """sha256 (hex) of the blob."""
     size_bytes: _builtins.int
     """Size of the blob."""
     row_count: _builtins.int
-    """Rows in it."""
+    """Number of rows."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was written."""
 
     @_builtins.property
     def oldest_response_time(self) -> _timestamp_pb2.Timestamp:
-        """When the oldest answer in it ended; unset without rows."""
+        """Completion time of the oldest answer; unset for an empty file."""
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class RecordFeedbackRequest(_message.Message):
-    """Request of `RecordFeedback`. At least one of `rating`, `correction` and `labels` is set."""
+    """Request for `RecordFeedback`. At least one of `rating`, `correction` and `labels` is required."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -34,16 +34,16 @@ class RecordFeedbackRequest(_message.Message):
     parent: _builtins.str
     """The tenant, `tenants/{tenant}`."""
     response_id: _builtins.str
-    """Id that the answer carried: `response_id` in gRPC, the header `x-luthier-response-id` over HTTP."""
+    """Id of the answer: `response_id` in gRPC, the header `x-luthier-response-id` in HTTP."""
     rating: _feedback_pb2.Rating.ValueType
     """Whether the answer was good."""
     correction: _builtins.str
-    """What the answer should have been, at most 32,768 characters. It is redacted like captured texts before it is written."""
+    """What the answer should have been, at most 32,768 characters. Redacted like captured text."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """At most 16, each of 1 to 64 visible characters."""
+        """At most 16 labels of 1 to 64 visible characters."""
 
     def __init__(
         self,
@@ -65,14 +65,14 @@ Global___RecordFeedbackRequest: _TypeAlias = RecordFeedbackRequest  # noqa: Y015
 
 @_typing.final
 class RecordFeedbackResponse(_message.Message):
-    """Response of `RecordFeedback`."""
+    """Response to `RecordFeedback`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FEEDBACK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def feedback(self) -> _feedback_pb2.Feedback:
-        """The feedback as it is kept."""
+        """The feedback as stored."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ Global___RecordFeedbackResponse: _TypeAlias = RecordFeedbackResponse  # noqa: Y0
 
 @_typing.final
 class ExportFeedbackRequest(_message.Message):
-    """Request of `ExportFeedback`."""
+    """Request for `ExportFeedback`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -100,11 +100,11 @@ class ExportFeedbackRequest(_message.Message):
     parent: _builtins.str
     """The tenant, `tenants/{tenant}`."""
     deployment: _builtins.str
-    """Only about answers of this deployment; empty: all."""
+    """Only feedback on answers of this deployment; empty for all."""
     rating: _feedback_pb2.Rating.ValueType
-    """Only with this rating; unset: any, and none."""
+    """Only feedback with this rating; unset for all feedback, with or without a rating."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     def __init__(
         self,
         *,
@@ -123,7 +123,7 @@ Global___ExportFeedbackRequest: _TypeAlias = ExportFeedbackRequest  # noqa: Y015
 
 @_typing.final
 class ExportFeedbackResponse(_message.Message):
-    """Response of `ExportFeedback`."""
+    """Response to `ExportFeedback`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -147,7 +147,7 @@ Global___ExportFeedbackResponse: _TypeAlias = ExportFeedbackResponse  # noqa: Y0
 
 @_typing.final
 class GetCapturePolicyRequest(_message.Message):
-    """Request of `GetCapturePolicy`."""
+    """Request for `GetCapturePolicy`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -169,7 +169,7 @@ Global___GetCapturePolicyRequest: _TypeAlias = GetCapturePolicyRequest  # noqa: 
 
 @_typing.final
 class GetCapturePolicyResponse(_message.Message):
-    """Response of `GetCapturePolicy`."""
+    """Response to `GetCapturePolicy`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -193,7 +193,7 @@ Global___GetCapturePolicyResponse: _TypeAlias = GetCapturePolicyResponse  # noqa
 
 @_typing.final
 class UpdateCapturePolicyRequest(_message.Message):
-    """Request of `UpdateCapturePolicy`."""
+    """Request for `UpdateCapturePolicy`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -204,12 +204,12 @@ class UpdateCapturePolicyRequest(_message.Message):
     name: _builtins.str
     """The policy, `tenants/{tenant}/capturePolicy`."""
     etag: _builtins.str
-    """The policy's etag as the caller knows it; empty: not checked."""
+    """The etag last seen by the caller. Empty: not checked."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     @_builtins.property
     def capture_policy(self) -> _feedback_pb2.CapturePolicy:
-        """The fields to change; what is unset stays as it is."""
+        """The fields to update; unset fields keep their value."""
 
     def __init__(
         self,
@@ -229,14 +229,14 @@ Global___UpdateCapturePolicyRequest: _TypeAlias = UpdateCapturePolicyRequest  # 
 
 @_typing.final
 class UpdateCapturePolicyResponse(_message.Message):
-    """Response of `UpdateCapturePolicy`."""
+    """Response to `UpdateCapturePolicy`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CAPTURE_POLICY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def capture_policy(self) -> _feedback_pb2.CapturePolicy:
-        """The policy after it."""
+        """The updated policy."""
 
     def __init__(
         self,
@@ -253,7 +253,7 @@ Global___UpdateCapturePolicyResponse: _TypeAlias = UpdateCapturePolicyResponse  
 
 @_typing.final
 class ListCapturesRequest(_message.Message):
-    """Request of `ListCaptures`."""
+    """Request for `ListCaptures`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -264,11 +264,13 @@ class ListCapturesRequest(_message.Message):
     parent: _builtins.str
     """The tenant, `tenants/{tenant}`."""
     kind: _feedback_pb2.CaptureFileKind.ValueType
-    """Only files of this kind; unset: all."""
+    """Only files of this kind; unset for all."""
     page_size: _builtins.int
-    """Most items to return; 0 means 50, more than 1,000 means 1,000, negative is refused."""
+    """Maximum number of items to return. 0 means 50; values above 1,000 are capped at 1,000; negative values are
+    rejected.
+    """
     page_token: _builtins.str
-    """`next_page_token` of the page before."""
+    """`next_page_token` of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -287,17 +289,17 @@ Global___ListCapturesRequest: _TypeAlias = ListCapturesRequest  # noqa: Y015
 
 @_typing.final
 class ListCapturesResponse(_message.Message):
-    """Response of `ListCaptures`."""
+    """Response to `ListCaptures`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CAPTURE_FILES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token for the next page; empty at the end."""
     @_builtins.property
     def capture_files(self) -> _containers.RepeatedCompositeFieldContainer[_feedback_pb2.CaptureFile]:
-        """One page."""
+        """One page of results."""
 
     def __init__(
         self,
@@ -315,7 +317,7 @@ Global___ListCapturesResponse: _TypeAlias = ListCapturesResponse  # noqa: Y015
 
 @_typing.final
 class ReadCaptureFileRequest(_message.Message):
-    """Request of `ReadCaptureFile`."""
+    """Request for `ReadCaptureFile`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -325,9 +327,9 @@ class ReadCaptureFileRequest(_message.Message):
     name: _builtins.str
     """The file."""
     offset_bytes: _builtins.int
-    """Where the piece begins; past the end the piece is empty."""
+    """Offset of the first byte; past the end the chunk is empty."""
     limit_bytes: _builtins.int
-    """Most bytes to return; 0, or more than 1 MiB, means 1 MiB."""
+    """Maximum bytes to return. 0 means 1 MiB, which is also the limit."""
     def __init__(
         self,
         *,
@@ -345,7 +347,7 @@ Global___ReadCaptureFileRequest: _TypeAlias = ReadCaptureFileRequest  # noqa: Y0
 
 @_typing.final
 class ReadCaptureFileResponse(_message.Message):
-    """Response of `ReadCaptureFile`."""
+    """Response to `ReadCaptureFile`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -353,9 +355,9 @@ class ReadCaptureFileResponse(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """The piece."""
+    """The chunk."""
     size_bytes: _builtins.int
-    """Size of the whole file."""
+    """Total size of the file."""
     sha256: _builtins.str
     """sha256 (hex) of the whole file."""
     def __init__(

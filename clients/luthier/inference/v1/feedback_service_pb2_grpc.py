@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class FeedbackServiceStub:
-    """Owns what users say about answers, and the prompts and answers that a tenant chose to keep.
+    """Stores user feedback, and the prompts and answers that a tenant chose to keep.
     """
 
     def __init__(self, channel):
@@ -68,49 +68,51 @@ class FeedbackServiceStub:
 
 
 class FeedbackServiceServicer:
-    """Owns what users say about answers, and the prompts and answers that a tenant chose to keep.
+    """Stores user feedback, and the prompts and answers that a tenant chose to keep.
     """
 
     def RecordFeedback(self, request, context):
-        """Records a rating, a correction or labels for an answer of the caller's tenant. The answer can be spoken about from its end on, for
-        `LUTHIER_INFERENCE_RESPONSE_RETENTION_S` (7 days), whether or not it was captured: without capture only who answered, when, and how
-        many tokens is kept. NOT_FOUND for an id that is unknown, too old, or of another tenant: one and the same.
+        """Records a rating, a correction or labels for an answer of the caller's tenant. Accepted from the end of the answer
+        for `LUTHIER_INFERENCE_RESPONSE_RETENTION_S` (7 days), whether or not the answer was captured; without capture only
+        metadata (target, time, token counts) is stored. NOT_FOUND if the id is unknown, expired or belongs to another
+        tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportFeedback(self, request, context):
-        """Writes the tenant's feedback as a Parquet file into the blob store, with prompts and answers where they were captured.
-        `luthier dataset import` reads it: a correction becomes the completion, else an answer rated good stays it.
+        """Writes the tenant's feedback to a Parquet file in the blob store, with prompts and answers where they were
+        captured. `luthier dataset import` reads it: a correction becomes the completion; an answer rated good is used as
+        it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCapturePolicy(self, request, context):
-        """Returns the tenant's policy; one that was never changed has the defaults.
+        """Returns the tenant's policy, or the defaults if it was never changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateCapturePolicy(self, request, context):
-        """Changes the fields that are set. ABORTED if `etag` no longer matches. Switched off, what was captured is deleted with the call.
+        """Updates the fields that are set. ABORTED if `etag` does not match. Disabling capture deletes everything captured.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListCaptures(self, request, context):
-        """Lists the tenant's capture files, oldest first. Answers of the last minutes may not be in a file yet.
+        """Lists the tenant's capture files, oldest first. Answers of the last few minutes may not be in a file yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadCaptureFile(self, request, context):
-        """Returns a piece of a capture file, for callers that cannot reach the blob store. NOT_FOUND if there is none.
+        """Returns a chunk of a capture file, for callers without access to the blob store. NOT_FOUND if there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,7 +160,7 @@ def add_FeedbackServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FeedbackService:
-    """Owns what users say about answers, and the prompts and answers that a tenant chose to keep.
+    """Stores user feedback, and the prompts and answers that a tenant chose to keep.
     """
 
     @staticmethod

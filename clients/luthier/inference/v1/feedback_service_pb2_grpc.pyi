@@ -27,55 +27,59 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class FeedbackServiceStub:
-    """Owns what users say about answers, and the prompts and answers that a tenant chose to keep."""
+    """Stores user feedback, and the prompts and answers that a tenant chose to keep."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FeedbackServiceAsyncStub: ...
     RecordFeedback: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordFeedbackRequest, _feedback_service_pb2.RecordFeedbackResponse]
-    """Records a rating, a correction or labels for an answer of the caller's tenant. The answer can be spoken about from its end on, for
-    `LUTHIER_INFERENCE_RESPONSE_RETENTION_S` (7 days), whether or not it was captured: without capture only who answered, when, and how
-    many tokens is kept. NOT_FOUND for an id that is unknown, too old, or of another tenant: one and the same.
+    """Records a rating, a correction or labels for an answer of the caller's tenant. Accepted from the end of the answer
+    for `LUTHIER_INFERENCE_RESPONSE_RETENTION_S` (7 days), whether or not the answer was captured; without capture only
+    metadata (target, time, token counts) is stored. NOT_FOUND if the id is unknown, expired or belongs to another
+    tenant.
     """
     ExportFeedback: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.ExportFeedbackRequest, _feedback_service_pb2.ExportFeedbackResponse]
-    """Writes the tenant's feedback as a Parquet file into the blob store, with prompts and answers where they were captured.
-    `luthier dataset import` reads it: a correction becomes the completion, else an answer rated good stays it.
+    """Writes the tenant's feedback to a Parquet file in the blob store, with prompts and answers where they were
+    captured. `luthier dataset import` reads it: a correction becomes the completion; an answer rated good is used as
+    it is.
     """
     GetCapturePolicy: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.GetCapturePolicyRequest, _feedback_service_pb2.GetCapturePolicyResponse]
-    """Returns the tenant's policy; one that was never changed has the defaults."""
+    """Returns the tenant's policy, or the defaults if it was never changed."""
     UpdateCapturePolicy: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.UpdateCapturePolicyRequest, _feedback_service_pb2.UpdateCapturePolicyResponse]
-    """Changes the fields that are set. ABORTED if `etag` no longer matches. Switched off, what was captured is deleted with the call."""
+    """Updates the fields that are set. ABORTED if `etag` does not match. Disabling capture deletes everything captured."""
     ListCaptures: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.ListCapturesRequest, _feedback_service_pb2.ListCapturesResponse]
-    """Lists the tenant's capture files, oldest first. Answers of the last minutes may not be in a file yet."""
+    """Lists the tenant's capture files, oldest first. Answers of the last few minutes may not be in a file yet."""
     ReadCaptureFile: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.ReadCaptureFileRequest, _feedback_service_pb2.ReadCaptureFileResponse]
-    """Returns a piece of a capture file, for callers that cannot reach the blob store. NOT_FOUND if there is none."""
+    """Returns a chunk of a capture file, for callers without access to the blob store. NOT_FOUND if there is none."""
 
 @_typing.type_check_only
 class FeedbackServiceAsyncStub(FeedbackServiceStub):
-    """Owns what users say about answers, and the prompts and answers that a tenant chose to keep."""
+    """Stores user feedback, and the prompts and answers that a tenant chose to keep."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RecordFeedback: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.RecordFeedbackRequest, _feedback_service_pb2.RecordFeedbackResponse]  # type: ignore[assignment]
-    """Records a rating, a correction or labels for an answer of the caller's tenant. The answer can be spoken about from its end on, for
-    `LUTHIER_INFERENCE_RESPONSE_RETENTION_S` (7 days), whether or not it was captured: without capture only who answered, when, and how
-    many tokens is kept. NOT_FOUND for an id that is unknown, too old, or of another tenant: one and the same.
+    """Records a rating, a correction or labels for an answer of the caller's tenant. Accepted from the end of the answer
+    for `LUTHIER_INFERENCE_RESPONSE_RETENTION_S` (7 days), whether or not the answer was captured; without capture only
+    metadata (target, time, token counts) is stored. NOT_FOUND if the id is unknown, expired or belongs to another
+    tenant.
     """
     ExportFeedback: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.ExportFeedbackRequest, _feedback_service_pb2.ExportFeedbackResponse]  # type: ignore[assignment]
-    """Writes the tenant's feedback as a Parquet file into the blob store, with prompts and answers where they were captured.
-    `luthier dataset import` reads it: a correction becomes the completion, else an answer rated good stays it.
+    """Writes the tenant's feedback to a Parquet file in the blob store, with prompts and answers where they were
+    captured. `luthier dataset import` reads it: a correction becomes the completion; an answer rated good is used as
+    it is.
     """
     GetCapturePolicy: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.GetCapturePolicyRequest, _feedback_service_pb2.GetCapturePolicyResponse]  # type: ignore[assignment]
-    """Returns the tenant's policy; one that was never changed has the defaults."""
+    """Returns the tenant's policy, or the defaults if it was never changed."""
     UpdateCapturePolicy: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.UpdateCapturePolicyRequest, _feedback_service_pb2.UpdateCapturePolicyResponse]  # type: ignore[assignment]
-    """Changes the fields that are set. ABORTED if `etag` no longer matches. Switched off, what was captured is deleted with the call."""
+    """Updates the fields that are set. ABORTED if `etag` does not match. Disabling capture deletes everything captured."""
     ListCaptures: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.ListCapturesRequest, _feedback_service_pb2.ListCapturesResponse]  # type: ignore[assignment]
-    """Lists the tenant's capture files, oldest first. Answers of the last minutes may not be in a file yet."""
+    """Lists the tenant's capture files, oldest first. Answers of the last few minutes may not be in a file yet."""
     ReadCaptureFile: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.ReadCaptureFileRequest, _feedback_service_pb2.ReadCaptureFileResponse]  # type: ignore[assignment]
-    """Returns a piece of a capture file, for callers that cannot reach the blob store. NOT_FOUND if there is none."""
+    """Returns a chunk of a capture file, for callers without access to the blob store. NOT_FOUND if there is none."""
 
 class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Owns what users say about answers, and the prompts and answers that a tenant chose to keep."""
+    """Stores user feedback, and the prompts and answers that a tenant chose to keep."""
 
     @_abc_1.abstractmethod
     def RecordFeedback(
@@ -83,9 +87,10 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_service_pb2.RecordFeedbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_service_pb2.RecordFeedbackResponse, _abc.Awaitable[_feedback_service_pb2.RecordFeedbackResponse]]:
-        """Records a rating, a correction or labels for an answer of the caller's tenant. The answer can be spoken about from its end on, for
-        `LUTHIER_INFERENCE_RESPONSE_RETENTION_S` (7 days), whether or not it was captured: without capture only who answered, when, and how
-        many tokens is kept. NOT_FOUND for an id that is unknown, too old, or of another tenant: one and the same.
+        """Records a rating, a correction or labels for an answer of the caller's tenant. Accepted from the end of the answer
+        for `LUTHIER_INFERENCE_RESPONSE_RETENTION_S` (7 days), whether or not the answer was captured; without capture only
+        metadata (target, time, token counts) is stored. NOT_FOUND if the id is unknown, expired or belongs to another
+        tenant.
         """
 
     @_abc_1.abstractmethod
@@ -94,8 +99,9 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_service_pb2.ExportFeedbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_service_pb2.ExportFeedbackResponse, _abc.Awaitable[_feedback_service_pb2.ExportFeedbackResponse]]:
-        """Writes the tenant's feedback as a Parquet file into the blob store, with prompts and answers where they were captured.
-        `luthier dataset import` reads it: a correction becomes the completion, else an answer rated good stays it.
+        """Writes the tenant's feedback to a Parquet file in the blob store, with prompts and answers where they were
+        captured. `luthier dataset import` reads it: a correction becomes the completion; an answer rated good is used as
+        it is.
         """
 
     @_abc_1.abstractmethod
@@ -104,7 +110,7 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_service_pb2.GetCapturePolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_service_pb2.GetCapturePolicyResponse, _abc.Awaitable[_feedback_service_pb2.GetCapturePolicyResponse]]:
-        """Returns the tenant's policy; one that was never changed has the defaults."""
+        """Returns the tenant's policy, or the defaults if it was never changed."""
 
     @_abc_1.abstractmethod
     def UpdateCapturePolicy(
@@ -112,7 +118,7 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_service_pb2.UpdateCapturePolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_service_pb2.UpdateCapturePolicyResponse, _abc.Awaitable[_feedback_service_pb2.UpdateCapturePolicyResponse]]:
-        """Changes the fields that are set. ABORTED if `etag` no longer matches. Switched off, what was captured is deleted with the call."""
+        """Updates the fields that are set. ABORTED if `etag` does not match. Disabling capture deletes everything captured."""
 
     @_abc_1.abstractmethod
     def ListCaptures(
@@ -120,7 +126,7 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_service_pb2.ListCapturesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_service_pb2.ListCapturesResponse, _abc.Awaitable[_feedback_service_pb2.ListCapturesResponse]]:
-        """Lists the tenant's capture files, oldest first. Answers of the last minutes may not be in a file yet."""
+        """Lists the tenant's capture files, oldest first. Answers of the last few minutes may not be in a file yet."""
 
     @_abc_1.abstractmethod
     def ReadCaptureFile(
@@ -128,6 +134,6 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_service_pb2.ReadCaptureFileRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_service_pb2.ReadCaptureFileResponse, _abc.Awaitable[_feedback_service_pb2.ReadCaptureFileResponse]]:
-        """Returns a piece of a capture file, for callers that cannot reach the blob store. NOT_FOUND if there is none."""
+        """Returns a chunk of a capture file, for callers without access to the blob store. NOT_FOUND if there is none."""
 
 def add_FeedbackServiceServicer_to_server(servicer: FeedbackServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

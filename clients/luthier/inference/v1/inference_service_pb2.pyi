@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Target(_message.Message):
-    """Whose weights answer."""
+    """The weights to use."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -29,11 +29,11 @@ class Target(_message.Message):
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     ADAPTER_REVISION_FIELD_NUMBER: _builtins.int
     deployment: _builtins.str
-    """A deployment: its live loaded adapter answers."""
+    """A deployment, answered by its live adapter or according to its traffic split."""
     base_model: _builtins.str
-    """A base model without any adapter."""
+    """A base model without an adapter."""
     adapter_revision: _builtins.str
-    """An adapter revision that need not be deployed; loaded on demand. Needs the scope `inference.evaluate`."""
+    """An adapter revision, deployed or not; loaded on demand. Requires the scope `inference.evaluate`."""
     def __init__(
         self,
         *,
@@ -53,7 +53,7 @@ Global___Target: _TypeAlias = Target  # noqa: Y015
 
 @_typing.final
 class Sampling(_message.Message):
-    """How to choose tokens. Unset fields take the stated default."""
+    """Sampling parameters. Unset fields take the stated default."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -70,32 +70,36 @@ class Sampling(_message.Message):
     GRAMMAR_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
-    """Most tokens to make, 1 to the model's window. Default 256."""
+    """Maximum tokens to generate, 1 to the model's context length. Default 256."""
     temperature: _builtins.float
-    """0 is greedy. Default 0."""
+    """Sampling temperature; 0 is greedy. Default 0."""
     top_p: _builtins.float
-    """Nucleus, above 0 to 1. Default 1."""
+    """Nucleus sampling, greater than 0 and at most 1. Default 1."""
     seed: _builtins.int
-    """Seed for temperatures above 0. Default: random."""
+    """Random seed, for temperatures above 0. Default: random."""
     top_k: _builtins.int
-    """Only so many of the likeliest tokens are drawn from, at most 1,000; 0: all. Default 0."""
+    """Sample only from the k most likely tokens, at most 1,000. 0 means all. Default 0."""
     top_logprob_count: _builtins.int
-    """Log-probabilities of the answer's tokens, each with so many of the likeliest alternatives, 0 to 20. Default: none at all."""
+    """Return log-probabilities of the answer's tokens, each with this many of the most likely alternatives, 0 to 20.
+    Unset: none.
+    """
     choice_count: _builtins.int
-    """Answers to make, 1 to 8; above 1 only at temperatures above 0, and not in streams and batches. Default 1."""
+    """Number of answers, 1 to 8. More than 1 requires a temperature above 0 and is not supported in streams and batches.
+    Default 1.
+    """
     json_schema: _builtins.str
-    """A JSON document that this JSON Schema allows; itself JSON."""
+    """A JSON Schema, as JSON text, that the answer must satisfy."""
     regex: _builtins.str
-    """A text that matches this regular expression as a whole."""
+    """A regular expression that the whole answer must match."""
     grammar: _builtins.str
-    """A text of this grammar, in GBNF (a rule `root ::= ...`) or Lark."""
+    """A grammar for the answer, in GBNF (a rule `root ::= ...`) or Lark."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Texts that end the answer and are not part of it; at most 8."""
+        """Stop strings, not included in the answer. At most 8."""
 
     @_builtins.property
     def choices(self) -> Global___Choices:
-        """One of these texts."""
+        """A list of allowed answers."""
 
     def __init__(
         self,
@@ -154,14 +158,14 @@ Global___Sampling: _TypeAlias = Sampling  # noqa: Y015
 
 @_typing.final
 class Choices(_message.Message):
-    """Texts to choose from."""
+    """Allowed answers."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """At least one, at most 256, none of them empty."""
+        """1 to 256 non-empty texts."""
 
     def __init__(
         self,
@@ -204,7 +208,7 @@ Global___Message: _TypeAlias = Message  # noqa: Y015
 
 @_typing.final
 class Finish(_message.Message):
-    """How an answer came about."""
+    """How generation ended, with token counts and timings."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -220,16 +224,16 @@ class Finish(_message.Message):
     prompt_token_count: _builtins.int
     """Tokens in the prompt."""
     completion_token_count: _builtins.int
-    """Tokens in the answer; of all choices together, if there are several."""
+    """Tokens in the answer, summed over all choices."""
     ttft_ms: _builtins.float
-    """Time to the first token, milliseconds, from the arrival of the call."""
+    """Time to first token in milliseconds, from arrival of the call."""
     latency_ms: _builtins.float
-    """Time to the last token, milliseconds, from the arrival of the call."""
+    """Time to last token in milliseconds, from arrival of the call."""
     cached_prompt_token_count: _builtins.int
-    """Tokens of the prompt that were not computed again, because this tenant's prefix cache had them."""
+    """Prompt tokens served from this tenant's prefix cache."""
     queue_ms: _builtins.float
-    """Time until the engine began to compute, milliseconds, from the arrival of the call; part of `ttft_ms`. Of an engine that
-    does not tell, until it got the request.
+    """Time until the engine started computing, in milliseconds from arrival of the call; part of `ttft_ms`. For an engine
+    that does not report it, the time until it received the request.
     """
     def __init__(
         self,
@@ -252,7 +256,7 @@ Global___Finish: _TypeAlias = Finish  # noqa: Y015
 
 @_typing.final
 class TokenLogprob(_message.Message):
-    """A token that was made or scored."""
+    """A generated or scored token."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -261,14 +265,14 @@ class TokenLogprob(_message.Message):
     LOGPROB_FIELD_NUMBER: _builtins.int
     ALTERNATIVES_FIELD_NUMBER: _builtins.int
     token_id: _builtins.int
-    """The token, in the base model's vocabulary. Unsigned, as in every tokenizer."""
+    """Token id in the base model's vocabulary. Unsigned, as in every tokenizer."""
     text: _builtins.str
-    """Its text; the replacement character stands for a part of a character."""
+    """Its text. The replacement character stands for part of a character."""
     logprob: _builtins.float
     """Natural logarithm of its probability, before temperature and truncation."""
     @_builtins.property
     def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenAlternative]:
-        """The likeliest tokens at its place, likeliest first, as many as `top_logprob_count` asked for."""
+        """The most likely tokens at this position, most likely first, as many as requested by `top_logprob_count`."""
 
     def __init__(
         self,
@@ -288,7 +292,7 @@ Global___TokenLogprob: _TypeAlias = TokenLogprob  # noqa: Y015
 
 @_typing.final
 class TokenAlternative(_message.Message):
-    """A token that could have been made."""
+    """An alternative token."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -296,7 +300,7 @@ class TokenAlternative(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     LOGPROB_FIELD_NUMBER: _builtins.int
     token_id: _builtins.int
-    """The token."""
+    """Token id."""
     text: _builtins.str
     """Its text."""
     logprob: _builtins.float
@@ -331,10 +335,10 @@ class Choice(_message.Message):
     finish_reason: _builtins.str
     """`stop` or `length`."""
     completion_token_count: _builtins.int
-    """Its tokens."""
+    """Number of tokens."""
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
-        """Its tokens' log-probabilities, if asked for."""
+        """Log-probabilities of its tokens, if requested."""
 
     def __init__(
         self,
@@ -354,7 +358,7 @@ Global___Choice: _TypeAlias = Choice  # noqa: Y015
 
 @_typing.final
 class Origin(_message.Message):
-    """Who answered."""
+    """The weights that answered."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -363,11 +367,11 @@ class Origin(_message.Message):
     ADAPTER_REVISION_FIELD_NUMBER: _builtins.int
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     loaded_adapter: _builtins.str
-    """The loaded adapter; `base` for the base model alone."""
+    """The loaded adapter; `base` for the plain base model."""
     deployment_revision: _builtins.int
     """The deployment's revision at the time of the call; 0 without a deployment."""
     adapter_revision: _builtins.str
-    """The adapter revision; empty for the base model alone."""
+    """The adapter revision; empty for the plain base model."""
     base_model: _builtins.str
     """The base model."""
     def __init__(
@@ -388,7 +392,7 @@ Global___Origin: _TypeAlias = Origin  # noqa: Y015
 
 @_typing.final
 class GenerateRequest(_message.Message):
-    """Request of `Generate`."""
+    """Request for `Generate`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -397,16 +401,16 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
-    """The text to continue, as it is: no template is applied."""
+    """The text to continue. No chat template is applied."""
     session_id: _builtins.str
-    """What keeps a conversation on one loaded adapter while traffic is split, at most 128 characters; empty: none."""
+    """Keeps a conversation on one loaded adapter while traffic is split. At most 128 characters; empty for none."""
     @_builtins.property
     def target(self) -> Global___Target:
-        """Whose weights answer."""
+        """The weights to use."""
 
     @_builtins.property
     def sampling(self) -> Global___Sampling:
-        """How to choose tokens."""
+        """Sampling parameters."""
 
     def __init__(
         self,
@@ -426,7 +430,7 @@ Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
 
 @_typing.final
 class GenerateResponse(_message.Message):
-    """Response of `Generate`."""
+    """Response to `Generate`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -439,22 +443,22 @@ class GenerateResponse(_message.Message):
     text: _builtins.str
     """The continuation."""
     response_id: _builtins.str
-    """Names this answer, for feedback."""
+    """Id of this answer, for feedback."""
     @_builtins.property
     def finish(self) -> Global___Finish:
-        """How it ended."""
+        """How generation ended."""
 
     @_builtins.property
     def origin(self) -> Global___Origin:
-        """Who answered."""
+        """The weights that answered."""
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
-        """Log-probabilities of the tokens of `text`, if asked for."""
+        """Log-probabilities of the tokens of `text`, if requested."""
 
     @_builtins.property
     def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Choice]:
-        """All answers, `text` the first of them, if `choice_count` asked for more than one."""
+        """All answers, starting with `text`, if `choice_count` is greater than one."""
 
     def __init__(
         self,
@@ -476,7 +480,7 @@ Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
 
 @_typing.final
 class GenerateStreamRequest(_message.Message):
-    """Request of `GenerateStream`."""
+    """Request for `GenerateStream`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -485,16 +489,16 @@ class GenerateStreamRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
-    """The text to continue, as it is: no template is applied."""
+    """The text to continue. No chat template is applied."""
     session_id: _builtins.str
-    """What keeps a conversation on one loaded adapter while traffic is split, at most 128 characters; empty: none."""
+    """Keeps a conversation on one loaded adapter while traffic is split. At most 128 characters; empty for none."""
     @_builtins.property
     def target(self) -> Global___Target:
-        """Whose weights answer."""
+        """The weights to use."""
 
     @_builtins.property
     def sampling(self) -> Global___Sampling:
-        """How to choose tokens."""
+        """Sampling parameters."""
 
     def __init__(
         self,
@@ -514,7 +518,7 @@ Global___GenerateStreamRequest: _TypeAlias = GenerateStreamRequest  # noqa: Y015
 
 @_typing.final
 class GenerateStreamResponse(_message.Message):
-    """Message of the stream of `GenerateStream`."""
+    """One message of the `GenerateStream` stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -524,20 +528,20 @@ class GenerateStreamResponse(_message.Message):
     RESPONSE_ID_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     delta: _builtins.str
-    """The next piece of the continuation."""
+    """The next part of the continuation."""
     response_id: _builtins.str
-    """Names this answer, for feedback. Set in the first message and in the last."""
+    """Id of this answer, for feedback. Set in the first and the last message."""
     @_builtins.property
     def finish(self) -> Global___Finish:
-        """Set in the last message only."""
+        """Set only in the last message."""
 
     @_builtins.property
     def origin(self) -> Global___Origin:
-        """Set in the first message and in the last."""
+        """Set in the first and the last message."""
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
-        """Log-probabilities of the tokens of `delta`, if asked for."""
+        """Log-probabilities of the tokens of `delta`, if requested."""
 
     def __init__(
         self,
@@ -558,7 +562,7 @@ Global___GenerateStreamResponse: _TypeAlias = GenerateStreamResponse  # noqa: Y0
 
 @_typing.final
 class ChatRequest(_message.Message):
-    """Request of `Chat`."""
+    """Request for `Chat`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -567,18 +571,18 @@ class ChatRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """What keeps a conversation on one loaded adapter while traffic is split, at most 128 characters; empty: none."""
+    """Keeps a conversation on one loaded adapter while traffic is split. At most 128 characters; empty for none."""
     @_builtins.property
     def target(self) -> Global___Target:
-        """Whose weights answer."""
+        """The weights to use."""
 
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
-        """The conversation; the last message is the user's."""
+        """The conversation, ending with a user message."""
 
     @_builtins.property
     def sampling(self) -> Global___Sampling:
-        """How to choose tokens."""
+        """Sampling parameters."""
 
     def __init__(
         self,
@@ -598,7 +602,7 @@ Global___ChatRequest: _TypeAlias = ChatRequest  # noqa: Y015
 
 @_typing.final
 class ChatResponse(_message.Message):
-    """Response of `Chat`."""
+    """Response to `Chat`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -611,22 +615,22 @@ class ChatResponse(_message.Message):
     text: _builtins.str
     """The answer."""
     response_id: _builtins.str
-    """Names this answer, for feedback."""
+    """Id of this answer, for feedback."""
     @_builtins.property
     def finish(self) -> Global___Finish:
-        """How it ended."""
+        """How generation ended."""
 
     @_builtins.property
     def origin(self) -> Global___Origin:
-        """Who answered."""
+        """The weights that answered."""
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
-        """Log-probabilities of the tokens of `text`, if asked for."""
+        """Log-probabilities of the tokens of `text`, if requested."""
 
     @_builtins.property
     def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Choice]:
-        """All answers, `text` the first of them, if `choice_count` asked for more than one."""
+        """All answers, starting with `text`, if `choice_count` is greater than one."""
 
     def __init__(
         self,
@@ -648,7 +652,7 @@ Global___ChatResponse: _TypeAlias = ChatResponse  # noqa: Y015
 
 @_typing.final
 class ChatStreamRequest(_message.Message):
-    """Request of `ChatStream`."""
+    """Request for `ChatStream`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -657,18 +661,18 @@ class ChatStreamRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """What keeps a conversation on one loaded adapter while traffic is split, at most 128 characters; empty: none."""
+    """Keeps a conversation on one loaded adapter while traffic is split. At most 128 characters; empty for none."""
     @_builtins.property
     def target(self) -> Global___Target:
-        """Whose weights answer."""
+        """The weights to use."""
 
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
-        """The conversation; the last message is the user's."""
+        """The conversation, ending with a user message."""
 
     @_builtins.property
     def sampling(self) -> Global___Sampling:
-        """How to choose tokens."""
+        """Sampling parameters."""
 
     def __init__(
         self,
@@ -688,7 +692,7 @@ Global___ChatStreamRequest: _TypeAlias = ChatStreamRequest  # noqa: Y015
 
 @_typing.final
 class ChatStreamResponse(_message.Message):
-    """Message of the stream of `ChatStream`."""
+    """One message of the `ChatStream` stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -698,20 +702,20 @@ class ChatStreamResponse(_message.Message):
     RESPONSE_ID_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     delta: _builtins.str
-    """The next piece of the answer."""
+    """The next part of the answer."""
     response_id: _builtins.str
-    """Names this answer, for feedback. Set in the first message and in the last."""
+    """Id of this answer, for feedback. Set in the first and the last message."""
     @_builtins.property
     def finish(self) -> Global___Finish:
-        """Set in the last message only."""
+        """Set only in the last message."""
 
     @_builtins.property
     def origin(self) -> Global___Origin:
-        """Set in the first message and in the last."""
+        """Set in the first and the last message."""
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
-        """Log-probabilities of the tokens of `delta`, if asked for."""
+        """Log-probabilities of the tokens of `delta`, if requested."""
 
     def __init__(
         self,
@@ -732,7 +736,7 @@ Global___ChatStreamResponse: _TypeAlias = ChatStreamResponse  # noqa: Y015
 
 @_typing.final
 class BatchGenerateRequest(_message.Message):
-    """Request of `BatchGenerate`."""
+    """Request for `BatchGenerate`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -741,18 +745,18 @@ class BatchGenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """As in `GenerateRequest`."""
+    """See `GenerateRequest.session_id`."""
     @_builtins.property
     def target(self) -> Global___Target:
-        """Whose weights answer."""
+        """The weights to use."""
 
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchInput]:
-        """What to answer, 1 to 64."""
+        """The inputs, 1 to 64."""
 
     @_builtins.property
     def sampling(self) -> Global___Sampling:
-        """How to choose tokens, for all of them."""
+        """Sampling parameters for all inputs."""
 
     def __init__(
         self,
@@ -772,17 +776,17 @@ Global___BatchGenerateRequest: _TypeAlias = BatchGenerateRequest  # noqa: Y015
 
 @_typing.final
 class BatchInput(_message.Message):
-    """One prompt of a batch."""
+    """One input of a batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PROMPT_FIELD_NUMBER: _builtins.int
     CONVERSATION_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
-    """A text to continue, as it is."""
+    """A text to continue. No chat template is applied."""
     @_builtins.property
     def conversation(self) -> Global___Conversation:
-        """A conversation to answer, through the base model's chat template."""
+        """A conversation to answer, using the base model's chat template."""
 
     def __init__(
         self,
@@ -809,7 +813,7 @@ class Conversation(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
-        """Its turns; the last message is the user's."""
+        """The messages, ending with a user message."""
 
     def __init__(
         self,
@@ -826,7 +830,7 @@ Global___Conversation: _TypeAlias = Conversation  # noqa: Y015
 
 @_typing.final
 class BatchGenerateResponse(_message.Message):
-    """Response of `BatchGenerate`."""
+    """Response to `BatchGenerate`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -834,14 +838,14 @@ class BatchGenerateResponse(_message.Message):
     ORIGIN_FIELD_NUMBER: _builtins.int
     RESPONSE_ID_FIELD_NUMBER: _builtins.int
     response_id: _builtins.str
-    """Names the batch; each answer has an id of its own."""
+    """Id of the batch. Each answer has its own id."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchResult]:
-        """One for each input, in their order."""
+        """One result per input, in order."""
 
     @_builtins.property
     def origin(self) -> Global___Origin:
-        """Who answered all of them."""
+        """The weights that answered all inputs."""
 
     def __init__(
         self,
@@ -860,7 +864,7 @@ Global___BatchGenerateResponse: _TypeAlias = BatchGenerateResponse  # noqa: Y015
 
 @_typing.final
 class BatchResult(_message.Message):
-    """What came of one input."""
+    """Result of one input."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -872,7 +876,7 @@ class BatchResult(_message.Message):
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why there is none."""
+        """The error."""
 
     def __init__(
         self,
@@ -903,14 +907,14 @@ class BatchAnswer(_message.Message):
     text: _builtins.str
     """The answer."""
     response_id: _builtins.str
-    """Names this answer, for feedback."""
+    """Id of this answer, for feedback."""
     @_builtins.property
     def finish(self) -> Global___Finish:
-        """How it ended; times count from the arrival of the call."""
+        """How generation ended. Times are measured from arrival of the call."""
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
-        """Its tokens' log-probabilities, if asked for."""
+        """Log-probabilities of its tokens, if requested."""
 
     def __init__(
         self,
@@ -954,7 +958,7 @@ Global___TokenIds: _TypeAlias = TokenIds  # noqa: Y015
 
 @_typing.final
 class ScoreRequest(_message.Message):
-    """Request of `Score`. Prompt and completion together leave one token of the model's window free."""
+    """Request for `Score`. Prompt and completion together must leave room for one more token in the context."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -966,22 +970,22 @@ class ScoreRequest(_message.Message):
     COMPLETION_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     prompt_text: _builtins.str
-    """A text, as it is, with the tokens that begin every text of this model."""
+    """Plain text, tokenised with the special tokens that start every text of this model."""
     completion_text: _builtins.str
-    """A text, as it is; its tokens are found without regard to the prompt."""
+    """Plain text, tokenised independently of the prompt."""
     session_id: _builtins.str
-    """As in `GenerateRequest`."""
+    """See `GenerateRequest.session_id`."""
     @_builtins.property
     def target(self) -> Global___Target:
-        """Whose weights score."""
+        """The weights to score with."""
 
     @_builtins.property
     def prompt_token_ids(self) -> Global___TokenIds:
-        """Tokens, with nothing added."""
+        """Tokens, used as they are."""
 
     @_builtins.property
     def conversation(self) -> Global___Conversation:
-        """A conversation, through the chat template, up to where the assistant begins."""
+        """A conversation, rendered with the chat template up to the start of the assistant's turn."""
 
     @_builtins.property
     def completion_token_ids(self) -> Global___TokenIds:
@@ -1015,7 +1019,7 @@ Global___ScoreRequest: _TypeAlias = ScoreRequest  # noqa: Y015
 
 @_typing.final
 class ScoreResponse(_message.Message):
-    """Response of `Score`."""
+    """Response to `Score`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1029,14 +1033,14 @@ class ScoreResponse(_message.Message):
     prompt_token_count: _builtins.int
     """Tokens in the prompt."""
     response_id: _builtins.str
-    """Names this answer, for feedback."""
+    """Id of this answer, for feedback."""
     @_builtins.property
     def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
-        """The completion's tokens in their order."""
+        """The completion's tokens, in order."""
 
     @_builtins.property
     def origin(self) -> Global___Origin:
-        """Who scored."""
+        """The weights that scored."""
 
     def __init__(
         self,
@@ -1057,7 +1061,7 @@ Global___ScoreResponse: _TypeAlias = ScoreResponse  # noqa: Y015
 
 @_typing.final
 class EmbedRequest(_message.Message):
-    """Request of `Embed`."""
+    """Request for `Embed`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1065,14 +1069,14 @@ class EmbedRequest(_message.Message):
     TEXTS_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """As in `GenerateRequest`."""
+    """See `GenerateRequest.session_id`."""
     @_builtins.property
     def target(self) -> Global___Target:
-        """Whose weights embed."""
+        """The weights to use."""
 
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The texts, 1 to 64, each within the model's window."""
+        """The texts, 1 to 64, each within the model's context length."""
 
     def __init__(
         self,
@@ -1091,7 +1095,7 @@ Global___EmbedRequest: _TypeAlias = EmbedRequest  # noqa: Y015
 
 @_typing.final
 class EmbedResponse(_message.Message):
-    """Response of `Embed`."""
+    """Response to `Embed`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1100,16 +1104,16 @@ class EmbedResponse(_message.Message):
     ORIGIN_FIELD_NUMBER: _builtins.int
     RESPONSE_ID_FIELD_NUMBER: _builtins.int
     prompt_token_count: _builtins.int
-    """Tokens of all texts."""
+    """Tokens in all texts."""
     response_id: _builtins.str
-    """Names this answer, for feedback."""
+    """Id of this answer, for feedback."""
     @_builtins.property
     def embeddings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Embedding]:
-        """One for each text, in their order."""
+        """One embedding per text, in order."""
 
     @_builtins.property
     def origin(self) -> Global___Origin:
-        """Who made them."""
+        """The weights that were used."""
 
     def __init__(
         self,
@@ -1129,14 +1133,16 @@ Global___EmbedResponse: _TypeAlias = EmbedResponse  # noqa: Y015
 
 @_typing.final
 class Embedding(_message.Message):
-    """A text as a vector."""
+    """The embedding of a text."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VALUES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Mean of the last layer's states over the text's tokens, scaled to length 1. As many as the base model is wide."""
+        """Mean of the last layer's hidden states over the text's tokens, scaled to unit length. The dimension is the base
+        model's hidden size.
+        """
 
     def __init__(
         self,

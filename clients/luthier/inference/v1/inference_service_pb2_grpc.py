@@ -26,9 +26,9 @@ if _version_not_supported:
 
 
 class InferenceServiceStub:
-    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one loaded adapter. Trailing
-    metadata of every answer repeat who answered: `luthier-loaded-adapter`, `luthier-deployment-revision`, `luthier-response-id`.
-    A call that is cancelled or runs out of time stops computing.
+    """Generates answers. Every call names a target of the caller's tenant and is answered by exactly one loaded adapter.
+    Trailing metadata carries its identity: `luthier-loaded-adapter`, `luthier-deployment-revision`,
+    `luthier-response-id`. A call that is cancelled or exceeds its deadline stops computing.
     """
 
     def __init__(self, channel):
@@ -75,9 +75,9 @@ class InferenceServiceStub:
 
 
 class InferenceServiceServicer:
-    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one loaded adapter. Trailing
-    metadata of every answer repeat who answered: `luthier-loaded-adapter`, `luthier-deployment-revision`, `luthier-response-id`.
-    A call that is cancelled or runs out of time stops computing.
+    """Generates answers. Every call names a target of the caller's tenant and is answered by exactly one loaded adapter.
+    Trailing metadata carries its identity: `luthier-loaded-adapter`, `luthier-deployment-revision`,
+    `luthier-response-id`. A call that is cancelled or exceeds its deadline stops computing.
     """
 
     def Generate(self, request, context):
@@ -88,43 +88,44 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GenerateStream(self, request, context):
-        """Continues a text, piece by piece: deltas, then one message with `finish`.
+        """Continues a text as a stream: deltas, then one message with `finish`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Chat(self, request, context):
-        """Answers a conversation, through the base model's chat template.
+        """Answers a conversation, using the base model's chat template.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ChatStream(self, request, context):
-        """Answers a conversation, piece by piece: deltas, then one message with `finish`.
+        """Answers a conversation as a stream: deltas, then one message with `finish`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGenerate(self, request, context):
-        """Answers several prompts with the same loaded adapter. An input that fails has its error among the results; the call itself
-        fails only if none can be answered: the target cannot be resolved, the engine died.
+        """Answers several prompts with the same loaded adapter. A failed input is reported in its result. The call fails only
+        if no input can be answered, for example if the target cannot be resolved or the engine died.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Score(self, request, context):
-        """Log-probabilities of given tokens after a prompt.
+        """Returns log-probabilities of given tokens after a prompt.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request, context):
-        """Vectors of texts. FAILED_PRECONDITION with the reason ENGINE_CANNOT_EMBED on an engine that makes none.
+        """Returns embeddings of texts. FAILED_PRECONDITION with the reason ENGINE_CANNOT_EMBED if the engine does not support
+        it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,9 +178,9 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class InferenceService:
-    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one loaded adapter. Trailing
-    metadata of every answer repeat who answered: `luthier-loaded-adapter`, `luthier-deployment-revision`, `luthier-response-id`.
-    A call that is cancelled or runs out of time stops computing.
+    """Generates answers. Every call names a target of the caller's tenant and is answered by exactly one loaded adapter.
+    Trailing metadata carries its identity: `luthier-loaded-adapter`, `luthier-deployment-revision`,
+    `luthier-response-id`. A call that is cancelled or exceeds its deadline stops computing.
     """
 
     @staticmethod

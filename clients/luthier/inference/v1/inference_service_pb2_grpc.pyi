@@ -27,9 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class InferenceServiceStub:
-    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one loaded adapter. Trailing
-    metadata of every answer repeat who answered: `luthier-loaded-adapter`, `luthier-deployment-revision`, `luthier-response-id`.
-    A call that is cancelled or runs out of time stops computing.
+    """Generates answers. Every call names a target of the caller's tenant and is answered by exactly one loaded adapter.
+    Trailing metadata carries its identity: `luthier-loaded-adapter`, `luthier-deployment-revision`,
+    `luthier-response-id`. A call that is cancelled or exceeds its deadline stops computing.
     """
 
     @_typing.overload
@@ -39,49 +39,53 @@ class InferenceServiceStub:
     Generate: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.GenerateRequest, _inference_service_pb2.GenerateResponse]
     """Continues a text."""
     GenerateStream: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.GenerateStreamRequest, _inference_service_pb2.GenerateStreamResponse]
-    """Continues a text, piece by piece: deltas, then one message with `finish`."""
+    """Continues a text as a stream: deltas, then one message with `finish`."""
     Chat: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ChatRequest, _inference_service_pb2.ChatResponse]
-    """Answers a conversation, through the base model's chat template."""
+    """Answers a conversation, using the base model's chat template."""
     ChatStream: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.ChatStreamRequest, _inference_service_pb2.ChatStreamResponse]
-    """Answers a conversation, piece by piece: deltas, then one message with `finish`."""
+    """Answers a conversation as a stream: deltas, then one message with `finish`."""
     BatchGenerate: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.BatchGenerateRequest, _inference_service_pb2.BatchGenerateResponse]
-    """Answers several prompts with the same loaded adapter. An input that fails has its error among the results; the call itself
-    fails only if none can be answered: the target cannot be resolved, the engine died.
+    """Answers several prompts with the same loaded adapter. A failed input is reported in its result. The call fails only
+    if no input can be answered, for example if the target cannot be resolved or the engine died.
     """
     Score: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ScoreRequest, _inference_service_pb2.ScoreResponse]
-    """Log-probabilities of given tokens after a prompt."""
+    """Returns log-probabilities of given tokens after a prompt."""
     Embed: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.EmbedRequest, _inference_service_pb2.EmbedResponse]
-    """Vectors of texts. FAILED_PRECONDITION with the reason ENGINE_CANNOT_EMBED on an engine that makes none."""
+    """Returns embeddings of texts. FAILED_PRECONDITION with the reason ENGINE_CANNOT_EMBED if the engine does not support
+    it.
+    """
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
-    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one loaded adapter. Trailing
-    metadata of every answer repeat who answered: `luthier-loaded-adapter`, `luthier-deployment-revision`, `luthier-response-id`.
-    A call that is cancelled or runs out of time stops computing.
+    """Generates answers. Every call names a target of the caller's tenant and is answered by exactly one loaded adapter.
+    Trailing metadata carries its identity: `luthier-loaded-adapter`, `luthier-deployment-revision`,
+    `luthier-response-id`. A call that is cancelled or exceeds its deadline stops computing.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.GenerateRequest, _inference_service_pb2.GenerateResponse]  # type: ignore[assignment]
     """Continues a text."""
     GenerateStream: _aio.UnaryStreamMultiCallable[_inference_service_pb2.GenerateStreamRequest, _inference_service_pb2.GenerateStreamResponse]  # type: ignore[assignment]
-    """Continues a text, piece by piece: deltas, then one message with `finish`."""
+    """Continues a text as a stream: deltas, then one message with `finish`."""
     Chat: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ChatRequest, _inference_service_pb2.ChatResponse]  # type: ignore[assignment]
-    """Answers a conversation, through the base model's chat template."""
+    """Answers a conversation, using the base model's chat template."""
     ChatStream: _aio.UnaryStreamMultiCallable[_inference_service_pb2.ChatStreamRequest, _inference_service_pb2.ChatStreamResponse]  # type: ignore[assignment]
-    """Answers a conversation, piece by piece: deltas, then one message with `finish`."""
+    """Answers a conversation as a stream: deltas, then one message with `finish`."""
     BatchGenerate: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.BatchGenerateRequest, _inference_service_pb2.BatchGenerateResponse]  # type: ignore[assignment]
-    """Answers several prompts with the same loaded adapter. An input that fails has its error among the results; the call itself
-    fails only if none can be answered: the target cannot be resolved, the engine died.
+    """Answers several prompts with the same loaded adapter. A failed input is reported in its result. The call fails only
+    if no input can be answered, for example if the target cannot be resolved or the engine died.
     """
     Score: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ScoreRequest, _inference_service_pb2.ScoreResponse]  # type: ignore[assignment]
-    """Log-probabilities of given tokens after a prompt."""
+    """Returns log-probabilities of given tokens after a prompt."""
     Embed: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.EmbedRequest, _inference_service_pb2.EmbedResponse]  # type: ignore[assignment]
-    """Vectors of texts. FAILED_PRECONDITION with the reason ENGINE_CANNOT_EMBED on an engine that makes none."""
+    """Returns embeddings of texts. FAILED_PRECONDITION with the reason ENGINE_CANNOT_EMBED if the engine does not support
+    it.
+    """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Answers prompts. Every call names a target of the caller's tenant and gets the answer of exactly one loaded adapter. Trailing
-    metadata of every answer repeat who answered: `luthier-loaded-adapter`, `luthier-deployment-revision`, `luthier-response-id`.
-    A call that is cancelled or runs out of time stops computing.
+    """Generates answers. Every call names a target of the caller's tenant and is answered by exactly one loaded adapter.
+    Trailing metadata carries its identity: `luthier-loaded-adapter`, `luthier-deployment-revision`,
+    `luthier-response-id`. A call that is cancelled or exceeds its deadline stops computing.
     """
 
     @_abc_1.abstractmethod
@@ -98,7 +102,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.GenerateStreamRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_service_pb2.GenerateStreamResponse], _abc.AsyncIterator[_inference_service_pb2.GenerateStreamResponse]]:
-        """Continues a text, piece by piece: deltas, then one message with `finish`."""
+        """Continues a text as a stream: deltas, then one message with `finish`."""
 
     @_abc_1.abstractmethod
     def Chat(
@@ -106,7 +110,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.ChatRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.ChatResponse, _abc.Awaitable[_inference_service_pb2.ChatResponse]]:
-        """Answers a conversation, through the base model's chat template."""
+        """Answers a conversation, using the base model's chat template."""
 
     @_abc_1.abstractmethod
     def ChatStream(
@@ -114,7 +118,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.ChatStreamRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_service_pb2.ChatStreamResponse], _abc.AsyncIterator[_inference_service_pb2.ChatStreamResponse]]:
-        """Answers a conversation, piece by piece: deltas, then one message with `finish`."""
+        """Answers a conversation as a stream: deltas, then one message with `finish`."""
 
     @_abc_1.abstractmethod
     def BatchGenerate(
@@ -122,8 +126,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.BatchGenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.BatchGenerateResponse, _abc.Awaitable[_inference_service_pb2.BatchGenerateResponse]]:
-        """Answers several prompts with the same loaded adapter. An input that fails has its error among the results; the call itself
-        fails only if none can be answered: the target cannot be resolved, the engine died.
+        """Answers several prompts with the same loaded adapter. A failed input is reported in its result. The call fails only
+        if no input can be answered, for example if the target cannot be resolved or the engine died.
         """
 
     @_abc_1.abstractmethod
@@ -132,7 +136,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.ScoreRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.ScoreResponse, _abc.Awaitable[_inference_service_pb2.ScoreResponse]]:
-        """Log-probabilities of given tokens after a prompt."""
+        """Returns log-probabilities of given tokens after a prompt."""
 
     @_abc_1.abstractmethod
     def Embed(
@@ -140,6 +144,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.EmbedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.EmbedResponse, _abc.Awaitable[_inference_service_pb2.EmbedResponse]]:
-        """Vectors of texts. FAILED_PRECONDITION with the reason ENGINE_CANNOT_EMBED on an engine that makes none."""
+        """Returns embeddings of texts. FAILED_PRECONDITION with the reason ENGINE_CANNOT_EMBED if the engine does not support
+        it.
+        """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

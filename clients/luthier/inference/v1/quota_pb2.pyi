@@ -19,10 +19,10 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Quota(_message.Message):
-    """What a tenant may take of a server, and what it takes now. Every tenant has one, by default that of the server's configuration.
-    Where several replicas share one desired state, each holds a tenant to the whole of its limits by itself, as the load balancer keeps
-    the calls for one adapter on one replica: a tenant whose calls reach all of them may take `replica_count` times its limits.
-    `deployed_adapters` counts once for all.
+    """A tenant's limits on a server, and its current usage. Every tenant has a quota; the defaults come from the server's
+    configuration. With several replicas each enforces the full limits on its own, because the load balancer keeps calls
+    for one adapter on one replica. A tenant that reaches all replicas can use up to `replica_count` times its limits.
+    `deployed_adapters` is counted across replicas.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -37,20 +37,20 @@ class Quota(_message.Message):
     name: _builtins.str
     """Resource name, `tenants/{tenant}/quota`."""
     etag: _builtins.str
-    """Changes with every change of `limits`."""
+    """Changes whenever `limits` change."""
     replica_count: _builtins.int
-    """Live replicas, each with these limits, as of a few seconds ago. 1 where the server has no replicas."""
+    """Number of live replicas, each with these limits, as of a few seconds ago. 1 if the server has no replicas."""
     @_builtins.property
     def limits(self) -> Global___QuotaLimits:
-        """What was set for this tenant; unset fields are the server's default."""
+        """Limits set for this tenant. Unset fields use the server's defaults."""
 
     @_builtins.property
     def effective_limits(self) -> Global___QuotaLimits:
-        """What holds: `limits`, and the defaults where they are unset."""
+        """The limits in effect: `limits`, with defaults for unset fields."""
 
     @_builtins.property
     def usage(self) -> Global___QuotaUsage:
-        """What the tenant takes now, of the server that answers."""
+        """Current usage on the server that answers."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
@@ -77,7 +77,7 @@ Global___Quota: _TypeAlias = Quota  # noqa: Y015
 
 @_typing.final
 class QuotaLimits(_message.Message):
-    """Limits of one tenant. What goes beyond one is refused with RESOURCE_EXHAUSTED and a RetryInfo that says when to come back."""
+    """Limits of one tenant. Requests beyond a limit are rejected with RESOURCE_EXHAUSTED and a RetryInfo."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -87,17 +87,17 @@ class QuotaLimits(_message.Message):
     DEPLOYED_ADAPTERS_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
     requests_per_minute: _builtins.int
-    """Calls that ask for answers, a minute; unused ones of up to a minute may come at once. 0: no limit."""
+    """Generation calls per minute. Up to one minute's worth of unused calls may be used in a burst. 0 means no limit."""
     tokens_per_minute: _builtins.int
-    """Tokens of prompts and answers, a minute. A request counts its prompt and `max_tokens` when it comes, and what it used when it
-    ends. 0: no limit.
+    """Prompt and answer tokens per minute. A request reserves its prompt and `max_tokens` on arrival and is charged for
+    actual use when it ends. 0 means no limit.
     """
     concurrent_requests: _builtins.int
-    """Calls in flight, running and waiting. 0: no limit."""
+    """Calls in flight, running and waiting. 0 means no limit."""
     deployed_adapters: _builtins.int
-    """Different adapter revisions that are live or staged in the tenant's deployments. 0: no limit."""
+    """Distinct adapter revisions that are live or staged in the tenant's deployments. 0 means no limit."""
     weight: _builtins.float
-    """Share of the engine beside the weights of the other tenants that want it, 0.01 to 100. Default 1."""
+    """Share of the engine relative to the weights of other active tenants, 0.01 to 100. Default 1."""
     def __init__(
         self,
         *,
@@ -136,7 +136,7 @@ Global___QuotaLimits: _TypeAlias = QuotaLimits  # noqa: Y015
 
 @_typing.final
 class QuotaUsage(_message.Message):
-    """What a tenant takes now."""
+    """Current usage of a tenant."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -146,15 +146,15 @@ class QuotaUsage(_message.Message):
     WAITING_REQUESTS_FIELD_NUMBER: _builtins.int
     DEPLOYED_ADAPTERS_FIELD_NUMBER: _builtins.int
     requests_in_minute: _builtins.int
-    """Calls that count against this minute's; 0 without a limit."""
+    """Calls counted in the current minute; 0 without a limit."""
     tokens_in_minute: _builtins.int
-    """Tokens that count against this minute's; 0 without a limit."""
+    """Tokens counted in the current minute; 0 without a limit."""
     running_requests: _builtins.int
-    """Requests that the engine computes."""
+    """Requests running in the engine."""
     waiting_requests: _builtins.int
-    """Requests that wait for the engine."""
+    """Requests waiting for the engine."""
     deployed_adapters: _builtins.int
-    """Different adapter revisions that are live or staged."""
+    """Distinct adapter revisions that are live or staged."""
     def __init__(
         self,
         *,

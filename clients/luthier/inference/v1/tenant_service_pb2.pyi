@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class GetQuotaRequest(_message.Message):
-    """Request of `GetQuota`."""
+    """Request for `GetQuota`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -44,7 +44,7 @@ Global___GetQuotaRequest: _TypeAlias = GetQuotaRequest  # noqa: Y015
 
 @_typing.final
 class GetQuotaResponse(_message.Message):
-    """Response of `GetQuota`."""
+    """Response to `GetQuota`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -68,16 +68,16 @@ Global___GetQuotaResponse: _TypeAlias = GetQuotaResponse  # noqa: Y015
 
 @_typing.final
 class ListQuotasRequest(_message.Message):
-    """Request of `ListQuotas`."""
+    """Request for `ListQuotas`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Quotas on a page; 0: 50, at most 1000."""
+    """Maximum number of quotas to return. 0 means 50; values above 1,000 are capped at 1,000."""
     page_token: _builtins.str
-    """`next_page_token` of the page before; empty: the first page."""
+    """`next_page_token` of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -94,14 +94,14 @@ Global___ListQuotasRequest: _TypeAlias = ListQuotasRequest  # noqa: Y015
 
 @_typing.final
 class ListQuotasResponse(_message.Message):
-    """Response of `ListQuotas`."""
+    """Response to `ListQuotas`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     QUOTAS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token for the next page; empty at the end."""
     @_builtins.property
     def quotas(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.Quota]:
         """The quotas, by name."""
@@ -122,7 +122,7 @@ Global___ListQuotasResponse: _TypeAlias = ListQuotasResponse  # noqa: Y015
 
 @_typing.final
 class UpdateQuotaRequest(_message.Message):
-    """Request of `UpdateQuota`."""
+    """Request for `UpdateQuota`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -134,16 +134,18 @@ class UpdateQuotaRequest(_message.Message):
     name: _builtins.str
     """The quota, `tenants/{tenant}/quota`."""
     etag: _builtins.str
-    """The quota's etag as the caller knows it; empty: not checked."""
+    """The etag last seen by the caller. Empty: not checked."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     @_builtins.property
     def limits(self) -> _quota_pb2.QuotaLimits:
         """The new limits."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Fields of `QuotaLimits` to change; of them, those that are unset in `limits` go back to the default. Empty: those that are set."""
+        """Fields of `QuotaLimits` to change. Masked fields that are unset in `limits` return to their default. Empty: all
+        fields set in `limits`.
+        """
 
     def __init__(
         self,
@@ -164,14 +166,14 @@ Global___UpdateQuotaRequest: _TypeAlias = UpdateQuotaRequest  # noqa: Y015
 
 @_typing.final
 class UpdateQuotaResponse(_message.Message):
-    """Response of `UpdateQuota`."""
+    """Response to `UpdateQuota`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     QUOTA_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def quota(self) -> _quota_pb2.Quota:
-        """The quota after it."""
+        """The updated quota."""
 
     def __init__(
         self,

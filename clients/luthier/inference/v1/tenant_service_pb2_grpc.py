@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class TenantServiceStub:
-    """Owns what each tenant may take of this server.
+    """Manages tenants' quotas.
     """
 
     def __init__(self, channel):
@@ -53,26 +53,27 @@ class TenantServiceStub:
 
 
 class TenantServiceServicer:
-    """Owns what each tenant may take of this server.
+    """Manages tenants' quotas.
     """
 
     def GetQuota(self, request, context):
-        """Returns a tenant's quota and what it uses of it.
+        """Returns a tenant's quota and usage.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListQuotas(self, request, context):
-        """Lists the quotas of tenants that have limits of their own or deployments, by name: of all tenants, as the operator sees them.
-        Needs the scope `inference.admin`.
+        """Lists the quotas of all tenants that have custom limits or deployments, by name. Requires the scope
+        `inference.admin`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateQuota(self, request, context):
-        """Changes a tenant's limits, from the next request on. Needs the scope `inference.admin`. ABORTED if `etag` no longer matches.
+        """Changes a tenant's limits, effective from the next request. Requires the scope `inference.admin`. ABORTED if `etag`
+        does not match.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,7 +106,7 @@ def add_TenantServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TenantService:
-    """Owns what each tenant may take of this server.
+    """Manages tenants' quotas.
     """
 
     @staticmethod

@@ -27,37 +27,41 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TenantServiceStub:
-    """Owns what each tenant may take of this server."""
+    """Manages tenants' quotas."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TenantServiceAsyncStub: ...
     GetQuota: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.GetQuotaRequest, _tenant_service_pb2.GetQuotaResponse]
-    """Returns a tenant's quota and what it uses of it."""
+    """Returns a tenant's quota and usage."""
     ListQuotas: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.ListQuotasRequest, _tenant_service_pb2.ListQuotasResponse]
-    """Lists the quotas of tenants that have limits of their own or deployments, by name: of all tenants, as the operator sees them.
-    Needs the scope `inference.admin`.
+    """Lists the quotas of all tenants that have custom limits or deployments, by name. Requires the scope
+    `inference.admin`.
     """
     UpdateQuota: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.UpdateQuotaRequest, _tenant_service_pb2.UpdateQuotaResponse]
-    """Changes a tenant's limits, from the next request on. Needs the scope `inference.admin`. ABORTED if `etag` no longer matches."""
+    """Changes a tenant's limits, effective from the next request. Requires the scope `inference.admin`. ABORTED if `etag`
+    does not match.
+    """
 
 @_typing.type_check_only
 class TenantServiceAsyncStub(TenantServiceStub):
-    """Owns what each tenant may take of this server."""
+    """Manages tenants' quotas."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetQuota: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.GetQuotaRequest, _tenant_service_pb2.GetQuotaResponse]  # type: ignore[assignment]
-    """Returns a tenant's quota and what it uses of it."""
+    """Returns a tenant's quota and usage."""
     ListQuotas: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.ListQuotasRequest, _tenant_service_pb2.ListQuotasResponse]  # type: ignore[assignment]
-    """Lists the quotas of tenants that have limits of their own or deployments, by name: of all tenants, as the operator sees them.
-    Needs the scope `inference.admin`.
+    """Lists the quotas of all tenants that have custom limits or deployments, by name. Requires the scope
+    `inference.admin`.
     """
     UpdateQuota: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.UpdateQuotaRequest, _tenant_service_pb2.UpdateQuotaResponse]  # type: ignore[assignment]
-    """Changes a tenant's limits, from the next request on. Needs the scope `inference.admin`. ABORTED if `etag` no longer matches."""
+    """Changes a tenant's limits, effective from the next request. Requires the scope `inference.admin`. ABORTED if `etag`
+    does not match.
+    """
 
 class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Owns what each tenant may take of this server."""
+    """Manages tenants' quotas."""
 
     @_abc_1.abstractmethod
     def GetQuota(
@@ -65,7 +69,7 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenant_service_pb2.GetQuotaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_service_pb2.GetQuotaResponse, _abc.Awaitable[_tenant_service_pb2.GetQuotaResponse]]:
-        """Returns a tenant's quota and what it uses of it."""
+        """Returns a tenant's quota and usage."""
 
     @_abc_1.abstractmethod
     def ListQuotas(
@@ -73,8 +77,8 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenant_service_pb2.ListQuotasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_service_pb2.ListQuotasResponse, _abc.Awaitable[_tenant_service_pb2.ListQuotasResponse]]:
-        """Lists the quotas of tenants that have limits of their own or deployments, by name: of all tenants, as the operator sees them.
-        Needs the scope `inference.admin`.
+        """Lists the quotas of all tenants that have custom limits or deployments, by name. Requires the scope
+        `inference.admin`.
         """
 
     @_abc_1.abstractmethod
@@ -83,6 +87,8 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenant_service_pb2.UpdateQuotaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_service_pb2.UpdateQuotaResponse, _abc.Awaitable[_tenant_service_pb2.UpdateQuotaResponse]]:
-        """Changes a tenant's limits, from the next request on. Needs the scope `inference.admin`. ABORTED if `etag` no longer matches."""
+        """Changes a tenant's limits, effective from the next request. Requires the scope `inference.admin`. ABORTED if `etag`
+        does not match.
+        """
 
 def add_TenantServiceServicer_to_server(servicer: TenantServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
