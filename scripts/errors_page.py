@@ -14,12 +14,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from luthier.services import SERVICES
+from luthierd.errors import BY_CODE, LuthierError
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "services/luthierd"
 PAGE = ROOT / "docs/errors.md"
 
 ROOT_CLASS = "LuthierError"
-SERVICES = ("curation", "trainer", "evaluator", "inference")
 
 HEAD = """\
 # Errors
@@ -129,9 +131,6 @@ def _domain(path: pathlib.Path) -> str:
 
 def _status_by_class() -> dict[str, str]:
     """GRPC status by class name."""
-    sys.path.insert(0, str(ROOT / "services"))
-    from luthierd.errors import BY_CODE, LuthierError
-
     return {"LuthierError": LuthierError.code} | {kind.__name__: code for code, kind in BY_CODE.items()}
 
 

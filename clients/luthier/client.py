@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from luthier import profiles
-from luthier.endpoints import SERVICES, Endpoints
+from luthier.endpoints import Endpoints
 from luthier.resources.adapters import Adapters
 from luthier.resources.annotation_queues import AnnotationQueues
 from luthier.resources.base_models import BaseModels
@@ -23,6 +23,7 @@ from luthier.resources.prompts import Prompts
 from luthier.resources.quotas import Quotas
 from luthier.resources.training_jobs import TrainingJobs
 from luthier.resources.verdicts import Verdicts
+from luthier.services import SERVICES
 from luthier.transport import RetryPolicy, TokenSource, Transport
 
 
@@ -48,7 +49,7 @@ class AsyncClient:
             endpoints, token = profile.endpoints, token or profile.token
         self.endpoints = endpoints
         transports = {
-            service: Transport(service, getattr(endpoints, service), tls=endpoints.tls, token=token, retry=retry)
+            service: Transport(service, endpoints.address_of(service), tls=endpoints.tls, token=token, retry=retry)
             for service in SERVICES
         }
         self._adopt(transports)

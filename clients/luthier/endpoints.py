@@ -6,9 +6,10 @@ import pathlib
 from dataclasses import dataclass
 
 from luthier.errors import ProfileError
+from luthier.services import SERVICES
 
-CURATION_PORT, TRAINER_PORT, EVALUATOR_PORT, INFERENCE_PORT, OPENAI_PORT = 7101, 7102, 7103, 7104, 7180
-SERVICES = ("curation", "trainer", "evaluator", "inference")
+BASE_PORT = min(spec.port for spec in SERVICES.values())
+OPENAI_PORT = SERVICES["inference"].http_port
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,14 @@ class Endpoints:
         BASE_PORT .. BASE_PORT + 3 and the OpenAI endpoint on BASE_PORT + 79.
         """
         host, base_port = _split(endpoint)
-        first = CURATION_PORT if base_port is None else base_port
+        shift = 0 if base_port is None else base_port - BASE_PORT
         scheme = "https" if tls else "http"
-        return cls(
-            curation=f"{host}:{first}",
-            trainer=f"{host}:{first + TRAINER_PORT - CURATION_PORT}",
-            evaluator=f"{host}:{first + EVALUATOR_PORT - CURATION_PORT}",
-            inference=f"{host}:{first + INFERENCE_PORT - CURATION_PORT}",
-            openai_http=f"{scheme}://{host}:{first + OPENAI_PORT - CURATION_PORT}/v1",
-            tls=tls,
-        )
+        addresses = {name: f"{host}:{spec.port + shift}" for name, spec in SERVICES.items()}
+        return cls(**addresses, openai_http=f"{scheme}://{host}:{OPENAI_PORT + shift}/v1", tls=tls)
+
+    def address_of(self, service: str) -> str:
+        """`host:port` of the service; empty if it is not known."""
+        return str(getattr(self, service))
 
 
 def _split(endpoint: str) -> tuple[str, int | None]:
@@ -64,7 +63,7 @@ def _split(endpoint: str) -> tuple[str, int | None]:
     host, separator, port = endpoint.rpartition(":") if not endpoint.endswith("]") else (endpoint, "", "")
     if not separator:
         return endpoint, None
-    if not host or not port.isdigit() or not 0 < int(port) <= 65535 - (OPENAI_PORT - CURATION_PORT):
+    if not host or not port.isdigit() or not 0 < int(port) <= 65535 - (OPENAI_PORT - BASE_PORT):
         raise ProfileError(
             f"endpoint '{endpoint}' is not HOST or HOST:BASE_PORT; e.g. 'gpu-1.example:7101'",
             reason="INVALID_ENDPOINT",

@@ -23,8 +23,9 @@ from typing import Any
 
 from luthier import names, tokens
 from luthier.config_files import nearest_key, read_mapping
-from luthier.endpoints import SERVICES, Endpoints, TlsOptions
+from luthier.endpoints import Endpoints, TlsOptions
 from luthier.errors import ConfigError, ProfileError, UnknownKeyError
+from luthier.services import SERVICES
 from luthier.transport import TokenSource
 
 DEFAULT_TENANT = "default"

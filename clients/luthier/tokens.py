@@ -5,27 +5,13 @@ from __future__ import annotations
 import pathlib
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from luthier.errors import ProfileError
+from luthier.services import SCOPES
 
 ISSUER = AUDIENCE = "luthier"
-SCOPES = (
-    "curation.read",
-    "curation.write",
-    "trainer.read",
-    "trainer.write",
-    "models.write",
-    "evaluator.read",
-    "evaluator.write",
-    "evaluator.rate",
-    "inference.generate",
-    "inference.evaluate",
-    "inference.deploy",
-    "inference.admin",
-)
-OPERATOR_SCOPES = frozenset({"inference.admin"})
-"""What the machine's owner has, and a tenant gets only when it is named: its own quota, for one."""
 LOCAL_TTL_S = 3600
 RENEW_BEFORE_S = 60
 
@@ -58,18 +44,23 @@ def mint(
             reason="SIGNING_KEY_UNREADABLE",
             metadata={"signing_key": str(signing_key)},
         ) from error
-    issued_s = int(time.time() if now_s is None else now_s)
-    claims = {
+    now_s = time.time() if now_s is None else now_s
+    claims = claims_of(tenant=tenant, subject=subject, scopes=scopes, ttl_s=ttl_s, now_s=now_s)
+    return jwt.encode(claims, key, algorithm="EdDSA")
+
+
+def claims_of(*, tenant: str, subject: str, scopes: Iterable[str], ttl_s: float, now_s: float) -> dict[str, Any]:
+    """What a token says: who may call, for which tenant, with which scopes, until when."""
+    return {
         "iss": ISSUER,
         "aud": AUDIENCE,
         "sub": subject,
         "tenant": tenant,
         "scope": " ".join(scopes),
-        "iat": issued_s,
-        "exp": issued_s + ttl_s,
+        "iat": int(now_s),
+        "exp": int(now_s) + int(ttl_s),
         "jti": str(uuid.uuid4()),
     }
-    return jwt.encode(claims, key, algorithm="EdDSA")
 
 
 def local_source(

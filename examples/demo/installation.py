@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-SERVICES = ("curation", "trainer", "evaluator", "inference")
+from luthier.services import SERVICES
 
 
 class InstallationError(Exception):
@@ -23,8 +23,7 @@ class Installation:
 
     def __init__(self, home: pathlib.Path) -> None:
         self.home = home
-        names = [f"LUTHIER_{name.upper()}_{kind}" for name in SERVICES for kind in ("PORT", "METRICS_PORT")]
-        names.append("LUTHIER_INFERENCE_HTTP_PORT")
+        names = [variable for spec in SERVICES.values() for variable in spec.port_by_variable]
         self.environment = {
             **os.environ,
             "LUTHIER_HOME": str(home),

@@ -14,14 +14,16 @@ import re
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+from luthier.services import SERVICES
 
 from luthierd.errors import InvalidArgumentError
 
-SERVICES = ("curation", "trainer", "evaluator", "inference")
-
 DEFAULT_HOME = pathlib.Path("~/.luthier").expanduser()
+
+LOOPBACK = {name: f"127.0.0.1:{spec.port}" for name, spec in SERVICES.items()}
 
 T = TypeVar("T", bound="ServerConfig")
 
@@ -76,14 +78,8 @@ class ServerConfig:
     """Jobs of this service that run at a time on this machine."""
     lease_s: float = 15.0
     """Seconds without a heartbeat after which a worker counts as dead and its job is given to another."""
-    curation_address: str = "127.0.0.1:7101"
-    """Where curation answers."""
-    trainer_address: str = "127.0.0.1:7102"
-    """Where the trainer answers."""
-    evaluator_address: str = "127.0.0.1:7103"
-    """Where the evaluator answers."""
-    inference_address: str = "127.0.0.1:7104"
-    """Where inference answers."""
+    addresses: Mapping[str, str] = field(default_factory=lambda: LOOPBACK)
+    """`host:port` of each service; one variable each, such as `LUTHIER_TRAINER_ADDRESS`."""
 
     def database_url_of(self, service: str) -> str:
         """The SQLAlchemy URL of a service's database."""
@@ -113,20 +109,23 @@ def load_config(cls: type[T], service: str, *, environment: Mapping[str, str] | 
     environment = os.environ if environment is None else environment
     prefix = f"LUTHIER_{service.upper()}_"
     hints = typing.get_type_hints(cls)
-    known = {field.name.upper(): field.name for field in dataclasses.fields(cls)}
-    shared = {"LUTHIER_" + upper for upper in known}  # the trainer's own address is `trainer_address` here, too
+    settings = {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.name != "addresses"}
+    settings |= {f"{name}_address": str for name in SERVICES}
+    known = [name.upper() for name in settings]
+    shared = {f"LUTHIER_{name}" for name in known}  # LUTHIER_TRAINER_ADDRESS is the trainer's own, too
     for variable in environment:
         if variable.startswith(prefix) and variable not in shared and variable.removeprefix(prefix) not in known:
             near = difflib.get_close_matches(variable.removeprefix(prefix), known, n=1)
             hint = f"; did you mean {prefix}{near[0]}?" if near else ""
             raise ConfigError(f"{variable} is not a setting of {service}{hint}", metadata={"variable": variable})
     values: dict[str, Any] = {}
-    for upper, name in known.items():
-        for variable in (prefix + upper, "LUTHIER_" + upper):
+    for name, kind in settings.items():
+        for variable in (prefix + name.upper(), "LUTHIER_" + name.upper()):
             if variable in environment:
-                values[name] = _parse(environment[variable], hints[name], variable)
+                values[name] = _parse(environment[variable], kind, variable)
                 break
-    return cls(**values)
+    addresses = {name: values.pop(f"{name}_address", default) for name, default in LOOPBACK.items()}
+    return cls(**values, addresses=addresses)
 
 
 def _parse(text: str, kind: Any, variable: str) -> Any:

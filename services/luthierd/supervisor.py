@@ -21,18 +21,13 @@ import grpc
 import psutil
 from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from luthier.services import SERVICES
 
-from luthierd.config import SERVICES, ConfigError, ServerConfig, load_config
+from luthierd.config import ConfigError, ServerConfig, load_config
 from luthierd.errors import LuthierError, UnavailableError
 from luthierd.files import write_atomically
 from luthierd.rpc.auth import create_keys
 from luthierd.rpc.server import PortInUseError
-
-PORTS = {"curation": 7101, "trainer": 7102, "evaluator": 7103, "inference": 7104}
-METRICS_PORTS = {"curation": 7201, "trainer": 7202, "evaluator": 7203, "inference": 7204}
-HTTP_PORT = 7180
-"""The OpenAI-compatible endpoint of inference."""
-HTTP_PORT_VARIABLE = "LUTHIER_INFERENCE_HTTP_PORT"
 
 START_TIMEOUT_S = 240.0
 """Inference may have a base model to load and adapters to replay; here that takes about a minute."""
@@ -120,19 +115,13 @@ class Installation:
 
     def _start(self, name: str, running: Mapping[str, Running]) -> Running:
         """Starts one service as a process of its own session; its output goes to `logs/<name>.log`."""
-        config = self._config(name)
-        port, metrics_port = self._ports(name)
-        host = config.host
+        ports = self._ports(name)
+        host = self._config(name).host
         environment = self._environment | {
             "LUTHIER_HOME": str(self._home),
-            f"LUTHIER_{name.upper()}_PORT": str(port),
-            f"LUTHIER_{name.upper()}_METRICS_PORT": str(metrics_port),
-            **{f"LUTHIER_{peer.upper()}_ADDRESS": f"{host}:{self._ports(peer)[0]}" for peer in SERVICES},
+            **{variable: str(port) for variable, port in ports.items()},
+            **{f"LUTHIER_{peer.upper()}_ADDRESS": f"{host}:{self._port(peer)}" for peer in SERVICES},
         }
-        http_address = ""
-        if name == "inference":
-            environment[HTTP_PORT_VARIABLE] = str(self._http_port())
-            http_address = f"{host}:{self._http_port()}"
         log = self._log(name)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
@@ -147,7 +136,15 @@ class Installation:
             )
         self._report({"event": "starting", "service": name, "pid": child.pid, "log": str(log)})
         started = psutil.Process(child.pid).create_time()
-        return Running(child.pid, started, f"{host}:{port}", f"{host}:{metrics_port}", http_address, log_offset_bytes)
+        address, metrics_address, *http_address = (f"{host}:{port}" for port in ports.values())
+        return Running(
+            child.pid,
+            started,
+            address,
+            metrics_address,
+            http_address="".join(http_address),
+            log_offset_bytes=log_offset_bytes,
+        )
 
     def _await_serving(self, name: str, service: Running) -> None:
         """StartFailedError if the service ends, or does not serve within `START_TIMEOUT_S`."""
@@ -167,15 +164,8 @@ class Installation:
 
     def _check_ports(self, name: str) -> None:
         """PortInUseError names the port, and the variable that moves it."""
-        ports = dict(
-            zip(
-                (f"LUTHIER_{name.upper()}_PORT", f"LUTHIER_{name.upper()}_METRICS_PORT"), self._ports(name), strict=True
-            )
-        )
-        if name == "inference":
-            ports[HTTP_PORT_VARIABLE] = self._http_port()
         host = self._config(name).host
-        for variable, port in ports.items():
+        for variable, port in self._ports(name).items():
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
@@ -189,22 +179,24 @@ class Installation:
 
     def _config(self, name: str) -> ServerConfig:
         """The settings of a service that the supervisor needs as well; ConfigError if one cannot be read."""
-        own = ("HOST", "PORT", "METRICS_PORT", "TLS_CERTIFICATE_PATH", "TLS_KEY_PATH")
+        own = ("HOST", "TLS_CERTIFICATE_PATH", "TLS_KEY_PATH")
         known = {f"LUTHIER_{name.upper()}_{field}" for field in own}
         known |= {"LUTHIER_HOST", "LUTHIER_TLS_CERTIFICATE_PATH", "LUTHIER_TLS_KEY_PATH"}
         values = {key: value for key, value in self._environment.items() if key in known}
         return load_config(ServerConfig, name, environment=values)
 
-    def _ports(self, name: str) -> tuple[int, int]:
-        """The gRPC port and the metrics port."""
-        config = self._config(name)
-        return config.port or PORTS[name], config.metrics_port or METRICS_PORTS[name]
+    def _port(self, name: str) -> int:
+        return self._ports(name)[f"LUTHIER_{name.upper()}_PORT"]
 
-    def _http_port(self) -> int:
-        text = self._environment.get(HTTP_PORT_VARIABLE, str(HTTP_PORT))
-        if not text.isdecimal():
-            raise ConfigError(f"{HTTP_PORT_VARIABLE}={text!r} is not a port", metadata={"variable": HTTP_PORT_VARIABLE})
-        return int(text)
+    def _ports(self, name: str) -> dict[str, int]:
+        """gRPC, metrics, and HTTP if the service has it: the port by the variable that changes it. ConfigError."""
+        ports = {}
+        for variable, default in SERVICES[name].port_by_variable.items():
+            text = self._environment.get(variable, "0")
+            if not text.isdecimal():
+                raise ConfigError(f"{variable}={text!r} is not a port", metadata={"variable": variable})
+            ports[variable] = int(text) or default
+        return ports
 
     def _health(self, name: str, service: Running) -> str:
         return _health(service.address, self._config(name).tls_certificate_path)

@@ -10,8 +10,7 @@ import luthier
 import pytest
 from google.api import field_behavior_pb2, field_info_pb2, resource_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
-from luthierd.config import SERVICES
-from luthierd.rpc.auth import SCOPES
+from luthier.services import SCOPES, SERVICES
 
 SERVICERS = {
     "curation": "luthierd.curation.api.dataset_service",

@@ -14,8 +14,8 @@ import pytest
 from luthier import AsyncClient, profiles, tokens
 from luthier.curation.v1 import dataset_pb2
 from luthier.evaluator.v1 import evaluation_pb2, gate_pb2
+from luthier.services import SERVICES
 from luthier.trainer.v1 import training_job_pb2
-from luthierd.config import SERVICES
 from luthierd.supervisor import Installation
 from support.ports import free_ports
 from support.tiny_model import write_base_model
@@ -72,9 +72,9 @@ class House:
     """An installation with the means to kill it."""
 
     def __init__(self, home: pathlib.Path, models: pathlib.Path) -> None:
-        names = [f"LUTHIER_{name.upper()}_{kind}" for name in SERVICES for kind in ("PORT", "METRICS_PORT")]
+        names = [variable for spec in SERVICES.values() for variable in spec.port_by_variable]
         self.environment = {
-            **dict(zip([*names, "LUTHIER_INFERENCE_HTTP_PORT"], map(str, free_ports(len(names) + 1)), strict=True)),
+            **dict(zip(names, map(str, free_ports(len(names))), strict=True)),
             "LUTHIER_HOME": str(home),
             "LUTHIER_TRAINER_IMPORT_ROOTS": str(models),
             "LUTHIER_LEASE_S": "5",

@@ -10,16 +10,15 @@ from typing import Any
 
 import psutil
 import pytest
+from luthier.services import SERVICES
 from luthierd import supervisor
-from luthierd.config import SERVICES
 from luthierd.supervisor import Installation, StartFailedError
 from support.certificates import self_signed
 from support.ports import free_ports
 
 
 def installation(home: pathlib.Path, **settings: str) -> Installation:
-    variables = [f"LUTHIER_{name.upper()}_{kind}" for name in SERVICES for kind in ("PORT", "METRICS_PORT")]
-    variables.append("LUTHIER_INFERENCE_HTTP_PORT")
+    variables = [variable for spec in SERVICES.values() for variable in spec.port_by_variable]
     ports = dict(zip(variables, map(str, free_ports(len(variables))), strict=True))
     return Installation(home, {**os.environ, **ports, **settings}, lambda _event: None)
 
@@ -70,7 +69,7 @@ def test_down_stops_all_four_and_leaves_no_process(running: Installation) -> Non
 def test_a_service_that_cannot_start_says_why_and_not_what_an_earlier_run_said(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "SERVICES", ("curation",))
+    monkeypatch.setattr(supervisor, "SERVICES", {"curation": SERVICES["curation"]})
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs/curation.log").write_text('{"event": "error", "reason": "X", "message": "an old fault"}\n')
     with pytest.raises(StartFailedError, match="LUTHIER_CURATION_GRACE_S='ten'") as caught:
@@ -80,7 +79,7 @@ def test_a_service_that_cannot_start_says_why_and_not_what_an_earlier_run_said(
 
 
 def test_a_service_with_tls_is_seen_to_serve(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "SERVICES", ("curation",))
+    monkeypatch.setattr(supervisor, "SERVICES", {"curation": SERVICES["curation"]})
     files = self_signed(tmp_path, names=("luthier.example",), ip="")
     made = installation(
         tmp_path, LUTHIER_TLS_CERTIFICATE_PATH=str(files.certificate), LUTHIER_TLS_KEY_PATH=str(files.key)

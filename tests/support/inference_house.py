@@ -20,6 +20,7 @@ import grpc
 import httpx
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from luthier.services import SCOPES
 from luthier.trainer.v1 import (
     adapter_pb2,
     adapter_service_pb2,
@@ -28,7 +29,7 @@ from luthier.trainer.v1 import (
     base_model_service_pb2,
     base_model_service_pb2_grpc,
 )
-from luthierd.rpc.auth import SCOPES, TokenIssuer, create_keys
+from luthierd.rpc.auth import TokenIssuer, create_keys
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.manifests import put_folder
 

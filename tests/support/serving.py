@@ -11,8 +11,9 @@ import grpc
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.rpc import error_details_pb2, status_pb2
+from luthier.services import SCOPES
 from luthierd.config import ServerConfig
-from luthierd.rpc.auth import SCOPES, TokenIssuer, TokenVerifier
+from luthierd.rpc.auth import TokenIssuer, TokenVerifier
 from luthierd.rpc.server import Bound, Service, serve
 
 _key = Ed25519PrivateKey.generate()

@@ -17,9 +17,10 @@ from typing import Any
 import grpc
 from luthier import AsyncClient, Endpoints
 from luthier.curation.v1 import dataset_pb2, dataset_service_pb2, dataset_service_pb2_grpc
+from luthier.services import SCOPES
 from luthierd.config import ServerConfig
 from luthierd.errors import NotFoundError
-from luthierd.rpc.auth import SCOPES, TokenIssuer, TokenVerifier, create_keys
+from luthierd.rpc.auth import TokenIssuer, TokenVerifier, create_keys
 from luthierd.rpc.server import Service, Servicer
 from luthierd.storage.blobs import BlobStore
 

@@ -7,7 +7,8 @@ import pathlib
 from dataclasses import dataclass
 
 import pytest
-from luthierd.config import SERVICES, ConfigError, ServerConfig, describe, load_config
+from luthier.services import SERVICES
+from luthierd.config import ConfigError, ServerConfig, describe, load_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ def test_settings_of_others_are_none_of_our_business() -> None:
 def test_a_service_may_find_its_own_address_among_those_of_all(service: str) -> None:
     addresses = {f"LUTHIER_{name.upper()}_ADDRESS": f"{name}:1" for name in SERVICES}
     config = load_config(ServerConfig, service, environment=addresses)
-    assert [getattr(config, f"{name}_address") for name in SERVICES] == [f"{name}:1" for name in SERVICES]
+    assert config.addresses == {name: f"{name}:1" for name in SERVICES}
 
 
 def test_everything_lies_in_the_home_folder_unless_it_is_said(tmp_path: pathlib.Path) -> None:

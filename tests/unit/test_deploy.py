@@ -33,7 +33,7 @@ def test_the_settings_in_compose_are_settings() -> None:
     inference = load_config(InferenceConfig, "inference", environment=services["inference"]["environment"])
     trainer = load_config(TrainerConfig, "trainer", environment=services["trainer"]["environment"])
     assert (inference.port, inference.http_port) == (PORTS["grpc"], PORTS["http"])
-    assert inference.trainer_address == f"trainer:{trainer.port}"
+    assert inference.addresses["trainer"] == f"trainer:{trainer.port}"
     assert services["inference"]["deploy"]["replicas"] == 2
     assert inference.database_url == trainer.database_url
     assert inference.database_url.startswith("postgresql+asyncpg://")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from luthierd.config import SERVICES
+from luthier.services import SERVICES
 
 HEAVY = (
     "torch",

@@ -13,10 +13,11 @@ from typing import Any
 
 import psutil
 import pytest
+from luthier.services import SERVICES
 from luthierd import supervisor
 from luthierd.config import ConfigError, ServerConfig
 from luthierd.rpc.server import PortInUseError
-from luthierd.supervisor import PORTS, Installation, Running
+from luthierd.supervisor import Installation, Running
 from support.certificates import CertificateFiles, self_signed
 from support.ports import free_port
 from support.scripted import scripted
@@ -69,8 +70,7 @@ def this_process(**changes: Any) -> Running:
 def test_a_port_in_use_is_named_with_the_variable_that_moves_it_and_nothing_starts(
     home: pathlib.Path, reports: list[dict[str, Any]], taken_port: int, variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = {f"LUTHIER_{name.upper()}_{kind}": str(free_port()) for name in PORTS for kind in ("PORT", "METRICS_PORT")}
-    free["LUTHIER_INFERENCE_HTTP_PORT"] = str(free_port())
+    free = {variable: str(free_port()) for spec in SERVICES.values() for variable in spec.port_by_variable}
     monkeypatch.setattr(supervisor.subprocess, "Popen", None)
     with pytest.raises(PortInUseError, match=variable) as caught:
         installation(home, reports, **free | {variable: str(taken_port)}).up()
@@ -82,7 +82,7 @@ def test_a_port_in_use_is_named_with_the_variable_that_moves_it_and_nothing_star
 
 @pytest.mark.parametrize("variable", ["LUTHIER_TRAINER_PORT", "LUTHIER_INFERENCE_HTTP_PORT"])
 def test_a_port_that_is_no_number_is_named(home: pathlib.Path, reports: list[dict[str, Any]], variable: str) -> None:
-    free = {f"LUTHIER_{name.upper()}_{kind}": str(free_port()) for name in PORTS for kind in ("PORT", "METRICS_PORT")}
+    free = {variable: str(free_port()) for spec in SERVICES.values() for variable in spec.port_by_variable}
     with pytest.raises(ConfigError, match=variable):
         installation(home, reports, **free | {variable: "seventy"}).up()
 
@@ -206,7 +206,7 @@ def test_the_last_line_is_the_result(command: Any, home: pathlib.Path) -> None:
 
 
 def test_a_refusal_is_a_line_and_1(command: Any, monkeypatch: pytest.MonkeyPatch, taken_port: int) -> None:
-    for name in PORTS:
+    for name in SERVICES:
         monkeypatch.setenv(f"LUTHIER_{name.upper()}_PORT", str(taken_port))
     code, (line,) = command("up")
     assert (code, line["event"], line["reason"]) == (1, "error", "PORT_IN_USE")

@@ -44,16 +44,16 @@ def issue(session: Session, *, scopes: str | None, ttl: str, subject: str) -> No
 
 
 def _scopes(value: str | None) -> tuple[str, ...]:
-    from luthier import tokens
     from luthier.config_files import nearest_key
+    from luthier.services import OPERATOR_SCOPES, SCOPES
 
     if value is None:
-        return tuple(scope for scope in tokens.SCOPES if scope not in tokens.OPERATOR_SCOPES)
+        return tuple(scope for scope in SCOPES if scope not in OPERATOR_SCOPES)
     chosen = tuple(scope for scope in re.split(r"[,\s]+", value) if scope)
     for scope in chosen:
-        if scope not in tokens.SCOPES:
-            nearest = nearest_key(scope, tokens.SCOPES)
-            hint = f"did you mean '{nearest}'?" if nearest else f"scopes: {', '.join(tokens.SCOPES)}"
+        if scope not in SCOPES:
+            nearest = nearest_key(scope, SCOPES)
+            hint = f"did you mean '{nearest}'?" if nearest else f"scopes: {', '.join(SCOPES)}"
             raise click.BadParameter(f"there is no scope '{scope}'; {hint}", param_hint="--scopes")
     if not chosen:
         raise click.BadParameter("name at least one scope", param_hint="--scopes")

@@ -17,23 +17,14 @@ import click
 
 from luthier.cli import exits
 from luthier.cli.session import Command, Session
+from luthier.services import SERVICES
 
 # Measured: the environment takes 3.6 to 5.2 GB, the demo's models, adapters and databases under 1.5.
 FREE_DISK_GIB = 5.0
 # Measured: the engine with the demo's model and cache takes about 4 GiB, a training worker 2.
 FREE_MEMORY_GIB = 6.0
 # What `luthier up` listens on, and the variable that moves it.
-PORTS = {
-    "LUTHIER_CURATION_PORT": 7101,
-    "LUTHIER_TRAINER_PORT": 7102,
-    "LUTHIER_EVALUATOR_PORT": 7103,
-    "LUTHIER_INFERENCE_PORT": 7104,
-    "LUTHIER_INFERENCE_HTTP_PORT": 7180,
-    "LUTHIER_CURATION_METRICS_PORT": 7201,
-    "LUTHIER_TRAINER_METRICS_PORT": 7202,
-    "LUTHIER_EVALUATOR_METRICS_PORT": 7203,
-    "LUTHIER_INFERENCE_METRICS_PORT": 7204,
-}
+PORTS = {variable: port for spec in SERVICES.values() for variable, port in spec.port_by_variable.items()}
 # Extra: a package that only this extra brings.
 EXTRAS = {
     "server": "sqlalchemy",
@@ -154,7 +145,6 @@ def packages(session: Session) -> Iterator[Finding]:
 def installation(session: Session) -> Iterator[Finding]:
     """Services of the profile and their engine; free ports if nothing runs here."""
     from luthier.cli.health import health_of
-    from luthier.endpoints import SERVICES
     from luthier.errors import LuthierError, ProfileError
 
     try:
@@ -166,9 +156,9 @@ def installation(session: Session) -> Iterator[Finding]:
     except LuthierError as error:
         yield Finding("profile", "fail", error.message, "mend the profile file or the option")
         return
-    health = health_of({name: getattr(endpoints, name) for name in SERVICES}, endpoints.tls)
+    health = health_of({name: endpoints.address_of(name) for name in SERVICES}, endpoints.tls)
     for name, found in health.items():
-        where = f"{found} at {getattr(endpoints, name) or 'no address'}"
+        where = f"{found} at {endpoints.address_of(name) or 'no address'}"
         if found == "SERVING":
             yield Finding(name, "ok", where)
         else:
@@ -180,7 +170,7 @@ def installation(session: Session) -> Iterator[Finding]:
 
 
 def _ports() -> Iterator[Finding]:
-    ports = {name: int(os.environ.get(name) or port) for name, port in PORTS.items()}
+    ports = {name: int(os.environ.get(name) or port) for name, port in sorted(PORTS.items(), key=lambda item: item[1])}
     taken = {name: port for name, port in ports.items() if _is_taken(port)}
     if taken:
         found = f"in use: {', '.join(map(str, taken.values()))}"

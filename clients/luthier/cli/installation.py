@@ -15,6 +15,7 @@ import click
 from luthier.cli import exits
 from luthier.cli.session import Command, Session
 from luthier.errors import LuthierError
+from luthier.services import SERVICES
 
 # What only the client reads: a token has no business in a server's environment.
 CLIENT_VARIABLES = ("LUTHIER_ENDPOINT", "LUTHIER_TENANT", "LUTHIER_TOKEN", "LUTHIER_PROFILE")
@@ -46,9 +47,11 @@ def up(session: Session) -> None:
             elif event["event"] == "serving":
                 served += 1
                 progress.note(f"{event['service']} serves on {event['address']}")
-                progress.update("starting", done=served, total=4)
+                progress.update("starting", done=served, total=len(SERVICES))
             elif event["event"] == "starting":
-                progress.update("starting", done=served, total=4, detail=f"{event['service']} (log: {event['log']})")
+                progress.update(
+                    "starting", done=served, total=len(SERVICES), detail=f"{event['service']} (log: {event['log']})"
+                )
     _show(session, result)
 
 
@@ -76,7 +79,7 @@ def status(session: Session) -> int:
         from luthier.cli.health import health_of
 
         endpoints = session.profile.endpoints
-        addresses = {name: getattr(endpoints, name) for name in ("curation", "trainer", "evaluator", "inference")}
+        addresses = {name: endpoints.address_of(name) for name in SERVICES}
         health = health_of(addresses, endpoints.tls)
         services = {name: {"address": addresses[name], "health": health[name]} for name in addresses}
         result: dict[str, Any] = {"event": "result", "services": services}

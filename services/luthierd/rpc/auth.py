@@ -9,7 +9,6 @@ import contextvars
 import functools
 import pathlib
 import time
-import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,25 +19,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from google.api import resource_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
+from luthier.services import SCOPES
+from luthier.tokens import AUDIENCE, ISSUER, claims_of
 
 from luthierd.errors import FailedPreconditionError, PermissionDeniedError, UnauthenticatedError
-
-ISSUER = AUDIENCE = "luthier"
-
-SCOPES = (
-    "curation.read",
-    "curation.write",
-    "trainer.read",
-    "trainer.write",
-    "models.write",
-    "evaluator.read",
-    "evaluator.write",
-    "evaluator.rate",
-    "inference.generate",
-    "inference.evaluate",
-    "inference.deploy",
-    "inference.admin",
-)
 
 
 class KeyUnreadableError(FailedPreconditionError):
@@ -148,17 +132,7 @@ class TokenIssuer:
 
     def issue(self, *, tenant: str, subject: str, scopes: Iterable[str] = SCOPES, ttl_s: float = 3600.0) -> str:
         """A token that proves `subject` of `tenant` for `ttl_s` seconds."""
-        now = int(time.time())
-        claims = {
-            "iss": ISSUER,
-            "aud": AUDIENCE,
-            "sub": subject,
-            "tenant": tenant,
-            "scope": " ".join(scopes),
-            "iat": now,
-            "exp": now + int(ttl_s),
-            "jti": uuid.uuid4().hex,
-        }
+        claims = claims_of(tenant=tenant, subject=subject, scopes=scopes, ttl_s=ttl_s, now_s=time.time())
         return jwt.encode(claims, self._key, algorithm="EdDSA")
 
 

@@ -24,13 +24,7 @@ TOKEN_TTL_S = 900.0
 def endpoints_of(config: ServerConfig) -> Endpoints:
     """Where the services answer."""
     tls = TlsOptions(ca_file=config.tls_ca_path) if config.tls_ca_path else None
-    return Endpoints(
-        curation=config.curation_address,
-        trainer=config.trainer_address,
-        evaluator=config.evaluator_address,
-        inference=config.inference_address,
-        tls=tls,
-    )
+    return Endpoints(**config.addresses, tls=tls)
 
 
 def acting_for(

@@ -22,10 +22,11 @@ from cryptography.hazmat.primitives import serialization
 from google.protobuf import descriptor_pool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from luthier.services import SCOPES
 
 from luthierd.config import ConfigError, ServerConfig, describe
 from luthierd.errors import FailedPreconditionError
-from luthierd.rpc.auth import SCOPES, TokenVerifier
+from luthierd.rpc.auth import TokenVerifier
 from luthierd.rpc.idempotency import ReplayStore, replaying
 from luthierd.rpc.interceptors import (
     Around,

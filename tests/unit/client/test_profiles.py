@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from luthier import config_files, profiles, tokens
 from luthier.endpoints import Endpoints
 from luthier.errors import ConfigError, InvalidNameError, ProfileError, UnknownKeyError
+from luthier.services import SCOPES, SERVICES
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_the_local_installation_is_found_and_a_token_is_minted_for_the_tenant(en
     )
     claims = jwt.decode(profile.token(), public, algorithms=["EdDSA"], audience="luthier", issuer="luthier")
     assert (claims["tenant"], claims["sub"]) == ("acme", "cli")
-    assert claims["scope"].split() == list(tokens.SCOPES)
+    assert claims["scope"].split() == list(SCOPES)
     assert claims["exp"] - claims["iat"] == tokens.LOCAL_TTL_S
 
 
@@ -135,3 +136,8 @@ def test_without_the_extra_the_message_names_it(monkeypatch, key, tmp_path):
     monkeypatch.setitem(sys.modules, "yaml", None)
     with pytest.raises(ConfigError, match=r"luthier\[cli\]"):
         config_files.read_mapping(tmp_path / "x.yaml")
+
+
+def test_every_service_of_the_list_has_an_address() -> None:
+    endpoints = Endpoints.from_host("h")
+    assert [endpoints.address_of(name) for name in SERVICES] == [f"h:{spec.port}" for spec in SERVICES.values()]

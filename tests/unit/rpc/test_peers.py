@@ -70,7 +70,7 @@ async def test_a_peers_answer_is_passed_on_and_its_error_translated() -> None:
 
 
 def test_peers_are_where_the_configuration_says(tmp_path: pathlib.Path) -> None:
-    plain = endpoints_of(ServerConfig(trainer_address="trainer:1"))
+    plain = endpoints_of(ServerConfig(addresses={"trainer": "trainer:1"}))
     assert (plain.trainer, plain.tls) == ("trainer:1", None)
     secure = endpoints_of(ServerConfig(tls_ca_path=tmp_path / "ca.pem"))
     assert secure.tls is not None

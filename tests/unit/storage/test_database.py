@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 import sqlalchemy as sa
-from luthierd.config import SERVICES
+from luthier.services import SERVICES
 from luthierd.storage.database import Database
 from support.databases import NO_VERSIONS
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 from luthier.cli import main
+from luthier.services import SERVICES
 from support.canned import Canned, serving
-
-SERVICES = ("curation", "trainer", "evaluator", "inference")
 
 
 @dataclass
