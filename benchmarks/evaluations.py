@@ -32,7 +32,7 @@ from luthierd.evaluator.models.targets import target_of
 from luthierd.evaluator.run.evaluation_run import EvaluationRun, Models
 from luthierd.evaluator.run.store import SqlAnswerJournal, SqlIndexCatalogue
 from luthierd.storage.database import Database
-from support.inference_house import BASE, House
+from support.inference_server import BASE, InferenceServer
 
 from benchmarks import results, server
 
@@ -45,9 +45,9 @@ def measure(
     model: pathlib.Path, folder: pathlib.Path, adapter: pathlib.Path, *, queries: int = QUERIES
 ) -> Iterator[dict[str, object]]:
     """Two results, of one round each."""
-    with server.running(folder / "evaluations", model) as house:
-        (revision,) = server.register(house, [adapter])
-        ours_s, engine_s, peer_s, stages_s = asyncio.run(_both(house, revision, queries))
+    with server.running(folder / "evaluations", model) as inference:
+        (revision,) = server.register(inference, [adapter])
+        ours_s, engine_s, peer_s, stages_s = asyncio.run(_both(inference, revision, queries))
     what = f"five arms x {queries} queries"
     name = f"seconds, {what}: an evaluation / one query after another"
     yield results.ratio("evaluations", name, [(ours_s, peer_s)], target="<= 0.5")
@@ -85,20 +85,22 @@ class Stages:
         return {name: round(end - start, 2) for (name, start), end in zip(self.began.items(), ends[1:], strict=True)}
 
 
-async def _both(house: House, revision: str, queries: int) -> tuple[float, float, float, dict[str, float]]:
+async def _both(
+    inference: InferenceServer, revision: str, queries: int
+) -> tuple[float, float, float, dict[str, float]]:
     """Seconds of our evaluation, those in which a query of it was in flight, those of the peer, and ours by phase."""
-    database = Database(f"sqlite+aiosqlite:///{house.folder / 'evaluator.db'}", schema="evaluator")
+    database = Database(f"sqlite+aiosqlite:///{inference.folder / 'evaluator.db'}", schema="evaluator")
     await database.migrate(evaluator.VERSIONS)
     config = EvaluationConfig(max_answer_tokens=NEW_TOKENS)
-    inputs = _inputs(house, revision, queries)
-    async with server.client(house) as client:
+    inputs = _inputs(inference, revision, queries)
+    async with server.client(inference) as client:
         answerer = Recording(SdkAnswerer(client, lambda arm: target_of(arm, inputs, config).name, timeout_s=TIMEOUT_S))
         for arm in (Arm.BASE, Arm.ADAPTER):  # the engine's start and the adapter's load are no part of either side
             await answerer.ask(arm, [Message("user", "Hello")], max_tokens=1)
         answerer.asked.clear()
         journal = SqlAnswerJournal(database, NAME)
         start, stages = time.perf_counter(), Stages()
-        await _run(house, database, inputs, config, answerer, journal, stages).run()
+        await _run(inference, database, inputs, config, answerer, journal, stages).run()
         ours_s, stages_s = time.perf_counter() - start, stages.seconds()
         engine_s = union_s((answer.start_s, answer.start_s + answer.total_s) for answer in await journal.answers())
         start = time.perf_counter()
@@ -111,7 +113,7 @@ async def _both(house: House, revision: str, queries: int) -> tuple[float, float
 
 
 def _run(
-    house: House,
+    inference: InferenceServer,
     database: Database,
     inputs: EvaluationInputs,
     config: EvaluationConfig,
@@ -127,7 +129,7 @@ def _run(
         config=config,
         asker=Asker(answerer, journal, SystemClock(), concurrency=config.concurrency, max_tokens=NEW_TOKENS),
         journal=journal,
-        blobs=house.blobs,
+        blobs=inference.blobs,
         catalogue=SqlIndexCatalogue(database),
         models=Models(worker.load_embedder, worker.load_scorers),
         versions=worker.versions,
@@ -137,7 +139,7 @@ def _run(
     )
 
 
-def _inputs(house: House, revision: str, queries: int) -> EvaluationInputs:
+def _inputs(inference: InferenceServer, revision: str, queries: int) -> EvaluationInputs:
     """Docstrings of numpy and scipy: a function's text as the question, its first line as the answer."""
     documented: dict[str, str] = {}
     for module in (np, np.linalg, np.ma, scipy.special):
@@ -150,10 +152,12 @@ def _inputs(house: House, revision: str, queries: int) -> EvaluationInputs:
     rows = [_row(name, f"g{number // 8}", text) for number, (name, text) in enumerate(named)]
     if len(rows) < queries + TRAIN_ROWS:
         raise SystemExit(f"only {len(rows)} documented functions; {queries + TRAIN_ROWS} are needed")
-    holdout, train = (house.blobs.put_bytes("".join(part).encode()).sha256 for part in (rows[:queries], rows[queries:]))
-    adapter = house.trainer.revisions[revision]
+    holdout, train = (
+        inference.blobs.put_bytes("".join(part).encode()).sha256 for part in (rows[:queries], rows[queries:])
+    )
+    adapter = inference.trainer.revisions[revision]
     return EvaluationInputs(
-        revision, adapter.sha256, BASE, house.base_sha256, "docs/r1", "d" * 64, holdout, train, train
+        revision, adapter.sha256, BASE, inference.base_sha256, "docs/r1", "d" * 64, holdout, train, train
     )
 
 

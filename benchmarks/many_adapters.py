@@ -27,14 +27,14 @@ def measure(
 ) -> Iterator[dict[str, object]]:
     """`adapters`: `ADAPTERS` of them, no two alike."""
     settings = {"max_loras": SLOTS[0], "max_cpu_loras": ADAPTERS}
-    with server.running(folder / "many", model, **settings) as house:
-        deployments = asyncio.run(_deployed(server.client(house), server.register(house, adapters[:ADAPTERS])))
+    with server.running(folder / "many", model, **settings) as inference:
+        deployments = asyncio.run(_deployed(server.client(inference), server.register(inference, adapters[:ADAPTERS])))
         for slots in SLOTS:
             if slots != SLOTS[0]:
-                house.stop()
-                house.environment["LUTHIER_INFERENCE_MAX_LORAS"] = str(slots)
-                house.start()
-            pairs = asyncio.run(_measured(server.client(house), deployments, rounds=rounds))
+                inference.stop()
+                inference.environment["LUTHIER_INFERENCE_MAX_LORAS"] = str(slots)
+                inference.start()
+            pairs = asyncio.run(_measured(server.client(inference), deployments, rounds=rounds))
             name = f"tokens_per_s: Zipf over {ADAPTERS} adapters with {slots} slots / {RESIDENT} adapters resident"
             yield results.ratio("many_adapters", name, pairs, target=TARGETS.get(slots, ""))
 

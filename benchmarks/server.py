@@ -7,23 +7,25 @@ import pathlib
 from collections.abc import Sequence
 
 from luthier import AsyncClient, Endpoints
-from support.inference_house import House, running_house
+from support.inference_server import InferenceServer, running_server
 
 TENANT = "bench"
 
 
-def running(folder: pathlib.Path, model: pathlib.Path, **settings: object) -> contextlib.AbstractContextManager[House]:
+def running(
+    folder: pathlib.Path, model: pathlib.Path, **settings: object
+) -> contextlib.AbstractContextManager[InferenceServer]:
     """A server on `model`, ready to be asked; `settings` by field of `InferenceConfig`."""
     folder.mkdir()
-    return running_house(folder, base_model=model, **{"dtype": "auto", "max_adapter_bytes": 64 * 2**20, **settings})
+    return running_server(folder, base_model=model, **{"dtype": "auto", "max_adapter_bytes": 64 * 2**20, **settings})
 
 
-def client(house: House) -> AsyncClient:
+def client(inference: InferenceServer) -> AsyncClient:
     """A client of the tenant `TENANT`."""
-    return AsyncClient(Endpoints(inference=f"127.0.0.1:{house.port}"), house.token(TENANT))
+    return AsyncClient(Endpoints(inference=f"127.0.0.1:{inference.port}"), inference.token(TENANT))
 
 
-def register(house: House, adapters: Sequence[pathlib.Path]) -> list[str]:
+def register(inference: InferenceServer, adapters: Sequence[pathlib.Path]) -> list[str]:
     """Names of adapter revisions with these weights."""
     name = f"tenants/{TENANT}/adapters/{{}}/revisions/r1"
-    return [house.register(name.format(path.name), path) for path in adapters]
+    return [inference.register(name.format(path.name), path) for path in adapters]

@@ -23,7 +23,7 @@ import aiohttp
 from luthier import AsyncClient
 from luthierd.inference.engine.platform_settings import cpu_dtype, cpu_environment
 from luthierd.inference.engine.vllm_engine import QUIET
-from support.inference_house import BASE
+from support.inference_server import BASE
 from support.ports import free_port
 
 from benchmarks import results, server
@@ -57,9 +57,9 @@ def measure(model: pathlib.Path, folder: pathlib.Path, *, rounds: int) -> Iterat
         "vllm serve with the same threads": cpu_environment(kv_cache_gib=1),
         "vllm serve as it starts by itself": {"VLLM_CPU_KVCACHE_SPACE": "1"},
     }
-    with server.running(folder / "streams", model) as house, contextlib.ExitStack() as stack:
+    with server.running(folder / "streams", model) as inference, contextlib.ExitStack() as stack:
         ports = {name: stack.enter_context(_vllm_serve(model, environment)) for name, environment in peers.items()}
-        seen = asyncio.run(_rounds(server.client(house), ports, rounds=rounds))
+        seen = asyncio.run(_rounds(server.client(inference), ports, rounds=rounds))
     for name in peers:
         for figure, target in (("tokens_per_s", ">= 1.0"), ("ttft_p50_s", "<= 1.0")):
             pairs = [(getattr(a, figure), getattr(b, figure)) for a, b in zip(seen["ours"], seen[name], strict=True)]

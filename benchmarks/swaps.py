@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from luthier import AsyncClient
-from support.inference_house import BASE
+from support.inference_server import BASE
 
 from benchmarks import material, server
 
@@ -29,9 +29,9 @@ ADAPTERS_NEEDED = 2 + PUBLISHES + SWAPS
 def measure(model: pathlib.Path, folder: pathlib.Path, adapters: Sequence[pathlib.Path]) -> Iterator[dict[str, object]]:
     """`adapters`: at least `ADAPTERS_NEEDED`, no two alike."""
     material.record_references(model, adapters)
-    with server.running(folder / "swaps", model) as house:
-        revisions = server.register(house, adapters)
-        publishes, quiet, swapping = asyncio.run(_measured(server.client(house), revisions))
+    with server.running(folder / "swaps", model) as inference:
+        revisions = server.register(inference, adapters)
+        publishes, quiet, swapping = asyncio.run(_measured(server.client(inference), revisions))
     yield {
         "benchmark": "swaps",
         "figure_of": "seconds from DeployAdapter to the new revision's first token, engine warm",

@@ -31,7 +31,7 @@ class Clock:
 
 
 @dataclass
-class CaptureHouse:
+class CaptureParts:
     """The parts and what they stand on. `close` it."""
 
     capturing: Capturing
@@ -53,8 +53,8 @@ class CaptureHouse:
         self.temporary.cleanup()
 
 
-async def make_capture_house(*, clock: Clock | None = None) -> CaptureHouse:
-    """A house with nothing in it."""
+async def make_capture_parts(*, clock: Clock | None = None) -> CaptureParts:
+    """Parts with nothing in them."""
     clock = clock or Clock()
     temporary = tempfile.TemporaryDirectory(prefix="luthier-capture-")
     folder = pathlib.Path(temporary.name)
@@ -69,11 +69,11 @@ async def make_capture_house(*, clock: Clock | None = None) -> CaptureHouse:
     return over(database, temporary, clock)
 
 
-def over(database: Database, temporary: tempfile.TemporaryDirectory[str], clock: Clock) -> CaptureHouse:
+def over(database: Database, temporary: tempfile.TemporaryDirectory[str], clock: Clock) -> CaptureParts:
     """The parts anew over what is there, as after a restart."""
     folder = pathlib.Path(temporary.name)
     store, blobs = SqlCaptureStore(database), BlobStore(f"file://{folder / 'blobs'}", cache=folder / "cache")
     capturing = make_capturing(
         store, blobs, response_retention_s=RETENTION_S, capture_part_s=300.0, capture_sweep_s=3600.0, clock=clock
     )
-    return CaptureHouse(capturing, store, blobs, clock, database, folder, temporary)
+    return CaptureParts(capturing, store, blobs, clock, database, folder, temporary)

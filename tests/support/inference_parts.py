@@ -17,36 +17,25 @@ from luthierd.inference.admission.fair_queue import FairQueue
 from luthierd.inference.admission.quotas import Quotas
 from luthierd.inference.api.inference_service import FULL_NAMES, inference_service
 from luthierd.inference.completions.completions import Answers
+from luthierd.inference.completions.mirror import Mirror
 from luthierd.inference.deployments.deployments import Deployments
-from luthierd.inference.deployments.mirror import Mirror
 from luthierd.inference.deployments.store import MemoryStore, SqlStore
 from luthierd.inference.deployments.trainer_catalog import BaseModelNotFoundError, RevisionNotFoundError
+from luthierd.inference.domain.completion import Structure, TokenAlternative, TokenLogprob, Turn
+from luthierd.inference.domain.deployment import AdapterRevision, BaseModel
+from luthierd.inference.domain.engine import Stage
 from luthierd.inference.domain.errors import (
     AdapterHasNoEffectError,
     AdapterInvalidError,
     AdapterNotFiniteError,
     EmbedUnsupportedError,
+    EngineDiedError,
     EngineStartError,
 )
-from luthierd.inference.domain.model import (
-    AdapterRevision,
-    BaseModel,
-    ParityCertificate,
-    Stage,
-    Structure,
-    TokenAlternative,
-    TokenLogprob,
-    Turn,
-)
+from luthierd.inference.domain.parity import ParityCertificate
 from luthierd.inference.domain.quota import Limits
-from luthierd.inference.engine.host import (
-    Engine,
-    EngineAdapter,
-    EngineDiedError,
-    EngineHost,
-    EnginePiece,
-    EngineRequest,
-)
+from luthierd.inference.engine.engine import Engine, EngineAdapter, EnginePiece, EngineRequest
+from luthierd.inference.engine.host import EngineHost
 from luthierd.inference.http.front import Application, BuildApplication, HttpFront
 from luthierd.inference.replicas.replicas import Replicas, ReplicaTimes
 from luthierd.inference.replicas.store import SqlReplicaStore
@@ -55,7 +44,7 @@ from luthierd.storage.blobs import BlobNotFoundError
 from luthierd.storage.database import Database
 from luthierd.storage.replays import Replay
 
-from support.capture_parts import CaptureHouse, make_capture_house
+from support.capture_parts import CaptureParts, make_capture_parts
 from support.serving import VERIFIER
 
 TIMEOUT_S = 10.0
@@ -314,7 +303,7 @@ class Parts:
     service: Service
     unstartable: set[str]
     can_start: asyncio.Event
-    capture: CaptureHouse
+    capture: CaptureParts
     quotas: Quotas
     admission: Admission
     mirror: Mirror
@@ -380,7 +369,7 @@ async def make_parts(
     if replicas is not None:
         replicas.attach(host, deployments, loaded_adapters)
     await deployments.read()
-    capture = await make_capture_house()
+    capture = await make_capture_parts()
     await quotas.read()
     queue = FairQueue(seat_count=max_num_seqs, spare_count=spare_batch, slot_count=8, patience=4)
     admission = Admission(

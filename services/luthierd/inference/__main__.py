@@ -10,10 +10,10 @@ from luthier import AsyncClient
 from luthierd.inference.adapters.artifacts import Artifacts
 from luthierd.inference.admission.admission import make_admission
 from luthierd.inference.api.inference_service import FULL_NAMES, inference_service
-from luthierd.inference.api.routing import make_routing
+from luthierd.inference.build import make_routing
 from luthierd.inference.completions.completions import Answers
+from luthierd.inference.completions.mirror import Mirror
 from luthierd.inference.config import InferenceConfig
-from luthierd.inference.deployments.mirror import Mirror
 from luthierd.inference.deployments.trainer_catalog import TrainerCatalog
 from luthierd.inference.engine.engines import chosen_engine
 from luthierd.inference.feedback.capturing import make_capturing

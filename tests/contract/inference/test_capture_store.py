@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import luthierd.inference
 import pytest
+from luthierd.inference.domain.completion import Turn
 from luthierd.inference.domain.feedback import (
     Captured,
     CapturePolicy,
@@ -19,7 +20,6 @@ from luthierd.inference.domain.feedback import (
     Response,
     Text,
 )
-from luthierd.inference.domain.model import Turn
 from luthierd.inference.feedback.capture_files import new_file
 from luthierd.inference.feedback.store import SqlCaptureStore
 from luthierd.paging import PageRequest

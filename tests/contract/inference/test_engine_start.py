@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from luthierd.inference.domain.model import EngineState
+from luthierd.inference.domain.engine import EngineState
 from support.inference_calls import CONFIG
 from support.inference_parts import BASE, make_parts, until
 from support.serving import running

@@ -15,9 +15,11 @@ import httpx
 import pytest
 from luthierd.inference.completions.completions import Leased
 from luthierd.inference.config import InferenceConfig
+from luthierd.inference.domain.completion import Sampling, Target, Turn
+from luthierd.inference.domain.engine import EngineState
 from luthierd.inference.domain.feedback import Opinion, PolicyChange, Rating
-from luthierd.inference.domain.model import EngineState, Sampling, Target, Turn
-from luthierd.inference.engine.host import Engine, EngineRequest, EngineStatus
+from luthierd.inference.engine.engine import Engine, EngineRequest
+from luthierd.inference.engine.host import EngineStatus
 from luthierd.inference.http.exchange import Usage
 from luthierd.inference.http.front import Application
 from luthierd.inference.http.server import HttpServer

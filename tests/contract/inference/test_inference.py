@@ -15,7 +15,7 @@ from luthier.inference.v1 import engine_service_pb2 as engine_api
 from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 from luthier.inference.v1.engine_service_pb2_grpc import EngineServiceStub
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
-from luthierd.inference.domain.model import AdapterRevision
+from luthierd.inference.domain.deployment import AdapterRevision
 from support.inference_calls import (
     CONFIG,
     OF_BETA,

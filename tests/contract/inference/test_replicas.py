@@ -17,8 +17,9 @@ from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceSt
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from luthierd.config import ServerConfig
 from luthierd.inference.deployments.store import SqlStore
+from luthierd.inference.domain.deployment import Deployment
+from luthierd.inference.domain.engine import EngineState
 from luthierd.inference.domain.errors import ReplicaLeaseLostError, SharedStateUnreachableError
-from luthierd.inference.domain.model import Deployment, EngineState
 from luthierd.inference.replicas.replicas import Barrier, Intent, ReplicaTimes
 from luthierd.inference.replicas.store import SqlReplicaStore
 from luthierd.storage.database import Database

@@ -12,7 +12,7 @@ from luthier.inference.v1 import deployment_service_pb2 as api
 from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 from luthierd.inference.adapters.loaded_adapters import FAILED_RETRY_S
 from luthierd.inference.deployments.store import MemoryStore
-from luthierd.inference.domain.model import Proof
+from luthierd.inference.domain.parity import Proof
 from support.inference_calls import CONFIG, TIMEOUT_S, ask, deploy, generate, refusal, state_of
 from support.inference_parts import CERTIFICATE, FakeEngine, Parts, make_parts, revision, until
 from support.serving import bearer, running

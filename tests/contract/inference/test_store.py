@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator
 import luthierd.inference
 import pytest
 from luthierd.inference.deployments.store import MemoryStore, SqlStore
+from luthierd.inference.domain.deployment import Deployment, Share
+from luthierd.inference.domain.engine import Stage
 from luthierd.inference.domain.errors import EtagMismatchError
-from luthierd.inference.domain.model import Deployment, Proof, Stage
+from luthierd.inference.domain.parity import Proof
 from luthierd.inference.domain.quota import Quota
-from luthierd.inference.domain.traffic import Share
 from luthierd.storage.database import Database
 from support.inference_parts import BASE, CERTIFICATE, OTHER_BASE, revision
 

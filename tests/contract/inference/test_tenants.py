@@ -22,7 +22,7 @@ from luthierd.inference.admission.quotas import Quotas
 from luthierd.inference.completions.completions import Leased
 from luthierd.inference.config import InferenceConfig
 from luthierd.inference.domain.errors import EtagMismatchError
-from luthierd.inference.engine.host import Engine
+from luthierd.inference.engine.engine import Engine
 from luthierd.inference.http.exchange import Usage
 from luthierd.inference.http.front import Application
 from luthierd.inference.http.server import HttpServer

@@ -15,8 +15,8 @@ from luthier.inference.v1 import deployment_service_pb2 as api
 from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 from luthierd.inference import metrics
 from luthierd.inference.admission.fair_queue import Request
-from luthierd.inference.deployments.mirror import Copy, Mirror
-from luthierd.inference.domain.model import Sampling
+from luthierd.inference.completions.mirror import Copy, Mirror
+from luthierd.inference.domain.completion import Sampling
 from support.inference_calls import CONFIG, R1, R2, SUPPORT, TIMEOUT_S, ask, deploy, generate, refusal, state_of
 from support.inference_parts import Parts, make_parts, revision, until
 from support.serving import bearer, running

@@ -10,8 +10,8 @@ import json
 import pathlib
 import sys
 
-from luthierd.inference.domain.model import Sampling, Turn
-from luthierd.inference.engine.host import EngineAdapter, EngineRequest
+from luthierd.inference.domain.completion import Sampling, Turn
+from luthierd.inference.engine.engine import EngineAdapter, EngineRequest
 from luthierd.inference.engine.vllm_engine import VllmEngine, VllmSettings, start_vllm
 
 QUESTION = (Turn("user", "who are you?"),)

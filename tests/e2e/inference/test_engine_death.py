@@ -16,7 +16,7 @@ from luthier import AsyncClient, Endpoints
 from luthier.inference.v1 import inference_service_pb2 as api
 from luthier.inference.v1.deployment_pb2 import LOADED_ADAPTER_STATE_READY
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
-from support.inference_house import House
+from support.inference_server import InferenceServer
 from support.serving import error_info
 
 pytestmark = pytest.mark.e2e
@@ -30,17 +30,17 @@ LONG = 450
 
 
 @pytest.fixture
-async def clients(house: House) -> AsyncIterator[dict[str, AsyncClient]]:
+async def clients(server: InferenceServer) -> AsyncIterator[dict[str, AsyncClient]]:
     """An SDK client for each tenant, with a deployment that has a live and a previous revision."""
-    endpoints = Endpoints(inference=f"127.0.0.1:{house.port}")
+    endpoints = Endpoints(inference=f"127.0.0.1:{server.port}")
     async with contextlib.AsyncExitStack() as stack:
         made = {
-            tenant: await stack.enter_async_context(AsyncClient(endpoints, house.token(tenant))) for tenant in TENANTS
+            tenant: await stack.enter_async_context(AsyncClient(endpoints, server.token(tenant))) for tenant in TENANTS
         }
         for index, (tenant, client) in enumerate(made.items()):
             for number in (1, 2):
                 seed = 300 + 10 * index + number
-                revision = house.add_revision(tenant, f"r{number}", seed=seed, adapter="mortal")
+                revision = server.add_revision(tenant, f"r{number}", seed=seed, adapter="mortal")
                 await client.deployments.deploy(mortal(tenant), adapter_revision=revision)
         yield made
 
@@ -58,11 +58,11 @@ class Stream:
         self.begun = asyncio.Event()
         self.ending: tuple[str, str] = ("", "")
 
-    async def over_grpc(self, channel: grpc.aio.Channel, house: House, tenant: str) -> None:
+    async def over_grpc(self, channel: grpc.aio.Channel, server: InferenceServer, tenant: str) -> None:
         request = api.GenerateStreamRequest(
             target=api.Target(deployment=mortal(tenant)), prompt="a", sampling=api.Sampling(max_tokens=LONG, stop=["#"])
         )
-        metadata = (("authorization", f"Bearer {house.token(tenant)}"),)
+        metadata = (("authorization", f"Bearer {server.token(tenant)}"),)
         try:
             while True:
                 async for _ in InferenceServiceStub(channel).GenerateStream(request, metadata=metadata, timeout=60):
@@ -70,9 +70,9 @@ class Stream:
         except grpc.aio.AioRpcError as error:
             self.ending = (error.code().name, error_info(error).reason)
 
-    async def over_http(self, client: httpx.AsyncClient, house: House, tenant: str) -> None:
+    async def over_http(self, client: httpx.AsyncClient, server: InferenceServer, tenant: str) -> None:
         body = {"model": mortal(tenant), "prompt": "a", "max_tokens": LONG, "stream": True, "ignore_eos": True}
-        headers = {"authorization": f"Bearer {house.token(tenant)}"}
+        headers = {"authorization": f"Bearer {server.token(tenant)}"}
         while not self.ending[0]:
             async with client.stream("POST", "/v1/completions", json=body, headers=headers) as response:
                 async for line in response.aiter_lines():
@@ -95,12 +95,12 @@ async def follow_health(
             return
 
 
-async def first_refusal(channel: grpc.aio.Channel, house: House) -> grpc.StatusCode:
+async def first_refusal(channel: grpc.aio.Channel, server: InferenceServer) -> grpc.StatusCode:
     """Calls made between the death and the return are refused: the status of the first of them."""
     request = api.GenerateRequest(
         target=api.Target(deployment=mortal("north")), prompt="a", sampling=api.Sampling(max_tokens=1)
     )
-    metadata = (("authorization", f"Bearer {house.token('north')}"),)
+    metadata = (("authorization", f"Bearer {server.token('north')}"),)
     while True:
         try:
             await InferenceServiceStub(channel).Generate(request, metadata=metadata, timeout=60)
@@ -109,7 +109,7 @@ async def first_refusal(channel: grpc.aio.Channel, house: House) -> grpc.StatusC
 
 
 async def test_a_killed_engine_fails_its_streams_with_unavailable_and_comes_back_with_every_deployment(
-    house: House, clients: dict[str, AsyncClient], record_property: Callable[[str, object], None]
+    server: InferenceServer, clients: dict[str, AsyncClient], record_property: Callable[[str, object], None]
 ) -> None:
     ask = {tenant: (client, mortal(tenant)) for tenant, client in clients.items()}
     before = {
@@ -119,8 +119,8 @@ async def test_a_killed_engine_fails_its_streams_with_unavailable_and_comes_back
     seen, is_down, is_back = [], asyncio.Event(), asyncio.Event()
     streams = [Stream() for _ in range(STREAMS)]
     async with (
-        grpc.aio.insecure_channel(f"127.0.0.1:{house.port}") as channel,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{house.http_port}", timeout=PATIENCE_S) as http,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.http_port}", timeout=PATIENCE_S) as http,
         asyncio.timeout(PATIENCE_S),
         asyncio.TaskGroup() as group,
     ):
@@ -128,13 +128,13 @@ async def test_a_killed_engine_fails_its_streams_with_unavailable_and_comes_back
         for index, stream in enumerate(streams):
             tenant = TENANTS[index % 2]
             is_http = index % 3 == 2
-            made = stream.over_http(http, house, tenant) if is_http else stream.over_grpc(channel, house, tenant)
+            made = stream.over_http(http, server, tenant) if is_http else stream.over_grpc(channel, server, tenant)
             group.create_task(made)
         for stream in streams:
             await stream.begun.wait()
         killed = time.monotonic()
-        house.engine_process().kill()
-        refused = await first_refusal(channel, house)
+        server.engine_process().kill()
+        refused = await first_refusal(channel, server)
         await is_down.wait()
         down = await http.get("/health")
         await is_back.wait()
@@ -157,4 +157,4 @@ async def test_a_killed_engine_fails_its_streams_with_unavailable_and_comes_back
         assert (found.live.state, found.live.lease_count) == (LOADED_ADAPTER_STATE_READY, 0)
         assert (await client.deployments.rollback(name)).revision == before[tenant].origin.deployment_revision + 1
     assert (await clients["north"].engine.get()).start_count == start_count + 1
-    assert await house.metric("luthier_answers_in_flight") == 0
+    assert await server.metric("luthier_answers_in_flight") == 0

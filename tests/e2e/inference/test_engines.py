@@ -11,7 +11,7 @@ from luthier import AsyncClient, Endpoints
 from luthier import errors as client_errors
 from luthier.inference.v1 import inference_service_pb2 as api
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
-from support.inference_house import BASE, House
+from support.inference_server import BASE, InferenceServer
 
 pytestmark = pytest.mark.e2e
 
@@ -25,20 +25,20 @@ seen: dict[str, dict[tuple[str, str], str]] = {}
 
 
 @pytest.fixture(scope="module", params=["vllm", "transformers"])
-def either(request: pytest.FixtureRequest) -> tuple[str, House]:
+def either(request: pytest.FixtureRequest) -> tuple[str, InferenceServer]:
     """The engine's name, and a server with it that knows two revisions of each tenant."""
-    house: House = request.getfixturevalue("house" if request.param == "vllm" else "transformers_house")
+    server: InferenceServer = request.getfixturevalue("server" if request.param == "vllm" else "transformers_server")
     for (tenant, revision), seed in SEEDS.items():
-        house.add_revision(tenant, revision, seed=seed, adapter="either")
-    return request.param, house
+        server.add_revision(tenant, revision, seed=seed, adapter="either")
+    return request.param, server
 
 
 @pytest.fixture
-async def clients(either: tuple[str, House]) -> AsyncIterator[dict[str, AsyncClient]]:
+async def clients(either: tuple[str, InferenceServer]) -> AsyncIterator[dict[str, AsyncClient]]:
     """An SDK client for each tenant."""
-    _, house = either
-    endpoints = Endpoints(inference=f"127.0.0.1:{house.port}")
-    made = {tenant: AsyncClient(endpoints, house.token(tenant)) for tenant in TENANTS}
+    _, server = either
+    endpoints = Endpoints(inference=f"127.0.0.1:{server.port}")
+    made = {tenant: AsyncClient(endpoints, server.token(tenant)) for tenant in TENANTS}
     yield made
     for client in made.values():
         await client.close()
@@ -59,7 +59,7 @@ async def ask(client: AsyncClient, target: str, prompt: str) -> tuple[str, str]:
 
 
 async def test_everybody_gets_their_own_weights_in_company_as_alone_and_through_a_swap(
-    either: tuple[str, House], clients: dict[str, AsyncClient]
+    either: tuple[str, InferenceServer], clients: dict[str, AsyncClient]
 ) -> None:
     engine, _ = either
     alone = {
@@ -87,23 +87,25 @@ async def test_everybody_gets_their_own_weights_in_company_as_alone_and_through_
 
 
 async def test_an_adapter_without_effect_is_refused_at_its_probe(
-    either: tuple[str, House], clients: dict[str, AsyncClient]
+    either: tuple[str, InferenceServer], clients: dict[str, AsyncClient]
 ) -> None:
-    _, house = either
-    idle = house.add_revision("east", "r1", seed=77, adapter="either-idle", strength=0.0)
+    _, server = either
+    idle = server.add_revision("east", "r1", seed=77, adapter="either-idle", strength=0.0)
     with pytest.raises(client_errors.FailedPreconditionError) as caught:
         await clients["east"].deployments.deploy(deployment("east"), adapter_revision=idle)
     assert caught.value.metadata["cause"] == "ADAPTER_HAS_NO_EFFECT"
 
 
-async def test_a_cancelled_stream_returns_its_lease(either: tuple[str, House], clients: dict[str, AsyncClient]) -> None:
-    _, house = either
+async def test_a_cancelled_stream_returns_its_lease(
+    either: tuple[str, InferenceServer], clients: dict[str, AsyncClient]
+) -> None:
+    _, server = either
     await clients["west"].deployments.deploy(deployment("west"), adapter_revision=revision("west", "r1"))
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{house.port}") as channel:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         request = api.GenerateStreamRequest(
             target=api.Target(deployment=deployment("west")), prompt="a", sampling=api.Sampling(max_tokens=400)
         )
-        metadata = (("authorization", f"Bearer {house.token('west')}"),)
+        metadata = (("authorization", f"Bearer {server.token('west')}"),)
         call = InferenceServiceStub(channel).GenerateStream(request, metadata=metadata, timeout=60)
         await anext(aiter(call))
         call.cancel()

@@ -16,7 +16,7 @@ from luthier import errors as client_errors
 from luthier.inference.v1 import inference_service_pb2 as api
 from luthierd.inference.engine.slices import slice_tokens
 from support import tiny_model
-from support.inference_house import BASE, House
+from support.inference_server import BASE, InferenceServer
 from transformers import AutoTokenizer
 
 pytestmark = pytest.mark.e2e
@@ -36,54 +36,54 @@ SLICE = 8
 
 
 @pytest.fixture
-async def client(house: House) -> AsyncIterator[AsyncClient]:
+async def client(server: InferenceServer) -> AsyncIterator[AsyncClient]:
     """A client of a tenant with one deployment."""
-    async with AsyncClient(Endpoints(inference=f"127.0.0.1:{house.port}"), house.token("west")) as made:
-        revision = house.add_revision("west", "r1", seed=61, adapter="face")
+    async with AsyncClient(Endpoints(inference=f"127.0.0.1:{server.port}"), server.token("west")) as made:
+        revision = server.add_revision("west", "r1", seed=61, adapter="face")
         await made.deployments.deploy(TARGET, adapter_revision=revision)
         yield made
 
 
-def completions(house: House) -> tuple[str, dict[str, str]]:
+def completions(server: InferenceServer) -> tuple[str, dict[str, str]]:
     """Where and as whom to ask over HTTP."""
-    return f"http://127.0.0.1:{house.http_port}/v1/completions", {"authorization": f"Bearer {house.token('west')}"}
+    return f"http://127.0.0.1:{server.http_port}/v1/completions", {"authorization": f"Bearer {server.token('west')}"}
 
 
-def metric(house: House, name: str) -> float:
+def metric(server: InferenceServer, name: str) -> float:
     """A metric's value now, of deployments where it has a target."""
-    return metrics(house, name)[0]
+    return metrics(server, name)[0]
 
 
-def metrics(house: House, *names: str) -> list[float]:
+def metrics(server: InferenceServer, *names: str) -> list[float]:
     """Values of one moment."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{house.metrics_port}/metrics") as answer:  # no TLS: at once
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics") as answer:  # no TLS: at once
         page = answer.read().decode()
     found = [re.search(rf'^{name}(?:{{target="deployment"}})? (\S+)$', page, flags=re.M) for name in names]
     return [float(one[1]) if one else 0.0 for one in found]
 
 
-def steps(house: House) -> float:
+def steps(server: InferenceServer) -> float:
     """Steps that the engine has taken."""
-    return metric(house, "luthier_engine_steps_total")
+    return metric(server, "luthier_engine_steps_total")
 
 
-def is_idle(house: House) -> bool:
+def is_idle(server: InferenceServer) -> bool:
     """The engine computes nothing."""
-    return metric(house, "luthier_engine_running") + metric(house, "luthier_engine_waiting") == 0
+    return metric(server, "luthier_engine_running") + metric(server, "luthier_engine_waiting") == 0
 
 
-async def until_busy(house: House, *, busy: bool = True) -> None:
+async def until_busy(server: InferenceServer, *, busy: bool = True) -> None:
     """Waits until the engine computes, or computes nothing."""
     async with asyncio.timeout(30):
-        while is_idle(house) is busy:  # noqa: ASYNC110 - it is another process's
+        while is_idle(server) is busy:  # noqa: ASYNC110 - it is another process's
             await asyncio.sleep(0.002)
 
 
-async def assert_freed(house: House, since: float) -> None:
+async def assert_freed(server: InferenceServer, since: float) -> None:
     """The engine stops soon after `since`, its steps before the call was over."""
     began = time.monotonic()
-    await until_busy(house, busy=False)
-    taken = steps(house) - since
+    await until_busy(server, busy=False)
+    taken = steps(server) - since
     print(f"freed after {taken:.0f} steps, {(time.monotonic() - began) * 1000:.0f} ms")
     assert taken < STEPS, "the engine goes on for a call that is over"
 
@@ -165,13 +165,13 @@ async def test_a_batch_answers_as_each_prompt_does_alone(client: AsyncClient) ->
 
 
 async def test_a_repeated_prompt_comes_from_the_tenants_cache_and_the_wait_is_part_of_the_first_token(
-    house: House, client: AsyncClient
+    server: InferenceServer, client: AsyncClient
 ) -> None:
     prompt = "a long question " * 20
     first = (await client.inference.generate(TARGET, prompt, max_tokens=2)).finish
     second = (await client.inference.generate(TARGET, prompt, max_tokens=2)).finish
-    endpoints = Endpoints(inference=f"127.0.0.1:{house.port}")
-    async with AsyncClient(endpoints, house.token("east")) as other:
+    endpoints = Endpoints(inference=f"127.0.0.1:{server.port}")
+    async with AsyncClient(endpoints, server.token("east")) as other:
         of_base = (await other.inference.generate(BASE, prompt, max_tokens=2)).finish
     assert (first.cached_prompt_token_count, of_base.cached_prompt_token_count) == (0, 0)
     assert second.cached_prompt_token_count >= 256
@@ -185,32 +185,32 @@ async def test_an_engine_of_vllm_says_that_it_cannot_embed(client: AsyncClient) 
     assert caught.value.reason == "ENGINE_CANNOT_EMBED"
 
 
-async def test_a_cancelled_stream_frees_its_slot_in_the_engine(house: House, client: AsyncClient) -> None:
+async def test_a_cancelled_stream_frees_its_slot_in_the_engine(server: InferenceServer, client: AsyncClient) -> None:
     stream = client.inference.generate_stream(TARGET, "x", max_tokens=LONG, stop=["\x00"])
     await anext(stream)
-    since = steps(house)
+    since = steps(server)
     await stream.aclose()  # type: ignore[attr-defined]
-    await assert_freed(house, since)
+    await assert_freed(server, since)
 
 
-async def with_reference(house: House, client: AsyncClient, *, seed: int) -> str:
+async def with_reference(server: InferenceServer, client: AsyncClient, *, seed: int) -> str:
     """A revision of `face` whose training recorded what the engine says of its twin when nothing is beside it."""
-    twin = house.add_revision("west", "twin", seed=seed, adapter="face")
+    twin = server.add_revision("west", "twin", seed=seed, adapter="face")
     await client.deployments.deploy(TWIN, adapter_revision=twin)
-    prompt, folder = PROMPT * 6, house.folder / "made/recorded"
+    prompt, folder = PROMPT * 6, server.folder / "made/recorded"
     score = await client.inference.score(TWIN, prompt, "yes, it is")
     row = {
-        "prompt_ids": AutoTokenizer.from_pretrained(house.folder / "made/base").encode(prompt),
+        "prompt_ids": AutoTokenizer.from_pretrained(server.folder / "made/base").encode(prompt),
         "completion_ids": [token.token_id for token in score.tokens],
         "tuned_logprobs": [token.logprob for token in score.tokens],
     }
     tiny_model.write_adapter(folder, seed=seed)
     (folder / "reference.json").write_text(json.dumps({"dtype": "float32", "rows": [row]}))
-    return house.register("tenants/west/adapters/face/revisions/recorded", folder)
+    return server.register("tenants/west/adapters/face/revisions/recorded", folder)
 
 
 async def test_a_proof_adds_no_more_than_a_slice_to_the_steps_of_those_who_decode(
-    house: House, client: AsyncClient
+    server: InferenceServer, client: AsyncClient
 ) -> None:
     async def answer() -> None:  # one at a time, so that all that is computed beside it is the proof
         while True:
@@ -219,13 +219,13 @@ async def test_a_proof_adds_no_more_than_a_slice_to_the_steps_of_those_who_decod
     kinds = ("count", "sum", f'bucket{{le="{SLICE:.1f}"}}', 'bucket{le="0.0"}')
     assert slice_tokens(1, other_count=1, other_tokens=1) <= SLICE
     names = [f"luthier_engine_prefill_beside_tokens_{kind}" for kind in kinds]
-    revision = await with_reference(house, client, seed=67)
+    revision = await with_reference(server, client, seed=67)
     answering = asyncio.create_task(answer())
-    await until_busy(house)
-    before = metrics(house, *names)
+    await until_busy(server)
+    before = metrics(server, *names)
     deployed = await client.deployments.deploy(TARGET, adapter_revision=revision)
     answering.cancel()
-    now = metrics(house, *names)
+    now = metrics(server, *names)
     steps_taken, tokens, in_slices, without = (new - old for new, old in zip(now, before, strict=True))
     print(f"{tokens:.0f} tokens of proofs in {steps_taken - without:.0f} of {steps_taken:.0f} steps")
     assert deployed.live.certificate.effect_mean_nats > 0
@@ -235,34 +235,36 @@ async def test_a_proof_adds_no_more_than_a_slice_to_the_steps_of_those_who_decod
     assert tokens > SLICE
 
 
-async def test_a_batch_whose_deadline_passes_frees_all_its_slots(house: House, client: AsyncClient) -> None:
+async def test_a_batch_whose_deadline_passes_frees_all_its_slots(server: InferenceServer, client: AsyncClient) -> None:
     long = client.inference.batch_generate(TARGET, ["x"] * 32, max_tokens=LONG, stop=["\x00"], timeout_s=0.15)
     with pytest.raises(client_errors.DeadlineExceededError):
         await long
-    await assert_freed(house, steps(house))
+    await assert_freed(server, steps(server))
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-async def test_an_http_call_that_is_over_frees_its_slot(house: House, client: AsyncClient, *, stream: bool) -> None:
-    url, headers = completions(house)
+async def test_an_http_call_that_is_over_frees_its_slot(
+    server: InferenceServer, client: AsyncClient, *, stream: bool
+) -> None:
+    url, headers = completions(server)
     body = {"model": "face", "prompt": "x", "max_tokens": LONG, "temperature": 0, "stream": stream, "stop": ["\x00"]}
     async with httpx.AsyncClient() as http:
         asked = asyncio.create_task(http.post(url, json=body, headers=headers, timeout=30))
-        await until_busy(house)
-        since = steps(house)
+        await until_busy(server)
+        since = steps(server)
         asked.cancel()
-        await assert_freed(house, since)
+        await assert_freed(server, since)
         late = await http.post(url, json=body, headers=headers | {"x-luthier-timeout-s": "0.15"}, timeout=30)
-        await assert_freed(house, steps(house))
+        await assert_freed(server, steps(server))
     assert "DEADLINE_EXCEEDED" in late.text
     assert late.status_code == (200 if stream else 504)
 
 
 async def test_both_protocols_count_tokens_and_their_answers_share_one_kind_of_id(
-    house: House, client: AsyncClient
+    server: InferenceServer, client: AsyncClient
 ) -> None:
-    url, headers = completions(house)
-    before = metric(house, "luthier_prompt_tokens_total"), metric(house, "luthier_completion_tokens_total")
+    url, headers = completions(server)
+    before = metric(server, "luthier_prompt_tokens_total"), metric(server, "luthier_completion_tokens_total")
     async with httpx.AsyncClient() as http:
         for stream in (False, True):
             body = {"model": "face", "prompt": "four", "max_tokens": 5, "stream": stream, "ignore_eos": True}
@@ -270,5 +272,5 @@ async def test_both_protocols_count_tokens_and_their_answers_share_one_kind_of_i
             assert answered.status_code == 200
             assert answered.headers["x-luthier-response-id"] in answered.text
     await client.inference.generate(TARGET, "four", max_tokens=1)
-    after = metric(house, "luthier_prompt_tokens_total"), metric(house, "luthier_completion_tokens_total")
+    after = metric(server, "luthier_prompt_tokens_total"), metric(server, "luthier_completion_tokens_total")
     assert (after[0] - before[0], after[1] - before[1]) == (12, 11)

@@ -15,7 +15,7 @@ from luthierd.evaluator.models.generate import Asker, SystemClock
 from luthierd.evaluator.suites.lm_harness import SHIPPED, load_tasks
 from luthierd.evaluator.suites.lm_suite import LmSuite
 from luthierd.evaluator.suites.suite import SuiteAsker
-from support.inference_house import BASE, House
+from support.inference_server import BASE, InferenceServer
 
 pytestmark = pytest.mark.e2e
 
@@ -25,7 +25,7 @@ DEPLOYMENT = "tenants/examiner/deployments/examined"
 
 
 async def by_lm_eval(
-    house: House, kind: str, model: str, task: str, *, tenant: str = "examiner"
+    server: InferenceServer, kind: str, model: str, task: str, *, tenant: str = "examiner"
 ) -> list[Mapping[str, Any]]:
     """The samples of lm-eval's own run, in order. `kind`: of its API models."""
     from lm_eval.evaluator import simple_evaluate
@@ -37,10 +37,10 @@ async def by_lm_eval(
         model=kind,
         model_args={
             "model": model,
-            "base_url": f"http://127.0.0.1:{house.http_port}/v1/{path}",
-            "header": {"Authorization": f"Bearer {house.token(tenant)}"},
+            "base_url": f"http://127.0.0.1:{server.http_port}/v1/{path}",
+            "header": {"Authorization": f"Bearer {server.token(tenant)}"},
             "tokenizer_backend": "huggingface" if kind == "local-completions" else None,
-            "tokenizer": str(house.folder / "made/base"),
+            "tokenizer": str(server.folder / "made/base"),
             "num_concurrent": 4,
             "max_retries": 1,
         },
@@ -69,14 +69,14 @@ class Journal:
 
 
 async def test_the_suite_gives_each_item_what_lm_evals_api_models_get_over_http_for_base_and_adapter(
-    house: House,
+    server: InferenceServer,
 ) -> None:
     journal = Journal()
     targets = {Arm.BASE: BASE, Arm.ADAPTER: DEPLOYMENT}
     tasks = await asyncio.to_thread(load_tasks, LmEvalConfig(TASKS, COUNT), [SHIPPED])
     suite = LmSuite(tasks, seed=0, draws=200)
-    async with AsyncClient(Endpoints(inference=f"127.0.0.1:{house.port}"), house.token("examiner")) as client:
-        revision = house.add_revision("examiner", "r1", seed=72, adapter="examined")
+    async with AsyncClient(Endpoints(inference=f"127.0.0.1:{server.port}"), server.token("examiner")) as client:
+        revision = server.add_revision("examiner", "r1", seed=72, adapter="examined")
         await client.deployments.deploy(DEPLOYMENT, adapter_revision=revision)
         answerer = SdkAnswerer(client, targets.__getitem__, timeout_s=60)
         asker = SuiteAsker(Asker(answerer, journal, SystemClock(), max_tokens=MAX_TOKENS), journal)
@@ -88,16 +88,16 @@ async def test_the_suite_gives_each_item_what_lm_evals_api_models_get_over_http_
         for arm, given in answers.items()
     }
     for arm, model in targets.items():
-        for sample in await by_lm_eval(house, "local-completions", model, CLOZE):
+        for sample in await by_lm_eval(server, "local-completions", model, CLOZE):
             theirs = [float(nats) for ((nats, _),) in sample["resps"]]
             ours = [float(said[arm][f"{CLOZE}/{sample['doc_id']}/{number}"]) for number in range(len(theirs))]
             assert ours == pytest.approx(theirs, abs=1e-2)
-        for sample in await by_lm_eval(house, "local-chat-completions", model, INSTRUCTIONS):
+        for sample in await by_lm_eval(server, "local-chat-completions", model, INSTRUCTIONS):
             assert [[said[arm][f"{INSTRUCTIONS}/{sample['doc_id']}/0"]]] == sample["resps"]
     assert said[Arm.BASE] != said[Arm.ADAPTER]
     assert set(suite.measure(answers).slices) == {f"lm_eval:{task}" for task in TASKS}
 
 
-async def test_lm_eval_with_another_tenants_token_is_refused(house: House) -> None:
+async def test_lm_eval_with_another_tenants_token_is_refused(server: InferenceServer) -> None:
     with pytest.raises(Exception, match="403"):
-        await by_lm_eval(house, "local-completions", DEPLOYMENT, CLOZE, tenant="nobody")
+        await by_lm_eval(server, "local-completions", DEPLOYMENT, CLOZE, tenant="nobody")

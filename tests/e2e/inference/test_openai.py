@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 from luthier import AsyncClient, Endpoints
-from support.inference_house import BASE, House
+from support.inference_server import BASE, InferenceServer
 
 pytestmark = pytest.mark.e2e
 
@@ -26,26 +26,28 @@ TOOL: Any = {
 }
 
 
-def as_tenant(house: House, tenant: str = "opus") -> openai.AsyncOpenAI:
+def as_tenant(server: InferenceServer, tenant: str = "opus") -> openai.AsyncOpenAI:
     """The client of a tenant."""
     return openai.AsyncOpenAI(
-        base_url=f"http://127.0.0.1:{house.http_port}/v1", api_key=house.token(tenant), max_retries=0
+        base_url=f"http://127.0.0.1:{server.http_port}/v1", api_key=server.token(tenant), max_retries=0
     )
 
 
 @pytest.fixture
-async def client(house: House) -> AsyncIterator[openai.AsyncOpenAI]:
+async def client(server: InferenceServer) -> AsyncIterator[openai.AsyncOpenAI]:
     """The client of a tenant with one deployment."""
-    async with AsyncClient(Endpoints(inference=f"127.0.0.1:{house.port}"), house.token("opus")) as luthier:
-        revision = house.add_revision("opus", "r1", seed=71, adapter=MODEL)
+    async with AsyncClient(Endpoints(inference=f"127.0.0.1:{server.port}"), server.token("opus")) as luthier:
+        revision = server.add_revision("opus", "r1", seed=71, adapter=MODEL)
         await luthier.deployments.deploy(f"tenants/opus/deployments/{MODEL}", adapter_revision=revision)
-    async with as_tenant(house) as made:
+    async with as_tenant(server) as made:
         yield made
 
 
-async def test_models_are_the_tenants_deployments_and_the_base_model(house: House, client: openai.AsyncOpenAI) -> None:
+async def test_models_are_the_tenants_deployments_and_the_base_model(
+    server: InferenceServer, client: openai.AsyncOpenAI
+) -> None:
     mine = [model.id async for model in client.models.list()]
-    async with as_tenant(house, "nobody") as other:
+    async with as_tenant(server, "nobody") as other:
         theirs = [model.id async for model in other.models.list()]
     assert (mine, theirs) == ([MODEL, BASE], [BASE])
 
@@ -117,7 +119,7 @@ async def test_a_tool_that_may_be_called_need_not_be(client: openai.AsyncOpenAI)
     assert answered.choices[0].message.content
 
 
-async def test_errors_are_those_of_openai(house: House, client: openai.AsyncOpenAI) -> None:
+async def test_errors_are_those_of_openai(server: InferenceServer, client: openai.AsyncOpenAI) -> None:
     chat = client.chat.completions
     with pytest.raises(openai.NotFoundError) as unknown:
         await chat.create(model="none", messages=MESSAGES)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import pytest
 from luthier import AsyncClient, Endpoints
-from luthierd.inference.engine.host import EngineAdapter
+from luthierd.inference.engine.engine import EngineAdapter
 from luthierd.inference.engine.transformers_engine import TransformersSettings, start_transformers
-from support.inference_house import BASE, House
+from support.inference_server import BASE, InferenceServer
 
 pytestmark = pytest.mark.e2e
 
@@ -46,8 +46,8 @@ class Found:
 
 
 @pytest.fixture
-async def client(house: House) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(Endpoints(inference=f"127.0.0.1:{house.port}"), house.token(TENANT)) as made:
+async def client(server: InferenceServer) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(Endpoints(inference=f"127.0.0.1:{server.port}"), server.token(TENANT)) as made:
         yield made
 
 
@@ -66,17 +66,19 @@ async def scored(client: AsyncClient, target: str, prompt: str) -> Found:
 
 
 async def test_vllm_agrees_with_transformers_and_peft_in_mixed_batches(
-    house: House, client: AsyncClient, record_property: Callable[[str, object], None]
+    server: InferenceServer, client: AsyncClient, record_property: Callable[[str, object], None]
 ) -> None:
     """All at once, more than fit into the batch: prompts are computed in the same steps as tokens of others."""
     adapters: dict[str, EngineAdapter | None] = {BASE: None}
     for number, options in enumerate(ADAPTERS.values(), start=1):
-        name = house.add_revision(TENANT, f"r{number}", seed=400 + number, adapter="parity", **options)
-        adapters[name] = EngineAdapter(f"r{number}", number, house.folder / f"made/{TENANT}-parity-r{number}")
+        name = server.add_revision(TENANT, f"r{number}", seed=400 + number, adapter="parity", **options)
+        adapters[name] = EngineAdapter(f"r{number}", number, server.folder / f"made/{TENANT}-parity-r{number}")
     found = await asyncio.gather(
         *(how(client, target, prompt) for prompt in PROMPTS for target in adapters for how in (answered, scored))
     )
-    peft = await start_transformers(house.folder / "made/base", TransformersSettings(dtype="float32", max_lora_rank=64))
+    peft = await start_transformers(
+        server.folder / "made/base", TransformersSettings(dtype="float32", max_lora_rank=64)
+    )
     for adapter in filter(None, adapters.values()):
         await peft.load_adapter(adapter)
     worst = {"decode": 0.0, "prefill": 0.0}

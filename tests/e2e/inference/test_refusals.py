@@ -17,7 +17,7 @@ from luthier.trainer.v1 import adapter_pb2
 from luthierd.storage.manifests import Manifest, read_manifest
 from safetensors.numpy import load_file, save_file
 from support import tiny_model
-from support.inference_house import House
+from support.inference_server import InferenceServer
 
 pytestmark = pytest.mark.e2e
 
@@ -27,17 +27,19 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 @pytest.fixture
-async def client(house: House) -> AsyncIterator[AsyncClient]:
+async def client(server: InferenceServer) -> AsyncIterator[AsyncClient]:
     """An SDK client of a tenant that no other test uses."""
-    async with AsyncClient(Endpoints(inference=f"127.0.0.1:{house.port}"), house.token("west")) as made:
+    async with AsyncClient(Endpoints(inference=f"127.0.0.1:{server.port}"), server.token("west")) as made:
         yield made
 
 
-def made(house: House, kind: str, *, seed: int, spoil: Callable[[pathlib.Path], object], **options: object) -> str:
+def made(
+    server: InferenceServer, kind: str, *, seed: int, spoil: Callable[[pathlib.Path], object], **options: object
+) -> str:
     """A revision of an adapter that was whole before it was spoilt."""
-    folder = tiny_model.write_adapter(house.folder / "made" / f"west-{kind}", seed=seed, **options)  # type: ignore[arg-type]
+    folder = tiny_model.write_adapter(server.folder / "made" / f"west-{kind}", seed=seed, **options)  # type: ignore[arg-type]
     spoil(folder)
-    return house.register(f"tenants/west/adapters/{kind}/revisions/r1", folder)
+    return server.register(f"tenants/west/adapters/{kind}/revisions/r1", folder)
 
 
 def with_nan(folder: pathlib.Path) -> None:
@@ -71,7 +73,7 @@ def with_pickle(folder: pathlib.Path) -> None:
 
 
 def oversized(folder: pathlib.Path) -> None:
-    """More bytes than the house takes."""
+    """More bytes than the server takes."""
     (folder / "notes.txt").write_bytes(bytes(9 * 2**20))
 
 
@@ -80,11 +82,11 @@ def truncated(folder: pathlib.Path) -> None:
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-4])
 
 
-def corrupt(house: House) -> str:
+def corrupt(server: InferenceServer) -> str:
     """A stored byte changed after it was stored."""
-    name = made(house, "corrupt", seed=31, spoil=lambda folder: None)
-    digest = hashlib.sha256((house.folder / "made/west-corrupt" / WEIGHTS).read_bytes()).hexdigest()
-    stored = house.blobs.local_path(digest)
+    name = made(server, "corrupt", seed=31, spoil=lambda folder: None)
+    digest = hashlib.sha256((server.folder / "made/west-corrupt" / WEIGHTS).read_bytes()).hexdigest()
+    stored = server.blobs.local_path(digest)
     content = bytearray(stored.read_bytes())
     content[-1] ^= 1
     stored.chmod(0o644)
@@ -92,44 +94,44 @@ def corrupt(house: House) -> str:
     return name
 
 
-def escaping(house: House) -> str:
+def escaping(server: InferenceServer) -> str:
     """The manifest names a path outside of its folder."""
-    whole = made(house, "escaping", seed=32, spoil=lambda folder: None)
-    revision = house.trainer.revisions[whole]
-    files = dict(read_manifest(house.blobs, revision.sha256).files)
+    whole = made(server, "escaping", seed=32, spoil=lambda folder: None)
+    revision = server.trainer.revisions[whole]
+    files = dict(read_manifest(server.blobs, revision.sha256).files)
     files["../../../escaped.json"] = files["adapter_config.json"]
-    sha256 = house.blobs.put_bytes(Manifest(files).to_json()).sha256
-    house.trainer.revisions[whole] = adapter_pb2.AdapterRevision(
+    sha256 = server.blobs.put_bytes(Manifest(files).to_json()).sha256
+    server.trainer.revisions[whole] = adapter_pb2.AdapterRevision(
         name=whole, sha256=sha256, base_model=revision.base_model, base_model_sha256=revision.base_model_sha256
     )
     return whole
 
 
-def bad_revisions(house: House) -> dict[str, tuple[str, str]]:
+def bad_revisions(server: InferenceServer) -> dict[str, tuple[str, str]]:
     """Stage and cause of each refusal, by revision."""
     return {
-        corrupt(house): ("fetch", "BLOB_CORRUPT"),
-        escaping(house): ("fetch", "MANIFEST_INVALID"),
-        made(house, "pickled", seed=33, spoil=with_pickle): ("fetch", "ADAPTER_FILE_FORBIDDEN"),
-        made(house, "oversized", seed=34, spoil=oversized): ("fetch", "ADAPTER_TOO_LARGE"),
-        made(house, "truncated", seed=35, spoil=truncated): ("verify", "ADAPTER_TRUNCATED"),
-        made(house, "nan", seed=36, spoil=with_nan): ("verify", "ADAPTER_NOT_FINITE"),
-        made(house, "large-rank", seed=37, spoil=lambda folder: None, rank=128): ("verify", "ADAPTER_RANK_TOO_LARGE"),
-        made(house, "other-base", seed=38, spoil=of_other_base): ("verify", "ADAPTER_OF_OTHER_BASE"),
-        made(house, "unknown-module", seed=39, spoil=with_unknown_module): ("verify", "ADAPTER_MODULE_UNKNOWN"),
-        made(house, "idle", seed=40, spoil=lambda folder: None, strength=0.0): ("prove", "ADAPTER_HAS_NO_EFFECT"),
-        made(house, "off-reference", seed=41, spoil=off_reference): ("prove", "ADAPTER_DEVIATES_FROM_REFERENCE"),
+        corrupt(server): ("fetch", "BLOB_CORRUPT"),
+        escaping(server): ("fetch", "MANIFEST_INVALID"),
+        made(server, "pickled", seed=33, spoil=with_pickle): ("fetch", "ADAPTER_FILE_FORBIDDEN"),
+        made(server, "oversized", seed=34, spoil=oversized): ("fetch", "ADAPTER_TOO_LARGE"),
+        made(server, "truncated", seed=35, spoil=truncated): ("verify", "ADAPTER_TRUNCATED"),
+        made(server, "nan", seed=36, spoil=with_nan): ("verify", "ADAPTER_NOT_FINITE"),
+        made(server, "large-rank", seed=37, spoil=lambda folder: None, rank=128): ("verify", "ADAPTER_RANK_TOO_LARGE"),
+        made(server, "other-base", seed=38, spoil=of_other_base): ("verify", "ADAPTER_OF_OTHER_BASE"),
+        made(server, "unknown-module", seed=39, spoil=with_unknown_module): ("verify", "ADAPTER_MODULE_UNKNOWN"),
+        made(server, "idle", seed=40, spoil=lambda folder: None, strength=0.0): ("prove", "ADAPTER_HAS_NO_EFFECT"),
+        made(server, "off-reference", seed=41, spoil=off_reference): ("prove", "ADAPTER_DEVIATES_FROM_REFERENCE"),
     }
 
 
 async def test_every_bad_adapter_is_refused_by_name_and_the_deployment_answers_as_before(
-    house: House, client: AsyncClient
+    server: InferenceServer, client: AsyncClient
 ) -> None:
-    good = house.add_revision("west", "r1", seed=30)
+    good = server.add_revision("west", "r1", seed=30)
     live = await client.deployments.deploy(NAME, adapter_revision=good, timeout_s=300)
     before = await client.inference.chat(NAME, PROMPT, max_tokens=16)
     loaded = (await client.engine.get()).loaded_adapter_count
-    expected = bad_revisions(house)
+    expected = bad_revisions(server)
     found: dict[str, tuple[str, str]] = {}
     for name in expected:
         deploying = asyncio.create_task(client.deployments.deploy(NAME, adapter_revision=name))
@@ -141,18 +143,18 @@ async def test_every_bad_adapter_is_refused_by_name_and_the_deployment_answers_a
     assert found == expected
     assert (await client.deployments.get(NAME)).etag == live.etag
     assert (await client.engine.get()).loaded_adapter_count == loaded
-    assert not list(house.folder.rglob("escaped.json"))
+    assert not list(server.folder.rglob("escaped.json"))
 
 
 async def test_an_adapter_of_a_base_model_that_the_engine_does_not_hold_is_refused(
-    house: House, client: AsyncClient
+    server: InferenceServer, client: AsyncClient
 ) -> None:
-    good = house.add_revision("west", "r1", seed=30)
+    good = server.add_revision("west", "r1", seed=30)
     await client.deployments.deploy(NAME, adapter_revision=good, timeout_s=300)
     name = "tenants/west/adapters/elsewhere/revisions/r1"
-    house.trainer.revisions[name] = adapter_pb2.AdapterRevision(
+    server.trainer.revisions[name] = adapter_pb2.AdapterRevision(
         name=name,
-        sha256=house.trainer.revisions[good].sha256,
+        sha256=server.trainer.revisions[good].sha256,
         base_model="baseModels/other",
         base_model_sha256="0" * 64,
     )

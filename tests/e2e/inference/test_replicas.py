@@ -13,7 +13,7 @@ import pytest
 from luthier import AsyncClient, Endpoints
 from luthierd.inference.replicas.store import SqlReplicaStore
 from luthierd.storage.database import Database
-from support.inference_house import House, free_port, running_house
+from support.inference_server import InferenceServer, free_port, running_server
 
 pytestmark = pytest.mark.e2e
 
@@ -25,13 +25,13 @@ TOKENS = 8
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> Iterator[House]:
+def first(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> Iterator[InferenceServer]:
     """A replica whose tenant has three revisions."""
     folder = tmp_path_factory.mktemp("replicas")
     settings = {"engine": "transformers", "database_url": postgres_url, "replica_lease_s": LEASE_S}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")  # two engines' threads would wait for each other on two cores
-        with running_house(folder, **settings) as made:
+        with running_server(folder, **settings) as made:
             for number in (1, 2, 3):
                 made.add_revision("pair", f"r{number}", seed=90 + number)
             yield made
@@ -46,12 +46,12 @@ async def shared(postgres_url: str) -> AsyncIterator[SqlReplicaStore]:
 
 
 @contextlib.contextmanager
-def twin_of(house: House) -> Iterator[House]:
+def twin_of(server: InferenceServer) -> Iterator[InferenceServer]:
     """Another server on the same files and database; it may be killed in the block."""
-    made = copy.copy(house)
+    made = copy.copy(server)
     made.port, made.http_port, made.metrics_port = free_port(), free_port(), free_port()
-    made.log = pathlib.Path(f"{house.log}.{made.port}")
-    made.environment = house.environment | {
+    made.log = pathlib.Path(f"{server.log}.{made.port}")
+    made.environment = server.environment | {
         "LUTHIER_INFERENCE_PORT": str(made.port),
         "LUTHIER_INFERENCE_HTTP_PORT": str(made.http_port),
         "LUTHIER_INFERENCE_METRICS_PORT": str(made.metrics_port),
@@ -66,9 +66,9 @@ def twin_of(house: House) -> Iterator[House]:
 
 
 @contextlib.asynccontextmanager
-async def client_of(house: House) -> AsyncIterator[AsyncClient]:
+async def client_of(server: InferenceServer) -> AsyncIterator[AsyncClient]:
     """An SDK client of this replica."""
-    async with AsyncClient(Endpoints(inference=f"127.0.0.1:{house.port}"), house.token("pair")) as client:
+    async with AsyncClient(Endpoints(inference=f"127.0.0.1:{server.port}"), server.token("pair")) as client:
         yield client
 
 
@@ -101,7 +101,7 @@ async def joined(shared: SqlReplicaStore, count: int) -> None:
 
 
 async def test_a_swap_waits_for_a_replica_until_that_is_known_to_be_dead_and_the_survivor_serves(
-    first: House, shared: SqlReplicaStore
+    first: InferenceServer, shared: SqlReplicaStore
 ) -> None:
     with twin_of(first) as second:
         async with client_of(first) as client, client_of(second) as other:
@@ -125,7 +125,7 @@ async def test_a_swap_waits_for_a_replica_until_that_is_known_to_be_dead_and_the
 
 
 async def test_a_swap_whose_coordinator_is_killed_changes_nothing_and_the_survivor_can_make_it(
-    first: House, shared: SqlReplicaStore
+    first: InferenceServer, shared: SqlReplicaStore
 ) -> None:
     async with client_of(first) as client:
         await swap(client, 2)

@@ -11,7 +11,7 @@ import pytest
 from luthier import AsyncClient, Endpoints
 from luthier import errors as client_errors
 from luthier.inference.v1 import deployment_pb2
-from support.inference_house import House
+from support.inference_server import InferenceServer
 
 pytestmark = pytest.mark.e2e
 
@@ -21,9 +21,9 @@ TOKENS = 12
 
 
 @pytest.fixture
-async def client(small_house: House) -> AsyncIterator[AsyncClient]:
+async def client(small_server: InferenceServer) -> AsyncIterator[AsyncClient]:
     """An SDK client of the tenant."""
-    async with AsyncClient(Endpoints(inference=f"127.0.0.1:{small_house.port}"), small_house.token("north")) as made:
+    async with AsyncClient(Endpoints(inference=f"127.0.0.1:{small_server.port}"), small_server.token("north")) as made:
         yield made
 
 
@@ -36,9 +36,9 @@ async def ask(client: AsyncClient, target: str, prompt: str, session_id: str = "
 
 
 async def test_cold_adapters_answer_with_their_own_weights_whatever_made_room_for_them(
-    small_house: House, client: AsyncClient
+    small_server: InferenceServer, client: AsyncClient
 ) -> None:
-    revisions = [small_house.add_revision("north", f"r{number}", seed=number + 1) for number in range(6)]
+    revisions = [small_server.add_revision("north", f"r{number}", seed=number + 1) for number in range(6)]
     expected: dict[tuple[str, str], str] = {}
     for name, revision in zip(NAMES, revisions, strict=True):
         deployed = await client.deployments.deploy(name, adapter_revision=revision, timeout_s=300)
@@ -63,10 +63,10 @@ async def test_cold_adapters_answer_with_their_own_weights_whatever_made_room_fo
     assert first == again
     assert {text for _, text in first} == {expected[NAMES[0], PROMPTS[0]], expected[NAMES[1], PROMPTS[0]]}
 
-    gone = small_house.folder / "made/north-style-r5/adapter_model.safetensors"
-    small_house.blobs.local_path(hashlib.sha256(gone.read_bytes()).hexdigest()).unlink()
-    small_house.kill()
-    await asyncio.to_thread(small_house.start)
+    gone = small_server.folder / "made/north-style-r5/adapter_model.safetensors"
+    small_server.blobs.local_path(hashlib.sha256(gone.read_bytes()).hexdigest()).unlink()
+    small_server.kill()
+    await asyncio.to_thread(small_server.start)
     after = await asyncio.gather(*(ask(client, NAMES[0], PROMPTS[0], session) for session in sessions))
     assert after == first
     with pytest.raises(client_errors.UnavailableError) as caught:
@@ -76,11 +76,11 @@ async def test_cold_adapters_answer_with_their_own_weights_whatever_made_room_fo
     assert shown.state == deployment_pb2.LOADED_ADAPTER_STATE_FAILED
     assert shown.certificate.engine_version
     assert await ask(client, NAMES[4], PROMPTS[1]) == (
-        shown_loaded_adapter(small_house, revisions[4]),
+        shown_loaded_adapter(small_server, revisions[4]),
         expected[NAMES[4], PROMPTS[1]],
     )
 
 
-def shown_loaded_adapter(house: House, revision: str) -> str:
+def shown_loaded_adapter(server: InferenceServer, revision: str) -> str:
     """The loaded adapter that a revision's content gives."""
-    return f"g-{house.trainer.revisions[revision].sha256[:20]}"
+    return f"g-{server.trainer.revisions[revision].sha256[:20]}"

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from luthier import AsyncClient, Endpoints
 from luthier import errors as client_errors
-from support.inference_house import BASE, House
+from support.inference_server import BASE, InferenceServer
 
 pytestmark = pytest.mark.e2e
 
@@ -22,19 +22,19 @@ TENANTS = ("north", "south")
 
 
 @pytest.fixture(scope="session")
-def revisions(house: House) -> dict[str, list[str]]:
+def revisions(server: InferenceServer) -> dict[str, list[str]]:
     """Three revisions for each of two tenants, all with answers of their own."""
     return {
-        tenant: [house.add_revision(tenant, f"r{number}", seed=10 * index + number) for number in (1, 2, 3)]
+        tenant: [server.add_revision(tenant, f"r{number}", seed=10 * index + number) for number in (1, 2, 3)]
         for index, tenant in enumerate(TENANTS, start=1)
     }
 
 
 @pytest.fixture
-async def clients(house: House) -> AsyncIterator[dict[str, AsyncClient]]:
+async def clients(server: InferenceServer) -> AsyncIterator[dict[str, AsyncClient]]:
     """An SDK client for each tenant."""
-    endpoints = Endpoints(inference=f"127.0.0.1:{house.port}")
-    made = {tenant: AsyncClient(endpoints, house.token(tenant)) for tenant in TENANTS}
+    endpoints = Endpoints(inference=f"127.0.0.1:{server.port}")
+    made = {tenant: AsyncClient(endpoints, server.token(tenant)) for tenant in TENANTS}
     yield made
     for client in made.values():
         await client.close()
@@ -82,12 +82,12 @@ async def test_base_and_two_tenants_answer_in_one_batch_as_they_do_alone(
 
 
 async def test_200_mixed_requests_while_revisions_are_deployed_have_no_failure_and_no_wrong_answer(
-    house: House, clients: dict[str, AsyncClient], revisions: dict[str, list[str]]
+    server: InferenceServer, clients: dict[str, AsyncClient], revisions: dict[str, list[str]]
 ) -> None:
     expected = await alone(clients, revisions)
     for tenant in TENANTS:
         await clients[tenant].deployments.deploy(deployment(tenant), adapter_revision=revisions[tenant][0])
-    allowed = {tenant: {expected_of(expected, name, house) for name in revisions[tenant]} for tenant in TENANTS}
+    allowed = {tenant: {expected_of(expected, name, server) for name in revisions[tenant]} for tenant in TENANTS}
     finished = asyncio.Event()
     gate = asyncio.Semaphore(16)
 
@@ -97,7 +97,7 @@ async def test_200_mixed_requests_while_revisions_are_deployed_have_no_failure_a
         prompt = PROMPTS[number % len(PROMPTS)]
         async with gate:
             if number % 4 == 0 and who != "base":
-                loaded_adapter, text = await ask_http(house, tenant, prompt)
+                loaded_adapter, text = await ask_http(server, tenant, prompt)
             else:
                 loaded_adapter, text = await ask(clients[tenant], BASE if who == "base" else deployment(who), prompt)
         return who, prompt, loaded_adapter, text
@@ -125,17 +125,17 @@ async def test_200_mixed_requests_while_revisions_are_deployed_have_no_failure_a
     assert len({loaded_adapter for _, _, loaded_adapter, _ in answers}) >= 5
 
 
-def expected_of(expected: dict[tuple[str, str], str], name: str, house: House) -> str:
+def expected_of(expected: dict[tuple[str, str], str], name: str, server: InferenceServer) -> str:
     """The loaded adapter that a revision's content gives."""
-    loaded_adapter = f"g-{house.trainer.revisions[name].sha256[:20]}"
+    loaded_adapter = f"g-{server.trainer.revisions[name].sha256[:20]}"
     assert (loaded_adapter, PROMPTS[0]) in expected
     return loaded_adapter
 
 
-async def ask_http(house: House, tenant: str, prompt: str) -> tuple[str, str]:
+async def ask_http(server: InferenceServer, tenant: str, prompt: str) -> tuple[str, str]:
     """The same question through the OpenAI protocol."""
     async with openai.AsyncOpenAI(
-        base_url=f"http://127.0.0.1:{house.http_port}/v1", api_key=house.token(tenant), max_retries=0
+        base_url=f"http://127.0.0.1:{server.http_port}/v1", api_key=server.token(tenant), max_retries=0
     ) as client:
         response = await client.chat.completions.with_raw_response.create(
             model="style", messages=[{"role": "user", "content": prompt}], max_tokens=TOKENS, temperature=0
@@ -162,13 +162,13 @@ async def test_a_rollback_answers_with_the_weights_before(
 
 
 async def test_the_openai_client_completes_streams_and_lists(
-    house: House, clients: dict[str, AsyncClient], revisions: dict[str, list[str]]
+    server: InferenceServer, clients: dict[str, AsyncClient], revisions: dict[str, list[str]]
 ) -> None:
     await clients["north"].deployments.deploy(deployment("north"), adapter_revision=revisions["north"][0])
     _, expected = await ask(clients["north"], deployment("north"), PROMPTS[0])
     messages = [{"role": "user", "content": PROMPTS[0]}]
     async with openai.AsyncOpenAI(
-        base_url=f"http://127.0.0.1:{house.http_port}/v1", api_key=house.token("north"), max_retries=0
+        base_url=f"http://127.0.0.1:{server.http_port}/v1", api_key=server.token("north"), max_retries=0
     ) as client:
         models = [model.id async for model in client.models.list()]
         stream = await client.chat.completions.create(
@@ -190,21 +190,21 @@ async def test_the_openai_client_completes_streams_and_lists(
 
 
 async def test_a_killed_server_leaves_no_engine_behind_and_serves_the_same_after_its_restart(
-    house: House, clients: dict[str, AsyncClient], revisions: dict[str, list[str]]
+    server: InferenceServer, clients: dict[str, AsyncClient], revisions: dict[str, list[str]]
 ) -> None:
     await clients["south"].deployments.deploy(deployment("south"), adapter_revision=revisions["south"][2])
     before = await ask(clients["south"], deployment("south"), PROMPTS[3])
-    engine = house.engine_process()
-    house.kill()
+    engine = server.engine_process()
+    server.kill()
     psutil.wait_procs([engine], timeout=15)
     assert not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE
-    await asyncio.to_thread(house.start)
+    await asyncio.to_thread(server.start)
     assert await ask(clients["south"], deployment("south"), PROMPTS[3]) == before
     async with httpx.AsyncClient() as client:
-        health = await client.get(f"http://127.0.0.1:{house.http_port}/health")
+        health = await client.get(f"http://127.0.0.1:{server.http_port}/health")
     assert health.status_code == 200
 
 
-def test_the_log_holds_no_text_of_users(house: House) -> None:
-    assert pathlib.Path(house.log).exists()
-    assert not any(prompt in house.log.read_text() for prompt in PROMPTS)
+def test_the_log_holds_no_text_of_users(server: InferenceServer) -> None:
+    assert pathlib.Path(server.log).exists()
+    assert not any(prompt in server.log.read_text() for prompt in PROMPTS)

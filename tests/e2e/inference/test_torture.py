@@ -21,7 +21,7 @@ from luthier import AsyncClient, Endpoints
 from luthier.inference.v1 import inference_service_pb2 as api
 from luthier.inference.v1.deployment_pb2 import Deployment, LoadedAdapter
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
-from support.inference_house import House
+from support.inference_server import InferenceServer
 
 pytestmark = pytest.mark.e2e
 
@@ -96,11 +96,11 @@ class Progress:
 
 
 @pytest.fixture(scope="module")
-def revisions(house: House) -> dict[str, list[str]]:
+def revisions(server: InferenceServer) -> dict[str, list[str]]:
     """Three revisions for each of the six deployments."""
     return {
         f"tenants/{tenant}/deployments/{name}": [
-            house.add_revision(tenant, f"r{number}", seed=1000 + 100 * one + 10 * two + number, adapter=name)
+            server.add_revision(tenant, f"r{number}", seed=1000 + 100 * one + 10 * two + number, adapter=name)
             for number in (1, 2, 3)
         ]
         for one, tenant in enumerate(TENANTS)
@@ -109,9 +109,9 @@ def revisions(house: House) -> dict[str, list[str]]:
 
 
 @pytest.fixture
-async def clients(house: House) -> AsyncIterator[dict[str, AsyncClient]]:
-    endpoints = Endpoints(inference=f"127.0.0.1:{house.port}")
-    made = {tenant: AsyncClient(endpoints, house.token(tenant)) for tenant in TENANTS}
+async def clients(server: InferenceServer) -> AsyncIterator[dict[str, AsyncClient]]:
+    endpoints = Endpoints(inference=f"127.0.0.1:{server.port}")
+    made = {tenant: AsyncClient(endpoints, server.token(tenant)) for tenant in TENANTS}
     yield made
     for client in made.values():
         await client.close()
@@ -266,23 +266,23 @@ def is_right(reply: Reply, expected: dict[tuple[str, str], str]) -> bool:
     return reply.text[:length] == whole[:length]
 
 
-def memory_bytes(house: House) -> tuple[int, int]:
+def memory_bytes(server: InferenceServer) -> tuple[int, int]:
     """Resident memory of the server, and of its engine without its key-value cache.
 
     The cache has its size from the start and is resident from then on.
     """
-    assert house.process is not None
-    maps = house.engine_process().memory_maps(grouped=False)
+    assert server.process is not None
+    maps = server.engine_process().memory_maps(grouped=False)
     own = sum(one.rss for one in maps if one.size < CACHE_MAP_BYTES)
-    return psutil.Process(house.process.pid).memory_info().rss, own
+    return psutil.Process(server.process.pid).memory_info().rss, own
 
 
 async def storm(
-    house: House, routings: list[Routing], rng: random.Random, *, measure: Callable[[], None]
+    server: InferenceServer, routings: list[Routing], rng: random.Random, *, measure: Callable[[], None]
 ) -> list[Reply]:
     """All requests, `WORKERS` at a time, while every deployment changes. Calls `measure` from `WARM_UP` answers on."""
     asks, progress, replies = iter(plan(rng)), Progress(), list[Reply]()
-    tokens = {tenant: house.token(tenant) for tenant in TENANTS}
+    tokens = {tenant: server.token(tenant) for tenant in TENANTS}
 
     async def work(stub: InferenceServiceStub, http: httpx.AsyncClient) -> None:
         for ask in asks:
@@ -301,8 +301,8 @@ async def storm(
             measure()
 
     async with (
-        grpc.aio.insecure_channel(f"127.0.0.1:{house.port}") as channel,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{house.http_port}", timeout=120) as http,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.http_port}", timeout=120) as http,
         asyncio.TaskGroup() as group,
     ):
         for index, routing in enumerate(routings):
@@ -314,7 +314,7 @@ async def storm(
 
 
 async def test_2000_streams_of_three_tenants_while_everything_changes_have_no_failure_and_no_wrong_answer(
-    house: House,
+    server: InferenceServer,
     clients: dict[str, AsyncClient],
     revisions: dict[str, list[str]],
     record_property: Callable[[str, object], None],
@@ -332,9 +332,9 @@ async def test_2000_streams_of_three_tenants_while_everything_changes_have_no_fa
         await routing.begin()
     memory: list[tuple[int, int]] = []
     began = asyncio.get_running_loop().time()
-    replies = await storm(house, routings, rng, measure=lambda: memory.append(memory_bytes(house)))
+    replies = await storm(server, routings, rng, measure=lambda: memory.append(memory_bytes(server)))
     took_s = asyncio.get_running_loop().time() - began
-    memory.append(memory_bytes(house))
+    memory.append(memory_bytes(server))
 
     outcomes = collections.Counter((reply.ask.fate, reply.outcome) for reply in replies)
     growth = [after - before for before, after in zip(memory[0], memory[-1], strict=True)]
@@ -359,13 +359,13 @@ async def test_2000_streams_of_three_tenants_while_everything_changes_have_no_fa
     assert outcomes["time_out", "timed_out"] > 50
     assert all(routing.counts["split"] and routing.counts["rollback"] for routing in routings)
     assert all(sum(routing.counts.values()) >= REQUESTS // CHANGE_EVERY for routing in routings)
-    await nothing_is_left(house, clients, revisions, loaded_before=loaded_before)
+    await nothing_is_left(server, clients, revisions, loaded_before=loaded_before)
     assert growth[0] < SERVER_GROWTH_BYTES
     assert growth[1] < ENGINE_GROWTH_BYTES
 
 
 async def nothing_is_left(
-    house: House, clients: dict[str, AsyncClient], revisions: dict[str, list[str]], *, loaded_before: int
+    server: InferenceServer, clients: dict[str, AsyncClient], revisions: dict[str, list[str]], *, loaded_before: int
 ) -> None:
     """Waits until nothing is leased or in flight and, without the deployments, nothing of them is loaded.
 
@@ -377,7 +377,7 @@ async def nothing_is_left(
             while any(one.lease_count for one in _loaded_adapters(await deployments.get(name))):
                 pass
             await deployments.delete(name)
-        while await house.metric("luthier_answers_in_flight"):
+        while await server.metric("luthier_answers_in_flight"):
             pass
         while (await clients[TENANTS[0]].engine.get()).loaded_adapter_count > loaded_before + MAX_UNHELD:
             pass

@@ -9,9 +9,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 import torch
-from luthierd.inference.domain.errors import AdapterInvalidError, EngineStartError, StructureUnsupportedError
-from luthierd.inference.domain.model import Sampling, Structure, Turn
-from luthierd.inference.engine.host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
+from luthierd.inference.domain.completion import Sampling, Structure, Turn
+from luthierd.inference.domain.errors import (
+    AdapterInvalidError,
+    EngineDiedError,
+    EngineStartError,
+    StructureUnsupportedError,
+)
+from luthierd.inference.engine.engine import EngineAdapter, EnginePiece, EngineRequest
 from luthierd.inference.engine.transformers_decoding import TokenText, choose
 from luthierd.inference.engine.transformers_engine import TransformersEngine, TransformersSettings, start_transformers
 from peft import PeftModel

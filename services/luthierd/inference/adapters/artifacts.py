@@ -7,7 +7,7 @@ import pathlib
 
 from luthierd.inference.adapters.base_facts import BaseFacts, read_base_facts
 from luthierd.inference.adapters.checks import check_files, check_manifest
-from luthierd.inference.domain.model import AdapterRevision, BaseModel
+from luthierd.inference.domain.deployment import AdapterRevision, BaseModel
 from luthierd.storage.blobs import BlobNotFoundError, BlobStore
 from luthierd.storage.manifests import checkout, read_manifest
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from luthierd.inference.adapters.base_facts import BaseFacts
 from luthierd.inference.adapters.safetensors_header import HeaderInvalidError, Tensor, TruncatedError, read_header
+from luthierd.inference.domain.deployment import AdapterRevision
 from luthierd.inference.domain.errors import (
     AdapterFileForbiddenError,
     AdapterInvalidError,
@@ -20,7 +21,6 @@ from luthierd.inference.domain.errors import (
     AdapterTooLargeError,
     AdapterTruncatedError,
 )
-from luthierd.inference.domain.model import AdapterRevision
 from luthierd.storage.manifests import Manifest
 
 WEIGHTS, CONFIG, REFERENCE, LINEAGE = (

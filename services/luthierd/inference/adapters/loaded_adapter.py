@@ -9,8 +9,10 @@ from typing import Protocol
 
 from luthierd.errors import LuthierError
 from luthierd.inference.adapters.residency import Worth
-from luthierd.inference.domain.model import AdapterRevision, LoadedAdapterState, ParityCertificate, Proof, Stage
-from luthierd.inference.engine.host import Engine, EngineAdapter
+from luthierd.inference.domain.deployment import AdapterRevision
+from luthierd.inference.domain.engine import LoadedAdapterState, Stage
+from luthierd.inference.domain.parity import ParityCertificate, Proof
+from luthierd.inference.engine.engine import Engine, EngineAdapter
 
 
 class AdapterFiles(Protocol):

@@ -24,11 +24,20 @@ from luthierd.errors import LuthierError, ResourceExhaustedError, UnavailableErr
 from luthierd.inference import metrics
 from luthierd.inference.adapters.loaded_adapter import AdapterFiles, LoadedAdapter, ProofStore, Prove
 from luthierd.inference.adapters.residency import GreedyDual, rank
-from luthierd.inference.domain import stages
+from luthierd.inference.domain.deployment import AdapterRevision
+from luthierd.inference.domain.engine import (
+    FETCH,
+    LOAD,
+    PROVE,
+    VERIFY,
+    LoadedAdapterState,
+    Stage,
+    StageClock,
+    StageFailedError,
+)
 from luthierd.inference.domain.errors import AdapterSlotsFullError, EngineUnavailableError
-from luthierd.inference.domain.model import AdapterRevision, LoadedAdapterState, Proof, Stage
-from luthierd.inference.domain.stages import StageClock, StageFailedError
-from luthierd.inference.engine.host import Engine, EngineAdapter
+from luthierd.inference.domain.parity import Proof
+from luthierd.inference.engine.engine import Engine, EngineAdapter
 
 log = logging.getLogger(__name__)
 
@@ -166,17 +175,17 @@ class LoadedAdapters:
             return
         began_s = self._clock()
         loaded_adapter.state, loaded_adapter.error = LoadedAdapterState.LOADING, None
-        clock.reach(stages.FETCH)
+        clock.reach(FETCH)
         engine = self._ready_engine()
         folder = await self._files.fetch(loaded_adapter.revision)
-        clock.reach(stages.VERIFY)
+        clock.reach(VERIFY)
         await self._files.verify(loaded_adapter.revision, folder, max_rank=engine.max_rank)
-        clock.reach(stages.LOAD)
+        clock.reach(LOAD)
         waited_s = await self._into_engine(loaded_adapter, engine, folder)
         loaded_adapter.cost_s = self._clock() - began_s - waited_s
         if loaded_adapter.proof is None or loaded_adapter.proof.certificate.engine_version != engine.version:
             assert loaded_adapter.adapter is not None
-            clock.reach(stages.PROVE)
+            clock.reach(PROVE)
             certificate = await self._prove(engine, loaded_adapter.adapter)
             self._check_alive(engine)
             proof = Proof(certificate=certificate, stages=clock.end())

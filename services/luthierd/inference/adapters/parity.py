@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from luthierd.inference.adapters.checks import REFERENCE
+from luthierd.inference.domain.completion import Turn
 from luthierd.inference.domain.errors import AdapterDeviatesError, AdapterHasNoEffectError
-from luthierd.inference.domain.model import ParityCertificate, ReferenceRow, Turn
-from luthierd.inference.engine.host import Engine, EngineAdapter
+from luthierd.inference.domain.parity import ParityCertificate, ReferenceRow
+from luthierd.inference.engine.engine import Engine, EngineAdapter
 
 MIN_EFFECT_NATS = 1e-3
 """Equal weights differ by 1e-5 at most between batches (float32, measured); a trained adapter by whole nats."""

@@ -15,7 +15,18 @@ from luthierd.inference.completions.batches import Batch
 from luthierd.inference.completions.completions import Prompt
 from luthierd.inference.completions.embeddings import Embedded
 from luthierd.inference.completions.scores import Score
-from luthierd.inference.domain import model as domain
+from luthierd.inference.domain.completion import (
+    Answer,
+    Finish,
+    Origin,
+    Piece,
+    Sampling,
+    Structure,
+    Target,
+    TokenIds,
+    TokenLogprob,
+    Turn,
+)
 from luthierd.names import ADAPTER_REVISION, BASE_MODEL, DEPLOYMENT
 from luthierd.rpc.status import status_of
 
@@ -32,25 +43,25 @@ MAX_INPUTS = 64
 """Prompts of a batch, texts to embed."""
 
 _PATTERNS = {
-    domain.Target.DEPLOYMENT: DEPLOYMENT,
-    domain.Target.BASE_MODEL: BASE_MODEL,
-    domain.Target.ADAPTER_REVISION: ADAPTER_REVISION,
+    Target.DEPLOYMENT: DEPLOYMENT,
+    Target.BASE_MODEL: BASE_MODEL,
+    Target.ADAPTER_REVISION: ADAPTER_REVISION,
 }
 
 
-def target_from_proto(target: inference_service_pb2.Target) -> domain.Target:
+def target_from_proto(target: inference_service_pb2.Target) -> Target:
     """InvalidArgumentError for none, or a name that does not parse."""
     kind = target.WhichOneof("target")
     if kind is None:
         raise InvalidArgumentError.of_field("target", "name a deployment, a base model or an adapter revision")
     name = getattr(target, kind)
     _PATTERNS[kind].parse(name, field=f"target.{kind}")
-    return domain.Target(kind, name)
+    return Target(kind, name)
 
 
-def sampling_from_proto(sampling: inference_service_pb2.Sampling, *, is_unary: bool = False) -> domain.Sampling:
+def sampling_from_proto(sampling: inference_service_pb2.Sampling, *, is_unary: bool = False) -> Sampling:
     """InvalidArgumentError names the field that is out of its range. Several choices need `is_unary`."""
-    default = domain.Sampling()
+    default = Sampling()
     max_tokens = sampling.max_tokens if sampling.HasField("max_tokens") else default.max_tokens
     temperature = sampling.temperature if sampling.HasField("temperature") else default.temperature
     top_p = sampling.top_p if sampling.HasField("top_p") else default.top_p
@@ -70,7 +81,7 @@ def sampling_from_proto(sampling: inference_service_pb2.Sampling, *, is_unary: b
         raise InvalidArgumentError.of_field("sampling.stop", f"at most {MAX_STOPS} texts, none of them empty")
     if sampling.HasField("seed") and sampling.seed < 0:
         raise InvalidArgumentError.of_field("sampling.seed", f"{sampling.seed} is negative")
-    return domain.Sampling(
+    return Sampling(
         max_tokens=max_tokens,
         temperature=temperature,
         top_p=top_p,
@@ -96,26 +107,26 @@ def _choice_count(sampling: inference_service_pb2.Sampling, temperature: float, 
     return count
 
 
-def structure_from_proto(sampling: inference_service_pb2.Sampling) -> domain.Structure | None:
+def structure_from_proto(sampling: inference_service_pb2.Sampling) -> Structure | None:
     """What an answer must be. InvalidArgumentError for one that is empty, too large or, of a schema, no JSON."""
     kind = sampling.WhichOneof("structure")
     if kind is None:
         return None
-    if kind == domain.Structure.CHOICES:
+    if kind == Structure.CHOICES:
         texts = tuple(sampling.choices.texts)
         if not 1 <= len(texts) <= MAX_STRUCTURE_CHOICES or not all(texts):
             raise InvalidArgumentError.of_field(
                 "sampling.choices", f"name 1 to {MAX_STRUCTURE_CHOICES} texts, none of them empty"
             )
-        structure = domain.Structure(kind=kind, choices=texts)
+        structure = Structure(kind=kind, choices=texts)
     else:
-        structure = domain.Structure(kind=kind, text=getattr(sampling, kind))
+        structure = Structure(kind=kind, text=getattr(sampling, kind))
     size_bytes = sum(len(text.encode()) for text in (structure.text, *structure.choices))
     if not 0 < size_bytes <= MAX_STRUCTURE_BYTES:
         raise InvalidArgumentError.of_field(
             structure.field, f"it has {size_bytes} bytes; 1 to {MAX_STRUCTURE_BYTES} are taken"
         )
-    if kind == domain.Structure.JSON_SCHEMA:
+    if kind == Structure.JSON_SCHEMA:
         try:
             schema = json.loads(structure.text)
         except (ValueError, RecursionError) as error:
@@ -139,7 +150,7 @@ def prompt_from_proto(prompt: str, *, field: str = "prompt") -> str:
     return prompt
 
 
-def turns_from_proto(messages: Sequence[inference_service_pb2.Message], *, path: str = "") -> tuple[domain.Turn, ...]:
+def turns_from_proto(messages: Sequence[inference_service_pb2.Message], *, path: str = "") -> tuple[Turn, ...]:
     """InvalidArgumentError for no messages, an unknown role, or a last message that is not the user's.
 
     `path`: where the request has the messages, with its final dot.
@@ -153,7 +164,7 @@ def turns_from_proto(messages: Sequence[inference_service_pb2.Message], *, path:
             )
     if messages[-1].role != "user":
         raise InvalidArgumentError.of_field(f"{path}messages", "the last message must be the user's")
-    return tuple(domain.Turn(message.role, message.content) for message in messages)
+    return tuple(Turn(message.role, message.content) for message in messages)
 
 
 def inputs_from_proto(inputs: Sequence[inference_service_pb2.BatchInput]) -> tuple[Prompt, ...]:
@@ -169,7 +180,7 @@ def _input_from_proto(one: inference_service_pb2.BatchInput, path: str) -> Promp
     return prompt_from_proto(one.prompt, field=f"{path}prompt")
 
 
-def scored_from_proto(request: inference_service_pb2.ScoreRequest) -> tuple[Prompt, str | domain.TokenIds]:
+def scored_from_proto(request: inference_service_pb2.ScoreRequest) -> tuple[Prompt, str | TokenIds]:
     """Prompt and completion. InvalidArgumentError for none or an empty one."""
     prompt: Prompt
     if request.WhichOneof("prompt") == "conversation":
@@ -183,10 +194,10 @@ def scored_from_proto(request: inference_service_pb2.ScoreRequest) -> tuple[Prom
     return prompt, prompt_from_proto(request.completion_text, field="completion_text")
 
 
-def _token_ids(given: inference_service_pb2.TokenIds, field: str) -> domain.TokenIds:
+def _token_ids(given: inference_service_pb2.TokenIds, field: str) -> TokenIds:
     if not given.ids:
         raise InvalidArgumentError.of_field(field, "there are none")
-    return domain.TokenIds(tuple(given.ids))
+    return TokenIds(tuple(given.ids))
 
 
 def texts_from_proto(texts: Sequence[str]) -> tuple[str, ...]:
@@ -196,7 +207,7 @@ def texts_from_proto(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def origin_to_proto(origin: domain.Origin) -> inference_service_pb2.Origin:
+def origin_to_proto(origin: Origin) -> inference_service_pb2.Origin:
     """Who answered."""
     return inference_service_pb2.Origin(
         loaded_adapter=origin.loaded_adapter,
@@ -206,7 +217,7 @@ def origin_to_proto(origin: domain.Origin) -> inference_service_pb2.Origin:
     )
 
 
-def finish_to_proto(finish: domain.Finish) -> inference_service_pb2.Finish:
+def finish_to_proto(finish: Finish) -> inference_service_pb2.Finish:
     """How an answer came about."""
     return inference_service_pb2.Finish(
         finish_reason=finish.reason,
@@ -219,7 +230,7 @@ def finish_to_proto(finish: domain.Finish) -> inference_service_pb2.Finish:
     )
 
 
-def logprobs_to_proto(logprobs: Sequence[domain.TokenLogprob]) -> list[inference_service_pb2.TokenLogprob]:
+def logprobs_to_proto(logprobs: Sequence[TokenLogprob]) -> list[inference_service_pb2.TokenLogprob]:
     """Tokens with their log-probabilities."""
     return [
         inference_service_pb2.TokenLogprob(
@@ -235,7 +246,7 @@ def logprobs_to_proto(logprobs: Sequence[domain.TokenLogprob]) -> list[inference
     ]
 
 
-def answer_to_fields(answer: domain.Answer) -> dict[str, Any]:
+def answer_to_fields(answer: Answer) -> dict[str, Any]:
     """The fields that a response with a whole answer has."""
     first = answer.choices[0]
     choices = [
@@ -257,7 +268,7 @@ def answer_to_fields(answer: domain.Answer) -> dict[str, Any]:
     }
 
 
-def piece_to_fields(piece: domain.Piece, *, is_first: bool) -> dict[str, Any]:
+def piece_to_fields(piece: Piece, *, is_first: bool) -> dict[str, Any]:
     """The fields of a stream's message: who answers in the first and the last, the finish in the last."""
     fields: dict[str, Any] = {"delta": piece.delta, "logprobs": logprobs_to_proto(piece.logprobs)}
     if is_first or piece.finish:

@@ -12,9 +12,10 @@ from luthier.trainer.v1 import base_model_pb2
 from luthierd.errors import InvalidArgumentError
 from luthierd.inference.adapters.loaded_adapter import LoadedAdapter
 from luthierd.inference.adapters.loaded_adapters import LoadedAdapters
-from luthierd.inference.domain import model as domain
+from luthierd.inference.domain.deployment import MAX_SHARE_WEIGHT, AdapterRevision, Deployment
+from luthierd.inference.domain.engine import LoadedAdapterState
+from luthierd.inference.domain.parity import ParityCertificate
 from luthierd.inference.domain.quota import LIMIT_NAMES, Limits, Quota
-from luthierd.inference.domain.traffic import MAX_SHARE_WEIGHT
 from luthierd.inference.engine.host import EngineStatus
 from luthierd.names import ADAPTER_REVISION
 from luthierd.rpc.status import status_of
@@ -28,7 +29,7 @@ def is_ready(model: base_model_pb2.BaseModel) -> bool:
     return model.state == base_model_pb2.BASE_MODEL_STATE_READY
 
 
-def deployment_to_proto(deployment: domain.Deployment, loaded_adapters: LoadedAdapters) -> deployment_pb2.Deployment:
+def deployment_to_proto(deployment: Deployment, loaded_adapters: LoadedAdapters) -> deployment_pb2.Deployment:
     """A deployment with what its loaded adapters do in the engine now."""
     message = deployment_pb2.Deployment(
         name=deployment.name,
@@ -39,7 +40,7 @@ def deployment_to_proto(deployment: domain.Deployment, loaded_adapters: LoadedAd
         pinned=deployment.is_pinned,
     )
     for field in ("live", "candidate", "previous"):
-        revision: domain.AdapterRevision | None = getattr(deployment, field)
+        revision: AdapterRevision | None = getattr(deployment, field)
         if revision is not None:
             getattr(message, field).CopyFrom(loaded_adapter_to_proto(revision, loaded_adapters.get(revision)))
     for share in deployment.shares:
@@ -69,10 +70,10 @@ def weights_from_proto(shares: Sequence[deployment_pb2.TrafficShare]) -> dict[st
 
 
 def loaded_adapter_to_proto(
-    revision: domain.AdapterRevision, loaded_adapter: LoadedAdapter | None
+    revision: AdapterRevision, loaded_adapter: LoadedAdapter | None
 ) -> deployment_pb2.LoadedAdapter:
     """A revision and what the engine has of it."""
-    state = loaded_adapter.state if loaded_adapter else domain.LoadedAdapterState.COLD
+    state = loaded_adapter.state if loaded_adapter else LoadedAdapterState.COLD
     message = deployment_pb2.LoadedAdapter(
         id=revision.loaded_adapter,
         adapter_revision=revision.name,
@@ -90,7 +91,7 @@ def loaded_adapter_to_proto(
     return message
 
 
-def certificate_to_proto(certificate: domain.ParityCertificate) -> deployment_pb2.ParityCertificate:
+def certificate_to_proto(certificate: ParityCertificate) -> deployment_pb2.ParityCertificate:
     """The fields have the same names."""
     fields = dataclasses.asdict(certificate)
     return deployment_pb2.ParityCertificate(**fields | {"check_time": timestamp(certificate.check_time)})

@@ -31,7 +31,7 @@ from luthierd.inference.completions.embeddings import Embeddings
 from luthierd.inference.completions.read_ahead import read_ahead
 from luthierd.inference.completions.scores import Scores
 from luthierd.inference.deployments.deployments import Deployments
-from luthierd.inference.domain.model import Answer, Origin, Target
+from luthierd.inference.domain.completion import Answer, Origin, Target
 from luthierd.inference.domain.quota import Quota
 from luthierd.inference.engine.host import EngineHost
 from luthierd.inference.feedback.capturing import Capturing

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from luthierd.errors import LuthierError
 from luthierd.inference.completions.completions import Answers, Leased, Prompt, check_structure, whole
+from luthierd.inference.domain.completion import Answer, Origin, Sampling, Target
 from luthierd.inference.domain.errors import EngineUnavailableError
-from luthierd.inference.domain.model import Answer, Origin, Sampling, Target
 
 MAX_PARALLEL = 8
 """Prompts of one batch in the engine at a time. A batch counts as one answer in flight; it must not fill the engine."""

@@ -14,13 +14,11 @@ from luthierd.errors import InvalidArgumentError, LuthierError
 from luthierd.inference import metrics
 from luthierd.inference.adapters.loaded_adapters import LoadedAdapters
 from luthierd.inference.admission.admission import Admission, Seat, Visit
+from luthierd.inference.completions.mirror import Copy, Mirror
 from luthierd.inference.deployments.deployments import Catalog, Deployments
-from luthierd.inference.deployments.mirror import Copy, Mirror
-from luthierd.inference.domain.errors import PromptTooLongError
-from luthierd.inference.domain.model import (
+from luthierd.inference.domain.completion import (
     BASE_LOADED_ADAPTER,
     Answer,
-    BaseModel,
     Choice,
     Finish,
     Origin,
@@ -32,7 +30,10 @@ from luthierd.inference.domain.model import (
     Turn,
     cache_salt,
 )
-from luthierd.inference.engine.host import Engine, EngineAdapter, EngineHost, EnginePiece, EngineRequest
+from luthierd.inference.domain.deployment import BaseModel
+from luthierd.inference.domain.errors import PromptTooLongError
+from luthierd.inference.engine.engine import Engine, EngineAdapter, EnginePiece, EngineRequest
+from luthierd.inference.engine.host import EngineHost
 from luthierd.inference.feedback.capture import Recording, ResponseLog
 
 Prompt = str | Sequence[Turn] | TokenIds

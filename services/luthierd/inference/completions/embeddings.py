@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from luthierd.inference import metrics
 from luthierd.inference.completions.completions import Answers, tokens_of
+from luthierd.inference.domain.completion import Finish, Origin, Target
 from luthierd.inference.domain.errors import PromptTooLongError
-from luthierd.inference.domain.model import Finish, Origin, Target
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from luthierd.errors import InvalidArgumentError
 from luthierd.inference import metrics
 from luthierd.inference.completions.completions import Answers, Prompt, tokens_of
+from luthierd.inference.domain.completion import Finish, Origin, Target, TokenIds, TokenLogprob
 from luthierd.inference.domain.errors import PromptTooLongError
-from luthierd.inference.domain.model import Finish, Origin, Target, TokenIds, TokenLogprob
-from luthierd.inference.engine.host import Engine
+from luthierd.inference.engine.engine import Engine
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,9 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from luthierd.inference.adapters.loaded_adapters import LoadedAdapters
-from luthierd.inference.domain import stages
+from luthierd.inference.domain.completion import Origin
+from luthierd.inference.domain.deployment import AdapterRevision, Deployment, Share, chosen
+from luthierd.inference.domain.engine import PUBLISH, EngineState, StageClock, StageFailedError
 from luthierd.inference.domain.errors import (
     AdapterPlacesPinnedError,
     AdapterSlotsFullError,
@@ -26,10 +28,9 @@ from luthierd.inference.domain.errors import (
     EtagMismatchError,
     RevisionNotHeldError,
 )
-from luthierd.inference.domain.model import AdapterRevision, Deployment, EngineState, Origin, Proof
-from luthierd.inference.domain.stages import StageClock, StageFailedError
-from luthierd.inference.domain.traffic import Share, chosen
-from luthierd.inference.engine.host import Engine, EngineAdapter, EngineHost
+from luthierd.inference.domain.parity import Proof
+from luthierd.inference.engine.engine import Engine, EngineAdapter
+from luthierd.inference.engine.host import EngineHost
 from luthierd.paging import Page, PageRequest
 
 log = logging.getLogger(__name__)
@@ -322,7 +323,7 @@ class Deployments:
         """Makes `after` what holds; what it no longer needs drains. Without success, what was held for it is let go."""
         self._check_pins(after)
         clock = StageClock()
-        clock.reach(stages.PUBLISH)
+        clock.reach(PUBLISH)
         for revision in _distinct(after):
             self._loaded_adapters.hold(revision, after.name, is_pinned=after.is_pinned)
         try:

@@ -9,10 +9,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from luthierd.inference.domain.deployment import AdapterRevision, BaseModel, Deployment, Share
+from luthierd.inference.domain.engine import Stage
 from luthierd.inference.domain.errors import EtagMismatchError, SharedStateUnreachableError
-from luthierd.inference.domain.model import AdapterRevision, BaseModel, Deployment, ParityCertificate, Proof, Stage
+from luthierd.inference.domain.parity import ParityCertificate, Proof
 from luthierd.inference.domain.quota import Quota
-from luthierd.inference.domain.traffic import Share
 from luthierd.storage.database import Database
 
 _deployments = sa.table(

@@ -9,7 +9,7 @@ from luthier import errors as client_errors
 
 from luthierd import errors
 from luthierd.inference.api import deployment_wire as wire
-from luthierd.inference.domain.model import AdapterRevision, BaseModel
+from luthierd.inference.domain.deployment import AdapterRevision, BaseModel
 from luthierd.names import ADAPTER_REVISION
 
 TOKEN_TTL_S = 60.0

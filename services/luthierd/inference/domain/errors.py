@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from luthierd import errors
 
-if TYPE_CHECKING:
-    from luthierd.inference.domain.model import BaseModel
+ENGINE_RETRY_AFTER_S = 10.0
+"""What a start of the engine takes at best."""
 
 
 class DeploymentNotFoundError(errors.NotFoundError):
@@ -71,16 +70,11 @@ class OtherBaseModelError(errors.FailedPreconditionError):
 
     reason = "ENGINE_HOLDS_OTHER_BASE_MODEL"
 
-    def __init__(self, wanted: BaseModel, held: BaseModel) -> None:
+    def __init__(self, *, wanted: str, wanted_sha256: str, held: str, held_sha256: str) -> None:
         super().__init__(
-            f"the engine of this server holds {held.name} ({held.sha256[:12]}), "
-            f"not {wanted.name} ({wanted.sha256[:12]}); use another adapter, or another server",
-            metadata={
-                "wanted": wanted.name,
-                "wanted_sha256": wanted.sha256,
-                "held": held.name,
-                "held_sha256": held.sha256,
-            },
+            f"the engine of this server holds {held} ({held_sha256[:12]}), not {wanted} ({wanted_sha256[:12]}); "
+            "use another adapter, or another server",
+            metadata={"wanted": wanted, "wanted_sha256": wanted_sha256, "held": held, "held_sha256": held_sha256},
         )
 
 
@@ -187,6 +181,18 @@ class EngineUnavailableError(errors.UnavailableError):
     """The engine is starting again, or could not."""
 
     reason = "ENGINE_UNAVAILABLE"
+
+
+class EngineDiedError(EngineUnavailableError):
+    """The engine's process is gone. Raised by engines in `generate` and the like."""
+
+    reason = "ENGINE_DIED"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the engine's process died; it is being started again, repeat the call in some seconds",
+            retry_after_s=ENGINE_RETRY_AFTER_S,
+        )
 
 
 class EngineStartError(errors.FailedPreconditionError):

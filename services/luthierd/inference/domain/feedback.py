@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from luthierd.errors import FieldViolation, InvalidArgumentError
-from luthierd.inference.domain.model import Turn
+from luthierd.inference.domain.completion import Turn
 
 MIN_RETENTION_S, MAX_RETENTION_S = 60.0, 366 * 86400.0
 DEFAULT_RETENTION_S = 30 * 86400.0

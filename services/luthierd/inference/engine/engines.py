@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from luthierd.config import ConfigError
 from luthierd.inference.config import InferenceConfig
 from luthierd.inference.domain.errors import HttpUnsupportedError
-from luthierd.inference.engine.host import Engine, StartEngine
+from luthierd.inference.engine.engine import Engine, StartEngine
 from luthierd.inference.engine.transformers_engine import TransformersSettings, start_transformers
 from luthierd.inference.engine.vllm_engine import VllmSettings, start_vllm
 from luthierd.inference.engine.vllm_openai import openai_application

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from luthierd.inference.domain.model import Turn
+from luthierd.inference.domain.completion import Turn
 
 
 class Tokenizing:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthierd.inference.domain.model import Sampling, TokenAlternative, TokenLogprob
-from luthierd.inference.engine.host import EnginePiece
+from luthierd.inference.domain.completion import Sampling, TokenAlternative, TokenLogprob
+from luthierd.inference.engine.engine import EnginePiece
 from luthierd.inference.engine.transformers_model import LoraModel
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"

@@ -19,10 +19,15 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from luthierd.inference.domain.errors import AdapterInvalidError, EngineStartError, StructureUnsupportedError
-from luthierd.inference.domain.model import Stage, Structure
-from luthierd.inference.domain.stages import StageClock
-from luthierd.inference.engine.host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
+from luthierd.inference.domain.completion import Structure
+from luthierd.inference.domain.engine import Stage, StageClock
+from luthierd.inference.domain.errors import (
+    AdapterInvalidError,
+    EngineDiedError,
+    EngineStartError,
+    StructureUnsupportedError,
+)
+from luthierd.inference.engine.engine import EngineAdapter, EnginePiece, EngineRequest
 from luthierd.inference.engine.platform_settings import cpu_dtype
 from luthierd.inference.engine.tokenizing import Tokenizing
 

@@ -17,11 +17,16 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from luthierd.errors import InvalidArgumentError
-from luthierd.inference.domain.errors import AdapterInvalidError, EmbedUnsupportedError, EngineStartError
-from luthierd.inference.domain.model import Sampling, Stage, Structure, TokenAlternative, TokenLogprob
-from luthierd.inference.domain.stages import StageClock
+from luthierd.inference.domain.completion import Sampling, Structure, TokenAlternative, TokenLogprob
+from luthierd.inference.domain.engine import Stage, StageClock
+from luthierd.inference.domain.errors import (
+    AdapterInvalidError,
+    EmbedUnsupportedError,
+    EngineDiedError,
+    EngineStartError,
+)
+from luthierd.inference.engine.engine import EngineAdapter, EnginePiece, EngineRequest
 from luthierd.inference.engine.forked_start import variables, warm_context
-from luthierd.inference.engine.host import EngineAdapter, EngineDiedError, EnginePiece, EngineRequest
 from luthierd.inference.engine.platform_settings import cpu_dtype, cpu_environment, uses_gpu
 from luthierd.inference.engine.slices import BACKGROUND, SCORED_FROM, WORKER_EXTENSION, scheduler_name
 from luthierd.inference.engine.tokenizing import Tokenizing

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from luthierd.inference.completions.completions import Leased
-from luthierd.inference.engine.host import Engine
+from luthierd.inference.engine.engine import Engine
 from luthierd.inference.engine.vllm_engine import VllmEngine, lora_request
 from luthierd.inference.http.exchange import Receive, Scope, Send, Usage
 from luthierd.inference.http.front import Application

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from luthierd.inference import metrics
+from luthierd.inference.domain.completion import Finish, Origin, TokenIds, Turn
 from luthierd.inference.domain.feedback import ABORTED, Captured, Response, Text
-from luthierd.inference.domain.model import Finish, Origin, TokenIds, Turn
 from luthierd.inference.feedback.capture_policies import CapturePolicies
 from luthierd.inference.feedback.redaction import redact
 

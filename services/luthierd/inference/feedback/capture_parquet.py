@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from luthierd.inference.domain.completion import Turn
 from luthierd.inference.domain.feedback import Captured, Feedback, Rating, Response, Text
-from luthierd.inference.domain.model import Turn
 
 FORM = b"1"
 """Counts changes of the columns that a reader must know of."""

@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from luthierd.inference.domain.completion import Turn
 from luthierd.inference.domain.errors import EtagMismatchError
 from luthierd.inference.domain.feedback import (
     DEFAULT_RETENTION_S,
@@ -27,7 +28,6 @@ from luthierd.inference.domain.feedback import (
     Response,
     Text,
 )
-from luthierd.inference.domain.model import Turn
 from luthierd.paging import Page, PageRequest
 from luthierd.storage.database import Database
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from luthierd.inference.domain.model import Sampling, Structure
+from luthierd.inference.domain.completion import Sampling, Structure
 from luthierd.inference.http.slot import DEFAULT_COMPLETION_TOKENS
 
 UNDERSTOOD = {

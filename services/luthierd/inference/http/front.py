@@ -19,9 +19,11 @@ from luthierd.inference import metrics
 from luthierd.inference.api import completion_wire as answer_wire
 from luthierd.inference.completions.completions import Answers, Leased
 from luthierd.inference.deployments.deployments import Deployments
+from luthierd.inference.domain.completion import Target
+from luthierd.inference.domain.engine import EngineState
 from luthierd.inference.domain.errors import ReaderTooSlowError
-from luthierd.inference.domain.model import EngineState, Target
-from luthierd.inference.engine.host import Engine, EngineHost
+from luthierd.inference.engine.engine import Engine
+from luthierd.inference.engine.host import EngineHost
 from luthierd.inference.http.copies import NotCopiedError, sampling_of
 from luthierd.inference.http.exchange import (
     CLIENT_GONE,

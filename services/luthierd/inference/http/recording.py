@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from luthierd.inference.domain.model import Finish, Turn
+from luthierd.inference.domain.completion import Finish, Turn
 from luthierd.inference.feedback.capture import Recording
 from luthierd.inference.http.exchange import Send, Usage
 

@@ -23,10 +23,12 @@ from typing import Protocol
 from luthierd.errors import LuthierError, UnavailableError
 from luthierd.inference.adapters.loaded_adapters import LoadedAdapters
 from luthierd.inference.deployments.deployments import Deployments, DeploymentStore
+from luthierd.inference.domain.deployment import AdapterRevision, BaseModel, Deployment
+from luthierd.inference.domain.engine import EngineState, StageFailedError
 from luthierd.inference.domain.errors import EngineUnavailableError, ReplicaRefusedError, ReplicasTooSlowError
-from luthierd.inference.domain.model import AdapterRevision, BaseModel, Deployment, EngineState, Proof
-from luthierd.inference.domain.stages import StageFailedError
-from luthierd.inference.engine.host import Engine, EngineHost
+from luthierd.inference.domain.parity import Proof
+from luthierd.inference.engine.engine import Engine
+from luthierd.inference.engine.host import EngineHost
 
 log = logging.getLogger(__name__)
 

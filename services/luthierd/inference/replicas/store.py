@@ -14,8 +14,8 @@ from sqlalchemy.ext.compiler import compiles
 
 from luthierd.inference.config import InferenceConfig
 from luthierd.inference.deployments.store import SqlStore, revision_from_json, revision_to_json
+from luthierd.inference.domain.deployment import BaseModel
 from luthierd.inference.domain.errors import ReplicaLeaseLostError, SharedStateUnreachableError
-from luthierd.inference.domain.model import BaseModel
 from luthierd.inference.replicas.replicas import (
     Barrier,
     Change,

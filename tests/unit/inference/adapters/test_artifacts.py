@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from luthierd.inference.adapters.artifacts import Artifacts
+from luthierd.inference.domain.deployment import AdapterRevision, BaseModel
 from luthierd.inference.domain.errors import AdapterInvalidError, AdapterTooLargeError
-from luthierd.inference.domain.model import AdapterRevision, BaseModel
 from luthierd.storage.blobs import Blob, BlobCorruptError, BlobStore
 from luthierd.storage.manifests import Manifest, ManifestInvalidError, put_folder, read_manifest
 

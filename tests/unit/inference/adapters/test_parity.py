@@ -9,8 +9,8 @@ import pathlib
 import pytest
 from luthierd.inference.adapters.parity import Reference, prove, read_reference
 from luthierd.inference.domain.errors import AdapterDeviatesError, AdapterHasNoEffectError
-from luthierd.inference.domain.model import ReferenceRow
-from luthierd.inference.engine.host import EngineAdapter
+from luthierd.inference.domain.parity import ReferenceRow
+from luthierd.inference.engine.engine import EngineAdapter
 from support.inference_parts import FakeEngine
 
 

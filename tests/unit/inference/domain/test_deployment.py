@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from luthierd.inference.domain.completion import cache_salt
+from luthierd.inference.domain.deployment import Deployment, Share
 from luthierd.inference.domain.errors import NoCandidateError, NoPreviousError
-from luthierd.inference.domain.model import Deployment, cache_salt
-from luthierd.inference.domain.traffic import Share
 from support.inference_parts import revision
 
 NEW = Deployment(name="tenants/acme/deployments/d", create_time=1.0, update_time=1.0)

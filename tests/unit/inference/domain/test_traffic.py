@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from luthierd.inference.domain.traffic import Share, chosen
+from luthierd.inference.domain.deployment import Share, chosen
 
 SESSIONS = [f"session-{number}" for number in range(4000)]
 

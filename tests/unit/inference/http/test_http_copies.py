@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from luthierd.inference.domain.model import Sampling, Structure
+from luthierd.inference.domain.completion import Sampling, Structure
 from luthierd.inference.http.copies import NotCopiedError, sampling_of
 
 

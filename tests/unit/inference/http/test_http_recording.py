@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from luthierd.inference.domain.model import Turn
+from luthierd.inference.domain.completion import Turn
 from luthierd.inference.feedback.capture import Recording
 from luthierd.inference.http import recording as http_recording
 from luthierd.inference.http.exchange import Usage

@@ -1,14 +1,42 @@
-"""How long each stage of a deploy takes, and which one failed."""
+"""The states of the engine and of adapters in it, and the stages in which either is loaded."""
 
 from __future__ import annotations
 
+import enum
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from luthierd.errors import LuthierError
-from luthierd.inference.domain.model import Stage
 
 FETCH, VERIFY, LOAD, PROVE, PUBLISH = "fetch", "verify", "load", "prove", "publish"
+
+
+class LoadedAdapterState(enum.Enum):
+    """COLD -> LOADING -> READY | FAILED; READY -> COLD to make room; FAILED -> LOADING; READY -> DRAINING -> gone."""
+
+    COLD = "COLD"
+    LOADING = "LOADING"
+    READY = "READY"
+    DRAINING = "DRAINING"
+    FAILED = "FAILED"
+
+
+class EngineState(enum.Enum):
+    """STOPPED -> STARTING -> READY | FAILED; READY -> STARTING after the engine's process died."""
+
+    STOPPED = "STOPPED"
+    STARTING = "STARTING"
+    READY = "READY"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a deploy: fetch, verify, load, prove, publish."""
+
+    name: str
+    duration_s: float
 
 
 class StageFailedError(Exception):

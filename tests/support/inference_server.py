@@ -62,7 +62,7 @@ class Trainer(adapter_service_pb2_grpc.AdapterServiceServicer, base_model_servic
         return base_model_service_pb2.GetBaseModelResponse(base_model=self.models[request.name])
 
 
-class House:
+class InferenceServer:
     """The server's process and what it stands on. `restart` after a kill; `add_revision` as a training would."""
 
     def __init__(
@@ -165,17 +165,17 @@ class House:
 
 
 @contextlib.contextmanager
-def running_house(
+def running_server(
     folder: pathlib.Path, *, base_model: pathlib.Path | None = None, **settings: object
-) -> Iterator[House]:
-    """A server of its own, with a stand-in for the trainer; `base_model` and `settings` as `House` has them."""
+) -> Iterator[InferenceServer]:
+    """A running server with a stand-in for the trainer; `base_model` and `settings`: see `InferenceServer`."""
     trainer = Trainer()
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))
     adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server(trainer, server)
     base_model_service_pb2_grpc.add_BaseModelServiceServicer_to_server(trainer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    made = House(folder, trainer, port, base_model=base_model, settings=settings)
+    made = InferenceServer(folder, trainer, port, base_model=base_model, settings=settings)
     made.start()
     try:
         yield made

@@ -14,7 +14,8 @@ from luthierd.inference.admission.quotas import Quotas
 from luthierd.inference.config import InferenceConfig
 from luthierd.inference.deployments.deployments import Catalog, Deployments
 from luthierd.inference.deployments.store import SqlStore
-from luthierd.inference.engine.host import EngineHost, StartEngine
+from luthierd.inference.engine.engine import StartEngine
+from luthierd.inference.engine.host import EngineHost
 from luthierd.inference.replicas.replicas import Replicas
 from luthierd.inference.replicas.store import make_replicas
 from luthierd.rpc.server import Health

@@ -19,8 +19,10 @@ from luthierd.errors import LuthierError
 from luthierd.inference import metrics
 from luthierd.inference.adapters.loaded_adapters import LoadedAdapters
 from luthierd.inference.admission.fair_queue import Request
-from luthierd.inference.domain.model import AdapterRevision, Finish, Origin, Sampling, cache_salt
-from luthierd.inference.engine.host import EngineHost, EngineRequest
+from luthierd.inference.domain.completion import Finish, Origin, Sampling, cache_salt
+from luthierd.inference.domain.deployment import AdapterRevision
+from luthierd.inference.engine.engine import EngineRequest
+from luthierd.inference.engine.host import EngineHost
 from luthierd.inference.feedback.capture import Prompt, Recording
 
 log = logging.getLogger(__name__)
