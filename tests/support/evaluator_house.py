@@ -134,7 +134,7 @@ def evaluator_parts(
             ),
             Servicer(
                 add_to_server=verdict_rpc.add_VerdictServiceServicer_to_server,
-                implementation=VerdictServicer(Verdicts(evaluations, peers, blobs)),
+                implementation=VerdictServicer(Verdicts(evaluations, peers)),
             ),
             Servicer(
                 add_to_server=holdout_rpc.add_HoldoutServiceServicer_to_server,

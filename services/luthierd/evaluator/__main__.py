@@ -89,7 +89,7 @@ async def main(config: EvaluatorConfig) -> None:
             ),
             Servicer(
                 add_to_server=verdict_service_pb2_grpc.add_VerdictServiceServicer_to_server,
-                implementation=VerdictServicer(Verdicts(evaluations, peers, blobs)),
+                implementation=VerdictServicer(Verdicts(evaluations, peers)),
             ),
             Servicer(
                 add_to_server=challenge_set_service_pb2_grpc.add_ChallengeSetServiceServicer_to_server,

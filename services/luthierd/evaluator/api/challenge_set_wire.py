@@ -6,8 +6,9 @@ from google.protobuf import timestamp_pb2
 from luthier.evaluator.v1 import challenge_set_pb2 as pb
 
 from luthierd.errors import InvalidArgumentError
+from luthierd.evaluator.dataset.abstention import Behaviour
 from luthierd.evaluator.domain.rows import Message
-from luthierd.evaluator.suites.challenge_cases import Behaviour, ChallengeCase, Kind
+from luthierd.evaluator.suites.challenge_cases import ChallengeCase, Kind
 from luthierd.evaluator.suites.challenge_sets import ChallengeSet
 
 _KINDS = {kind: pb.ChallengeKind.Value(f"CHALLENGE_KIND_{kind.name}") for kind in Kind}

@@ -13,9 +13,9 @@ from luthierd.errors import FailedPreconditionError
 from luthierd.evaluator.codec import to_json
 from luthierd.evaluator.decisions.paired_rows import Scores, paired_difference, scores_by_arm
 from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import FinishedEvaluation
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.scores import Comparison
-from luthierd.evaluator.run.evaluations import Evaluation
 from luthierd.statistics import clustered
 from luthierd.statistics.uncertainty import Bounds
 
@@ -30,7 +30,7 @@ class NoCommonRowError(FailedPreconditionError):
 
     reason = "EVALUATIONS_WITHOUT_COMMON_ROW"
 
-    def __init__(self, evaluation: Evaluation, reference: Evaluation) -> None:
+    def __init__(self, evaluation: FinishedEvaluation, reference: FinishedEvaluation) -> None:
         parts = [
             f"{one.name} (the {one.config.split} of {one.inputs.dataset_revision})" for one in (evaluation, reference)
         ]
@@ -79,9 +79,9 @@ class EvaluationComparison:
 
 
 def compare(
-    evaluation: Evaluation,
+    evaluation: FinishedEvaluation,
     rows: Sequence[Mapping[str, Any]],
-    reference: Evaluation,
+    reference: FinishedEvaluation,
     other_rows: Sequence[Mapping[str, Any]],
 ) -> EvaluationComparison:
     """See `EvaluationComparison`. Every common row counts, with or without a score; NoCommonRowError without any."""
@@ -128,11 +128,9 @@ def _row_gaps(ours: Scores, theirs: Scores) -> Iterator[Gap]:
             yield Gap(f"metric {metric} of {arm}", _only("evaluation" if metric in ours[arm] else "reference"))
 
 
-def _figure_gaps(evaluation: Evaluation, reference: Evaluation, scores: Scores) -> Iterator[Gap]:
+def _figure_gaps(evaluation: FinishedEvaluation, reference: FinishedEvaluation, scores: Scores) -> Iterator[Gap]:
     """Figures that are no means over rows: they are in both evaluations, and cannot be paired."""
     results, compared = evaluation.results, reference.results
-    assert results is not None
-    assert compared is not None
     by_row = {metric for measured in scores.values() for metric in measured}
     metrics, others = ({one.metric for one in it.figures.metrics} for it in (results, compared))
     for metric in (metric for metric in Metric if metric in metrics & others and metric not in by_row):
@@ -156,7 +154,7 @@ def _identity(row: Mapping[str, Any]) -> tuple[str, str, str]:
     return row["row_id"], row["question"], row["reference"]
 
 
-def _changes(evaluation: Evaluation, reference: Evaluation) -> list[Change]:
+def _changes(evaluation: FinishedEvaluation, reference: FinishedEvaluation) -> list[Change]:
     ours, theirs = _facts(evaluation), _facts(reference)
     return [
         Change(subject, ours.get(subject, ""), theirs.get(subject, ""), subject.startswith(SCORING))
@@ -165,9 +163,8 @@ def _changes(evaluation: Evaluation, reference: Evaluation) -> list[Change]:
     ]
 
 
-def _facts(evaluation: Evaluation) -> dict[str, str]:
+def _facts(evaluation: FinishedEvaluation) -> dict[str, str]:
     """Everything that went into an evaluation, by name."""
-    assert evaluation.results is not None
     parts = {
         "inputs": to_json(evaluation.inputs),
         "config": to_json(evaluation.config),

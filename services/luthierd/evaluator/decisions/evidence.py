@@ -8,7 +8,6 @@ from itertools import combinations
 from typing import Any
 
 from luthierd.errors import FieldViolation, InvalidArgumentError
-from luthierd.evaluator.decisions.gate import primary_metric
 from luthierd.evaluator.decisions.paired_rows import paired_difference, scores_by_arm
 from luthierd.evaluator.decisions.verdict import (
     EFFORT,
@@ -64,7 +63,7 @@ def decide(
     """The verdict from an evaluation's figures and rows (those of `answer_rows.write_rows`)."""
     scores = scores_by_arm(rows)
     known = sorted({name for found in scores.values() for name in found})
-    metric = metric or primary_metric(results.task)
+    metric = metric or results.task.primary_metric
     if metric not in known:
         raise MetricNotByRowError(metric.value, known)
     options = _options(results, metric, training_s=training_s, price_per_hour=price_per_hour)

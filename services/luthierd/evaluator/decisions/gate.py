@@ -321,20 +321,11 @@ def _measured(arm: Arm, quantity: Quantity, costs: Sequence[ArmCost]) -> tuple[f
     return getattr(found, quantity.value), getattr(found, f"{quantity.value}_interval", None)
 
 
-def primary_metric(task: TaskSpec) -> Metric:
-    """The metric that decides by default: ROUGE-L where answers hold text, label accuracy where they are
-    labels only.
-    """
-    if task.kind.decisive:
-        return task.kind.decisive
-    return Metric.LABEL_ACCURACY if task.is_json and task.text_field is None else Metric.ROUGE_L
-
-
 def default_policy(figures: Figures, task: TaskSpec) -> GatePolicy:
     """The rules of the report's verdict: the adapter's primary metric beats base and prompting, its JSON
     beats base's.
     """
-    primary = primary_metric(task)
+    primary = task.primary_metric
     wanted = [
         GateCondition(primary, reference=Arm.BASE),
         GateCondition(primary, reference=Arm.PROMPTED),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from luthierd.errors import AlreadyExistsError, FieldViolation, InvalidArgumentError, NotFoundError
 from luthierd.evaluator.dataset.rows import select_rows
@@ -15,7 +15,8 @@ from luthierd.evaluator.decisions.gate import GateCondition, GateDecision, GateL
 from luthierd.evaluator.decisions.gate_plan import GatePlan, Pilot, plan_gate
 from luthierd.evaluator.decisions.gate_selftest import EXPERIMENTS, SelfTest, self_test
 from luthierd.evaluator.decisions.holdout_ledger import Holdouts
-from luthierd.evaluator.run.evaluations import Evaluations
+from luthierd.evaluator.domain.evaluation import FinishedEvaluation
+from luthierd.evaluator.domain.rows import Row
 from luthierd.names import GATE_POLICY, TENANT, parse_id
 from luthierd.paging import Page, PageRequest
 
@@ -56,6 +57,19 @@ class StoredPolicy:
 
     policy: GatePolicy
     create_time: float
+
+
+class Evaluations(Protocol):
+    """Finished evaluations, and the rows that could be evaluated on."""
+
+    async def finished(self, name: str) -> FinishedEvaluation:
+        """EvaluationNotFoundError, EvaluationNotFinishedError."""
+
+    async def scored_rows(self, name: str) -> Sequence[dict[str, Any]]:
+        """All rows of a finished evaluation with answers and scores (`result_rows.write_rows`)."""
+
+    async def split_rows(self, dataset_revision: str, split: str) -> Sequence[Row]:
+        """DatasetNotReadyError, SplitEmptyError."""
 
 
 class PolicyStore(Protocol):
@@ -112,7 +126,6 @@ class GatePolicies:
         """
         policy = await self._resolved(policy)
         found = await self._evaluations.finished(evaluation)
-        assert found.results is not None
         results = found.results
         decision = judge(policy, results.figures, slices=results.slices, costs=results.costs)
         return await self._holdouts.judged(found.name, found.inputs, found.config, policy, decision, subject=subject)
@@ -126,7 +139,7 @@ class GatePolicies:
             raise InvalidArgumentError.of_field("row_limit", f"{row_limit} is not in 0 to {MAX_ROW_LIMIT}")
         rows = await self._evaluations.split_rows(dataset_revision, split or "holdout")
         chosen = select_rows(rows, row_limit, seed=0)
-        found = Pilot(pilot, await self._evaluations.results(pilot)) if pilot else None
+        found = Pilot(pilot, (await self._evaluations.finished(pilot)).results) if pilot else None
         return plan_gate(policy, chosen, pilot=found)
 
     async def self_test(self, evaluation: str, *, experiments: int, seed: int) -> SelfTest:

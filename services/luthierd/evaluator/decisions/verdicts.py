@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from luthierd.errors import InvalidArgumentError
 from luthierd.evaluator.decisions.comparison import EvaluationComparison, compare
 from luthierd.evaluator.decisions.evidence import Decision, decide
 from luthierd.evaluator.decisions.verdict import Preferences
-from luthierd.evaluator.domain.evaluation import Results
+from luthierd.evaluator.domain.evaluation import FinishedEvaluation
 from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.run.evaluations import Evaluation, EvaluationNotFinishedError
 from luthierd.names import EVALUATION
 
 
 class Evaluations(Protocol):
-    """Where finished evaluations are."""
+    """Finished evaluations."""
 
-    async def get(self, name: str) -> Evaluation: ...
+    async def finished(self, name: str) -> FinishedEvaluation:
+        """EvaluationNotFoundError, EvaluationNotFinishedError."""
 
-
-class Blobs(Protocol):
-    """The part of the blob store that is read here."""
-
-    def read_bytes(self, sha256: str) -> bytes: ...
+    async def scored_rows(self, name: str) -> Sequence[dict[str, Any]]:
+        """All rows of a finished evaluation with answers and scores (`result_rows.write_rows`)."""
 
 
 class Peers(Protocol):
@@ -39,21 +36,23 @@ class Peers(Protocol):
 class Verdicts:
     """The use cases of `VerdictService`."""
 
-    def __init__(self, evaluations: Evaluations, peers: Peers, blobs: Blobs) -> None:
+    def __init__(self, evaluations: Evaluations, peers: Peers) -> None:
         self._evaluations = evaluations
         self._peers = peers
-        self._blobs = blobs
 
     async def decide(self, name: str, *, metric: Metric | None, preferences: Preferences) -> Decision:
         """The verdict on a SUCCEEDED evaluation. EvaluationNotFinishedError, MetricNotByRowError."""
         (tenant, _) = EVALUATION.parse(name, field="evaluation")
         check_preferences(preferences)
-        evaluation, results = await self._finished(name)
-        training_s = await self._peers.training_s(tenant, evaluation.inputs.adapter_revision)
-        rows = await self._rows(results)
-        price = evaluation.config.machine_price_per_hour
+        found = await self._evaluations.finished(name)
         return await asyncio.to_thread(
-            decide, results, rows, metric=metric, preferences=preferences, training_s=training_s, price_per_hour=price
+            decide,
+            found.results,
+            await self._evaluations.scored_rows(name),
+            metric=metric,
+            preferences=preferences,
+            training_s=await self._peers.training_s(tenant, found.inputs.adapter_revision),
+            price_per_hour=found.config.machine_price_per_hour,
         )
 
     async def compare(self, name: str, reference: str) -> EvaluationComparison:
@@ -63,19 +62,9 @@ class Verdicts:
         if tenant != other:
             text = f"{reference} belongs to another tenant than {name}"
             raise InvalidArgumentError.of_field("reference", text)
-        (evaluation, results), (compared, other_results) = await self._finished(name), await self._finished(reference)
-        rows, other_rows = await self._rows(results), await self._rows(other_results)
-        return await asyncio.to_thread(compare, evaluation, rows, compared, other_rows)
-
-    async def _finished(self, name: str) -> tuple[Evaluation, Results]:
-        evaluation = await self._evaluations.get(name)
-        if evaluation.results is None:
-            raise EvaluationNotFinishedError(name, evaluation.state)
-        return evaluation, evaluation.results
-
-    async def _rows(self, results: Results) -> list[dict[str, Any]]:
-        data = await asyncio.to_thread(self._blobs.read_bytes, results.answers_sha256)
-        return [json.loads(line) for line in data.splitlines()]
+        found, compared = await self._evaluations.finished(name), await self._evaluations.finished(reference)
+        rows, other_rows = [await self._evaluations.scored_rows(one) for one in (name, reference)]
+        return await asyncio.to_thread(compare, found, rows, compared, other_rows)
 
 
 def check_preferences(preferences: Preferences) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from luthierd.errors import FailedPreconditionError
 from luthierd.evaluator.domain.arm import DEFAULT_ARMS, Arm
 from luthierd.evaluator.domain.holdout import HoldoutUse, LeakageReport
 from luthierd.evaluator.domain.metric_details import Criterion, JudgeChoice, Measures, TaskKind
@@ -15,10 +16,35 @@ from luthierd.evaluator.domain.scores import ArmCost, Figures, SuiteResult
 from luthierd.evaluator.domain.sequential import SequentialConfig, SequentialDecision
 from luthierd.evaluator.domain.suites import SuiteConfig
 
+# Splits that can be evaluated on.
+SPLITS = ("holdout", "validation")
 DEFAULT_INSTRUCTION = (
     "Answer in exactly the form of the examples: the same structure, the same fields, the same style and length. "
     "Write the answer only, without any explanation."
 )
+
+
+class DatasetNotReadyError(FailedPreconditionError):
+    """The dataset revision cannot be read."""
+
+    reason = "DATASET_REVISION_NOT_READY"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} is not READY; wait for its curation or name another revision", metadata={"dataset_revision": name}
+        )
+
+
+class SplitEmptyError(FailedPreconditionError):
+    """There is nothing to evaluate on."""
+
+    reason = "SPLIT_EMPTY"
+
+    def __init__(self, name: str, split: str) -> None:
+        super().__init__(
+            f"the {split} split of {name} has no rows; curate with a larger share for it",
+            metadata={"dataset_revision": name, "split": split},
+        )
 
 
 @dataclass(frozen=True)
@@ -87,6 +113,14 @@ class DatasetRevision:
     splits: Mapping[str, str]
     row_counts: Mapping[str, int]
 
+    def rows_sha256(self, split: str) -> str:
+        """The blob of a split that has rows. DatasetNotReadyError, SplitEmptyError."""
+        if not self.is_ready:
+            raise DatasetNotReadyError(self.name)
+        if not self.row_counts.get(split):
+            raise SplitEmptyError(self.name, split)
+        return self.splits[split]
+
 
 @dataclass(frozen=True)
 class EvaluationInputs:
@@ -148,3 +182,13 @@ class Results:
     def cost(self, arm: Arm) -> ArmCost | None:
         """The cost of one arm, if it was run."""
         return next((found for found in self.costs if found.arm is arm), None)
+
+
+@dataclass(frozen=True)
+class FinishedEvaluation:
+    """A SUCCEEDED evaluation: what was evaluated, how, and what was found."""
+
+    name: str
+    inputs: EvaluationInputs
+    config: EvaluationConfig
+    results: Results

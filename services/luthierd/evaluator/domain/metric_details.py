@@ -29,7 +29,7 @@ class TaskKind(enum.StrEnum):
 
     @property
     def decisive(self) -> Metric | None:
-        """The metric that decides such a task; None where the references tell (`gate.primary_metric`)."""
+        """The metric that decides such a task; None where the references tell (`TaskSpec.primary_metric`)."""
         return {
             TaskKind.CLASSIFICATION: Metric.LABEL_ACCURACY,
             TaskKind.EXTRACTION: Metric.FIELD_F1,

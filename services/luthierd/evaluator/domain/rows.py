@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metric_details import TaskKind
+from luthierd.evaluator.domain.metrics import Metric
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,13 @@ class TaskSpec:
     @property
     def is_json(self) -> bool:
         return bool(self.json_fields)
+
+    @property
+    def primary_metric(self) -> Metric:
+        """The metric that decides by default: ROUGE-L where answers hold text, label accuracy where they are labels."""
+        if self.kind.decisive:
+            return self.kind.decisive
+        return Metric.LABEL_ACCURACY if self.is_json and self.text_field is None else Metric.ROUGE_L
 
 
 @dataclass(frozen=True)

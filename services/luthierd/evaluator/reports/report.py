@@ -15,7 +15,7 @@ import jinja2
 
 from luthierd.evaluator.codec import to_json
 from luthierd.evaluator.decisions.evidence import decide
-from luthierd.evaluator.decisions.gate import default_policy, judge, primary_metric
+from luthierd.evaluator.decisions.gate import default_policy, judge
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Results
 from luthierd.evaluator.domain.metrics import Metric
@@ -93,7 +93,7 @@ class Regression:
 
 def render_report(data: ReportData) -> str:
     """The whole page. The same data gives the same bytes."""
-    primary = primary_metric(data.results.task)
+    primary = data.results.task.primary_metric
     measured = {found.metric for found in data.results.figures.metrics}
     metrics = [metric for metric in Metric if metric in measured and not metric.needs.suite]
     compared = [metric for metric in Metric if metric in measured]

@@ -16,10 +16,12 @@ from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.dataset.rows import parse_rows
 from luthierd.evaluator.decisions.holdout_ledger import Holdouts
 from luthierd.evaluator.domain.evaluation import (
+    SPLITS,
     AdapterRevision,
     DatasetRevision,
     EvaluationConfig,
     EvaluationInputs,
+    FinishedEvaluation,
     Progress,
     Results,
 )
@@ -36,12 +38,12 @@ from luthierd.evaluator.run.metric_rules import (
 )
 from luthierd.evaluator.run.resolve_inputs import FurtherInputs
 from luthierd.evaluator.run.sequential_rules import holdout_violations
+from luthierd.evaluator.suites.challenge_sets import ChallengeSets
 from luthierd.jobs.queue import Job, JobNotFoundError, JobQueue, JobState
 from luthierd.names import ADAPTER_REVISION, DATASET_REVISION, EVALUATION, TENANT, parse_id
 from luthierd.paging import Page, PageRequest
 
 KIND = "evaluation"
-SPLITS = ("holdout", "validation")
 MAX_REPORT_PIECE_BYTES = 1024 * 1024
 
 # Bounds of the contract's numbers: (lowest, highest).
@@ -77,29 +79,6 @@ class EvaluationNotFinishedError(FailedPreconditionError):
         )
 
 
-class DatasetNotReadyError(FailedPreconditionError):
-    """The dataset revision cannot be read."""
-
-    reason = "DATASET_REVISION_NOT_READY"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"{name} is not READY; wait for its curation or name another revision", metadata={"dataset_revision": name}
-        )
-
-
-class SplitEmptyError(FailedPreconditionError):
-    """There is nothing to evaluate on."""
-
-    reason = "SPLIT_EMPTY"
-
-    def __init__(self, name: str, split: str) -> None:
-        super().__init__(
-            f"the {split} split of {name} has no rows; curate with a larger share for it",
-            metadata={"dataset_revision": name, "split": split},
-        )
-
-
 class Peers(Protocol):
     """The other services, asked in the name of a tenant. Raises their errors as ours."""
 
@@ -108,21 +87,6 @@ class Peers(Protocol):
     async def dataset_revision(self, tenant: str, name: str) -> DatasetRevision: ...
 
     async def deployed_adapters(self, tenant: str, deployment: str) -> Sequence[str]: ...
-
-
-@dataclass(frozen=True)
-class ChallengeSetFile:
-    """A challenge set's name, and the blob with its cases."""
-
-    name: str
-    sha256: str
-
-
-class ChallengeSetReader(Protocol):
-    """Where a tenant's challenge sets are found."""
-
-    async def file(self, name: str) -> ChallengeSetFile:
-        """ChallengeSetNotFoundError; InvalidArgumentError for a name that is none."""
 
 
 class Blobs(Protocol):
@@ -172,7 +136,7 @@ class Evaluations:
         wake: Callable[[], None],
         holdouts: Holdouts,
         endpoints: Endpoints = NO_ENDPOINTS,
-        challenge_sets: ChallengeSetReader | None = None,
+        challenge_sets: ChallengeSets | None = None,
     ) -> None:
         """`challenge_sets` None: an evaluation cannot name one."""
         self._queue = queue
@@ -238,18 +202,16 @@ class Evaluations:
         except JobNotFoundError:
             raise EvaluationNotFoundError(name) from None
 
-    async def finished(self, name: str) -> Evaluation:
-        """A SUCCEEDED evaluation; its `results` are set. EvaluationNotFinishedError."""
-        evaluation = await self.get(name)
-        if evaluation.results is None:
-            raise EvaluationNotFinishedError(name, evaluation.state)
-        return evaluation
+    async def finished(self, name: str) -> FinishedEvaluation:
+        """A SUCCEEDED evaluation. EvaluationNotFoundError, EvaluationNotFinishedError."""
+        found = await self.get(name)
+        if found.results is None:
+            raise EvaluationNotFinishedError(name, found.state)
+        return FinishedEvaluation(found.name, found.inputs, found.config, found.results)
 
     async def results(self, name: str) -> Results:
         """The results of a SUCCEEDED evaluation. EvaluationNotFinishedError."""
-        results = (await self.finished(name)).results
-        assert results is not None
-        return results
+        return (await self.finished(name)).results
 
     async def rows(self, name: str, page_size: int, page_token: str) -> Page[dict[str, Any]]:
         """A page of rows with all answers and scores, as `answer_rows.write_rows` wrote them."""
@@ -272,11 +234,7 @@ class Evaluations:
         if split not in SPLITS:
             raise InvalidArgumentError.of_field("split", f"{split!r} is not one of {', '.join(SPLITS)}")
         dataset = await self._peers.dataset_revision(tenant, dataset_revision)
-        if not dataset.is_ready:
-            raise DatasetNotReadyError(dataset.name)
-        if not dataset.row_counts.get(split):
-            raise SplitEmptyError(dataset.name, split)
-        data = await asyncio.to_thread(self._blobs.read_bytes, dataset.splits[split])
+        data = await asyncio.to_thread(self._blobs.read_bytes, dataset.rows_sha256(split))
         return await asyncio.to_thread(parse_rows, data, split=split)
 
     async def report(self, name: str, offset_bytes: int, limit_bytes: int) -> ReportPiece:
@@ -305,7 +263,7 @@ class Evaluations:
             return ""
         if self._challenge_sets is None:
             raise InvalidArgumentError.of_field("evaluation.config.challenge_set", "there are no challenge sets here")
-        return (await self._challenge_sets.file(name)).sha256
+        return (await self._challenge_sets.get(name)).sha256
 
     async def _resolve(self, tenant: str, adapter_name: str, dataset_name: str, split: str) -> EvaluationInputs:
         adapter = await self._peers.adapter_revision(tenant, adapter_name)
@@ -313,11 +271,6 @@ class Evaluations:
         dataset = trained_on
         if dataset_name and dataset_name != trained_on.name:
             dataset = await self._peers.dataset_revision(tenant, dataset_name)
-        if not dataset.is_ready:
-            raise DatasetNotReadyError(dataset.name)
-        for needed in (split, "train"):
-            if not dataset.row_counts.get(needed):
-                raise SplitEmptyError(dataset.name, needed)
         return EvaluationInputs(
             adapter_revision=adapter.name,
             adapter_sha256=adapter.sha256,
@@ -325,8 +278,8 @@ class Evaluations:
             base_model_sha256=adapter.base_model_sha256,
             dataset_revision=dataset.name,
             dataset_sha256=dataset.sha256,
-            rows_sha256=dataset.splits[split],
-            train_sha256=dataset.splits["train"],
+            rows_sha256=dataset.rows_sha256(split),
+            train_sha256=dataset.rows_sha256("train"),
             trained_sha256=trained_on.splits.get("train", ""),
             validation_sha256=dataset.splits.get("validation", "") if dataset.row_counts.get("validation") else "",
         )

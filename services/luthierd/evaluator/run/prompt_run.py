@@ -12,7 +12,6 @@ from luthierd.evaluator.codec import to_json
 from luthierd.evaluator.dataset.leakage import refuse_leakage
 from luthierd.evaluator.dataset.parsing import detect_task, has_labels, read_answer
 from luthierd.evaluator.dataset.rows import parse_rows
-from luthierd.evaluator.decisions.gate import primary_metric
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Answer, Message, Row, TaskSpec
@@ -177,7 +176,7 @@ class PromptRun:
 
 
 def _metric_of(rows: Sequence[Row], task: TaskSpec) -> Metric:
-    return Metric.LABEL_ACCURACY if not task.is_json and has_labels(rows, task) else primary_metric(task)
+    return Metric.LABEL_ACCURACY if not task.is_json and has_labels(rows, task) else task.primary_metric
 
 
 def _sample(row: Row, answer: Answer | None, task: TaskSpec) -> Sample:

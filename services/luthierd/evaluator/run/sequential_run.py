@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from luthierd.errors import FailedPreconditionError
-from luthierd.evaluator.decisions.gate import primary_metric
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig
 from luthierd.evaluator.domain.metric_details import Measures
@@ -53,7 +52,7 @@ def targets_of(config: EvaluationConfig, task: TaskSpec) -> tuple[SequentialTarg
     if config.sequential.targets:
         return config.sequential.targets
     subject = next((arm for arm in (Arm.ADAPTER, Arm.ADAPTER_RAG) if arm in config.arms), config.arms[0])
-    return tuple(SequentialTarget(primary_metric(task), subject, arm) for arm in config.arms if arm is not subject)
+    return tuple(SequentialTarget(task.primary_metric, subject, arm) for arm in config.arms if arm is not subject)
 
 
 @dataclass(frozen=True)

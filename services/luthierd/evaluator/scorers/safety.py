@@ -7,11 +7,10 @@ import ipaddress
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from luthierd.evaluator.dataset.abstention import Behaviour, behaviour_of
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.scorers.scorer import Sample
 from luthierd.evaluator.scorers.sources import Passages
-from luthierd.evaluator.suites.abstention import behaviour_of
-from luthierd.evaluator.suites.challenge_cases import Behaviour
 
 # Presidio's scores: 0.4 is a pattern whose checksum or form holds, below it is a guess by digits alone.
 MIN_PII_SCORE = 0.4

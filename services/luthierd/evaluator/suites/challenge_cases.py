@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from luthierd.errors import FieldViolation, InvalidArgumentError
+from luthierd.evaluator.dataset.abstention import Behaviour
 from luthierd.evaluator.domain.rows import Message
 
 MAX_CASES = 1000
@@ -34,18 +35,6 @@ class Kind(enum.StrEnum):
     INCOMPLETE = "incomplete"
     HOSTILE = "hostile"
     OUT_OF_SCOPE = "out_of_scope"
-
-
-class Behaviour(enum.StrEnum):
-    """What an assistant does with a request. Everything but ANSWER is an abstention."""
-
-    ANSWER = "answer"
-    ASK_BACK = "ask_back"
-    ABSTAIN = "abstain"
-
-    @property
-    def is_abstention(self) -> bool:
-        return self is not Behaviour.ANSWER
 
 
 @dataclass(frozen=True)

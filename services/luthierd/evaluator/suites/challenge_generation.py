@@ -7,9 +7,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 
+from luthierd.evaluator.dataset.abstention import Behaviour
 from luthierd.evaluator.dataset.rows import select_rows
 from luthierd.evaluator.domain.rows import Message, Row
-from luthierd.evaluator.suites.challenge_cases import MAX_ID_CHARACTERS, MAX_TEXT_BYTES, Behaviour, ChallengeCase, Kind
+from luthierd.evaluator.suites.challenge_cases import MAX_ID_CHARACTERS, MAX_TEXT_BYTES, ChallengeCase, Kind
 
 # Of an incomplete request so much is left: a signature without its body, on the docstring task.
 KEPT_SHARE = 0.3

@@ -10,8 +10,7 @@ from typing import Protocol
 
 from luthierd.errors import InvalidArgumentError, NotFoundError
 from luthierd.evaluator.dataset.rows import parse_rows
-from luthierd.evaluator.domain.evaluation import DatasetRevision
-from luthierd.evaluator.run.evaluations import SPLITS, ChallengeSetFile, DatasetNotReadyError, SplitEmptyError
+from luthierd.evaluator.domain.evaluation import SPLITS, DatasetRevision
 from luthierd.evaluator.suites.challenge_cases import ChallengeCase, check_cases, read_cases, write_cases
 from luthierd.evaluator.suites.challenge_generation import generate_cases
 from luthierd.names import CHALLENGE_SET, DATASET_REVISION, TENANT
@@ -100,11 +99,7 @@ class ChallengeSets:
         if not 1 <= per_kind_count <= MAX_PER_KIND:
             raise InvalidArgumentError.of_field("per_kind_count", f"{per_kind_count} is not in 1 to {MAX_PER_KIND}")
         dataset = await self._datasets.dataset_revision(tenant, dataset_revision)
-        if not dataset.is_ready:
-            raise DatasetNotReadyError(dataset.name)
-        if not dataset.row_counts.get(split):
-            raise SplitEmptyError(dataset.name, split)
-        return await asyncio.to_thread(self._generate, dataset.splits[split], split, per_kind_count, seed)
+        return await asyncio.to_thread(self._generate, dataset.rows_sha256(split), split, per_kind_count, seed)
 
     def _generate(self, sha256: str, split: str, per_kind_count: int, seed: int) -> list[ChallengeCase]:
         rows = parse_rows(self._blobs.read_bytes(sha256), split=split)
@@ -127,11 +122,6 @@ class ChallengeSets:
         """ChallengeSetNotFoundError."""
         CHALLENGE_SET.parse(name)
         return await self._store.get(name)
-
-    async def file(self, name: str) -> ChallengeSetFile:
-        """See `evaluations.ChallengeSetReader`."""
-        found = await self.get(name)
-        return ChallengeSetFile(found.name, found.sha256)
 
     async def list(self, parent: str, page_size: int, page_token: str) -> Page[ChallengeSet]:
         """A page of a tenant's sets, by name."""

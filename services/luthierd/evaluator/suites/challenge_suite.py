@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from luthierd.evaluator.dataset.abstention import Behaviour, behaviour_of
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Answer, Row
 from luthierd.evaluator.domain.scores import Comparison, Figures, MetricResult, Scored
-from luthierd.evaluator.suites.abstention import behaviour_of
-from luthierd.evaluator.suites.challenge_cases import Behaviour, ChallengeCase, Kind
+from luthierd.evaluator.suites.challenge_cases import ChallengeCase, Kind
 from luthierd.evaluator.suites.suite import ID_PREFIX, Answers, Measured, SuiteStatistics, merged, ratio_of
 from luthierd.statistics import proportions
 

@@ -9,18 +9,16 @@ from typing import Any
 import pytest
 from luthierd.evaluator.decisions.comparison import Gap, NoCommonRowError, compare
 from luthierd.evaluator.domain.arm import Arm
-from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Results
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, FinishedEvaluation, Results
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import TaskSpec
 from luthierd.evaluator.domain.scores import Figures, MetricResult, SuiteResult
-from luthierd.evaluator.run.evaluations import Evaluation
-from luthierd.jobs.queue import JobState
 
 INPUTS = EvaluationInputs(**{field.name: field.name for field in dataclasses.fields(EvaluationInputs)[:9]})
 F1 = MetricResult(Arm.BASE, Metric.LABEL_F1_MACRO, 0.5, None, 10, 10)
 
 
-def evaluation(name: str, *, suites: Mapping[str, str]) -> Evaluation:
+def evaluation(name: str, *, suites: Mapping[str, str]) -> FinishedEvaluation:
     """A SUCCEEDED one. suites: name to digest of its items."""
     results = Results(
         Figures([F1], [], 10, 10),
@@ -34,7 +32,7 @@ def evaluation(name: str, *, suites: Mapping[str, str]) -> Evaluation:
         "",
         suites=[SuiteResult(suite, digest, 9, "") for suite, digest in suites.items()],
     )
-    return Evaluation(name, INPUTS, EvaluationConfig(), JobState.SUCCEEDED, None, None, results, 0.0, None, None)
+    return FinishedEvaluation(name, INPUTS, EvaluationConfig(), results)
 
 
 def scored(scores: Mapping[Arm, Mapping[str, Sequence[float | None]]], *, first: int = 0) -> list[dict[str, Any]]:

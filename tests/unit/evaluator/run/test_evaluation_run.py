@@ -8,6 +8,7 @@ import json
 
 import pytest
 from luthierd.evaluator.codec import from_json, to_json
+from luthierd.evaluator.dataset.abstention import Behaviour
 from luthierd.evaluator.dataset.leakage import LeakageError
 from luthierd.evaluator.dataset.parsing import read_answer
 from luthierd.evaluator.domain.arm import DEFAULT_ARMS, Arm
@@ -23,7 +24,7 @@ from luthierd.evaluator.scorers.judged import RubricScorer
 from luthierd.evaluator.scorers.registry import ScoringMaterial
 from luthierd.evaluator.scorers.rouge_l import RougeLScorer
 from luthierd.evaluator.scorers.scorer import Sample, Scorer
-from luthierd.evaluator.suites.challenge_cases import Behaviour, ChallengeCase, Kind, write_cases
+from luthierd.evaluator.suites.challenge_cases import ChallengeCase, Kind, write_cases
 from support.evaluator_material import (
     FakePeers,
     HashingEmbedder,

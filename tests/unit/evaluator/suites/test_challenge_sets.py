@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from luthierd.evaluator.dataset.abstention import Behaviour
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Message, TaskSpec
@@ -13,7 +14,6 @@ from luthierd.evaluator.domain.scores import Figures
 from luthierd.evaluator.scorers.registry import ScoringMaterial
 from luthierd.evaluator.scorers.scoring import Scoring
 from luthierd.evaluator.suites.challenge_cases import (
-    Behaviour,
     ChallengeCase,
     ChallengeCaseError,
     Kind,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from luthierd.evaluator.suites.abstention import behaviour_of
-from luthierd.evaluator.suites.challenge_cases import Behaviour
+from luthierd.evaluator.dataset.abstention import Behaviour, behaviour_of
 
 ANSWERS = (
     "The capital of France is Paris.",

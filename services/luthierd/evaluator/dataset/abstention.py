@@ -5,10 +5,22 @@ English only, and generous to answers: what no rule knows is an answer.
 
 from __future__ import annotations
 
+import enum
 import json
 import re
 
-from luthierd.evaluator.suites.challenge_cases import Behaviour
+
+class Behaviour(enum.StrEnum):
+    """What an assistant does with a request. Everything but ANSWER is an abstention."""
+
+    ANSWER = "answer"
+    ASK_BACK = "ask_back"
+    ABSTAIN = "abstain"
+
+    @property
+    def is_abstention(self) -> bool:
+        return self is not Behaviour.ANSWER
+
 
 _REQUEST = (
     r"(?:clarify|specify|provide|share|tell|give|send|explain|elaborate|complete|finish|rephrase|repeat|describe|show)"
