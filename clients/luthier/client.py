@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, get_type_hints
 
 from luthier import profiles
 from luthier.endpoints import Endpoints
@@ -21,6 +21,7 @@ from luthier.resources.holdouts import Holdouts
 from luthier.resources.inference import Inference
 from luthier.resources.prompts import Prompts
 from luthier.resources.quotas import Quotas
+from luthier.resources.resource import Resource
 from luthier.resources.training_jobs import TrainingJobs
 from luthier.resources.verdicts import Verdicts
 from luthier.services import SERVICES
@@ -31,10 +32,28 @@ class AsyncClient:
     """Talks to the four services of an installation. Channels open with the first call; close with `async with` or
     `close()`. Use it on one event loop.
 
-    endpoints: where; None: from the profile (`luthier.profiles`), else the installation that `luthier up` runs here.
-    token: a bearer token, or a callable (plain or async) that is asked before every call; None: the profile's, or one
-    minted from the local key. tenant: for the minted token; None: the profile's.
+    endpoints: where; None: from the profile (`luthier.profiles`), or else the installation that `luthier up` runs here.
+    token: a bearer token, or a callable (plain or async) that is called before every request; None: the profile's, or
+    one signed with the local key. tenant: of the signed token; None: the profile's.
     """
+
+    datasets: Datasets
+    base_models: BaseModels
+    training_jobs: TrainingJobs
+    adapters: Adapters
+    evaluations: Evaluations
+    gates: Gates
+    holdouts: Holdouts
+    verdicts: Verdicts
+    prompts: Prompts
+    annotation_queues: AnnotationQueues
+    challenge_sets: ChallengeSets
+    deployments: Deployments
+    engine: Engine
+    inference: Inference
+    feedback: Feedback
+    captures: Captures
+    quotas: Quotas
 
     def __init__(
         self,
@@ -56,23 +75,8 @@ class AsyncClient:
 
     def _adopt(self, transports: dict[str, Transport]) -> None:
         self._transports = transports
-        self.datasets = Datasets(transports["curation"])
-        self.base_models = BaseModels(transports["trainer"])
-        self.training_jobs = TrainingJobs(transports["trainer"])
-        self.adapters = Adapters(transports["trainer"])
-        self.evaluations = Evaluations(transports["evaluator"])
-        self.gates = Gates(transports["evaluator"])
-        self.holdouts = Holdouts(transports["evaluator"])
-        self.verdicts = Verdicts(transports["evaluator"])
-        self.prompts = Prompts(transports["evaluator"])
-        self.annotation_queues = AnnotationQueues(transports["evaluator"])
-        self.challenge_sets = ChallengeSets(transports["evaluator"])
-        self.deployments = Deployments(transports["inference"])
-        self.engine = Engine(transports["inference"])
-        self.inference = Inference(transports["inference"])
-        self.feedback = Feedback(transports["inference"])
-        self.captures = Captures(transports["inference"])
-        self.quotas = Quotas(transports["inference"])
+        for attribute, noun in NOUNS.items():
+            setattr(self, attribute, noun(transports[noun.service()]))
 
     def with_token(self, token: TokenSource) -> AsyncClient:
         """A client over the same channels that presents another token. Closing either closes both."""
@@ -93,3 +97,7 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+NOUNS: dict[str, type[Resource[Any]]] = get_type_hints(AsyncClient)
+"""The attributes above and their classes."""

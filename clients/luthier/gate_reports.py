@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from luthier.intervals import interval
+from luthier.display import interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
@@ -21,14 +21,15 @@ from luthier.status import error_from_rpc
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
-Event = TypeVar("Event", bound="WatchedEvent")
 TokenSource = str | Callable[[], str] | Callable[[], Awaitable[str]]
 
 TARGET_HEADER = "x-luthier-target"
-"""Load balancers cannot look into a message: by this calls for the same weights meet on a replica (deploy/envoy)."""
+"""Names the target for load balancers, which cannot read messages: they route calls for the same weights to the same
+replica (deploy/envoy).
+"""
 
 DEFAULT_DEADLINE_S = 30.0
-# Seconds, by method, where the default does not fit: work that is done before the answer, and bulk data.
+# Seconds, by method, where the default is too short: methods that work before they answer, and bulk data.
 DEADLINES_S = {
     "ImportDataset": 600.0,
     "ReadDatasetRevision": 60.0,
@@ -60,21 +61,21 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # A service that was restarted is found again within two seconds; gRPC's own bound is two minutes.
+    # Reconnects to a restarted service within two seconds; gRPC's default is up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.keepalive_time_ms", 60_000),
-    # Retries are ours: gRPC's would retry calls behind the back of the total deadline.
+    # We retry ourselves: gRPC's retries would not keep to the total deadline.
     ("grpc.enable_retries", 0),
 )
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """When a call that met UNAVAILABLE is made again, always within its total deadline.
+    """When a call that failed with UNAVAILABLE is retried, always within its total deadline.
 
-    max_attempts: calls in all; waits that the service itself asks for (RetryInfo) do not count.
+    max_attempts: the number of calls; those after a delay that the service asked for (RetryInfo) do not count.
     reconnect_s: how long a watch or a wait goes on without an answer before it gives up.
     """
 
@@ -88,13 +89,6 @@ class RetryPolicy:
         """Wait after the `attempt`-th failure (from 1 on): exponential, half of it jitter."""
         full = min(self.max_backoff_s, self.initial_backoff_s * self.multiplier ** (attempt - 1))
         return full * (0.5 + 0.5 * rng.random())
-
-
-class WatchedEvent(Protocol):
-    """What all event messages share."""
-
-    @property
-    def event_id(self) -> int: ...
 
 
 class Transport:
@@ -148,7 +142,14 @@ class Transport:
         *,
         timeout_s: float | None = None,
     ) -> Response:
-        """Makes a unary call; UNAVAILABLE is retried, every other status is raised as its `RpcError`."""
+        """Makes a unary call; UNAVAILABLE is retried, every other status is raised as its `RpcError`.
+
+        A request that has a `request_id` gets one if it is empty: the service does not repeat a change that a retry
+        asks for again.
+        """
+        identified: Any = request
+        if "request_id" in request.DESCRIPTOR.fields_by_name and not identified.request_id:
+            identified.request_id = new_request_id()
 
         async def once(remaining_s: float) -> Response:
             return await call(request, timeout=remaining_s, metadata=await self.metadata(request))
@@ -163,7 +164,7 @@ class Transport:
         method: str,
         timeout_s: float | None = None,
     ) -> Response:
-        """Makes a client-streaming call; a retry begins again with a new iterator of `requests`."""
+        """Makes a client-streaming call; a retry starts over with a new iterator of `requests`."""
 
         async def once(remaining_s: float) -> Response:
             return await call(requests(), timeout=remaining_s, metadata=await self.metadata())
@@ -246,20 +247,19 @@ class Transport:
 
     async def watch(
         self,
-        call: grpc.aio.UnaryStreamMultiCallable[Request, Response],
+        call: grpc.aio.UnaryStreamMultiCallable[Request, Any],
         request_after: Callable[[int], Request],
-        event_of: Callable[[Response], Event],
         *,
         after_event_id: int,
-        is_final: Callable[[Event], bool],
+        is_final: Callable[[Any], bool],
         is_over: Callable[[], Awaitable[bool]],
         on_away: Callable[[UnavailableError], None] | None = None,
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncIterator[Any]:
         """Yields events in order, each once, without heartbeats, until the resource is final.
 
-        When the service goes away, or is silent for `WATCH_IDLE_S`, the stream is opened again after the last id seen,
-        for up to `retry.reconnect_s`. A stream that ends early (a service that shuts down) is told from one that is
-        complete by the final event or by `is_over()`. on_away is told of each outage once.
+        When the service goes away, or is silent for `WATCH_IDLE_S`, the stream is reopened after the last id seen, for
+        up to `retry.reconnect_s`. A stream that ended early (a service that shuts down) is distinguished from one that
+        is complete by the final event or by `is_over()`. on_away is called once per outage.
         """
         last_id, attempt, patience = after_event_id, 0, Patience(self.retry.reconnect_s)
         while True:
@@ -269,7 +269,7 @@ class Transport:
                     async for message in messages:
                         attempt = 0
                         patience.renew()
-                        event = event_of(message)
+                        event = message.event
                         if event.event_id <= last_id:
                             continue
                         last_id = event.event_id
@@ -286,10 +286,7 @@ class Transport:
             await asyncio.sleep(self.retry.backoff_s(attempt, rng=self._rng))
 
     async def metadata(self, request: Message | None = None) -> grpc.aio.Metadata:
-        """Metadata of a call: the bearer token, and an id that the service writes into its log lines.
-
-        A request that names a target says so in `TARGET_HEADER`, too.
-        """
+        """Metadata of a call: the bearer token, an id that the service logs, and the request's target if it has one."""
         pairs: list[tuple[str, str]] = [("x-request-id", str(uuid.uuid4()))]
         token = self._token() if callable(self._token) else self._token
         if inspect.isawaitable(token):
@@ -308,7 +305,7 @@ class Transport:
 
 
 class Patience:
-    """How long to bear with a service that does not answer; any answer renews it."""
+    """How long to tolerate a service that does not answer; any answer resets it."""
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
@@ -331,7 +328,7 @@ class Patience:
 
 
 def method_of(request: Message) -> str:
-    """The method that a request belongs to: each method has a request of its own, named after it (buf STANDARD)."""
+    """The method that a request belongs to: each method has its own request, named after it (buf STANDARD)."""
     return request.DESCRIPTOR.name.removesuffix("Request")
 
 

@@ -22,7 +22,7 @@ def adapters() -> None:
 @click.argument("name", required=False)
 def list_(session: Session, *, name: str | None) -> None:
     """List the revisions of all adapters, or of adapter NAME, newest first."""
-    from luthier.cli.documents import size, to_document, when
+    from luthier.display import size, to_document, when
 
     session.adopt(name)
 

@@ -44,7 +44,7 @@ def create(
 ) -> None:
     """Make a queue of EVALUATION's answers."""
     from luthier import config_files
-    from luthier.cli.documents import to_document
+    from luthier.display import to_document
     from luthier.evaluator.v1.annotation_queue_pb2 import AnnotationQueue
 
     resource = session.name("evaluation", evaluation)
@@ -76,7 +76,7 @@ def create(
 @click.argument("queue")
 def next_(session: Session, *, queue: str) -> None:
     """Show the next item for the caller of QUEUE."""
-    from luthier.cli.documents import to_document
+    from luthier.display import to_document
 
     resource = session.name("annotation_queue", queue)
     found = session.run(lambda client: client.annotation_queues.next_item(resource))
@@ -95,7 +95,7 @@ def next_(session: Session, *, queue: str) -> None:
 @click.option("--comment", default="", metavar="TEXT", help="Why.")
 def vote(session: Session, *, queue: str, item: str, verdict: str, comment: str) -> None:
     """Say of ITEM which answer is better (left, right, tie), or how good it is (1 to 5)."""
-    from luthier.cli.documents import to_document
+    from luthier.display import to_document
 
     resource = session.name("annotation_queue", queue)
     options = _vote(verdict) | {"comment": comment}
@@ -158,8 +158,7 @@ def _show(found: GetNextAnnotationItemResponse) -> None:
 @annotate.command("list")
 def list_(session: Session) -> None:
     """List the tenant's queues."""
-    from luthier.cli.documents import to_document, when
-    from luthier.cli.evaluations import arm_name
+    from luthier.display import arm_name, to_document, when
 
     async def work(client: AsyncClient) -> list[AnnotationQueue]:
         return [found async for found in client.annotation_queues.list(session.parent)]
@@ -179,7 +178,7 @@ def list_(session: Session) -> None:
 @click.argument("queue")
 def votes(session: Session, *, queue: str) -> None:
     """Print the votes of QUEUE as JSONL, with whose answers they were about."""
-    from luthier.cli.documents import to_document
+    from luthier.display import to_document
 
     resource = session.name("annotation_queue", queue)
 
@@ -195,7 +194,7 @@ def votes(session: Session, *, queue: str) -> None:
 @click.option("--judge", metavar="METRIC", default="", help="The evaluation's metric that stands for the judge.")
 def summary(session: Session, *, queue: str, judge: str) -> None:
     """Say what the votes come to, how far raters and judge agree, and what they make of the judge's figures."""
-    from luthier.cli.documents import to_document
+    from luthier.display import to_document
 
     resource = session.name("annotation_queue", queue)
     found = session.run(lambda client: client.annotation_queues.summary(resource, judge_metric=judge))
@@ -206,7 +205,7 @@ def summary(session: Session, *, queue: str, judge: str) -> None:
 
 
 def _show_summary(session: Session, found: AnnotationSummary) -> None:
-    from luthier.cli.evaluations import arm_name
+    from luthier.display import arm_name
 
     click.echo(
         f"{found.vote_count:,} votes of {found.rater_count:,} raters on {found.judged_item_count:,} of "
@@ -223,7 +222,7 @@ def _show_summary(session: Session, found: AnnotationSummary) -> None:
 
 
 def _estimate(figure: Any, name: str) -> str:
-    from luthier.intervals import interval
+    from luthier.display import interval
 
     if not figure.HasField(name):
         return ""

@@ -51,7 +51,7 @@ def set_(
 @capture.command("list")
 def list_(session: Session) -> None:
     """List the tenant's capture files, oldest first."""
-    from luthier.cli.documents import size, to_document, when
+    from luthier.display import size, to_document, when
 
     async def work(client: AsyncClient) -> list[CaptureFile]:
         return [found async for found in client.captures.list(session.parent)]
@@ -76,7 +76,7 @@ def seconds(span: str) -> float:
 
 
 def _show(session: Session, policy: CapturePolicy) -> None:
-    from luthier.cli.documents import to_document
+    from luthier.display import to_document
 
     if session.as_json:
         session.emit(to_document(policy))

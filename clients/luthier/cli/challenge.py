@@ -85,7 +85,7 @@ async def _reworded(client: AsyncClient, rows: Sequence[Mapping[str, Any]], targ
 @click.option("--accept-proposed", is_flag=True, help="Take rows that nobody has reviewed, too.")
 def upload(session: Session, *, file: pathlib.Path, accept_proposed: bool) -> None:
     """Keep the accepted rows of FILE as an immutable set; the token's subject stands as its reviewer."""
-    from luthier.cli.documents import to_document
+    from luthier.display import to_document
 
     cases = accepted(file, accept_proposed=accept_proposed)
     found = session.run(lambda client: client.challenge_sets.create(session.parent, cases))
@@ -99,7 +99,7 @@ def upload(session: Session, *, file: pathlib.Path, accept_proposed: bool) -> No
 @challenge.command("list")
 def list_(session: Session) -> None:
     """List the tenant's sets."""
-    from luthier.cli.documents import to_document, when
+    from luthier.display import to_document, when
 
     async def work(client: AsyncClient) -> list[ChallengeSet]:
         return [found async for found in client.challenge_sets.list(session.parent)]
@@ -138,7 +138,7 @@ async def uploaded(client: AsyncClient, session: Session, found: str | list[Chal
 
 def row_of(case: ChallengeCase, *, review: str) -> dict[str, Any]:
     """A case as a row for people."""
-    from luthier.cli.documents import to_document
+    from luthier.display import to_document
 
     row = to_document(case)
     return {**row, "kind": row["kind"].lower(), "expected": row["expected"].lower(), "review": review}

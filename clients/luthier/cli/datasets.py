@@ -42,7 +42,7 @@ def import_(
     A row is {"messages": [{"role", "content"}, ...]} or {"prompt", "completion"}; "group", "label", "id" are optional.
     Of feedback, corrections and answers that were rated good become rows, where the prompt was captured.
     """
-    from luthier.cli.documents import to_document
+    from luthier.display import to_document
 
     if from_feedback == bool(files):
         raise click.UsageError("give FILES, or --from-feedback")
@@ -55,7 +55,7 @@ def import_(
         wanted = session.name("deployment", deployment) if deployment else ""
         found = session.run(lambda client: _import_feedback(client, session, resource, wanted))
     elif documents:
-        from luthier.resources.document_rows import read_documents
+        from luthier.document_rows import read_documents
 
         found = session.run(lambda client: client.datasets.import_rows(resource, read_documents(files)))
     else:
@@ -115,9 +115,9 @@ def place_of(files: tuple[pathlib.Path, ...], line: int) -> tuple[pathlib.Path, 
 def curate(session: Session, *, name: str, recipe: pathlib.Path | None, detach: bool) -> None:
     """Curate dataset NAME into a new immutable revision: clean, deduplicate, mask personal data, split."""
     from luthier import config_files
-    from luthier.cli.documents import to_document
     from luthier.cli.watching import follow
     from luthier.curation.v1.dataset_pb2 import CurationRecipe
+    from luthier.display import to_document
 
     resource = session.name("dataset", name)
     how = config_files.load(recipe, CurationRecipe) if recipe else None
@@ -148,7 +148,7 @@ def show(session: Session, *, name: str) -> None:
     NAME: an id, `ID/REVISION`, or a resource name.
     """
     from luthier import names
-    from luthier.cli.documents import state_of, to_document, when
+    from luthier.display import state_of, to_document, when
 
     resource = revision_name(session, name)
     if names.parse(resource).kind == "dataset_revision":
@@ -177,7 +177,7 @@ def show(session: Session, *, name: str) -> None:
 @dataset.command("list")
 def list_(session: Session) -> None:
     """List the tenant's datasets."""
-    from luthier.cli.documents import to_document, when
+    from luthier.display import to_document, when
 
     async def work(client: AsyncClient) -> list[Dataset]:
         return [found async for found in client.datasets.list(session.parent)]
@@ -277,7 +277,7 @@ def _counts(revision: DatasetRevision) -> list[str]:
 
 
 def _show_revision(session: Session, revision: DatasetRevision) -> None:
-    from luthier.cli.documents import state_of, to_document
+    from luthier.display import state_of, to_document
 
     click.echo(f"{revision.name}: {state_of(revision)}, sha256 {revision.sha256[:12]}")
     if revision.HasField("error"):

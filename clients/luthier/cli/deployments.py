@@ -92,7 +92,7 @@ def undeploy(session: Session, *, name: str) -> None:
 @click.command(cls=Command)
 def deployments(session: Session) -> None:
     """List the tenant's deployments."""
-    from luthier.cli.documents import to_document, when
+    from luthier.display import to_document, when
 
     async def work(client: AsyncClient) -> list[Deployment]:
         return [found async for found in client.deployments.list(session.parent)]
@@ -118,7 +118,7 @@ def deployments(session: Session) -> None:
 
 
 def _show_one(session: Session, found: Deployment) -> None:
-    from luthier.cli.documents import to_document, when
+    from luthier.display import to_document, when
 
     if session.as_json:
         session.emit(to_document(found))
@@ -153,7 +153,7 @@ def _parity(loaded_adapter: LoadedAdapter) -> str:
 
 def _text(loaded_adapter: LoadedAdapter) -> str:
     """The adapter revision behind a loaded adapter, with its state unless it is READY."""
-    from luthier.cli.documents import to_document
+    from luthier.display import to_document
 
     if not loaded_adapter.id:
         return ""

@@ -190,7 +190,7 @@ def _is_taken(port: int) -> bool:
 
 
 def _engine(session: Session) -> Finding:
-    from luthier.cli.documents import state_of
+    from luthier.display import state_of
     from luthier.errors import LuthierError
 
     try:

@@ -58,8 +58,7 @@ async def named_in(
 
 def show_retrieval(session: Session, evaluation: Evaluation) -> None:
     """Every retriever's figures, the one that was used marked; nothing without retrieval."""
-    from luthier.cli.documents import to_document
-    from luthier.intervals import interval
+    from luthier.display import interval, to_document
 
     if not evaluation.HasField("retrieval"):
         return

@@ -58,8 +58,8 @@ def evaluate(
     from luthier.cli.challenge import named_or_read, uploaded
     from luthier.cli.datasets import latest_revision as latest_dataset_revision
     from luthier.cli.datasets import revision_name
-    from luthier.cli.documents import to_document
     from luthier.cli.watching import follow
+    from luthier.display import to_document
 
     if detach and report:
         raise click.UsageError("--report needs the finished evaluation: leave out --detach")
@@ -132,6 +132,7 @@ def show(session: Session, evaluation: Evaluation) -> None:
     """Arms by metrics, what the arms differ by, the slices, and what the figures rest on."""
     from luthier.cli import figures
     from luthier.cli.holdouts import show_evidence
+    from luthier.display import arm_name
 
     metrics = list(dict.fromkeys(value.metric for arm in evaluation.arms for value in arm.metrics))
     session.table(
@@ -154,13 +155,6 @@ def show(session: Session, evaluation: Evaluation) -> None:
     figures.show_slices(session, evaluation)
     show_retrieval(session, evaluation)
     show_evidence(session, evaluation)
-
-
-def arm_name(number: int) -> str:
-    from luthier.cli.documents import short_name
-    from luthier.evaluator.v1.evaluation_pb2 import Arm
-
-    return short_name(Arm.Name(Arm.ValueType(number)), "ARM_UNSPECIFIED").lower()
 
 
 def _means(arm: ArmResult, metrics: list[str]) -> list[str]:

@@ -30,7 +30,7 @@ def feedback() -> None:
 @click.option("--label", "labels", multiple=True, metavar="L", help="A label; may be repeated.")
 def record(session: Session, *, response_id: str, rating: str | None, correction: str, labels: tuple[str, ...]) -> None:
     """Say what answer RESPONSE_ID was worth, or should have been. A later word replaces an earlier one."""
-    from luthier.cli.documents import to_document
+    from luthier.display import to_document
 
     if rating is None and not correction and not labels:
         raise click.UsageError("there is nothing to record; give --rating, --correction or --label")
@@ -55,7 +55,7 @@ def record(session: Session, *, response_id: str, rating: str | None, correction
 @click.option("--output", "-o", type=click.Path(path_type=pathlib.Path), help="File to write the Parquet to as well.")
 def export(session: Session, *, deployment: str | None, rating: str | None, output: pathlib.Path | None) -> None:
     """Write the feedback as a Parquet file into the blob store, with prompts and answers where they were captured."""
-    from luthier.cli.documents import size, to_document
+    from luthier.display import size, to_document
 
     wanted = session.name("deployment", deployment) if deployment else ""
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from luthier.cli.session import Session
-from luthier.intervals import interval
+from luthier.display import interval
 
 if TYPE_CHECKING:
     from luthier.evaluator.v1.evaluation_pb2 import Evaluation, MetricValue, PairedDifference
@@ -29,7 +29,7 @@ def show_differences(session: Session, differences: Iterable[PairedDifference]) 
     """One line a difference. What failures could make of it, and the rows that both arms have a score on, stand beside
     it where rows have none.
     """
-    from luthier.cli.evaluations import arm_name
+    from luthier.display import arm_name
 
     rows = []
     for one in differences:
@@ -53,7 +53,7 @@ def show_differences(session: Session, differences: Iterable[PairedDifference]) 
 
 def show_slices(session: Session, evaluation: Evaluation) -> None:
     """The first metric of every arm, slice by slice; all figures are in --json. Nothing without slices."""
-    from luthier.cli.evaluations import arm_name
+    from luthier.display import arm_name
 
     if not evaluation.slices:
         return

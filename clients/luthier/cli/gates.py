@@ -55,7 +55,7 @@ def run(
 ) -> int:
     """Judge EVALUATION by a policy. Exit code: 0 GO, 1 NO-GO, 2 INCONCLUSIVE."""
     from luthier import gate_reports
-    from luthier.cli.documents import to_document
+    from luthier.display import to_document
 
     resource = session.name("evaluation", evaluation)
     rule = _policy(policy)
@@ -86,7 +86,7 @@ def plan(session: Session, *, policy: str, dataset: str, split: str, limit: int,
     Exit code: 0 every critical condition can be proved, 1 one cannot, 2 there is none.
     """
     from luthier.cli.datasets import latest_revision, revision_name
-    from luthier.cli.documents import to_document
+    from luthier.display import to_document
 
     session.adopt(dataset, pilot)
     rule = _policy(policy)
@@ -113,7 +113,7 @@ def selftest(session: Session, *, evaluation: str, experiments: int, seed: int) 
 
     Exit code: 0 no more often than the level allows, 1 more often, 2 there are too few groups to tell.
     """
-    from luthier.cli.documents import to_document
+    from luthier.display import to_document
 
     resource = session.name("evaluation", evaluation)
     found = session.run(lambda client: client.gates.self_test(resource, experiment_count=experiments, seed=seed))
@@ -162,7 +162,7 @@ def _show(session: Session, decision: GateDecision) -> None:
 
 def _show_plan(session: Session, found: GatePlan) -> None:
     from luthier import gate_reports
-    from luthier.cli.documents import to_document
+    from luthier.display import to_document
 
     plans = to_document(found)["conditions"]
     rows = [
@@ -187,9 +187,7 @@ def _show_plan(session: Session, found: GatePlan) -> None:
 
 
 def _show_self_test(session: Session, found: GateSelfTest) -> None:
-    from luthier.cli.documents import to_document
-    from luthier.cli.evaluations import arm_name
-    from luthier.intervals import interval
+    from luthier.display import arm_name, interval, to_document
 
     rows = [
         (

@@ -23,7 +23,7 @@ def holdout() -> None:
 @click.argument("revision")
 def show(session: Session, *, revision: str) -> None:
     """How worn the holdout of a dataset REVISION is, and whether it keeps a final slice back."""
-    from luthier.cli.documents import to_document
+    from luthier.display import to_document
 
     async def work(client: AsyncClient) -> Holdout:
         return await client.holdouts.get(await _revision(client, session, revision))
@@ -53,7 +53,7 @@ def show(session: Session, *, revision: str) -> None:
 @click.argument("revision")
 def ledger(session: Session, *, revision: str) -> None:
     """Every look at the holdout of a dataset REVISION, newest first."""
-    from luthier.cli.documents import to_document, when
+    from luthier.display import to_document, when
 
     async def work(client: AsyncClient) -> list[HoldoutAccess]:
         name = await _revision(client, session, revision)
@@ -91,10 +91,7 @@ async def _revision(client: AsyncClient, session: Session, value: str) -> str:
 
 def show_evidence(session: Session, evaluation: Evaluation) -> None:
     """When differences were decided, how many answers were reused, how worn the holdout is, what resembles its rows."""
-    from luthier.cli.documents import short_name
-    from luthier.cli.evaluations import arm_name
-    from luthier.evaluator.v1.evaluation_pb2 import SequentialOutcome
-    from luthier.intervals import interval
+    from luthier.display import arm_name, enum_name, interval
 
     if evaluation.sequential_decisions:
         session.table(
@@ -103,7 +100,7 @@ def show_evidence(session: Session, evaluation: Evaluation) -> None:
                 (
                     found.target.metric,
                     f"{arm_name(found.target.arm)} - {arm_name(found.target.reference)} > {found.target.at_least:g}",
-                    short_name(SequentialOutcome.Name(found.outcome), "SEQUENTIAL_OUTCOME_UNSPECIFIED").lower(),
+                    enum_name(found, "outcome").lower(),
                     found.row_count,
                     found.round_count,
                     interval(found.difference, found.interval_low, found.interval_high),

@@ -106,7 +106,7 @@ def batch(session: Session, *, file: TextIO, **options: Any) -> None:
         raise click.UsageError("the file has no lines")
 
     async def work(client: AsyncClient) -> int:
-        from luthier.cli.documents import to_document
+        from luthier.display import to_document
 
         target, failure_count = await _target(client, session, options), 0
         for start in range(0, len(inputs), BATCH_SIZE):
@@ -147,7 +147,7 @@ def score(session: Session, *, prompt: str, completion: str, is_chat: bool, **op
 
     scored = session.run(work)
     if session.as_json:
-        from luthier.cli.documents import to_document
+        from luthier.display import to_document
 
         session.emit(to_document(scored))
         return
@@ -215,7 +215,7 @@ def _input(given: str | None) -> str:
 
 async def _print(session: Session, stream: AsyncIterator[Any]) -> dict[str, Any]:
     """Prints the pieces as they come; returns text, finish and origin."""
-    from luthier.cli.documents import to_document
+    from luthier.display import to_document
 
     text: list[str] = []
     answer: dict[str, Any] = {}

@@ -28,7 +28,7 @@ def jobs() -> None:
 @click.option("--active", is_flag=True, help="Only those that are not final.")
 def list_(session: Session, *, limit: int, active: bool) -> int:
     """List the tenant's jobs, newest first. Exit code 69 if a service does not answer; the others' jobs are shown."""
-    from luthier.cli.documents import state_of, to_document, when
+    from luthier.display import state_of, to_document, when
 
     found, away = session.run(lambda client: _all(client, session.parent, limit))
     if active:
@@ -51,8 +51,8 @@ def list_(session: Session, *, limit: int, active: bool) -> int:
 @click.argument("name")
 def watch(session: Session, *, name: str) -> None:
     """Follow a job until it is final. It can be interrupted and watched again."""
-    from luthier.cli.documents import to_document
     from luthier.cli.watching import follow
+    from luthier.display import to_document
 
     session.adopt(name)
     job = session.run(lambda client: follow(client, session, name))
@@ -66,8 +66,8 @@ def watch(session: Session, *, name: str) -> None:
 @click.argument("name")
 def cancel(session: Session, *, name: str) -> None:
     """Ask a job to end. A finished job stays as it is."""
-    from luthier.cli.documents import state_of, to_document
     from luthier.cli.watching import kind_of
+    from luthier.display import state_of, to_document
 
     session.adopt(name)
 

@@ -27,8 +27,8 @@ def model() -> None:
 def import_(session: Session, *, name: str, path: str | None, package: str | None, detach: bool) -> None:
     """Import a base model under NAME and wait until it is READY."""
     from luthier import names
-    from luthier.cli.documents import size, state_of, to_document
     from luthier.cli.watching import follow
+    from luthier.display import size, state_of, to_document
 
     if (path is None) == (package is None):
         raise click.UsageError("name exactly one of --path and --package", ctx=click.get_current_context())
@@ -56,7 +56,7 @@ def import_(session: Session, *, name: str, path: str | None, package: str | Non
 @model.command("list")
 def list_(session: Session) -> None:
     """List the base models."""
-    from luthier.cli.documents import size, state_of, to_document
+    from luthier.display import size, state_of, to_document
 
     async def work(client: AsyncClient) -> list[BaseModel]:
         return [found async for found in client.base_models.list()]

@@ -50,8 +50,8 @@ def optimise(
     from luthier.cli.adapters import latest_revision
     from luthier.cli.datasets import latest_revision as latest_dataset_revision
     from luthier.cli.datasets import revision_name
-    from luthier.cli.documents import to_document
     from luthier.cli.watching import follow
+    from luthier.display import to_document
     from luthier.evaluator.v1.prompt_pb2 import PromptSearch
 
     session.adopt(target, dataset)
@@ -88,7 +88,7 @@ def optimise(
 @click.argument("name")
 def show(session: Session, *, name: str) -> None:
     """Show a prompt, its figure, and what became of the candidates."""
-    from luthier.cli.documents import to_document
+    from luthier.display import to_document
 
     resource = session.name("prompt", name)
     found = session.run(lambda client: client.prompts.get(resource))
@@ -101,7 +101,7 @@ def show(session: Session, *, name: str) -> None:
 @prompt.command("list")
 def list_(session: Session) -> None:
     """List the tenant's prompts, newest first."""
-    from luthier.cli.documents import state_of, to_document, when
+    from luthier.display import state_of, to_document, when
 
     async def work(client: AsyncClient) -> list[Prompt]:
         return [found async for found in client.prompts.list(session.parent)]
@@ -120,7 +120,7 @@ def list_(session: Session) -> None:
 @click.argument("name")
 def cancel(session: Session, *, name: str) -> None:
     """Ask a search to end."""
-    from luthier.cli.documents import state_of, to_document
+    from luthier.display import state_of, to_document
 
     resource = session.name("prompt", name)
     found = session.run(lambda client: client.prompts.cancel(resource))
@@ -131,14 +131,14 @@ def cancel(session: Session, *, name: str) -> None:
 
 
 def _figure(found: Prompt, value: MetricValue) -> str:
-    from luthier.intervals import interval
+    from luthier.display import interval
 
     shown = value.metric and value.coverage
     return f"{value.metric} {interval(value.mean, value.interval_low, value.interval_high)}" if shown else ""
 
 
 def _show(session: Session, found: Prompt) -> None:
-    from luthier.cli.documents import state_of
+    from luthier.display import state_of
 
     session.table(
         ["", "value"],

@@ -37,7 +37,7 @@ def show(session: Session) -> None:
 @quota.command(name="list", cls=Command)
 def list_quotas(session: Session) -> None:
     """List the quotas of all tenants that have limits of their own or deployments. Needs the scope inference.admin."""
-    from luthier.cli.documents import to_document
+    from luthier.display import to_document
 
     async def work(client: AsyncClient) -> list[Quota]:
         return [found async for found in client.quotas.list()]
@@ -74,7 +74,7 @@ def set_quota(session: Session, *, reset: tuple[str, ...], **limits: float | Non
 
 
 def _show_one(session: Session, found: Quota) -> None:
-    from luthier.cli.documents import to_document
+    from luthier.display import to_document
 
     if session.as_json:
         session.emit(to_document(found))

@@ -71,7 +71,7 @@ def _revision(session: Session, found: Deployment, typed: str) -> str:
 
 
 def _show(session: Session, found: Deployment) -> None:
-    from luthier.cli.documents import to_document
+    from luthier.display import to_document
 
     if session.as_json:
         session.emit(to_document(found))

@@ -24,8 +24,8 @@ def train(session: Session, *, name: str, base: str, dataset: str, config: pathl
     """Train adapter NAME on a dataset revision. The job goes on without this command."""
     from luthier import config_files
     from luthier.cli.datasets import latest_revision, revision_name
-    from luthier.cli.documents import to_document
     from luthier.cli.watching import follow
+    from luthier.display import to_document
     from luthier.trainer.v1.training_job_pb2 import TrainingConfig
 
     session.adopt(name, dataset)

@@ -36,7 +36,7 @@ def verdict(
 
     More effort is advised only where it is proved to pay. Exit code: 0 a recommendation, 2 too little evidence for one.
     """
-    from luthier.cli.documents import to_document
+    from luthier.display import to_document
     from luthier.evaluator.v1 import verdict_pb2 as pb
 
     resource = session.name("evaluation", evaluation)
@@ -52,9 +52,7 @@ def verdict(
 
 
 def _show_verdict(session: Session, found: Verdict) -> None:
-    from luthier.cli.documents import to_document
-    from luthier.cli.evaluations import arm_name
-    from luthier.intervals import interval
+    from luthier.display import arm_name, interval, to_document
 
     click.echo(found.headline)
     session.table(
@@ -86,7 +84,7 @@ def _refresh(work: str, seconds: int) -> str:
 @click.argument("reference")
 def compare(session: Session, *, evaluation: str, reference: str) -> None:
     """Compare EVALUATION with REFERENCE: each arm over the rows of both, and what else differs between the two."""
-    from luthier.cli.documents import to_document
+    from luthier.display import to_document
 
     names = session.name("evaluation", evaluation), session.name("evaluation", reference)
 
@@ -101,8 +99,7 @@ def compare(session: Session, *, evaluation: str, reference: str) -> None:
 
 
 def _show_comparison(session: Session, found: CompareEvaluationsResponse) -> None:
-    from luthier.cli.evaluations import arm_name
-    from luthier.intervals import interval
+    from luthier.display import arm_name, interval
 
     left_out = found.only_evaluation_row_count + found.only_reference_row_count
     session.table(

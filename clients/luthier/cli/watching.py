@@ -6,11 +6,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 from luthier import names
-from luthier.cli.documents import short_name, state_of, to_document
 from luthier.cli.progress import Progress
+from luthier.display import arm_name, to_document
 from luthier.errors import InvalidNameError, UnavailableError
-from luthier.evaluator.v1.evaluation_pb2 import Arm
-from luthier.resources.reading import finished
+from luthier.resources.resource import finished
 
 if TYPE_CHECKING:
     from luthier.cli.session import Session
@@ -37,8 +36,7 @@ async def follow(client: AsyncClient, session: Session, name: str) -> Any:
                 _show(progress, kind, event)
         job = await get(client, name)
     session.following = ""
-    state = state_of(job)
-    return finished(job, failed=state == "FAILED", cancelled=state == "CANCELLED")
+    return finished(job)
 
 
 def kind_of(name: str) -> str:
@@ -90,7 +88,7 @@ def _show(progress: Progress, kind: str, event: Any) -> None:
         progress.update("training", done=found.step, total=found.total_steps, detail=training_detail(found))
     elif what == "progress" and kind == "evaluation":
         found = event.progress
-        arm = short_name(Arm.Name(found.arm), "ARM_UNSPECIFIED").lower() if found.arm else ""
+        arm = arm_name(found.arm) if found.arm else ""
         phase = f"{found.phase} {arm}".strip()
         progress.update(phase, done=found.done_count, total=found.total_count)
     elif what == "progress" and kind == "prompt":

@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 from luthier import names
@@ -16,21 +15,22 @@ from luthier.curation.v1 import dataset_service_pb2 as api
 from luthier.curation.v1 import dataset_service_pb2_grpc as rpc
 from luthier.errors import UnavailableError
 from luthier.resources import uploading
-from luthier.resources.reading import finished, joined, lines, pages, pieces, wait_for
+from luthier.resources.job_resource import JobResource
+from luthier.resources.resource import Resource, joined
 from luthier.transport import Transport, new_request_id
 
-FINAL_STATES = frozenset(
-    {pb.DATASET_REVISION_STATE_READY, pb.DATASET_REVISION_STATE_FAILED, pb.DATASET_REVISION_STATE_CANCELLED}
-)
+
+class _Revisions(JobResource["rpc.DatasetServiceAsyncStub", pb.DatasetRevision, pb.DatasetRevisionEvent]):
+    _make_stub = rpc.DatasetServiceStub
+    _api, _job, _field = api, "DatasetRevision", "revision"
 
 
-class Datasets:
+class Datasets(Resource["rpc.DatasetServiceAsyncStub"]):
+    _make_stub = rpc.DatasetServiceStub
+
     def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-
-    @cached_property
-    def _stub(self) -> rpc.DatasetServiceAsyncStub:
-        return rpc.DatasetServiceStub(self._transport.channel)
+        super().__init__(transport)
+        self._revisions = _Revisions(transport)
 
     async def import_rows(
         self, name: str, rows: Iterable[Mapping[str, Any]], *, request_id: str = "", timeout_s: float | None = None
@@ -49,7 +49,7 @@ class Datasets:
     ) -> pb.Dataset:
         """Makes the lines of JSONL files, one file after the other, the source of the dataset. All or nothing.
 
-        Or the rows of one Parquet file: one with the keys of rows as columns, or an export of feedback.
+        Or the rows of one Parquet file: either with the keys of rows as columns, or an export of feedback.
         """
         source = await asyncio.to_thread(uploading.files, [pathlib.Path(path) for path in paths])
         return await self._import(name, source, request_id=request_id, timeout_s=timeout_s)
@@ -76,20 +76,12 @@ class Datasets:
         return answer.dataset
 
     async def get(self, name: str, *, timeout_s: float | None = None) -> pb.Dataset:
-        answer = await self._transport.unary(
-            self._stub.GetDataset, api.GetDatasetRequest(name=name), timeout_s=timeout_s
-        )
-        return answer.dataset
+        return (await self._call(self._stub.GetDataset, api.GetDatasetRequest(name=name), timeout_s)).dataset
 
     def list(self, parent: str, *, page_size: int = 0) -> AsyncIterator[pb.Dataset]:
         """The datasets of `tenants/{t}`, by name."""
-
-        async def fetch(token: str) -> tuple[Sequence[pb.Dataset], str]:
-            request = api.ListDatasetsRequest(parent=parent, page_size=page_size, page_token=token)
-            page = await self._transport.unary(self._stub.ListDatasets, request)
-            return page.datasets, page.next_page_token
-
-        return pages(fetch)
+        request = api.ListDatasetsRequest(parent=parent, page_size=page_size)
+        return self._pages(self._stub.ListDatasets, request, lambda page: page.datasets)
 
     async def curate(
         self,
@@ -99,89 +91,54 @@ class Datasets:
         request_id: str = "",
         timeout_s: float | None = None,
     ) -> pb.DatasetRevision:
-        """Starts the curation of the dataset's present source; returns the new revision, CURATING."""
-        request = api.CurateDatasetRequest(name=name, recipe=recipe, request_id=request_id or new_request_id())
-        answer = await self._transport.unary(self._stub.CurateDataset, request, timeout_s=timeout_s)
-        return answer.revision
+        """Starts the curation of the dataset's current source; returns the new revision, CURATING."""
+        request = api.CurateDatasetRequest(name=name, recipe=recipe, request_id=request_id)
+        return (await self._call(self._stub.CurateDataset, request, timeout_s)).revision
 
     async def get_revision(self, name: str, *, timeout_s: float | None = None) -> pb.DatasetRevision:
-        request = api.GetDatasetRevisionRequest(name=name)
-        answer = await self._transport.unary(self._stub.GetDatasetRevision, request, timeout_s=timeout_s)
-        return answer.revision
+        return await self._revisions.get(name, timeout_s=timeout_s)
 
     def list_revisions(self, parent: str, *, page_size: int = 0) -> AsyncIterator[pb.DatasetRevision]:
         """The revisions of a dataset, newest first; `tenants/{t}/datasets/-` means every dataset."""
-
-        async def fetch(token: str) -> tuple[Sequence[pb.DatasetRevision], str]:
-            request = api.ListDatasetRevisionsRequest(parent=parent, page_size=page_size, page_token=token)
-            page = await self._transport.unary(self._stub.ListDatasetRevisions, request)
-            return page.revisions, page.next_page_token
-
-        return pages(fetch)
+        return self._revisions.list(parent, page_size=page_size)
 
     async def cancel_revision(
         self, name: str, *, request_id: str = "", timeout_s: float | None = None
     ) -> pb.DatasetRevision:
         """Asks a running curation to end; a finished revision is returned unchanged."""
-        request = api.CancelDatasetRevisionRequest(name=name, request_id=request_id or new_request_id())
-        answer = await self._transport.unary(self._stub.CancelDatasetRevision, request, timeout_s=timeout_s)
-        return answer.revision
+        return await self._revisions.cancel(name, request_id=request_id, timeout_s=timeout_s)
 
     def watch_revision(
         self, name: str, *, after_event_id: int = 0, on_away: Callable[[UnavailableError], None] | None = None
     ) -> AsyncIterator[pb.DatasetRevisionEvent]:
-        """Yields the revision's events until it is final, across restarts of the service; on_away is told of each."""
-
-        async def is_over() -> bool:
-            return (await self.get_revision(name)).state in FINAL_STATES
-
-        return self._transport.watch(
-            self._stub.WatchDatasetRevision,
-            lambda after: api.WatchDatasetRevisionRequest(name=name, after_event_id=after),
-            lambda message: message.event,
-            after_event_id=after_event_id,
-            is_final=lambda event: event.HasField("state") and event.state in FINAL_STATES,
-            is_over=is_over,
-            on_away=on_away,
-        )
+        """Yields the revision's events until it is final, across restarts of the service; on_away is called at each."""
+        return self._revisions.watch(name, after_event_id=after_event_id, on_away=on_away)
 
     async def wait_revision(
         self, name: str, *, timeout_s: float | None = None, poll_interval_s: float = 0.5
     ) -> pb.DatasetRevision:
         """Waits until the revision is READY. Raises `JobFailedError`, `JobCancelledError` or `TimeoutError`."""
-        revision = await wait_for(
-            lambda: self.get_revision(name),
-            lambda found: found.state in FINAL_STATES,
-            poll_interval_s=poll_interval_s,
-            timeout_s=timeout_s,
-            retry=self._transport.retry,
-        )
-        return finished(
-            revision,
-            failed=revision.state == pb.DATASET_REVISION_STATE_FAILED,
-            cancelled=revision.state == pb.DATASET_REVISION_STATE_CANCELLED,
-        )
+        return await self._revisions.wait(name, timeout_s=timeout_s, poll_interval_s=poll_interval_s)
 
     def read_split(self, name: str, split: pb.Split.ValueType) -> AsyncIterator[bytes]:
         """The JSONL of a split of a READY revision, piece by piece; `DataLossError` if it arrives damaged."""
-
-        async def fetch(offset: int) -> api.ReadDatasetRevisionResponse:
-            request = api.ReadDatasetRevisionRequest(name=name, split=split, offset_bytes=offset)
-            return await self._transport.unary(self._stub.ReadDatasetRevision, request)
-
-        return pieces(fetch, what=f"the {pb.Split.Name(split)} file of {name}")
+        request = api.ReadDatasetRevisionRequest(name=name, split=split)
+        what = f"the {pb.Split.Name(split)} file of {name}"
+        return self._blob(self._stub.ReadDatasetRevision, request, what=what)
 
     async def rows(self, name: str, split: pb.Split.ValueType) -> AsyncIterator[dict[str, Any]]:
         """The rows of a split: `id`, `group`, `label`, `messages`."""
-        async for line in lines(self.read_split(name, split)):
-            yield json.loads(line)
+        rest = b""
+        async for chunk in self.read_split(name, split):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                yield json.loads(line)
+        if rest:
+            yield json.loads(rest)
 
     async def datasheet(self, name: str) -> dict[str, Any]:
         """What curation found, dropped and changed, and why."""
-
-        async def fetch(offset: int) -> api.ReadDatasetRevisionResponse:
-            request = api.ReadDatasetRevisionRequest(name=name, datasheet=True, offset_bytes=offset)
-            return await self._transport.unary(self._stub.ReadDatasetRevision, request)
-
-        found: dict[str, Any] = json.loads(await joined(pieces(fetch, what=f"the datasheet of {name}")))
+        request = api.ReadDatasetRevisionRequest(name=name, datasheet=True)
+        pieces = self._blob(self._stub.ReadDatasetRevision, request, what=f"the datasheet of {name}")
+        found: dict[str, Any] = json.loads(await joined(pieces))
         return found

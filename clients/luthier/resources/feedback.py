@@ -1,28 +1,21 @@
-"""Feedback on answers, and what a tenant chose to keep of them (the inference service)."""
+"""Feedback on answers, and the capture of prompts and answers (the inference service)."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from functools import cached_property
 
 from google.protobuf.duration_pb2 import Duration
 
 from luthier.inference.v1 import feedback_pb2 as pb
 from luthier.inference.v1 import feedback_service_pb2 as api
 from luthier.inference.v1 import feedback_service_pb2_grpc as rpc
-from luthier.resources.reading import pages, pieces
-from luthier.transport import Transport, new_request_id
+from luthier.resources.resource import Resource
 
 
-class Feedback:
-    """`parent`: the tenant, `tenants/{t}`. `response_id`: the id that an answer carried."""
+class Feedback(Resource["rpc.FeedbackServiceAsyncStub"]):
+    """`parent`: the tenant, `tenants/{t}`. `response_id`: the id in the answer."""
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-
-    @cached_property
-    def _stub(self) -> rpc.FeedbackServiceAsyncStub:
-        return rpc.FeedbackServiceStub(self._transport.channel)
+    _make_stub = rpc.FeedbackServiceStub
 
     async def record(
         self,
@@ -35,16 +28,16 @@ class Feedback:
         request_id: str = "",
         timeout_s: float | None = None,
     ) -> pb.Feedback:
-        """Says what an answer was worth, or should have been; a later word replaces an earlier one."""
+        """Rates, corrects or labels an answer; replaces earlier feedback on it."""
         request = api.RecordFeedbackRequest(
             parent=parent,
             response_id=response_id,
             rating=rating,
             correction=correction,
             labels=labels,
-            request_id=request_id or new_request_id(),
+            request_id=request_id,
         )
-        return (await self._transport.unary(self._stub.RecordFeedback, request, timeout_s=timeout_s)).feedback
+        return (await self._call(self._stub.RecordFeedback, request, timeout_s)).feedback
 
     async def export(
         self,
@@ -56,25 +49,18 @@ class Feedback:
         timeout_s: float | None = None,
     ) -> pb.CaptureFile:
         """Writes the feedback into a Parquet file, with prompts and answers where they were captured."""
-        request = api.ExportFeedbackRequest(
-            parent=parent, deployment=deployment, rating=rating, request_id=request_id or new_request_id()
-        )
-        return (await self._transport.unary(self._stub.ExportFeedback, request, timeout_s=timeout_s)).capture_file
+        request = api.ExportFeedbackRequest(parent=parent, deployment=deployment, rating=rating, request_id=request_id)
+        return (await self._call(self._stub.ExportFeedback, request, timeout_s)).capture_file
 
 
-class Captures:
-    """Whether prompts and answers of the tenant `tenants/{t}` are kept, and the files that they are kept in."""
+class Captures(Resource["rpc.FeedbackServiceAsyncStub"]):
+    """Whether prompts and answers of the tenant `tenants/{t}` are stored, and the files that hold them."""
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-
-    @cached_property
-    def _stub(self) -> rpc.FeedbackServiceAsyncStub:
-        return rpc.FeedbackServiceStub(self._transport.channel)
+    _make_stub = rpc.FeedbackServiceStub
 
     async def get_policy(self, parent: str, *, timeout_s: float | None = None) -> pb.CapturePolicy:
         request = api.GetCapturePolicyRequest(name=f"{parent}/capturePolicy")
-        return (await self._transport.unary(self._stub.GetCapturePolicy, request, timeout_s=timeout_s)).capture_policy
+        return (await self._call(self._stub.GetCapturePolicy, request, timeout_s)).capture_policy
 
     async def update_policy(
         self,
@@ -96,10 +82,9 @@ class Captures:
             name=f"{parent}/capturePolicy",
             capture_policy=pb.CapturePolicy(enabled=enabled, retention=retention, sample_rate=sample_rate),
             etag=etag,
-            request_id=request_id or new_request_id(),
+            request_id=request_id,
         )
-        answer = await self._transport.unary(self._stub.UpdateCapturePolicy, request, timeout_s=timeout_s)
-        return answer.capture_policy
+        return (await self._call(self._stub.UpdateCapturePolicy, request, timeout_s)).capture_policy
 
     def list(
         self,
@@ -109,19 +94,9 @@ class Captures:
         page_size: int = 0,
     ) -> AsyncIterator[pb.CaptureFile]:
         """The tenant's files, oldest first."""
-
-        async def fetch(token: str) -> tuple[Sequence[pb.CaptureFile], str]:
-            request = api.ListCapturesRequest(parent=parent, kind=kind, page_size=page_size, page_token=token)
-            page = await self._transport.unary(self._stub.ListCaptures, request)
-            return page.capture_files, page.next_page_token
-
-        return pages(fetch)
+        request = api.ListCapturesRequest(parent=parent, kind=kind, page_size=page_size)
+        return self._pages(self._stub.ListCaptures, request, lambda page: page.capture_files)
 
     def read(self, name: str) -> AsyncIterator[bytes]:
-        """The Parquet bytes of a file, piece by piece; `DataLossError` if they arrive damaged."""
-
-        async def fetch(offset: int) -> api.ReadCaptureFileResponse:
-            request = api.ReadCaptureFileRequest(name=name, offset_bytes=offset)
-            return await self._transport.unary(self._stub.ReadCaptureFile, request)
-
-        return pieces(fetch, what=name)
+        """The bytes of a Parquet file, piece by piece; `DataLossError` if they arrive damaged."""
+        return self._blob(self._stub.ReadCaptureFile, api.ReadCaptureFileRequest(name=name), what=name)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any, TypedDict, Unpack, cast
 
 from luthier import names
 from luthier.errors import InvalidNameError
 from luthier.inference.v1 import inference_service_pb2 as api
 from luthier.inference.v1 import inference_service_pb2_grpc as rpc
-from luthier.transport import Transport
+from luthier.resources.resource import Resource
 
 Turn = api.Message | Mapping[str, str]
 TokenIds = api.TokenIds
@@ -37,19 +36,14 @@ class SamplingOptions(TypedDict, total=False):
     choices: Sequence[str] | None
 
 
-class Inference:
+class Inference(Resource["rpc.InferenceServiceAsyncStub"]):
     """`target`: the name of a deployment, a base model or an adapter revision (the last needs `inference.evaluate`).
 
     `session_id` keeps a conversation on one loaded adapter while traffic is split. A stream is retried only before its
     first message; to stop one early close the iterator, and the service stops computing.
     """
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-
-    @cached_property
-    def _stub(self) -> rpc.InferenceServiceAsyncStub:
-        return rpc.InferenceServiceStub(self._transport.channel)
+    _make_stub = rpc.InferenceServiceStub
 
     async def generate(
         self,
@@ -64,7 +58,7 @@ class Inference:
         request = api.GenerateRequest(
             target=target_of(target), prompt=prompt, sampling=_sampling(sampling), session_id=session_id
         )
-        return await self._transport.unary(self._stub.Generate, request, timeout_s=timeout_s)
+        return await self._call(self._stub.Generate, request, timeout_s)
 
     def generate_stream(
         self,
@@ -94,7 +88,7 @@ class Inference:
         request = api.ChatRequest(
             target=target_of(target), messages=_turns(messages), sampling=_sampling(sampling), session_id=session_id
         )
-        return await self._transport.unary(self._stub.Chat, request, timeout_s=timeout_s)
+        return await self._call(self._stub.Chat, request, timeout_s)
 
     def chat_stream(
         self,
@@ -135,7 +129,7 @@ class Inference:
             sampling=_sampling(sampling),
             session_id=session_id,
         )
-        return await self._transport.unary(self._stub.BatchGenerate, request, timeout_s=timeout_s)
+        return await self._call(self._stub.BatchGenerate, request, timeout_s)
 
     async def score(
         self,
@@ -158,7 +152,7 @@ class Inference:
             request.completion_text = completion
         else:
             request.completion_token_ids.ids.extend(completion.ids)
-        return await self._transport.unary(self._stub.Score, request, timeout_s=timeout_s)
+        return await self._call(self._stub.Score, request, timeout_s)
 
     async def embed(
         self,
@@ -170,7 +164,7 @@ class Inference:
     ) -> api.EmbedResponse:
         """Vectors of 1 to 64 texts. FailedPreconditionError, ENGINE_CANNOT_EMBED, from an engine that makes none."""
         request = api.EmbedRequest(target=target_of(target), texts=texts, session_id=session_id)
-        return await self._transport.unary(self._stub.Embed, request, timeout_s=timeout_s)
+        return await self._call(self._stub.Embed, request, timeout_s)
 
 
 def target_of(target: str | api.Target) -> api.Target:

@@ -1,7 +1,8 @@
-"""Messages of the contracts as plain values, for --json and for tables."""
+"""Messages of the contracts as plain values and as short texts: for --json, tables and reports."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.status_pb2 import Status
 
+from luthier.evaluator.v1.evaluation_pb2 import Arm
 from luthier.status import error_from_status
 
 
@@ -40,29 +42,45 @@ def _plain(value: Any, field: Any) -> Any:
     if isinstance(value, Message):
         return to_document(value)
     if field.enum_type is not None:
-        return short_name(field.enum_type.values_by_number[value].name, field.enum_type.values[0].name)
+        return _short_name(value, field.enum_type)
     if isinstance(value, bytes):
         return value.hex()
     return value
 
 
-def short_name(value: str, zero: str) -> str:
-    """An enum value without its enum's prefix, e.g. `SUCCEEDED`."""
-    return value.removeprefix(zero.removesuffix("UNSPECIFIED"))
+def enum_name(message: Message, field: str) -> str:
+    """The value of an enum field without its enum's prefix, e.g. `SUCCEEDED`."""
+    enum: Any = message.DESCRIPTOR.fields_by_name[field].enum_type
+    return _short_name(getattr(message, field), enum)
+
+
+def _short_name(number: int, enum: Any) -> str:
+    value = enum.values_by_number.get(number)  # a newer service may have values that this client does not know
+    return str(value.name).removeprefix(enum.values[0].name.removesuffix("UNSPECIFIED")) if value else str(number)
 
 
 def state_of(resource: Message) -> str:
-    """The state of a resource with a life, e.g. `RUNNING`."""
-    return str(to_document(resource)["state"])
+    """The state of a resource, e.g. `RUNNING`."""
+    return enum_name(resource, "state")
+
+
+def arm_name(arm: int) -> str:
+    """An arm as configurations write it, e.g. `adapter_rag`."""
+    return _short_name(arm, Arm.DESCRIPTOR).lower()
+
+
+def interval(value: float, low: float, high: float, form: str = ".3f") -> str:
+    """An estimate with its interval; NaN for `low` means that there is none, and the text says so."""
+    return f"{value:{form}} (no interval)" if math.isnan(low) else f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def when(time: Timestamp) -> str:
-    """A time for people, in their zone; empty if unset."""
+    """A time in UTC, to the second; empty if unset."""
     return time.ToDatetime().strftime("%Y-%m-%d %H:%M:%S") if time.seconds else ""
 
 
 def size(size_bytes: int) -> str:
-    """A size for people."""
+    """A size with its unit, e.g. `256.0 MiB`."""
     value = float(size_bytes)
     for unit in ("B", "KiB", "MiB"):
         if value < 1024:

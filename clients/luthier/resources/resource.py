@@ -1,0 +1,124 @@
+"""What all nouns share: unary calls, lists, blobs, and waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Generic, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from luthier.display import state_of
+from luthier.errors import DataLossError, JobCancelledError, JobFailedError, UnavailableError
+from luthier.status import error_from_status
+from luthier.transport import Patience, Transport
+
+FINAL_STATES = frozenset({"SUCCEEDED", "READY", "FAILED", "CANCELLED"})
+
+Stub = TypeVar("Stub")
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+Item = TypeVar("Item")
+Found = TypeVar("Found", bound=Message)
+
+
+class Resource(Generic[Stub]):
+    """A noun of one service."""
+
+    _make_stub: ClassVar[type[Any]]
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    @classmethod
+    def service(cls) -> str:
+        """The service that has the noun: its stub is in `luthier.{service}.v1`."""
+        return cls._make_stub.__module__.split(".")[1]
+
+    @cached_property
+    def _stub(self) -> Stub:
+        stub: Stub = self._make_stub(self._transport.channel)
+        return stub
+
+    async def _call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        timeout_s: float | None = None,
+    ) -> Response:
+        return await self._transport.unary(method, request, timeout_s=timeout_s)
+
+    async def _pages(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        items: Callable[[Response], Sequence[Item]],
+    ) -> AsyncIterator[Item]:
+        """Yields the items of all pages of a List method."""
+        paged: Any = request
+        while True:
+            page: Any = await self._call(method, request)
+            for item in items(page):
+                yield item
+            if not page.next_page_token:
+                return
+            paged.page_token = page.next_page_token
+
+    async def _blob(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request, *, what: str
+    ) -> AsyncIterator[bytes]:
+        """Yields the bytes of a Read method; `DataLossError` if the whole has another digest than promised."""
+        ranged: Any = request
+        digest = hashlib.sha256()
+        while True:
+            piece: Any = await self._call(method, request)
+            if piece.data:
+                digest.update(piece.data)
+                ranged.offset_bytes += len(piece.data)
+                yield piece.data
+            if ranged.offset_bytes >= piece.size_bytes or not piece.data:
+                break
+        if ranged.offset_bytes != piece.size_bytes or digest.hexdigest() != piece.sha256:
+            raise DataLossError(
+                f"{what} arrived damaged: sha256 {digest.hexdigest()} over {ranged.offset_bytes} bytes, expected "
+                f"{piece.sha256} over {piece.size_bytes}; read it again, and if it happens again check the service's "
+                "blob store",
+                reason="DIGEST_MISMATCH",
+                metadata={"what": what, "expected_sha256": piece.sha256},
+            )
+
+    async def _final(
+        self, get: Callable[[], Awaitable[Found]], *, timeout_s: float | None, poll_interval_s: float
+    ) -> Found:
+        """Polls until the state is final; `TimeoutError` after `timeout_s`. Tolerates an unavailable service for
+        `retry.reconnect_s`.
+        """
+        patience = Patience(self._transport.retry.reconnect_s)
+        async with asyncio.timeout(timeout_s):
+            while True:
+                try:
+                    found = await get()
+                    patience.renew()
+                    if state_of(found) in FINAL_STATES:
+                        return found
+                except UnavailableError as error:
+                    patience.spend(error)
+                await asyncio.sleep(poll_interval_s)
+
+
+def finished(job: Found) -> Found:
+    """The job itself, or the error that says how it ended."""
+    named: Any = job
+    if state_of(job) == "CANCELLED":
+        raise JobCancelledError(f"{named.name} was cancelled", job=job)
+    if state_of(job) == "FAILED":
+        message, reason, metadata = error_from_status(named.error)
+        raise JobFailedError(f"{named.name} failed: {message}", job=job, reason=reason, metadata=metadata)
+    return job
+
+
+async def joined(chunks: AsyncIterator[bytes]) -> bytes:
+    return b"".join([chunk async for chunk in chunks])
