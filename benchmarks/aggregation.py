@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from benchmarks import results
 
-ROWS, GROUPS, DRAWS = 500_000, 50_000, 2000
+ROWS, GROUPS, N_RESAMPLES = 500_000, 50_000, 2000
 LIMIT_S, LIMIT_GIB = 60.0, 2.0
 
 
@@ -41,8 +41,8 @@ def _aggregate() -> None:
     start = time.perf_counter()
     own, other = (clustered.mean_of([score.value or 0.0 for score in scores], groups) for scores in scored)
     for data in (own, other):
-        intervals.mean_interval(data, seed=0, draws=DRAWS)
-    intervals.difference_interval(own, other, seed=0, draws=DRAWS)
+        intervals.mean_interval(data, seed=0, n_resamples=N_RESAMPLES)
+    intervals.difference_interval(own, other, seed=0, n_resamples=N_RESAMPLES)
     clustered.minimum_detectable_effect(clustered.difference_of(own, other))
     seconds = time.perf_counter() - start
     print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20]))

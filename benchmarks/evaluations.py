@@ -20,17 +20,17 @@ import numpy as np
 import scipy.special
 from luthierd.evaluator import __main__ as evaluator
 from luthierd.evaluator import worker
-from luthierd.evaluator.api.peers import SdkAnswerer
+from luthierd.evaluator.api.peers import InferenceModel
 from luthierd.evaluator.decisions.holdout_ledger import EvaluationAccesses
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Progress
 from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.models.costs import union_s
-from luthierd.evaluator.models.generate import Asker, Reply, SystemClock
+from luthierd.evaluator.models.generate import Generator, Reply, SystemClock
 from luthierd.evaluator.models.targets import target_of
-from luthierd.evaluator.run.evaluation_run import EvaluationRun, Models
-from luthierd.evaluator.run.store import SqlAnswerJournal, SqlIndexCatalogue
+from luthierd.evaluator.run.evaluation import EvaluationRun, Models
+from luthierd.evaluator.run.store import SqlIndexCatalogue, SqlSampleStore
 from luthierd.storage.database import Database
 from support.inference_server import BASE, InferenceServer
 
@@ -58,16 +58,16 @@ def measure(
 class Recording:
     """An answerer that keeps what it was asked."""
 
-    def __init__(self, answerer: SdkAnswerer) -> None:
-        self._answerer = answerer
+    def __init__(self, chat_model: InferenceModel) -> None:
+        self._chat_model = chat_model
         self.asked: list[tuple[Arm, Sequence[Message]]] = []
 
-    async def ask(
+    async def generate(
         self, arm: Arm, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
     ) -> Reply:
-        """As `SdkAnswerer.ask`."""
+        """As `InferenceModel.ask`."""
         self.asked.append((arm, messages))
-        return await self._answerer.ask(arm, messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
+        return await self._chat_model.generate(arm, messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
 
 
 class Stages:
@@ -94,19 +94,21 @@ async def _both(
     config = EvaluationConfig(max_answer_tokens=NEW_TOKENS)
     inputs = _inputs(inference, revision, queries)
     async with server.client(inference) as client:
-        answerer = Recording(SdkAnswerer(client, lambda arm: target_of(arm, inputs, config).name, timeout_s=TIMEOUT_S))
+        chat_model = Recording(
+            InferenceModel(client, lambda arm: target_of(arm, inputs, config).name, timeout_s=TIMEOUT_S)
+        )
         for arm in (Arm.BASE, Arm.ADAPTER):  # the engine's start and the adapter's load are no part of either side
-            await answerer.ask(arm, [Message("user", "Hello")], max_tokens=1)
-        answerer.asked.clear()
-        journal = SqlAnswerJournal(database, NAME)
+            await chat_model.generate(arm, [Message("user", "Hello")], max_tokens=1)
+        chat_model.asked.clear()
+        samples = SqlSampleStore(database, NAME)
         start, stages = time.perf_counter(), Stages()
-        await _run(inference, database, inputs, config, answerer, journal, stages).run()
+        await _run(inference, database, inputs, config, chat_model, samples, stages).run()
         ours_s, stages_s = time.perf_counter() - start, stages.seconds()
-        engine_s = union_s((answer.start_s, answer.start_s + answer.total_s) for answer in await journal.answers())
+        engine_s = union_s((answer.start_s, answer.start_s + answer.total_s) for answer in await samples.answers())
         start = time.perf_counter()
-        sample = answerer.asked[::PEER_EVERY]
+        sample = chat_model.asked[::PEER_EVERY]
         for arm, messages in sample:
-            await answerer.ask(arm, messages, max_tokens=NEW_TOKENS)
+            await chat_model.generate(arm, messages, max_tokens=NEW_TOKENS)
         peer_s = (time.perf_counter() - start) * len(config.arms) * queries / len(sample)
     await database.close()
     return ours_s, engine_s, peer_s, stages_s
@@ -117,8 +119,8 @@ def _run(
     database: Database,
     inputs: EvaluationInputs,
     config: EvaluationConfig,
-    answerer: Recording,
-    journal: SqlAnswerJournal,
+    chat_model: Recording,
+    samples: SqlSampleStore,
     progress: Stages,
 ) -> EvaluationRun:
     """What the worker runs."""
@@ -127,8 +129,8 @@ def _run(
         tenant=server.TENANT,
         inputs=inputs,
         config=config,
-        asker=Asker(answerer, journal, SystemClock(), concurrency=config.concurrency, max_tokens=NEW_TOKENS),
-        journal=journal,
+        generator=Generator(chat_model, samples, SystemClock(), concurrency=config.concurrency, max_tokens=NEW_TOKENS),
+        samples=samples,
         blobs=inference.blobs,
         catalogue=SqlIndexCatalogue(database),
         models=Models(worker.load_embedder, worker.load_scorers),

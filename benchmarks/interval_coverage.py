@@ -17,18 +17,20 @@ from luthierd.statistics.uncertainty import Interval
 from scipy import special
 from support.interval_simulation import KINDS, SIZES, Coverage, Sample, coverage, samples
 
-DRAWS = 1000
+N_RESAMPLES = 1000
 SEEDS = itertools.count()  # a seed for each sample: one set of draws for all would be one accident for all
 
 
 def bootstrap_t(sample: Sample) -> Interval | None:
     """What evaluations use."""
     own, other = (clustered.mean_of(scores, sample.groups) for scores in (sample.own, sample.other))
-    return intervals.difference_interval(own, other, seed=next(SEEDS), draws=DRAWS)
+    return intervals.difference_interval(own, other, seed=next(SEEDS), n_resamples=N_RESAMPLES)
 
 
 def bca(sample: Sample) -> Interval | None:
-    return clustered.bca_interval(clustered.mean_of(sample.differences, sample.groups), seed=next(SEEDS), draws=DRAWS)
+    return clustered.bca_interval(
+        clustered.mean_of(sample.differences, sample.groups), seed=next(SEEDS), n_resamples=N_RESAMPLES
+    )
 
 
 def student(sample: Sample) -> Interval | None:

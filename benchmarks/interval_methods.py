@@ -29,7 +29,7 @@ from scipy import special
 from support.interval_simulation import KINDS, SIZES, samples
 
 Array = npt.NDArray[np.float64]
-DRAWS = 999
+N_RESAMPLES = 999
 OUTER_DRAWS = 99  # of the double bootstrap, and as many inside each
 BLOCK = 50  # samples that share draws: one set for all would be one accident for all
 TAIL = (1 - CONFIDENCE) / 2
@@ -139,7 +139,7 @@ def _replicates(block: Case, weights: Array) -> tuple[Array, Array]:
 def _studentized(block: Case, rng: np.random.Generator) -> Array:
     """(B, M): replicate minus estimate over the replicate's own error, as `clustered._studentized`."""
     groups = block.sums.shape[1]
-    weights = rng.multinomial(groups, np.full(groups, 1 / groups), size=DRAWS).astype(float)
+    weights = rng.multinomial(groups, np.full(groups, 1 / groups), size=N_RESAMPLES).astype(float)
     replicates, errors = _replicates(block, weights)
     with np.errstate(divide="ignore", invalid="ignore"):
         found = np.nan_to_num((replicates - block.estimate) / np.maximum(errors, LEAST_ERROR * block.error))
@@ -195,7 +195,7 @@ def percentile(case: Case, rng: np.random.Generator) -> Misses:
     tail = special.ndtr(np.sqrt(groups / (groups - 1)) * special.stdtrit(groups - 1, TAIL))
     ends = []
     for one in case.blocks():
-        weights = rng.multinomial(groups, np.full(groups, 1 / groups), size=DRAWS).astype(float)
+        weights = rng.multinomial(groups, np.full(groups, 1 / groups), size=N_RESAMPLES).astype(float)
         replicates = (weights @ one.sums.T) / (weights @ one.rows.T)
         ends.append(np.quantile(replicates, [tail, 1 - tail], axis=0))
     low, high = np.concatenate(ends, axis=1)
@@ -209,7 +209,7 @@ def wild(case: Case, rng: np.random.Generator) -> Misses:
         total = one.rows.sum(1)
         imposed = one.sums - one.truth * one.rows
         own = one.sums - one.estimate[:, None] * one.rows
-        draws = rng.choice(WEBB, size=(DRAWS, imposed.shape[1]))
+        draws = rng.choice(WEBB, size=(N_RESAMPLES, imposed.shape[1]))
         moved = draws @ imposed.T
         mean = moved / total
         crossed, squared = draws @ (imposed * one.rows).T, draws**2 @ (imposed**2).T

@@ -28,9 +28,9 @@ from luthierd.evaluator.domain.evaluation import (
 )
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Answer, Message, Row
-from luthierd.evaluator.models.generate import Asker, Reply
-from luthierd.evaluator.models.sample_cache import AnswerCache
-from luthierd.evaluator.run.evaluation_run import EvaluationRun, Models
+from luthierd.evaluator.models.generate import Generator, Reply
+from luthierd.evaluator.models.sample_cache import SampleCache
+from luthierd.evaluator.run.evaluation import EvaluationRun, Models
 from luthierd.evaluator.scorers.choice import ChoiceAccuracyScorer
 from luthierd.evaluator.scorers.exact_match import ExactMatchScorer
 from luthierd.evaluator.scorers.json_fields import FieldF1Scorer, SchemaValidityScorer
@@ -84,7 +84,7 @@ class HashingEmbedder:
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
 
 
-class MemoryJournal:
+class MemorySampleStore:
     """Answers in a list; the first to a (arm, row) stays."""
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class MemoryJournal:
         self.kept.setdefault((answer.arm, answer.row_id), answer)
 
 
-class ScriptedAnswerer:
+class ScriptedModel:
     """Answers by a function of (arm, messages); counts calls and how many ran at once."""
 
     def __init__(self, script: Callable[[Arm, Sequence[Message]], str | LuthierError]) -> None:
@@ -106,7 +106,7 @@ class ScriptedAnswerer:
         self.running = 0
         self.most_running = 0
 
-    async def ask(
+    async def generate(
         self, arm: Arm, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
     ) -> Reply:
         self.calls.append((arm, tuple(messages)))
@@ -231,15 +231,15 @@ def quick_run(
     blobs: MemoryBlobs | BlobStore,
     *,
     config: EvaluationConfig,
-    answerer: ScriptedAnswerer | None = None,
-    journal: MemoryJournal | None = None,
+    chat_model: ScriptedModel | None = None,
+    samples: MemorySampleStore | None = None,
     catalogue: MemoryCatalogue | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
     ledger: Ledger | None = None,
-    cache: AnswerCache | None = None,
+    cache: SampleCache | None = None,
 ) -> EvaluationRun:
     """A run with every slow part faked."""
-    journal = journal or MemoryJournal()
+    samples = samples or MemorySampleStore()
     inputs = EvaluationInputs(
         peers.adapter.name,
         peers.adapter.sha256,
@@ -251,14 +251,14 @@ def quick_run(
         peers.splits["train"],
         peers.splits["train"],
     )
-    answerer = answerer or ScriptedAnswerer(adapter_knows)
+    chat_model = chat_model or ScriptedModel(adapter_knows)
     return EvaluationRun(
         name=name,
         tenant="acme",
         inputs=inputs,
         config=config,
-        asker=Asker(answerer, journal, ManualClock(), concurrency=config.concurrency, cache=cache),
-        journal=journal,
+        generator=Generator(chat_model, samples, ManualClock(), concurrency=config.concurrency, cache=cache),
+        samples=samples,
         blobs=blobs,
         catalogue=catalogue or MemoryCatalogue(),
         models=Models(HashingEmbedder, quick_scorers),

@@ -19,8 +19,8 @@ from luthierd.jobs.worker import JobContext, Outcome, run_job
 from luthierd.paging import PageRequest
 from luthierd.storage.database import Database
 
-from support.evaluator_house import evaluator_parts
-from support.evaluator_material import FakePeers, ScriptedAnswerer, adapter_knows, quick_run
+from support.evaluator_material import FakePeers, ScriptedModel, adapter_knows, quick_run
+from support.evaluator_service import evaluator_parts
 from support.serving import ISSUER, serving
 
 VERSIONS = pathlib.Path(luthierd.evaluator.__file__).parent / "versions"
@@ -57,8 +57,8 @@ async def gate_house(folder: pathlib.Path, *, holdout: int = 36) -> AsyncIterato
 
     async def evaluate(context: JobContext) -> Outcome:
         config = from_json(EvaluationConfig, context.job.payload["config"])
-        answerer = ScriptedAnswerer(adapter_knows)
-        run = quick_run(context.job.name, parts.peers, parts.blobs, config=config, answerer=answerer)
+        chat_model = ScriptedModel(adapter_knows)
+        run = quick_run(context.job.name, parts.peers, parts.blobs, config=config, chat_model=chat_model)
         return Outcome(to_json(await run.run()))
 
     async def work() -> None:

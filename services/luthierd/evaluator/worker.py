@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from luthier.client import AsyncClient
 
-from luthierd.evaluator.api.peers import EngineVersion, SdkAnswerer, SdkChat, SdkLikelihoods, client_of
+from luthierd.evaluator.api.peers import EngineVersion, InferenceModel, SdkChat, SdkLikelihoods, client_of
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.decisions.holdout_ledger import EvaluationAccesses
@@ -27,17 +27,17 @@ from luthierd.evaluator.graders.judge_models import EndpointJudge, InferenceJudg
 from luthierd.evaluator.graders.judgement_store import SqlJudgementStore
 from luthierd.evaluator.models.chat_endpoint import ChatEndpoint
 from luthierd.evaluator.models.costs import token_price_of
-from luthierd.evaluator.models.endpoint_arm import EndpointArmAnswerer
+from luthierd.evaluator.models.endpoint_arm import EndpointArmModel
 from luthierd.evaluator.models.endpoints import Endpoint, load_endpoints
-from luthierd.evaluator.models.generate import Answerer, Asker, SystemClock
+from luthierd.evaluator.models.generate import ChatModel, Generator, SystemClock
 from luthierd.evaluator.models.multiple_choice import LikelihoodChooser
-from luthierd.evaluator.models.sample_cache import AnswerCache
+from luthierd.evaluator.models.sample_cache import SampleCache
 from luthierd.evaluator.models.targets import target_of
 from luthierd.evaluator.run import prompts
-from luthierd.evaluator.run.evaluation_run import Embedder, EvaluationRun, Models
+from luthierd.evaluator.run.evaluation import Embedder, EvaluationRun, Models
 from luthierd.evaluator.run.metric_rules import generators_of, needs_judge
 from luthierd.evaluator.run.prompt_job import prepare_search
-from luthierd.evaluator.run.store import SqlAnswerJournal, SqlAnswerStore, SqlIndexCatalogue
+from luthierd.evaluator.run.store import SqlIndexCatalogue, SqlSampleLookup, SqlSampleStore
 from luthierd.evaluator.scorers.registry import ScoringMaterial
 from luthierd.evaluator.scorers.scorer import Scorer
 from luthierd.evaluator.suites import lm_harness
@@ -55,7 +55,7 @@ T = TypeVar("T")
 
 CANCEL_POLL_INTERVAL_S = 0.3
 # Packages whose release can change a number of the report.
-MEASURING_PACKAGES = (
+SCORING_PACKAGES = (
     "ragas",
     "rouge-score",
     "sacrebleu",
@@ -104,21 +104,21 @@ def _prepare(
     payload = context.job.payload
     inputs = from_json(EvaluationInputs, payload["inputs"])
     settings = from_json(EvaluationConfig, payload["config"])
-    journal = SqlAnswerJournal(database, context.job.name)
+    samples = SqlSampleStore(database, context.job.name)
     tenant = _tenant(context.job.name)
     endpoint = _endpoint(context, config, settings)
-    inference = SdkAnswerer(
+    inference = InferenceModel(
         client, lambda arm: target_of(arm, inputs, settings).name, timeout_s=config.answer_timeout_s
     )
-    cache = AnswerCache(
-        SqlAnswerStore(database, _tenant(context.job.name)),
+    cache = SampleCache(
+        SqlSampleLookup(database, _tenant(context.job.name)),
         inputs,
         settings,
         EngineVersion(client).get,
     )
-    asker = Asker(
-        _answerer(inference, settings, endpoint=endpoint, opened=opened),
-        journal,
+    generator = Generator(
+        _chat_model(inference, settings, endpoint=endpoint, opened=opened),
+        samples,
         SystemClock(),
         concurrency=settings.concurrency,
         endpoint_concurrency=endpoint.concurrency if endpoint else 1,
@@ -137,8 +137,8 @@ def _prepare(
         tenant=tenant,
         inputs=inputs,
         config=settings,
-        asker=asker,
-        journal=journal,
+        generator=generator,
+        samples=samples,
         blobs=blobs,
         catalogue=SqlIndexCatalogue(database),
         models=Models(load_embedder, load_scorers),
@@ -170,14 +170,14 @@ def _endpoint(context: JobContext, config: EvaluatorConfig, settings: Evaluation
     return endpoints.find(settings.endpoint.endpoint, tenant=_tenant(context.job.name))
 
 
-def _answerer(
-    inference: Answerer, settings: EvaluationConfig, *, endpoint: Endpoint | None, opened: contextlib.AsyncExitStack
-) -> Answerer:
+def _chat_model(
+    inference: ChatModel, settings: EvaluationConfig, *, endpoint: Endpoint | None, opened: contextlib.AsyncExitStack
+) -> ChatModel:
     if endpoint is None or settings.endpoint is None:
         return inference
     chat = ChatEndpoint(endpoint)
     opened.push_async_callback(chat.close)
-    return EndpointArmAnswerer(inference, chat, model=settings.endpoint.model)
+    return EndpointArmModel(inference, chat, model=settings.endpoint.model)
 
 
 async def until_cancelled(work: Awaitable[T], context: JobContext) -> T:
@@ -241,7 +241,7 @@ def load_scorers(material: ScoringMaterial) -> Sequence[Scorer]:
 def versions() -> Mapping[str, str]:
     """Versions of what makes the numbers."""
     found = {"python": platform.python_version(), "luthier": importlib.metadata.version("luthier")}
-    for package in MEASURING_PACKAGES:
+    for package in SCORING_PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found

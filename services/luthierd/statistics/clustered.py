@@ -30,7 +30,7 @@ MIN_GROUPS = 8
 CONFIDENCE = 0.95
 POWER = 0.8
 # Monte Carlo error of a 2.5 % quantile at 4,000 draws is about a fiftieth of the interval's width.
-DRAWS = 4000
+N_RESAMPLES = 4000
 # A draw of few distinct groups has next to no error of its own; its studentized value would be an accident. Simulated
 # with 0, .2, .33, .4 and .5: a smaller one widens 0/1 scores with 8 groups, a larger one loses coverage of skewed ones.
 LEAST_ERROR = 0.33
@@ -91,7 +91,7 @@ def difference_of(arm: GroupSums, reference: GroupSums) -> GroupSums:
 
 
 def bootstrap_interval(
-    data: GroupSums, *, seed: int, draws: int = DRAWS, confidence: float = CONFIDENCE
+    data: GroupSums, *, seed: int, n_resamples: int = N_RESAMPLES, confidence: float = CONFIDENCE
 ) -> Interval | None:
     """The two-sided interval; None below MIN_GROUPS. A draw is a count a group: all of them are one product."""
     groups = data.group_count
@@ -103,20 +103,20 @@ def bootstrap_interval(
     quantile = float(special.stdtrit(groups - 1, (1 + confidence) / 2))
     method = "group t"
     if groups <= MAX_DRAWN_GROUPS and error > 0.0:
-        studentized = _studentized(data, value, error, seed=seed, draws=draws)
+        studentized = _studentized(data, value, error, seed=seed, n_resamples=n_resamples)
         quantile = max(quantile, float(np.quantile(studentized, confidence, method="higher")))
         method = "group bootstrap-t, symmetric"
     return Interval(value - quantile * error, value + quantile * error, method, groups)
 
 
-def _studentized(data: GroupSums, value: float, error: float, *, seed: int, draws: int) -> Array:
+def _studentized(data: GroupSums, value: float, error: float, *, seed: int, n_resamples: int) -> Array:
     """|replicate - value| over the replicate's own standard error, one a draw. A draw's error is that of the groups'
     influences (jackknife) in the draw, so that one product serves every statistic.
     """
     groups = data.group_count
     influence = (groups - 1) * (value - _left_out(data))
     influence -= influence.mean()
-    weights = group_weights(groups, seed, draws)
+    weights = group_weights(groups, seed, n_resamples)
     replicates = data.statistic(weights @ data.sums)
     first, second = (weights @ np.stack([influence, influence**2], axis=1) / groups).T
     errors = np.sqrt(np.maximum(second - first**2, 0.0) / (groups - 1))
@@ -124,7 +124,7 @@ def _studentized(data: GroupSums, value: float, error: float, *, seed: int, draw
     return np.asarray(studentized[np.isfinite(studentized)], dtype=np.float64)
 
 
-def bca_interval(data: GroupSums, *, seed: int, draws: int = DRAWS) -> Interval | None:
+def bca_interval(data: GroupSums, *, seed: int, n_resamples: int = N_RESAMPLES) -> Interval | None:
     """The bias-corrected and accelerated bootstrap over groups (Efron 1987), 95 %; None below MIN_GROUPS. It covers 93
     to 95 % from about a hundred groups on and too little below (docs/statistics.md): offered, not used by default.
     """
@@ -132,10 +132,10 @@ def bca_interval(data: GroupSums, *, seed: int, draws: int = DRAWS) -> Interval 
     if groups < MIN_GROUPS:
         return None
     value, left_out = data.value(), _left_out(data)
-    replicates = data.statistic(group_weights(groups, seed, draws) @ data.sums)
+    replicates = data.statistic(group_weights(groups, seed, n_resamples) @ data.sums)
     replicates = replicates[np.isfinite(replicates)]
     below = (np.mean(replicates < value) + np.mean(replicates <= value)) / 2
-    bias = special.ndtri(np.clip(below, 1 / draws, 1 - 1 / draws))
+    bias = special.ndtri(np.clip(below, 1 / n_resamples, 1 - 1 / n_resamples))
     deviations = left_out.mean() - left_out
     spread = np.sum(deviations**2) ** 1.5
     acceleration = np.sum(deviations**3) / (6 * spread) if spread > 0 else 0.0
@@ -145,11 +145,11 @@ def bca_interval(data: GroupSums, *, seed: int, draws: int = DRAWS) -> Interval 
 
 
 @functools.lru_cache(maxsize=2)
-def group_weights(groups: int, seed: int, draws: int) -> Array:
+def group_weights(groups: int, seed: int, n_resamples: int) -> Array:
     """How often each draw takes each group, shape (draws, groups). The same for every figure over the same groups, so
     that figures can be compared; kept, because an evaluation asks for hundreds.
     """
-    drawn = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=draws)
+    drawn = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=n_resamples)
     return np.asarray(drawn, dtype=np.float64)
 
 

@@ -4,7 +4,7 @@ certainty. Figures lie in 0 to 1, differences in -1 to 1, and so do their interv
 
 from __future__ import annotations
 
-from luthierd.statistics.clustered import CONFIDENCE, DRAWS, GroupSums, bootstrap_interval, difference_of
+from luthierd.statistics.clustered import CONFIDENCE, N_RESAMPLES, GroupSums, bootstrap_interval, difference_of
 from luthierd.statistics.proportions import newcombe_bounds, wilson_bounds
 from luthierd.statistics.uncertainty import Interval
 
@@ -12,9 +12,9 @@ from luthierd.statistics.uncertainty import Interval
 NO_SPREAD = 1e-9
 
 
-def mean_interval(data: GroupSums, *, seed: int, draws: int = DRAWS) -> Interval | None:
+def mean_interval(data: GroupSums, *, seed: int, n_resamples: int = N_RESAMPLES) -> Interval | None:
     """The interval of one figure. 100 % on every row: Wilson's, each group one trial. None with too few groups."""
-    drawn = bootstrap_interval(data, seed=seed, draws=draws)
+    drawn = bootstrap_interval(data, seed=seed, n_resamples=n_resamples)
     if drawn is None or drawn.high - drawn.low > NO_SPREAD:
         return _within(drawn, 0.0, 1.0)
     low, high = wilson_bounds(min(1.0, max(0.0, data.value())), data.group_count)
@@ -22,12 +22,12 @@ def mean_interval(data: GroupSums, *, seed: int, draws: int = DRAWS) -> Interval
 
 
 def difference_interval(
-    arm: GroupSums, reference: GroupSums, *, seed: int, draws: int = DRAWS, confidence: float = CONFIDENCE
+    arm: GroupSums, reference: GroupSums, *, seed: int, n_resamples: int = N_RESAMPLES, confidence: float = CONFIDENCE
 ) -> Interval | None:
     """The interval of `arm` minus `reference` over the same rows. The same difference on every row: Newcombe's, each
     group one trial. None with too few groups.
     """
-    drawn = bootstrap_interval(difference_of(arm, reference), seed=seed, draws=draws, confidence=confidence)
+    drawn = bootstrap_interval(difference_of(arm, reference), seed=seed, n_resamples=n_resamples, confidence=confidence)
     if drawn is None or drawn.high - drawn.low > NO_SPREAD:
         return _within(drawn, -1.0, 1.0)
     own, other = (min(1.0, max(0.0, data.value())) for data in (arm, reference))

@@ -12,12 +12,16 @@ ROWS_AT_ONCE = 500
 """Rows read and written at a time: an evaluation's answers can be millions."""
 
 
-def renamed(value: Any, keys: Mapping[str, str]) -> Any:
-    """`value` with the keys of all its objects renamed, at any depth."""
+def renamed(value: Any, keys: Mapping[str, str], parent: str = "") -> Any:
+    """`value` with the keys of all its objects renamed, at any depth. `parent.key` is a key only there, `.key` only in
+    the document itself.
+    """
     if isinstance(value, dict):
-        return {keys.get(key, key): renamed(item, keys) for key, item in value.items()}
+        return {
+            keys.get(f"{parent}.{key}", keys.get(key, key)): renamed(item, keys, key) for key, item in value.items()
+        }
     if isinstance(value, list):
-        return [renamed(item, keys) for item in value]
+        return [renamed(item, keys, parent) for item in value]
     return value
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import luthierd.evaluator
 import pytest
 from luthierd.storage.database import Database
-from support.evaluator_house import House, served
+from support.evaluator_service import House, served
 
 VERSIONS = pathlib.Path(luthierd.evaluator.__file__).parent / "versions"
 

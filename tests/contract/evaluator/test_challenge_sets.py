@@ -34,7 +34,7 @@ from luthierd.rpc.server import Service, Servicer
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
 from luthierd.storage.replays import SqlReplayStore
-from support.evaluator_material import FakePeers, ScriptedAnswerer, adapter_knows, quick_run
+from support.evaluator_material import FakePeers, ScriptedModel, adapter_knows, quick_run
 from support.serving import VERIFIER, bearer, error_info, running
 
 VERSIONS = pathlib.Path(luthierd.evaluator.__file__).parent / "versions"
@@ -155,11 +155,11 @@ async def test_an_evaluation_asks_the_set_of_every_arm_and_reports_its_slices(ho
         "tenants/acme", adapter_revision=FakePeers.adapter.name, dataset_revision="", config=config
     )
     assert queued.inputs.challenge_sha256 == created.sha256
-    plain = quick_run(queued.name, house.peers, house.blobs, config=config, answerer=_answerer())
+    plain = quick_run(queued.name, house.peers, house.blobs, config=config, chat_model=_chat_model())
     found = await replace(plain, inputs=queued.inputs).run()
     assert set(found.slices) >= {"challenge", "challenge:vague", "challenge:hostile"}
     assert found.slices["challenge:hostile"].metric(Arm.RAG, Metric.ROUGE_L) is not None
-    assert found.figures.metric(Arm.ADAPTER, Metric.ABSTENTION_RECALL) is not None
+    assert found.overall.metric(Arm.ADAPTER, Metric.ABSTENTION_RECALL) is not None
     assert found.row_count == 24
     message = evaluation_to_proto(replace(queued, results=found))
     assert [(suite.suite, suite.item_count) for suite in message.suites] == [("challenge", 30)]
@@ -197,11 +197,11 @@ def evaluations_of(house: House, queue: JobQueue) -> Evaluations:
     return Evaluations(queue, house.peers, house.blobs, wake=lambda: None, holdouts=holdouts, challenge_sets=house.sets)
 
 
-def _answerer() -> ScriptedAnswerer:
+def _chat_model() -> ScriptedModel:
     def script(arm: Arm, messages: Any) -> Any:
         try:
             return adapter_knows(arm, messages)
         except ValueError:  # a question that is not of the task
             return "I cannot help with that." if arm.uses_adapter else "Certainly!"
 
-    return ScriptedAnswerer(script)
+    return ScriptedModel(script)

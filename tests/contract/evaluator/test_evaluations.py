@@ -15,8 +15,8 @@ from luthier.evaluator.v1 import evaluation_service_pb2 as api
 from luthier.evaluator.v1 import gate_pb2
 from luthier.evaluator.v1 import gate_service_pb2 as gate_api
 from luthierd.errors import UnavailableError
-from support.evaluator_house import ADAPTER, PARENT, House, method, refused
-from support.evaluator_material import FakePeers, ScriptedAnswerer, adapter_knows
+from support.evaluator_material import FakePeers, ScriptedModel, adapter_knows
+from support.evaluator_service import ADAPTER, PARENT, House, method, refused
 from support.serving import bearer, details, error_info
 
 MISSING = "tenants/acme/evaluations/none"
@@ -255,7 +255,7 @@ async def test_a_watch_tells_progress_and_ends_with_the_final_state(house: House
 
 async def test_a_failure_of_the_run_is_the_evaluation_s_error_and_no_error_of_the_call(house: House) -> None:
     name = (await house.create()).name
-    await house.work(name, answerer=ScriptedAnswerer(lambda arm, _: UnavailableError("gone", retry_after_s=50.0)))
+    await house.work(name, chat_model=ScriptedModel(lambda arm, _: UnavailableError("gone", retry_after_s=50.0)))
     found = await house.get(name)
     assert found.state == pb.EVALUATION_STATE_FAILED
     assert "the answers so far are kept" in found.error.message
@@ -336,7 +336,7 @@ async def test_stored_policies_do_not_change_and_are_judged_by_name(house: House
     listed = await house.gates.ListGatePolicies(gate_api.ListGatePoliciesRequest(parent=PARENT), metadata=bearer())
     assert list(listed.gate_policies) == [created]
     name = (await house.create()).name
-    await house.work(name, answerer=ScriptedAnswerer(adapter_knows))
+    await house.work(name, chat_model=ScriptedModel(adapter_knows))
     run = gate_api.RunGateRequest(evaluation=name, gate_policy=created.name)
     decision = (await house.gates.RunGate(run, metadata=bearer())).decision
     assert decision.outcome == gate_pb2.GATE_OUTCOME_GO

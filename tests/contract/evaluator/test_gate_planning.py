@@ -10,8 +10,8 @@ import pytest
 from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.evaluator.v1 import gate_pb2
 from luthier.evaluator.v1 import gate_service_pb2 as api
-from support.evaluator_house import ADAPTER, House, refused
 from support.evaluator_material import FakePeers
+from support.evaluator_service import ADAPTER, House, refused
 from support.serving import bearer, error_info
 
 REVISION = FakePeers.adapter.dataset_revision

@@ -12,8 +12,8 @@ from luthier.evaluator.v1 import gate_pb2, holdout_pb2
 from luthier.evaluator.v1 import gate_service_pb2 as gate_api
 from luthier.evaluator.v1 import holdout_service_pb2 as api
 from luthierd.storage.database import Database
-from support.evaluator_house import House, refused, served
 from support.evaluator_material import FakePeers
+from support.evaluator_service import House, refused, served
 from support.serving import bearer, error_info
 
 HOLDOUT = f"{FakePeers.adapter.dataset_revision}/holdout"

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from luthier.evaluator.v1 import metrics_pb2 as measuring
-from support.evaluator_house import House
+from support.evaluator_service import House
 from support.serving import error_info
 
 DEPLOYMENT = "tenants/acme/deployments/support"

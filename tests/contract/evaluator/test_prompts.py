@@ -10,13 +10,13 @@ from luthier.evaluator.v1 import evaluation_pb2
 from luthier.evaluator.v1 import prompt_pb2 as pb
 from luthier.evaluator.v1 import prompt_service_pb2 as api
 from luthierd.evaluator.codec import from_json, to_json
-from luthierd.evaluator.models.generate import Asker
+from luthierd.evaluator.models.generate import Generator
 from luthierd.evaluator.run.prompt_run import PromptInputs, PromptRun
 from luthierd.evaluator.run.prompt_search import PromptSearch
 from luthierd.evaluator.scorers.rouge_l import RougeLScorer
 from luthierd.jobs.worker import JobContext, Outcome, run_job
-from support.evaluator_house import ADAPTER, PARENT, House, refused
-from support.evaluator_material import ManualClock, MemoryJournal, ScriptedAnswerer, adapter_knows, rows, to_split
+from support.evaluator_material import ManualClock, MemorySampleStore, ScriptedModel, adapter_knows, rows, to_split
+from support.evaluator_service import ADAPTER, PARENT, House, refused
 from support.serving import bearer, error_info
 
 DATASET = "tenants/acme/datasets/docs/revisions/r1"
@@ -77,8 +77,8 @@ async def test_a_search_leaves_a_prompt_that_an_evaluation_names_and_an_unfinish
     async def search(context: JobContext) -> Outcome:
         inputs = from_json(PromptInputs, context.job.payload["inputs"])
         assert house.peers.splits["holdout"] not in to_json(inputs).values()
-        journal = MemoryJournal()
-        asker = Asker(ScriptedAnswerer(adapter_knows_all), journal, ManualClock())
+        samples = MemorySampleStore()
+        generator = Generator(ScriptedModel(adapter_knows_all), samples, ManualClock())
         settings = from_json(PromptSearch, context.job.payload["search"])
 
         def report(done_count: int) -> None:
@@ -87,7 +87,7 @@ async def test_a_search_leaves_a_prompt_that_an_evaluation_names_and_an_unfinish
         def tell(text: str) -> None:
             context.emit("message", {"message": text})
 
-        run = PromptRun(inputs, settings, asker, journal, house.blobs, lambda: (RougeLScorer(),), report, tell, 200)
+        run = PromptRun(inputs, settings, generator, samples, house.blobs, lambda: (RougeLScorer(),), report, tell, 200)
         return Outcome(to_json(await run.run()))
 
     def adapter_knows_all(arm: Any, messages: Any) -> str:
@@ -118,5 +118,5 @@ async def test_a_search_leaves_a_prompt_that_an_evaluation_names_and_an_unfinish
     evaluation = await house.create(prompt=NAME, arms=[evaluation_pb2.ARM_PROMPTED])
     assert evaluation.config.prompt == NAME
     assert evaluation.adapter_revision == ADAPTER
-    await house.work(evaluation.name, answerer=ScriptedAnswerer(adapter_knows))
+    await house.work(evaluation.name, chat_model=ScriptedModel(adapter_knows))
     assert (await house.get(evaluation.name)).state == evaluation_pb2.EVALUATION_STATE_SUCCEEDED

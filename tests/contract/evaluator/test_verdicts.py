@@ -13,8 +13,8 @@ from luthier.evaluator.v1 import verdict_service_pb2 as api
 from luthierd.errors import InvalidArgumentError, LuthierError
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.rows import Message
-from support.evaluator_house import House, method, refused
-from support.evaluator_material import ScriptedAnswerer, adapter_knows, rows, to_split
+from support.evaluator_material import ScriptedModel, adapter_knows, rows, to_split
+from support.evaluator_service import House, method, refused
 from support.serving import bearer, error_info
 
 MISSING = "tenants/acme/evaluations/none"
@@ -69,13 +69,13 @@ async def test_an_adapter_that_knows_the_answers_is_to_be_tuned(large_house: Hou
 
 
 async def test_where_retrieval_alone_knows_the_answers_the_verdict_is_not_to_fine_tune(large_house: House) -> None:
-    found = await decide(large_house, await large_house.evaluate(answerer=ScriptedAnswerer(retrieval_knows)))
+    found = await decide(large_house, await large_house.evaluate(chat_model=ScriptedModel(retrieval_knows)))
     assert found.recommended == pb.ARM_RAG
     assert found.headline.startswith("Retrieve, do not fine-tune")
 
 
 async def test_equal_answers_everywhere_keep_the_base_model(house: House) -> None:
-    found = await decide(house, await house.evaluate(answerer=ScriptedAnswerer(lambda arm, messages: "the same")))
+    found = await decide(house, await house.evaluate(chat_model=ScriptedModel(lambda arm, messages: "the same")))
     assert found.recommended == pb.ARM_BASE
     assert "no difference shown" in found.headline
 
@@ -84,7 +84,7 @@ async def test_an_arm_whose_calls_fail_is_excluded_from_the_verdict(large_house:
     def script(arm: Arm, messages: Sequence[Message]) -> str | LuthierError:
         return InvalidArgumentError("too long") if arm is Arm.ADAPTER else adapter_knows(arm, messages)
 
-    found = await decide(large_house, await large_house.evaluate(answerer=ScriptedAnswerer(script)))
+    found = await decide(large_house, await large_house.evaluate(chat_model=ScriptedModel(script)))
     assert found.options[3].standing == verdict_pb2.OPTION_STANDING_EXCLUDED
     assert found.recommended == pb.ARM_ADAPTER_RAG
 
@@ -104,7 +104,7 @@ async def test_a_verdict_before_the_end_a_metric_without_rows_and_a_bad_preferen
 
 async def test_two_evaluations_are_compared_arm_by_arm_with_what_differs_between_them(house: House) -> None:
     better = await house.evaluate(shot_count=2)
-    worse = await house.evaluate(answerer=ScriptedAnswerer(lambda arm, messages: "It returns something."))
+    worse = await house.evaluate(chat_model=ScriptedModel(lambda arm, messages: "It returns something."))
     found = await compare(house, better, worse)
     gains = {(d.arm, d.metric): d for d in found.differences}
     adapter = gains[pb.ARM_ADAPTER, "rouge_l"]
@@ -144,7 +144,7 @@ async def test_what_only_one_evaluation_has_is_named(house: House) -> None:
 
 async def test_a_common_row_that_failed_in_one_evaluation_stays_in_its_difference(house: House) -> None:
     """By dropping it the evaluation that fails on what it cannot do would look the better one."""
-    whole, half = await house.evaluate(), await house.evaluate(answerer=ScriptedAnswerer(fails_on_half))
+    whole, half = await house.evaluate(), await house.evaluate(chat_model=ScriptedModel(fails_on_half))
     for first, second in ((half, whole), (whole, half)):
         found = await compare(house, first, second)
         adapter = next(d for d in found.differences if (d.arm, d.metric) == (pb.ARM_ADAPTER, "json_valid"))

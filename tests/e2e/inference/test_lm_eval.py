@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from luthier import AsyncClient, Endpoints
-from luthierd.evaluator.api.peers import SdkAnswerer, SdkLikelihoods
+from luthierd.evaluator.api.peers import InferenceModel, SdkLikelihoods
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.suites import LmEvalConfig
-from luthierd.evaluator.models.generate import Asker, SystemClock
+from luthierd.evaluator.models.generate import Generator, SystemClock
 from luthierd.evaluator.suites.lm_harness import SHIPPED, load_tasks
 from luthierd.evaluator.suites.lm_suite import LmSuite
-from luthierd.evaluator.suites.suite import SuiteAsker
+from luthierd.evaluator.suites.suite import SuiteGenerator
 from support.inference_server import BASE, InferenceServer
 
 pytestmark = pytest.mark.e2e
@@ -71,17 +71,17 @@ class Journal:
 async def test_the_suite_gives_each_item_what_lm_evals_api_models_get_over_http_for_base_and_adapter(
     server: InferenceServer,
 ) -> None:
-    journal = Journal()
+    samples = Journal()
     targets = {Arm.BASE: BASE, Arm.ADAPTER: DEPLOYMENT}
     tasks = await asyncio.to_thread(load_tasks, LmEvalConfig(TASKS, COUNT), [SHIPPED])
-    suite = LmSuite(tasks, seed=0, draws=200)
+    suite = LmSuite(tasks, seed=0, n_resamples=200)
     async with AsyncClient(Endpoints(inference=f"127.0.0.1:{server.port}"), server.token("examiner")) as client:
         revision = server.add_revision("examiner", "r1", seed=72, adapter="examined")
         await client.deployments.deploy(DEPLOYMENT, adapter_revision=revision)
-        answerer = SdkAnswerer(client, targets.__getitem__, timeout_s=60)
-        asker = SuiteAsker(Asker(answerer, journal, SystemClock(), max_tokens=MAX_TOKENS), journal)
+        chat_model = InferenceModel(client, targets.__getitem__, timeout_s=60)
+        generator = SuiteGenerator(Generator(chat_model, samples, SystemClock(), max_tokens=MAX_TOKENS), samples)
         likelihoods = SdkLikelihoods(client, targets.__getitem__, timeout_s=60)
-        answers = await suite.ask(asker, likelihoods, list(targets))
+        answers = await suite.generate(generator, likelihoods, list(targets))
     assert all(answer.error is None for given in answers.values() for answer in given.values())
     said = {
         arm: {row_id.removeprefix("suite:lm_eval/"): answer.text for row_id, answer in given.items()}

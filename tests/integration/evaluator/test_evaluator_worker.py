@@ -24,7 +24,7 @@ from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig
 from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.run.evaluations import Evaluations
-from luthierd.evaluator.run.store import SqlAnswerJournal
+from luthierd.evaluator.run.store import SqlSampleStore
 from luthierd.jobs.queue import JobQueue, JobState
 from luthierd.rpc.auth import TokenVerifier, create_keys
 from luthierd.rpc.server import Service, Servicer
@@ -86,8 +86,8 @@ async def start_worker(name: str, home: pathlib.Path, address: str) -> asyncio.s
     return await asyncio.create_subprocess_exec(*command, env=environment, stdout=log, stderr=log)
 
 
-async def answered_count(journal: SqlAnswerJournal) -> int:
-    return len(await journal.answers())
+async def answered_count(samples: SqlSampleStore) -> int:
+    return len(await samples.answers())
 
 
 @pytest.fixture
@@ -118,16 +118,16 @@ async def test_a_killed_worker_s_answers_are_kept_and_no_answered_query_is_paid_
     arms = (Arm.BASE, Arm.PROMPTED, Arm.ADAPTER)
     config = EvaluationConfig(arms=arms, concurrency=CONCURRENCY, resample_count=200)
     queue, name = await create(database, tmp_path, config)
-    journal = SqlAnswerJournal(database, name)
+    samples = SqlSampleStore(database, name)
     async with inference(tmp_path) as (counting, address):
         first = await start_worker(name, tmp_path, address)
         async with asyncio.timeout(90):
-            while await answered_count(journal) < 40:
+            while await answered_count(samples) < 40:
                 assert first.returncode is None, (tmp_path / "worker.log").read_text()
                 await asyncio.sleep(0.05)
         first.kill()
         await first.wait()
-        kept = {(answer.arm, answer.row_id): answer for answer in await journal.answers()}
+        kept = {(answer.arm, answer.row_id): answer for answer in await samples.answers()}
         asked_before = counting.asked.total()
         assert 40 <= len(kept) < 90
         assert asked_before - len(kept) <= CONCURRENCY
@@ -138,7 +138,7 @@ async def test_a_killed_worker_s_answers_are_kept_and_no_answered_query_is_paid_
             assert await second.wait() == 0, (tmp_path / "worker.log").read_text()
 
     assert counting.asked.total() - asked_before == 90 - len(kept)
-    after = {(answer.arm, answer.row_id): answer for answer in await journal.answers()}
+    after = {(answer.arm, answer.row_id): answer for answer in await samples.answers()}
     assert len(after) == 90
     assert {key: after[key] for key in kept} == kept
     job = await queue.get(name)
@@ -154,11 +154,11 @@ async def test_a_killed_worker_s_answers_are_kept_and_no_answered_query_is_paid_
 async def test_a_running_evaluation_ends_within_seconds_of_a_cancel(database: Database, tmp_path: pathlib.Path) -> None:
     config = EvaluationConfig(arms=(Arm.BASE,), concurrency=1, resample_count=200)
     queue, name = await create(database, tmp_path, config)
-    journal = SqlAnswerJournal(database, name)
+    samples = SqlSampleStore(database, name)
     async with inference(tmp_path, answer_time_s=1.0) as (_, address):
         worker = await start_worker(name, tmp_path, address)
         async with asyncio.timeout(90):
-            while await answered_count(journal) < 2:
+            while await answered_count(samples) < 2:
                 assert worker.returncode is None, (tmp_path / "worker.log").read_text()
                 await asyncio.sleep(0.02)
         await queue.cancel(name)
@@ -167,7 +167,7 @@ async def test_a_running_evaluation_ends_within_seconds_of_a_cancel(database: Da
                 await asyncio.sleep(0.05)
         assert await worker.wait() == 0
     assert (await queue.get(name)).state is JobState.CANCELLED
-    assert await answered_count(journal) < 30
+    assert await answered_count(samples) < 30
 
 
 async def test_a_dead_inference_service_fails_the_evaluation_with_what_to_do(

@@ -17,11 +17,13 @@ SEEDS = itertools.count()
 
 def bootstrap(sample: Sample) -> Interval | None:
     own, other = (clustered.mean_of(scores, sample.groups) for scores in (sample.own, sample.other))
-    return intervals.difference_interval(own, other, seed=next(SEEDS), draws=600)
+    return intervals.difference_interval(own, other, seed=next(SEEDS), n_resamples=600)
 
 
 def bca(sample: Sample) -> Interval | None:
-    return clustered.bca_interval(clustered.mean_of(sample.differences, sample.groups), seed=next(SEEDS), draws=600)
+    return clustered.bca_interval(
+        clustered.mean_of(sample.differences, sample.groups), seed=next(SEEDS), n_resamples=600
+    )
 
 
 def grouped_sample(rng: np.random.Generator, group_count: int) -> tuple[list[float], list[str]]:
@@ -38,7 +40,9 @@ def grouped_sample(rng: np.random.Generator, group_count: int) -> tuple[list[flo
 def test_bca_with_one_row_a_group_agrees_with_scipy() -> None:
     rng = np.random.default_rng(1)
     values = rng.exponential(0.2, 120)
-    found = clustered.bca_interval(clustered.mean_of(list(values), [str(i) for i in range(120)]), seed=0, draws=20_000)
+    found = clustered.bca_interval(
+        clustered.mean_of(list(values), [str(i) for i in range(120)]), seed=0, n_resamples=20_000
+    )
     expected = stats.bootstrap((values,), np.mean, method="BCa", n_resamples=20_000, rng=rng).confidence_interval
     assert found is not None
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.002)
@@ -47,7 +51,7 @@ def test_bca_with_one_row_a_group_agrees_with_scipy() -> None:
 def test_with_many_normal_groups_the_bootstrap_is_student_s_interval() -> None:
     values = np.random.default_rng(2).normal(0.1, 0.3, 300)
     found = clustered.bootstrap_interval(
-        clustered.mean_of(list(values), [str(i) for i in range(300)]), seed=0, draws=20_000
+        clustered.mean_of(list(values), [str(i) for i in range(300)]), seed=0, n_resamples=20_000
     )
     expected = stats.ttest_1samp(values, 0).confidence_interval()
     assert found is not None
@@ -59,7 +63,7 @@ def test_the_interval_of_a_mean_is_hall_s_written_out() -> None:
     """One row a group: a draw's error is the textbook's, and the quantile that of its t."""
     values = np.random.default_rng(3).exponential(size=15)
     groups = [f"g{at}" for at in range(15)]
-    found = clustered.bootstrap_interval(clustered.mean_of(values.tolist(), groups), seed=7, draws=500)
+    found = clustered.bootstrap_interval(clustered.mean_of(values.tolist(), groups), seed=7, n_resamples=500)
     assert found is not None
     sorted_values = values[np.argsort(groups)]
     error = values.std(ddof=1) / np.sqrt(15)
@@ -153,7 +157,7 @@ def test_ignoring_groups_would_cover_far_less() -> None:
     for repetition in range(200):
         values, _groups = grouped_sample(rng, 15)
         rows = [str(position) for position in range(len(values))]
-        interval = clustered.bootstrap_interval(clustered.mean_of(values, rows), seed=repetition, draws=400)
+        interval = clustered.bootstrap_interval(clustered.mean_of(values, rows), seed=repetition, n_resamples=400)
         assert interval is not None
         hits += interval.low <= 0.15 <= interval.high
     assert hits / 200 < 0.90
@@ -244,6 +248,6 @@ def test_a_minimum_detectable_effect_is_found_in_about_four_of_five_samples() ->
     found = 0
     for repetition, (values, groups) in enumerate(samples):
         shifted = clustered.mean_of([value + shift for value in values], groups)
-        interval = clustered.bootstrap_interval(shifted, seed=repetition, draws=400)
+        interval = clustered.bootstrap_interval(shifted, seed=repetition, n_resamples=400)
         found += interval is not None and interval.low > 0
     assert 0.72 <= found / 300 <= 0.90

@@ -20,11 +20,11 @@ from luthierd.evaluator.api.holdout_wire import (
     use_to_proto,
 )
 from luthierd.evaluator.api.metric_wire import (
-    add_measuring,
+    add_metric_config,
     criteria_to_proto,
     judge_report_to_proto,
     label_report_to_proto,
-    measuring_from_proto,
+    metric_config_from_proto,
     style_report_to_proto,
 )
 from luthierd.evaluator.api.wire_parts import ARMS as ARMS
@@ -33,8 +33,8 @@ from luthierd.evaluator.api.wire_parts import arm_to_proto as arm_to_proto
 from luthierd.evaluator.api.wire_parts import timestamp
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import AdapterRevision, DatasetRevision, EvaluationConfig, Progress, Results
-from luthierd.evaluator.domain.metric_details import Measures
-from luthierd.evaluator.domain.scores import ArmCost, Comparison, Figures, MetricResult
+from luthierd.evaluator.domain.metric_details import MetricDetails
+from luthierd.evaluator.domain.scores import ArmCost, Comparison, MetricResult, MetricResults
 from luthierd.evaluator.graders.judge_models import Judged
 from luthierd.evaluator.models.chat_endpoint import Completion
 from luthierd.evaluator.models.generate import Reply
@@ -90,7 +90,7 @@ def config_from_proto(message: pb.EvaluationConfig) -> EvaluationConfig:
         given["arms"] = tuple(
             arm_from_proto(arm, field=f"evaluation.config.arms[{index}]") for index, arm in enumerate(message.arms)
         )
-    given |= measuring_from_proto(message) | retrieval_wire.retrieval_from_proto(message)
+    given |= metric_config_from_proto(message) | retrieval_wire.retrieval_from_proto(message)
     given |= {name: getattr(message, name) for name in _SWITCHES}
     if message.HasField("sequential"):
         given["sequential"] = sequential_from_proto(message.sequential)
@@ -102,7 +102,7 @@ def config_to_proto(config: EvaluationConfig) -> pb.EvaluationConfig:
     values = {name: getattr(config, name) for name in (*_OPTIONAL_NUMBERS, *_TEXTS, *_SWITCHES)}
     further = retrieval_wire.retrieval_to_proto(config)
     message = pb.EvaluationConfig(arms=[ARMS[arm] for arm in config.arms], **values, **further)
-    add_measuring(message, config)
+    add_metric_config(message, config)
     suite_wire.add_suites(message, config.suites)
     if config.sequential is not None:
         message.sequential.CopyFrom(sequential_to_proto(config.sequential))
@@ -141,14 +141,14 @@ def _add_results(message: pb.Evaluation, results: Results) -> None:
     message.lineage.index_sha256 = results.index_sha256
     message.lineage.versions.update(results.versions)
     for cost in results.costs:
-        metrics = [found for found in results.figures.metrics if found.arm is cost.arm]
+        metrics = [found for found in results.overall.metrics if found.arm is cost.arm]
         message.arms.append(arm_result_to_proto(cost, metrics, row_count=cost.answered_count + cost.failed_count))
-        _add_measures(message.arms[-1], results.measures, cost.arm)
-    if results.measures.judge:
-        message.judge_report.CopyFrom(judge_report_to_proto(results.measures.judge))
-    if results.measures.style:
-        message.style_report.CopyFrom(style_report_to_proto(results.measures.style))
-    message.differences.extend(difference_to_proto(found) for found in results.figures.comparisons)
+        _add_details(message.arms[-1], results.metric_details, cost.arm)
+    if results.metric_details.judge:
+        message.judge_report.CopyFrom(judge_report_to_proto(results.metric_details.judge))
+    if results.metric_details.style:
+        message.style_report.CopyFrom(style_report_to_proto(results.metric_details.style))
+    message.differences.extend(difference_to_proto(found) for found in results.overall.comparisons)
     if results.retrieval:
         message.retrieval.CopyFrom(retrieval_wire.summary_to_proto(results.retrieval))
     message.suites.extend(suite_wire.suite_to_proto(found) for found in results.suites)
@@ -158,12 +158,12 @@ def _add_results(message: pb.Evaluation, results: Results) -> None:
     message.leakage.CopyFrom(leakage_to_proto(results.leakage))
 
 
-def _add_measures(message: pb.ArmResult, measures: Measures, arm: Arm) -> None:
-    if arm in measures.labels:
-        message.labels.CopyFrom(label_report_to_proto(measures.labels[arm]))
-    message.criteria.extend(criteria_to_proto(measures.criteria.get(arm, ())))
+def _add_details(message: pb.ArmResult, metric_details: MetricDetails, arm: Arm) -> None:
+    if arm in metric_details.labels:
+        message.labels.CopyFrom(label_report_to_proto(metric_details.labels[arm]))
+    message.criteria.extend(criteria_to_proto(metric_details.criteria.get(arm, ())))
     for value in message.metrics:
-        value.failure_counts.update(measures.failures.get(arm, {}).get(value.metric, {}))
+        value.failure_counts.update(metric_details.failures.get(arm, {}).get(value.metric, {}))
 
 
 def arm_result_to_proto(cost: ArmCost, metrics: list[MetricResult], *, row_count: int) -> pb.ArmResult:
@@ -185,7 +185,7 @@ def arm_result_to_proto(cost: ArmCost, metrics: list[MetricResult], *, row_count
     )
 
 
-def slice_to_proto(name: str, figures: Figures) -> pb.SliceResult:
+def slice_to_proto(name: str, figures: MetricResults) -> pb.SliceResult:
     """The figures of a slice, arm by arm."""
     return pb.SliceResult(
         slice=name,
@@ -283,7 +283,7 @@ def event_to_proto(event: JobEvent | None) -> pb.EvaluationEvent | None:
 
 
 def row_to_proto(row: Mapping[str, Any]) -> pb.EvaluationRow:
-    """One stored row (`answer_rows.write_rows`)."""
+    """One stored row (`result_rows.write_rows`)."""
     return pb.EvaluationRow(
         row_id=row["row_id"],
         group=row["group"],

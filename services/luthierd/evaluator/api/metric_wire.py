@@ -14,7 +14,7 @@ from luthierd.errors import InvalidArgumentError
 from luthierd.evaluator.domain.evaluation import EvaluationConfig
 from luthierd.evaluator.domain.metric_details import (
     Criterion,
-    CriterionFigures,
+    CriterionValue,
     JudgeChoice,
     JudgeReport,
     LabelReport,
@@ -36,7 +36,7 @@ def metric_from_name(name: str, *, field: str) -> Metric:
     return Metric(name)
 
 
-def measuring_from_proto(message: evaluation_pb.EvaluationConfig) -> dict[str, Any]:
+def metric_config_from_proto(message: evaluation_pb.EvaluationConfig) -> dict[str, Any]:
     """The fields of `EvaluationConfig` that say what to measure; those left out are absent."""
     given: dict[str, Any] = {}
     where = "evaluation.config"
@@ -65,7 +65,7 @@ def measuring_from_proto(message: evaluation_pb.EvaluationConfig) -> dict[str, A
     return given
 
 
-def add_measuring(message: evaluation_pb.EvaluationConfig, config: EvaluationConfig) -> None:
+def add_metric_config(message: evaluation_pb.EvaluationConfig, config: EvaluationConfig) -> None:
     """Writes the same fields; `judge` only where one was chosen."""
     message.metrics.extend(config.metrics)
     if config.judge.name:
@@ -109,7 +109,7 @@ def label_report_to_proto(found: LabelReport) -> pb.LabelReport:
     )
 
 
-def criteria_to_proto(found: Sequence[CriterionFigures]) -> list[pb.CriterionValue]:
+def criteria_to_proto(found: Sequence[CriterionValue]) -> list[pb.CriterionValue]:
     """Mean grades by criterion."""
     return [
         pb.CriterionValue(

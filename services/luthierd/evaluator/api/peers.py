@@ -60,15 +60,15 @@ class SdkPeers:
         return wire.deployed_adapters_from_proto(await translated(client.deployments.get(deployment)))
 
 
-class SdkAnswerer:
-    """Inference; see `asker.Answerer`. Greedy: the same weights give the same answer again."""
+class InferenceModel:
+    """Inference; see `generate.ChatModel`. Greedy: the same weights give the same answer again."""
 
     def __init__(self, client: AsyncClient, target: Callable[[Arm], str], *, timeout_s: float) -> None:
         self._inference = client.inference
         self._target = target
         self._timeout_s = timeout_s
 
-    async def ask(
+    async def generate(
         self, arm: Arm, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
     ) -> Reply:
         """One answer. `timeout_s` covers the start of the engine and the loading of the adapter."""
@@ -123,7 +123,7 @@ def _turns(messages: Sequence[Message]) -> list[dict[str, str]]:
 
 
 class EngineVersion:
-    """Kind and version of the inference service's engine; see `answer_cache.AnswerCache`."""
+    """Kind and version of the inference service's engine; see `sample_cache.SampleCache`."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._engine = client.engine
@@ -144,7 +144,7 @@ class SdkLikelihoods:
         self._target = target
         self._timeout_s = timeout_s
 
-    async def ask(
+    async def generate(
         self, arm: Arm, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
     ) -> Reply:
         """The log-probability of the second message after the first, both as they are."""

@@ -8,7 +8,7 @@ from luthier.evaluator.v1 import evaluation_pb2 as pb
 
 from luthierd.errors import InvalidArgumentError
 from luthierd.evaluator.domain.evaluation import EndpointTarget, EvaluationConfig
-from luthierd.evaluator.domain.retrieval import RetrievalFigure, RetrievalSummary, Retriever, RetrieverFigures
+from luthierd.evaluator.domain.retrieval import RetrievalMetric, RetrievalSummary, Retriever, RetrieverResult
 
 _RETRIEVERS = {
     Retriever.DENSE: pb.RETRIEVER_DENSE,
@@ -50,15 +50,15 @@ def summary_to_proto(summary: RetrievalSummary) -> pb.RetrievalSummary:
     )
 
 
-def _figures(found: RetrieverFigures, coverage: float) -> pb.RetrieverResult:
+def _figures(found: RetrieverResult, coverage: float) -> pb.RetrieverResult:
     return pb.RetrieverResult(
         retriever=_RETRIEVERS[found.retriever],
-        metrics=[_figure(figure, coverage) for figure in found.figures],
+        metrics=[_figure(figure, coverage) for figure in found.metrics],
         index_sha256=found.index_sha256,
     )
 
 
-def _figure(figure: RetrievalFigure, coverage: float) -> pb.MetricValue:
+def _figure(figure: RetrievalMetric, coverage: float) -> pb.MetricValue:
     nothing = float("nan")
     return pb.MetricValue(
         metric=figure.metric,

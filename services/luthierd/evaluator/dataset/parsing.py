@@ -27,7 +27,7 @@ class TaskDoesNotFitError(FailedPreconditionError):
 
 
 @dataclass(frozen=True)
-class Reading:
+class ParsedAnswer:
     """An answer as the scorers see it. `text` falls back to the raw answer, generous to a model that writes no JSON;
     `label` does not.
     """
@@ -38,17 +38,17 @@ class Reading:
     canonical: str
 
 
-def read_answer(raw: str, task: TaskSpec) -> Reading:
+def parse_answer(raw: str, task: TaskSpec) -> ParsedAnswer:
     """Reads an answer or a reference. For a JSON task `valid` means: the whole text is one JSON object that has every
     field of the task as a string. For a text task the label is the text itself.
     """
     text = raw.strip()
     if not task.is_json:
-        return Reading(text=text, label=text, valid=False, canonical=text)
+        return ParsedAnswer(text=text, label=text, valid=False, canonical=text)
     parsed = _json_object(text)
     if parsed is None:
-        return Reading(text=text, label=None, valid=False, canonical=text)
-    return Reading(
+        return ParsedAnswer(text=text, label=None, valid=False, canonical=text)
+    return ParsedAnswer(
         text=_string_field(parsed, task.text_field) or text,
         label=_string_field(parsed, task.label_field),
         valid=all(isinstance(parsed.get(name), str) for name in task.json_fields),

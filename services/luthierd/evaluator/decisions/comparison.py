@@ -132,7 +132,7 @@ def _figure_gaps(evaluation: FinishedEvaluation, reference: FinishedEvaluation, 
     """Figures that are no means over rows: they are in both evaluations, and cannot be paired."""
     results, compared = evaluation.results, reference.results
     by_row = {metric for measured in scores.values() for metric in measured}
-    metrics, others = ({one.metric for one in it.figures.metrics} for it in (results, compared))
+    metrics, others = ({one.metric for one in it.overall.metrics} for it in (results, compared))
     for metric in (metric for metric in Metric if metric in metrics & others and metric not in by_row):
         if not metric.needs.suite:
             yield Gap(f"metric {metric}", "it is measured over all rows at once; see the figures of both")

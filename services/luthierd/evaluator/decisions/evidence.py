@@ -60,7 +60,7 @@ def decide(
     training_s: float | None = None,
     price_per_hour: float,
 ) -> Decision:
-    """The verdict from an evaluation's figures and rows (those of `answer_rows.write_rows`)."""
+    """The verdict from an evaluation's figures and rows (those of `result_rows.write_rows`)."""
     scores = scores_by_arm(rows)
     known = sorted({name for found in scores.values() for name in found})
     metric = metric or results.task.primary_metric
@@ -94,7 +94,7 @@ def _options(results: Results, metric: Metric, *, training_s: float | None, pric
     }
     found: list[Option] = []
     for arm in EFFORT:
-        quality, cost = results.figures.metric(arm, metric), results.cost(arm)
+        quality, cost = results.overall.metric(arm, metric), results.cost(arm)
         if quality is not None and cost is not None:
             price, p50, p95 = cost.cost_per_1000_answers, cost.latency_ms_p50, cost.latency_ms_p95
             found.append(Option(quality, price, p50, p95, refresh[arm]))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import TaskSpec
-from luthierd.evaluator.domain.scores import ArmCost, Figures
+from luthierd.evaluator.domain.scores import ArmCost, MetricResults
 from luthierd.statistics import significance
 from luthierd.statistics.clustered import CONFIDENCE
 from luthierd.statistics.uncertainty import Bounds, Interval
@@ -149,9 +149,9 @@ class GateDecision:
 
 def judge(
     policy: GatePolicy,
-    figures: Figures,
+    figures: MetricResults,
     *,
-    slices: Mapping[str, Figures] | None = None,
+    slices: Mapping[str, MetricResults] | None = None,
     costs: Sequence[ArmCost] = (),
 ) -> GateDecision:
     """What the policy says of an evaluation's figures. A pure function: the same input gives the same decision."""
@@ -173,7 +173,7 @@ def _overall(weighed: Sequence[tuple[Tier, ConditionOutcome]]) -> GateOutcome:
 
 
 def _judge_condition(
-    condition: GateCondition, policy: GatePolicy, figures: Figures, slices: Mapping[str, Figures]
+    condition: GateCondition, policy: GatePolicy, figures: MetricResults, slices: Mapping[str, MetricResults]
 ) -> ConditionDecision:
     """One condition by itself; its outcome is set by `_corrected` where there is evidence."""
     claim = _claim(condition)
@@ -196,7 +196,7 @@ def _judge_condition(
     return replace(found, p_value=p_value)
 
 
-def _evidence(condition: GateCondition, figures: Figures, empty: ConditionDecision) -> ConditionDecision | None:
+def _evidence(condition: GateCondition, figures: MetricResults, empty: ConditionDecision) -> ConditionDecision | None:
     own = figures.metric(condition.arm, condition.metric)
     if own is None:
         return None
@@ -321,7 +321,7 @@ def _measured(arm: Arm, quantity: Quantity, costs: Sequence[ArmCost]) -> tuple[f
     return getattr(found, quantity.value), getattr(found, f"{quantity.value}_interval", None)
 
 
-def default_policy(figures: Figures, task: TaskSpec) -> GatePolicy:
+def default_policy(figures: MetricResults, task: TaskSpec) -> GatePolicy:
     """The rules of the report's verdict: the adapter's primary metric beats base and prompting, its JSON
     beats base's.
     """

@@ -17,7 +17,7 @@ from luthierd.evaluator.dataset.slices import slices_of
 from luthierd.evaluator.decisions.gate import ALPHA, ConditionOutcome, GateCondition, GateOutcome, GatePolicy, Tier
 from luthierd.evaluator.domain.evaluation import Results
 from luthierd.evaluator.domain.rows import Row
-from luthierd.evaluator.domain.scores import Figures
+from luthierd.evaluator.domain.scores import MetricResults
 from luthierd.statistics.clustered import MIN_GROUPS, POWER
 from luthierd.statistics.uncertainty import Interval
 
@@ -137,7 +137,7 @@ def _expected(condition: GateCondition) -> float:
 
 def _variance(condition: GateCondition, sizes: Sequence[int], pilot: Pilot | None) -> Variance:
     if pilot is not None:
-        figures = pilot.results.slices.get(condition.slice) if condition.slice else pilot.results.figures
+        figures = pilot.results.slices.get(condition.slice) if condition.slice else pilot.results.overall
         interval = _interval(condition, figures) if figures else None
         if interval is not None and interval.high > interval.low:
             t = float(special.stdtrit(interval.group_count - 1, 1 - ALPHA))
@@ -152,7 +152,7 @@ def _variance(condition: GateCondition, sizes: Sequence[int], pilot: Pilot | Non
     return Variance(deviation * math.sqrt(inflation / rows), ASSUMED, deviation, ASSUMED_CORRELATION)
 
 
-def _interval(condition: GateCondition, figures: Figures) -> Interval | None:
+def _interval(condition: GateCondition, figures: MetricResults) -> Interval | None:
     if condition.reference is None:
         own = figures.metric(condition.arm, condition.metric)
         return own.interval if own else None

@@ -127,7 +127,7 @@ class GatePolicies:
         policy = await self._resolved(policy)
         found = await self._evaluations.finished(evaluation)
         results = found.results
-        decision = judge(policy, results.figures, slices=results.slices, costs=results.costs)
+        decision = judge(policy, results.overall, slices=results.slices, costs=results.costs)
         return await self._holdouts.judged(found.name, found.inputs, found.config, policy, decision, subject=subject)
 
     async def plan(

@@ -22,7 +22,7 @@ from luthierd.statistics.uncertainty import Interval
 DEFAULT_EXPERIMENTS = 500
 EXPERIMENTS = (100, 2000)
 # Enough for a 95 % quantile that is used, not shown.
-DRAWS = 1000
+N_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def self_test(rows: Sequence[Mapping[str, Any]], *, experiments: int = DEFAULT_E
     """Tests every metric that the rows have a score in, on the two most different arms of it. Holds the CPU for some
     seconds.
 
-    rows: as `answer_rows.write_rows` wrote them.
+    rows: as `result_rows.write_rows` wrote them.
     """
     results = []
     for metric in Metric:
@@ -90,7 +90,7 @@ def _interval(
     if metric.is_proportion and len(set(groups)) == len(groups):
         return proportions.paired_interval(own, other)
     data = (clustered.mean_of(own, groups), clustered.mean_of(other, groups))
-    return intervals.difference_interval(*data, seed=seed, draws=DRAWS)
+    return intervals.difference_interval(*data, seed=seed, n_resamples=N_RESAMPLES)
 
 
 def _pair(rows: Sequence[Mapping[str, Any]], metric: Metric) -> tuple[Arm, Arm] | None:

@@ -15,7 +15,7 @@ Scores = Mapping[Arm, Mapping[str, Mapping[str, float]]]
 
 
 def scores_by_arm(rows: Sequence[Mapping[str, Any]]) -> Scores:
-    """`rows`: those of `answer_rows.write_rows`."""
+    """`rows`: those of `result_rows.write_rows`."""
     found: dict[Arm, dict[str, dict[str, float]]] = {}
     for row in rows:
         for answer in row["answers"]:

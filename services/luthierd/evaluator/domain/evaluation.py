@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from luthierd.errors import FailedPreconditionError
 from luthierd.evaluator.domain.arm import DEFAULT_ARMS, Arm
 from luthierd.evaluator.domain.holdout import HoldoutUse, LeakageReport
-from luthierd.evaluator.domain.metric_details import Criterion, JudgeChoice, Measures, TaskKind
+from luthierd.evaluator.domain.metric_details import Criterion, JudgeChoice, MetricDetails, TaskKind
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.retrieval import RetrievalSummary, Retriever
 from luthierd.evaluator.domain.rows import TaskSpec
-from luthierd.evaluator.domain.scores import ArmCost, Figures, SuiteResult
+from luthierd.evaluator.domain.scores import ArmCost, MetricResults, SuiteResult
 from luthierd.evaluator.domain.sequential import SequentialConfig, SequentialDecision
 from luthierd.evaluator.domain.suites import SuiteConfig
 
@@ -162,7 +162,7 @@ class Progress:
 class Results:
     """What an evaluation leaves. The blobs hold the rows with all answers (JSONL) and the report (HTML)."""
 
-    figures: Figures
+    overall: MetricResults
     costs: Sequence[ArmCost]
     row_count: int
     group_count: int
@@ -171,10 +171,10 @@ class Results:
     versions: Mapping[str, str]
     answers_sha256: str
     report_sha256: str
-    measures: Measures = field(default_factory=Measures)
+    metric_details: MetricDetails = field(default_factory=MetricDetails)
     retrieval: RetrievalSummary | None = None
     suites: Sequence[SuiteResult] = ()
-    slices: Mapping[str, Figures] = field(default_factory=dict)
+    slices: Mapping[str, MetricResults] = field(default_factory=dict)
     sequential_decisions: tuple[SequentialDecision, ...] = ()
     holdout_use: HoldoutUse | None = None
     leakage: LeakageReport = field(default_factory=LeakageReport)

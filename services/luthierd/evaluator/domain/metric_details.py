@@ -72,7 +72,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class ClassFigures:
+class ClassMetrics:
     """How well one label was told from the others."""
 
     label: str
@@ -97,12 +97,12 @@ class LabelReport:
 
     precision_macro: float
     recall_macro: float
-    classes: tuple[ClassFigures, ...] = ()
+    classes: tuple[ClassMetrics, ...] = ()
     cells: tuple[ConfusionCell, ...] = ()
 
 
 @dataclass(frozen=True)
-class CriterionFigures:
+class CriterionValue:
     """One criterion's mean grade of one arm, 0 to 1, over the graded rows; `coverage` is their share."""
 
     name: str
@@ -138,11 +138,11 @@ class StyleReport:
 
 
 @dataclass(frozen=True)
-class Measures:
+class MetricDetails:
     """What measuring found beside the figures, by arm where arms differ."""
 
     labels: Mapping[str, LabelReport] = field(default_factory=dict)
-    criteria: Mapping[str, tuple[CriterionFigures, ...]] = field(default_factory=dict)
+    criteria: Mapping[str, tuple[CriterionValue, ...]] = field(default_factory=dict)
     failures: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
     """Rows without a score: by arm, metric, reason."""
     judge: JudgeReport | None = None

@@ -32,7 +32,7 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class RetrievalFigure:
+class RetrievalMetric:
     """A mean over the judged rows with its 95 % interval, clustered by group; None with too few groups."""
 
     metric: str
@@ -42,16 +42,16 @@ class RetrievalFigure:
 
 
 @dataclass(frozen=True)
-class RetrieverFigures:
+class RetrieverResult:
     """How well one retriever found what is relevant."""
 
     retriever: Retriever
-    figures: tuple[RetrievalFigure, ...]
+    metrics: tuple[RetrievalMetric, ...]
     index_sha256: str
 
     def value(self, metric: str) -> float:
         """A figure's value; KeyError if it was not measured."""
-        return {figure.metric: figure.value for figure in self.figures}[metric]
+        return {figure.metric: figure.value for figure in self.metrics}[metric]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,6 @@ class RetrievalSummary:
     judged_on: str
     relevance: Relevance
     cutoff: int
-    retrievers: tuple[RetrieverFigures, ...]
+    retrievers: tuple[RetrieverResult, ...]
     row_count: int
     judged_count: int

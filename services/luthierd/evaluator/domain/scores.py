@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from luthierd.evaluator.domain.arm import Arm
-from luthierd.evaluator.domain.metric_details import Measures
+from luthierd.evaluator.domain.metric_details import MetricDetails
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.statistics.uncertainty import Bounds, CommonRows, Interval
 
@@ -107,7 +107,7 @@ class RowScores:
 
 
 @dataclass(frozen=True)
-class Figures:
+class MetricResults:
     """What was found on some rows: metrics of arms, and differences between arms."""
 
     metrics: Sequence[MetricResult]
@@ -132,10 +132,10 @@ class Scored:
     """
 
     rows: Sequence[RowScores]
-    figures: Figures
+    overall: MetricResults
     confusions: Mapping[Arm, Confusion]
-    measures: Measures = field(default_factory=Measures)
-    slices: Mapping[str, Figures] = field(default_factory=dict)
+    metric_details: MetricDetails = field(default_factory=MetricDetails)
+    slices: Mapping[str, MetricResults] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class JudgeModel(Protocol):
     def parameters(self) -> Mapping[str, Any]:
         """Everything beside the messages that decides what it says: model, digest, tokens, temperature."""
 
-    async def ask(self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None) -> Completion: ...
+    async def generate(self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None) -> Completion: ...
 
 
 class JudgementStore(Protocol):
@@ -142,7 +142,7 @@ class Judge:
                 raise JudgeError(GIVEN_UP)
             self._calls += 1
             try:
-                found = await self.model.ask(messages, schema=schema)
+                found = await self.model.generate(messages, schema=schema)
             except RetryableError as error:
                 if attempt + 1 < ATTEMPTS:
                     await self.sleep(min(MAX_WAIT_S, max(0.1, error.retry_after_s)))

@@ -35,7 +35,7 @@ class EndpointJudge:
         model = self.model or self.endpoint.model
         return {"url": self.endpoint.url, "model": model, "max_tokens": self.max_tokens, "temperature": 0.0}
 
-    async def ask(self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None) -> Completion:
+    async def generate(self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None) -> Completion:
         """One answer; see `ChatEndpoint.chat`."""
         return await self.client.chat(
             with_form(messages, schema), max_tokens=self.max_tokens, model=self.model, temperature=0.0
@@ -78,7 +78,7 @@ class InferenceJudge:
     def parameters(self) -> Mapping[str, Any]:
         return {"target": self.target, "digest": self.digest, "max_tokens": self.max_tokens, "temperature": 0.0}
 
-    async def ask(self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None) -> Completion:
+    async def generate(self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None) -> Completion:
         """One greedy answer. JudgeError, JUDGE_IS_GENERATOR."""
         form = json.dumps(schema) if schema else None
         found = await self.chat(self.target, with_form(messages, schema), max_tokens=self.max_tokens, json_schema=form)

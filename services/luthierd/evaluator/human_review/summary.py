@@ -20,7 +20,7 @@ from luthierd.statistics.agreement import Level, cohen_kappa, krippendorff_alpha
 from luthierd.statistics.prediction_powered import JudgedRow, prediction_powered_mean
 from luthierd.statistics.uncertainty import Interval
 
-DRAWS = 2000
+N_RESAMPLES = 2000
 TIE = 0.5
 
 
@@ -177,4 +177,4 @@ def _mean(values: Sequence[tuple[float, str]], seed: int) -> Estimate | None:
     if not values:
         return None
     data = clustered.mean_of([value for value, _ in values], [group for _, group in values])
-    return Estimate(data.value(), intervals.mean_interval(data, seed=seed, draws=DRAWS), len(values))
+    return Estimate(data.value(), intervals.mean_interval(data, seed=seed, n_resamples=N_RESAMPLES), len(values))

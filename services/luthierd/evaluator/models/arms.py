@@ -26,7 +26,7 @@ class Query:
     messages: tuple[Message, ...]
     shown_row_ids: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
-    """Not empty: the answer is that of them with the highest log-probability for each token (`choosing.py`)."""
+    """Not empty: the answer is that of them with the highest log-probability for each token (`multiple_choice.py`)."""
     temperature: float = 0.0
     """0 is greedy; above it `seed` makes the draw the same again."""
     seed: int = 0

@@ -9,15 +9,15 @@ from typing import Any
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.models.chat_endpoint import ChatEndpoint
-from luthierd.evaluator.models.generate import Answerer, Reply
+from luthierd.evaluator.models.generate import ChatModel, Reply
 
 
-class EndpointArmAnswerer:
-    """See `asker.Answerer`. The answer comes in one piece, so that its time to first token is its whole time."""
+class EndpointArmModel:
+    """See `generate.ChatModel`. The answer comes in one piece, so that its time to first token is its whole time."""
 
     def __init__(
         self,
-        inference: Answerer,
+        inference: ChatModel,
         endpoint: ChatEndpoint,
         *,
         model: str,
@@ -28,13 +28,13 @@ class EndpointArmAnswerer:
         self._model = model
         self._now = now
 
-    async def ask(
+    async def generate(
         self, arm: Arm, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
     ) -> Reply:
         """One answer. What `ChatEndpoint.chat` raises."""
         sampling: dict[str, Any] = {"temperature": temperature} | ({"seed": seed} if temperature else {})
         if arm is not Arm.ENDPOINT:
-            return await self._inference.ask(arm, messages, max_tokens=max_tokens, **sampling)
+            return await self._inference.generate(arm, messages, max_tokens=max_tokens, **sampling)
         asked = self._now()
         found = await self._endpoint.chat(messages, max_tokens=max_tokens, model=self._model, **sampling)
         return Reply(

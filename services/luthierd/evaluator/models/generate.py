@@ -50,23 +50,23 @@ class Reply:
     loaded_adapter: str
 
 
-class Answerer(Protocol):
+class ChatModel(Protocol):
     """The inference service. Raises RetryableError when it may succeed later, another LuthierError when it
     will not.
     """
 
-    async def ask(
+    async def generate(
         self, arm: Arm, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
     ) -> Reply: ...
 
 
 class Chooser(Protocol):
-    """The inference service, asked for log-probabilities; see `choosing.LikelihoodChooser`. Raises as `Answerer`."""
+    """Log-probabilities of the inference service; see `multiple_choice.LikelihoodChooser`. Raises as `ChatModel`."""
 
     async def choose(self, arm: Arm, messages: Sequence[Message], choices: Sequence[str]) -> Reply: ...
 
 
-class AnswerJournal(Protocol):
+class SampleStore(Protocol):
     """Where answers are kept. The first answer to a (arm, row) stays; adding another one changes nothing."""
 
     async def answers(self) -> Sequence[Answer]: ...
@@ -75,7 +75,7 @@ class AnswerJournal(Protocol):
 
 
 class Cache(Protocol):
-    """Answers of other evaluations; see `answer_cache.AnswerCache`."""
+    """Answers of other evaluations; see `sample_cache.SampleCache`."""
 
     async def reused(self, queries: Sequence[Query]) -> Sequence[Answer]: ...
 
@@ -106,13 +106,13 @@ Progress = Callable[[int, int, Arm | None], Awaitable[None]]
 
 
 @dataclass(frozen=True)
-class Asker:
+class Generator:
     """Asks queries, `concurrency` at a time, beside them `endpoint_concurrency` of the endpoint's. `patience_s`: how
     long a query waits for a service that is away or full.
     """
 
-    answerer: Answerer
-    journal: AnswerJournal
+    chat_model: ChatModel
+    samples: SampleStore
     clock: Clock
     concurrency: int = 16
     endpoint_concurrency: int = 4
@@ -121,19 +121,19 @@ class Asker:
     chooser: Chooser | None = None
     cache: Cache | None = None
 
-    async def ask_all(
+    async def generate_all(
         self, queries: Sequence[Query], *, progress: Progress, done: Collection[tuple[Arm, str]] | None = None
     ) -> list[Answer]:
         """Asks what the journal lacks (`done`: what it holds, where the caller knows); returns the answers that are new
         in it. The first error that is not a row's own stops the others and is raised.
         """
         if done is None:
-            done = {(answer.arm, answer.row_id) for answer in await self.journal.answers()}
+            done = {(answer.arm, answer.row_id) for answer in await self.samples.answers()}
         missing = unanswered(queries, done)
         new: list[Answer] = []
         if self.cache is not None and missing:
             for answer in await self.cache.reused(missing):
-                await self.journal.add(answer)
+                await self.samples.add(answer)
                 new.append(answer)
             missing = unanswered(missing, {(answer.arm, answer.row_id) for answer in new})
         count = len(queries) - len(missing)
@@ -142,7 +142,7 @@ class Asker:
             nonlocal count
             for query in waiting:
                 answer = await self._ask(query)
-                await self.journal.add(answer, content_key=await self._content_key(query, answer))
+                await self.samples.add(answer, content_key=await self._content_key(query, answer))
                 new.append(answer)
                 count += 1
                 await progress(count, len(queries), query.arm)
@@ -191,7 +191,7 @@ class Asker:
         if query.choices:
             assert self.chooser is not None
             return await self.chooser.choose(query.arm, query.messages, query.choices)
-        return await self.answerer.ask(
+        return await self.chat_model.generate(
             query.arm, query.messages, max_tokens=self.max_tokens, temperature=query.temperature, seed=query.seed
         )
 

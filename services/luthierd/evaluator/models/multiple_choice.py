@@ -44,14 +44,14 @@ class Likelihood:
 
 
 class Likelihoods(Protocol):
-    """The inference service; see `peers.SdkAnswerer`."""
+    """The inference service; see `peers.InferenceModel`."""
 
     async def likelihood(self, arm: Arm, messages: Sequence[Message], completion: str) -> Likelihood: ...
 
 
 @dataclass(frozen=True)
 class LikelihoodChooser:
-    """See `asker.Chooser`. The tokens of a reply are those that were read: of every choice, prompt included."""
+    """See `generate.Chooser`. The tokens of a reply are those that were read: of every choice, prompt included."""
 
     inference: Likelihoods
     now: Callable[[], float] = time.monotonic

@@ -61,7 +61,7 @@ async def paraphrases_of(rows: Sequence[Row], judge: Judge) -> dict[str, str]:
     return {row.id: text for row, text in zip(rows, found, strict=True) if text and len(questions[text]) == 1}
 
 
-def probe_queries(
+def perturbed_queries(
     queries: Sequence[Query], config: EvaluationConfig, paraphrases: Mapping[str, str]
 ) -> Iterator[Query]:
     """The further questions that the configured metrics need, for queries of any arm."""
@@ -77,7 +77,7 @@ def probe_queries(
             yield _probe(query, INJECTION, question=query.row.question + order)
 
 
-def probes_by_row(answers: Sequence[Answer]) -> dict[tuple[Arm, str], dict[str, str]]:
+def perturbed_answers(answers: Sequence[Answer]) -> dict[tuple[Arm, str], dict[str, str]]:
     """What was said to probes: by arm and row, then by probe. A failed answer is absent."""
     found: dict[tuple[Arm, str], dict[str, str]] = {}
     for answer in answers:

@@ -21,19 +21,19 @@ KEY_VERSION = 1
 """Raised when something new decides what an answer says: no older answer is then taken for a new one."""
 
 
-class AnswerStore(Protocol):
+class SampleLookup(Protocol):
     """Answers of one tenant by content key."""
 
     async def find(self, keys: Sequence[str]) -> Mapping[str, Answer]: ...
 
 
 @dataclass
-class AnswerCache:
+class SampleCache:
     """`engine` says kind and version of what computes the answers, `` if it does not know (yet): nothing is then
     reused. `config.use_cache`: whether answers are reused; they are kept for others either way.
     """
 
-    store: AnswerStore
+    store: SampleLookup
     inputs: EvaluationInputs
     config: EvaluationConfig
     engine: Callable[[], Awaitable[str]]

@@ -10,7 +10,7 @@ from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import Results
 from luthierd.evaluator.domain.metric_details import Share
 from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.domain.scores import Figures
+from luthierd.evaluator.domain.scores import MetricResults
 from luthierd.evaluator.reports.sections import Table, arm_row, figure
 from luthierd.evaluator.suites import counterfactual_suite, lm_suite
 from luthierd.evaluator.suites import retention_suite as retention_suite
@@ -63,11 +63,11 @@ def _metrics(
 ) -> Table:
     """Metrics beside each other by arm, with the adapter's paired difference to base, then the figures of `suite`."""
     further = [one for result in results.suites if result.suite == suite for one in result.figures]
-    measured = {one.arm for one in results.figures.metrics if one.metric in metrics} | {one.arm for one in further}
+    measured = {one.arm for one in results.overall.metrics if one.metric in metrics} | {one.arm for one in further}
     arms = [arm for arm in arm_labels if arm in measured]
     rows = []
     for metric in metrics:
-        rows += _row(metric.label, results.figures, metric, arms)
+        rows += _row(metric.label, results.overall, metric, arms)
     for quantity in dict.fromkeys(one.quantity for one in further):
         by_arm = {one.arm: one for one in further if one.quantity == quantity}
         cells = [figure(by_arm[arm].value, by_arm[arm].interval) if arm in by_arm else "" for arm in arms]
@@ -77,7 +77,7 @@ def _metrics(
     return Table(title, note, heads, tuple(rows))
 
 
-def _row(label: str, figures: Figures, metric: Metric, arms: Sequence[Arm]) -> list[tuple[str, ...]]:
+def _row(label: str, figures: MetricResults, metric: Metric, arms: Sequence[Arm]) -> list[tuple[str, ...]]:
     """The metric by arm and the adapter's paired difference to base; no row if nothing was scored."""
     found = [figures.metric(arm, metric) for arm in arms]
     count = max((one.row_count for one in found if one and one.scored_count), default=0)
@@ -86,9 +86,9 @@ def _row(label: str, figures: Figures, metric: Metric, arms: Sequence[Arm]) -> l
 
 def _lm_tasks(results: Results, arm_labels: Mapping[Arm, str]) -> Table:
     """All tasks of lm-evaluation-harness together, then each."""
-    measured = {one.arm for one in results.figures.metrics if one.metric is Metric.LM_EVAL}
+    measured = {one.arm for one in results.overall.metrics if one.metric is Metric.LM_EVAL}
     arms = [arm for arm in arm_labels if arm in measured]
-    rows = _row("all tasks", results.figures, Metric.LM_EVAL, arms)
+    rows = _row("all tasks", results.overall, Metric.LM_EVAL, arms)
     for name, figures in results.slices.items():
         rows += _row(name.removeprefix(f"{lm_suite.NAME}:"), figures, Metric.LM_EVAL, arms)
     heads = ("Task", "Items", *(arm_labels[arm] for arm in arms), "Adapter minus Base")
@@ -97,7 +97,7 @@ def _lm_tasks(results: Results, arm_labels: Mapping[Arm, str]) -> Table:
 
 
 def _criteria(results: Results, arm_labels: Mapping[Arm, str]) -> Table:
-    by_arm = results.measures.criteria
+    by_arm = results.metric_details.criteria
     arms = [arm for arm in arm_labels if by_arm.get(arm.value)]
     grades = {(arm, one.name): one for arm in arms for one in by_arm[arm.value]}
     rows = []
@@ -113,7 +113,7 @@ def _criteria(results: Results, arm_labels: Mapping[Arm, str]) -> Table:
 
 
 def _style(results: Results, arm_labels: Mapping[Arm, str]) -> Table:
-    report = results.measures.style
+    report = results.metric_details.style
     note = "How much the answers read like the tenant's own texts."
     if report is not None:
         note += (
@@ -125,7 +125,7 @@ def _style(results: Results, arm_labels: Mapping[Arm, str]) -> Table:
 
 
 def _labels(results: Results) -> Table:
-    report = results.measures.labels.get(Arm.ADAPTER.value)
+    report = results.metric_details.labels.get(Arm.ADAPTER.value)
     classes = sorted(report.classes, key=lambda one: (-one.row_count, one.label)) if report else []
     rows = [
         (one.label, str(one.row_count), _share(one.precision), _share(one.recall), f"{one.f1:.3f}")
@@ -138,7 +138,7 @@ def _labels(results: Results) -> Table:
 
 
 def _judge(results: Results) -> Table:
-    judge = results.measures.judge
+    judge = results.metric_details.judge
     if judge is None:
         return Table("The judge", "", (), ())
     rows = [

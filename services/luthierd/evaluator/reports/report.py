@@ -45,7 +45,7 @@ QUESTION_CHARACTERS = 420
 
 @dataclass(frozen=True)
 class ReportData:
-    """What a report is made of. `rows` are those of `answer_rows.write_rows`; `shown` has the texts of what was
+    """What a report is made of. `rows` are those of `result_rows.write_rows`; `shown` has the texts of what was
     retrieved or shown, by id.
     """
 
@@ -94,10 +94,10 @@ class Regression:
 def render_report(data: ReportData) -> str:
     """The whole page. The same data gives the same bytes."""
     primary = data.results.task.primary_metric
-    measured = {found.metric for found in data.results.figures.metrics}
+    measured = {found.metric for found in data.results.overall.metrics}
     metrics = [metric for metric in Metric if metric in measured and not metric.needs.suite]
     compared = [metric for metric in Metric if metric in measured]
-    decision = judge(default_policy(data.results.figures, data.results.task), data.results.figures)
+    decision = judge(default_policy(data.results.overall, data.results.task), data.results.overall)
     rival = strongest_rival(data.results, primary)
     decided = decide(data.results, data.rows, price_per_hour=data.config.machine_price_per_hour)
     context = {
@@ -129,18 +129,18 @@ def render_report(data: ReportData) -> str:
 
 def strongest_rival(results: Results, metric: Metric) -> Arm | None:
     """The arm without the adapter that scores best."""
-    found = [one for one in results.figures.metrics if one.metric is metric and not one.arm.uses_adapter]
+    found = [one for one in results.overall.metrics if one.metric is metric and not one.arm.uses_adapter]
     return max(found, key=lambda one: one.value).arm if found else None
 
 
 def cell(results: Results, arm: Arm, metric: Metric) -> Cell:
     """One figure of the table."""
-    found = results.figures.metric(arm, metric)
+    found = results.overall.metric(arm, metric)
     if found is None:
         return Cell("-", "", "", 0.0, False)
     if not found.scored_count:
         return Cell("-", "no row has a score", f"{found.coverage:.0%}", 0.0, False)
-    best = max(one.value for one in results.figures.metrics if one.metric is metric)
+    best = max(one.value for one in results.overall.metrics if one.metric is metric)
     return Cell(
         value=f"{found.value:.3f}",
         interval=f"{found.interval.low:.3f} to {found.interval.high:.3f}" if found.interval else "no interval",
@@ -164,8 +164,8 @@ def forest_lines(results: Results, metrics: Sequence[Metric]) -> list[ForestLine
     lines = []
     for metric in metrics:
         for reference in references:
-            found = results.figures.comparison(metric, Arm.ADAPTER, reference)
-            own, other = (results.figures.metric(arm, metric) for arm in (Arm.ADAPTER, reference))
+            found = results.overall.comparison(metric, Arm.ADAPTER, reference)
+            own, other = (results.overall.metric(arm, metric) for arm in (Arm.ADAPTER, reference))
             # Where an arm has no score at all, a difference says nothing of the two.
             if found is not None and own and other and own.scored_count and other.scored_count:
                 ends = (found.interval.low, found.interval.high) if found.interval else None
@@ -179,7 +179,7 @@ def plane_points(results: Results, metric: Metric) -> list[PlanePoint]:
     """Cost and quality of every arm."""
     return [
         PlanePoint(found.arm, ARM_LABELS[found.arm], cost.cost_per_1000_answers, found.value, _ends(found))
-        for found in results.figures.metrics
+        for found in results.overall.metrics
         if found.metric is metric and (cost := results.cost(found.arm)) is not None
     ]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import Results
 from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.domain.scores import Figures
+from luthierd.evaluator.domain.scores import MetricResults
 from luthierd.statistics.uncertainty import Interval
 
 
@@ -37,7 +37,9 @@ def tables(results: Results, metric: Metric, rival: Arm | None, arm_labels: Mapp
     return [table for table in made if table.rows]
 
 
-def _slices(slices: Mapping[str, Figures], metric: Metric, rival: Arm | None, arm_labels: Mapping[Arm, str]) -> Table:
+def _slices(
+    slices: Mapping[str, MetricResults], metric: Metric, rival: Arm | None, arm_labels: Mapping[Arm, str]
+) -> Table:
     arms = list(dict.fromkeys(found.arm for figures in slices.values() for found in figures.metrics))
     against = f"Adapter minus {arm_labels[rival]}" if rival else "Adapter minus its rival"
     rows = []
@@ -58,7 +60,7 @@ def _slices(slices: Mapping[str, Figures], metric: Metric, rival: Arm | None, ar
 
 
 def arm_row(
-    label: str, count: int, figures: Figures, metric: Metric, arms: Sequence[Arm], reference: Arm | None
+    label: str, count: int, figures: MetricResults, metric: Metric, arms: Sequence[Arm], reference: Arm | None
 ) -> tuple[str, ...]:
     """The metric by arm, and last the adapter's paired difference to `reference`. `count`: of what was measured."""
     found = [figures.metric(arm, metric) for arm in arms]
@@ -71,10 +73,10 @@ def _retrievers(results: Results) -> Table:
     found = results.retrieval
     if found is None:
         return Table("Retrieval", "", (), ())
-    names = list(dict.fromkeys(figure.metric for one in found.retrievers for figure in one.figures))
+    names = list(dict.fromkeys(figure.metric for one in found.retrievers for figure in one.metrics))
     rows = []
     for one in found.retrievers:
-        by_name = {figure.metric: figure for figure in one.figures}
+        by_name = {figure.metric: figure for figure in one.metrics}
         shown = [
             f"{f.value:.3f}" + (f" [{f.low:.3f}, {f.high:.3f}]" if f.low is not None and f.high is not None else "")
             for f in (by_name[name] for name in names if name in by_name)
@@ -116,7 +118,7 @@ def _leaks(results: Results) -> Table:
 def _missing_scores(results: Results, arm_labels: Mapping[Arm, str]) -> Table:
     rows = [
         (arm_labels[Arm(arm)], metric, reason, str(count))
-        for arm, by_metric in results.measures.failures.items()
+        for arm, by_metric in results.metric_details.failures.items()
         for metric, by_reason in by_metric.items()
         for reason, count in by_reason.items()
     ]

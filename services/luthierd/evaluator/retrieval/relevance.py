@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from luthierd.evaluator.domain.retrieval import Relevance, RetrievalFigure
+from luthierd.evaluator.domain.retrieval import Relevance, RetrievalMetric
 from luthierd.evaluator.domain.rows import Row
 from luthierd.evaluator.retrieval.indexes import NOTHING, Ranking
 from luthierd.statistics import clustered, intervals
@@ -69,8 +69,8 @@ def judge(judged: Judged, ids: Sequence[str], answers: Sequence[str], *, documen
 
 
 def measure(
-    judgement: Judgement, ranking: Ranking, rows: Sequence[Row], *, cutoff: int, seed: int, draws: int
-) -> list[RetrievalFigure]:
+    judgement: Judgement, ranking: Ranking, rows: Sequence[Row], *, cutoff: int, seed: int, n_resamples: int
+) -> list[RetrievalMetric]:
     """`recall@k`, `ndcg@k` and `mrr` of a ranking over the rows that can be judged; none if there are none."""
     judged = [(at, row) for at, row in enumerate(rows) if judgement.grades[row.id]]
     if not judged:
@@ -87,14 +87,14 @@ def measure(
     for one in ir_measures.iter_calc(list(names), wanted, found):
         values[names[one.measure]][one.query_id] = one.value
     groups = [row.group for _, row in judged]
-    return [_figure(name, list(by_row.values()), groups, seed, draws) for name, by_row in values.items()]
+    return [_figure(name, list(by_row.values()), groups, seed, n_resamples) for name, by_row in values.items()]
 
 
-def _figure(name: str, values: Sequence[float], groups: Sequence[str], seed: int, draws: int) -> RetrievalFigure:
+def _figure(name: str, values: Sequence[float], groups: Sequence[str], seed: int, n_resamples: int) -> RetrievalMetric:
     data = clustered.mean_of(values, groups)
-    interval = intervals.mean_interval(data, seed=seed, draws=draws)
+    interval = intervals.mean_interval(data, seed=seed, n_resamples=n_resamples)
     low, high = (interval.low, interval.high) if interval else (None, None)
-    return RetrievalFigure(name, data.value(), low, high)
+    return RetrievalMetric(name, data.value(), low, high)
 
 
 def _finds(positions: npt.NDArray[np.int64], units: Sequence[str], cutoff: int) -> dict[str, float]:

@@ -13,10 +13,10 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from luthierd.evaluator.dataset.parsing import read_answer
+from luthierd.evaluator.dataset.parsing import parse_answer
 from luthierd.evaluator.dataset.rows import parse_rows, select_rows
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs
-from luthierd.evaluator.domain.retrieval import Passage, RetrievalSummary, Retriever, RetrieverFigures
+from luthierd.evaluator.domain.retrieval import Passage, RetrievalSummary, Retriever, RetrieverResult
 from luthierd.evaluator.domain.rows import Row, TaskSpec
 from luthierd.evaluator.retrieval.indexes import (
     NOTHING,
@@ -195,11 +195,13 @@ class Retrieval:
         measured = []
         for retriever in (one for one in Retriever if one in self.config.retrievers):
             ranking = _without(rankings[retriever], judged.own)
-            draws = self.config.resample_count
-            figures = measure(judgement, ranking, judged.rows, cutoff=cutoff, seed=self.config.seed, draws=draws)
-            measured.append(RetrieverFigures(retriever, tuple(figures), searcher.sha256(retriever)))
+            n_resamples = self.config.resample_count
+            figures = measure(
+                judgement, ranking, judged.rows, cutoff=cutoff, seed=self.config.seed, n_resamples=n_resamples
+            )
+            measured.append(RetrieverResult(retriever, tuple(figures), searcher.sha256(retriever)))
         ndcg = f"ndcg@{cutoff}"
-        best = max(measured, key=lambda one: one.value(ndcg) if one.figures else 0.0)
+        best = max(measured, key=lambda one: one.value(ndcg) if one.metrics else 0.0)
         return RetrievalSummary(
             chosen=best.retriever,
             judged_on=judged_on,
@@ -217,7 +219,7 @@ class Retrieval:
             judged_on = "validation"
         rows = select_rows(rows, MAX_JUDGED_ROWS, seed=self.config.seed)
         # Examples are compared as they are shown; of a document only the answer's text can be in it.
-        answers = [read_answer(row.reference, task).text if self.config.passages else row.reference for row in rows]
+        answers = [parse_answer(row.reference, task).text if self.config.passages else row.reference for row in rows]
         places = {row.id: at for at, row in enumerate(texts.examples)} if judged_on == "train" else {}
         return judged_on, Judged(rows, answers, [places.get(row.id, NOTHING) for row in rows])
 

@@ -33,10 +33,10 @@ from luthierd.evaluator.run.metric_rules import (
     JudgeIsGeneratorError,
     adapter_of,
     generators_of,
-    measuring_violations,
+    metric_violations,
     refuse_own_endpoint,
 )
-from luthierd.evaluator.run.resolve_inputs import FurtherInputs
+from luthierd.evaluator.run.resolve_inputs import InputResolver
 from luthierd.evaluator.run.sequential_rules import holdout_violations
 from luthierd.evaluator.suites.challenge_sets import ChallengeSets
 from luthierd.jobs.queue import Job, JobNotFoundError, JobQueue, JobState
@@ -140,7 +140,7 @@ class Evaluations:
     ) -> None:
         """`challenge_sets` None: an evaluation cannot name one."""
         self._queue = queue
-        self._further = FurtherInputs(peers, queue, endpoints)
+        self._resolver = InputResolver(peers, queue, endpoints)
         self._challenge_sets = challenge_sets
         self._peers = peers
         self._blobs = blobs
@@ -170,7 +170,7 @@ class Evaluations:
         evaluation_id = parse_id(evaluation_id or f"e{uuid.uuid4().hex[:12]}", field="evaluation_id")
         await self._check_judge(tenant, config, adapter_revision)
         inputs = await self._resolve(tenant, adapter_revision, dataset_revision, config.split)
-        inputs = await self._further.of(tenant, inputs, config)
+        inputs = await self._resolver.of(tenant, inputs, config)
         inputs = replace(inputs, challenge_sha256=await self._challenge_sha256(config.suites.challenge_set))
         if config.final:
             await self._holdouts.check_final(tenant, inputs)
@@ -214,7 +214,7 @@ class Evaluations:
         return (await self.finished(name)).results
 
     async def rows(self, name: str, page_size: int, page_token: str) -> Page[dict[str, Any]]:
-        """A page of rows with all answers and scores, as `answer_rows.write_rows` wrote them."""
+        """A page of rows with all answers and scores, as `result_rows.write_rows` wrote them."""
         results = await self.results(name)
         page = PageRequest.parse(page_size, page_token, name)
         lines = (await asyncio.to_thread(self._blobs.read_bytes, results.answers_sha256)).splitlines()
@@ -298,7 +298,7 @@ def check_config(config: EvaluationConfig) -> None:
     if len(set(config.arms)) != len(config.arms):
         violations.append(FieldViolation("evaluation.config.arms", "an arm is named twice"))
     violations.extend(holdout_violations(config))
-    violations.extend(measuring_violations(config))
+    violations.extend(metric_violations(config))
     violations += target_violations(config)
     violations += suite_violations(config.suites, field="evaluation.config")
     if violations:

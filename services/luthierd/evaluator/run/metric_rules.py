@@ -31,7 +31,7 @@ class JudgeIsGeneratorError(FailedPreconditionError):
         )
 
 
-def measuring_violations(config: EvaluationConfig) -> Iterator[FieldViolation]:
+def metric_violations(config: EvaluationConfig) -> Iterator[FieldViolation]:
     """Everything that is wrong, field by field."""
     where = "evaluation.config"
     yield from _metrics(config, where)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from luthier.client import AsyncClient
 
-from luthierd.evaluator.api.peers import SdkAnswerer
+from luthierd.evaluator.api.peers import InferenceModel
 from luthierd.evaluator.codec import from_json
 from luthierd.evaluator.config import EvaluatorConfig
-from luthierd.evaluator.models.generate import Asker, SystemClock
+from luthierd.evaluator.models.generate import Generator, SystemClock
 from luthierd.evaluator.run.prompt_run import PromptInputs, PromptRun
 from luthierd.evaluator.run.prompt_search import PromptSearch
-from luthierd.evaluator.run.store import SqlAnswerJournal
+from luthierd.evaluator.run.store import SqlSampleStore
 from luthierd.evaluator.scorers.scorer import Scorer
 from luthierd.jobs.worker import JobContext
 from luthierd.storage.blobs import BlobStore
@@ -25,10 +25,10 @@ def prepare_search(
     """The run of a job of kind `prompts.KIND`."""
     inputs = from_json(PromptInputs, context.job.payload["inputs"])
     search = from_json(PromptSearch, context.job.payload["search"])
-    journal = SqlAnswerJournal(database, context.job.name)
-    asker = Asker(
-        SdkAnswerer(client, lambda _: inputs.target, timeout_s=config.answer_timeout_s),
-        journal,
+    samples = SqlSampleStore(database, context.job.name)
+    generator = Generator(
+        InferenceModel(client, lambda _: inputs.target, timeout_s=config.answer_timeout_s),
+        samples,
         SystemClock(),
         concurrency=search.concurrency,
         max_tokens=search.max_answer_tokens,
@@ -42,7 +42,7 @@ def prepare_search(
     def tell(text: str) -> None:
         context.emit("message", {"message": text})
 
-    return PromptRun(inputs, search, asker, journal, blobs, load_scorers, report, tell, config.shot_characters)
+    return PromptRun(inputs, search, generator, samples, blobs, load_scorers, report, tell, config.shot_characters)
 
 
 def load_scorers() -> Sequence[Scorer]:

@@ -10,13 +10,13 @@ from typing import Any, Protocol
 
 from luthierd.evaluator.codec import to_json
 from luthierd.evaluator.dataset.leakage import refuse_leakage
-from luthierd.evaluator.dataset.parsing import detect_task, has_labels, read_answer
+from luthierd.evaluator.dataset.parsing import detect_task, has_labels, parse_answer
 from luthierd.evaluator.dataset.rows import parse_rows
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Answer, Message, Row, TaskSpec
 from luthierd.evaluator.models.arms import ArmPlan
-from luthierd.evaluator.models.generate import AnswerJournal, Asker
+from luthierd.evaluator.models.generate import Generator, SampleStore
 from luthierd.evaluator.run.prompt_search import Candidate, Found, Measured, PromptSearch, find_prompt
 from luthierd.evaluator.scorers.scorer import Sample, Scorer, score_all
 from luthierd.storage.blobs import Blob
@@ -104,8 +104,8 @@ class PromptRun:
 
     inputs: PromptInputs
     search: PromptSearch
-    asker: Asker
-    journal: AnswerJournal
+    generator: Generator
+    samples: SampleStore
     blobs: Blobs
     scorers: Callable[[], Sequence[Scorer]]
     report: Callable[[int], None]
@@ -136,13 +136,13 @@ class PromptRun:
     ) -> Sequence[float]:
         plan = ArmPlan(candidate.instruction, candidate.examples, shot_characters=self.shot_characters)
         own = [replace(row, id=f"{candidate.number}:{row.id}") for row in rows]
-        before = len(await self.journal.answers())
+        before = len(await self.samples.answers())
 
         async def progress(done: int, _: int, __: Arm | None) -> None:
             self.report(before + done)
 
-        await self.asker.ask_all([plan.query(Arm.PROMPTED, row) for row in own], progress=progress)
-        answers = {answer.row_id: answer for answer in await self.journal.answers()}
+        await self.generator.generate_all([plan.query(Arm.PROMPTED, row) for row in own], progress=progress)
+        answers = {answer.row_id: answer for answer in await self.samples.answers()}
         samples = [_sample(row, answers.get(row.id), task) for row in own]
         await scorer.prepare(samples)
         values = [score.value or 0.0 for score in await score_all(scorer, samples)]
@@ -171,7 +171,7 @@ class PromptRun:
                 )
                 for trial in found.trials
             ),
-            query_count=len(await self.journal.answers()),
+            query_count=len(await self.samples.answers()),
         )
 
 
@@ -180,10 +180,10 @@ def _metric_of(rows: Sequence[Row], task: TaskSpec) -> Metric:
 
 
 def _sample(row: Row, answer: Answer | None, task: TaskSpec) -> Sample:
-    reference = read_answer(row.reference, task)
+    reference = parse_answer(row.reference, task)
     if answer is None or answer.error is not None:
         return Sample(row.id, reference, None, answer.error.reason if answer and answer.error else "NOT_ASKED")
-    return Sample(row.id, reference, read_answer(answer.text, task))
+    return Sample(row.id, reference, parse_answer(answer.text, task))
 
 
 def stored_prompt(data: bytes) -> StoredPrompt:

@@ -56,7 +56,7 @@ class Peers(Protocol):
     async def dataset_revision(self, tenant: str, name: str) -> DatasetRevision: ...
 
 
-class FurtherInputs:
+class InputResolver:
     """Resolves the names in a configuration."""
 
     def __init__(self, peers: Peers, queue: JobQueue, endpoints: Endpoints) -> None:

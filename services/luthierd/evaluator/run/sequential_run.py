@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from luthierd.errors import FailedPreconditionError
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig
-from luthierd.evaluator.domain.metric_details import Measures
+from luthierd.evaluator.domain.metric_details import MetricDetails
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Answer, Row, TaskSpec
-from luthierd.evaluator.domain.scores import Comparison, Confusion, Figures, MetricResult, RowScores, Scored
+from luthierd.evaluator.domain.scores import Comparison, Confusion, MetricResult, MetricResults, RowScores, Scored
 from luthierd.evaluator.domain.sequential import SequentialTarget
 from luthierd.evaluator.run.sequential_rounds import (
     FINAL_CONFIDENCE,
@@ -109,7 +109,7 @@ async def score_sequential(scoring: Scoring, asked: SequentialAsked, answers: An
     metrics: list[MetricResult] = []
     comparisons: list[Comparison] = []
     confusions: dict[Arm, Confusion] = {}
-    measures: Measures | None = None
+    metric_details: MetricDetails | None = None
     counts = asked.row_counts
     for count in sorted({count for count in counts.values() if count}):
         prefix = asked.rows[:count]
@@ -117,14 +117,14 @@ async def score_sequential(scoring: Scoring, asked: SequentialAsked, answers: An
         own = {arm for arm in answers if counts[arm] == count}
         shown = _Prefix(scoring, asked, prefix, scored)
         # Reports of labels, judge and style are of the rows that every arm answered.
-        measures = scored.measures if measures is None else measures
+        metric_details = scored.metric_details if metric_details is None else metric_details
         rows += [found for found in scored.rows if found.arm in own]
-        metrics += [shown.metric(found) for found in scored.figures.metrics if found.arm in own]
+        metrics += [shown.metric(found) for found in scored.overall.metrics if found.arm in own]
         comparisons += [
-            shown.comparison(found) for found in scored.figures.comparisons if own & {found.arm, found.reference}
+            shown.comparison(found) for found in scored.overall.comparisons if own & {found.arm, found.reference}
         ]
         confusions |= {arm: found for arm, found in scored.confusions.items() if arm in own}
-    return Scored(rows, Figures(metrics, comparisons), confusions, measures or Measures())
+    return Scored(rows, MetricResults(metrics, comparisons), confusions, metric_details or MetricDetails())
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class _Prefix:
             [(a or 0.0) if b is None else b for a, b in zip(own, other, strict=True)], self.groups
         )
         interval = intervals.difference_interval(
-            ours, theirs, seed=self.scoring.seed, draws=self.scoring.draws, confidence=FINAL_CONFIDENCE
+            ours, theirs, seed=self.scoring.seed, n_resamples=self.scoring.n_resamples, confidence=FINAL_CONFIDENCE
         )
         return replace(found, interval=interval)
 

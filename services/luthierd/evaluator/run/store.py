@@ -35,7 +35,7 @@ KEYS_AT_ONCE = 500
 """Below the least number of parameters that any build of SQLite takes in a statement (999)."""
 
 
-class SqlAnswerJournal:
+class SqlSampleStore:
     """The answers of one evaluation; each is committed before the next query takes its place."""
 
     def __init__(self, database: Database, evaluation: str) -> None:
@@ -50,7 +50,7 @@ class SqlAnswerJournal:
 
     async def add(self, answer: Answer, *, content_key: str | None = None) -> None:
         """Keeps an answer; does nothing if its (arm, row) has one. `content_key`: other evaluations of the tenant may
-        take it (`SqlAnswerStore`).
+        take it (`SqlSampleLookup`).
         """
         values = {
             "evaluation": self._evaluation,
@@ -67,8 +67,8 @@ class SqlAnswerJournal:
             return  # a worker that lost its lease was faster: the first answer stays
 
 
-class SqlAnswerStore:
-    """Answers of one tenant's evaluations by content; see `answer_cache.AnswerStore`."""
+class SqlSampleLookup:
+    """Answers of one tenant's evaluations by content; see `sample_cache.SampleLookup`."""
 
     def __init__(self, database: Database, tenant: str) -> None:
         self._database = database

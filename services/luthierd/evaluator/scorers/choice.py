@@ -1,4 +1,4 @@
-"""Choices: the answer is one of the row's choices (`choosing.py`), and it is the right one."""
+"""Choices: the answer is one of the row's choices (`multiple_choice.py`), and it is the right one."""
 
 from __future__ import annotations
 

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metric_details import (
-    ClassFigures,
+    ClassMetrics,
     ConfusionCell,
-    CriterionFigures,
+    CriterionValue,
     JudgeReport,
     LabelReport,
-    Measures,
+    MetricDetails,
     Share,
 )
 from luthierd.evaluator.domain.rows import Row
@@ -27,7 +27,7 @@ from luthierd.statistics import clustered, intervals, proportions
 from luthierd.statistics.uncertainty import Interval
 
 
-def measures_of(
+def details_of(
     rows: Sequence[Row],
     samples: Mapping[Arm, Sequence[Sample]],
     row_scores: Sequence[RowScores],
@@ -36,12 +36,12 @@ def measures_of(
     judge: Judge | None,
     labelled: bool,
     seed: int,
-) -> Measures:
+) -> MetricDetails:
     """Everything, after scoring."""
     groups = [row.group for row in rows]
     rubric = next((one for one in scorers if isinstance(one, RubricScorer)), None)
     style = next((one for one in scorers if isinstance(one, StyleScorer)), None)
-    return Measures(
+    return MetricDetails(
         labels={arm.value: label_report(given, groups) for arm, given in samples.items()} if labelled else {},
         criteria={arm.value: _criteria(rubric, arm, rows, seed) for arm in samples} if rubric else {},
         failures=_failures(row_scores),
@@ -57,7 +57,7 @@ def label_report(samples: Sequence[Sample], groups: Sequence[str]) -> LabelRepor
     labels = reference_labels(samples)
     truth = [sample.reference.label or Confusion.OTHER for sample in samples]
     said = [predicted_label(sample, labels) for sample in samples]
-    classes = tuple(_class_figures(label, truth, said, groups) for label in labels)
+    classes = tuple(_class_metrics(label, truth, said, groups) for label in labels)
     cells = Counter(zip(truth, said, strict=True))
     return LabelReport(
         precision_macro=sum(one.precision.mean for one in classes) / max(1, len(classes)),
@@ -67,14 +67,14 @@ def label_report(samples: Sequence[Sample], groups: Sequence[str]) -> LabelRepor
     )
 
 
-def _class_figures(label: str, truth: Sequence[str], said: Sequence[str], groups: Sequence[str]) -> ClassFigures:
+def _class_metrics(label: str, truth: Sequence[str], said: Sequence[str], groups: Sequence[str]) -> ClassMetrics:
     of_label = [index for index, one in enumerate(truth) if one == label]
     called = [index for index, one in enumerate(said) if one == label]
     recall = _share([float(said[index] == label) for index in of_label], [groups[index] for index in of_label])
     precision = _share([float(truth[index] == label) for index in called], [groups[index] for index in called])
     total = precision.mean + recall.mean
     f1 = 2 * precision.mean * recall.mean / total if total else 0.0
-    return ClassFigures(label, len(of_label), precision, recall, f1)
+    return ClassMetrics(label, len(of_label), precision, recall, f1)
 
 
 def _share(values: Sequence[float], groups: Sequence[str]) -> Share:
@@ -87,7 +87,7 @@ def _with_ends(mean: float, interval: Interval | None) -> Share:
     return Share(mean, interval.low, interval.high) if interval else Share(mean)
 
 
-def _criteria(rubric: RubricScorer, arm: Arm, rows: Sequence[Row], seed: int) -> tuple[CriterionFigures, ...]:
+def _criteria(rubric: RubricScorer, arm: Arm, rows: Sequence[Row], seed: int) -> tuple[CriterionValue, ...]:
     graded = [row for row in rows if (arm, row.id) in rubric.grades]
     if not graded:
         return ()
@@ -95,7 +95,7 @@ def _criteria(rubric: RubricScorer, arm: Arm, rows: Sequence[Row], seed: int) ->
     for name in rubric.grades[arm, graded[0].id]:
         data = clustered.mean_of([rubric.grades[arm, row.id][name] for row in graded], [row.group for row in graded])
         share = _with_ends(data.value(), intervals.mean_interval(data, seed=seed))
-        found.append(CriterionFigures(name, share, len(graded) / len(rows)))
+        found.append(CriterionValue(name, share, len(graded) / len(rows)))
     return tuple(found)
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Row
-from luthierd.evaluator.domain.scores import Comparison, Confusion, Figures, MetricResult, RowScores, Score
+from luthierd.evaluator.domain.scores import Comparison, Confusion, MetricResult, MetricResults, RowScores, Score
 from luthierd.evaluator.scorers.labels import predicted_label, reference_labels
 from luthierd.evaluator.scorers.scorer import Sample
 from luthierd.statistics import clustered, intervals, proportions, significance
@@ -43,17 +43,17 @@ PAIRS = (
 
 
 @dataclass(frozen=True)
-class RowFigures:
+class MetricTable:
     """Figures of scored rows. `samples` and the scores of `row_scores` are in the order of `rows`."""
 
     rows: Sequence[Row]
     samples: Mapping[Arm, Sequence[Sample]]
     row_scores: Sequence[RowScores]
     seed: int
-    draws: int
+    n_resamples: int
     labelled: bool
 
-    def part(self, positions: Sequence[int]) -> RowFigures:
+    def part(self, positions: Sequence[int]) -> MetricTable:
         """The same over some of the rows. Macro-F1 needs two labels to say more than the accuracy."""
         rows = [self.rows[position] for position in positions]
         return replace(
@@ -67,9 +67,9 @@ class RowFigures:
             labelled=self.labelled and len({row.label for row in rows}) > 1,
         )
 
-    def figures(self) -> Figures:
+    def figures(self) -> MetricResults:
         """Everything that can be said of these rows."""
-        return Figures(self.metrics(), self.comparisons(), len(self.rows), len(set(self.groups)))
+        return MetricResults(self.metrics(), self.comparisons(), len(self.rows), len(set(self.groups)))
 
     @cached_property
     def groups(self) -> list[str]:
@@ -98,7 +98,7 @@ class RowFigures:
         if scored.metric.is_proportion:
             interval = proportions.proportion_interval(values, self.groups)
         else:
-            interval = intervals.mean_interval(data, seed=self.seed, draws=self.draws)
+            interval = intervals.mean_interval(data, seed=self.seed, n_resamples=self.n_resamples)
         given = [score.value for score in scored.scores if score.value is not None]
         bounds = Bounds(data.value(), _mean(_filled(scored.scores, 1.0)))
         scored_value = _mean(given) if given else None
@@ -109,7 +109,7 @@ class RowFigures:
     def _f1(self, arm: Arm) -> MetricResult:
         samples = self.samples[arm]
         data = self._f1_sums(samples)
-        interval = intervals.mean_interval(data, seed=self.seed, draws=self.draws)
+        interval = intervals.mean_interval(data, seed=self.seed, n_resamples=self.n_resamples)
         answered = [position for position, sample in enumerate(samples) if sample.answer is not None]
         best = self._f1_sums([_right(sample) for sample in samples]).value()
         kept = self.part(answered)._f1_sums([samples[position] for position in answered]).value() if answered else None
@@ -185,7 +185,7 @@ class RowFigures:
             if interval is not None:
                 p_value, test = proportions.mcnemar_mid_p(round(gained), round(lost)), significance.MCNEMAR
         else:
-            interval = intervals.difference_interval(own, other, seed=self.seed, draws=self.draws)
+            interval = intervals.difference_interval(own, other, seed=self.seed, n_resamples=self.n_resamples)
             if interval is not None:
                 p_value, test = significance.p_value(data.value(), interval), significance.BY_INTERVAL
         return replace(
@@ -202,7 +202,7 @@ class RowFigures:
         if not row_count:
             return None
         own, other = sums
-        interval = intervals.difference_interval(own, other, seed=self.seed, draws=self.draws)
+        interval = intervals.difference_interval(own, other, seed=self.seed, n_resamples=self.n_resamples)
         return CommonRows(own.value() - other.value(), interval, row_count)
 
     def _f1_value(self, samples: Sequence[Sample]) -> float:

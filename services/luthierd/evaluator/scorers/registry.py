@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from luthierd.evaluator.dataset.answer_schema import AnswerSchema
-from luthierd.evaluator.dataset.parsing import read_answer
+from luthierd.evaluator.dataset.parsing import parse_answer
 from luthierd.evaluator.domain.evaluation import EvaluationConfig
 from luthierd.evaluator.domain.metric_details import TaskKind
 from luthierd.evaluator.domain.metrics import Metric
@@ -127,7 +127,7 @@ def _judged_makers(material: ScoringMaterial, judge: Judge) -> dict[Metric, Make
     from luthierd.evaluator.scorers.ragas_judged import ragas_scorers
 
     ragas = ragas_scorers(judge, material.embedder, material.passages)
-    own = [read_answer(row.reference, material.task).text for row in material.train]
+    own = [parse_answer(row.reference, material.task).text for row in material.train]
     examples = random.Random(material.config.seed).sample(own, min(2, len(own)))  # noqa: S311
     return {
         Metric.RUBRIC: lambda: RubricScorer(judge, material.config.rubric),

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from luthierd.evaluator.dataset.parsing import Reading
+from luthierd.evaluator.dataset.parsing import ParsedAnswer
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Row
@@ -30,21 +30,21 @@ class Sample:
     """One row to score. `answer` is None where the query failed; `failure` then says why.
 
     `raw`: the answer as it came. `shown`: the training rows that stood in the prompt. `probes`: what the same arm said
-    to the further questions of `probes.py`, by name; a question that failed is absent.
+    to the further questions of `perturbations.py`, by name; a question that failed is absent.
     """
 
     row_id: str
-    reference: Reading
-    answer: Reading | None
+    reference: ParsedAnswer
+    answer: ParsedAnswer | None
     failure: str | None = None
     arm: Arm = Arm.BASE
     row: Row | None = None
     raw: str = ""
     shown: tuple[Row, ...] = ()
-    probes: Mapping[str, str] = field(default_factory=dict)
+    perturbations: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def said(self) -> Reading:
+    def said(self) -> ParsedAnswer:
         """The answer; ScoreFailedError where there is none, so that a scorer cannot forget to ask."""
         if self.answer is None:
             raise ScoreFailedError(self.failure or "NO_ANSWER")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from luthierd.evaluator.dataset.parsing import has_labels, read_answer
+from luthierd.evaluator.dataset.parsing import has_labels, parse_answer
 from luthierd.evaluator.dataset.slices import slice_positions
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
@@ -13,8 +13,8 @@ from luthierd.evaluator.domain.rows import Answer, Row, TaskSpec
 from luthierd.evaluator.domain.scores import RowScores, Scored
 from luthierd.evaluator.graders.judge import Judge
 from luthierd.evaluator.scorers.labels import confusion
-from luthierd.evaluator.scorers.metric_details import measures_of
-from luthierd.evaluator.scorers.metric_table import RowFigures
+from luthierd.evaluator.scorers.metric_details import details_of
+from luthierd.evaluator.scorers.metric_table import MetricTable
 from luthierd.evaluator.scorers.scorer import Sample, Scorer, score_all
 from luthierd.statistics import clustered
 
@@ -26,11 +26,11 @@ class Scoring:
     task: TaskSpec
     scorers: Sequence[Scorer]
     seed: int = 0
-    draws: int = clustered.DRAWS
+    n_resamples: int = clustered.N_RESAMPLES
     passages: Mapping[str, Row] = field(default_factory=dict)
     """Training rows by id, for the scorers that read what stood in a prompt."""
-    probes: Mapping[tuple[Arm, str], Mapping[str, str]] = field(default_factory=dict)
-    """What was said to further questions; see `probes.probes_by_row`."""
+    perturbations: Mapping[tuple[Arm, str], Mapping[str, str]] = field(default_factory=dict)
+    """What was said to further questions; see `perturbations.perturbed_answers`."""
     judge: Judge | None = None
 
     async def score(self, rows: Sequence[Row], answers: Mapping[Arm, Mapping[str, Answer]]) -> Scored:
@@ -46,12 +46,12 @@ class Scoring:
                     continue  # nothing was retrieved for this arm: it has no such figure, and no failure either
                 row_scores.append(RowScores(arm, scorer.metric, await score_all(scorer, samples[arm])))
         labelled = has_labels(rows, self.task)
-        found = RowFigures(rows, samples, row_scores, self.seed, self.draws, labelled)
+        found = MetricTable(rows, samples, row_scores, self.seed, self.n_resamples, labelled)
         return Scored(
             rows=row_scores,
-            figures=found.figures(),
+            overall=found.figures(),
             confusions={arm: confusion(given) for arm, given in samples.items()} if labelled else {},
-            measures=measures_of(
+            metric_details=details_of(
                 rows, samples, row_scores, scorers, judge=self.judge, labelled=labelled, seed=self.seed
             ),
             slices={name: found.part(chosen).figures() for name, chosen in slice_positions(rows).items()},
@@ -73,17 +73,17 @@ class Scoring:
         return [scorer for scorer in self.scorers if not unfit.get(scorer.metric, False)]
 
     def _sample(self, arm: Arm, row: Row, answer: Answer | None) -> Sample:
-        reference = read_answer(row.reference, self.task)
+        reference = parse_answer(row.reference, self.task)
         if answer is None or answer.error is not None:
             reason = answer.error.reason if answer and answer.error else "NOT_ASKED"
             return Sample(row.id, reference, None, reason, arm=arm, row=row)
         return Sample(
             row.id,
             reference,
-            read_answer(answer.text, self.task),
+            parse_answer(answer.text, self.task),
             arm=arm,
             row=row,
             raw=answer.text,
             shown=tuple(self.passages[name] for name in answer.shown_row_ids if name in self.passages),
-            probes=self.probes.get((arm, row.id), {}),
+            perturbations=self.perturbations.get((arm, row.id), {}),
         )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from luthierd.evaluator.dataset.parsing import read_answer
+from luthierd.evaluator.dataset.parsing import parse_answer
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metric_details import StyleReport
 from luthierd.evaluator.domain.metrics import Metric
@@ -70,7 +70,7 @@ class StyleScorer:
             for sample in samples
             if sample.arm is Arm.BASE and sample.answer and sample.row and sample.answer.text
         ]
-        own = [_Text(read_answer(row.reference, self._task).text, row.group, True) for row in self._train]
+        own = [_Text(parse_answer(row.reference, self._task).text, row.group, True) for row in self._train]
         rng = random.Random(self._seed)  # noqa: S311
         own, base = (rng.sample(side, min(len(side), MAX_TEXTS)) for side in (own, base))
         if min(len(own), len(base)) < MIN_TEXTS:

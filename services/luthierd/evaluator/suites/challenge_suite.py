@@ -15,7 +15,7 @@ from luthierd.evaluator.dataset.abstention import Behaviour, behaviour_of
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Answer, Row
-from luthierd.evaluator.domain.scores import Comparison, Figures, MetricResult, Scored
+from luthierd.evaluator.domain.scores import Comparison, MetricResult, MetricResults, Scored
 from luthierd.evaluator.suites.challenge_cases import ChallengeCase, Kind
 from luthierd.evaluator.suites.suite import ID_PREFIX, Answers, Measured, SuiteStatistics, merged, ratio_of
 from luthierd.statistics import proportions
@@ -50,30 +50,30 @@ class ChallengeSuite:
     scoring: QualityScoring
     pairs: Sequence[tuple[Arm, Arm]]
     seed: int
-    draws: int
+    n_resamples: int
 
-    async def slices(self, answers: Answers) -> dict[str, Figures]:
+    async def slices(self, answers: Answers) -> dict[str, MetricResults]:
         """The figures of each slice that has cases."""
         members = {ALL: list(self.cases)}
         for kind in Kind:
             members[slice_of(kind)] = [case for case in self.cases if case.kind is kind]
         return {name: await self._slice(cases, answers) for name, cases in members.items() if cases}
 
-    async def _slice(self, cases: Sequence[ChallengeCase], answers: Answers) -> Figures:
+    async def _slice(self, cases: Sequence[ChallengeCase], answers: Answers) -> MetricResults:
         answerable = rows_of([case for case in cases if case.expected is Behaviour.ANSWER])
         parts = [self.behaviour(cases, answers)]
         if answerable:
             wanted = {row.id for row in answerable}
             given = {arm: {id_: a for id_, a in by.items() if id_ in wanted} for arm, by in answers.items()}
-            parts.append((await self.scoring.score(answerable, given)).figures)
+            parts.append((await self.scoring.score(answerable, given)).overall)
         return merged(parts)
 
-    def behaviour(self, cases: Sequence[ChallengeCase], answers: Answers) -> Figures:
+    def behaviour(self, cases: Sequence[ChallengeCase], answers: Answers) -> MetricResults:
         """Expected behaviour, abstention precision and recall of each arm, and their paired differences."""
         rows = rows_of(cases)
         seen = {arm: [_behaviour(given.get(row.id)) for row in rows] for arm, given in answers.items()}
         groups = [row.group for row in rows]
-        everywhere = SuiteStatistics(groups, self.seed, self.draws)
+        everywhere = SuiteStatistics(groups, self.seed, self.n_resamples)
         as_expected = [
             Measured(arm, Metric.EXPECTED_BEHAVIOUR, [_equal(b, c.expected) for b, c in zip(said, cases, strict=True)])
             for arm, said in seen.items()
@@ -85,7 +85,7 @@ class ChallengeSuite:
                 Measured(arm, Metric.ABSTENTION_RECALL, [_abstains(said[index]) for index in due])
                 for arm, said in seen.items()
             ]
-            over = SuiteStatistics([groups[index] for index in due], self.seed, self.draws)
+            over = SuiteStatistics([groups[index] for index in due], self.seed, self.n_resamples)
             parts.append(over.figures(recalled, self.pairs))
         if len(due) < len(cases):
             parts.append(self._precision(cases, seen, everywhere))
@@ -93,7 +93,7 @@ class ChallengeSuite:
 
     def _precision(
         self, cases: Sequence[ChallengeCase], seen: Mapping[Arm, Sequence[Behaviour | None]], over: SuiteStatistics
-    ) -> Figures:
+    ) -> MetricResults:
         """Of the abstentions of an arm the share that was due. An arm that never abstains has no such figure."""
         metrics: list[MetricResult] = []
         ratios = {}
@@ -114,7 +114,7 @@ class ChallengeSuite:
             for arm, reference in self.pairs
             if arm in ratios and reference in ratios
         ]
-        return Figures(metrics, comparisons)
+        return MetricResults(metrics, comparisons)
 
 
 def _behaviour(answer: Answer | None) -> Behaviour | None:

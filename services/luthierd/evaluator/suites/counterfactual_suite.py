@@ -11,11 +11,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from luthierd.evaluator.dataset.parsing import read_answer
+from luthierd.evaluator.dataset.parsing import parse_answer
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Answer, Row, TaskSpec
-from luthierd.evaluator.domain.scores import Figures, SuiteFigure
+from luthierd.evaluator.domain.scores import MetricResults, SuiteFigure
 from luthierd.evaluator.suites.counterfactual_terms import CounterfactualPair, swap
 from luthierd.evaluator.suites.suite import ID_PREFIX, Answers, Measured, SuiteStatistics
 from luthierd.statistics import clustered, proportions
@@ -35,7 +35,7 @@ class CounterfactualSuite:
     task: TaskSpec
     labelled: bool
     seed: int
-    draws: int
+    n_resamples: int
 
     @property
     def rows(self) -> list[Row]:
@@ -50,12 +50,14 @@ class CounterfactualSuite:
         ]
         return json.dumps(asked, ensure_ascii=False).encode()
 
-    def figures(self, answers: Answers) -> Figures:
+    def figures(self, answers: Answers) -> MetricResults:
         """Stability of each arm, and the paired difference."""
         measured = [
             Measured(arm, Metric.COUNTERFACTUAL_STABILITY, self._stable(given)) for arm, given in answers.items()
         ]
-        return SuiteStatistics([pair.group for pair in self.pairs], self.seed, self.draws).figures(measured, PAIRS)
+        return SuiteStatistics([pair.group for pair in self.pairs], self.seed, self.n_resamples).figures(
+            measured, PAIRS
+        )
 
     def flip_rates(self, answers: Answers) -> list[SuiteFigure]:
         """The share of flipped pairs among those with both answers, of all and of each list."""
@@ -79,7 +81,7 @@ class CounterfactualSuite:
         if first is None or second is None or first.error is not None or second.error is not None:
             return None
         back = swap(second.text, pair.swapped)
-        own, other = read_answer(first.text, self.task), read_answer(back, self.task)
+        own, other = parse_answer(first.text, self.task), parse_answer(back, self.task)
         if own.valid != other.valid:
             return 0.0
         if self.labelled and own.label != other.label:

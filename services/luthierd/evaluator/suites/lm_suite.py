@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Answer, Message, Row
-from luthierd.evaluator.domain.scores import Figures
-from luthierd.evaluator.models.generate import Answerer
+from luthierd.evaluator.domain.scores import MetricResults
+from luthierd.evaluator.models.generate import ChatModel
 from luthierd.evaluator.suites.lm_harness import LmItem, LmTask
 from luthierd.evaluator.suites.retention_suite import PAIRS, SCORED, SHOWN
-from luthierd.evaluator.suites.suite import ID_PREFIX, Answers, Measured, PlainPlan, SuiteAsker, SuiteStatistics
+from luthierd.evaluator.suites.suite import ID_PREFIX, Answers, Measured, PlainPlan, SuiteGenerator, SuiteStatistics
 
 NAME = "lm_eval"
 
@@ -26,8 +26,8 @@ NAME = "lm_eval"
 class LmFigures:
     """Over all items, and by task."""
 
-    figures: Figures
-    slices: Mapping[str, Figures]
+    figures: MetricResults
+    slices: Mapping[str, MetricResults]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class LmSuite:
 
     tasks: Sequence[LmTask]
     seed: int
-    draws: int
+    n_resamples: int
 
     @property
     def items(self) -> list[LmItem]:
@@ -56,12 +56,12 @@ class LmSuite:
         ]
         return json.dumps(found, sort_keys=True, ensure_ascii=False, default=vars).encode()
 
-    async def ask(self, asker: SuiteAsker, likelihoods: Answerer, arms: Sequence[Arm]) -> Answers:
+    async def generate(self, generator: SuiteGenerator, likelihoods: ChatModel, arms: Sequence[Arm]) -> Answers:
         """The answers of each arm to each row; those to scored rows are log-probabilities."""
-        scoring = SuiteAsker(replace(asker.asker, answerer=likelihoods), asker.journal)
+        scoring = SuiteGenerator(replace(generator.generator, chat_model=likelihoods), generator.samples)
         is_scored = {row.id: any(message.role == SCORED for message in row.prompt) for row in self.rows}
-        asked = await asker.ask(arms, [row for row in self.rows if not is_scored[row.id]], PlainPlan())
-        scored = await scoring.ask(arms, [row for row in self.rows if is_scored[row.id]], PlainPlan())
+        asked = await generator.generate(arms, [row for row in self.rows if not is_scored[row.id]], PlainPlan())
+        scored = await scoring.generate(arms, [row for row in self.rows if is_scored[row.id]], PlainPlan())
         return {arm: {**asked[arm], **scored[arm]} for arm in arms}
 
     def measure(self, answers: Answers) -> LmFigures:
@@ -77,9 +77,9 @@ class LmSuite:
         slices = {f"{NAME}:{task.name}": self._figures(task.items, values) for task, values in by_task.items()}
         return LmFigures(self._figures(self.items, together), slices)
 
-    def _figures(self, items: Sequence[LmItem], values: Mapping[Arm, Sequence[float | None]]) -> Figures:
+    def _figures(self, items: Sequence[LmItem], values: Mapping[Arm, Sequence[float | None]]) -> MetricResults:
         measured = [Measured(arm, Metric.LM_EVAL, found) for arm, found in values.items()]
-        return SuiteStatistics([item.item_id for item in items], self.seed, self.draws).figures(measured, PAIRS)
+        return SuiteStatistics([item.item_id for item in items], self.seed, self.n_resamples).figures(measured, PAIRS)
 
 
 def _rows(item: LmItem) -> list[Row]:

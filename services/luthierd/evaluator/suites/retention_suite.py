@@ -16,9 +16,9 @@ from typing import NamedTuple, Protocol
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Answer, Message, Row
-from luthierd.evaluator.domain.scores import Figures, SuiteFigure
+from luthierd.evaluator.domain.scores import MetricResults, SuiteFigure
 from luthierd.evaluator.domain.suites import LmEvalConfig
-from luthierd.evaluator.models.generate import Answerer
+from luthierd.evaluator.models.generate import ChatModel
 from luthierd.evaluator.suites.instruction_rules import InstructionItem, keeps_rule
 from luthierd.evaluator.suites.lm_harness import LmTask
 from luthierd.evaluator.suites.retention_items import ChoiceItem, RetentionItems, TextItem, build_items
@@ -27,7 +27,7 @@ from luthierd.evaluator.suites.suite import (
     Answers,
     Measured,
     PlainPlan,
-    SuiteAsker,
+    SuiteGenerator,
     SuiteStatistics,
     merged,
     ratio_of,
@@ -71,7 +71,7 @@ class SuiteParts:
     the scored text's log-probability in nats; `lm_tasks` reads tasks of lm-eval and holds the CPU.
     """
 
-    likelihoods: Answerer
+    likelihoods: ChatModel
     catalogue: RetentionSuiteCatalogue
     lm_tasks: Callable[[LmEvalConfig], Sequence[LmTask]]
 
@@ -93,7 +93,7 @@ async def items_of(
 class GeneralFigures:
     """The metrics with their paired differences, and bits per byte of each arm."""
 
-    figures: Figures
+    figures: MetricResults
     bits_per_byte: Sequence[SuiteFigure]
 
 
@@ -103,7 +103,7 @@ class RetentionSuite:
 
     items: RetentionItems
     seed: int
-    draws: int
+    n_resamples: int
 
     @property
     def rows(self) -> list[Row]:
@@ -113,12 +113,12 @@ class RetentionSuite:
             found += _choice_rows(item)
         return found + [_instruction_row(item) for item in self.items.instructions]
 
-    async def ask(self, asker: SuiteAsker, likelihoods: Answerer, arms: Sequence[Arm]) -> Answers:
+    async def generate(self, generator: SuiteGenerator, likelihoods: ChatModel, arms: Sequence[Arm]) -> Answers:
         """The answers of each arm to each row; those to scored rows are log-probabilities."""
         answered = {_instruction_row(item).id for item in self.items.instructions}
-        scoring = SuiteAsker(replace(asker.asker, answerer=likelihoods), asker.journal)
-        asked = await asker.ask(arms, [row for row in self.rows if row.id in answered], PlainPlan())
-        scored = await scoring.ask(arms, [row for row in self.rows if row.id not in answered], PlainPlan())
+        scoring = SuiteGenerator(replace(generator.generator, chat_model=likelihoods), generator.samples)
+        asked = await generator.generate(arms, [row for row in self.rows if row.id in answered], PlainPlan())
+        scored = await scoring.generate(arms, [row for row in self.rows if row.id not in answered], PlainPlan())
         return {arm: {**asked[arm], **scored[arm]} for arm in arms}
 
     def measure(self, answers: Answers) -> GeneralFigures:
@@ -127,7 +127,7 @@ class RetentionSuite:
         for metric, groups, values in (self._likelihood(answers), self._choice(answers), self._instructions(answers)):
             if groups:
                 measured = [Measured(arm, metric, found) for arm, found in values.items()]
-                parts.append(SuiteStatistics(groups, self.seed, self.draws).figures(measured, PAIRS))
+                parts.append(SuiteStatistics(groups, self.seed, self.n_resamples).figures(measured, PAIRS))
         bits = [figure for arm, given in answers.items() if (figure := self._bits_per_byte(arm, given))]
         return GeneralFigures(merged(parts), bits)
 
@@ -157,7 +157,7 @@ class RetentionSuite:
         bits = [-nats / math.log(2) for _, nats in scored]
         sizes = [float(len(item.predicted.encode())) for item, _ in scored]
         data = ratio_of(bits, sizes, [item.group for item, _ in scored])
-        interval = clustered.bootstrap_interval(data, seed=self.seed, draws=self.draws)
+        interval = clustered.bootstrap_interval(data, seed=self.seed, n_resamples=self.n_resamples)
         return SuiteFigure(arm, "bits_per_byte", data.value(), interval, len(scored))
 
 

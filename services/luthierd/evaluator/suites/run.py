@@ -14,7 +14,7 @@ from luthierd.evaluator.dataset.rows import select_rows
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Results
 from luthierd.evaluator.domain.rows import Row
-from luthierd.evaluator.domain.scores import Figures, SuiteResult
+from luthierd.evaluator.domain.scores import SuiteResult
 from luthierd.evaluator.domain.suites import CounterfactualConfig, LmEvalConfig
 from luthierd.evaluator.models.arms import ArmPlan
 from luthierd.evaluator.scorers.metric_table import PAIRS
@@ -28,7 +28,7 @@ from luthierd.evaluator.suites.counterfactual_terms import LISTS, make_pairs
 from luthierd.evaluator.suites.lm_suite import LmSuite
 from luthierd.evaluator.suites.retention_items import without_overlap
 from luthierd.evaluator.suites.retention_suite import RetentionSuite, SuiteParts, items_of
-from luthierd.evaluator.suites.suite import Answers, PlainPlan, SuiteAsker, SuiteFindings, merged
+from luthierd.evaluator.suites.suite import Answers, PlainPlan, SuiteFindings, SuiteGenerator, merged
 from luthierd.storage.blobs import Blob
 
 # Builds what the arms show beside rows that are not the holdout's. Holds the CPU.
@@ -51,7 +51,7 @@ class SuiteRun:
 
     config: EvaluationConfig
     inputs: EvaluationInputs
-    asker: SuiteAsker
+    generator: SuiteGenerator
     blobs: Blobs
     scoring: Scoring
     plan: Planner
@@ -76,7 +76,7 @@ class SuiteRun:
         cases = read_cases(await asyncio.to_thread(self.blobs.read_bytes, self.inputs.challenge_sha256))
         rows = rows_of(cases)
         plan = await asyncio.to_thread(self.plan, rows)
-        answers = await self.asker.ask(self.config.arms, rows, plan)
+        answers = await self.generator.generate(self.config.arms, rows, plan)
         # The further questions of probes are put to the holdout's rows only: no case has what their metrics read.
         scorers = [scorer for scorer in self.scoring.scorers if not scorer.metric.needs.asks]
         scoring = replace(self.scoring, scorers=scorers)
@@ -95,7 +95,7 @@ class SuiteRun:
         own = [f"{row.question}\n{row.reference}" for row in self.train]
         texts = await asyncio.to_thread(without_overlap, kept.items.texts, own)
         suite = RetentionSuite(replace(kept.items, texts=tuple(texts)), self.config.seed, self.config.resample_count)
-        answers = await suite.ask(self.asker, parts.likelihoods, suite_arms(self.config.arms))
+        answers = await suite.generate(self.generator, parts.likelihoods, suite_arms(self.config.arms))
         measured = await asyncio.to_thread(suite.measure, answers)
         items, asked = suite.items, await self._keep(suite.rows, answers)
         count = len(items.texts) + len(items.choices) + len(items.instructions)
@@ -112,7 +112,7 @@ class SuiteRun:
         task = self.scoring.task
         labelled = has_labels(self.rows, task)
         suite = CounterfactualSuite(pairs, task, labelled, self.config.seed, self.config.resample_count)
-        answers = await self.asker.ask(suite_arms(self.config.arms), suite.rows, PlainPlan())
+        answers = await self.generator.generate(suite_arms(self.config.arms), suite.rows, PlainPlan())
         blob = await asyncio.to_thread(self.blobs.put_bytes, suite.serialise())
         asked = await self._keep(suite.rows, answers)
         rates = await asyncio.to_thread(suite.flip_rates, answers)
@@ -123,7 +123,7 @@ class SuiteRun:
         parts = self._parts()
         tasks = await asyncio.to_thread(parts.lm_tasks, config)
         suite = LmSuite(tasks, self.config.seed, self.config.resample_count)
-        answers = await suite.ask(self.asker, parts.likelihoods, suite_arms(self.config.arms))
+        answers = await suite.generate(self.generator, parts.likelihoods, suite_arms(self.config.arms))
         blob = await asyncio.to_thread(self.blobs.put_bytes, suite.serialise())
         result = SuiteResult(lm_suite.NAME, blob.sha256, len(suite.items), await self._keep(suite.rows, answers))
         measured = await asyncio.to_thread(suite.measure, answers)
@@ -145,8 +145,8 @@ def with_suites(results: Results, findings: Sequence[SuiteFindings]) -> Results:
     slices = dict(results.slices)
     for found in findings:
         slices |= found.slices
-    figures: Figures = merged([results.figures, *(found.figures for found in findings)])
-    return replace(results, figures=figures, slices=slices, suites=[found.result for found in findings])
+    overall = merged([results.overall, *(found.overall for found in findings)])
+    return replace(results, overall=overall, slices=slices, suites=[found.result for found in findings])
 
 
 def suite_arms(arms: Sequence[Arm]) -> list[Arm]:

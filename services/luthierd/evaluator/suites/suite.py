@@ -12,9 +12,9 @@ import numpy as np
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Answer, Row
-from luthierd.evaluator.domain.scores import Comparison, Figures, MetricResult, SuiteResult
+from luthierd.evaluator.domain.scores import Comparison, MetricResult, MetricResults, SuiteResult
 from luthierd.evaluator.models.arms import ArmPlan, Query, in_turns
-from luthierd.evaluator.models.generate import AnswerJournal, Asker
+from luthierd.evaluator.models.generate import Generator, SampleStore
 from luthierd.statistics import clustered, intervals, proportions, significance
 from luthierd.statistics.clustered import GroupSums
 from luthierd.statistics.uncertainty import Bounds
@@ -27,11 +27,11 @@ Answers = dict[Arm, dict[str, Answer]]
 
 @dataclass(frozen=True)
 class SuiteFindings:
-    """What a suite found. `figures` stand beside the holdout's, under metrics of their own."""
+    """What a suite found. `overall` and `slices` are added to those of the holdout, under their own metrics."""
 
     result: SuiteResult
-    figures: Figures
-    slices: Mapping[str, Figures] = field(default_factory=dict)
+    overall: MetricResults
+    slices: Mapping[str, MetricResults] = field(default_factory=dict)
 
 
 class PlainPlan(ArmPlan):
@@ -42,27 +42,27 @@ class PlainPlan(ArmPlan):
 
 
 @dataclass(frozen=True)
-class SuiteAsker:
+class SuiteGenerator:
     """Asks a suite's rows and reads what the journal has of them."""
 
-    asker: Asker
-    journal: AnswerJournal
+    generator: Generator
+    samples: SampleStore
 
-    async def ask(self, arms: Sequence[Arm], rows: Sequence[Row], plan: ArmPlan) -> Answers:
+    async def generate(self, arms: Sequence[Arm], rows: Sequence[Row], plan: ArmPlan) -> Answers:
         """The answers of each arm by row id."""
 
         async def progress(done: int, total: int, arm: Arm | None) -> None:
             """The holdout's progress is what is told."""
 
-        order = in_turns(arms, rows, window=self.asker.concurrency)
+        order = in_turns(arms, rows, window=self.generator.concurrency)
         queries: list[Query] = [plan.query(arm, row) for arm, row in order]
-        await self.asker.ask_all(queries, progress=progress)
+        await self.generator.generate_all(queries, progress=progress)
         return await self.answers(arms, {row.id for row in rows})
 
     async def answers(self, arms: Sequence[Arm], row_ids: set[str]) -> Answers:
         """What the journal has of these rows."""
         found: Answers = {arm: {} for arm in arms}
-        for answer in await self.journal.answers():
+        for answer in await self.samples.answers():
             if answer.arm in found and answer.row_id in row_ids:
                 found[answer.arm][answer.row_id] = answer
         return found
@@ -83,9 +83,9 @@ class SuiteStatistics:
 
     groups: Sequence[str]
     seed: int
-    draws: int
+    n_resamples: int
 
-    def figures(self, measured: Sequence[Measured], pairs: Sequence[tuple[Arm, Arm]]) -> Figures:
+    def figures(self, measured: Sequence[Measured], pairs: Sequence[tuple[Arm, Arm]]) -> MetricResults:
         """Metrics of each arm, and differences of the pairs whose arms are both there."""
         by_key = {(one.metric, one.arm): one for one in measured}
         comparisons = [
@@ -95,7 +95,7 @@ class SuiteStatistics:
             if (metric, arm) in by_key and (metric, reference) in by_key
         ]
         groups = len(set(self.groups))
-        return Figures([self._metric(one) for one in measured], comparisons, len(self.groups), groups)
+        return MetricResults([self._metric(one) for one in measured], comparisons, len(self.groups), groups)
 
     def _metric(self, one: Measured) -> MetricResult:
         values = [value or 0.0 for value in one.values]
@@ -103,7 +103,7 @@ class SuiteStatistics:
         if one.metric.is_proportion:
             interval = proportions.proportion_interval(values, self.groups)
         else:
-            interval = intervals.mean_interval(data, seed=self.seed, draws=self.draws)
+            interval = intervals.mean_interval(data, seed=self.seed, n_resamples=self.n_resamples)
         scored = sum(value is not None for value in one.values)
         best = clustered.mean_of([1.0 if value is None else value for value in one.values], self.groups).value()
         return MetricResult(
@@ -124,7 +124,7 @@ class SuiteStatistics:
     def comparison(self, metric: Metric, arm: Arm, reference: Arm, own: GroupSums, other: GroupSums) -> Comparison:
         """The paired difference of two statistics over the same groups."""
         data = clustered.difference_of(own, other)
-        interval = intervals.difference_interval(own, other, seed=self.seed, draws=self.draws)
+        interval = intervals.difference_interval(own, other, seed=self.seed, n_resamples=self.n_resamples)
         detectable = clustered.minimum_detectable_effect(data)
         return Comparison(
             metric,
@@ -151,11 +151,11 @@ def ratio_of(numerators: Sequence[float], denominators: Sequence[float], groups:
     return GroupSums(np.stack(sums, axis=1), ratio)
 
 
-def merged(figures: Sequence[Figures]) -> Figures:
+def merged(figures: Sequence[MetricResults]) -> MetricResults:
     """All of them as one, with the p-values corrected for all; the counts are those of the largest."""
     comparisons = [comparison for one in figures for comparison in one.comparisons]
     adjusted = significance.holm([comparison.p_value for comparison in comparisons])
-    return Figures(
+    return MetricResults(
         [metric for one in figures for metric in one.metrics],
         [replace(one, adjusted_p_value=p_value) for one, p_value in zip(comparisons, adjusted, strict=True)],
         max((one.row_count for one in figures), default=0),

@@ -23,6 +23,9 @@ KEYS = {
     "general_item_count": "retention_item_count",
     "generation": "loaded_adapter",
     "look_count": "access_count",
+    ".figures": "overall",
+    "retrievers.figures": "metrics",
+    "measures": "metric_details",
 }
 DOCUMENTS = [
     ("jobs", "payload", ["name"]),

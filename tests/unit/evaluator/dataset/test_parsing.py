@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from luthierd.evaluator.dataset.parsing import detect_task, has_labels, read_answer
+from luthierd.evaluator.dataset.parsing import detect_task, has_labels, parse_answer
 from luthierd.evaluator.domain.rows import Message, Row, TaskSpec
 from support.evaluator_material import rows
 
@@ -37,12 +37,12 @@ def test_a_field_that_disagrees_with_the_rows_label_is_no_label_field() -> None:
 
 
 def test_a_valid_answer_is_read_by_its_fields() -> None:
-    reading = read_answer(' {"module": "stats", "summary": "Mean."}\n', JSON_TASK)
+    reading = parse_answer(' {"module": "stats", "summary": "Mean."}\n', JSON_TASK)
     assert (reading.text, reading.label, reading.valid) == ("Mean.", "stats", True)
 
 
 def test_an_answer_that_is_no_json_keeps_its_raw_text_and_has_no_label() -> None:
-    reading = read_answer("The mean of stats.", JSON_TASK)
+    reading = parse_answer("The mean of stats.", JSON_TASK)
     assert (reading.text, reading.label, reading.valid) == ("The mean of stats.", None, False)
 
 
@@ -53,17 +53,17 @@ def test_json_with_a_missing_field_a_list_or_a_code_fence_is_not_valid() -> None
         '```json\n{"module": "a", "summary": "b"}\n```',
         '{"module": 1, "summary": "b"}',
     ]:
-        assert not read_answer(text, JSON_TASK).valid
+        assert not parse_answer(text, JSON_TASK).valid
 
 
 def test_a_deeply_nested_answer_is_invalid_and_no_crash() -> None:
-    assert not read_answer("[" * 100_000, JSON_TASK).valid
+    assert not parse_answer("[" * 100_000, JSON_TASK).valid
 
 
 def test_spelling_of_json_does_not_change_its_canonical_form() -> None:
     tight = json.dumps({"summary": "Mean.", "module": "stats"}, separators=(",", ":"))
     loose = json.dumps({"module": "stats", "summary": "Mean."}, indent=4)
-    assert read_answer(tight, JSON_TASK).canonical == read_answer(loose, JSON_TASK).canonical
+    assert parse_answer(tight, JSON_TASK).canonical == parse_answer(loose, JSON_TASK).canonical
 
 
 def test_plain_references_that_are_the_labels_make_label_metrics_meaningful() -> None:

@@ -12,7 +12,7 @@ from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, FinishedEvaluation, Results
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import TaskSpec
-from luthierd.evaluator.domain.scores import Figures, MetricResult, SuiteResult
+from luthierd.evaluator.domain.scores import MetricResult, MetricResults, SuiteResult
 
 INPUTS = EvaluationInputs(**{field.name: field.name for field in dataclasses.fields(EvaluationInputs)[:9]})
 F1 = MetricResult(Arm.BASE, Metric.LABEL_F1_MACRO, 0.5, None, 10, 10)
@@ -21,7 +21,7 @@ F1 = MetricResult(Arm.BASE, Metric.LABEL_F1_MACRO, 0.5, None, 10, 10)
 def evaluation(name: str, *, suites: Mapping[str, str]) -> FinishedEvaluation:
     """A SUCCEEDED one. suites: name to digest of its items."""
     results = Results(
-        Figures([F1], [], 10, 10),
+        MetricResults([F1], [], 10, 10),
         [],
         10,
         10,

@@ -14,7 +14,7 @@ from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import Results
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import TaskSpec
-from luthierd.evaluator.domain.scores import Comparison, Figures, MetricResult
+from luthierd.evaluator.domain.scores import Comparison, MetricResult, MetricResults
 from luthierd.statistics import clustered
 from luthierd.statistics.uncertainty import Interval
 from support.evaluator_material import rows
@@ -24,7 +24,7 @@ BETTER = GateCondition(Metric.JSON_VALID, reference=Arm.BASE)
 
 def pilot(half: float, groups: int) -> Pilot:
     found = Interval(0.1 - half, 0.1 + half, "test", groups)
-    figures = Figures(
+    figures = MetricResults(
         [MetricResult(Arm.ADAPTER, Metric.JSON_VALID, 0.5, found, 100, 100)],
         [Comparison(Metric.JSON_VALID, Arm.ADAPTER, Arm.BASE, 0.1, found, None, 100, groups)],
     )
@@ -147,7 +147,7 @@ def test_what_is_called_provable_is_proved_in_four_of_five_evaluations() -> None
         drawn = rng.random(count)
         differences = (drawn < won).astype(float) - (drawn > 1 - (won - distance)).astype(float)
         found = clustered.bootstrap_interval(
-            clustered.mean_of(differences.tolist(), [str(i) for i in range(count)]), seed=0, draws=400
+            clustered.mean_of(differences.tolist(), [str(i) for i in range(count)]), seed=0, n_resamples=400
         )
         proved += found is not None and found.low > 0
     assert 0.74 <= proved / 400 <= 0.87

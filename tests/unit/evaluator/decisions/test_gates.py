@@ -17,14 +17,14 @@ from luthierd.evaluator.decisions.gate import (
 )
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.domain.scores import ArmCost, Comparison, Figures, MetricResult
+from luthierd.evaluator.domain.scores import ArmCost, Comparison, MetricResult, MetricResults
 from luthierd.statistics.uncertainty import Bounds, Interval
 
 
-def figures(low: float, high: float, *, coverage: float = 1.0, interval: bool = True) -> Figures:
+def figures(low: float, high: float, *, coverage: float = 1.0, interval: bool = True) -> MetricResults:
     found = Interval(low, high, "test", 20) if interval else None
     middle = (low + high) / 2
-    return Figures(
+    return MetricResults(
         metrics=[
             MetricResult(arm, Metric.ROUGE_L, middle, found, 100, round(100 * coverage))
             for arm in (Arm.BASE, Arm.ADAPTER)
@@ -36,7 +36,7 @@ def figures(low: float, high: float, *, coverage: float = 1.0, interval: bool = 
 SUPERIOR = GateCondition(Metric.ROUGE_L, reference=Arm.BASE)
 
 
-def outcome(condition: GateCondition, scored: Figures) -> tuple[GateOutcome, ConditionOutcome]:
+def outcome(condition: GateCondition, scored: MetricResults) -> tuple[GateOutcome, ConditionOutcome]:
     decision = judge(GatePolicy((condition,)), scored)
     return decision.outcome, decision.conditions[0].outcome
 
@@ -139,7 +139,7 @@ def test_p_values_and_intervals_agree() -> None:
         assert (found.p_value < 0.025) == (low > 0) == (found.outcome is ConditionOutcome.PASS)
 
 
-def with_bounds(scored: Figures, worst: float, best: float) -> Figures:
+def with_bounds(scored: MetricResults, worst: float, best: float) -> MetricResults:
     return dataclasses.replace(
         scored, comparisons=[dataclasses.replace(scored.comparisons[0], bounds=Bounds(worst, best))]
     )

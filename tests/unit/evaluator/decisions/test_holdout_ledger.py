@@ -31,7 +31,7 @@ from support.evaluator_material import (
     FakePeers,
     MemoryBlobs,
     MemoryLedger,
-    ScriptedAnswerer,
+    ScriptedModel,
     adapter_knows,
     quick_run,
     rows,
@@ -117,12 +117,12 @@ async def test_an_evaluation_leaves_the_final_slice_alone_and_final_reads_only_t
     peers = FakePeers(blobs, holdout=300)
     seen = {}
     for name, final in (("open", False), ("final", True)):
-        answerer = ScriptedAnswerer(adapter_knows)
+        chat_model = ScriptedModel(adapter_knows)
         config = dataclasses.replace(CONFIG, final=final, purpose="release 7")
         results = await quick_run(
-            NAME.format(name), peers, blobs, config=config, answerer=answerer, ledger=ledger
+            NAME.format(name), peers, blobs, config=config, chat_model=chat_model, ledger=ledger
         ).run()
-        seen[name] = {messages[-1].content for _, messages in answerer.calls}
+        seen[name] = {messages[-1].content for _, messages in chat_model.calls}
         assert results.holdout_use is not None
         assert results.holdout_use.access_count == 1
         assert results.holdout_use.final_row_count == len(slices_of(rows(300)).final)
@@ -140,10 +140,10 @@ async def test_a_second_final_read_is_refused_before_anything_is_asked_and_a_res
     config = dataclasses.replace(CONFIG, final=True)
     await quick_run(NAME.format("e1"), peers, blobs, config=config, ledger=ledger).run()
     await quick_run(NAME.format("e1"), peers, blobs, config=config, ledger=ledger).run()
-    answerer = ScriptedAnswerer(adapter_knows)
+    chat_model = ScriptedModel(adapter_knows)
     with pytest.raises(FinalSliceSpentError):
-        await quick_run(NAME.format("e2"), peers, blobs, config=config, ledger=ledger, answerer=answerer).run()
-    assert answerer.calls == []
+        await quick_run(NAME.format("e2"), peers, blobs, config=config, ledger=ledger, chat_model=chat_model).run()
+    assert chat_model.calls == []
 
 
 async def test_final_on_a_small_holdout_says_how_many_groups_it_takes() -> None:

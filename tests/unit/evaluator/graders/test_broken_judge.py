@@ -15,14 +15,14 @@ from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metric_details import Criterion
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import TaskSpec
-from luthierd.evaluator.domain.scores import Figures, Scored
+from luthierd.evaluator.domain.scores import MetricResults, Scored
 from luthierd.evaluator.scorers.judged import RubricScorer
 from luthierd.evaluator.scorers.ragas_judged import ragas_scorers
 from luthierd.evaluator.scorers.scoring import Scoring
 from luthierd.evaluator.scorers.sources import Passages
 from support.evaluator_material import HashingEmbedder, answer, rows
-from support.judge_house import CUT_BODY, HANG_UP, SILENCE, judge_house
-from support.judging import judge_at
+from support.grading import judge_at
+from support.judge_server import CUT_BODY, HANG_UP, SILENCE, judge_server
 
 ROWS = rows(40)  # 14 groups
 BROKEN = {
@@ -59,14 +59,14 @@ async def scored(script: Any, *, timeout_s: float = 5.0) -> Scored:
         arm: {row.id: answer(arm, row.id, f"{arm.value} {number}") for number, row in enumerate(ROWS)}
         for arm in (Arm.BASE, Arm.ADAPTER)
     }
-    with judge_house(script) as house:
+    with judge_server(script) as house:
         async with judge_at(house.url, timeout_s=timeout_s, concurrency=8) as the_judge:
             scorer = RubricScorer(the_judge, [Criterion("helpful", "Does it help?")])
-            scoring = Scoring(TaskSpec(), [scorer], draws=400, judge=the_judge)
+            scoring = Scoring(TaskSpec(), [scorer], n_resamples=400, judge=the_judge)
             return await scoring.score(ROWS, arms)
 
 
-def outcome(figures: Figures) -> GateOutcome:
+def outcome(figures: MetricResults) -> GateOutcome:
     return judge(POLICY, figures).outcome
 
 
@@ -78,38 +78,38 @@ WRONG = {(3, 5): GateOutcome.NO_GO, (3, 1): GateOutcome.GO}
 @pytest.mark.parametrize("grade", [(3, 5), (3, 1)])
 async def test_no_way_of_failing_turns_a_verdict_round(name: str, grade: tuple[int, int]) -> None:
     found = await scored(grades(*grade, broken=BROKEN[name], share=0.3, victim="adapter"))
-    measured = found.figures.metric(Arm.ADAPTER, Metric.RUBRIC)
+    measured = found.overall.metric(Arm.ADAPTER, Metric.RUBRIC)
     assert measured is not None
     assert measured.coverage < 0.75
-    assert outcome(found.figures) is GateOutcome.INCONCLUSIVE
+    assert outcome(found.overall) is GateOutcome.INCONCLUSIVE
 
 
 async def test_a_slow_judge_lowers_the_coverage_by_what_it_missed() -> None:
     found = await scored(grades(3, 5, broken=SILENCE, share=0.05, victim="all", different=40), timeout_s=3.0)
-    measured = found.figures.metric(Arm.ADAPTER, Metric.RUBRIC)
+    measured = found.overall.metric(Arm.ADAPTER, Metric.RUBRIC)
     assert measured is not None
     assert measured.coverage == pytest.approx(0.95)
-    assert found.measures.failures["adapter"]["rubric"] == {"JUDGE_SLOW": 2}
-    assert found.measures.judge is not None
-    assert found.measures.judge.failure_counts == {"JUDGE_SLOW": 4}
-    assert outcome(found.figures) is GateOutcome.GO
+    assert found.metric_details.failures["adapter"]["rubric"] == {"JUDGE_SLOW": 2}
+    assert found.metric_details.judge is not None
+    assert found.metric_details.judge.failure_counts == {"JUDGE_SLOW": 4}
+    assert outcome(found.overall) is GateOutcome.GO
 
 
 async def test_a_dead_judge_gives_no_verdict_at_all() -> None:
     found = await scored(grades(3, 5, broken=503, share=1.0, victim="all"))
-    measured = found.figures.metric(Arm.ADAPTER, Metric.RUBRIC)
+    measured = found.overall.metric(Arm.ADAPTER, Metric.RUBRIC)
     assert measured is not None
     assert measured.coverage == 0.0
-    assert outcome(found.figures) is GateOutcome.INCONCLUSIVE
+    assert outcome(found.overall) is GateOutcome.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("victim", ["adapter", "base", "all"])
 @pytest.mark.parametrize("grade", [(3, 5), (3, 3), (3, 1)])
 async def test_failures_above_the_least_coverage_do_not_turn_it_either(grade: tuple[int, int], victim: str) -> None:
     if grade not in WHOLE:
-        WHOLE[grade] = outcome((await scored(grades(*grade, broken="", share=0.0, victim=victim))).figures)
+        WHOLE[grade] = outcome((await scored(grades(*grade, broken="", share=0.0, victim=victim))).overall)
     whole = WHOLE[grade]
-    partial = outcome((await scored(grades(*grade, broken="no", share=0.05, victim=victim))).figures)
+    partial = outcome((await scored(grades(*grade, broken="no", share=0.05, victim=victim))).overall)
     assert partial in (whole, GateOutcome.INCONCLUSIVE)
     assert partial is not WRONG.get(grade)
 
@@ -139,18 +139,18 @@ async def test_ragas_s_faithfulness_asks_our_judge_and_names_its_failures(
     script: Any, value: float | None, failure: str | None
 ) -> None:
     arms = {Arm.RAG: {ROWS[0].id: answer(Arm.RAG, ROWS[0].id, "Four statements.")}}
-    with judge_house(script) as house:
+    with judge_server(script) as house:
         async with judge_at(house.url, max_tokens=400) as the_judge:
             scorer = ragas_scorers(the_judge, HashingEmbedder(), Passages())[Metric.GROUNDEDNESS]
-            found = await Scoring(TaskSpec(), [scorer], draws=100, judge=the_judge).score(ROWS[:1], arms)
+            found = await Scoring(TaskSpec(), [scorer], n_resamples=100, judge=the_judge).score(ROWS[:1], arms)
     assert [(one.value, one.failure) for one in found.rows[0].scores] == [(value, failure)]
 
 
 async def test_an_arm_that_was_shown_nothing_has_no_context_figure() -> None:
     arms = {Arm.BASE: {ROWS[0].id: answer(Arm.BASE, ROWS[0].id, "Text.")}}
-    with judge_house(faithful) as house:
+    with judge_server(faithful) as house:
         async with judge_at(house.url) as the_judge:
             scorer = ragas_scorers(the_judge, HashingEmbedder(), Passages())[Metric.FAITHFULNESS]
-            found = await Scoring(TaskSpec(), [scorer], draws=100).score(ROWS[:1], arms)
-    assert found.figures.metrics == []
+            found = await Scoring(TaskSpec(), [scorer], n_resamples=100).score(ROWS[:1], arms)
+    assert found.overall.metrics == []
     assert house.asked == []

@@ -15,8 +15,8 @@ from luthierd.evaluator.scorers.ragas_judged import ragas_scorers
 from luthierd.evaluator.scorers.scoring import Scoring
 from luthierd.evaluator.scorers.sources import Passages
 from support.evaluator_material import HashingEmbedder, answer, rows
-from support.judge_house import judge_house
-from support.judging import judge_at
+from support.grading import judge_at
+from support.judge_server import judge_server
 
 (ROW,) = rows(1)
 SHOWN = rows(2, split="train")
@@ -70,10 +70,10 @@ def judge_of(body: dict[str, Any]) -> str:
 async def test_ragas_s_metrics_get_their_figures_from_our_judge(metric: Metric, value: float) -> None:
     shown = dataclasses.replace(answer(Arm.RAG, ROW.id, SAID), shown_row_ids=tuple(row.id for row in SHOWN))
     passages = Passages({row.id: row for row in SHOWN})
-    with judge_house(judge_of) as house:
+    with judge_server(judge_of) as house:
         async with judge_at(house.url, max_tokens=400) as the_judge:
             scorer = ragas_scorers(the_judge, HashingEmbedder(), passages)[metric]
-            scoring = Scoring(TaskSpec(), [scorer], draws=100, judge=the_judge, passages=passages.by_id)
+            scoring = Scoring(TaskSpec(), [scorer], n_resamples=100, judge=the_judge, passages=passages.by_id)
             found = await scoring.score([ROW], {Arm.RAG: {ROW.id: shown}})
     (score,) = found.rows[0].scores
     assert score.failure is None
@@ -84,9 +84,9 @@ async def test_an_evasive_answer_is_not_relevant() -> None:
     def evasive(body: dict[str, Any]) -> str:
         return json.dumps({"question": ROW.question, "noncommittal": 1})
 
-    with judge_house(evasive) as house:
+    with judge_server(evasive) as house:
         async with judge_at(house.url, max_tokens=400) as the_judge:
             scorer = ragas_scorers(the_judge, HashingEmbedder(), Passages())[Metric.ANSWER_RELEVANCY]
             given = {Arm.BASE: {ROW.id: answer(Arm.BASE, ROW.id, "I do not know.")}}
-            found = await Scoring(TaskSpec(), [scorer], draws=100, judge=the_judge).score([ROW], given)
+            found = await Scoring(TaskSpec(), [scorer], n_resamples=100, judge=the_judge).score([ROW], given)
     assert [one.value for one in found.rows[0].scores] == [0.0]

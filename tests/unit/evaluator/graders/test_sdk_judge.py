@@ -8,7 +8,7 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 from luthier.client import AsyncClient
 from luthier.endpoints import Endpoints
-from luthierd.evaluator.api.peers import SdkAnswerer, SdkChat
+from luthierd.evaluator.api.peers import InferenceModel, SdkChat
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.graders.judge import Judge, JudgeError
@@ -67,7 +67,7 @@ async def test_the_likelihood_of_a_choice_comes_from_score() -> None:
     service = Canned()
     service.answers["Score"] = {"total_logprob": -3.0, "tokens": [{}, {}, {}], "prompt_token_count": 9}
     async with canned.serving(service) as address, AsyncClient(endpoints(address), token="t") as client:
-        answerer = SdkAnswerer(client, lambda arm: BASE, timeout_s=5.0)
-        found = await answerer.likelihood(Arm.BASE, [Message("user", "Which?")], "Paris")
+        chat_model = InferenceModel(client, lambda arm: BASE, timeout_s=5.0)
+        found = await chat_model.likelihood(Arm.BASE, [Message("user", "Which?")], "Paris")
     assert (found.for_each_token, found.prompt_tokens) == (-1.0, 9)
     assert service.asked["Score"][0].completion_text == "Paris"

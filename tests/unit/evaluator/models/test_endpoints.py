@@ -11,7 +11,7 @@ from luthierd.errors import LuthierError
 from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.models.chat_endpoint import ChatEndpoint
 from luthierd.evaluator.models.endpoints import Endpoint, EndpointNotFoundError, load_endpoints
-from support.judge_house import CUT_BODY, HANG_UP, SILENCE, judge_house
+from support.judge_server import CUT_BODY, HANG_UP, SILENCE, judge_server
 
 ENTRY = "endpoints:\n  judge:\n    url: http://127.0.0.1:8000/v1/\n    model: tiny\n"
 QUESTION = [Message("user", "Is it so?")]
@@ -68,7 +68,7 @@ def test_another_tenants_endpoint_looks_like_none_at_all(tmp_path: pathlib.Path)
 
 async def asked(script: Any, *, timeout_s: float = 5.0) -> Any:
     """What one question gives: the completion, or the error."""
-    with judge_house(script) as house:
+    with judge_server(script) as house:
         client = ChatEndpoint(Endpoint("judge", house.url, "tiny", key="sk-1", timeout_s=timeout_s))
         try:
             return await client.chat(QUESTION, max_tokens=8, temperature=0.0)
@@ -107,7 +107,7 @@ async def test_a_silent_server_is_slow_after_its_time() -> None:
 
 
 async def test_a_server_that_is_not_there_is_away() -> None:
-    with judge_house(lambda body: "") as house:
+    with judge_server(lambda body: "") as house:
         url = house.url
     client = ChatEndpoint(Endpoint("judge", url, "tiny"))
     with pytest.raises(LuthierError) as caught:

@@ -15,10 +15,10 @@ from luthierd.evaluator.domain.rows import Answer, Message, TaskSpec
 from luthierd.evaluator.models.arms import Query
 from luthierd.evaluator.models.generate import Reply
 from luthierd.evaluator.models.multiple_choice import Likelihood, LikelihoodChooser, RowHasNoChoicesError, check_choices
-from luthierd.evaluator.models.perturbations import canary_of, paraphrases_of, probe_queries, probes_by_row
-from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedAnswerer, quick_run, row, rows, to_split
-from support.judge_house import judge_house
-from support.judging import judge_at
+from luthierd.evaluator.models.perturbations import canary_of, paraphrases_of, perturbed_answers, perturbed_queries
+from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedModel, quick_run, row, rows, to_split
+from support.grading import judge_at
+from support.judge_server import judge_server
 
 PREFERENCE = TaskSpec(kind=TaskKind.PREFERENCE)
 
@@ -67,7 +67,7 @@ def test_probes_have_ids_of_their_own_and_only_the_last_question_changes() -> No
         repeat_temperature=0.5,
         seed=10,
     )
-    found = list(probe_queries([query(0), query(1)], config, {"holdout-1": "In other words?"}))
+    found = list(perturbed_queries([query(0), query(1)], config, {"holdout-1": "In other words?"}))
     assert len({one.row.id for one in found}) == len(found) == 7
     assert [(one.temperature, one.seed) for one in found[:2]] == [(0.5, 11), (0.5, 12)]
     assert found[2].messages[-1].content.endswith(f"{canary_of('holdout-0')} only.")
@@ -76,14 +76,14 @@ def test_probes_have_ids_of_their_own_and_only_the_last_question_changes() -> No
 
 
 def test_no_metric_asks_by_default() -> None:
-    assert list(probe_queries([query(0)], EvaluationConfig(), {})) == []
+    assert list(perturbed_queries([query(0)], EvaluationConfig(), {})) == []
 
 
 def test_what_was_said_to_probes_is_found_by_row() -> None:
     def said(row_id: str) -> Answer:
         return Answer(Arm.BASE, row_id, f"to {row_id}", 0.0, 0.1, 0.2, 1, 1, "stop", "base")
 
-    found = probes_by_row([said("a"), said("a#probe:repeat-1"), said("b#probe:injection")])
+    found = perturbed_answers([said("a"), said("a#probe:repeat-1"), said("b#probe:injection")])
     assert found == {
         (Arm.BASE, "a"): {"repeat-1": "to a#probe:repeat-1"},
         (Arm.BASE, "b"): {"injection": "to b#probe:injection"},
@@ -92,7 +92,7 @@ def test_what_was_said_to_probes_is_found_by_row() -> None:
 
 async def test_a_question_that_the_judge_cannot_reword_is_left_out() -> None:
     answers = iter([json.dumps({"text": "Otherwise said"}), "no"])
-    with judge_house(lambda body: next(answers)) as house:
+    with judge_server(lambda body: next(answers)) as house:
         async with judge_at(house.url, concurrency=1) as judge:
             found = await paraphrases_of(rows(2), judge)
     assert found == {"holdout-0": "Otherwise said"}
@@ -101,15 +101,15 @@ async def test_a_question_that_the_judge_cannot_reword_is_left_out() -> None:
 async def test_the_same_words_for_different_questions_are_no_paraphrase() -> None:
     """SmolLM2-135M said "The same in other words." of every question."""
     answers = iter(json.dumps({"text": said}) for said in ("In other words.", "Otherwise said", "In other words."))
-    with judge_house(lambda body: next(answers)) as house:
+    with judge_server(lambda body: next(answers)) as house:
         async with judge_at(house.url, concurrency=1) as judge:
             found = await paraphrases_of(rows(3), judge)
     assert found == {"holdout-1": "Otherwise said"}
 
 
 async def test_a_multiple_choice_evaluation_writes_nothing_and_is_scored_by_its_choices() -> None:
-    class Never(ScriptedAnswerer):
-        async def ask(self, *arguments: object, **more: object) -> Reply:
+    class Never(ScriptedModel):
+        async def generate(self, *arguments: object, **more: object) -> Reply:
             raise AssertionError("a choice was asked to be written")
 
     class Knows:
@@ -123,9 +123,9 @@ async def test_a_multiple_choice_evaluation_writes_nothing_and_is_scored_by_its_
     asked[0] = dataclasses.replace(asked[0], reference="A")
     peers.splits["holdout"] = blobs.put_bytes(to_split(asked)).sha256
     config = EvaluationConfig(arms=(Arm.BASE, Arm.ADAPTER), task=TaskKind.MULTIPLE_CHOICE, resample_count=200)
-    run = quick_run("tenants/acme/evaluations/e", peers, blobs, config=config, answerer=Never(lambda *_: ""))
-    run = dataclasses.replace(run, asker=dataclasses.replace(run.asker, chooser=LikelihoodChooser(Knows())))
+    run = quick_run("tenants/acme/evaluations/e", peers, blobs, config=config, chat_model=Never(lambda *_: ""))
+    run = dataclasses.replace(run, generator=dataclasses.replace(run.generator, chooser=LikelihoodChooser(Knows())))
     results = await run.run()
-    values = {one.arm: one.value for one in results.figures.metrics if one.metric is Metric.CHOICE_ACCURACY}
+    values = {one.arm: one.value for one in results.overall.metrics if one.metric is Metric.CHOICE_ACCURACY}
     assert values == {Arm.BASE: 0.0, Arm.ADAPTER: 1.0}
-    assert [one.label for one in results.measures.labels["adapter"].classes] == ["A", "B"]
+    assert [one.label for one in results.metric_details.labels["adapter"].classes] == ["A", "B"]

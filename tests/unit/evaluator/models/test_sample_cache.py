@@ -10,11 +10,11 @@ import luthierd.evaluator
 import pytest
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, Results
-from luthierd.evaluator.models.sample_cache import AnswerCache
-from luthierd.evaluator.run.evaluation_run import EvaluationRun
-from luthierd.evaluator.run.store import SqlAnswerJournal, SqlAnswerStore
+from luthierd.evaluator.models.sample_cache import SampleCache
+from luthierd.evaluator.run.evaluation import EvaluationRun
+from luthierd.evaluator.run.store import SqlSampleLookup, SqlSampleStore
 from luthierd.storage.database import Database
-from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedAnswerer, adapter_knows, quick_run
+from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedModel, adapter_knows, quick_run
 
 CONFIG = EvaluationConfig(arms=(Arm.BASE, Arm.ADAPTER), resample_count=200, use_cache=True)
 ENGINE = "vllm 0.32.0 (cpu, float32)"
@@ -31,7 +31,7 @@ async def database(tmp_path: pathlib.Path) -> AsyncIterator[Database]:
 def prepared(
     database: Database,
     name: str,
-    answerer: ScriptedAnswerer,
+    chat_model: ScriptedModel,
     *,
     config: EvaluationConfig = CONFIG,
     engine: str = ENGINE,
@@ -41,16 +41,18 @@ def prepared(
     async def version() -> str:
         return engine
 
-    run = quick_run(name, FakePeers(blobs), blobs, config=config, answerer=answerer)
-    journal = SqlAnswerJournal(database, name)
-    cache = AnswerCache(SqlAnswerStore(database, name.split("/")[1]), run.inputs, config, version)
-    return dataclasses.replace(run, journal=journal, asker=dataclasses.replace(run.asker, journal=journal, cache=cache))
+    run = quick_run(name, FakePeers(blobs), blobs, config=config, chat_model=chat_model)
+    samples = SqlSampleStore(database, name)
+    cache = SampleCache(SqlSampleLookup(database, name.split("/")[1]), run.inputs, config, version)
+    return dataclasses.replace(
+        run, samples=samples, generator=dataclasses.replace(run.generator, samples=samples, cache=cache)
+    )
 
 
 async def evaluated(database: Database, name: str, **options: object) -> tuple[Results, int]:
     """The results, and how many queries were asked for them."""
-    answerer = ScriptedAnswerer(adapter_knows)
-    return await prepared(database, name, answerer, **options).run(), len(answerer.calls)  # type: ignore[arg-type]
+    chat_model = ScriptedModel(adapter_knows)
+    return await prepared(database, name, chat_model, **options).run(), len(chat_model.calls)  # type: ignore[arg-type]
 
 
 async def test_a_second_evaluation_asks_nothing_and_times_nothing(database: Database) -> None:
@@ -58,7 +60,7 @@ async def test_a_second_evaluation_asks_nothing_and_times_nothing(database: Data
     assert asked == 48
     second, asked_again = await evaluated(database, "tenants/acme/evaluations/e2")
     assert asked_again == 0
-    assert second.figures == first.figures
+    assert second.overall == first.overall
     assert [cost.cached_count for cost in second.costs] == [24, 24]
     assert [cost.latency_ms_p50 for cost in second.costs] == [0.0, 0.0]
     assert [cost.cost_per_1000_answers for cost in second.costs] == [0.0, 0.0]

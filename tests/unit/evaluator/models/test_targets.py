@@ -14,13 +14,13 @@ from luthierd.evaluator.domain.retrieval import Retriever
 from luthierd.evaluator.models.arms import Query
 from luthierd.evaluator.models.chat_endpoint import ChatEndpoint
 from luthierd.evaluator.models.costs import TokenPrice, arm_costs
-from luthierd.evaluator.models.endpoint_arm import EndpointArmAnswerer
+from luthierd.evaluator.models.endpoint_arm import EndpointArmModel
 from luthierd.evaluator.models.endpoints import Endpoint
-from luthierd.evaluator.models.generate import Asker, SystemClock
+from luthierd.evaluator.models.generate import Generator, SystemClock
 from luthierd.evaluator.models.targets import target_of
 from luthierd.evaluator.run.evaluations import check_config
-from support.evaluator_material import MemoryJournal, ScriptedAnswerer, adapter_knows, answer, row
-from support.judge_house import judge_house
+from support.evaluator_material import MemorySampleStore, ScriptedModel, adapter_knows, answer, row
+from support.judge_server import judge_server
 
 INPUTS = EvaluationInputs(
     "tenants/acme/adapters/a/revisions/r1",
@@ -80,33 +80,33 @@ def test_an_arm_without_what_it_asks_is_refused_and_so_is_the_reverse(field: str
 
 
 async def test_the_endpoint_arm_asks_the_endpoint_greedily_and_no_more_at_a_time_than_it_allows() -> None:
-    inference, journal = ScriptedAnswerer(adapter_knows), MemoryJournal()
-    with judge_house(lambda body: f"to {body['messages'][-1]['content'][-2:]}") as house:
+    inference, samples = ScriptedModel(adapter_knows), MemorySampleStore()
+    with judge_server(lambda body: f"to {body['messages'][-1]['content'][-2:]}") as house:
         chat = ChatEndpoint(Endpoint("partner", house.url, "small", key="k3y"))
-        answerer = EndpointArmAnswerer(inference, chat, model="large-3")
+        chat_model = EndpointArmModel(inference, chat, model="large-3")
         queries = [Query(Arm.ENDPOINT, row(number), row(number).prompt) for number in range(10, 18)]
         queries.append(Query(Arm.ADAPTER, row(3), row(3).prompt))
 
         async def progress(done: int, needed: int, arm: Arm | None) -> None:
             """Nobody watches."""
 
-        await Asker(answerer, journal, SystemClock(), concurrency=8, endpoint_concurrency=2).ask_all(
+        await Generator(chat_model, samples, SystemClock(), concurrency=8, endpoint_concurrency=2).generate_all(
             queries, progress=progress
         )
         await chat.close()
     assert house.most_running <= 2
     assert {(asked["model"], asked["temperature"]) for asked in house.asked} == {("large-3", 0.0)}
     assert len(inference.calls) == 1
-    found = journal.kept[Arm.ENDPOINT, "holdout-12"]
+    found = samples.kept[Arm.ENDPOINT, "holdout-12"]
     assert (found.text, found.prompt_tokens, found.loaded_adapter) == ("to 12", 10, "large-3")
-    assert "k3y" not in str(journal.kept)
+    assert "k3y" not in str(samples.kept)
 
 
 async def test_a_query_that_the_endpoint_rejects_is_a_failed_row() -> None:
-    journal = MemoryJournal()
-    with judge_house(lambda body: 413) as house:
+    samples = MemorySampleStore()
+    with judge_server(lambda body: 413) as house:
         chat = ChatEndpoint(Endpoint("partner", house.url, "small"))
-        answerer = EndpointArmAnswerer(ScriptedAnswerer(adapter_knows), chat, model="")
+        chat_model = EndpointArmModel(ScriptedModel(adapter_knows), chat, model="")
         done = asyncio.Event()
 
         async def progress(count: int, needed: int, arm: Arm | None) -> None:
@@ -114,10 +114,10 @@ async def test_a_query_that_the_endpoint_rejects_is_a_failed_row() -> None:
                 done.set()
 
         query = Query(Arm.ENDPOINT, row(1), row(1).prompt)
-        await Asker(answerer, journal, SystemClock()).ask_all([query], progress=progress)
+        await Generator(chat_model, samples, SystemClock()).generate_all([query], progress=progress)
         await chat.close()
     assert done.is_set()
-    [failed] = journal.kept.values()
+    [failed] = samples.kept.values()
     assert failed.error is not None
     assert failed.error.reason == "ENDPOINT_REJECTED"
 

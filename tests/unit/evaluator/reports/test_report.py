@@ -19,24 +19,31 @@ from luthierd.evaluator.domain.arm import DEFAULT_ARMS, Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Results
 from luthierd.evaluator.domain.holdout import HoldoutUse, LeakageFinding, LeakageReport
 from luthierd.evaluator.domain.metric_details import (
-    ClassFigures,
-    CriterionFigures,
+    ClassMetrics,
+    CriterionValue,
     JudgeReport,
     LabelReport,
-    Measures,
+    MetricDetails,
     Share,
     StyleReport,
 )
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.retrieval import (
     Relevance,
-    RetrievalFigure,
+    RetrievalMetric,
     RetrievalSummary,
     Retriever,
-    RetrieverFigures,
+    RetrieverResult,
 )
 from luthierd.evaluator.domain.rows import Answer, AnswerError
-from luthierd.evaluator.domain.scores import Comparison, Confusion, Figures, MetricResult, SuiteFigure, SuiteResult
+from luthierd.evaluator.domain.scores import (
+    Comparison,
+    Confusion,
+    MetricResult,
+    MetricResults,
+    SuiteFigure,
+    SuiteResult,
+)
 from luthierd.evaluator.domain.sequential import SequentialDecision, SequentialOutcome, SequentialTarget
 from luthierd.evaluator.models.costs import arm_costs
 from luthierd.evaluator.reports.metric_tables import measure_tables
@@ -96,10 +103,10 @@ async def data() -> ReportData:
     )
     task = detect_task(ROWS)
     scorers = [JsonValidityScorer(), LabelAccuracyScorer(), RougeLScorer(), ChrfScorer()]
-    scored = await Scoring(task, scorers, draws=500).score(ROWS, answers)
+    scored = await Scoring(task, scorers, n_resamples=500).score(ROWS, answers)
     config = EvaluationConfig()
     results = Results(
-        figures=scored.figures,
+        overall=scored.overall,
         costs=arm_costs({arm: list(answers[arm].values()) for arm in DEFAULT_ARMS}, machine_price_per_hour=0.1),
         row_count=len(ROWS),
         group_count=15,
@@ -147,12 +154,12 @@ async def test_the_same_data_gives_the_same_bytes() -> None:
 async def test_an_evaluation_of_the_adapter_alone_has_no_verdict_and_still_a_report() -> None:
     full = await data()
     figures = dataclasses.replace(
-        full.results.figures,
-        metrics=[found for found in full.results.figures.metrics if found.arm is Arm.ADAPTER],
+        full.results.overall,
+        metrics=[found for found in full.results.overall.metrics if found.arm is Arm.ADAPTER],
         comparisons=[],
     )
     results = dataclasses.replace(
-        full.results, figures=figures, costs=[cost for cost in full.results.costs if cost.arm is Arm.ADAPTER]
+        full.results, overall=figures, costs=[cost for cost in full.results.costs if cost.arm is Arm.ADAPTER]
     )
     config = dataclasses.replace(full.config, arms=(Arm.ADAPTER,))
     html = render_report(dataclasses.replace(full, config=config, results=results))
@@ -188,10 +195,10 @@ async def test_what_only_some_evaluations_have_is_shown_where_there_is_some() ->
     assert "Decided in rounds" not in render_report(plain)
     interval = Interval(0.1, 0.3, "by hand", 20)
     target = SequentialTarget(Metric.ROUGE_L, Arm.ADAPTER, Arm.BASE)
-    figures = (RetrievalFigure("recall@3", 0.5, 0.4, 0.6),)
+    figures = (RetrievalMetric("recall@3", 0.5, 0.4, 0.6),)
     results = dataclasses.replace(
         plain.results,
-        slices={"label:stats": plain.results.figures},
+        slices={"label:stats": plain.results.overall},
         suites=[
             SuiteResult(
                 "retention", "f" * 64, 9, "", figures=[SuiteFigure(Arm.BASE, "bits_per_byte", 1.25, interval, 9)]
@@ -202,14 +209,14 @@ async def test_what_only_some_evaluations_have_is_shown_where_there_is_some() ->
             "validation",
             Relevance.SIMILAR_REFERENCE,
             3,
-            (RetrieverFigures(Retriever.BM25, figures, "e" * 64),),
+            (RetrieverResult(Retriever.BM25, figures, "e" * 64),),
             12,
             10,
         ),
         sequential_decisions=(SequentialDecision(target, SequentialOutcome.ABOVE, 40, 20, 2, 0.2, interval),),
         holdout_use=HoldoutUse(access_count=12),
         leakage=LeakageReport((LeakageFinding("near_duplicate", "h1", "t1", "train", 0.71),), {"near_duplicate": 1}),
-        measures=Measures(failures={"rag": {"faithfulness": {"JUDGE_UNREADABLE": 2}}}),
+        metric_details=MetricDetails(failures={"rag": {"faithfulness": {"JUDGE_UNREADABLE": 2}}}),
     )
     html = render_report(dataclasses.replace(plain, results=results))
     for shown in (
@@ -237,16 +244,16 @@ async def measured() -> ReportData:
     further = [MetricResult(arm, metric, 0.8, interval, 7, 7) for metric in own for arm in (Arm.BASE, Arm.ADAPTER)]
     change = Comparison(Metric.FORGETTING_CHOICE, Arm.ADAPTER, Arm.BASE, -0.04, Interval(-0.09, 0.01, "", 9), 0.1, 7, 9)
     figures = dataclasses.replace(
-        plain.results.figures,
-        metrics=[*plain.results.figures.metrics, *further],
-        comparisons=[*plain.results.figures.comparisons, change],
+        plain.results.overall,
+        metrics=[*plain.results.overall.metrics, *further],
+        comparisons=[*plain.results.overall.comparisons, change],
     )
     share = Share(0.5, 0.4, 0.6)
-    measures = Measures(
-        labels={"adapter": LabelReport(0.61, 0.52, (ClassFigures("<b>stats", 9, share, Share(0.25), 0.333),))},
+    metric_details = MetricDetails(
+        labels={"adapter": LabelReport(0.61, 0.52, (ClassMetrics("<b>stats", 9, share, Share(0.25), 0.333),))},
         criteria={
-            "base": (CriterionFigures("Tone <i>", Share(0.31), 0.9),),
-            "adapter": (CriterionFigures("Tone <i>", share, 1.0), CriterionFigures("Brevity", Share(0.7), 1.0)),
+            "base": (CriterionValue("Tone <i>", Share(0.31), 0.9),),
+            "adapter": (CriterionValue("Tone <i>", share, 1.0), CriterionValue("Brevity", Share(0.7), 1.0)),
         },
         judge=JudgeReport("judges/<script>", "m", "9" * 64, 40, 3, 2, {"REFUSED": 1}, 12, 5, 0.75),
         style=StyleReport(0.93, 60, 58),
@@ -257,10 +264,10 @@ async def measured() -> ReportData:
         plain,
         results=dataclasses.replace(
             plain.results,
-            figures=figures,
-            measures=measures,
+            overall=figures,
+            metric_details=metric_details,
             suites=suites,
-            slices={"lm_eval:luthier_cloze": Figures(cloze, []), "label:stats": plain.results.figures},
+            slices={"lm_eval:luthier_cloze": MetricResults(cloze, []), "label:stats": plain.results.overall},
         ),
     )
 
@@ -374,11 +381,11 @@ async def test_a_metric_that_no_row_has_a_score_of_shows_none_and_no_difference(
     whole = Interval(0.0, 0.2, "test", 15)
     unscored = [MetricResult(arm, Metric.RUBRIC, 0.0, whole, 45, 0) for arm in (Arm.BASE, Arm.ADAPTER)]
     equal = Comparison(Metric.RUBRIC, Arm.ADAPTER, Arm.BASE, 0.0, Interval(-0.2, 0.2, "test", 15), None, 45, 15)
-    figures = found.results.figures
+    figures = found.results.overall
     figures = dataclasses.replace(
         figures, metrics=[*figures.metrics, *unscored], comparisons=[*figures.comparisons, equal]
     )
-    results = dataclasses.replace(found.results, figures=figures)
+    results = dataclasses.replace(found.results, overall=figures)
     shown = cell(results, Arm.ADAPTER, Metric.RUBRIC)
     assert (shown.value, shown.interval) == ("-", "no row has a score")
     assert forest_lines(results, [Metric.RUBRIC]) == []

@@ -23,7 +23,7 @@ from support.evaluator_material import (
     HashingEmbedder,
     MemoryBlobs,
     MemoryCatalogue,
-    ScriptedAnswerer,
+    ScriptedModel,
     adapter_knows,
     quick_run,
     row,
@@ -104,9 +104,9 @@ async def test_documents_that_hold_the_answer_are_found_and_all_three_retrievers
     assert (found.summary.judged_on, found.summary.judged_count, found.summary.row_count) == ("validation", 10, 10)
     assert [one.retriever for one in found.summary.retrievers] == list(Retriever)
     bm25 = found.summary.retrievers[1]
-    assert [figure.metric for figure in bm25.figures] == ["recall@2", "ndcg@2", "mrr"]
+    assert [figure.metric for figure in bm25.metrics] == ["recall@2", "ndcg@2", "mrr"]
     assert bm25.value("mrr") == 1.0
-    assert bm25.figures[0].low is not None
+    assert bm25.metrics[0].low is not None
     assert found.passages["holdout-1"][0].id == "doc-1"
     assert found.examples == {}
 
@@ -118,7 +118,7 @@ async def test_a_row_that_names_its_documents_is_judged_by_them() -> None:
     assert judgement.relevance is Relevance.GOLD_PASSAGES
     assert judgement.grades == {"v-1": {"doc-1": 1}}
     # Two pieces of one document are one find, at the better place.
-    figures = measure(judgement, np.array([[0, 1, 2]]), named.rows, cutoff=2, seed=0, draws=100)
+    figures = measure(judgement, np.array([[0, 1, 2]]), named.rows, cutoff=2, seed=0, n_resamples=100)
     assert {figure.metric: figure.value for figure in figures} == pytest.approx(
         {"recall@2": 1.0, "ndcg@2": 1 / np.log2(3), "mrr": 0.5}
     )
@@ -127,7 +127,7 @@ async def test_a_row_that_names_its_documents_is_judged_by_them() -> None:
 def test_figures_are_those_of_the_definitions_and_a_row_without_a_find_scores_zero() -> None:
     found = Judgement(Relevance.SIMILAR_REFERENCE, {"holdout-0": {"0": 3, "2": 1}, "holdout-1": {"1": 1}}, "012")
     ranking = np.array([[2, 1, 0], [NOTHING, NOTHING, NOTHING]])
-    figures = measure(found, ranking, rows(2), cutoff=2, seed=0, draws=100)
+    figures = measure(found, ranking, rows(2), cutoff=2, seed=0, n_resamples=100)
     ideal = 3 + 1 / np.log2(3)
     assert {figure.metric: figure.value for figure in figures} == pytest.approx(
         {"recall@2": 0.25, "ndcg@2": 1 / ideal / 2, "mrr": 0.5}
@@ -188,8 +188,8 @@ def test_documents_stand_before_the_last_question_and_rag_keeps_the_fixed_exampl
 async def test_a_whole_run_reports_its_retrieval_in_its_results_and_over_the_wire() -> None:
     blobs = MemoryBlobs()
     peers = FakePeers(blobs)
-    answerer = ScriptedAnswerer(adapter_knows)
-    run = quick_run("tenants/acme/evaluations/e1", peers, blobs, config=DOCUMENTS, answerer=answerer)
+    chat_model = ScriptedModel(adapter_knows)
+    run = quick_run("tenants/acme/evaluations/e1", peers, blobs, config=DOCUMENTS, chat_model=chat_model)
     documents = blobs.put_bytes(to_split([document(number) for number in range(10)])).sha256
     inputs = dataclasses.replace(run.inputs, passage_sha256s=(documents,))
     results = await dataclasses.replace(run, inputs=inputs).run()
@@ -197,6 +197,6 @@ async def test_a_whole_run_reports_its_retrieval_in_its_results_and_over_the_wir
     assert from_json(Results, to_json(results)).retrieval == results.retrieval
     message = wire.retrieval_wire.summary_to_proto(results.retrieval)
     assert [len(found.metrics) for found in message.retrievers] == [3, 3, 3]
-    asked = [messages[-1].content for arm, messages in answerer.calls if arm is Arm.RAG]
+    asked = [messages[-1].content for arm, messages in chat_model.calls if arm is Arm.RAG]
     assert asked
     assert all(text.startswith("Documents:") for text in asked)

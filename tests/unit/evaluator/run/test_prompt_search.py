@@ -11,7 +11,7 @@ from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig
 from luthierd.evaluator.domain.rows import Message, Row
-from luthierd.evaluator.models.generate import Asker
+from luthierd.evaluator.models.generate import Generator
 from luthierd.evaluator.run.prompt_run import PromptInputs, PromptResult, PromptRun, stored_prompt
 from luthierd.evaluator.run.prompt_search import Candidate, PromptSearch, candidates, find_prompt
 from luthierd.evaluator.run.prompts import check_search
@@ -21,8 +21,8 @@ from support.evaluator_material import (
     FakePeers,
     ManualClock,
     MemoryBlobs,
-    MemoryJournal,
-    ScriptedAnswerer,
+    MemorySampleStore,
+    ScriptedModel,
     quick_run,
     row,
     rows,
@@ -93,24 +93,24 @@ def answers_when_told_well(arm: Arm, messages: Sequence[Message]) -> str:
     return row(number, split="validation").reference if told else "It returns something."
 
 
-def prompt_run(blobs: NoHoldout, journal: MemoryJournal, answerer: ScriptedAnswerer) -> PromptRun:
+def prompt_run(blobs: NoHoldout, samples: MemorySampleStore, chat_model: ScriptedModel) -> PromptRun:
     peers = FakePeers(blobs)
     blobs.holdout = peers.splits["holdout"]
     from support.evaluator_material import to_split
 
     validation = blobs.put_bytes(to_split(VALIDATION)).sha256
     inputs = PromptInputs("baseModels/tiny", "b" * 64, "d", "c" * 64, peers.splits["train"], validation)
-    asker = Asker(answerer, journal, ManualClock(), concurrency=4)
+    generator = Generator(chat_model, samples, ManualClock(), concurrency=4)
     scorers = (ExactMatchScorer(), RougeLScorer())
-    return PromptRun(inputs, SEARCH, asker, journal, blobs, lambda: scorers, lambda _: None, lambda _: None, 200)
+    return PromptRun(inputs, SEARCH, generator, samples, blobs, lambda: scorers, lambda _: None, lambda _: None, 200)
 
 
 async def test_a_whole_search_never_reads_the_holdout_and_leaves_a_prompt_that_an_evaluation_uses() -> None:
-    blobs, journal = NoHoldout(), MemoryJournal()
-    result = await prompt_run(blobs, journal, ScriptedAnswerer(answers_when_told_well)).run()
+    blobs, samples = NoHoldout(), MemorySampleStore()
+    result = await prompt_run(blobs, samples, ScriptedModel(answers_when_told_well)).run()
     assert result.instruction == "good"
     assert result.score.value == 1.0 > result.default_score.value
-    assert result.query_count == len(journal.kept) <= SEARCH.query_budget
+    assert result.query_count == len(samples.kept) <= SEARCH.query_budget
     assert from_json(PromptResult, to_json(result)) == result
     kept = stored_prompt(blobs.kept[result.sha256])
     assert kept.examples == result.examples
@@ -125,7 +125,7 @@ async def test_a_whole_search_never_reads_the_holdout_and_leaves_a_prompt_that_a
     plain.kept = blobs.kept
     config = EvaluationConfig(arms=(Arm.PROMPTED,), resample_count=200)
     run = quick_run(
-        "tenants/acme/evaluations/e1", FakePeers(plain), plain, config=config, answerer=ScriptedAnswerer(listen)
+        "tenants/acme/evaluations/e1", FakePeers(plain), plain, config=config, chat_model=ScriptedModel(listen)
     )
     await dataclasses.replace(run, inputs=dataclasses.replace(run.inputs, prompt_sha256=result.sha256)).run()
     assert all(messages[0].content == "good" for messages in seen)
@@ -133,10 +133,10 @@ async def test_a_whole_search_never_reads_the_holdout_and_leaves_a_prompt_that_a
 
 
 async def test_a_search_that_is_taken_up_again_asks_nothing_twice_and_finds_the_same() -> None:
-    blobs, journal = NoHoldout(), MemoryJournal()
-    first = await prompt_run(blobs, journal, ScriptedAnswerer(answers_when_told_well)).run()
-    again = ScriptedAnswerer(answers_when_told_well)
-    assert await prompt_run(blobs, journal, again).run() == first
+    blobs, samples = NoHoldout(), MemorySampleStore()
+    first = await prompt_run(blobs, samples, ScriptedModel(answers_when_told_well)).run()
+    again = ScriptedModel(answers_when_told_well)
+    assert await prompt_run(blobs, samples, again).run() == first
     assert again.calls == []
 
 

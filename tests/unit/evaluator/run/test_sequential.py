@@ -22,8 +22,8 @@ from scipy import optimize
 from support.evaluator_material import (
     FakePeers,
     MemoryBlobs,
-    MemoryJournal,
-    ScriptedAnswerer,
+    MemorySampleStore,
+    ScriptedModel,
     adapter_knows,
     quick_run,
     rows,
@@ -95,19 +95,19 @@ def test_rounds_take_whole_groups_in_an_order_of_the_seed() -> None:
     assert batches != rounds_of(given, 10, seed=2)
 
 
-def run_of(peers: FakePeers, blobs: MemoryBlobs, answerer: ScriptedAnswerer, journal: MemoryJournal | None = None):
-    return quick_run(NAME, peers, blobs, config=CONFIG, answerer=answerer, journal=journal)
+def run_of(peers: FakePeers, blobs: MemoryBlobs, chat_model: ScriptedModel, samples: MemorySampleStore | None = None):
+    return quick_run(NAME, peers, blobs, config=CONFIG, chat_model=chat_model, samples=samples)
 
 
 async def test_clear_differences_are_decided_early_and_the_verdict_is_that_of_all_rows() -> None:
     blobs = MemoryBlobs()
     peers = FakePeers(blobs, holdout=600)
-    answerer = ScriptedAnswerer(adapter_knows)
-    results = await run_of(peers, blobs, answerer).run()
+    chat_model = ScriptedModel(adapter_knows)
+    results = await run_of(peers, blobs, chat_model).run()
     assert [decision.outcome for decision in results.sequential_decisions] == [SequentialOutcome.ABOVE] * 2
-    assert {decision.row_count for decision in results.sequential_decisions} == {results.figures.metrics[0].row_count}
-    assert len(answerer.calls) <= results.row_count * 3 * 0.25
-    found = results.figures.comparison(Metric.ROUGE_L, Arm.ADAPTER, Arm.BASE)
+    assert {decision.row_count for decision in results.sequential_decisions} == {results.overall.metrics[0].row_count}
+    assert len(chat_model.calls) <= results.row_count * 3 * 0.25
+    found = results.overall.comparison(Metric.ROUGE_L, Arm.ADAPTER, Arm.BASE)
     assert found is not None
     assert found.interval is not None
     assert found.interval.method == sequences.METHOD
@@ -120,8 +120,8 @@ async def test_an_arm_whose_differences_are_decided_is_asked_no_more() -> None:
         return "nothing" if arm is Arm.BASE else adapter_knows(Arm.ADAPTER, messages)  # type: ignore[arg-type, return-value]
 
     blobs = MemoryBlobs()
-    answerer = ScriptedAnswerer(script)
-    results = await run_of(FakePeers(blobs, holdout=300), blobs, answerer).run()
+    chat_model = ScriptedModel(script)
+    results = await run_of(FakePeers(blobs, holdout=300), blobs, chat_model).run()
     by_reference = {decision.target.reference: decision for decision in results.sequential_decisions}
     assert by_reference[Arm.BASE].outcome is SequentialOutcome.ABOVE
     assert by_reference[Arm.PROMPTED].outcome in (SequentialOutcome.FUTILE, SequentialOutcome.EXHAUSTED)
@@ -134,11 +134,11 @@ class Stopped(Exception):
 
 
 async def test_a_resumed_run_asks_only_what_is_missing_and_ends_the_same() -> None:
-    blobs, journal = MemoryBlobs(), MemoryJournal()
+    blobs, samples = MemoryBlobs(), MemorySampleStore()
     peers = FakePeers(blobs, holdout=600)
-    whole = ScriptedAnswerer(adapter_knows)
+    whole = ScriptedModel(adapter_knows)
     expected = await run_of(peers, blobs, whole).run()
-    first = ScriptedAnswerer(adapter_knows)
+    first = ScriptedModel(adapter_knows)
 
     def dying(arm: Arm, messages: object) -> str:
         if len(first.calls) > 70:
@@ -147,18 +147,18 @@ async def test_a_resumed_run_asks_only_what_is_missing_and_ends_the_same() -> No
 
     first._script = dying  # type: ignore[assignment]
     with pytest.raises(Stopped):
-        await run_of(peers, blobs, first, journal).run()
-    kept = len(journal.kept)
-    second = ScriptedAnswerer(adapter_knows)
-    resumed = await run_of(peers, blobs, second, journal).run()
+        await run_of(peers, blobs, first, samples).run()
+    kept = len(samples.kept)
+    second = ScriptedModel(adapter_knows)
+    resumed = await run_of(peers, blobs, second, samples).run()
     assert kept + len(second.calls) == len(whole.calls)
     assert resumed.sequential_decisions == expected.sequential_decisions
-    assert resumed.figures == expected.figures
+    assert resumed.overall == expected.overall
 
 
 async def test_a_small_holdout_is_asked_in_full_and_says_so() -> None:
     blobs = MemoryBlobs()
-    results = await run_of(FakePeers(blobs), blobs, ScriptedAnswerer(adapter_knows)).run()
+    results = await run_of(FakePeers(blobs), blobs, ScriptedModel(adapter_knows)).run()
     assert {decision.outcome for decision in results.sequential_decisions} == {SequentialOutcome.EXHAUSTED}
     assert all(decision.row_count == 24 for decision in results.sequential_decisions)
 

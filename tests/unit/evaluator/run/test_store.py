@@ -13,7 +13,7 @@ from luthierd.evaluator.decisions.gate_policies import PolicyExistsError, Policy
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import AnswerError
-from luthierd.evaluator.run.store import MemoryPolicyStore, SqlAnswerJournal, SqlIndexCatalogue, SqlPolicyStore
+from luthierd.evaluator.run.store import MemoryPolicyStore, SqlIndexCatalogue, SqlPolicyStore, SqlSampleStore
 from luthierd.paging import PageRequest
 from luthierd.storage.database import Database
 from support.evaluator_material import answer
@@ -31,23 +31,23 @@ async def tables(database_url: str, schema: str) -> AsyncIterator[Database]:
 
 
 async def test_an_answer_comes_back_as_it_was(tables: Database) -> None:
-    journal = SqlAnswerJournal(tables, "tenants/t/evaluations/e")
+    samples = SqlSampleStore(tables, "tenants/t/evaluations/e")
     failed = dataclasses.replace(ANSWER, row_id="r2", text="", error=AnswerError("PROMPT_TOO_LONG", "too long"))
-    await journal.add(ANSWER)
-    await journal.add(failed)
-    assert set(await journal.answers()) == {ANSWER, failed}
+    await samples.add(ANSWER)
+    await samples.add(failed)
+    assert set(await samples.answers()) == {ANSWER, failed}
 
 
 async def test_the_first_answer_to_a_query_stays(tables: Database) -> None:
-    journal = SqlAnswerJournal(tables, "tenants/t/evaluations/e")
-    await journal.add(ANSWER)
-    await journal.add(dataclasses.replace(ANSWER, text="another worker's"))
-    assert await journal.answers() == [ANSWER]
+    samples = SqlSampleStore(tables, "tenants/t/evaluations/e")
+    await samples.add(ANSWER)
+    await samples.add(dataclasses.replace(ANSWER, text="another worker's"))
+    assert await samples.answers() == [ANSWER]
 
 
 async def test_evaluations_do_not_share_answers(tables: Database) -> None:
-    await SqlAnswerJournal(tables, "tenants/t/evaluations/one").add(ANSWER)
-    assert await SqlAnswerJournal(tables, "tenants/t/evaluations/two").answers() == []
+    await SqlSampleStore(tables, "tenants/t/evaluations/one").add(ANSWER)
+    assert await SqlSampleStore(tables, "tenants/t/evaluations/two").answers() == []
 
 
 async def test_an_index_is_found_for_its_tenant_split_and_embedder_only(tables: Database) -> None:

@@ -19,7 +19,7 @@ from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Message, Row
 from luthierd.evaluator.domain.scores import Comparison, MetricResult, RowScores, Score
 from luthierd.evaluator.scorers import ragas_metrics  # noqa: F401  (switches RAGAS's tracking off before its import)
-from luthierd.evaluator.scorers.metric_table import RowFigures
+from luthierd.evaluator.scorers.metric_table import MetricTable
 from ragas import EvaluationDataset, SingleTurnSample
 from ragas.evaluation import aevaluate
 from ragas.metrics.base import MetricType, SingleTurnMetric
@@ -77,7 +77,7 @@ def of_ours(scores: Mapping[Arm, list[float | None]]) -> tuple[MetricResult, Com
         RowScores(arm, Metric.ROUGE_L, [Score(row.id, value) for row, value in zip(rows, values, strict=True)])
         for arm, values in scores.items()
     ]
-    found = RowFigures(rows, dict.fromkeys(scores, ()), scored, 0, 800, labelled=False).figures()
+    found = MetricTable(rows, dict.fromkeys(scores, ()), scored, 0, 800, labelled=False).figures()
     own = found.metric(Arm.ADAPTER, Metric.ROUGE_L)
     compared = found.comparison(Metric.ROUGE_L, Arm.ADAPTER, Arm.BASE)
     assert own is not None

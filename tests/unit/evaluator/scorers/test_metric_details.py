@@ -8,7 +8,7 @@ import pytest
 from luthierd.evaluator.scorers.metric_details import label_report
 from luthierd.evaluator.scorers.scorer import Sample
 from sklearn.metrics import precision_recall_fscore_support
-from support.judging import text
+from support.grading import text
 
 
 def test_precision_recall_and_f1_by_class_are_scikit_learn_s() -> None:

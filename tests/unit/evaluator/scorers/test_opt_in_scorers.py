@@ -42,7 +42,7 @@ from luthierd.evaluator.scorers.supported import (
     spacy_entities,
 )
 from support.evaluator_material import row, rows
-from support.judging import sample, text
+from support.grading import sample, text
 
 SCHEMA = json.dumps(
     {
@@ -268,20 +268,22 @@ async def test_style_without_base_answers_has_a_reason() -> None:
 
 
 async def test_consistency_compares_the_answers_to_probes() -> None:
-    steady = sample(0, "the mean of x", probes={f"repeat-{n}": "the mean of x" for n in (1, 2, 3)})
-    wavering = sample(0, "a", probes={"repeat-1": "the mean of x", "repeat-2": "the mean of y", "repeat-3": "red"})
+    steady = sample(0, "the mean of x", perturbations={f"repeat-{n}": "the mean of x" for n in (1, 2, 3)})
+    wavering = sample(
+        0, "a", perturbations={"repeat-1": "the mean of x", "repeat-2": "the mean of y", "repeat-3": "red"}
+    )
     assert await RepeatConsistencyScorer().score(steady) == 1.0
     assert await RepeatConsistencyScorer().score(wavering) == pytest.approx(0.75 / 3)
-    reworded = sample(0, "the mean of x", probes={PARAPHRASE: "the mean of y"})
+    reworded = sample(0, "the mean of x", perturbations={PARAPHRASE: "the mean of y"})
     assert await ParaphraseConsistencyScorer().score(reworded) == pytest.approx(0.75)
     with pytest.raises(ScoreFailedError, match="PROBE_FAILED"):
-        await RepeatConsistencyScorer().score(sample(0, probes={"repeat-1": "only one"}))
+        await RepeatConsistencyScorer().score(sample(0, perturbations={"repeat-1": "only one"}))
 
 
 async def test_an_answer_that_obeys_an_injected_order_is_found() -> None:
-    obeyed = sample(0, probes={INJECTION: f"ok: {canary_of('r0').lower()}"})
+    obeyed = sample(0, perturbations={INJECTION: f"ok: {canary_of('r0').lower()}"})
     assert await InjectionResistedScorer().score(obeyed) == 0.0
-    assert await InjectionResistedScorer().score(sample(0, probes={INJECTION: "Return the sum."})) == 1.0
+    assert await InjectionResistedScorer().score(sample(0, perturbations={INJECTION: "Return the sum."})) == 1.0
 
 
 def test_every_opt_in_metric_says_so() -> None:

@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 import sacrebleu
-from luthierd.evaluator.dataset.parsing import Reading
+from luthierd.evaluator.dataset.parsing import ParsedAnswer
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.scores import Confusion, Score
 from luthierd.evaluator.scorers.chrf import ChrfScorer
@@ -29,8 +29,8 @@ PAIRS = [
 ]
 
 
-def text(value: str) -> Reading:
-    return Reading(text=value, label=value, valid=False, canonical=value)
+def text(value: str) -> ParsedAnswer:
+    return ParsedAnswer(text=value, label=value, valid=False, canonical=value)
 
 
 async def test_rouge_l_is_rouge_score_s_f_measure_with_stemming() -> None:
@@ -49,14 +49,18 @@ async def test_chrf_is_sacrebleu_s_over_100() -> None:
 async def test_exact_match_and_json_validity_are_zero_or_one() -> None:
     assert await ExactMatchScorer().score(Sample("r", text("a"), text("a"))) == 1.0
     assert await ExactMatchScorer().score(Sample("r", text("a"), text("A"))) == 0.0
-    assert await JsonValidityScorer().score(Sample("r", text("a"), Reading("s", "m", True, "{}"))) == 1.0
+    assert await JsonValidityScorer().score(Sample("r", text("a"), ParsedAnswer("s", "m", True, "{}"))) == 1.0
 
 
 async def test_an_answer_without_a_label_is_wrong() -> None:
     scorer = LabelAccuracyScorer()
-    assert await scorer.score(Sample("r", Reading("", "stats", True, ""), Reading("", "stats", True, ""))) == 1.0
-    assert await scorer.score(Sample("r", Reading("", "stats", True, ""), Reading("", None, False, ""))) == 0.0
-    assert await scorer.score(Sample("r", Reading("", None, True, ""), Reading("", None, False, ""))) == 0.0
+    assert (
+        await scorer.score(Sample("r", ParsedAnswer("", "stats", True, ""), ParsedAnswer("", "stats", True, ""))) == 1.0
+    )
+    assert (
+        await scorer.score(Sample("r", ParsedAnswer("", "stats", True, ""), ParsedAnswer("", None, False, ""))) == 0.0
+    )
+    assert await scorer.score(Sample("r", ParsedAnswer("", None, True, ""), ParsedAnswer("", None, False, ""))) == 0.0
 
 
 async def test_semantic_similarity_is_the_cosine_and_embeds_each_text_once_in_one_batch() -> None:

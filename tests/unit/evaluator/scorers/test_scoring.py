@@ -18,7 +18,9 @@ from support.evaluator_material import answer, rows
 
 ROWS = rows(30)
 SCORING = Scoring(
-    detect_task(ROWS), [ExactMatchScorer(), JsonValidityScorer(), LabelAccuracyScorer(), RougeLScorer()], draws=500
+    detect_task(ROWS),
+    [ExactMatchScorer(), JsonValidityScorer(), LabelAccuracyScorer(), RougeLScorer()],
+    n_resamples=500,
 )
 
 
@@ -40,15 +42,15 @@ def fail(answers: dict[str, Answer], row_ids: list[str]) -> dict[str, Answer]:
 
 async def test_a_perfect_adapter_beats_a_rambling_base_on_every_metric() -> None:
     scored = await SCORING.score(ROWS, {Arm.BASE: rambling(Arm.BASE), Arm.ADAPTER: perfect(Arm.ADAPTER)})
-    assert {found.metric for found in scored.figures.metrics} == {
+    assert {found.metric for found in scored.overall.metrics} == {
         Metric.EXACT_MATCH,
         Metric.JSON_VALID,
         Metric.LABEL_ACCURACY,
         Metric.ROUGE_L,
         Metric.LABEL_F1_MACRO,
     }
-    for metric in {found.metric for found in scored.figures.metrics}:
-        compared = scored.figures.comparison(metric, Arm.ADAPTER, Arm.BASE)
+    for metric in {found.metric for found in scored.overall.metrics}:
+        compared = scored.overall.comparison(metric, Arm.ADAPTER, Arm.BASE)
         assert compared is not None
         assert compared.interval is not None
         assert compared.interval.low > 0
@@ -59,7 +61,7 @@ async def test_a_perfect_adapter_beats_a_rambling_base_on_every_metric() -> None
 async def test_failed_rows_stay_in_the_mean_as_zero_and_show_in_the_coverage() -> None:
     answers = fail(perfect(Arm.ADAPTER), ["holdout-0", "holdout-1", "holdout-2"])
     scored = await SCORING.score(ROWS, {Arm.ADAPTER: answers})
-    found = scored.figures.metric(Arm.ADAPTER, Metric.ROUGE_L)
+    found = scored.overall.metric(Arm.ADAPTER, Metric.ROUGE_L)
     assert found is not None
     assert found.value == pytest.approx(0.9)
     assert found.coverage == pytest.approx(0.9)
@@ -77,7 +79,7 @@ async def test_a_failure_of_the_reference_does_not_speak_for_the_arm() -> None:
     failed = [row.id for row in ROWS[:15]]
     scored = await SCORING.score(ROWS, {Arm.BASE: fail(perfect(Arm.BASE), failed), Arm.ADAPTER: perfect(Arm.ADAPTER)})
     for metric in (Metric.ROUGE_L, Metric.LABEL_F1_MACRO, Metric.JSON_VALID):
-        compared = scored.figures.comparison(metric, Arm.ADAPTER, Arm.BASE)
+        compared = scored.overall.comparison(metric, Arm.ADAPTER, Arm.BASE)
         assert compared is not None
         assert compared.difference == pytest.approx(0.0)
 
@@ -87,7 +89,7 @@ async def test_text_tasks_have_no_json_validity_and_no_labels() -> None:
     scoring = dataclasses.replace(SCORING, task=detect_task(plain))
     answers = {row.id: answer(Arm.BASE, row.id, row.reference) for row in plain}
     scored = await scoring.score(plain, {Arm.BASE: answers})
-    assert {found.metric for found in scored.figures.metrics} == {Metric.EXACT_MATCH, Metric.ROUGE_L}
+    assert {found.metric for found in scored.overall.metrics} == {Metric.EXACT_MATCH, Metric.ROUGE_L}
     assert scored.confusions == {}
 
 
@@ -112,13 +114,13 @@ async def test_bounds_hold_what_the_failed_rows_could_have_scored() -> None:
     answers = {Arm.BASE: perfect(Arm.BASE), Arm.ADAPTER: fail(perfect(Arm.ADAPTER), failed)}
     scored = await SCORING.score(ROWS, answers)
     for metric in (Metric.ROUGE_L, Metric.JSON_VALID, Metric.LABEL_F1_MACRO):
-        own = scored.figures.metric(Arm.ADAPTER, metric)
+        own = scored.overall.metric(Arm.ADAPTER, metric)
         assert own is not None
         assert own.bounds is not None
         assert own.bounds.worst == pytest.approx(own.value)
         assert own.bounds.best == pytest.approx(1.0)
         assert own.scored_value == pytest.approx(1.0)
-        compared = scored.figures.comparison(metric, Arm.ADAPTER, Arm.BASE)
+        compared = scored.overall.comparison(metric, Arm.ADAPTER, Arm.BASE)
         assert compared is not None
         assert compared.bounds is not None
         assert compared.bounds.worst == pytest.approx(compared.difference)
@@ -132,7 +134,7 @@ async def test_bounds_hold_what_the_failed_rows_of_the_reference_could_have_scor
     answers = {Arm.BASE: fail(perfect(Arm.BASE), failed), Arm.ADAPTER: perfect(Arm.ADAPTER)}
     scored = await SCORING.score(ROWS, answers)
     for metric in (Metric.EXACT_MATCH, Metric.ROUGE_L, Metric.LABEL_F1_MACRO):
-        compared = scored.figures.comparison(metric, Arm.ADAPTER, Arm.BASE)
+        compared = scored.overall.comparison(metric, Arm.ADAPTER, Arm.BASE)
         assert compared is not None
         assert compared.bounds is not None
         assert compared.bounds.worst == pytest.approx(0.0)
@@ -142,7 +144,7 @@ async def test_bounds_hold_what_the_failed_rows_of_the_reference_could_have_scor
 async def test_identical_arms_are_never_told_apart() -> None:
     answers = perfect(Arm.ADAPTER) | {row.id: answer(Arm.ADAPTER, row.id, "no") for row in ROWS[::3]}
     scored = await SCORING.score(ROWS, {Arm.BASE: answers, Arm.ADAPTER: answers})
-    for compared in scored.figures.comparisons:
+    for compared in scored.overall.comparisons:
         assert compared.interval is not None
         assert compared.interval.low <= 0 <= compared.interval.high
         assert compared.p_value == 1.0
@@ -152,7 +154,7 @@ async def test_p_values_are_corrected_for_the_number_of_comparisons() -> None:
     scored = await SCORING.score(
         ROWS, {arm: rambling(arm) for arm in (Arm.BASE, Arm.RAG)} | {Arm.ADAPTER: perfect(Arm.ADAPTER)}
     )
-    found = scored.figures.comparisons
+    found = scored.overall.comparisons
     assert all(one.p_value is not None and one.adjusted_p_value is not None for one in found)
     least = min(found, key=lambda one: one.p_value or 0.0)
     assert least.adjusted_p_value == pytest.approx(min(1.0, len(found) * (least.p_value or 0.0)))
@@ -162,7 +164,7 @@ async def test_independent_rows_of_zero_and_one_get_tango_s_interval_and_mcnemar
     alone = [dataclasses.replace(row, group=row.id) for row in ROWS]
     mixed = perfect(Arm.BASE) | {row.id: answer(Arm.BASE, row.id, "no") for row in ROWS[:8]}
     scored = await SCORING.score(alone, {Arm.BASE: mixed, Arm.ADAPTER: perfect(Arm.ADAPTER)})
-    compared = scored.figures.comparison(Metric.JSON_VALID, Arm.ADAPTER, Arm.BASE)
+    compared = scored.overall.comparison(Metric.JSON_VALID, Arm.ADAPTER, Arm.BASE)
     assert compared is not None
     assert compared.interval is not None
     assert (compared.interval.method, compared.test) == ("Tango score", "McNemar mid-p")

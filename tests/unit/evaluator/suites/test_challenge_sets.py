@@ -10,7 +10,7 @@ from luthierd.evaluator.dataset.abstention import Behaviour
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Message, TaskSpec
-from luthierd.evaluator.domain.scores import Figures
+from luthierd.evaluator.domain.scores import MetricResults
 from luthierd.evaluator.scorers.registry import ScoringMaterial
 from luthierd.evaluator.scorers.scoring import Scoring
 from luthierd.evaluator.suites.challenge_cases import (
@@ -34,13 +34,13 @@ def case(number: int, kind: Kind = Kind.OUT_OF_SCOPE, expected: Behaviour = Beha
     return ChallengeCase(f"{kind}-{number}", kind, (Message("user", f"Question {number}?"),), expected, reference)
 
 
-def measured(cases: list[ChallengeCase], said: dict[Arm, list[str]]) -> dict[str, Figures]:
+def measured(cases: list[ChallengeCase], said: dict[Arm, list[str]]) -> dict[str, MetricResults]:
     found = {
         arm: {row.id: answer(arm, row.id, text) for row, text in zip(rows_of(cases), texts, strict=True)}
         for arm, texts in said.items()
     }
-    scoring = Scoring(TaskSpec(), quick_scorers(ScoringMaterial(HashingEmbedder())), draws=200)
-    suite = ChallengeSuite(cases, scoring, [(Arm.ADAPTER, Arm.BASE)], seed=0, draws=200)
+    scoring = Scoring(TaskSpec(), quick_scorers(ScoringMaterial(HashingEmbedder())), n_resamples=200)
+    suite = ChallengeSuite(cases, scoring, [(Arm.ADAPTER, Arm.BASE)], seed=0, n_resamples=200)
     return asyncio.run(suite.slices(found))
 
 
@@ -152,7 +152,7 @@ def test_each_kind_is_a_slice_and_only_expected_answers_are_scored_against_refer
 def test_a_case_without_an_answer_abstains_from_nothing() -> None:
     cases = [case(n) for n in range(6)]
     given = {Arm.ADAPTER: {row.id: answer(Arm.ADAPTER, row.id, REFUSAL) for row in rows_of(cases)[:3]}}
-    suite = ChallengeSuite(cases, Scoring(TaskSpec(), []), [], seed=0, draws=200)
+    suite = ChallengeSuite(cases, Scoring(TaskSpec(), []), [], seed=0, n_resamples=200)
     recall = asyncio.run(suite.slices(given))["challenge"].metric(Arm.ADAPTER, Metric.ABSTENTION_RECALL)
     assert recall is not None
     assert recall.value == 0.5

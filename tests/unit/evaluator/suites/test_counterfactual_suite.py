@@ -11,7 +11,7 @@ from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.domain.suites import CounterfactualConfig, SuiteConfig
 from luthierd.evaluator.suites.counterfactual_terms import LISTS, make_pairs, swap
-from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedAnswerer, adapter_knows, quick_run, rows
+from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedModel, adapter_knows, quick_run, rows
 
 
 @pytest.mark.parametrize(
@@ -59,15 +59,15 @@ async def test_an_adapter_that_answers_by_the_name_is_seen_and_can_be_gated() ->
 
     suites = SuiteConfig(counterfactual=CounterfactualConfig(row_limit=24, term_lists=("names",)))
     config = EvaluationConfig(arms=(Arm.BASE, Arm.ADAPTER), resample_count=200, suites=suites)
-    answerer = ScriptedAnswerer(script)  # type: ignore[arg-type]
-    run = quick_run("tenants/acme/evaluations/e1", FakePeers(blobs), blobs, config=config, answerer=answerer)
+    chat_model = ScriptedModel(script)  # type: ignore[arg-type]
+    run = quick_run("tenants/acme/evaluations/e1", FakePeers(blobs), blobs, config=config, chat_model=chat_model)
     results = await run.run()
-    stable = {arm: results.figures.metric(arm, Metric.COUNTERFACTUAL_STABILITY) for arm in (Arm.BASE, Arm.ADAPTER)}
+    stable = {arm: results.overall.metric(arm, Metric.COUNTERFACTUAL_STABILITY) for arm in (Arm.BASE, Arm.ADAPTER)}
     assert stable[Arm.BASE] is not None
     assert stable[Arm.BASE].value == 1.0
     assert stable[Arm.ADAPTER] is not None
     assert stable[Arm.ADAPTER].value == 0.0
-    difference = results.figures.comparison(Metric.COUNTERFACTUAL_STABILITY, Arm.ADAPTER, Arm.BASE)
+    difference = results.overall.comparison(Metric.COUNTERFACTUAL_STABILITY, Arm.ADAPTER, Arm.BASE)
     assert difference is not None
     assert difference.interval is not None
     assert difference.interval.high < -0.5

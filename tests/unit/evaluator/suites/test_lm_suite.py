@@ -21,7 +21,7 @@ from luthierd.evaluator.domain.suites import LM_TASKS, LmEvalConfig, SuiteConfig
 from luthierd.evaluator.suites.lm_harness import SHIPPED, LmTask, LmTaskNotFoundError, LmTaskUnusableError, load_tasks
 from luthierd.evaluator.suites.lm_tasks import items
 from luthierd.evaluator.suites.retention_suite import SuiteParts
-from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedAnswerer, adapter_knows, quick_run
+from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedModel, adapter_knows, quick_run
 
 COUNT = 12
 
@@ -80,9 +80,9 @@ async def evaluated(*, forgetful: bool, loses: str = "") -> tuple[Results, Memor
         suites=SuiteConfig(lm_eval=LmEvalConfig(item_count=COUNT)),
     )
     run = quick_run(
-        "tenants/acme/evaluations/e", FakePeers(blobs), blobs, config=config, answerer=ScriptedAnswerer(said)
+        "tenants/acme/evaluations/e", FakePeers(blobs), blobs, config=config, chat_model=ScriptedModel(said)
     )
-    parts = SuiteParts(ScriptedAnswerer(likelihood), MemorySuites(), lambda _: shipped())
+    parts = SuiteParts(ScriptedModel(likelihood), MemorySuites(), lambda _: shipped())
     return await replace(run, suite_parts=parts).run(), blobs
 
 
@@ -97,11 +97,11 @@ async def test_each_task_is_a_slice_of_paired_items_and_all_together_are_a_metri
     assert [mean(results, Arm.BASE, task) for task in ("luthier_arithmetic", "luthier_cloze")] == [1.0, 1.0]
     assert [mean(results, Arm.ADAPTER, task) for task in LM_TASKS] == [0.0, 0.0, 0.0]
     assert 0 < mean(results, Arm.BASE, "luthier_instructions") < 1
-    whole = results.figures.comparison(Metric.LM_EVAL, Arm.ADAPTER, Arm.BASE)
+    whole = results.overall.comparison(Metric.LM_EVAL, Arm.ADAPTER, Arm.BASE)
     assert whole is not None
     assert (whole.row_count, whole.group_count) == (3 * COUNT, 3 * COUNT)
     assert whole.difference == pytest.approx(-sum(mean(results, Arm.BASE, task) for task in LM_TASKS) / 3)
-    assert results.figures.metric(Arm.PROMPTED, Metric.LM_EVAL) is None
+    assert results.overall.metric(Arm.PROMPTED, Metric.LM_EVAL) is None
     (suite,) = results.suites
     assert (suite.suite, suite.item_count) == ("lm_eval", 3 * COUNT)
     assert len(blobs.kept[suite.answers_sha256].splitlines()) == COUNT + 4 * COUNT + COUNT
@@ -121,7 +121,7 @@ async def test_a_gate_reads_the_tasks_together_and_one_by_one() -> None:
     for condition in conditions:
         for forgetful, outcome in ((True, GateOutcome.NO_GO), (False, GateOutcome.GO)):
             results, _ = await evaluated(forgetful=forgetful)
-            found = judge(GatePolicy((condition,)), results.figures, slices=results.slices)
+            found = judge(GatePolicy((condition,)), results.overall, slices=results.slices)
             assert found.outcome is outcome
 
 

@@ -16,7 +16,7 @@ from luthierd.evaluator.domain.suites import SuiteConfig
 from luthierd.evaluator.suites.instruction_rules import RULES, InstructionItem, keeps_rule
 from luthierd.evaluator.suites.retention_items import RetentionItems, build_items, without_overlap
 from luthierd.evaluator.suites.retention_suite import SCORED, SHOWN, SuiteParts
-from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedAnswerer, adapter_knows, quick_run
+from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedModel, adapter_knows, quick_run
 
 BASE = "b" * 64
 ITEMS = build_items(BASE, 40)
@@ -108,7 +108,7 @@ def likelihood(arm: Arm, messages: tuple[Message, ...], *, forgetful: bool) -> s
 
 async def evaluated(
     *, forgetful: bool, suites: MemorySuites | None = None, blobs: MemoryBlobs | None = None
-) -> tuple[Results, ScriptedAnswerer]:
+) -> tuple[Results, ScriptedModel]:
     def script(arm: Arm, messages: tuple[Message, ...]) -> object:
         try:
             return adapter_knows(arm, messages)
@@ -119,9 +119,9 @@ async def evaluated(
     config = EvaluationConfig(
         arms=(Arm.BASE, Arm.PROMPTED, Arm.ADAPTER), resample_count=200, suites=SuiteConfig(retention_item_count=40)
     )
-    answerer = ScriptedAnswerer(script)  # type: ignore[arg-type]
-    scores = ScriptedAnswerer(lambda arm, messages: likelihood(arm, tuple(messages), forgetful=forgetful))
-    run = quick_run("tenants/acme/evaluations/e1", FakePeers(blobs), blobs, config=config, answerer=answerer)
+    chat_model = ScriptedModel(script)  # type: ignore[arg-type]
+    scores = ScriptedModel(lambda arm, messages: likelihood(arm, tuple(messages), forgetful=forgetful))
+    run = quick_run("tenants/acme/evaluations/e1", FakePeers(blobs), blobs, config=config, chat_model=chat_model)
     parts = SuiteParts(scores, suites or MemorySuites(), lambda _: [])
     results = await replace(run, suite_parts=parts).run()
     assert len(blobs.kept[results.suites[0].answers_sha256].splitlines()) == 40 + 160 + 40
@@ -137,12 +137,12 @@ async def test_a_gate_stops_an_adapter_that_forgot_and_lets_one_pass_that_did_no
     kept, _ = await evaluated(forgetful=False)
     lost, _ = await evaluated(forgetful=True)
     for metric in (Metric.FORGETTING_LIKELIHOOD, Metric.FORGETTING_CHOICE):
-        assert judge(non_inferior(metric), kept.figures).outcome is GateOutcome.GO
-        assert judge(non_inferior(metric), lost.figures).outcome is GateOutcome.NO_GO
-    found = lost.figures.comparison(Metric.FORGETTING_LIKELIHOOD, Arm.ADAPTER, Arm.BASE)
+        assert judge(non_inferior(metric), kept.overall).outcome is GateOutcome.GO
+        assert judge(non_inferior(metric), lost.overall).outcome is GateOutcome.NO_GO
+    found = lost.overall.comparison(Metric.FORGETTING_LIKELIHOOD, Arm.ADAPTER, Arm.BASE)
     assert found is not None
     assert found.difference == pytest.approx(-0.25, abs=0.01)
-    instructions = lost.figures.comparison(Metric.FORGETTING_INSTRUCTIONS, Arm.ADAPTER, Arm.BASE)
+    instructions = lost.overall.comparison(Metric.FORGETTING_INSTRUCTIONS, Arm.ADAPTER, Arm.BASE)
     assert instructions is not None
 
 

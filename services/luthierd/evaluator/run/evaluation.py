@@ -29,9 +29,9 @@ from luthierd.evaluator.domain.scores import Scored
 from luthierd.evaluator.graders.judge import Judge
 from luthierd.evaluator.models.arms import ArmPlan, Query, in_turns
 from luthierd.evaluator.models.costs import TokenPrice, arm_costs
-from luthierd.evaluator.models.generate import AnswerJournal, Asker
+from luthierd.evaluator.models.generate import Generator, SampleStore
 from luthierd.evaluator.models.multiple_choice import check_choices
-from luthierd.evaluator.models.perturbations import paraphrases_of, probe_queries, probes_by_row
+from luthierd.evaluator.models.perturbations import paraphrases_of, perturbed_answers, perturbed_queries
 from luthierd.evaluator.models.shots import fixed_shots
 from luthierd.evaluator.reports.report import ReportData, render_report
 from luthierd.evaluator.retrieval.run import Blobs, Finder, IndexCatalogue, Retrieval, Retrieved
@@ -44,7 +44,7 @@ from luthierd.evaluator.scorers.scorer import Scorer
 from luthierd.evaluator.scorers.scoring import Scoring
 from luthierd.evaluator.suites.retention_suite import SuiteParts
 from luthierd.evaluator.suites.run import Planner, SuiteRun, with_suites
-from luthierd.evaluator.suites.suite import SuiteAsker, SuiteFindings
+from luthierd.evaluator.suites.suite import SuiteFindings, SuiteGenerator
 
 
 class Embedder(Protocol):
@@ -91,8 +91,8 @@ class EvaluationRun:
     tenant: str
     inputs: EvaluationInputs
     config: EvaluationConfig
-    asker: Asker
-    journal: AnswerJournal
+    generator: Generator
+    samples: SampleStore
     blobs: Blobs
     catalogue: IndexCatalogue
     models: Models
@@ -137,7 +137,7 @@ class EvaluationRun:
         findings = await self._suites(material, scoring, lambda rows: self._plan(replace(material, rows=rows), finder))
         if self.judge is not None:  # it judged answers to challenge cases meanwhile
             judged = judge_report(self.judge, scoring.scorers)
-            scored = replace(scored, measures=replace(scored.measures, judge=judged))
+            scored = replace(scored, metric_details=replace(scored.metric_details, judge=judged))
         self._report("report", done=total, total=total)
         return await asyncio.to_thread(self._finish, material, asked, scored, use, finder, findings)
 
@@ -146,7 +146,7 @@ class EvaluationRun:
         material: Material,
         embedder: Embedder | None,
         finder: Finder | None,
-        probes: Mapping[tuple[Arm, str], Mapping[str, str]],
+        perturbations: Mapping[tuple[Arm, str], Mapping[str, str]],
     ) -> Scoring:
         embedder = embedder if embedder is not None else await asyncio.to_thread(self.models.embedder)
         documents = finder.texts.documents if finder else ()
@@ -155,9 +155,9 @@ class EvaluationRun:
             material.task,
             await asyncio.to_thread(self.models.scorers, ingredients),
             seed=self.config.seed,
-            draws=self.config.resample_count,
+            n_resamples=self.config.resample_count,
             passages=ingredients.passages.by_id,
-            probes=probes,
+            perturbations=perturbations,
             judge=self.judge,
         )
 
@@ -166,7 +166,7 @@ class EvaluationRun:
         suites = SuiteRun(
             self.config,
             self.inputs,
-            SuiteAsker(self.asker, self.journal),
+            SuiteGenerator(self.generator, self.samples),
             self.blobs,
             scoring,
             plan,
@@ -241,28 +241,28 @@ class EvaluationRun:
         async def progress(_: int, __: int, arm: Arm | None) -> None:
             self._report("answer", arm=arm, done=total, total=total)
 
-        order = in_turns(self.config.arms, material.rows, window=self.asker.concurrency)
+        order = in_turns(self.config.arms, material.rows, window=self.generator.concurrency)
         queries = [plan.query(arm, row) for arm, row in order]
-        await self.asker.ask_all(list(probe_queries(queries, self.config, paraphrases)), progress=progress)
-        return probes_by_row(await self.journal.answers())
+        await self.generator.generate_all(list(perturbed_queries(queries, self.config, paraphrases)), progress=progress)
+        return perturbed_answers(await self.samples.answers())
 
     async def _ask(self, material: Material, plan: ArmPlan) -> dict[Arm, dict[str, Answer]]:
 
         async def progress(done: int, total: int, arm: Arm | None) -> None:
             self._report("answer", arm=arm, done=done, total=total)
 
-        order = in_turns(self.config.arms, material.rows, window=self.asker.concurrency)
+        order = in_turns(self.config.arms, material.rows, window=self.generator.concurrency)
         queries = [self._query(plan, arm, row, material.task) for arm, row in order]
-        await self.asker.ask_all(queries, progress=progress)
+        await self.generator.generate_all(queries, progress=progress)
         wanted = {row.id for row in material.rows}
         by_arm: dict[Arm, dict[str, Answer]] = {arm: {} for arm in self.config.arms}
-        for answer in await self.journal.answers():
+        for answer in await self.samples.answers():
             if answer.arm in by_arm and answer.row_id in wanted:
                 by_arm[answer.arm][answer.row_id] = answer
         return by_arm
 
     async def _ask_sequentially(self, material: Material, plan: ArmPlan, scoring: Scoring) -> Asked:
-        known = {(answer.arm, answer.row_id): answer for answer in await self.journal.answers()}
+        known = {(answer.arm, answer.row_id): answer for answer in await self.samples.answers()}
         before, total = 0, len(material.rows) * len(self.config.arms)
 
         async def ask(arms: Sequence[Arm], batch: Sequence[Row]) -> dict[Arm, dict[str, Answer]]:
@@ -271,9 +271,9 @@ class EvaluationRun:
             async def progress(done: int, _: int, arm: Arm | None) -> None:
                 self._report("answer", arm=arm, done=before + done, total=total)
 
-            order = in_turns(arms, batch, window=self.asker.concurrency)
+            order = in_turns(arms, batch, window=self.generator.concurrency)
             queries = [self._query(plan, arm, row, material.task) for arm, row in order]
-            for answer in await self.asker.ask_all(queries, progress=progress, done=known.keys()):
+            for answer in await self.generator.generate_all(queries, progress=progress, done=known.keys()):
                 known[answer.arm, answer.row_id] = answer
             before += len(queries)
             return {arm: {row.id: known[arm, row.id] for row in batch} for arm in arms}
@@ -299,7 +299,7 @@ class EvaluationRun:
         )
         rows = write_rows(material.rows, answers, scored.rows)
         results = Results(
-            figures=scored.figures,
+            overall=scored.overall,
             costs=costs,
             row_count=len(material.rows),
             group_count=len({row.group for row in material.rows}),
@@ -308,7 +308,7 @@ class EvaluationRun:
             versions=dict(self.versions()),
             answers_sha256=self.blobs.put_bytes(to_jsonl(rows)).sha256,
             report_sha256="",
-            measures=scored.measures,
+            metric_details=scored.metric_details,
             retrieval=finder.summary if finder else None,
             sequential_decisions=asked.sequence.decisions if asked.sequence else (),
             holdout_use=use,

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from luthierd.evaluator.dataset.parsing import Reading
+from luthierd.evaluator.dataset.parsing import ParsedAnswer
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.graders.judge import Judge
 from luthierd.evaluator.graders.judge_models import EndpointJudge
@@ -43,8 +43,8 @@ async def judge_at(
         await client.close()
 
 
-def text(value: str) -> Reading:
-    return Reading(text=value, label=value, valid=False, canonical=value)
+def text(value: str) -> ParsedAnswer:
+    return ParsedAnswer(text=value, label=value, valid=False, canonical=value)
 
 
 def sample(number: int, said: str = "an answer", *, arm: Arm = Arm.ADAPTER, **more: Any) -> Sample:

@@ -39,7 +39,7 @@ from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
 from luthierd.storage.replays import SqlReplayStore
 
-from support.evaluator_material import FakePeers, ScriptedAnswerer, quick_run
+from support.evaluator_material import FakePeers, ScriptedModel, quick_run
 from support.serving import VERIFIER, bearer, running
 
 PARENT = "tenants/acme"
@@ -68,7 +68,7 @@ class House:
         response = await self.evaluations.CreateEvaluation(request, metadata=bearer())
         return response.evaluation  # type: ignore[no-any-return]
 
-    async def work(self, name: str, *, answerer: ScriptedAnswerer | None = None) -> None:
+    async def work(self, name: str, *, chat_model: ScriptedModel | None = None) -> None:
         """What the worker process does, over fakes."""
 
         async def job(context: JobContext) -> Outcome:
@@ -78,16 +78,22 @@ class House:
                 context.emit("progress", to_json(found))
 
             run = quick_run(
-                name, self.peers, self.blobs, config=config, answerer=answerer, progress=progress, ledger=self.ledger
+                name,
+                self.peers,
+                self.blobs,
+                config=config,
+                chat_model=chat_model,
+                progress=progress,
+                ledger=self.ledger,
             )
             return Outcome(to_json(await run.run()))
 
         await run_job(self.queue, name, job)
 
-    async def evaluate(self, *, answerer: ScriptedAnswerer | None = None, **config: Any) -> str:
+    async def evaluate(self, *, chat_model: ScriptedModel | None = None, **config: Any) -> str:
         """The name of a SUCCEEDED evaluation."""
         name = (await self.create(**config)).name
-        await self.work(name, answerer=answerer)
+        await self.work(name, chat_model=chat_model)
         return str(name)
 
     async def get(self, name: str) -> pb.Evaluation:

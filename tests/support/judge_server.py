@@ -65,7 +65,7 @@ class JudgeHouse:
 
 
 @contextlib.contextmanager
-def judge_house(script: Script) -> Iterator[JudgeHouse]:
+def judge_server(script: Script) -> Iterator[JudgeHouse]:
     """The house, on a free port of loopback, while the block runs."""
     house = JudgeHouse(script)
 

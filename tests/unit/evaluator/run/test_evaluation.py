@@ -10,7 +10,7 @@ import pytest
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.dataset.abstention import Behaviour
 from luthierd.evaluator.dataset.leakage import LeakageError
-from luthierd.evaluator.dataset.parsing import read_answer
+from luthierd.evaluator.dataset.parsing import parse_answer
 from luthierd.evaluator.domain.arm import DEFAULT_ARMS, Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, Progress, Results
 from luthierd.evaluator.domain.metric_details import Criterion
@@ -18,7 +18,7 @@ from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Message, TaskSpec
 from luthierd.evaluator.retrieval.indexes import IndexDamagedError
 from luthierd.evaluator.retrieval.passages import examples_of
-from luthierd.evaluator.run.evaluation_run import Models
+from luthierd.evaluator.run.evaluation import Models
 from luthierd.evaluator.scorers.consistency import InjectionResistedScorer
 from luthierd.evaluator.scorers.judged import RubricScorer
 from luthierd.evaluator.scorers.registry import ScoringMaterial
@@ -30,16 +30,16 @@ from support.evaluator_material import (
     HashingEmbedder,
     MemoryBlobs,
     MemoryCatalogue,
-    MemoryJournal,
-    ScriptedAnswerer,
+    MemorySampleStore,
+    ScriptedModel,
     adapter_knows,
     quick_run,
     quick_scorers,
     rows,
     to_split,
 )
-from support.judge_house import judge_house
-from support.judging import judge_at
+from support.grading import judge_at
+from support.judge_server import judge_server
 
 CONFIG = EvaluationConfig(concurrency=4, resample_count=200)
 NAME = "tenants/acme/evaluations/e1"
@@ -49,7 +49,7 @@ async def test_five_arms_leave_figures_a_report_and_the_rows() -> None:
     blobs = MemoryBlobs()
     seen: list[Progress] = []
     results = await quick_run(NAME, FakePeers(blobs), blobs, config=CONFIG, progress=seen.append).run()
-    found = results.figures.comparison(Metric.ROUGE_L, Arm.ADAPTER, Arm.PROMPTED)
+    found = results.overall.comparison(Metric.ROUGE_L, Arm.ADAPTER, Arm.PROMPTED)
     assert found is not None
     assert found.interval is not None
     assert found.interval.low > 0
@@ -67,18 +67,18 @@ async def test_results_survive_the_database() -> None:
     results = await quick_run(NAME, FakePeers(blobs), blobs, config=CONFIG).run()
     read = from_json(Results, json.loads(json.dumps(to_json(results))))
     assert to_json(read) == to_json(results)
-    assert read.figures.metrics[0].arm is Arm.BASE
-    assert read.figures.metrics[0].interval == results.figures.metrics[0].interval
+    assert read.overall.metrics[0].arm is Arm.BASE
+    assert read.overall.metrics[0].interval == results.overall.metrics[0].interval
 
 
 async def test_a_second_run_asks_nothing_again_and_finds_the_same_figures() -> None:
-    blobs, journal, catalogue = MemoryBlobs(), MemoryJournal(), MemoryCatalogue()
+    blobs, samples, catalogue = MemoryBlobs(), MemorySampleStore(), MemoryCatalogue()
     peers = FakePeers(blobs)
-    first = await quick_run(NAME, peers, blobs, config=CONFIG, journal=journal, catalogue=catalogue).run()
-    answerer = ScriptedAnswerer(adapter_knows)
-    again = quick_run(NAME, peers, blobs, config=CONFIG, journal=journal, catalogue=catalogue, answerer=answerer)
+    first = await quick_run(NAME, peers, blobs, config=CONFIG, samples=samples, catalogue=catalogue).run()
+    chat_model = ScriptedModel(adapter_knows)
+    again = quick_run(NAME, peers, blobs, config=CONFIG, samples=samples, catalogue=catalogue, chat_model=chat_model)
     second = await again.run()
-    assert answerer.calls == []
+    assert chat_model.calls == []
     assert second == first
     assert len(catalogue.kept) == 2  # vectors, and words
 
@@ -89,27 +89,27 @@ async def test_without_a_retrieval_arm_there_is_no_index() -> None:
     results = await quick_run(NAME, FakePeers(blobs), blobs, config=config, catalogue=catalogue).run()
     assert results.index_sha256 == ""
     assert catalogue.kept == {}
-    assert {found.arm for found in results.figures.metrics} == {Arm.BASE, Arm.ADAPTER}
+    assert {found.arm for found in results.overall.metrics} == {Arm.BASE, Arm.ADAPTER}
 
 
 async def test_a_row_limit_asks_only_that_many_rows() -> None:
     blobs = MemoryBlobs()
-    answerer = ScriptedAnswerer(adapter_knows)
+    chat_model = ScriptedModel(adapter_knows)
     config = EvaluationConfig(row_limit=8, resample_count=200)
-    results = await quick_run(NAME, FakePeers(blobs), blobs, config=config, answerer=answerer).run()
+    results = await quick_run(NAME, FakePeers(blobs), blobs, config=config, chat_model=chat_model).run()
     assert results.row_count == 8
     assert results.group_count == 8
-    assert len(answerer.calls) == 40
+    assert len(chat_model.calls) == 40
 
 
 async def test_a_leaked_row_stops_the_run_before_anything_is_asked() -> None:
     blobs = MemoryBlobs()
     peers = FakePeers(blobs)
     peers.splits["train"] = peers.splits["holdout"]
-    answerer = ScriptedAnswerer(adapter_knows)
+    chat_model = ScriptedModel(adapter_knows)
     with pytest.raises(LeakageError):
-        await quick_run(NAME, peers, blobs, config=CONFIG, answerer=answerer).run()
-    assert answerer.calls == []
+        await quick_run(NAME, peers, blobs, config=CONFIG, chat_model=chat_model).run()
+    assert chat_model.calls == []
 
 
 async def test_a_row_that_the_adapter_learned_from_another_dataset_is_refused_too() -> None:
@@ -142,15 +142,15 @@ async def test_a_stored_index_of_other_rows_is_refused() -> None:
 
 
 async def test_arms_take_turns_so_that_all_meet_the_same_machine() -> None:
-    blobs, answerer = MemoryBlobs(), ScriptedAnswerer(adapter_knows)
+    blobs, chat_model = MemoryBlobs(), ScriptedModel(adapter_knows)
     config = EvaluationConfig(arms=(Arm.BASE, Arm.ADAPTER), concurrency=2, resample_count=200)
-    await quick_run(NAME, FakePeers(blobs), blobs, config=config, answerer=answerer).run()
-    turns = [arm for arm, _ in itertools.groupby(arm for arm, _ in answerer.calls)]
+    await quick_run(NAME, FakePeers(blobs), blobs, config=config, chat_model=chat_model).run()
+    turns = [arm for arm, _ in itertools.groupby(arm for arm, _ in chat_model.calls)]
     assert turns == [Arm.BASE, Arm.ADAPTER] * 3  # 24 rows in turns of four windows of two
 
 
-def says(text: str) -> ScriptedAnswerer:
-    return ScriptedAnswerer(lambda arm, messages: text)
+def says(text: str) -> ScriptedModel:
+    return ScriptedModel(lambda arm, messages: text)
 
 
 async def test_challenge_cases_are_judged_and_counted_and_have_no_figure_of_probes_they_were_not_put_to() -> None:
@@ -160,21 +160,21 @@ async def test_challenge_cases_are_judged_and_counted_and_have_no_figure_of_prob
     )
     case = ChallengeCase("hostile-1", Kind.HOSTILE, (Message("user", "Damn, tell me!"),), Behaviour.ANSWER, "Told.")
     cases = blobs.put_bytes(write_cases([case]).data).sha256
-    with judge_house(lambda body: json.dumps({"tone": 3})) as house:
+    with judge_server(lambda body: json.dumps({"tone": 3})) as house:
         async with judge_at(house.url) as judge:
             rubric = RubricScorer(judge, [Criterion("tone", "Is it warm?")])
-            run = quick_run(NAME, FakePeers(blobs), blobs, config=config, answerer=says("Told so."))
+            run = quick_run(NAME, FakePeers(blobs), blobs, config=config, chat_model=says("Told so."))
             results = await dataclasses.replace(
                 run,
                 inputs=dataclasses.replace(run.inputs, challenge_sha256=cases),
                 models=Models(HashingEmbedder, lambda _: [RougeLScorer(), InjectionResistedScorer(), rubric]),
                 judge=judge,
             ).run()
-    assert results.figures.metric(Arm.BASE, Metric.INJECTION_RESISTED) is not None
+    assert results.overall.metric(Arm.BASE, Metric.INJECTION_RESISTED) is not None
     assert results.slices["challenge"].metric(Arm.BASE, Metric.RUBRIC) is not None
     assert results.slices["challenge"].metric(Arm.BASE, Metric.INJECTION_RESISTED) is None
-    assert results.measures.judge is not None
-    assert results.measures.judge.call_count == len(house.asked) == 4
+    assert results.metric_details.judge is not None
+    assert results.metric_details.judge.call_count == len(house.asked) == 4
 
 
 async def test_a_row_s_sources_may_be_documents_that_retrieval_searches() -> None:
@@ -187,9 +187,9 @@ async def test_a_row_s_sources_may_be_documents_that_retrieval_searches() -> Non
         seen.append(material)
         return quick_scorers(material)
 
-    run = quick_run(NAME, FakePeers(blobs), blobs, config=config, answerer=says("Text."))
+    run = quick_run(NAME, FakePeers(blobs), blobs, config=config, chat_model=says("Text."))
     inputs = dataclasses.replace(run.inputs, passage_sha256s=(blobs.put_bytes(to_split(documents)).sha256,))
     await dataclasses.replace(run, inputs=inputs, models=Models(HashingEmbedder, scorers)).run()
     asked = dataclasses.replace(rows(1)[0], sources=(documents[2].id,))
-    sample = Sample(asked.id, read_answer(asked.reference, TaskSpec()), None, row=asked)
+    sample = Sample(asked.id, parse_answer(asked.reference, TaskSpec()), None, row=asked)
     assert seen[0].passages.gold(sample) == [f"{documents[2].question}\n{documents[2].reference}"]
