@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import random
 import time
@@ -13,10 +14,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import grpc
+from google.protobuf.descriptor import Descriptor, MethodDescriptor
 from google.protobuf.message import Message
 
 from luthier.endpoints import TlsOptions
 from luthier.errors import ProfileError, RpcError, UnavailableError
+from luthier.options.v1 import call_policy_pb2
 from luthier.status import error_from_rpc
 
 Request = TypeVar("Request", bound=Message)
@@ -29,31 +32,8 @@ replica (deploy/envoy).
 """
 
 DEFAULT_DEADLINE_S = 30.0
-# Seconds, by method, where the default is too short: methods that work before they answer, and bulk data.
-DEADLINES_S = {
-    "ImportDataset": 600.0,
-    "ReadDatasetRevision": 60.0,
-    "ReadEvaluationReport": 60.0,
-    "ReadCaptureFile": 60.0,
-    "ExportFeedback": 300.0,
-    "CreateEvaluation": 60.0,
-    "CreateTrainingJob": 60.0,
-    # A call that needs an engine starts it (about a minute on a small CPU), then loads the adapter.
-    "DeployAdapter": 600.0,
-    "PromoteDeployment": 300.0,
-    "RollbackDeployment": 300.0,
-    "SetTraffic": 300.0,
-    "PinDeployment": 300.0,
-    "PrefetchDeployment": 300.0,
-    "DeleteDeployment": 120.0,
-    "Generate": 300.0,
-    "GenerateStream": 300.0,
-    "Chat": 300.0,
-    "ChatStream": 300.0,
-    "BatchGenerate": 600.0,
-    "Score": 300.0,
-    "Embed": 300.0,
-}
+"""For methods without `deadline` in their `luthier.options.v1.call`; documented in call_policy.proto."""
+
 # Watches send a heartbeat every 10 seconds; three missed ones mean that the connection is gone.
 WATCH_IDLE_S = 30.0
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
@@ -154,14 +134,14 @@ class Transport:
         async def once(remaining_s: float) -> Response:
             return await call(request, timeout=remaining_s, metadata=await self.metadata(request))
 
-        return await self.retrying(once, method=method_of(request), timeout_s=timeout_s)
+        return await self._retrying(once, method_of(request.DESCRIPTOR), timeout_s=timeout_s)
 
     async def upload(
         self,
         call: grpc.aio.StreamUnaryMultiCallable[Request, Response],
         requests: Callable[[], AsyncIterator[Request]],
         *,
-        method: str,
+        request_type: type[Request],
         timeout_s: float | None = None,
     ) -> Response:
         """Makes a client-streaming call; a retry starts over with a new iterator of `requests`."""
@@ -169,19 +149,19 @@ class Transport:
         async def once(remaining_s: float) -> Response:
             return await call(requests(), timeout=remaining_s, metadata=await self.metadata())
 
-        return await self.retrying(once, method=method, timeout_s=timeout_s)
+        return await self._retrying(once, method_of(request_type.DESCRIPTOR), timeout_s=timeout_s)
 
-    async def retrying(
-        self, once: Callable[[float], Awaitable[Response]], *, method: str, timeout_s: float | None = None
+    async def _retrying(
+        self, once: Callable[[float], Awaitable[Response]], method: MethodDescriptor, *, timeout_s: float | None
     ) -> Response:
         """Runs `once(remaining_s)` until it answers, fails for good, or no time is left for another attempt."""
-        deadline = time.monotonic() + (timeout_s or DEADLINES_S.get(method, DEFAULT_DEADLINE_S))
+        deadline = time.monotonic() + (timeout_s or deadline_s(method))
         attempt = 0
         while True:
             try:
                 return await once(max(deadline - time.monotonic(), 0.001))
             except grpc.aio.AioRpcError as failure:
-                error = self.error_of(failure, method=method)
+                error = self.error_of(failure, method=method.name)
             attempt += error.retry_after_s is None
             await self._pause(error, attempt=attempt, deadline=deadline)
 
@@ -207,20 +187,20 @@ class Transport:
         """Yields the messages of a server stream. Retried only before the first message. Closing the iterator cancels
         the call. timeout_s 0: no total deadline. idle_s: longest silence; a longer one is an `UnavailableError`.
         """
-        method = method_of(request)
-        total_s = DEADLINES_S.get(method, DEFAULT_DEADLINE_S) if timeout_s is None else timeout_s
+        method = method_of(request.DESCRIPTOR)
+        total_s = deadline_s(method) if timeout_s is None else timeout_s
         deadline = time.monotonic() + total_s if total_s else float("inf")
         attempt, received = 0, False
         while True:
             remaining_s = None if deadline == float("inf") else max(deadline - time.monotonic(), 0.001)
             running = call(request, timeout=remaining_s, metadata=await self.metadata(request))
             try:
-                while (message := await self._read(running, idle_s, method)) is not None:
+                while (message := await self._read(running, idle_s, method.name)) is not None:
                     received = True
                     yield message
                 return  # noqa: TRY300 - the loop's other exits are retries
             except grpc.aio.AioRpcError as failure:
-                error = self.error_of(failure, method=method)
+                error = self.error_of(failure, method=method.name)
             finally:
                 running.cancel()
             if received:
@@ -327,9 +307,18 @@ class Patience:
             raise error
 
 
-def method_of(request: Message) -> str:
-    """The method that a request belongs to: each method has its own request, named after it (buf STANDARD)."""
-    return request.DESCRIPTOR.name.removesuffix("Request")
+@functools.cache
+def method_of(request: Descriptor) -> MethodDescriptor:
+    """The method that takes this message: each has its own request, declared in the file of its service."""
+    methods = (method for service in request.file.services_by_name.values() for method in service.methods)
+    return next(method for method in methods if method.input_type.full_name == request.full_name)
+
+
+@functools.cache
+def deadline_s(method: MethodDescriptor) -> float:
+    """How long a call waits if its caller names no deadline."""
+    policy = method.GetOptions().Extensions[call_policy_pb2.call]
+    return policy.deadline.ToTimedelta().total_seconds() if policy.HasField("deadline") else DEFAULT_DEADLINE_S
 
 
 def new_request_id() -> str:

@@ -10,14 +10,9 @@ import luthier
 import pytest
 from google.api import field_behavior_pb2, field_info_pb2, resource_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
-from luthier.services import SCOPES, SERVICES
-
-SERVICERS = {
-    "curation": "luthierd.curation.api.dataset_service",
-    "trainer": "luthierd.trainer.api.training_service",
-    "evaluator": "luthierd.evaluator.api.evaluation_service",
-    "inference": "luthierd.inference.api.inference_service",
-}
+from google.protobuf.descriptor_pb2 import MethodOptions
+from luthier.options.v1 import call_policy_pb2
+from luthier.services import SERVICES
 
 SHARED_METHODS = {
     "ImportBaseModel": "base models belong to the installation",
@@ -29,26 +24,8 @@ SHARED_METHODS = {
 }
 """Methods whose request need not name a tenant, and why."""
 
-READING_VERBS = (
-    "Compare",
-    "Decide",
-    "Get",
-    "List",
-    "Read",
-    "Plan",
-    "SelfTest",
-    "Watch",
-    "Generate",
-    "Chat",
-    "BatchGenerate",
-    "Score",
-    "Embed",
-    "Prefetch",
-    "Run",
-)
-"""What these methods do leaves nothing behind that a second call would double. Run: a gate judges, it keeps nothing.
-Prefetch: what is loaded already stays as it is.
-"""
+COMPUTING_METHODS = ("CompareEvaluations", "GenerateChallengeCases", "PlanGate", "SelfTestGate")
+"""They compute their answer from what is stored, and store nothing."""
 
 
 def services() -> Iterator[ServiceDescriptor]:
@@ -63,7 +40,11 @@ def services() -> Iterator[ServiceDescriptor]:
 METHODS: list[MethodDescriptor] = [method for service in services() for method in service.methods]
 REQUESTS: list[Descriptor] = [method.input_type for method in METHODS]
 
+CHANGING = [m for m in METHODS if m.GetOptions().idempotency_level == MethodOptions.IDEMPOTENCY_UNKNOWN]
+"""A second call would do it again, unless it carries the same `request_id`."""
+
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.full_name)
+every_changing_method = pytest.mark.parametrize("method", CHANGING, ids=lambda method: method.full_name)
 
 
 def is_ours(message: Descriptor | None) -> bool:
@@ -80,6 +61,10 @@ def fields_below(
         is_input = field_behavior_pb2.OUTPUT_ONLY not in behaviors(field)
         if is_ours(child) and is_input and child.full_name not in seen and not child.GetOptions().map_entry:
             yield from fields_below(child, path=f"{path}{field.name}.", seen=seen | {child.full_name})
+
+
+def policy_of(method: MethodDescriptor) -> call_policy_pb2.CallPolicy:
+    return method.GetOptions().Extensions[call_policy_pb2.call]
 
 
 def behaviors(field: FieldDescriptor) -> list[int]:
@@ -115,9 +100,14 @@ def test_a_watch_streams_numbered_events_from_any_point_on(method: MethodDescrip
     assert event.fields_by_name["event_id"].type == FieldDescriptor.TYPE_INT64
 
 
-@pytest.mark.parametrize(
-    "method", [m for m in METHODS if not m.name.startswith(READING_VERBS)], ids=lambda m: m.full_name
-)
+@every_method
+def test_only_reading_verbs_have_no_side_effects(method: MethodDescriptor) -> None:
+    has_none = method.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS
+    reads = method.name.startswith(("Get", "List", "Read", "Watch"))
+    assert has_none == (reads or method.name in COMPUTING_METHODS)
+
+
+@every_changing_method
 def test_a_call_that_changes_something_has_a_request_id(method: MethodDescriptor) -> None:
     ids = [field for path, field in fields_below(method.input_type) if field.name == "request_id"]
     assert len(ids) == 1
@@ -170,27 +160,21 @@ def test_a_resource_of_a_tenant_has_a_name_below_it() -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_method_of_a_service_needs_a_scope_that_tokens_carry(name: str) -> None:
-    module = importlib.import_module(SERVICERS[name])
-    methods = {method.name for method in METHODS if method.containing_service.file.package == f"luthier.{name}.v1"}
-    assert module.SCOPES.keys() == methods
-    assert set(module.SCOPES.values()) <= set(SCOPES)
-    full_names = {m.containing_service.full_name for m in METHODS if m.name in methods}
-    assert set(module.FULL_NAMES) == full_names
+    spec = SERVICES[name]
+    methods = [method for method in METHODS if method.containing_service.file.package == f"luthier.{name}.v1"]
+    assert {policy_of(method).scope for method in methods} <= {*spec.scopes, *spec.operator_scopes}
 
 
-@pytest.mark.parametrize("name", SERVICES)
-def test_only_a_write_scope_lets_a_caller_change_things(name: str) -> None:
-    scopes = importlib.import_module(SERVICERS[name]).SCOPES
-    changing = {method for method in scopes if not method.startswith(READING_VERBS)}
-    assert {method for method in changing if scopes[method].endswith(".read")} == set()
+@every_changing_method
+def test_only_a_write_scope_lets_a_caller_change_things(method: MethodDescriptor) -> None:
+    assert not policy_of(method).scope.endswith(".read")
 
 
-@pytest.mark.parametrize("name", SERVICES)
-def test_a_watch_has_no_time_limit(name: str) -> None:
-    module = importlib.import_module(SERVICERS[name])
-    for method in module.SCOPES:
-        if method.startswith("Watch"):
-            assert module.LIMITS_S[method] == 0
+@every_method
+def test_only_a_watch_has_no_time_limit(method: MethodDescriptor) -> None:
+    policy = policy_of(method)
+    is_unlimited = policy.HasField("limit") and not policy.limit.ToTimedelta()
+    assert is_unlimited == method.name.startswith("Watch")
 
 
 def test_the_stubs_are_part_of_the_sdk() -> None:

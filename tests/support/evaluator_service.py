@@ -18,7 +18,7 @@ from luthier.evaluator.v1 import gate_service_pb2_grpc as gate_rpc
 from luthier.evaluator.v1 import holdout_service_pb2_grpc as holdout_rpc
 from luthier.evaluator.v1 import prompt_service_pb2_grpc as prompt_rpc
 from luthier.evaluator.v1 import verdict_service_pb2_grpc as verdict_rpc
-from luthierd.evaluator.api import evaluation_service as servicers
+from luthierd.evaluator.api.evaluation_service import EvaluationServicer, GateServicer
 from luthierd.evaluator.api.holdout_service import HoldoutServicer
 from luthierd.evaluator.api.prompt_service import PromptServicer
 from luthierd.evaluator.api.verdict_service import VerdictServicer
@@ -34,7 +34,7 @@ from luthierd.evaluator.run.prompts import Prompts
 from luthierd.evaluator.run.store import SqlPolicyStore
 from luthierd.jobs.queue import JobQueue
 from luthierd.jobs.worker import JobContext, Outcome, run_job
-from luthierd.rpc.server import Service, Servicer
+from luthierd.rpc.server import Service
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
 from luthierd.storage.replays import SqlReplayStore
@@ -126,30 +126,12 @@ def evaluator_parts(
     service = Service(
         name="evaluator",
         servicers=[
-            Servicer(
-                add_to_server=rpc.add_EvaluationServiceServicer_to_server,
-                implementation=servicers.EvaluationServicer(evaluations, queue, stopping),
-            ),
-            Servicer(
-                add_to_server=gate_rpc.add_GateServiceServicer_to_server,
-                implementation=servicers.GateServicer(GatePolicies(SqlPolicyStore(database), evaluations, holdouts)),
-            ),
-            Servicer(
-                add_to_server=prompt_rpc.add_PromptServiceServicer_to_server,
-                implementation=PromptServicer(Prompts(queue, peers, wake=wake), queue, stopping),
-            ),
-            Servicer(
-                add_to_server=verdict_rpc.add_VerdictServiceServicer_to_server,
-                implementation=VerdictServicer(Verdicts(evaluations, peers)),
-            ),
-            Servicer(
-                add_to_server=holdout_rpc.add_HoldoutServiceServicer_to_server,
-                implementation=HoldoutServicer(holdouts),
-            ),
+            EvaluationServicer(evaluations, queue, stopping),
+            GateServicer(GatePolicies(SqlPolicyStore(database), evaluations, holdouts)),
+            PromptServicer(Prompts(queue, peers, wake=wake), queue, stopping),
+            VerdictServicer(Verdicts(evaluations, peers)),
+            HoldoutServicer(holdouts),
         ],
-        full_names=servicers.FULL_NAMES,
-        scopes=servicers.SCOPES,
-        limits_s=servicers.LIMITS_S,
         verifier=VERIFIER,
         replays=SqlReplayStore(database),
         close=[database.close],

@@ -15,7 +15,7 @@ from luthierd.inference.adapters.loaded_adapters import LoadedAdapters
 from luthierd.inference.admission.admission import Admission
 from luthierd.inference.admission.fair_queue import FairQueue
 from luthierd.inference.admission.quotas import Quotas
-from luthierd.inference.api.inference_service import FULL_NAMES, inference_service
+from luthierd.inference.api.inference_service import inference_service
 from luthierd.inference.completions.completions import Answers
 from luthierd.inference.completions.mirror import Mirror
 from luthierd.inference.deployments.deployments import Deployments
@@ -330,7 +330,7 @@ async def make_parts(
     clock: Callable[[], float] = time.monotonic,
 ) -> Parts:
     """Parts around a fake engine that starts at once."""
-    trainer, files, store, health = FakeTrainer(*known), FakeFiles(), store or MemoryStore(), Health(FULL_NAMES)
+    trainer, files, store, health = FakeTrainer(*known), FakeFiles(), store or MemoryStore(), Health()
     engines: list[FakeEngine] = []
 
     unstartable: set[str] = set()

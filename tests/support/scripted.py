@@ -8,15 +8,16 @@ from typing import Any
 import grpc
 from luthier.curation.v1 import dataset_service_pb2 as pb
 from luthier.curation.v1 import dataset_service_pb2_grpc as rpc
-from luthierd.rpc.server import Service, Servicer
+from luthierd.rpc.server import Service
 
 from support.serving import VERIFIER, bearer
 
 FULL_NAME = "luthier.curation.v1.DatasetService"
-METHODS = [method.name for method in pb.DESCRIPTOR.services_by_name["DatasetService"].methods]
 
 UNARY, SERVER_STREAM, CLIENT_STREAM = SHAPES = ("GetDataset", "WatchDatasetRevision", "ImportDataset")
 """A method of each shape."""
+SCOPES = {UNARY: "curation.read", SERVER_STREAM: "curation.read", CLIENT_STREAM: "curation.write"}
+"""What the contract requires for each."""
 
 Act = Callable[[grpc.aio.ServicerContext[Any, Any]], Awaitable[None]]
 
@@ -32,9 +33,7 @@ def scripted(act: Act = nothing, *, behaviors: dict[str, Any] | None = None, **o
         setattr(servicer, method, behavior)
     return Service(
         name="curation",
-        servicers=[Servicer(add_to_server=rpc.add_DatasetServiceServicer_to_server, implementation=servicer)],
-        full_names=[FULL_NAME],
-        scopes={method: "curation.write" if method == "CurateDataset" else "curation.read" for method in METHODS},
+        servicers=[servicer],
         verifier=VERIFIER,
         **options,
     )

@@ -21,7 +21,7 @@ from luthier.services import SCOPES
 from luthierd.config import ServerConfig
 from luthierd.errors import NotFoundError
 from luthierd.rpc.auth import TokenIssuer, TokenVerifier, create_keys
-from luthierd.rpc.server import Service, Servicer
+from luthierd.rpc.server import Service
 from luthierd.storage.blobs import BlobStore
 
 from support.serving import serving
@@ -153,17 +153,7 @@ async def installation(home: pathlib.Path, *, port: int, train_count: int = 24) 
     }
     service = Service(
         name="curation",
-        servicers=[
-            Servicer(
-                add_to_server=dataset_service_pb2_grpc.add_DatasetServiceServicer_to_server,
-                implementation=OneDataset(revisions),
-            )
-        ],
-        full_names=("luthier.curation.v1.DatasetService",),
-        scopes={
-            method.name: "curation.read"
-            for method in dataset_service_pb2.DESCRIPTOR.services_by_name["DatasetService"].methods
-        },
+        servicers=[OneDataset(revisions)],
         verifier=TokenVerifier.from_file(home / "keys/public.pem"),
     )
     async with serving(service, ServerConfig(home=home)) as bound:

@@ -71,7 +71,7 @@ class Datasets(Resource["rpc.DatasetServiceAsyncStub"]):
                 yield api.ImportDatasetRequest(data=chunk)
 
         answer = await self._transport.upload(
-            self._stub.ImportDataset, requests, method="ImportDataset", timeout_s=timeout_s
+            self._stub.ImportDataset, requests, request_type=api.ImportDatasetRequest, timeout_s=timeout_s
         )
         return answer.dataset
 

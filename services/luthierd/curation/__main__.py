@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import pathlib
 
-from luthier.curation.v1 import dataset_service_pb2_grpc
-
-from luthierd.curation.api import dataset_service as servicers
+from luthierd.curation.api.dataset_service import DatasetServicer
 from luthierd.curation.config import CurationConfig
 from luthierd.curation.datasets import Datasets
 from luthierd.curation.revisions import Revisions
@@ -17,7 +15,7 @@ from luthierd.jobs.launcher import Launcher
 from luthierd.jobs.queue import JobQueue
 from luthierd.rpc.auth import TokenVerifier
 from luthierd.rpc.main import run
-from luthierd.rpc.server import Service, Servicer, serve
+from luthierd.rpc.server import Service, serve
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
 from luthierd.storage.replays import SqlReplayStore
@@ -48,15 +46,7 @@ async def build(config: CurationConfig, verifier: TokenVerifier) -> Service:
     revisions = Revisions(store, queue, blobs, wake=launcher.wake)
     return Service(
         name="curation",
-        servicers=[
-            Servicer(
-                add_to_server=dataset_service_pb2_grpc.add_DatasetServiceServicer_to_server,
-                implementation=servicers.DatasetServicer(datasets, revisions, queue, replays, stopping),
-            )
-        ],
-        full_names=servicers.FULL_NAMES,
-        scopes=servicers.SCOPES,
-        limits_s=servicers.LIMITS_S,
+        servicers=[DatasetServicer(datasets, revisions, queue, replays, stopping)],
         verifier=verifier,
         replays=replays,
         background=[launcher.run],

@@ -7,19 +7,10 @@ import os
 import pathlib
 
 from luthier.client import AsyncClient
-from luthier.evaluator.v1 import (
-    annotation_queue_service_pb2_grpc,
-    challenge_set_service_pb2_grpc,
-    evaluation_service_pb2_grpc,
-    gate_service_pb2_grpc,
-    holdout_service_pb2_grpc,
-    prompt_service_pb2_grpc,
-    verdict_service_pb2_grpc,
-)
 
-from luthierd.evaluator.api import evaluation_service as servicers
 from luthierd.evaluator.api.annotation_queue_service import AnnotationQueueServicer
 from luthierd.evaluator.api.challenge_set_service import ChallengeSetServicer
+from luthierd.evaluator.api.evaluation_service import EvaluationServicer, GateServicer
 from luthierd.evaluator.api.holdout_service import HoldoutServicer
 from luthierd.evaluator.api.peers import SdkPeers
 from luthierd.evaluator.api.prompt_service import PromptServicer
@@ -42,7 +33,7 @@ from luthierd.jobs.queue import JobQueue
 from luthierd.rpc.auth import TokenIssuer, TokenVerifier
 from luthierd.rpc.main import run
 from luthierd.rpc.peers import endpoints_of
-from luthierd.rpc.server import Service, Servicer, serve
+from luthierd.rpc.server import Service, serve
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
 from luthierd.storage.replays import SqlReplayStore
@@ -75,40 +66,14 @@ async def main(config: EvaluatorConfig) -> None:
     service = Service(
         name="evaluator",
         servicers=[
-            Servicer(
-                add_to_server=evaluation_service_pb2_grpc.add_EvaluationServiceServicer_to_server,
-                implementation=servicers.EvaluationServicer(evaluations, queue, stopping),
-            ),
-            Servicer(
-                add_to_server=gate_service_pb2_grpc.add_GateServiceServicer_to_server,
-                implementation=servicers.GateServicer(policies),
-            ),
-            Servicer(
-                add_to_server=prompt_service_pb2_grpc.add_PromptServiceServicer_to_server,
-                implementation=PromptServicer(Prompts(queue, peers, wake=launcher.wake), queue, stopping),
-            ),
-            Servicer(
-                add_to_server=verdict_service_pb2_grpc.add_VerdictServiceServicer_to_server,
-                implementation=VerdictServicer(Verdicts(evaluations, peers)),
-            ),
-            Servicer(
-                add_to_server=challenge_set_service_pb2_grpc.add_ChallengeSetServiceServicer_to_server,
-                implementation=ChallengeSetServicer(sets),
-            ),
-            Servicer(
-                add_to_server=holdout_service_pb2_grpc.add_HoldoutServiceServicer_to_server,
-                implementation=HoldoutServicer(holdouts),
-            ),
-            Servicer(
-                add_to_server=annotation_queue_service_pb2_grpc.add_AnnotationQueueServiceServicer_to_server,
-                implementation=AnnotationQueueServicer(
-                    AnnotationQueues(SqlAnnotationStore(database), evaluations, blobs)
-                ),
-            ),
+            EvaluationServicer(evaluations, queue, stopping),
+            GateServicer(policies),
+            PromptServicer(Prompts(queue, peers, wake=launcher.wake), queue, stopping),
+            VerdictServicer(Verdicts(evaluations, peers)),
+            ChallengeSetServicer(sets),
+            HoldoutServicer(holdouts),
+            AnnotationQueueServicer(AnnotationQueues(SqlAnnotationStore(database), evaluations, blobs)),
         ],
-        full_names=servicers.FULL_NAMES,
-        scopes=servicers.SCOPES,
-        limits_s=servicers.LIMITS_S,
         verifier=TokenVerifier.from_file(config.verify_key),
         replays=SqlReplayStore(database),
         background=[launcher.run],

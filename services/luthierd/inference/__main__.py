@@ -9,7 +9,7 @@ from luthier import AsyncClient
 
 from luthierd.inference.adapters.artifacts import Artifacts
 from luthierd.inference.admission.admission import make_admission
-from luthierd.inference.api.inference_service import FULL_NAMES, inference_service
+from luthierd.inference.api.inference_service import inference_service
 from luthierd.inference.build import make_routing
 from luthierd.inference.completions.completions import Answers
 from luthierd.inference.completions.mirror import Mirror
@@ -34,7 +34,7 @@ async def main(config: InferenceConfig) -> None:
     verifier, issuer = TokenVerifier.from_file(config.verify_key), TokenIssuer.from_file(config.signing_key)
     database = Database(config.database_url_of("inference"), schema="inference")
     await database.migrate(pathlib.Path(__file__).parent / "versions")
-    health, client = Health(FULL_NAMES), AsyncClient(endpoints_of(config))
+    health, client = Health(), AsyncClient(endpoints_of(config))
     models = TrainerCatalog(client, issuer)
     blobs = BlobStore(config.blobs, cache=config.home / "inference/blobs")
     artifacts = Artifacts(blobs, config.home / "inference", max_adapter_bytes=config.max_adapter_bytes)

@@ -21,6 +21,7 @@ import grpc
 from luthierd.errors import DeadlineExceededError, InternalError, LuthierError
 from luthierd.rpc import logs, metrics
 from luthierd.rpc.auth import TokenVerifier, check_tenant, current_principal, set_principal
+from luthierd.rpc.contract import Method
 from luthierd.rpc.status import abort_with, code_of
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class Call:
     """One call on its way through the interceptors."""
 
     service: str
-    method: str
+    method: Method
     kind: str
     context: grpc.aio.ServicerContext[Any, Any]
     request: Any | None
@@ -40,7 +41,7 @@ class Call:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-Around = Callable[[Call], AbstractAsyncContextManager[None]]
+Middleware = Callable[[Call], AbstractAsyncContextManager[None]]
 
 
 class InFlight:
@@ -84,7 +85,7 @@ async def logged(call: Call) -> AsyncIterator[None]:
         yield
     finally:
         elapsed_ms = round((time.monotonic() - start) * 1000, 3)
-        log.info("rpc", extra={"method": call.method, "code": call.code.name, "elapsed_ms": elapsed_ms})
+        log.info("rpc", extra={"method": call.method.name, "code": call.code.name, "elapsed_ms": elapsed_ms})
 
 
 @contextlib.asynccontextmanager
@@ -94,11 +95,11 @@ async def measured(call: Call) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        labels = (call.service, call.method, call.kind, call.code.name)
+        labels = (call.service, call.method.name, call.kind, call.code.name)
         metrics.rpc_seconds.labels(*labels).observe(time.monotonic() - start)
 
 
-def translating_errors(domain: str) -> Around:
+def translating_errors(domain: str) -> Middleware:
     """Ends a failing call with the status of its error.
 
     Anything unknown becomes INTERNAL with an id, under which the log has the trace.
@@ -120,20 +121,20 @@ def translating_errors(domain: str) -> Around:
         except Exception:
             error_id = uuid.uuid4().hex[:12]
             call.code = grpc.StatusCode.INTERNAL
-            log.exception("internal error", extra={"method": call.method, "error_id": error_id})
+            log.exception("internal error", extra={"method": call.method.name, "error_id": error_id})
             message = f"internal error {error_id}; the server's log has the details under this id"
             await abort_with(call.context, InternalError(message, metadata={"error_id": error_id}), domain)
 
     return around
 
 
-def authenticating(verifier: TokenVerifier, scopes: Mapping[str, str]) -> Around:
-    """Proves the caller, then asks for the method's scope and that the request names only the caller's tenant."""
+def authenticating(verifier: TokenVerifier) -> Middleware:
+    """Checks the token, then the method's scope, then that the request names only resources of the caller's tenant."""
 
     @contextlib.asynccontextmanager
     async def around(call: Call) -> AsyncIterator[None]:
         principal = verifier.verify(call.metadata.get("authorization"))
-        principal.require_scope(scopes[call.method])
+        principal.require_scope(call.method.scope)
         if call.request is not None:
             check_tenant(call.request, principal)
         set_principal(principal)
@@ -142,23 +143,19 @@ def authenticating(verifier: TokenVerifier, scopes: Mapping[str, str]) -> Around
     return around
 
 
-def bounded_in_time(limits_s: Mapping[str, float], default_s: float) -> Around:
-    """Ends a call after its method's limit, whatever deadline the caller set. Limit 0: none."""
-
-    @contextlib.asynccontextmanager
-    async def around(call: Call) -> AsyncIterator[None]:
-        limit_s = limits_s.get(call.method, default_s)
-        try:
-            async with asyncio.timeout(limit_s or None) as scope:
-                yield
-        except TimeoutError:
-            if not scope.expired():  # a time-out of the handler's own
-                raise
-            raise DeadlineExceededError(
-                f"{call.method} took longer than the {limit_s:g} s it may", metadata={"limit_s": f"{limit_s:g}"}
-            ) from None
-
-    return around
+@contextlib.asynccontextmanager
+async def bounded_in_time(call: Call) -> AsyncIterator[None]:
+    """Ends a call after its method's limit, whatever deadline the caller set."""
+    limit_s = call.method.limit_s
+    try:
+        async with asyncio.timeout(limit_s or None) as scope:
+            yield
+    except TimeoutError:
+        if not scope.expired():  # the handler's own timeout
+            raise
+        raise DeadlineExceededError(
+            f"{call.method.name} took longer than its limit of {limit_s:g} s", metadata={"limit_s": f"{limit_s:g}"}
+        ) from None
 
 
 def _status_code(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:
@@ -168,11 +165,12 @@ def _status_code(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode
 
 
 class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic in the stubs only
-    """Runs every call of ours inside `arounds`, outermost first."""
+    """Runs every call of `methods` (by path) inside `middlewares`, outermost first."""
 
-    def __init__(self, service: str, arounds: Sequence[Around]) -> None:
+    def __init__(self, service: str, methods: Mapping[str, Method], middlewares: Sequence[Middleware]) -> None:
         self._service = service
-        self._arounds = arounds
+        self._methods = methods
+        self._middlewares = middlewares
 
     async def intercept_service(
         self,
@@ -186,9 +184,9 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
         metadata = {
             key: value for key, value in handler_call_details.invocation_metadata or () if isinstance(value, str)
         }
-        return self._wrap(handler, handler_call_details.method.rpartition("/")[2], metadata)
+        return self._wrap(handler, self._methods[handler_call_details.method], metadata)
 
-    def _wrap(self, handler: Any, method: str, metadata: dict[str, str]) -> grpc.RpcMethodHandler[Any, Any]:
+    def _wrap(self, handler: Any, method: Method, metadata: dict[str, str]) -> grpc.RpcMethodHandler[Any, Any]:
         kind = "_".join(
             "stream" if many else "unary" for many in (handler.request_streaming, handler.response_streaming)
         )
@@ -202,16 +200,16 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
         async def answer_once(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             call, argument = begin(request, context)
             async with contextlib.AsyncExitStack() as stack:
-                for around in self._arounds:
-                    await stack.enter_async_context(around(call))
+                for middleware in self._middlewares:
+                    await stack.enter_async_context(middleware(call))
                 return await behavior(argument, context)
 
         async def answer_many(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             call, argument = begin(request, context)
-            counter = metrics.stream_messages.labels(self._service, method)
+            counter = metrics.stream_messages.labels(self._service, method.name)
             async with contextlib.AsyncExitStack() as stack:
-                for around in self._arounds:
-                    await stack.enter_async_context(around(call))
+                for middleware in self._middlewares:
+                    await stack.enter_async_context(middleware(call))
                 async with contextlib.aclosing(behavior(argument, context)) as messages:
                     async for message in messages:
                         counter.inc()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import ipaddress
 import logging
 import pathlib
@@ -19,19 +20,18 @@ from typing import Any
 import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from google.protobuf import descriptor_pool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from luthier.services import SCOPES
 
 from luthierd.config import ConfigError, ServerConfig, describe
 from luthierd.errors import FailedPreconditionError
 from luthierd.rpc.auth import TokenVerifier
+from luthierd.rpc.contract import add_to_server, methods_of, services_of
 from luthierd.rpc.idempotency import ReplayStore, replaying
 from luthierd.rpc.interceptors import (
-    Around,
     InFlight,
     Interceptor,
+    Middleware,
     authenticating,
     bounded_in_time,
     logged,
@@ -42,9 +42,6 @@ from luthierd.rpc.interceptors import (
 from luthierd.rpc.metrics import MetricsPage
 
 log = logging.getLogger(__name__)
-
-UNARY_LIMIT_S = 60.0
-"""What a call may take where its method names no limit of its own."""
 
 KEEPALIVE_MIN_PING_MS = 10_000
 
@@ -58,9 +55,9 @@ class PortInUseError(FailedPreconditionError):
 class Health:
     """What the server says of itself. Services whose readiness changes call `set_serving`."""
 
-    def __init__(self, services: Sequence[str]) -> None:
+    def __init__(self) -> None:
         self.servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        self._names = ("", *services)
+        self.names: Sequence[str] = ("",)
         self._is_closing = False
 
     async def set_serving(self, is_serving: bool) -> None:
@@ -68,7 +65,7 @@ class Health:
         if self._is_closing:
             return
         status = health_pb2.HealthCheckResponse.SERVING if is_serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in self._names:
+        for name in self.names:
             await self.servicer.set(name, status)
 
     async def close(self) -> None:
@@ -78,27 +75,16 @@ class Health:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Servicer:
-    """A gRPC servicer with its registration function, e.g. `add_DatasetServiceServicer_to_server`."""
-
-    add_to_server: Callable[[Any, grpc.aio.Server], None]
-    implementation: object
-
-
-@dataclass(frozen=True, kw_only=True)
 class Service:
     """All that `serve()` needs to know of a service."""
 
     name: str
     """`curation`, `trainer`, `evaluator` or `inference`; its errors come from `<name>.luthier.dev`."""
-    servicers: Sequence[Servicer]
-    full_names: Sequence[str]
-    """Names of the gRPC services, for health and reflection."""
-    scopes: Mapping[str, str]
-    """The scope that each method needs. The start fails unless they are exactly the methods of `full_names`."""
+    servicers: Sequence[object]
+    """Each derives from the generated classes of the gRPC services that it implements."""
     verifier: TokenVerifier
     limits_s: Mapping[str, float] = field(default_factory=dict)
-    """Longest time of a call by method, where it is not `UNARY_LIMIT_S`; 0: no limit."""
+    """Limits by method that the configuration sets, in place of the contract's; 0: no limit."""
     replays: ReplayStore | None = None
     """Where answers to calls with a `request_id` are kept."""
     background: Sequence[Callable[[], Awaitable[None]]] = ()
@@ -146,13 +132,14 @@ def _stop_at_signal() -> asyncio.Event:
 async def _serve(
     service: Service, config: ServerConfig, *, stop: asyncio.Event, started: Callable[[Bound], None] | None
 ) -> None:
-    _check_scopes(service)
     in_flight = InFlight()
     server = _build(service, config, in_flight)
-    state = service.health or Health(service.full_names)
+    full_names = [described.full_name for servicer in service.servicers for described in services_of(servicer)]
+    state = service.health or Health()
+    state.names = ("", *full_names)
     await state.set_serving(False)
     health_pb2_grpc.add_HealthServicer_to_server(state.servicer, server)
-    reflection.enable_server_reflection([*service.full_names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    reflection.enable_server_reflection([*full_names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     port = _listen(server, config)
     page = _serve_metrics(config)
     await server.start()
@@ -193,31 +180,23 @@ async def _forever(run: Callable[[], Awaitable[None]]) -> None:
     await run()
 
 
-def _check_scopes(service: Service) -> None:
-    """ConfigError unless `scopes` has every method of the service, each with a scope that a token can carry."""
-    pool = descriptor_pool.Default()
-    methods = {method.name for name in service.full_names for method in pool.FindServiceByName(name).methods}
-    wrong = sorted(methods ^ service.scopes.keys())
-    wrong += sorted(f"{method}={scope}" for method, scope in service.scopes.items() if scope not in SCOPES)
-    if wrong:
-        raise ConfigError(
-            f"the scopes of {service.name} and its methods differ in {', '.join(wrong)}",
-            metadata={"service": service.name, "methods": ",".join(wrong)},
-        )
-
-
 def _build(service: Service, config: ServerConfig, in_flight: InFlight) -> grpc.aio.Server:
     """The server with its interceptors and servicers."""
-    arounds: list[Around] = [
+    methods = {
+        path: dataclasses.replace(method, limit_s=service.limits_s.get(method.name, method.limit_s))
+        for servicer in service.servicers
+        for path, method in methods_of(services_of(servicer)).items()
+    }
+    middlewares: list[Middleware] = [
         in_flight,
         with_request_id,
         logged,
         measured,
         translating_errors(f"{service.name}.luthier.dev"),
-        authenticating(service.verifier, service.scopes),
-        bounded_in_time(service.limits_s, UNARY_LIMIT_S),
+        authenticating(service.verifier),
+        bounded_in_time,
     ]
-    interceptors: list[Any] = [Interceptor(service.name, arounds)]
+    interceptors: list[Any] = [Interceptor(service.name, methods, middlewares)]
     if service.replays is not None:
         interceptors.append(replaying(service.replays))
     server = grpc.aio.server(
@@ -234,7 +213,7 @@ def _build(service: Service, config: ServerConfig, in_flight: InFlight) -> grpc.
         ],
     )
     for servicer in service.servicers:
-        servicer.add_to_server(servicer.implementation, server)
+        add_to_server(servicer, server)
     return server
 
 

@@ -17,12 +17,11 @@ from luthier.evaluator.v1 import annotation_queue_pb2 as pb
 from luthier.evaluator.v1 import annotation_queue_service_pb2 as api
 from luthier.evaluator.v1 import annotation_queue_service_pb2_grpc as rpc
 from luthier.evaluator.v1 import evaluation_pb2
-from luthierd.evaluator.api import annotation_queue_service as annotation_service
 from luthierd.evaluator.api.annotation_queue_service import AnnotationQueueServicer
 from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.human_review.queues import AnnotationQueues
 from luthierd.evaluator.human_review.store import SqlAnnotationStore
-from luthierd.rpc.server import Service, Servicer
+from luthierd.rpc.server import Service
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
 from luthierd.storage.replays import SqlReplayStore
@@ -112,12 +111,9 @@ async def house(tmp_path: pathlib.Path) -> AsyncIterator[House]:
     blobs = BlobStore(f"file://{tmp_path / 'blobs'}")
     evaluations = FinishedEvaluations(blobs.put_bytes(evaluation_rows(41)).sha256)
     queues = AnnotationQueues(SqlAnnotationStore(database), evaluations, blobs)
-    add = rpc.add_AnnotationQueueServiceServicer_to_server
     service = Service(
         name="evaluator",
-        servicers=[Servicer(add_to_server=add, implementation=AnnotationQueueServicer(queues))],
-        full_names=(annotation_service.FULL_NAME,),
-        scopes=annotation_service.SCOPES,
+        servicers=[AnnotationQueueServicer(queues)],
         verifier=VERIFIER,
         replays=SqlReplayStore(database),
         close=[database.close],

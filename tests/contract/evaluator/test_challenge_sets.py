@@ -16,7 +16,6 @@ from luthier.evaluator.v1 import challenge_set_service_pb2 as api
 from luthier.evaluator.v1 import challenge_set_service_pb2_grpc as rpc
 from luthier.evaluator.v1 import evaluation_pb2
 from luthierd.errors import InvalidArgumentError
-from luthierd.evaluator.api import challenge_set_service as challenge_service
 from luthierd.evaluator.api.challenge_set_service import ChallengeSetServicer
 from luthierd.evaluator.api.evaluation_wire import config_from_proto, config_to_proto, evaluation_to_proto
 from luthierd.evaluator.config import EvaluatorConfig
@@ -30,7 +29,7 @@ from luthierd.evaluator.run.evaluations import Evaluations
 from luthierd.evaluator.suites.challenge_sets import ChallengeSetNotFoundError, ChallengeSets
 from luthierd.evaluator.suites.challenge_store import SqlChallengeSetStore
 from luthierd.jobs.queue import JobQueue
-from luthierd.rpc.server import Service, Servicer
+from luthierd.rpc.server import Service
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
 from luthierd.storage.replays import SqlReplayStore
@@ -68,12 +67,9 @@ async def house(tmp_path: pathlib.Path) -> AsyncIterator[House]:
     blobs = BlobStore(f"file://{tmp_path / 'blobs'}")
     peers = FakePeers(blobs)
     sets = ChallengeSets(SqlChallengeSetStore(database), peers, blobs)
-    add = rpc.add_ChallengeSetServiceServicer_to_server
     service = Service(
         name="evaluator",
-        servicers=[Servicer(add_to_server=add, implementation=ChallengeSetServicer(sets))],
-        full_names=(challenge_service.FULL_NAME,),
-        scopes=challenge_service.SCOPES,
+        servicers=[ChallengeSetServicer(sets)],
         verifier=VERIFIER,
         replays=SqlReplayStore(database),
         close=[database.close],

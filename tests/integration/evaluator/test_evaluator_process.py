@@ -27,7 +27,7 @@ from luthierd.config import ServerConfig
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.rows import Message
 from luthierd.rpc.auth import TokenIssuer, TokenVerifier, create_keys
-from luthierd.rpc.server import Service, Servicer
+from luthierd.rpc.server import Service
 from luthierd.storage.blobs import BlobStore
 from support.evaluator_material import FakePeers, adapter_knows
 from support.ports import free_port
@@ -90,25 +90,9 @@ class OtherServices(
 @contextlib.asynccontextmanager
 async def other_services(home: pathlib.Path, others: OtherServices) -> AsyncIterator[str]:
     """All three on one address: gRPC tells them apart by name."""
-    modules = (dataset_service_pb2, adapter_service_pb2, inference_service_pb2)
-    described = [service for module in modules for service in module.DESCRIPTOR.services_by_name.values()]
-    scopes = {
-        method.name: f"{service.full_name.split('.')[1]}.{'generate' if '.inference.' in service.full_name else 'read'}"
-        for service in described
-        for method in service.methods
-    }
     service = Service(
         name="others",
-        servicers=[
-            Servicer(add_to_server=add, implementation=others)
-            for add in (
-                dataset_service_pb2_grpc.add_DatasetServiceServicer_to_server,
-                adapter_service_pb2_grpc.add_AdapterServiceServicer_to_server,
-                inference_service_pb2_grpc.add_InferenceServiceServicer_to_server,
-            )
-        ],
-        full_names=[service.full_name for service in described],
-        scopes=scopes,
+        servicers=[others],
         verifier=TokenVerifier.from_file(home / "keys/public.pem"),
     )
     async with serving(service, ServerConfig(home=home)) as bound:

@@ -27,7 +27,7 @@ from luthierd.evaluator.run.evaluations import Evaluations
 from luthierd.evaluator.run.store import SqlSampleStore
 from luthierd.jobs.queue import JobQueue, JobState
 from luthierd.rpc.auth import TokenVerifier, create_keys
-from luthierd.rpc.server import Service, Servicer
+from luthierd.rpc.server import Service
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
 from support.evaluator_material import FakePeers, adapter_knows
@@ -36,7 +36,6 @@ from support.serving import serving
 VERSIONS = pathlib.Path(luthierd.evaluator.__file__).parent / "versions"
 CONCURRENCY = 4
 ANSWER_TIME_S = 0.1
-METHODS = pb.DESCRIPTOR.services_by_name["InferenceService"].methods_by_name
 
 
 class CountingInference(rpc.InferenceServiceServicer):
@@ -65,9 +64,7 @@ async def inference(
     counting = CountingInference(answer_time_s)
     service = Service(
         name="inference",
-        servicers=[Servicer(add_to_server=rpc.add_InferenceServiceServicer_to_server, implementation=counting)],
-        full_names=("luthier.inference.v1.InferenceService",),
-        scopes=dict.fromkeys(METHODS, "inference.evaluate"),
+        servicers=[counting],
         verifier=TokenVerifier.from_file(home / "keys/public.pem"),
     )
     async with serving(service, ServerConfig(home=home)) as bound:

@@ -29,7 +29,7 @@ from luthierd.rpc.auth import (
     create_keys,
     current_principal,
 )
-from support.scripted import CLIENT_STREAM, SHAPES, call, scripted
+from support.scripted import CLIENT_STREAM, SCOPES, SHAPES, call, scripted
 from support.serving import ISSUER, VERIFIER, bearer, error_info, running
 
 every_shape = pytest.mark.parametrize("shape", SHAPES)
@@ -58,7 +58,7 @@ def signed(key: Any = None, algorithm: str = "EdDSA", **claims: object) -> str:
         "aud": "luthier",
         "sub": "s",
         "tenant": "acme",
-        "scope": "curation.read",
+        "scope": "curation.read curation.write",
         "exp": time.time() + 60,
     }
     given = {name: value for name, value in (right | claims).items() if value is not None}
@@ -109,11 +109,12 @@ async def test_a_call_with_a_right_token_is_served(shape: str) -> None:
 
 @every_shape
 async def test_a_token_without_the_methods_scope_is_refused(shape: str) -> None:
+    others = {*SCOPES.values(), "inference.generate"} - {SCOPES[shape]}
     async with running(scripted(unreachable()), ServerConfig()) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call(channel, shape, metadata=bearer(scopes=("inference.generate", "curation.write")))
+            await call(channel, shape, metadata=bearer(scopes=tuple(others)))
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
-    assert error_info(caught.value).metadata == {"scope": "curation.read", "subject": "tester"}
+    assert error_info(caught.value).metadata == {"scope": SCOPES[shape], "subject": "tester"}
 
 
 @every_shape
@@ -152,8 +153,8 @@ async def test_the_handler_knows_the_caller(shape: str) -> None:
         seen.append(current_principal())
 
     async with running(scripted(act), ServerConfig()) as channel:
-        await call(channel, shape, metadata=bearer(scopes=("curation.read",)))
-    assert seen == [Principal("tester", "acme", frozenset({"curation.read"}))]
+        await call(channel, shape, metadata=bearer(scopes=(SCOPES[shape],)))
+    assert seen == [Principal("tester", "acme", frozenset({SCOPES[shape]}))]
 
 
 FOREIGN = "tenants/rival"

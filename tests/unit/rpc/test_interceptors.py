@@ -187,7 +187,7 @@ async def test_a_call_ends_at_its_methods_limit_whatever_the_caller_allows(shape
 
 
 async def test_limit_0_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("luthierd.rpc.server.UNARY_LIMIT_S", 0.01)
+    monkeypatch.setattr("luthierd.rpc.contract.DEFAULT_LIMIT_S", 0.01)
     goes_on = asyncio.Event()
 
     async def wait(_context: object) -> None:

@@ -23,7 +23,7 @@ from luthierd.config import ConfigError, ServerConfig
 from luthierd.errors import UnavailableError
 from luthierd.rpc.server import Bound, Health, PortInUseError, Service, serve
 from support.certificates import self_signed
-from support.scripted import FULL_NAME, METHODS, SERVER_STREAM, UNARY, call, scripted
+from support.scripted import FULL_NAME, SERVER_STREAM, UNARY, call, scripted
 from support.serving import bearer, running, serving
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -58,7 +58,7 @@ async def test_a_started_server_serves_under_every_name() -> None:
 
 async def test_a_server_is_not_serving_before_its_service_is_ready() -> None:
     """GRPC's own health servicer would say SERVING from the first moment."""
-    health = Health([FULL_NAME])
+    health = Health()
     async with running(scripted(health=health), ServerConfig()) as channel:
         assert [await health_of(channel, name) for name in ("", FULL_NAME)] == [NOT_SERVING, NOT_SERVING]
         await health.set_serving(True)
@@ -114,16 +114,6 @@ async def test_plain_text_beyond_loopback_can_be_allowed() -> None:
         grpc.aio.insecure_channel(f"127.0.0.1:{bound.port}") as channel,
     ):
         await call(channel, UNARY)
-
-
-@pytest.mark.parametrize(
-    "changes", [{"ListDatasets": None}, {"GetDatasets": "curation.read"}, {"GetDataset": "curation.red"}]
-)
-async def test_a_method_without_a_known_scope_fails_the_start(changes: dict[str, str | None]) -> None:
-    scopes = {name: scope for name, scope in (dict.fromkeys(METHODS, "curation.read") | changes).items() if scope}
-    service = dataclasses.replace(scripted(), scopes=scopes)
-    with pytest.raises(ConfigError, match=next(iter(changes))):
-        await serve(service, ServerConfig(), stop=asyncio.Event())
 
 
 async def test_a_background_task_that_fails_ends_the_server_with_its_error() -> None:
@@ -262,7 +252,7 @@ async def test_an_open_health_watch_costs_the_grace_period_and_no_more() -> None
 
 
 async def test_a_stopped_server_does_not_serve_again() -> None:
-    health = Health([FULL_NAME])
+    health = Health()
     server = Server(scripted(health=health), ServerConfig(drain_delay_s=0.2))
     async with grpc.aio.insecure_channel((await server.bound).address) as channel:
         await health.set_serving(True)

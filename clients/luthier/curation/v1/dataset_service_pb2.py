@@ -26,9 +26,10 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.api import field_info_pb2 as google_dot_api_dot_field__info__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from luthier.curation.v1 import dataset_pb2 as luthier_dot_curation_dot_v1_dot_dataset__pb2
+from luthier.options.v1 import call_policy_pb2 as luthier_dot_options_dot_v1_dot_call__policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)luthier/curation/v1/dataset_service.proto\x12\x13luthier.curation.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a!luthier/curation/v1/dataset.proto\"j\n\x14ImportDatasetRequest\x12:\n\x06header\x18\x01 \x01(\x0b\x32(.luthier.curation.v1.ImportDatasetHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\xa7\x01\n\x13ImportDatasetHeader\x12\x35\n\x06parent\x18\x01 \x01(\tB%\xe2\x41\x01\x02\xfa\x41\x1e\x12\x1c\x63uration.luthier.dev/Dataset\x12\x18\n\ndataset_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1d\n\x0f\x65xpected_sha256\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"F\n\x15ImportDatasetResponse\x12-\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x1c.luthier.curation.v1.Dataset\"H\n\x11GetDatasetRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xe2\x41\x01\x02\xfa\x41\x1e\n\x1c\x63uration.luthier.dev/Dataset\"C\n\x12GetDatasetResponse\x12-\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x1c.luthier.curation.v1.Dataset\"\x7f\n\x13ListDatasetsRequest\x12\x35\n\x06parent\x18\x01 \x01(\tB%\xe2\x41\x01\x02\xfa\x41\x1e\x12\x1c\x63uration.luthier.dev/Dataset\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"_\n\x14ListDatasetsResponse\x12.\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x1c.luthier.curation.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa8\x01\n\x14\x43urateDatasetRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xe2\x41\x01\x02\xfa\x41\x1e\n\x1c\x63uration.luthier.dev/Dataset\x12\x39\n\x06recipe\x18\x02 \x01(\x0b\x32#.luthier.curation.v1.CurationRecipeB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"O\n\x15\x43urateDatasetResponse\x12\x36\n\x08revision\x18\x01 \x01(\x0b\x32$.luthier.curation.v1.DatasetRevision\"X\n\x19GetDatasetRevisionRequest\x12;\n\x04name\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xfa\x41&\n$curation.luthier.dev/DatasetRevision\"T\n\x1aGetDatasetRevisionResponse\x12\x36\n\x08revision\x18\x01 \x01(\x0b\x32$.luthier.curation.v1.DatasetRevision\"\x8f\x01\n\x1bListDatasetRevisionsRequest\x12=\n\x06parent\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xfa\x41&\x12$curation.luthier.dev/DatasetRevision\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"p\n\x1cListDatasetRevisionsResponse\x12\x37\n\trevisions\x18\x01 \x03(\x0b\x32$.luthier.curation.v1.DatasetRevision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"}\n\x1c\x43\x61ncelDatasetRevisionRequest\x12;\n\x04name\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xfa\x41&\n$curation.luthier.dev/DatasetRevision\x12 \n\nrequest_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"W\n\x1d\x43\x61ncelDatasetRevisionResponse\x12\x36\n\x08revision\x18\x01 \x01(\x0b\x32$.luthier.curation.v1.DatasetRevision\"x\n\x1bWatchDatasetRevisionRequest\x12;\n\x04name\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xfa\x41&\n$curation.luthier.dev/DatasetRevision\x12\x1c\n\x0e\x61\x66ter_event_id\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"X\n\x1cWatchDatasetRevisionResponse\x12\x38\n\x05\x65vent\x18\x01 \x01(\x0b\x32).luthier.curation.v1.DatasetRevisionEvent\"\xdd\x01\n\x1aReadDatasetRevisionRequest\x12;\n\x04name\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xfa\x41&\n$curation.luthier.dev/DatasetRevision\x12+\n\x05split\x18\x02 \x01(\x0e\x32\x1a.luthier.curation.v1.SplitH\x00\x12\x13\n\tdatasheet\x18\x03 \x01(\x08H\x00\x12\x1a\n\x0coffset_bytes\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x19\n\x0blimit_bytes\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x01\x42\t\n\x07\x63ontent\"O\n\x1bReadDatasetRevisionResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t2\x93\x08\n\x0e\x44\x61tasetService\x12h\n\rImportDataset\x12).luthier.curation.v1.ImportDatasetRequest\x1a*.luthier.curation.v1.ImportDatasetResponse(\x01\x12]\n\nGetDataset\x12&.luthier.curation.v1.GetDatasetRequest\x1a\'.luthier.curation.v1.GetDatasetResponse\x12\x63\n\x0cListDatasets\x12(.luthier.curation.v1.ListDatasetsRequest\x1a).luthier.curation.v1.ListDatasetsResponse\x12\x66\n\rCurateDataset\x12).luthier.curation.v1.CurateDatasetRequest\x1a*.luthier.curation.v1.CurateDatasetResponse\x12u\n\x12GetDatasetRevision\x12..luthier.curation.v1.GetDatasetRevisionRequest\x1a/.luthier.curation.v1.GetDatasetRevisionResponse\x12{\n\x14ListDatasetRevisions\x12\x30.luthier.curation.v1.ListDatasetRevisionsRequest\x1a\x31.luthier.curation.v1.ListDatasetRevisionsResponse\x12~\n\x15\x43\x61ncelDatasetRevision\x12\x31.luthier.curation.v1.CancelDatasetRevisionRequest\x1a\x32.luthier.curation.v1.CancelDatasetRevisionResponse\x12}\n\x14WatchDatasetRevision\x12\x30.luthier.curation.v1.WatchDatasetRevisionRequest\x1a\x31.luthier.curation.v1.WatchDatasetRevisionResponse0\x01\x12x\n\x13ReadDatasetRevision\x12/.luthier.curation.v1.ReadDatasetRevisionRequest\x1a\x30.luthier.curation.v1.ReadDatasetRevisionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)luthier/curation/v1/dataset_service.proto\x12\x13luthier.curation.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a!luthier/curation/v1/dataset.proto\x1a$luthier/options/v1/call_policy.proto\"j\n\x14ImportDatasetRequest\x12:\n\x06header\x18\x01 \x01(\x0b\x32(.luthier.curation.v1.ImportDatasetHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\xa7\x01\n\x13ImportDatasetHeader\x12\x35\n\x06parent\x18\x01 \x01(\tB%\xe2\x41\x01\x02\xfa\x41\x1e\x12\x1c\x63uration.luthier.dev/Dataset\x12\x18\n\ndataset_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1d\n\x0f\x65xpected_sha256\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"F\n\x15ImportDatasetResponse\x12-\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x1c.luthier.curation.v1.Dataset\"H\n\x11GetDatasetRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xe2\x41\x01\x02\xfa\x41\x1e\n\x1c\x63uration.luthier.dev/Dataset\"C\n\x12GetDatasetResponse\x12-\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x1c.luthier.curation.v1.Dataset\"\x7f\n\x13ListDatasetsRequest\x12\x35\n\x06parent\x18\x01 \x01(\tB%\xe2\x41\x01\x02\xfa\x41\x1e\x12\x1c\x63uration.luthier.dev/Dataset\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"_\n\x14ListDatasetsResponse\x12.\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x1c.luthier.curation.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa8\x01\n\x14\x43urateDatasetRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xe2\x41\x01\x02\xfa\x41\x1e\n\x1c\x63uration.luthier.dev/Dataset\x12\x39\n\x06recipe\x18\x02 \x01(\x0b\x32#.luthier.curation.v1.CurationRecipeB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"O\n\x15\x43urateDatasetResponse\x12\x36\n\x08revision\x18\x01 \x01(\x0b\x32$.luthier.curation.v1.DatasetRevision\"X\n\x19GetDatasetRevisionRequest\x12;\n\x04name\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xfa\x41&\n$curation.luthier.dev/DatasetRevision\"T\n\x1aGetDatasetRevisionResponse\x12\x36\n\x08revision\x18\x01 \x01(\x0b\x32$.luthier.curation.v1.DatasetRevision\"\x8f\x01\n\x1bListDatasetRevisionsRequest\x12=\n\x06parent\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xfa\x41&\x12$curation.luthier.dev/DatasetRevision\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"p\n\x1cListDatasetRevisionsResponse\x12\x37\n\trevisions\x18\x01 \x03(\x0b\x32$.luthier.curation.v1.DatasetRevision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"}\n\x1c\x43\x61ncelDatasetRevisionRequest\x12;\n\x04name\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xfa\x41&\n$curation.luthier.dev/DatasetRevision\x12 \n\nrequest_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"W\n\x1d\x43\x61ncelDatasetRevisionResponse\x12\x36\n\x08revision\x18\x01 \x01(\x0b\x32$.luthier.curation.v1.DatasetRevision\"x\n\x1bWatchDatasetRevisionRequest\x12;\n\x04name\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xfa\x41&\n$curation.luthier.dev/DatasetRevision\x12\x1c\n\x0e\x61\x66ter_event_id\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"X\n\x1cWatchDatasetRevisionResponse\x12\x38\n\x05\x65vent\x18\x01 \x01(\x0b\x32).luthier.curation.v1.DatasetRevisionEvent\"\xdd\x01\n\x1aReadDatasetRevisionRequest\x12;\n\x04name\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xfa\x41&\n$curation.luthier.dev/DatasetRevision\x12+\n\x05split\x18\x02 \x01(\x0e\x32\x1a.luthier.curation.v1.SplitH\x00\x12\x13\n\tdatasheet\x18\x03 \x01(\x08H\x00\x12\x1a\n\x0coffset_bytes\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x19\n\x0blimit_bytes\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x01\x42\t\n\x07\x63ontent\"O\n\x1bReadDatasetRevisionResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t2\xfb\t\n\x0e\x44\x61tasetService\x12\x88\x01\n\rImportDataset\x12).luthier.curation.v1.ImportDatasetRequest\x1a*.luthier.curation.v1.ImportDatasetResponse\"\x1e\xea\xe0\x18\x1a\n\x0e\x63uration.write\x12\x03\x08\xd8\x04\x1a\x03\x08\xd8\x04(\x01\x12u\n\nGetDataset\x12&.luthier.curation.v1.GetDatasetRequest\x1a\'.luthier.curation.v1.GetDatasetResponse\"\x16\x90\x02\x01\xea\xe0\x18\x0f\n\rcuration.read\x12{\n\x0cListDatasets\x12(.luthier.curation.v1.ListDatasetsRequest\x1a).luthier.curation.v1.ListDatasetsResponse\"\x16\x90\x02\x01\xea\xe0\x18\x0f\n\rcuration.read\x12|\n\rCurateDataset\x12).luthier.curation.v1.CurateDatasetRequest\x1a*.luthier.curation.v1.CurateDatasetResponse\"\x14\xea\xe0\x18\x10\n\x0e\x63uration.write\x12\x8d\x01\n\x12GetDatasetRevision\x12..luthier.curation.v1.GetDatasetRevisionRequest\x1a/.luthier.curation.v1.GetDatasetRevisionResponse\"\x16\x90\x02\x01\xea\xe0\x18\x0f\n\rcuration.read\x12\x93\x01\n\x14ListDatasetRevisions\x12\x30.luthier.curation.v1.ListDatasetRevisionsRequest\x1a\x31.luthier.curation.v1.ListDatasetRevisionsResponse\"\x16\x90\x02\x01\xea\xe0\x18\x0f\n\rcuration.read\x12\x94\x01\n\x15\x43\x61ncelDatasetRevision\x12\x31.luthier.curation.v1.CancelDatasetRevisionRequest\x1a\x32.luthier.curation.v1.CancelDatasetRevisionResponse\"\x14\xea\xe0\x18\x10\n\x0e\x63uration.write\x12\x97\x01\n\x14WatchDatasetRevision\x12\x30.luthier.curation.v1.WatchDatasetRevisionRequest\x1a\x31.luthier.curation.v1.WatchDatasetRevisionResponse\"\x18\x90\x02\x01\xea\xe0\x18\x11\n\rcuration.read\x1a\x00\x30\x01\x12\x94\x01\n\x13ReadDatasetRevision\x12/.luthier.curation.v1.ReadDatasetRevisionRequest\x1a\x30.luthier.curation.v1.ReadDatasetRevisionResponse\"\x1a\x90\x02\x01\xea\xe0\x18\x13\n\rcuration.read\x12\x02\x08<b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -79,44 +80,62 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READDATASETREVISIONREQUEST'].fields_by_name['offset_bytes']._serialized_options = b'\342A\001\001'
   _globals['_READDATASETREVISIONREQUEST'].fields_by_name['limit_bytes']._loaded_options = None
   _globals['_READDATASETREVISIONREQUEST'].fields_by_name['limit_bytes']._serialized_options = b'\342A\001\001'
-  _globals['_IMPORTDATASETREQUEST']._serialized_start=190
-  _globals['_IMPORTDATASETREQUEST']._serialized_end=296
-  _globals['_IMPORTDATASETHEADER']._serialized_start=299
-  _globals['_IMPORTDATASETHEADER']._serialized_end=466
-  _globals['_IMPORTDATASETRESPONSE']._serialized_start=468
-  _globals['_IMPORTDATASETRESPONSE']._serialized_end=538
-  _globals['_GETDATASETREQUEST']._serialized_start=540
-  _globals['_GETDATASETREQUEST']._serialized_end=612
-  _globals['_GETDATASETRESPONSE']._serialized_start=614
-  _globals['_GETDATASETRESPONSE']._serialized_end=681
-  _globals['_LISTDATASETSREQUEST']._serialized_start=683
-  _globals['_LISTDATASETSREQUEST']._serialized_end=810
-  _globals['_LISTDATASETSRESPONSE']._serialized_start=812
-  _globals['_LISTDATASETSRESPONSE']._serialized_end=907
-  _globals['_CURATEDATASETREQUEST']._serialized_start=910
-  _globals['_CURATEDATASETREQUEST']._serialized_end=1078
-  _globals['_CURATEDATASETRESPONSE']._serialized_start=1080
-  _globals['_CURATEDATASETRESPONSE']._serialized_end=1159
-  _globals['_GETDATASETREVISIONREQUEST']._serialized_start=1161
-  _globals['_GETDATASETREVISIONREQUEST']._serialized_end=1249
-  _globals['_GETDATASETREVISIONRESPONSE']._serialized_start=1251
-  _globals['_GETDATASETREVISIONRESPONSE']._serialized_end=1335
-  _globals['_LISTDATASETREVISIONSREQUEST']._serialized_start=1338
-  _globals['_LISTDATASETREVISIONSREQUEST']._serialized_end=1481
-  _globals['_LISTDATASETREVISIONSRESPONSE']._serialized_start=1483
-  _globals['_LISTDATASETREVISIONSRESPONSE']._serialized_end=1595
-  _globals['_CANCELDATASETREVISIONREQUEST']._serialized_start=1597
-  _globals['_CANCELDATASETREVISIONREQUEST']._serialized_end=1722
-  _globals['_CANCELDATASETREVISIONRESPONSE']._serialized_start=1724
-  _globals['_CANCELDATASETREVISIONRESPONSE']._serialized_end=1811
-  _globals['_WATCHDATASETREVISIONREQUEST']._serialized_start=1813
-  _globals['_WATCHDATASETREVISIONREQUEST']._serialized_end=1933
-  _globals['_WATCHDATASETREVISIONRESPONSE']._serialized_start=1935
-  _globals['_WATCHDATASETREVISIONRESPONSE']._serialized_end=2023
-  _globals['_READDATASETREVISIONREQUEST']._serialized_start=2026
-  _globals['_READDATASETREVISIONREQUEST']._serialized_end=2247
-  _globals['_READDATASETREVISIONRESPONSE']._serialized_start=2249
-  _globals['_READDATASETREVISIONRESPONSE']._serialized_end=2328
-  _globals['_DATASETSERVICE']._serialized_start=2331
-  _globals['_DATASETSERVICE']._serialized_end=3374
+  _globals['_DATASETSERVICE'].methods_by_name['ImportDataset']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['ImportDataset']._serialized_options = b'\352\340\030\032\n\016curation.write\022\003\010\330\004\032\003\010\330\004'
+  _globals['_DATASETSERVICE'].methods_by_name['GetDataset']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['GetDataset']._serialized_options = b'\220\002\001\352\340\030\017\n\rcuration.read'
+  _globals['_DATASETSERVICE'].methods_by_name['ListDatasets']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['ListDatasets']._serialized_options = b'\220\002\001\352\340\030\017\n\rcuration.read'
+  _globals['_DATASETSERVICE'].methods_by_name['CurateDataset']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['CurateDataset']._serialized_options = b'\352\340\030\020\n\016curation.write'
+  _globals['_DATASETSERVICE'].methods_by_name['GetDatasetRevision']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['GetDatasetRevision']._serialized_options = b'\220\002\001\352\340\030\017\n\rcuration.read'
+  _globals['_DATASETSERVICE'].methods_by_name['ListDatasetRevisions']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['ListDatasetRevisions']._serialized_options = b'\220\002\001\352\340\030\017\n\rcuration.read'
+  _globals['_DATASETSERVICE'].methods_by_name['CancelDatasetRevision']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['CancelDatasetRevision']._serialized_options = b'\352\340\030\020\n\016curation.write'
+  _globals['_DATASETSERVICE'].methods_by_name['WatchDatasetRevision']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['WatchDatasetRevision']._serialized_options = b'\220\002\001\352\340\030\021\n\rcuration.read\032\000'
+  _globals['_DATASETSERVICE'].methods_by_name['ReadDatasetRevision']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['ReadDatasetRevision']._serialized_options = b'\220\002\001\352\340\030\023\n\rcuration.read\022\002\010<'
+  _globals['_IMPORTDATASETREQUEST']._serialized_start=228
+  _globals['_IMPORTDATASETREQUEST']._serialized_end=334
+  _globals['_IMPORTDATASETHEADER']._serialized_start=337
+  _globals['_IMPORTDATASETHEADER']._serialized_end=504
+  _globals['_IMPORTDATASETRESPONSE']._serialized_start=506
+  _globals['_IMPORTDATASETRESPONSE']._serialized_end=576
+  _globals['_GETDATASETREQUEST']._serialized_start=578
+  _globals['_GETDATASETREQUEST']._serialized_end=650
+  _globals['_GETDATASETRESPONSE']._serialized_start=652
+  _globals['_GETDATASETRESPONSE']._serialized_end=719
+  _globals['_LISTDATASETSREQUEST']._serialized_start=721
+  _globals['_LISTDATASETSREQUEST']._serialized_end=848
+  _globals['_LISTDATASETSRESPONSE']._serialized_start=850
+  _globals['_LISTDATASETSRESPONSE']._serialized_end=945
+  _globals['_CURATEDATASETREQUEST']._serialized_start=948
+  _globals['_CURATEDATASETREQUEST']._serialized_end=1116
+  _globals['_CURATEDATASETRESPONSE']._serialized_start=1118
+  _globals['_CURATEDATASETRESPONSE']._serialized_end=1197
+  _globals['_GETDATASETREVISIONREQUEST']._serialized_start=1199
+  _globals['_GETDATASETREVISIONREQUEST']._serialized_end=1287
+  _globals['_GETDATASETREVISIONRESPONSE']._serialized_start=1289
+  _globals['_GETDATASETREVISIONRESPONSE']._serialized_end=1373
+  _globals['_LISTDATASETREVISIONSREQUEST']._serialized_start=1376
+  _globals['_LISTDATASETREVISIONSREQUEST']._serialized_end=1519
+  _globals['_LISTDATASETREVISIONSRESPONSE']._serialized_start=1521
+  _globals['_LISTDATASETREVISIONSRESPONSE']._serialized_end=1633
+  _globals['_CANCELDATASETREVISIONREQUEST']._serialized_start=1635
+  _globals['_CANCELDATASETREVISIONREQUEST']._serialized_end=1760
+  _globals['_CANCELDATASETREVISIONRESPONSE']._serialized_start=1762
+  _globals['_CANCELDATASETREVISIONRESPONSE']._serialized_end=1849
+  _globals['_WATCHDATASETREVISIONREQUEST']._serialized_start=1851
+  _globals['_WATCHDATASETREVISIONREQUEST']._serialized_end=1971
+  _globals['_WATCHDATASETREVISIONRESPONSE']._serialized_start=1973
+  _globals['_WATCHDATASETREVISIONRESPONSE']._serialized_end=2061
+  _globals['_READDATASETREVISIONREQUEST']._serialized_start=2064
+  _globals['_READDATASETREVISIONREQUEST']._serialized_end=2285
+  _globals['_READDATASETREVISIONRESPONSE']._serialized_start=2287
+  _globals['_READDATASETREVISIONRESPONSE']._serialized_end=2366
+  _globals['_DATASETSERVICE']._serialized_start=2369
+  _globals['_DATASETSERVICE']._serialized_end=3644
 # @@protoc_insertion_point(module_scope)

@@ -26,9 +26,10 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.api import field_info_pb2 as google_dot_api_dot_field__info__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from luthier.evaluator.v1 import annotation_queue_pb2 as luthier_dot_evaluator_dot_v1_dot_annotation__queue__pb2
+from luthier.options.v1 import call_policy_pb2 as luthier_dot_options_dot_v1_dot_call__policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n3luthier/evaluator/v1/annotation_queue_service.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a+luthier/evaluator/v1/annotation_queue.proto\"\xea\x01\n\x1c\x43reateAnnotationQueueRequest\x12>\n\x06parent\x18\x01 \x01(\tB.\xe2\x41\x01\x02\xfa\x41\'\x12%evaluator.luthier.dev/AnnotationQueue\x12\x45\n\x10\x61nnotation_queue\x18\x02 \x01(\x0b\x32%.luthier.evaluator.v1.AnnotationQueueB\x04\xe2\x41\x01\x02\x12!\n\x13\x61nnotation_queue_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"`\n\x1d\x43reateAnnotationQueueResponse\x12?\n\x10\x61nnotation_queue\x18\x01 \x01(\x0b\x32%.luthier.evaluator.v1.AnnotationQueue\"Y\n\x19GetAnnotationQueueRequest\x12<\n\x04name\x18\x01 \x01(\tB.\xe2\x41\x01\x02\xfa\x41\'\n%evaluator.luthier.dev/AnnotationQueue\"]\n\x1aGetAnnotationQueueResponse\x12?\n\x10\x61nnotation_queue\x18\x01 \x01(\x0b\x32%.luthier.evaluator.v1.AnnotationQueue\"\x90\x01\n\x1bListAnnotationQueuesRequest\x12>\n\x06parent\x18\x01 \x01(\tB.\xe2\x41\x01\x02\xfa\x41\'\x12%evaluator.luthier.dev/AnnotationQueue\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"y\n\x1cListAnnotationQueuesResponse\x12@\n\x11\x61nnotation_queues\x18\x01 \x03(\x0b\x32%.luthier.evaluator.v1.AnnotationQueue\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"^\n\x1cGetNextAnnotationItemRequest\x12>\n\x06parent\x18\x01 \x01(\tB.\xe2\x41\x01\x02\xfa\x41\'\n%evaluator.luthier.dev/AnnotationQueue\"\x80\x01\n\x1dGetNextAnnotationItemResponse\x12\x32\n\x04item\x18\x01 \x01(\x0b\x32$.luthier.evaluator.v1.AnnotationItem\x12\x14\n\x0cjudged_count\x18\x02 \x01(\x03\x12\x15\n\rwaiting_count\x18\x03 \x01(\x03\"\xb9\x01\n\x1bRecordAnnotationVoteRequest\x12>\n\x06parent\x18\x01 \x01(\tB.\xe2\x41\x01\x02\xfa\x41\'\n%evaluator.luthier.dev/AnnotationQueue\x12\x38\n\x04vote\x18\x02 \x01(\x0b\x32$.luthier.evaluator.v1.AnnotationVoteB\x04\xe2\x41\x01\x02\x12 \n\nrequest_id\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"R\n\x1cRecordAnnotationVoteResponse\x12\x32\n\x04vote\x18\x01 \x01(\x0b\x32$.luthier.evaluator.v1.AnnotationVote\"\x8f\x01\n\x1aListAnnotationVotesRequest\x12>\n\x06parent\x18\x01 \x01(\tB.\xe2\x41\x01\x02\xfa\x41\'\n%evaluator.luthier.dev/AnnotationQueue\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"j\n\x1bListAnnotationVotesResponse\x12\x32\n\x05votes\x18\x01 \x03(\x0b\x32#.luthier.evaluator.v1.UnblindedVote\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"w\n\x1bGetAnnotationSummaryRequest\x12<\n\x04name\x18\x01 \x01(\tB.\xe2\x41\x01\x02\xfa\x41\'\n%evaluator.luthier.dev/AnnotationQueue\x12\x1a\n\x0cjudge_metric\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"X\n\x1cGetAnnotationSummaryResponse\x12\x38\n\x07summary\x18\x01 \x01(\x0b\x32\'.luthier.evaluator.v1.AnnotationSummary2\x90\x07\n\x16\x41nnotationQueueService\x12\x80\x01\n\x15\x43reateAnnotationQueue\x12\x32.luthier.evaluator.v1.CreateAnnotationQueueRequest\x1a\x33.luthier.evaluator.v1.CreateAnnotationQueueResponse\x12w\n\x12GetAnnotationQueue\x12/.luthier.evaluator.v1.GetAnnotationQueueRequest\x1a\x30.luthier.evaluator.v1.GetAnnotationQueueResponse\x12}\n\x14ListAnnotationQueues\x12\x31.luthier.evaluator.v1.ListAnnotationQueuesRequest\x1a\x32.luthier.evaluator.v1.ListAnnotationQueuesResponse\x12\x80\x01\n\x15GetNextAnnotationItem\x12\x32.luthier.evaluator.v1.GetNextAnnotationItemRequest\x1a\x33.luthier.evaluator.v1.GetNextAnnotationItemResponse\x12}\n\x14RecordAnnotationVote\x12\x31.luthier.evaluator.v1.RecordAnnotationVoteRequest\x1a\x32.luthier.evaluator.v1.RecordAnnotationVoteResponse\x12z\n\x13ListAnnotationVotes\x12\x30.luthier.evaluator.v1.ListAnnotationVotesRequest\x1a\x31.luthier.evaluator.v1.ListAnnotationVotesResponse\x12}\n\x14GetAnnotationSummary\x12\x31.luthier.evaluator.v1.GetAnnotationSummaryRequest\x1a\x32.luthier.evaluator.v1.GetAnnotationSummaryResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n3luthier/evaluator/v1/annotation_queue_service.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a+luthier/evaluator/v1/annotation_queue.proto\x1a$luthier/options/v1/call_policy.proto\"\xea\x01\n\x1c\x43reateAnnotationQueueRequest\x12>\n\x06parent\x18\x01 \x01(\tB.\xe2\x41\x01\x02\xfa\x41\'\x12%evaluator.luthier.dev/AnnotationQueue\x12\x45\n\x10\x61nnotation_queue\x18\x02 \x01(\x0b\x32%.luthier.evaluator.v1.AnnotationQueueB\x04\xe2\x41\x01\x02\x12!\n\x13\x61nnotation_queue_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"`\n\x1d\x43reateAnnotationQueueResponse\x12?\n\x10\x61nnotation_queue\x18\x01 \x01(\x0b\x32%.luthier.evaluator.v1.AnnotationQueue\"Y\n\x19GetAnnotationQueueRequest\x12<\n\x04name\x18\x01 \x01(\tB.\xe2\x41\x01\x02\xfa\x41\'\n%evaluator.luthier.dev/AnnotationQueue\"]\n\x1aGetAnnotationQueueResponse\x12?\n\x10\x61nnotation_queue\x18\x01 \x01(\x0b\x32%.luthier.evaluator.v1.AnnotationQueue\"\x90\x01\n\x1bListAnnotationQueuesRequest\x12>\n\x06parent\x18\x01 \x01(\tB.\xe2\x41\x01\x02\xfa\x41\'\x12%evaluator.luthier.dev/AnnotationQueue\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"y\n\x1cListAnnotationQueuesResponse\x12@\n\x11\x61nnotation_queues\x18\x01 \x03(\x0b\x32%.luthier.evaluator.v1.AnnotationQueue\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"^\n\x1cGetNextAnnotationItemRequest\x12>\n\x06parent\x18\x01 \x01(\tB.\xe2\x41\x01\x02\xfa\x41\'\n%evaluator.luthier.dev/AnnotationQueue\"\x80\x01\n\x1dGetNextAnnotationItemResponse\x12\x32\n\x04item\x18\x01 \x01(\x0b\x32$.luthier.evaluator.v1.AnnotationItem\x12\x14\n\x0cjudged_count\x18\x02 \x01(\x03\x12\x15\n\rwaiting_count\x18\x03 \x01(\x03\"\xb9\x01\n\x1bRecordAnnotationVoteRequest\x12>\n\x06parent\x18\x01 \x01(\tB.\xe2\x41\x01\x02\xfa\x41\'\n%evaluator.luthier.dev/AnnotationQueue\x12\x38\n\x04vote\x18\x02 \x01(\x0b\x32$.luthier.evaluator.v1.AnnotationVoteB\x04\xe2\x41\x01\x02\x12 \n\nrequest_id\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"R\n\x1cRecordAnnotationVoteResponse\x12\x32\n\x04vote\x18\x01 \x01(\x0b\x32$.luthier.evaluator.v1.AnnotationVote\"\x8f\x01\n\x1aListAnnotationVotesRequest\x12>\n\x06parent\x18\x01 \x01(\tB.\xe2\x41\x01\x02\xfa\x41\'\n%evaluator.luthier.dev/AnnotationQueue\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"j\n\x1bListAnnotationVotesResponse\x12\x32\n\x05votes\x18\x01 \x03(\x0b\x32#.luthier.evaluator.v1.UnblindedVote\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"w\n\x1bGetAnnotationSummaryRequest\x12<\n\x04name\x18\x01 \x01(\tB.\xe2\x41\x01\x02\xfa\x41\'\n%evaluator.luthier.dev/AnnotationQueue\x12\x1a\n\x0cjudge_metric\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"X\n\x1cGetAnnotationSummaryResponse\x12\x38\n\x07summary\x18\x01 \x01(\x0b\x32\'.luthier.evaluator.v1.AnnotationSummary2\xbf\x08\n\x16\x41nnotationQueueService\x12\x97\x01\n\x15\x43reateAnnotationQueue\x12\x32.luthier.evaluator.v1.CreateAnnotationQueueRequest\x1a\x33.luthier.evaluator.v1.CreateAnnotationQueueResponse\"\x15\xea\xe0\x18\x11\n\x0f\x65valuator.write\x12\x90\x01\n\x12GetAnnotationQueue\x12/.luthier.evaluator.v1.GetAnnotationQueueRequest\x1a\x30.luthier.evaluator.v1.GetAnnotationQueueResponse\"\x17\x90\x02\x01\xea\xe0\x18\x10\n\x0e\x65valuator.read\x12\x96\x01\n\x14ListAnnotationQueues\x12\x31.luthier.evaluator.v1.ListAnnotationQueuesRequest\x1a\x32.luthier.evaluator.v1.ListAnnotationQueuesResponse\"\x17\x90\x02\x01\xea\xe0\x18\x10\n\x0e\x65valuator.read\x12\x99\x01\n\x15GetNextAnnotationItem\x12\x32.luthier.evaluator.v1.GetNextAnnotationItemRequest\x1a\x33.luthier.evaluator.v1.GetNextAnnotationItemResponse\"\x17\x90\x02\x01\xea\xe0\x18\x10\n\x0e\x65valuator.rate\x12\x93\x01\n\x14RecordAnnotationVote\x12\x31.luthier.evaluator.v1.RecordAnnotationVoteRequest\x1a\x32.luthier.evaluator.v1.RecordAnnotationVoteResponse\"\x14\xea\xe0\x18\x10\n\x0e\x65valuator.rate\x12\x93\x01\n\x13ListAnnotationVotes\x12\x30.luthier.evaluator.v1.ListAnnotationVotesRequest\x1a\x31.luthier.evaluator.v1.ListAnnotationVotesResponse\"\x17\x90\x02\x01\xea\xe0\x18\x10\n\x0e\x65valuator.read\x12\x96\x01\n\x14GetAnnotationSummary\x12\x31.luthier.evaluator.v1.GetAnnotationSummaryRequest\x1a\x32.luthier.evaluator.v1.GetAnnotationSummaryResponse\"\x17\x90\x02\x01\xea\xe0\x18\x10\n\x0e\x65valuator.readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -69,34 +70,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETANNOTATIONSUMMARYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\'\n%evaluator.luthier.dev/AnnotationQueue'
   _globals['_GETANNOTATIONSUMMARYREQUEST'].fields_by_name['judge_metric']._loaded_options = None
   _globals['_GETANNOTATIONSUMMARYREQUEST'].fields_by_name['judge_metric']._serialized_options = b'\342A\001\001'
-  _globals['_CREATEANNOTATIONQUEUEREQUEST']._serialized_start=212
-  _globals['_CREATEANNOTATIONQUEUEREQUEST']._serialized_end=446
-  _globals['_CREATEANNOTATIONQUEUERESPONSE']._serialized_start=448
-  _globals['_CREATEANNOTATIONQUEUERESPONSE']._serialized_end=544
-  _globals['_GETANNOTATIONQUEUEREQUEST']._serialized_start=546
-  _globals['_GETANNOTATIONQUEUEREQUEST']._serialized_end=635
-  _globals['_GETANNOTATIONQUEUERESPONSE']._serialized_start=637
-  _globals['_GETANNOTATIONQUEUERESPONSE']._serialized_end=730
-  _globals['_LISTANNOTATIONQUEUESREQUEST']._serialized_start=733
-  _globals['_LISTANNOTATIONQUEUESREQUEST']._serialized_end=877
-  _globals['_LISTANNOTATIONQUEUESRESPONSE']._serialized_start=879
-  _globals['_LISTANNOTATIONQUEUESRESPONSE']._serialized_end=1000
-  _globals['_GETNEXTANNOTATIONITEMREQUEST']._serialized_start=1002
-  _globals['_GETNEXTANNOTATIONITEMREQUEST']._serialized_end=1096
-  _globals['_GETNEXTANNOTATIONITEMRESPONSE']._serialized_start=1099
-  _globals['_GETNEXTANNOTATIONITEMRESPONSE']._serialized_end=1227
-  _globals['_RECORDANNOTATIONVOTEREQUEST']._serialized_start=1230
-  _globals['_RECORDANNOTATIONVOTEREQUEST']._serialized_end=1415
-  _globals['_RECORDANNOTATIONVOTERESPONSE']._serialized_start=1417
-  _globals['_RECORDANNOTATIONVOTERESPONSE']._serialized_end=1499
-  _globals['_LISTANNOTATIONVOTESREQUEST']._serialized_start=1502
-  _globals['_LISTANNOTATIONVOTESREQUEST']._serialized_end=1645
-  _globals['_LISTANNOTATIONVOTESRESPONSE']._serialized_start=1647
-  _globals['_LISTANNOTATIONVOTESRESPONSE']._serialized_end=1753
-  _globals['_GETANNOTATIONSUMMARYREQUEST']._serialized_start=1755
-  _globals['_GETANNOTATIONSUMMARYREQUEST']._serialized_end=1874
-  _globals['_GETANNOTATIONSUMMARYRESPONSE']._serialized_start=1876
-  _globals['_GETANNOTATIONSUMMARYRESPONSE']._serialized_end=1964
-  _globals['_ANNOTATIONQUEUESERVICE']._serialized_start=1967
-  _globals['_ANNOTATIONQUEUESERVICE']._serialized_end=2879
+  _globals['_ANNOTATIONQUEUESERVICE'].methods_by_name['CreateAnnotationQueue']._loaded_options = None
+  _globals['_ANNOTATIONQUEUESERVICE'].methods_by_name['CreateAnnotationQueue']._serialized_options = b'\352\340\030\021\n\017evaluator.write'
+  _globals['_ANNOTATIONQUEUESERVICE'].methods_by_name['GetAnnotationQueue']._loaded_options = None
+  _globals['_ANNOTATIONQUEUESERVICE'].methods_by_name['GetAnnotationQueue']._serialized_options = b'\220\002\001\352\340\030\020\n\016evaluator.read'
+  _globals['_ANNOTATIONQUEUESERVICE'].methods_by_name['ListAnnotationQueues']._loaded_options = None
+  _globals['_ANNOTATIONQUEUESERVICE'].methods_by_name['ListAnnotationQueues']._serialized_options = b'\220\002\001\352\340\030\020\n\016evaluator.read'
+  _globals['_ANNOTATIONQUEUESERVICE'].methods_by_name['GetNextAnnotationItem']._loaded_options = None
+  _globals['_ANNOTATIONQUEUESERVICE'].methods_by_name['GetNextAnnotationItem']._serialized_options = b'\220\002\001\352\340\030\020\n\016evaluator.rate'
+  _globals['_ANNOTATIONQUEUESERVICE'].methods_by_name['RecordAnnotationVote']._loaded_options = None
+  _globals['_ANNOTATIONQUEUESERVICE'].methods_by_name['RecordAnnotationVote']._serialized_options = b'\352\340\030\020\n\016evaluator.rate'
+  _globals['_ANNOTATIONQUEUESERVICE'].methods_by_name['ListAnnotationVotes']._loaded_options = None
+  _globals['_ANNOTATIONQUEUESERVICE'].methods_by_name['ListAnnotationVotes']._serialized_options = b'\220\002\001\352\340\030\020\n\016evaluator.read'
+  _globals['_ANNOTATIONQUEUESERVICE'].methods_by_name['GetAnnotationSummary']._loaded_options = None
+  _globals['_ANNOTATIONQUEUESERVICE'].methods_by_name['GetAnnotationSummary']._serialized_options = b'\220\002\001\352\340\030\020\n\016evaluator.read'
+  _globals['_CREATEANNOTATIONQUEUEREQUEST']._serialized_start=250
+  _globals['_CREATEANNOTATIONQUEUEREQUEST']._serialized_end=484
+  _globals['_CREATEANNOTATIONQUEUERESPONSE']._serialized_start=486
+  _globals['_CREATEANNOTATIONQUEUERESPONSE']._serialized_end=582
+  _globals['_GETANNOTATIONQUEUEREQUEST']._serialized_start=584
+  _globals['_GETANNOTATIONQUEUEREQUEST']._serialized_end=673
+  _globals['_GETANNOTATIONQUEUERESPONSE']._serialized_start=675
+  _globals['_GETANNOTATIONQUEUERESPONSE']._serialized_end=768
+  _globals['_LISTANNOTATIONQUEUESREQUEST']._serialized_start=771
+  _globals['_LISTANNOTATIONQUEUESREQUEST']._serialized_end=915
+  _globals['_LISTANNOTATIONQUEUESRESPONSE']._serialized_start=917
+  _globals['_LISTANNOTATIONQUEUESRESPONSE']._serialized_end=1038
+  _globals['_GETNEXTANNOTATIONITEMREQUEST']._serialized_start=1040
+  _globals['_GETNEXTANNOTATIONITEMREQUEST']._serialized_end=1134
+  _globals['_GETNEXTANNOTATIONITEMRESPONSE']._serialized_start=1137
+  _globals['_GETNEXTANNOTATIONITEMRESPONSE']._serialized_end=1265
+  _globals['_RECORDANNOTATIONVOTEREQUEST']._serialized_start=1268
+  _globals['_RECORDANNOTATIONVOTEREQUEST']._serialized_end=1453
+  _globals['_RECORDANNOTATIONVOTERESPONSE']._serialized_start=1455
+  _globals['_RECORDANNOTATIONVOTERESPONSE']._serialized_end=1537
+  _globals['_LISTANNOTATIONVOTESREQUEST']._serialized_start=1540
+  _globals['_LISTANNOTATIONVOTESREQUEST']._serialized_end=1683
+  _globals['_LISTANNOTATIONVOTESRESPONSE']._serialized_start=1685
+  _globals['_LISTANNOTATIONVOTESRESPONSE']._serialized_end=1791
+  _globals['_GETANNOTATIONSUMMARYREQUEST']._serialized_start=1793
+  _globals['_GETANNOTATIONSUMMARYREQUEST']._serialized_end=1912
+  _globals['_GETANNOTATIONSUMMARYRESPONSE']._serialized_start=1914
+  _globals['_GETANNOTATIONSUMMARYRESPONSE']._serialized_end=2002
+  _globals['_ANNOTATIONQUEUESERVICE']._serialized_start=2005
+  _globals['_ANNOTATIONQUEUESERVICE']._serialized_end=3092
 # @@protoc_insertion_point(module_scope)

@@ -26,9 +26,10 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.api import field_info_pb2 as google_dot_api_dot_field__info__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from luthier.evaluator.v1 import challenge_set_pb2 as luthier_dot_evaluator_dot_v1_dot_challenge__set__pb2
+from luthier.options.v1 import call_policy_pb2 as luthier_dot_options_dot_v1_dot_call__policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0luthier/evaluator/v1/challenge_set_service.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a(luthier/evaluator/v1/challenge_set.proto\"\xd5\x01\n\x1dGenerateChallengeCasesRequest\x12G\n\x10\x64\x61taset_revision\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xfa\x41&\n$curation.luthier.dev/DatasetRevision\x12\x13\n\x05split\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12!\n\x0eper_kind_count\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x17\n\x04seed\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x42\x11\n\x0f_per_kind_countB\x07\n\x05_seed\"T\n\x1eGenerateChallengeCasesResponse\x12\x32\n\x05\x63\x61ses\x18\x01 \x03(\x0b\x32#.luthier.evaluator.v1.ChallengeCase\"\xb4\x01\n\x19\x43reateChallengeSetRequest\x12;\n\x06parent\x18\x01 \x01(\tB+\xe2\x41\x01\x02\xfa\x41$\x12\"evaluator.luthier.dev/ChallengeSet\x12\x38\n\x05\x63\x61ses\x18\x02 \x03(\x0b\x32#.luthier.evaluator.v1.ChallengeCaseB\x04\xe2\x41\x01\x02\x12 \n\nrequest_id\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"W\n\x1a\x43reateChallengeSetResponse\x12\x39\n\rchallenge_set\x18\x01 \x01(\x0b\x32\".luthier.evaluator.v1.ChallengeSet\"S\n\x16GetChallengeSetRequest\x12\x39\n\x04name\x18\x01 \x01(\tB+\xe2\x41\x01\x02\xfa\x41$\n\"evaluator.luthier.dev/ChallengeSet\"T\n\x17GetChallengeSetResponse\x12\x39\n\rchallenge_set\x18\x01 \x01(\x0b\x32\".luthier.evaluator.v1.ChallengeSet\"\x8a\x01\n\x18ListChallengeSetsRequest\x12;\n\x06parent\x18\x01 \x01(\tB+\xe2\x41\x01\x02\xfa\x41$\x12\"evaluator.luthier.dev/ChallengeSet\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"p\n\x19ListChallengeSetsResponse\x12:\n\x0e\x63hallenge_sets\x18\x01 \x03(\x0b\x32\".luthier.evaluator.v1.ChallengeSet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8b\x01\n\x19ListChallengeCasesRequest\x12;\n\x06parent\x18\x01 \x01(\tB+\xe2\x41\x01\x02\xfa\x41$\n\"evaluator.luthier.dev/ChallengeSet\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"i\n\x1aListChallengeCasesResponse\x12\x32\n\x05\x63\x61ses\x18\x01 \x03(\x0b\x32#.luthier.evaluator.v1.ChallengeCase\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xf3\x04\n\x13\x43hallengeSetService\x12\x83\x01\n\x16GenerateChallengeCases\x12\x33.luthier.evaluator.v1.GenerateChallengeCasesRequest\x1a\x34.luthier.evaluator.v1.GenerateChallengeCasesResponse\x12w\n\x12\x43reateChallengeSet\x12/.luthier.evaluator.v1.CreateChallengeSetRequest\x1a\x30.luthier.evaluator.v1.CreateChallengeSetResponse\x12n\n\x0fGetChallengeSet\x12,.luthier.evaluator.v1.GetChallengeSetRequest\x1a-.luthier.evaluator.v1.GetChallengeSetResponse\x12t\n\x11ListChallengeSets\x12..luthier.evaluator.v1.ListChallengeSetsRequest\x1a/.luthier.evaluator.v1.ListChallengeSetsResponse\x12w\n\x12ListChallengeCases\x12/.luthier.evaluator.v1.ListChallengeCasesRequest\x1a\x30.luthier.evaluator.v1.ListChallengeCasesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0luthier/evaluator/v1/challenge_set_service.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a(luthier/evaluator/v1/challenge_set.proto\x1a$luthier/options/v1/call_policy.proto\"\xd5\x01\n\x1dGenerateChallengeCasesRequest\x12G\n\x10\x64\x61taset_revision\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xfa\x41&\n$curation.luthier.dev/DatasetRevision\x12\x13\n\x05split\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12!\n\x0eper_kind_count\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x17\n\x04seed\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x42\x11\n\x0f_per_kind_countB\x07\n\x05_seed\"T\n\x1eGenerateChallengeCasesResponse\x12\x32\n\x05\x63\x61ses\x18\x01 \x03(\x0b\x32#.luthier.evaluator.v1.ChallengeCase\"\xb4\x01\n\x19\x43reateChallengeSetRequest\x12;\n\x06parent\x18\x01 \x01(\tB+\xe2\x41\x01\x02\xfa\x41$\x12\"evaluator.luthier.dev/ChallengeSet\x12\x38\n\x05\x63\x61ses\x18\x02 \x03(\x0b\x32#.luthier.evaluator.v1.ChallengeCaseB\x04\xe2\x41\x01\x02\x12 \n\nrequest_id\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"W\n\x1a\x43reateChallengeSetResponse\x12\x39\n\rchallenge_set\x18\x01 \x01(\x0b\x32\".luthier.evaluator.v1.ChallengeSet\"S\n\x16GetChallengeSetRequest\x12\x39\n\x04name\x18\x01 \x01(\tB+\xe2\x41\x01\x02\xfa\x41$\n\"evaluator.luthier.dev/ChallengeSet\"T\n\x17GetChallengeSetResponse\x12\x39\n\rchallenge_set\x18\x01 \x01(\x0b\x32\".luthier.evaluator.v1.ChallengeSet\"\x8a\x01\n\x18ListChallengeSetsRequest\x12;\n\x06parent\x18\x01 \x01(\tB+\xe2\x41\x01\x02\xfa\x41$\x12\"evaluator.luthier.dev/ChallengeSet\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"p\n\x19ListChallengeSetsResponse\x12:\n\x0e\x63hallenge_sets\x18\x01 \x03(\x0b\x32\".luthier.evaluator.v1.ChallengeSet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8b\x01\n\x19ListChallengeCasesRequest\x12;\n\x06parent\x18\x01 \x01(\tB+\xe2\x41\x01\x02\xfa\x41$\n\"evaluator.luthier.dev/ChallengeSet\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"i\n\x1aListChallengeCasesResponse\x12\x32\n\x05\x63\x61ses\x18\x01 \x03(\x0b\x32#.luthier.evaluator.v1.ChallengeCase\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xf2\x05\n\x13\x43hallengeSetService\x12\x9c\x01\n\x16GenerateChallengeCases\x12\x33.luthier.evaluator.v1.GenerateChallengeCasesRequest\x1a\x34.luthier.evaluator.v1.GenerateChallengeCasesResponse\"\x17\x90\x02\x01\xea\xe0\x18\x10\n\x0e\x65valuator.read\x12\x8e\x01\n\x12\x43reateChallengeSet\x12/.luthier.evaluator.v1.CreateChallengeSetRequest\x1a\x30.luthier.evaluator.v1.CreateChallengeSetResponse\"\x15\xea\xe0\x18\x11\n\x0f\x65valuator.write\x12\x87\x01\n\x0fGetChallengeSet\x12,.luthier.evaluator.v1.GetChallengeSetRequest\x1a-.luthier.evaluator.v1.GetChallengeSetResponse\"\x17\x90\x02\x01\xea\xe0\x18\x10\n\x0e\x65valuator.read\x12\x8d\x01\n\x11ListChallengeSets\x12..luthier.evaluator.v1.ListChallengeSetsRequest\x1a/.luthier.evaluator.v1.ListChallengeSetsResponse\"\x17\x90\x02\x01\xea\xe0\x18\x10\n\x0e\x65valuator.read\x12\x90\x01\n\x12ListChallengeCases\x12/.luthier.evaluator.v1.ListChallengeCasesRequest\x1a\x30.luthier.evaluator.v1.ListChallengeCasesResponse\"\x17\x90\x02\x01\xea\xe0\x18\x10\n\x0e\x65valuator.readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -63,26 +64,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTCHALLENGECASESREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
   _globals['_LISTCHALLENGECASESREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTCHALLENGECASESREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
-  _globals['_GENERATECHALLENGECASESREQUEST']._serialized_start=206
-  _globals['_GENERATECHALLENGECASESREQUEST']._serialized_end=419
-  _globals['_GENERATECHALLENGECASESRESPONSE']._serialized_start=421
-  _globals['_GENERATECHALLENGECASESRESPONSE']._serialized_end=505
-  _globals['_CREATECHALLENGESETREQUEST']._serialized_start=508
-  _globals['_CREATECHALLENGESETREQUEST']._serialized_end=688
-  _globals['_CREATECHALLENGESETRESPONSE']._serialized_start=690
-  _globals['_CREATECHALLENGESETRESPONSE']._serialized_end=777
-  _globals['_GETCHALLENGESETREQUEST']._serialized_start=779
-  _globals['_GETCHALLENGESETREQUEST']._serialized_end=862
-  _globals['_GETCHALLENGESETRESPONSE']._serialized_start=864
-  _globals['_GETCHALLENGESETRESPONSE']._serialized_end=948
-  _globals['_LISTCHALLENGESETSREQUEST']._serialized_start=951
-  _globals['_LISTCHALLENGESETSREQUEST']._serialized_end=1089
-  _globals['_LISTCHALLENGESETSRESPONSE']._serialized_start=1091
-  _globals['_LISTCHALLENGESETSRESPONSE']._serialized_end=1203
-  _globals['_LISTCHALLENGECASESREQUEST']._serialized_start=1206
-  _globals['_LISTCHALLENGECASESREQUEST']._serialized_end=1345
-  _globals['_LISTCHALLENGECASESRESPONSE']._serialized_start=1347
-  _globals['_LISTCHALLENGECASESRESPONSE']._serialized_end=1452
-  _globals['_CHALLENGESETSERVICE']._serialized_start=1455
-  _globals['_CHALLENGESETSERVICE']._serialized_end=2082
+  _globals['_CHALLENGESETSERVICE'].methods_by_name['GenerateChallengeCases']._loaded_options = None
+  _globals['_CHALLENGESETSERVICE'].methods_by_name['GenerateChallengeCases']._serialized_options = b'\220\002\001\352\340\030\020\n\016evaluator.read'
+  _globals['_CHALLENGESETSERVICE'].methods_by_name['CreateChallengeSet']._loaded_options = None
+  _globals['_CHALLENGESETSERVICE'].methods_by_name['CreateChallengeSet']._serialized_options = b'\352\340\030\021\n\017evaluator.write'
+  _globals['_CHALLENGESETSERVICE'].methods_by_name['GetChallengeSet']._loaded_options = None
+  _globals['_CHALLENGESETSERVICE'].methods_by_name['GetChallengeSet']._serialized_options = b'\220\002\001\352\340\030\020\n\016evaluator.read'
+  _globals['_CHALLENGESETSERVICE'].methods_by_name['ListChallengeSets']._loaded_options = None
+  _globals['_CHALLENGESETSERVICE'].methods_by_name['ListChallengeSets']._serialized_options = b'\220\002\001\352\340\030\020\n\016evaluator.read'
+  _globals['_CHALLENGESETSERVICE'].methods_by_name['ListChallengeCases']._loaded_options = None
+  _globals['_CHALLENGESETSERVICE'].methods_by_name['ListChallengeCases']._serialized_options = b'\220\002\001\352\340\030\020\n\016evaluator.read'
+  _globals['_GENERATECHALLENGECASESREQUEST']._serialized_start=244
+  _globals['_GENERATECHALLENGECASESREQUEST']._serialized_end=457
+  _globals['_GENERATECHALLENGECASESRESPONSE']._serialized_start=459
+  _globals['_GENERATECHALLENGECASESRESPONSE']._serialized_end=543
+  _globals['_CREATECHALLENGESETREQUEST']._serialized_start=546
+  _globals['_CREATECHALLENGESETREQUEST']._serialized_end=726
+  _globals['_CREATECHALLENGESETRESPONSE']._serialized_start=728
+  _globals['_CREATECHALLENGESETRESPONSE']._serialized_end=815
+  _globals['_GETCHALLENGESETREQUEST']._serialized_start=817
+  _globals['_GETCHALLENGESETREQUEST']._serialized_end=900
+  _globals['_GETCHALLENGESETRESPONSE']._serialized_start=902
+  _globals['_GETCHALLENGESETRESPONSE']._serialized_end=986
+  _globals['_LISTCHALLENGESETSREQUEST']._serialized_start=989
+  _globals['_LISTCHALLENGESETSREQUEST']._serialized_end=1127
+  _globals['_LISTCHALLENGESETSRESPONSE']._serialized_start=1129
+  _globals['_LISTCHALLENGESETSRESPONSE']._serialized_end=1241
+  _globals['_LISTCHALLENGECASESREQUEST']._serialized_start=1244
+  _globals['_LISTCHALLENGECASESREQUEST']._serialized_end=1383
+  _globals['_LISTCHALLENGECASESRESPONSE']._serialized_start=1385
+  _globals['_LISTCHALLENGECASESRESPONSE']._serialized_end=1490
+  _globals['_CHALLENGESETSERVICE']._serialized_start=1493
+  _globals['_CHALLENGESETSERVICE']._serialized_end=2247
 # @@protoc_insertion_point(module_scope)

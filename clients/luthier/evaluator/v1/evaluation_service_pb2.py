@@ -26,9 +26,10 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.api import field_info_pb2 as google_dot_api_dot_field__info__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from luthier.evaluator.v1 import evaluation_pb2 as luthier_dot_evaluator_dot_v1_dot_evaluation__pb2
+from luthier.options.v1 import call_policy_pb2 as luthier_dot_options_dot_v1_dot_call__policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-luthier/evaluator/v1/evaluation_service.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a%luthier/evaluator/v1/evaluation.proto\"\xcf\x01\n\x17\x43reateEvaluationRequest\x12\x39\n\x06parent\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\x12 evaluator.luthier.dev/Evaluation\x12:\n\nevaluation\x18\x02 \x01(\x0b\x32 .luthier.evaluator.v1.EvaluationB\x04\xe2\x41\x01\x02\x12\x1b\n\revaluation_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"P\n\x18\x43reateEvaluationResponse\x12\x34\n\nevaluation\x18\x01 \x01(\x0b\x32 .luthier.evaluator.v1.Evaluation\"O\n\x14GetEvaluationRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\"M\n\x15GetEvaluationResponse\x12\x34\n\nevaluation\x18\x01 \x01(\x0b\x32 .luthier.evaluator.v1.Evaluation\"\x86\x01\n\x16ListEvaluationsRequest\x12\x39\n\x06parent\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\x12 evaluator.luthier.dev/Evaluation\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"i\n\x17ListEvaluationsResponse\x12\x35\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32 .luthier.evaluator.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"t\n\x17\x43\x61ncelEvaluationRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12 \n\nrequest_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"P\n\x18\x43\x61ncelEvaluationResponse\x12\x34\n\nevaluation\x18\x01 \x01(\x0b\x32 .luthier.evaluator.v1.Evaluation\"o\n\x16WatchEvaluationRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12\x1c\n\x0e\x61\x66ter_event_id\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"O\n\x17WatchEvaluationResponse\x12\x34\n\x05\x65vent\x18\x01 \x01(\x0b\x32%.luthier.evaluator.v1.EvaluationEvent\"\x89\x01\n\x19ListEvaluationRowsRequest\x12\x39\n\x06parent\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"h\n\x1aListEvaluationRowsResponse\x12\x31\n\x04rows\x18\x01 \x03(\x0b\x32#.luthier.evaluator.v1.EvaluationRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8d\x01\n\x1bReadEvaluationReportRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12\x1a\n\x0coffset_bytes\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x19\n\x0blimit_bytes\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\"P\n\x1cReadEvaluationReportResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t2\xbd\x06\n\x11\x45valuationService\x12q\n\x10\x43reateEvaluation\x12-.luthier.evaluator.v1.CreateEvaluationRequest\x1a..luthier.evaluator.v1.CreateEvaluationResponse\x12h\n\rGetEvaluation\x12*.luthier.evaluator.v1.GetEvaluationRequest\x1a+.luthier.evaluator.v1.GetEvaluationResponse\x12n\n\x0fListEvaluations\x12,.luthier.evaluator.v1.ListEvaluationsRequest\x1a-.luthier.evaluator.v1.ListEvaluationsResponse\x12q\n\x10\x43\x61ncelEvaluation\x12-.luthier.evaluator.v1.CancelEvaluationRequest\x1a..luthier.evaluator.v1.CancelEvaluationResponse\x12p\n\x0fWatchEvaluation\x12,.luthier.evaluator.v1.WatchEvaluationRequest\x1a-.luthier.evaluator.v1.WatchEvaluationResponse0\x01\x12w\n\x12ListEvaluationRows\x12/.luthier.evaluator.v1.ListEvaluationRowsRequest\x1a\x30.luthier.evaluator.v1.ListEvaluationRowsResponse\x12}\n\x14ReadEvaluationReport\x12\x31.luthier.evaluator.v1.ReadEvaluationReportRequest\x1a\x32.luthier.evaluator.v1.ReadEvaluationReportResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-luthier/evaluator/v1/evaluation_service.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a%luthier/evaluator/v1/evaluation.proto\x1a$luthier/options/v1/call_policy.proto\"\xcf\x01\n\x17\x43reateEvaluationRequest\x12\x39\n\x06parent\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\x12 evaluator.luthier.dev/Evaluation\x12:\n\nevaluation\x18\x02 \x01(\x0b\x32 .luthier.evaluator.v1.EvaluationB\x04\xe2\x41\x01\x02\x12\x1b\n\revaluation_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"P\n\x18\x43reateEvaluationResponse\x12\x34\n\nevaluation\x18\x01 \x01(\x0b\x32 .luthier.evaluator.v1.Evaluation\"O\n\x14GetEvaluationRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\"M\n\x15GetEvaluationResponse\x12\x34\n\nevaluation\x18\x01 \x01(\x0b\x32 .luthier.evaluator.v1.Evaluation\"\x86\x01\n\x16ListEvaluationsRequest\x12\x39\n\x06parent\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\x12 evaluator.luthier.dev/Evaluation\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"i\n\x17ListEvaluationsResponse\x12\x35\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32 .luthier.evaluator.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"t\n\x17\x43\x61ncelEvaluationRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12 \n\nrequest_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"P\n\x18\x43\x61ncelEvaluationResponse\x12\x34\n\nevaluation\x18\x01 \x01(\x0b\x32 .luthier.evaluator.v1.Evaluation\"o\n\x16WatchEvaluationRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12\x1c\n\x0e\x61\x66ter_event_id\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"O\n\x17WatchEvaluationResponse\x12\x34\n\x05\x65vent\x18\x01 \x01(\x0b\x32%.luthier.evaluator.v1.EvaluationEvent\"\x89\x01\n\x19ListEvaluationRowsRequest\x12\x39\n\x06parent\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"h\n\x1aListEvaluationRowsResponse\x12\x31\n\x04rows\x18\x01 \x03(\x0b\x32#.luthier.evaluator.v1.EvaluationRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8d\x01\n\x1bReadEvaluationReportRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12\x1a\n\x0coffset_bytes\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x19\n\x0blimit_bytes\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\"P\n\x1cReadEvaluationReportResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t2\xf9\x07\n\x11\x45valuationService\x12\x8c\x01\n\x10\x43reateEvaluation\x12-.luthier.evaluator.v1.CreateEvaluationRequest\x1a..luthier.evaluator.v1.CreateEvaluationResponse\"\x19\xea\xe0\x18\x15\n\x0f\x65valuator.write\x12\x02\x08<\x12\x81\x01\n\rGetEvaluation\x12*.luthier.evaluator.v1.GetEvaluationRequest\x1a+.luthier.evaluator.v1.GetEvaluationResponse\"\x17\x90\x02\x01\xea\xe0\x18\x10\n\x0e\x65valuator.read\x12\x87\x01\n\x0fListEvaluations\x12,.luthier.evaluator.v1.ListEvaluationsRequest\x1a-.luthier.evaluator.v1.ListEvaluationsResponse\"\x17\x90\x02\x01\xea\xe0\x18\x10\n\x0e\x65valuator.read\x12\x88\x01\n\x10\x43\x61ncelEvaluation\x12-.luthier.evaluator.v1.CancelEvaluationRequest\x1a..luthier.evaluator.v1.CancelEvaluationResponse\"\x15\xea\xe0\x18\x11\n\x0f\x65valuator.write\x12\x8b\x01\n\x0fWatchEvaluation\x12,.luthier.evaluator.v1.WatchEvaluationRequest\x1a-.luthier.evaluator.v1.WatchEvaluationResponse\"\x19\x90\x02\x01\xea\xe0\x18\x12\n\x0e\x65valuator.read\x1a\x00\x30\x01\x12\x90\x01\n\x12ListEvaluationRows\x12/.luthier.evaluator.v1.ListEvaluationRowsRequest\x1a\x30.luthier.evaluator.v1.ListEvaluationRowsResponse\"\x17\x90\x02\x01\xea\xe0\x18\x10\n\x0e\x65valuator.read\x12\x9a\x01\n\x14ReadEvaluationReport\x12\x31.luthier.evaluator.v1.ReadEvaluationReportRequest\x1a\x32.luthier.evaluator.v1.ReadEvaluationReportResponse\"\x1b\x90\x02\x01\xea\xe0\x18\x14\n\x0e\x65valuator.read\x12\x02\x08<b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -71,34 +72,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READEVALUATIONREPORTREQUEST'].fields_by_name['offset_bytes']._serialized_options = b'\342A\001\001'
   _globals['_READEVALUATIONREPORTREQUEST'].fields_by_name['limit_bytes']._loaded_options = None
   _globals['_READEVALUATIONREPORTREQUEST'].fields_by_name['limit_bytes']._serialized_options = b'\342A\001\001'
-  _globals['_CREATEEVALUATIONREQUEST']._serialized_start=200
-  _globals['_CREATEEVALUATIONREQUEST']._serialized_end=407
-  _globals['_CREATEEVALUATIONRESPONSE']._serialized_start=409
-  _globals['_CREATEEVALUATIONRESPONSE']._serialized_end=489
-  _globals['_GETEVALUATIONREQUEST']._serialized_start=491
-  _globals['_GETEVALUATIONREQUEST']._serialized_end=570
-  _globals['_GETEVALUATIONRESPONSE']._serialized_start=572
-  _globals['_GETEVALUATIONRESPONSE']._serialized_end=649
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=652
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=786
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=788
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=893
-  _globals['_CANCELEVALUATIONREQUEST']._serialized_start=895
-  _globals['_CANCELEVALUATIONREQUEST']._serialized_end=1011
-  _globals['_CANCELEVALUATIONRESPONSE']._serialized_start=1013
-  _globals['_CANCELEVALUATIONRESPONSE']._serialized_end=1093
-  _globals['_WATCHEVALUATIONREQUEST']._serialized_start=1095
-  _globals['_WATCHEVALUATIONREQUEST']._serialized_end=1206
-  _globals['_WATCHEVALUATIONRESPONSE']._serialized_start=1208
-  _globals['_WATCHEVALUATIONRESPONSE']._serialized_end=1287
-  _globals['_LISTEVALUATIONROWSREQUEST']._serialized_start=1290
-  _globals['_LISTEVALUATIONROWSREQUEST']._serialized_end=1427
-  _globals['_LISTEVALUATIONROWSRESPONSE']._serialized_start=1429
-  _globals['_LISTEVALUATIONROWSRESPONSE']._serialized_end=1533
-  _globals['_READEVALUATIONREPORTREQUEST']._serialized_start=1536
-  _globals['_READEVALUATIONREPORTREQUEST']._serialized_end=1677
-  _globals['_READEVALUATIONREPORTRESPONSE']._serialized_start=1679
-  _globals['_READEVALUATIONREPORTRESPONSE']._serialized_end=1759
-  _globals['_EVALUATIONSERVICE']._serialized_start=1762
-  _globals['_EVALUATIONSERVICE']._serialized_end=2591
+  _globals['_EVALUATIONSERVICE'].methods_by_name['CreateEvaluation']._loaded_options = None
+  _globals['_EVALUATIONSERVICE'].methods_by_name['CreateEvaluation']._serialized_options = b'\352\340\030\025\n\017evaluator.write\022\002\010<'
+  _globals['_EVALUATIONSERVICE'].methods_by_name['GetEvaluation']._loaded_options = None
+  _globals['_EVALUATIONSERVICE'].methods_by_name['GetEvaluation']._serialized_options = b'\220\002\001\352\340\030\020\n\016evaluator.read'
+  _globals['_EVALUATIONSERVICE'].methods_by_name['ListEvaluations']._loaded_options = None
+  _globals['_EVALUATIONSERVICE'].methods_by_name['ListEvaluations']._serialized_options = b'\220\002\001\352\340\030\020\n\016evaluator.read'
+  _globals['_EVALUATIONSERVICE'].methods_by_name['CancelEvaluation']._loaded_options = None
+  _globals['_EVALUATIONSERVICE'].methods_by_name['CancelEvaluation']._serialized_options = b'\352\340\030\021\n\017evaluator.write'
+  _globals['_EVALUATIONSERVICE'].methods_by_name['WatchEvaluation']._loaded_options = None
+  _globals['_EVALUATIONSERVICE'].methods_by_name['WatchEvaluation']._serialized_options = b'\220\002\001\352\340\030\022\n\016evaluator.read\032\000'
+  _globals['_EVALUATIONSERVICE'].methods_by_name['ListEvaluationRows']._loaded_options = None
+  _globals['_EVALUATIONSERVICE'].methods_by_name['ListEvaluationRows']._serialized_options = b'\220\002\001\352\340\030\020\n\016evaluator.read'
+  _globals['_EVALUATIONSERVICE'].methods_by_name['ReadEvaluationReport']._loaded_options = None
+  _globals['_EVALUATIONSERVICE'].methods_by_name['ReadEvaluationReport']._serialized_options = b'\220\002\001\352\340\030\024\n\016evaluator.read\022\002\010<'
+  _globals['_CREATEEVALUATIONREQUEST']._serialized_start=238
+  _globals['_CREATEEVALUATIONREQUEST']._serialized_end=445
+  _globals['_CREATEEVALUATIONRESPONSE']._serialized_start=447
+  _globals['_CREATEEVALUATIONRESPONSE']._serialized_end=527
+  _globals['_GETEVALUATIONREQUEST']._serialized_start=529
+  _globals['_GETEVALUATIONREQUEST']._serialized_end=608
+  _globals['_GETEVALUATIONRESPONSE']._serialized_start=610
+  _globals['_GETEVALUATIONRESPONSE']._serialized_end=687
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=690
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=824
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=826
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=931
+  _globals['_CANCELEVALUATIONREQUEST']._serialized_start=933
+  _globals['_CANCELEVALUATIONREQUEST']._serialized_end=1049
+  _globals['_CANCELEVALUATIONRESPONSE']._serialized_start=1051
+  _globals['_CANCELEVALUATIONRESPONSE']._serialized_end=1131
+  _globals['_WATCHEVALUATIONREQUEST']._serialized_start=1133
+  _globals['_WATCHEVALUATIONREQUEST']._serialized_end=1244
+  _globals['_WATCHEVALUATIONRESPONSE']._serialized_start=1246
+  _globals['_WATCHEVALUATIONRESPONSE']._serialized_end=1325
+  _globals['_LISTEVALUATIONROWSREQUEST']._serialized_start=1328
+  _globals['_LISTEVALUATIONROWSREQUEST']._serialized_end=1465
+  _globals['_LISTEVALUATIONROWSRESPONSE']._serialized_start=1467
+  _globals['_LISTEVALUATIONROWSRESPONSE']._serialized_end=1571
+  _globals['_READEVALUATIONREPORTREQUEST']._serialized_start=1574
+  _globals['_READEVALUATIONREPORTREQUEST']._serialized_end=1715
+  _globals['_READEVALUATIONREPORTRESPONSE']._serialized_start=1717
+  _globals['_READEVALUATIONREPORTRESPONSE']._serialized_end=1797
+  _globals['_EVALUATIONSERVICE']._serialized_start=1800
+  _globals['_EVALUATIONSERVICE']._serialized_end=2817
 # @@protoc_insertion_point(module_scope)

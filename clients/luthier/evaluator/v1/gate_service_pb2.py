@@ -27,9 +27,10 @@ from google.api import field_info_pb2 as google_dot_api_dot_field__info__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from luthier.evaluator.v1 import gate_pb2 as luthier_dot_evaluator_dot_v1_dot_gate__pb2
 from luthier.evaluator.v1 import gate_plan_pb2 as luthier_dot_evaluator_dot_v1_dot_gate__plan__pb2
+from luthier.options.v1 import call_policy_pb2 as luthier_dot_options_dot_v1_dot_call__policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'luthier/evaluator/v1/gate_service.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a\x1fluthier/evaluator/v1/gate.proto\x1a$luthier/evaluator/v1/gate_plan.proto\"\xd2\x01\n\x0eRunGateRequest\x12=\n\nevaluation\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12<\n\x0bgate_policy\x18\x02 \x01(\tB%\xfa\x41\"\n evaluator.luthier.dev/GatePolicyH\x00\x12\x39\n\rinline_policy\x18\x03 \x01(\x0b\x32 .luthier.evaluator.v1.GatePolicyH\x00\x42\x08\n\x06policy\"G\n\x0fRunGateResponse\x12\x34\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\".luthier.evaluator.v1.GateDecision\"\xd0\x02\n\x0fPlanGateRequest\x12G\n\x10\x64\x61taset_revision\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xfa\x41&\n$curation.luthier.dev/DatasetRevision\x12<\n\x0bgate_policy\x18\x02 \x01(\tB%\xfa\x41\"\n evaluator.luthier.dev/GatePolicyH\x00\x12\x39\n\rinline_policy\x18\x03 \x01(\x0b\x32 .luthier.evaluator.v1.GatePolicyH\x00\x12\x13\n\x05split\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\trow_limit\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x43\n\x10pilot_evaluation\x18\x06 \x01(\tB)\xe2\x41\x01\x01\xfa\x41\"\n evaluator.luthier.dev/EvaluationB\x08\n\x06policy\"@\n\x10PlanGateResponse\x12,\n\x04plan\x18\x01 \x01(\x0b\x32\x1e.luthier.evaluator.v1.GatePlan\"\xa2\x01\n\x13SelfTestGateRequest\x12=\n\nevaluation\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12#\n\x10\x65xperiment_count\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x12\n\x04seed\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x01\x42\x13\n\x11_experiment_count\"M\n\x14SelfTestGateResponse\x12\x35\n\tself_test\x18\x01 \x01(\x0b\x32\".luthier.evaluator.v1.GateSelfTest\"\xd1\x01\n\x17\x43reateGatePolicyRequest\x12\x39\n\x06parent\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\x12 evaluator.luthier.dev/GatePolicy\x12;\n\x0bgate_policy\x18\x02 \x01(\x0b\x32 .luthier.evaluator.v1.GatePolicyB\x04\xe2\x41\x01\x02\x12\x1c\n\x0egate_policy_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"Q\n\x18\x43reateGatePolicyResponse\x12\x35\n\x0bgate_policy\x18\x01 \x01(\x0b\x32 .luthier.evaluator.v1.GatePolicy\"O\n\x14GetGatePolicyRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/GatePolicy\"N\n\x15GetGatePolicyResponse\x12\x35\n\x0bgate_policy\x18\x01 \x01(\x0b\x32 .luthier.evaluator.v1.GatePolicy\"\x87\x01\n\x17ListGatePoliciesRequest\x12\x39\n\x06parent\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\x12 evaluator.luthier.dev/GatePolicy\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"l\n\x18ListGatePoliciesResponse\x12\x37\n\rgate_policies\x18\x01 \x03(\x0b\x32 .luthier.evaluator.v1.GatePolicy\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xf7\x04\n\x0bGateService\x12V\n\x07RunGate\x12$.luthier.evaluator.v1.RunGateRequest\x1a%.luthier.evaluator.v1.RunGateResponse\x12Y\n\x08PlanGate\x12%.luthier.evaluator.v1.PlanGateRequest\x1a&.luthier.evaluator.v1.PlanGateResponse\x12\x65\n\x0cSelfTestGate\x12).luthier.evaluator.v1.SelfTestGateRequest\x1a*.luthier.evaluator.v1.SelfTestGateResponse\x12q\n\x10\x43reateGatePolicy\x12-.luthier.evaluator.v1.CreateGatePolicyRequest\x1a..luthier.evaluator.v1.CreateGatePolicyResponse\x12h\n\rGetGatePolicy\x12*.luthier.evaluator.v1.GetGatePolicyRequest\x1a+.luthier.evaluator.v1.GetGatePolicyResponse\x12q\n\x10ListGatePolicies\x12-.luthier.evaluator.v1.ListGatePoliciesRequest\x1a..luthier.evaluator.v1.ListGatePoliciesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'luthier/evaluator/v1/gate_service.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a\x1fluthier/evaluator/v1/gate.proto\x1a$luthier/evaluator/v1/gate_plan.proto\x1a$luthier/options/v1/call_policy.proto\"\xd2\x01\n\x0eRunGateRequest\x12=\n\nevaluation\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12<\n\x0bgate_policy\x18\x02 \x01(\tB%\xfa\x41\"\n evaluator.luthier.dev/GatePolicyH\x00\x12\x39\n\rinline_policy\x18\x03 \x01(\x0b\x32 .luthier.evaluator.v1.GatePolicyH\x00\x42\x08\n\x06policy\"G\n\x0fRunGateResponse\x12\x34\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\".luthier.evaluator.v1.GateDecision\"\xd0\x02\n\x0fPlanGateRequest\x12G\n\x10\x64\x61taset_revision\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xfa\x41&\n$curation.luthier.dev/DatasetRevision\x12<\n\x0bgate_policy\x18\x02 \x01(\tB%\xfa\x41\"\n evaluator.luthier.dev/GatePolicyH\x00\x12\x39\n\rinline_policy\x18\x03 \x01(\x0b\x32 .luthier.evaluator.v1.GatePolicyH\x00\x12\x13\n\x05split\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\trow_limit\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x43\n\x10pilot_evaluation\x18\x06 \x01(\tB)\xe2\x41\x01\x01\xfa\x41\"\n evaluator.luthier.dev/EvaluationB\x08\n\x06policy\"@\n\x10PlanGateResponse\x12,\n\x04plan\x18\x01 \x01(\x0b\x32\x1e.luthier.evaluator.v1.GatePlan\"\xa2\x01\n\x13SelfTestGateRequest\x12=\n\nevaluation\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12#\n\x10\x65xperiment_count\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x12\n\x04seed\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x01\x42\x13\n\x11_experiment_count\"M\n\x14SelfTestGateResponse\x12\x35\n\tself_test\x18\x01 \x01(\x0b\x32\".luthier.evaluator.v1.GateSelfTest\"\xd1\x01\n\x17\x43reateGatePolicyRequest\x12\x39\n\x06parent\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\x12 evaluator.luthier.dev/GatePolicy\x12;\n\x0bgate_policy\x18\x02 \x01(\x0b\x32 .luthier.evaluator.v1.GatePolicyB\x04\xe2\x41\x01\x02\x12\x1c\n\x0egate_policy_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"Q\n\x18\x43reateGatePolicyResponse\x12\x35\n\x0bgate_policy\x18\x01 \x01(\x0b\x32 .luthier.evaluator.v1.GatePolicy\"O\n\x14GetGatePolicyRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/GatePolicy\"N\n\x15GetGatePolicyResponse\x12\x35\n\x0bgate_policy\x18\x01 \x01(\x0b\x32 .luthier.evaluator.v1.GatePolicy\"\x87\x01\n\x17ListGatePoliciesRequest\x12\x39\n\x06parent\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\x12 evaluator.luthier.dev/GatePolicy\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"l\n\x18ListGatePoliciesResponse\x12\x37\n\rgate_policies\x18\x01 \x03(\x0b\x32 .luthier.evaluator.v1.GatePolicy\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x94\x06\n\x0bGateService\x12o\n\x07RunGate\x12$.luthier.evaluator.v1.RunGateRequest\x1a%.luthier.evaluator.v1.RunGateResponse\"\x17\x90\x02\x02\xea\xe0\x18\x10\n\x0e\x65valuator.read\x12r\n\x08PlanGate\x12%.luthier.evaluator.v1.PlanGateRequest\x1a&.luthier.evaluator.v1.PlanGateResponse\"\x17\x90\x02\x01\xea\xe0\x18\x10\n\x0e\x65valuator.read\x12\x83\x01\n\x0cSelfTestGate\x12).luthier.evaluator.v1.SelfTestGateRequest\x1a*.luthier.evaluator.v1.SelfTestGateResponse\"\x1c\x90\x02\x01\xea\xe0\x18\x15\n\x0e\x65valuator.read\x1a\x03\x08\xac\x02\x12\x88\x01\n\x10\x43reateGatePolicy\x12-.luthier.evaluator.v1.CreateGatePolicyRequest\x1a..luthier.evaluator.v1.CreateGatePolicyResponse\"\x15\xea\xe0\x18\x11\n\x0f\x65valuator.write\x12\x81\x01\n\rGetGatePolicy\x12*.luthier.evaluator.v1.GetGatePolicyRequest\x1a+.luthier.evaluator.v1.GetGatePolicyResponse\"\x17\x90\x02\x01\xea\xe0\x18\x10\n\x0e\x65valuator.read\x12\x8a\x01\n\x10ListGatePolicies\x12-.luthier.evaluator.v1.ListGatePoliciesRequest\x1a..luthier.evaluator.v1.ListGatePoliciesResponse\"\x17\x90\x02\x01\xea\xe0\x18\x10\n\x0e\x65valuator.readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -72,30 +73,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTGATEPOLICIESREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
   _globals['_LISTGATEPOLICIESREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTGATEPOLICIESREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
-  _globals['_RUNGATEREQUEST']._serialized_start=226
-  _globals['_RUNGATEREQUEST']._serialized_end=436
-  _globals['_RUNGATERESPONSE']._serialized_start=438
-  _globals['_RUNGATERESPONSE']._serialized_end=509
-  _globals['_PLANGATEREQUEST']._serialized_start=512
-  _globals['_PLANGATEREQUEST']._serialized_end=848
-  _globals['_PLANGATERESPONSE']._serialized_start=850
-  _globals['_PLANGATERESPONSE']._serialized_end=914
-  _globals['_SELFTESTGATEREQUEST']._serialized_start=917
-  _globals['_SELFTESTGATEREQUEST']._serialized_end=1079
-  _globals['_SELFTESTGATERESPONSE']._serialized_start=1081
-  _globals['_SELFTESTGATERESPONSE']._serialized_end=1158
-  _globals['_CREATEGATEPOLICYREQUEST']._serialized_start=1161
-  _globals['_CREATEGATEPOLICYREQUEST']._serialized_end=1370
-  _globals['_CREATEGATEPOLICYRESPONSE']._serialized_start=1372
-  _globals['_CREATEGATEPOLICYRESPONSE']._serialized_end=1453
-  _globals['_GETGATEPOLICYREQUEST']._serialized_start=1455
-  _globals['_GETGATEPOLICYREQUEST']._serialized_end=1534
-  _globals['_GETGATEPOLICYRESPONSE']._serialized_start=1536
-  _globals['_GETGATEPOLICYRESPONSE']._serialized_end=1614
-  _globals['_LISTGATEPOLICIESREQUEST']._serialized_start=1617
-  _globals['_LISTGATEPOLICIESREQUEST']._serialized_end=1752
-  _globals['_LISTGATEPOLICIESRESPONSE']._serialized_start=1754
-  _globals['_LISTGATEPOLICIESRESPONSE']._serialized_end=1862
-  _globals['_GATESERVICE']._serialized_start=1865
-  _globals['_GATESERVICE']._serialized_end=2496
+  _globals['_GATESERVICE'].methods_by_name['RunGate']._loaded_options = None
+  _globals['_GATESERVICE'].methods_by_name['RunGate']._serialized_options = b'\220\002\002\352\340\030\020\n\016evaluator.read'
+  _globals['_GATESERVICE'].methods_by_name['PlanGate']._loaded_options = None
+  _globals['_GATESERVICE'].methods_by_name['PlanGate']._serialized_options = b'\220\002\001\352\340\030\020\n\016evaluator.read'
+  _globals['_GATESERVICE'].methods_by_name['SelfTestGate']._loaded_options = None
+  _globals['_GATESERVICE'].methods_by_name['SelfTestGate']._serialized_options = b'\220\002\001\352\340\030\025\n\016evaluator.read\032\003\010\254\002'
+  _globals['_GATESERVICE'].methods_by_name['CreateGatePolicy']._loaded_options = None
+  _globals['_GATESERVICE'].methods_by_name['CreateGatePolicy']._serialized_options = b'\352\340\030\021\n\017evaluator.write'
+  _globals['_GATESERVICE'].methods_by_name['GetGatePolicy']._loaded_options = None
+  _globals['_GATESERVICE'].methods_by_name['GetGatePolicy']._serialized_options = b'\220\002\001\352\340\030\020\n\016evaluator.read'
+  _globals['_GATESERVICE'].methods_by_name['ListGatePolicies']._loaded_options = None
+  _globals['_GATESERVICE'].methods_by_name['ListGatePolicies']._serialized_options = b'\220\002\001\352\340\030\020\n\016evaluator.read'
+  _globals['_RUNGATEREQUEST']._serialized_start=264
+  _globals['_RUNGATEREQUEST']._serialized_end=474
+  _globals['_RUNGATERESPONSE']._serialized_start=476
+  _globals['_RUNGATERESPONSE']._serialized_end=547
+  _globals['_PLANGATEREQUEST']._serialized_start=550
+  _globals['_PLANGATEREQUEST']._serialized_end=886
+  _globals['_PLANGATERESPONSE']._serialized_start=888
+  _globals['_PLANGATERESPONSE']._serialized_end=952
+  _globals['_SELFTESTGATEREQUEST']._serialized_start=955
+  _globals['_SELFTESTGATEREQUEST']._serialized_end=1117
+  _globals['_SELFTESTGATERESPONSE']._serialized_start=1119
+  _globals['_SELFTESTGATERESPONSE']._serialized_end=1196
+  _globals['_CREATEGATEPOLICYREQUEST']._serialized_start=1199
+  _globals['_CREATEGATEPOLICYREQUEST']._serialized_end=1408
+  _globals['_CREATEGATEPOLICYRESPONSE']._serialized_start=1410
+  _globals['_CREATEGATEPOLICYRESPONSE']._serialized_end=1491
+  _globals['_GETGATEPOLICYREQUEST']._serialized_start=1493
+  _globals['_GETGATEPOLICYREQUEST']._serialized_end=1572
+  _globals['_GETGATEPOLICYRESPONSE']._serialized_start=1574
+  _globals['_GETGATEPOLICYRESPONSE']._serialized_end=1652
+  _globals['_LISTGATEPOLICIESREQUEST']._serialized_start=1655
+  _globals['_LISTGATEPOLICIESREQUEST']._serialized_end=1790
+  _globals['_LISTGATEPOLICIESRESPONSE']._serialized_start=1792
+  _globals['_LISTGATEPOLICIESRESPONSE']._serialized_end=1900
+  _globals['_GATESERVICE']._serialized_start=1903
+  _globals['_GATESERVICE']._serialized_end=2691
 # @@protoc_insertion_point(module_scope)

@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from luthier.evaluator.v1 import holdout_pb2 as luthier_dot_evaluator_dot_v1_dot_holdout__pb2
+from luthier.options.v1 import call_policy_pb2 as luthier_dot_options_dot_v1_dot_call__policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*luthier/evaluator/v1/holdout_service.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\"luthier/evaluator/v1/holdout.proto\"I\n\x11GetHoldoutRequest\x12\x34\n\x04name\x18\x01 \x01(\tB&\xe2\x41\x01\x02\xfa\x41\x1f\n\x1d\x65valuator.luthier.dev/Holdout\"D\n\x12GetHoldoutResponse\x12.\n\x07holdout\x18\x01 \x01(\x0b\x32\x1d.luthier.evaluator.v1.Holdout\"\x87\x01\n\x1aListHoldoutAccessesRequest\x12\x36\n\x06parent\x18\x01 \x01(\tB&\xe2\x41\x01\x02\xfa\x41\x1f\n\x1d\x65valuator.luthier.dev/Holdout\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"m\n\x1bListHoldoutAccessesResponse\x12\x35\n\x08\x61\x63\x63\x65sses\x18\x01 \x03(\x0b\x32#.luthier.evaluator.v1.HoldoutAccess\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xed\x01\n\x0eHoldoutService\x12_\n\nGetHoldout\x12\'.luthier.evaluator.v1.GetHoldoutRequest\x1a(.luthier.evaluator.v1.GetHoldoutResponse\x12z\n\x13ListHoldoutAccesses\x12\x30.luthier.evaluator.v1.ListHoldoutAccessesRequest\x1a\x31.luthier.evaluator.v1.ListHoldoutAccessesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*luthier/evaluator/v1/holdout_service.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\"luthier/evaluator/v1/holdout.proto\x1a$luthier/options/v1/call_policy.proto\"I\n\x11GetHoldoutRequest\x12\x34\n\x04name\x18\x01 \x01(\tB&\xe2\x41\x01\x02\xfa\x41\x1f\n\x1d\x65valuator.luthier.dev/Holdout\"D\n\x12GetHoldoutResponse\x12.\n\x07holdout\x18\x01 \x01(\x0b\x32\x1d.luthier.evaluator.v1.Holdout\"\x87\x01\n\x1aListHoldoutAccessesRequest\x12\x36\n\x06parent\x18\x01 \x01(\tB&\xe2\x41\x01\x02\xfa\x41\x1f\n\x1d\x65valuator.luthier.dev/Holdout\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"m\n\x1bListHoldoutAccessesResponse\x12\x35\n\x08\x61\x63\x63\x65sses\x18\x01 \x03(\x0b\x32#.luthier.evaluator.v1.HoldoutAccess\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xa0\x02\n\x0eHoldoutService\x12x\n\nGetHoldout\x12\'.luthier.evaluator.v1.GetHoldoutRequest\x1a(.luthier.evaluator.v1.GetHoldoutResponse\"\x17\x90\x02\x01\xea\xe0\x18\x10\n\x0e\x65valuator.read\x12\x93\x01\n\x13ListHoldoutAccesses\x12\x30.luthier.evaluator.v1.ListHoldoutAccessesRequest\x1a\x31.luthier.evaluator.v1.ListHoldoutAccessesResponse\"\x17\x90\x02\x01\xea\xe0\x18\x10\n\x0e\x65valuator.readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,14 +43,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTHOLDOUTACCESSESREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
   _globals['_LISTHOLDOUTACCESSESREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTHOLDOUTACCESSESREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
-  _globals['_GETHOLDOUTREQUEST']._serialized_start=164
-  _globals['_GETHOLDOUTREQUEST']._serialized_end=237
-  _globals['_GETHOLDOUTRESPONSE']._serialized_start=239
-  _globals['_GETHOLDOUTRESPONSE']._serialized_end=307
-  _globals['_LISTHOLDOUTACCESSESREQUEST']._serialized_start=310
-  _globals['_LISTHOLDOUTACCESSESREQUEST']._serialized_end=445
-  _globals['_LISTHOLDOUTACCESSESRESPONSE']._serialized_start=447
-  _globals['_LISTHOLDOUTACCESSESRESPONSE']._serialized_end=556
-  _globals['_HOLDOUTSERVICE']._serialized_start=559
-  _globals['_HOLDOUTSERVICE']._serialized_end=796
+  _globals['_HOLDOUTSERVICE'].methods_by_name['GetHoldout']._loaded_options = None
+  _globals['_HOLDOUTSERVICE'].methods_by_name['GetHoldout']._serialized_options = b'\220\002\001\352\340\030\020\n\016evaluator.read'
+  _globals['_HOLDOUTSERVICE'].methods_by_name['ListHoldoutAccesses']._loaded_options = None
+  _globals['_HOLDOUTSERVICE'].methods_by_name['ListHoldoutAccesses']._serialized_options = b'\220\002\001\352\340\030\020\n\016evaluator.read'
+  _globals['_GETHOLDOUTREQUEST']._serialized_start=202
+  _globals['_GETHOLDOUTREQUEST']._serialized_end=275
+  _globals['_GETHOLDOUTRESPONSE']._serialized_start=277
+  _globals['_GETHOLDOUTRESPONSE']._serialized_end=345
+  _globals['_LISTHOLDOUTACCESSESREQUEST']._serialized_start=348
+  _globals['_LISTHOLDOUTACCESSESREQUEST']._serialized_end=483
+  _globals['_LISTHOLDOUTACCESSESRESPONSE']._serialized_start=485
+  _globals['_LISTHOLDOUTACCESSESRESPONSE']._serialized_end=594
+  _globals['_HOLDOUTSERVICE']._serialized_start=597
+  _globals['_HOLDOUTSERVICE']._serialized_end=885
 # @@protoc_insertion_point(module_scope)

@@ -26,9 +26,10 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.api import field_info_pb2 as google_dot_api_dot_field__info__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from luthier.evaluator.v1 import prompt_pb2 as luthier_dot_evaluator_dot_v1_dot_prompt__pb2
+from luthier.options.v1 import call_policy_pb2 as luthier_dot_options_dot_v1_dot_call__policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)luthier/evaluator/v1/prompt_service.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a!luthier/evaluator/v1/prompt.proto\"\xbb\x01\n\x13\x43reatePromptRequest\x12\x35\n\x06parent\x18\x01 \x01(\tB%\xe2\x41\x01\x02\xfa\x41\x1e\x12\x1c\x65valuator.luthier.dev/Prompt\x12\x32\n\x06prompt\x18\x02 \x01(\x0b\x32\x1c.luthier.evaluator.v1.PromptB\x04\xe2\x41\x01\x02\x12\x17\n\tprompt_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"D\n\x14\x43reatePromptResponse\x12,\n\x06prompt\x18\x01 \x01(\x0b\x32\x1c.luthier.evaluator.v1.Prompt\"G\n\x10GetPromptRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xe2\x41\x01\x02\xfa\x41\x1e\n\x1c\x65valuator.luthier.dev/Prompt\"A\n\x11GetPromptResponse\x12,\n\x06prompt\x18\x01 \x01(\x0b\x32\x1c.luthier.evaluator.v1.Prompt\"~\n\x12ListPromptsRequest\x12\x35\n\x06parent\x18\x01 \x01(\tB%\xe2\x41\x01\x02\xfa\x41\x1e\x12\x1c\x65valuator.luthier.dev/Prompt\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"]\n\x13ListPromptsResponse\x12-\n\x07prompts\x18\x01 \x03(\x0b\x32\x1c.luthier.evaluator.v1.Prompt\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"l\n\x13\x43\x61ncelPromptRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xe2\x41\x01\x02\xfa\x41\x1e\n\x1c\x65valuator.luthier.dev/Prompt\x12 \n\nrequest_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"D\n\x14\x43\x61ncelPromptResponse\x12,\n\x06prompt\x18\x01 \x01(\x0b\x32\x1c.luthier.evaluator.v1.Prompt\"g\n\x12WatchPromptRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xe2\x41\x01\x02\xfa\x41\x1e\n\x1c\x65valuator.luthier.dev/Prompt\x12\x1c\n\x0e\x61\x66ter_event_id\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"G\n\x13WatchPromptResponse\x12\x30\n\x05\x65vent\x18\x01 \x01(\x0b\x32!.luthier.evaluator.v1.PromptEvent2\x85\x04\n\rPromptService\x12\x65\n\x0c\x43reatePrompt\x12).luthier.evaluator.v1.CreatePromptRequest\x1a*.luthier.evaluator.v1.CreatePromptResponse\x12\\\n\tGetPrompt\x12&.luthier.evaluator.v1.GetPromptRequest\x1a\'.luthier.evaluator.v1.GetPromptResponse\x12\x62\n\x0bListPrompts\x12(.luthier.evaluator.v1.ListPromptsRequest\x1a).luthier.evaluator.v1.ListPromptsResponse\x12\x65\n\x0c\x43\x61ncelPrompt\x12).luthier.evaluator.v1.CancelPromptRequest\x1a*.luthier.evaluator.v1.CancelPromptResponse\x12\x64\n\x0bWatchPrompt\x12(.luthier.evaluator.v1.WatchPromptRequest\x1a).luthier.evaluator.v1.WatchPromptResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)luthier/evaluator/v1/prompt_service.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a!luthier/evaluator/v1/prompt.proto\x1a$luthier/options/v1/call_policy.proto\"\xbb\x01\n\x13\x43reatePromptRequest\x12\x35\n\x06parent\x18\x01 \x01(\tB%\xe2\x41\x01\x02\xfa\x41\x1e\x12\x1c\x65valuator.luthier.dev/Prompt\x12\x32\n\x06prompt\x18\x02 \x01(\x0b\x32\x1c.luthier.evaluator.v1.PromptB\x04\xe2\x41\x01\x02\x12\x17\n\tprompt_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"D\n\x14\x43reatePromptResponse\x12,\n\x06prompt\x18\x01 \x01(\x0b\x32\x1c.luthier.evaluator.v1.Prompt\"G\n\x10GetPromptRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xe2\x41\x01\x02\xfa\x41\x1e\n\x1c\x65valuator.luthier.dev/Prompt\"A\n\x11GetPromptResponse\x12,\n\x06prompt\x18\x01 \x01(\x0b\x32\x1c.luthier.evaluator.v1.Prompt\"~\n\x12ListPromptsRequest\x12\x35\n\x06parent\x18\x01 \x01(\tB%\xe2\x41\x01\x02\xfa\x41\x1e\x12\x1c\x65valuator.luthier.dev/Prompt\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"]\n\x13ListPromptsResponse\x12-\n\x07prompts\x18\x01 \x03(\x0b\x32\x1c.luthier.evaluator.v1.Prompt\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"l\n\x13\x43\x61ncelPromptRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xe2\x41\x01\x02\xfa\x41\x1e\n\x1c\x65valuator.luthier.dev/Prompt\x12 \n\nrequest_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"D\n\x14\x43\x61ncelPromptResponse\x12,\n\x06prompt\x18\x01 \x01(\x0b\x32\x1c.luthier.evaluator.v1.Prompt\"g\n\x12WatchPromptRequest\x12\x33\n\x04name\x18\x01 \x01(\tB%\xe2\x41\x01\x02\xfa\x41\x1e\n\x1c\x65valuator.luthier.dev/Prompt\x12\x1c\n\x0e\x61\x66ter_event_id\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"G\n\x13WatchPromptResponse\x12\x30\n\x05\x65vent\x18\x01 \x01(\x0b\x32!.luthier.evaluator.v1.PromptEvent2\x80\x05\n\rPromptService\x12|\n\x0c\x43reatePrompt\x12).luthier.evaluator.v1.CreatePromptRequest\x1a*.luthier.evaluator.v1.CreatePromptResponse\"\x15\xea\xe0\x18\x11\n\x0f\x65valuator.write\x12u\n\tGetPrompt\x12&.luthier.evaluator.v1.GetPromptRequest\x1a\'.luthier.evaluator.v1.GetPromptResponse\"\x17\x90\x02\x01\xea\xe0\x18\x10\n\x0e\x65valuator.read\x12{\n\x0bListPrompts\x12(.luthier.evaluator.v1.ListPromptsRequest\x1a).luthier.evaluator.v1.ListPromptsResponse\"\x17\x90\x02\x01\xea\xe0\x18\x10\n\x0e\x65valuator.read\x12|\n\x0c\x43\x61ncelPrompt\x12).luthier.evaluator.v1.CancelPromptRequest\x1a*.luthier.evaluator.v1.CancelPromptResponse\"\x15\xea\xe0\x18\x11\n\x0f\x65valuator.write\x12\x7f\n\x0bWatchPrompt\x12(.luthier.evaluator.v1.WatchPromptRequest\x1a).luthier.evaluator.v1.WatchPromptResponse\"\x19\x90\x02\x01\xea\xe0\x18\x12\n\x0e\x65valuator.read\x1a\x00\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,26 +60,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHPROMPTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\036\n\034evaluator.luthier.dev/Prompt'
   _globals['_WATCHPROMPTREQUEST'].fields_by_name['after_event_id']._loaded_options = None
   _globals['_WATCHPROMPTREQUEST'].fields_by_name['after_event_id']._serialized_options = b'\342A\001\001'
-  _globals['_CREATEPROMPTREQUEST']._serialized_start=192
-  _globals['_CREATEPROMPTREQUEST']._serialized_end=379
-  _globals['_CREATEPROMPTRESPONSE']._serialized_start=381
-  _globals['_CREATEPROMPTRESPONSE']._serialized_end=449
-  _globals['_GETPROMPTREQUEST']._serialized_start=451
-  _globals['_GETPROMPTREQUEST']._serialized_end=522
-  _globals['_GETPROMPTRESPONSE']._serialized_start=524
-  _globals['_GETPROMPTRESPONSE']._serialized_end=589
-  _globals['_LISTPROMPTSREQUEST']._serialized_start=591
-  _globals['_LISTPROMPTSREQUEST']._serialized_end=717
-  _globals['_LISTPROMPTSRESPONSE']._serialized_start=719
-  _globals['_LISTPROMPTSRESPONSE']._serialized_end=812
-  _globals['_CANCELPROMPTREQUEST']._serialized_start=814
-  _globals['_CANCELPROMPTREQUEST']._serialized_end=922
-  _globals['_CANCELPROMPTRESPONSE']._serialized_start=924
-  _globals['_CANCELPROMPTRESPONSE']._serialized_end=992
-  _globals['_WATCHPROMPTREQUEST']._serialized_start=994
-  _globals['_WATCHPROMPTREQUEST']._serialized_end=1097
-  _globals['_WATCHPROMPTRESPONSE']._serialized_start=1099
-  _globals['_WATCHPROMPTRESPONSE']._serialized_end=1170
-  _globals['_PROMPTSERVICE']._serialized_start=1173
-  _globals['_PROMPTSERVICE']._serialized_end=1690
+  _globals['_PROMPTSERVICE'].methods_by_name['CreatePrompt']._loaded_options = None
+  _globals['_PROMPTSERVICE'].methods_by_name['CreatePrompt']._serialized_options = b'\352\340\030\021\n\017evaluator.write'
+  _globals['_PROMPTSERVICE'].methods_by_name['GetPrompt']._loaded_options = None
+  _globals['_PROMPTSERVICE'].methods_by_name['GetPrompt']._serialized_options = b'\220\002\001\352\340\030\020\n\016evaluator.read'
+  _globals['_PROMPTSERVICE'].methods_by_name['ListPrompts']._loaded_options = None
+  _globals['_PROMPTSERVICE'].methods_by_name['ListPrompts']._serialized_options = b'\220\002\001\352\340\030\020\n\016evaluator.read'
+  _globals['_PROMPTSERVICE'].methods_by_name['CancelPrompt']._loaded_options = None
+  _globals['_PROMPTSERVICE'].methods_by_name['CancelPrompt']._serialized_options = b'\352\340\030\021\n\017evaluator.write'
+  _globals['_PROMPTSERVICE'].methods_by_name['WatchPrompt']._loaded_options = None
+  _globals['_PROMPTSERVICE'].methods_by_name['WatchPrompt']._serialized_options = b'\220\002\001\352\340\030\022\n\016evaluator.read\032\000'
+  _globals['_CREATEPROMPTREQUEST']._serialized_start=230
+  _globals['_CREATEPROMPTREQUEST']._serialized_end=417
+  _globals['_CREATEPROMPTRESPONSE']._serialized_start=419
+  _globals['_CREATEPROMPTRESPONSE']._serialized_end=487
+  _globals['_GETPROMPTREQUEST']._serialized_start=489
+  _globals['_GETPROMPTREQUEST']._serialized_end=560
+  _globals['_GETPROMPTRESPONSE']._serialized_start=562
+  _globals['_GETPROMPTRESPONSE']._serialized_end=627
+  _globals['_LISTPROMPTSREQUEST']._serialized_start=629
+  _globals['_LISTPROMPTSREQUEST']._serialized_end=755
+  _globals['_LISTPROMPTSRESPONSE']._serialized_start=757
+  _globals['_LISTPROMPTSRESPONSE']._serialized_end=850
+  _globals['_CANCELPROMPTREQUEST']._serialized_start=852
+  _globals['_CANCELPROMPTREQUEST']._serialized_end=960
+  _globals['_CANCELPROMPTRESPONSE']._serialized_start=962
+  _globals['_CANCELPROMPTRESPONSE']._serialized_end=1030
+  _globals['_WATCHPROMPTREQUEST']._serialized_start=1032
+  _globals['_WATCHPROMPTREQUEST']._serialized_end=1135
+  _globals['_WATCHPROMPTRESPONSE']._serialized_start=1137
+  _globals['_WATCHPROMPTRESPONSE']._serialized_end=1208
+  _globals['_PROMPTSERVICE']._serialized_start=1211
+  _globals['_PROMPTSERVICE']._serialized_end=1851
 # @@protoc_insertion_point(module_scope)

@@ -26,9 +26,10 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from luthier.evaluator.v1 import evaluation_pb2 as luthier_dot_evaluator_dot_v1_dot_evaluation__pb2
 from luthier.evaluator.v1 import verdict_pb2 as luthier_dot_evaluator_dot_v1_dot_verdict__pb2
+from luthier.options.v1 import call_policy_pb2 as luthier_dot_options_dot_v1_dot_call__policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*luthier/evaluator/v1/verdict_service.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a%luthier/evaluator/v1/evaluation.proto\x1a\"luthier/evaluator/v1/verdict.proto\"\x9a\x01\n\x14\x44\x65\x63ideVerdictRequest\x12=\n\nevaluation\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12\x43\n\x0bpreferences\x18\x02 \x01(\x0b\x32(.luthier.evaluator.v1.VerdictPreferencesB\x04\xe2\x41\x01\x01\"G\n\x15\x44\x65\x63ideVerdictResponse\x12.\n\x07verdict\x18\x01 \x01(\x0b\x32\x1d.luthier.evaluator.v1.Verdict\"\x98\x01\n\x19\x43ompareEvaluationsRequest\x12=\n\nevaluation\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12<\n\treference\x18\x02 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\"\xac\x02\n\x1a\x43ompareEvaluationsResponse\x12;\n\x0b\x64ifferences\x18\x01 \x03(\x0b\x32&.luthier.evaluator.v1.PairedDifference\x12\x18\n\x10\x63ommon_row_count\x18\x02 \x01(\x03\x12!\n\x19only_evaluation_row_count\x18\x03 \x01(\x03\x12 \n\x18only_reference_row_count\x18\x04 \x01(\x03\x12\x37\n\x07\x63hanges\x18\x05 \x03(\x0b\x32&.luthier.evaluator.v1.EvaluationChange\x12\x39\n\x0cnot_compared\x18Z \x03(\x0b\x32#.luthier.evaluator.v1.EvaluationGap\"0\n\rEvaluationGap\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"o\n\x10\x45valuationChange\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x18\n\x10\x65valuation_value\x18\x02 \x01(\t\x12\x17\n\x0freference_value\x18\x03 \x01(\t\x12\x17\n\x0f\x61\x66\x66\x65\x63ts_scoring\x18\x04 \x01(\x08\x32\xf3\x01\n\x0eVerdictService\x12h\n\rDecideVerdict\x12*.luthier.evaluator.v1.DecideVerdictRequest\x1a+.luthier.evaluator.v1.DecideVerdictResponse\x12w\n\x12\x43ompareEvaluations\x12/.luthier.evaluator.v1.CompareEvaluationsRequest\x1a\x30.luthier.evaluator.v1.CompareEvaluationsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*luthier/evaluator/v1/verdict_service.proto\x12\x14luthier.evaluator.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a%luthier/evaluator/v1/evaluation.proto\x1a\"luthier/evaluator/v1/verdict.proto\x1a$luthier/options/v1/call_policy.proto\"\x9a\x01\n\x14\x44\x65\x63ideVerdictRequest\x12=\n\nevaluation\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12\x43\n\x0bpreferences\x18\x02 \x01(\x0b\x32(.luthier.evaluator.v1.VerdictPreferencesB\x04\xe2\x41\x01\x01\"G\n\x15\x44\x65\x63ideVerdictResponse\x12.\n\x07verdict\x18\x01 \x01(\x0b\x32\x1d.luthier.evaluator.v1.Verdict\"\x98\x01\n\x19\x43ompareEvaluationsRequest\x12=\n\nevaluation\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\x12<\n\treference\x18\x02 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n evaluator.luthier.dev/Evaluation\"\xac\x02\n\x1a\x43ompareEvaluationsResponse\x12;\n\x0b\x64ifferences\x18\x01 \x03(\x0b\x32&.luthier.evaluator.v1.PairedDifference\x12\x18\n\x10\x63ommon_row_count\x18\x02 \x01(\x03\x12!\n\x19only_evaluation_row_count\x18\x03 \x01(\x03\x12 \n\x18only_reference_row_count\x18\x04 \x01(\x03\x12\x37\n\x07\x63hanges\x18\x05 \x03(\x0b\x32&.luthier.evaluator.v1.EvaluationChange\x12\x39\n\x0cnot_compared\x18Z \x03(\x0b\x32#.luthier.evaluator.v1.EvaluationGap\"0\n\rEvaluationGap\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"o\n\x10\x45valuationChange\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x18\n\x10\x65valuation_value\x18\x02 \x01(\t\x12\x17\n\x0freference_value\x18\x03 \x01(\t\x12\x17\n\x0f\x61\x66\x66\x65\x63ts_scoring\x18\x04 \x01(\x08\x32\xa7\x02\n\x0eVerdictService\x12\x81\x01\n\rDecideVerdict\x12*.luthier.evaluator.v1.DecideVerdictRequest\x1a+.luthier.evaluator.v1.DecideVerdictResponse\"\x17\x90\x02\x02\xea\xe0\x18\x10\n\x0e\x65valuator.read\x12\x90\x01\n\x12\x43ompareEvaluations\x12/.luthier.evaluator.v1.CompareEvaluationsRequest\x1a\x30.luthier.evaluator.v1.CompareEvaluationsResponse\"\x17\x90\x02\x01\xea\xe0\x18\x10\n\x0e\x65valuator.readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,18 +44,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPAREEVALUATIONSREQUEST'].fields_by_name['evaluation']._serialized_options = b'\342A\001\002\372A\"\n evaluator.luthier.dev/Evaluation'
   _globals['_COMPAREEVALUATIONSREQUEST'].fields_by_name['reference']._loaded_options = None
   _globals['_COMPAREEVALUATIONSREQUEST'].fields_by_name['reference']._serialized_options = b'\342A\001\002\372A\"\n evaluator.luthier.dev/Evaluation'
-  _globals['_DECIDEVERDICTREQUEST']._serialized_start=204
-  _globals['_DECIDEVERDICTREQUEST']._serialized_end=358
-  _globals['_DECIDEVERDICTRESPONSE']._serialized_start=360
-  _globals['_DECIDEVERDICTRESPONSE']._serialized_end=431
-  _globals['_COMPAREEVALUATIONSREQUEST']._serialized_start=434
-  _globals['_COMPAREEVALUATIONSREQUEST']._serialized_end=586
-  _globals['_COMPAREEVALUATIONSRESPONSE']._serialized_start=589
-  _globals['_COMPAREEVALUATIONSRESPONSE']._serialized_end=889
-  _globals['_EVALUATIONGAP']._serialized_start=891
-  _globals['_EVALUATIONGAP']._serialized_end=939
-  _globals['_EVALUATIONCHANGE']._serialized_start=941
-  _globals['_EVALUATIONCHANGE']._serialized_end=1052
-  _globals['_VERDICTSERVICE']._serialized_start=1055
-  _globals['_VERDICTSERVICE']._serialized_end=1298
+  _globals['_VERDICTSERVICE'].methods_by_name['DecideVerdict']._loaded_options = None
+  _globals['_VERDICTSERVICE'].methods_by_name['DecideVerdict']._serialized_options = b'\220\002\002\352\340\030\020\n\016evaluator.read'
+  _globals['_VERDICTSERVICE'].methods_by_name['CompareEvaluations']._loaded_options = None
+  _globals['_VERDICTSERVICE'].methods_by_name['CompareEvaluations']._serialized_options = b'\220\002\001\352\340\030\020\n\016evaluator.read'
+  _globals['_DECIDEVERDICTREQUEST']._serialized_start=242
+  _globals['_DECIDEVERDICTREQUEST']._serialized_end=396
+  _globals['_DECIDEVERDICTRESPONSE']._serialized_start=398
+  _globals['_DECIDEVERDICTRESPONSE']._serialized_end=469
+  _globals['_COMPAREEVALUATIONSREQUEST']._serialized_start=472
+  _globals['_COMPAREEVALUATIONSREQUEST']._serialized_end=624
+  _globals['_COMPAREEVALUATIONSRESPONSE']._serialized_start=627
+  _globals['_COMPAREEVALUATIONSRESPONSE']._serialized_end=927
+  _globals['_EVALUATIONGAP']._serialized_start=929
+  _globals['_EVALUATIONGAP']._serialized_end=977
+  _globals['_EVALUATIONCHANGE']._serialized_start=979
+  _globals['_EVALUATIONCHANGE']._serialized_end=1090
+  _globals['_VERDICTSERVICE']._serialized_start=1093
+  _globals['_VERDICTSERVICE']._serialized_end=1388
 # @@protoc_insertion_point(module_scope)

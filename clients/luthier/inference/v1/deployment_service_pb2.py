@@ -26,9 +26,10 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.api import field_info_pb2 as google_dot_api_dot_field__info__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from luthier.inference.v1 import deployment_pb2 as luthier_dot_inference_dot_v1_dot_deployment__pb2
+from luthier.options.v1 import call_policy_pb2 as luthier_dot_options_dot_v1_dot_call__policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-luthier/inference/v1/deployment_service.proto\x12\x14luthier.inference.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a%luthier/inference/v1/deployment.proto\"\xe7\x01\n\x14\x44\x65ployAdapterRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n inference.luthier.dev/Deployment\x12\x46\n\x10\x61\x64\x61pter_revision\x18\x02 \x01(\tB,\xe2\x41\x01\x02\xfa\x41%\n#trainer.luthier.dev/AdapterRevision\x12\x18\n\nstage_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x12\n\x04\x65tag\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"M\n\x15\x44\x65ployAdapterResponse\x12\x34\n\ndeployment\x18\x01 \x01(\x0b\x32 .luthier.inference.v1.Deployment\"\x89\x01\n\x18PromoteDeploymentRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n inference.luthier.dev/Deployment\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"Q\n\x19PromoteDeploymentResponse\x12\x34\n\ndeployment\x18\x01 \x01(\x0b\x32 .luthier.inference.v1.Deployment\"\x8a\x01\n\x19RollbackDeploymentRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n inference.luthier.dev/Deployment\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"R\n\x1aRollbackDeploymentResponse\x12\x34\n\ndeployment\x18\x01 \x01(\x0b\x32 .luthier.inference.v1.Deployment\"\x88\x01\n\x17\x44\x65leteDeploymentRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n inference.luthier.dev/Deployment\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"\x1a\n\x18\x44\x65leteDeploymentResponse\"\x84\x02\n\x11SetTrafficRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n inference.luthier.dev/Deployment\x12\x39\n\x07traffic\x18\x02 \x03(\x0b\x32\".luthier.inference.v1.TrafficShareB\x04\xe2\x41\x01\x01\x12\x45\n\x0fmirror_revision\x18\x03 \x01(\tB,\xe2\x41\x01\x01\xfa\x41%\n#trainer.luthier.dev/AdapterRevision\x12\x12\n\x04\x65tag\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"J\n\x12SetTrafficResponse\x12\x34\n\ndeployment\x18\x01 \x01(\x0b\x32 .luthier.inference.v1.Deployment\"\x9b\x01\n\x14PinDeploymentRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n inference.luthier.dev/Deployment\x12\x14\n\x06pinned\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x12\n\x04\x65tag\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"M\n\x15PinDeploymentResponse\x12\x34\n\ndeployment\x18\x01 \x01(\x0b\x32 .luthier.inference.v1.Deployment\"T\n\x19PrefetchDeploymentRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n inference.luthier.dev/Deployment\"R\n\x1aPrefetchDeploymentResponse\x12\x34\n\ndeployment\x18\x01 \x01(\x0b\x32 .luthier.inference.v1.Deployment\"O\n\x14GetDeploymentRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n inference.luthier.dev/Deployment\"M\n\x15GetDeploymentResponse\x12\x34\n\ndeployment\x18\x01 \x01(\x0b\x32 .luthier.inference.v1.Deployment\"\x86\x01\n\x16ListDeploymentsRequest\x12\x39\n\x06parent\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\x12 inference.luthier.dev/Deployment\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"i\n\x17ListDeploymentsResponse\x12\x35\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32 .luthier.inference.v1.Deployment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xfd\x07\n\x11\x44\x65ploymentService\x12h\n\rDeployAdapter\x12*.luthier.inference.v1.DeployAdapterRequest\x1a+.luthier.inference.v1.DeployAdapterResponse\x12t\n\x11PromoteDeployment\x12..luthier.inference.v1.PromoteDeploymentRequest\x1a/.luthier.inference.v1.PromoteDeploymentResponse\x12w\n\x12RollbackDeployment\x12/.luthier.inference.v1.RollbackDeploymentRequest\x1a\x30.luthier.inference.v1.RollbackDeploymentResponse\x12q\n\x10\x44\x65leteDeployment\x12-.luthier.inference.v1.DeleteDeploymentRequest\x1a..luthier.inference.v1.DeleteDeploymentResponse\x12_\n\nSetTraffic\x12\'.luthier.inference.v1.SetTrafficRequest\x1a(.luthier.inference.v1.SetTrafficResponse\x12h\n\rPinDeployment\x12*.luthier.inference.v1.PinDeploymentRequest\x1a+.luthier.inference.v1.PinDeploymentResponse\x12w\n\x12PrefetchDeployment\x12/.luthier.inference.v1.PrefetchDeploymentRequest\x1a\x30.luthier.inference.v1.PrefetchDeploymentResponse\x12h\n\rGetDeployment\x12*.luthier.inference.v1.GetDeploymentRequest\x1a+.luthier.inference.v1.GetDeploymentResponse\x12n\n\x0fListDeployments\x12,.luthier.inference.v1.ListDeploymentsRequest\x1a-.luthier.inference.v1.ListDeploymentsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-luthier/inference/v1/deployment_service.proto\x12\x14luthier.inference.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a%luthier/inference/v1/deployment.proto\x1a$luthier/options/v1/call_policy.proto\"\xe7\x01\n\x14\x44\x65ployAdapterRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n inference.luthier.dev/Deployment\x12\x46\n\x10\x61\x64\x61pter_revision\x18\x02 \x01(\tB,\xe2\x41\x01\x02\xfa\x41%\n#trainer.luthier.dev/AdapterRevision\x12\x18\n\nstage_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x12\n\x04\x65tag\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"M\n\x15\x44\x65ployAdapterResponse\x12\x34\n\ndeployment\x18\x01 \x01(\x0b\x32 .luthier.inference.v1.Deployment\"\x89\x01\n\x18PromoteDeploymentRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n inference.luthier.dev/Deployment\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"Q\n\x19PromoteDeploymentResponse\x12\x34\n\ndeployment\x18\x01 \x01(\x0b\x32 .luthier.inference.v1.Deployment\"\x8a\x01\n\x19RollbackDeploymentRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n inference.luthier.dev/Deployment\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"R\n\x1aRollbackDeploymentResponse\x12\x34\n\ndeployment\x18\x01 \x01(\x0b\x32 .luthier.inference.v1.Deployment\"\x88\x01\n\x17\x44\x65leteDeploymentRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n inference.luthier.dev/Deployment\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"\x1a\n\x18\x44\x65leteDeploymentResponse\"\x84\x02\n\x11SetTrafficRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n inference.luthier.dev/Deployment\x12\x39\n\x07traffic\x18\x02 \x03(\x0b\x32\".luthier.inference.v1.TrafficShareB\x04\xe2\x41\x01\x01\x12\x45\n\x0fmirror_revision\x18\x03 \x01(\tB,\xe2\x41\x01\x01\xfa\x41%\n#trainer.luthier.dev/AdapterRevision\x12\x12\n\x04\x65tag\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"J\n\x12SetTrafficResponse\x12\x34\n\ndeployment\x18\x01 \x01(\x0b\x32 .luthier.inference.v1.Deployment\"\x9b\x01\n\x14PinDeploymentRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n inference.luthier.dev/Deployment\x12\x14\n\x06pinned\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x12\n\x04\x65tag\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"M\n\x15PinDeploymentResponse\x12\x34\n\ndeployment\x18\x01 \x01(\x0b\x32 .luthier.inference.v1.Deployment\"T\n\x19PrefetchDeploymentRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n inference.luthier.dev/Deployment\"R\n\x1aPrefetchDeploymentResponse\x12\x34\n\ndeployment\x18\x01 \x01(\x0b\x32 .luthier.inference.v1.Deployment\"O\n\x14GetDeploymentRequest\x12\x37\n\x04name\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\n inference.luthier.dev/Deployment\"M\n\x15GetDeploymentResponse\x12\x34\n\ndeployment\x18\x01 \x01(\x0b\x32 .luthier.inference.v1.Deployment\"\x86\x01\n\x16ListDeploymentsRequest\x12\x39\n\x06parent\x18\x01 \x01(\tB)\xe2\x41\x01\x02\xfa\x41\"\x12 inference.luthier.dev/Deployment\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"i\n\x17ListDeploymentsResponse\x12\x35\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32 .luthier.inference.v1.Deployment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xab\n\n\x11\x44\x65ploymentService\x12\x8a\x01\n\rDeployAdapter\x12*.luthier.inference.v1.DeployAdapterRequest\x1a+.luthier.inference.v1.DeployAdapterResponse\" \xea\xe0\x18\x1c\n\x10inference.deploy\x12\x03\x08\xd8\x04\x1a\x03\x08\xd8\x04\x12\x96\x01\n\x11PromoteDeployment\x12..luthier.inference.v1.PromoteDeploymentRequest\x1a/.luthier.inference.v1.PromoteDeploymentResponse\" \xea\xe0\x18\x1c\n\x10inference.deploy\x12\x03\x08\xac\x02\x1a\x03\x08\xd8\x04\x12\x99\x01\n\x12RollbackDeployment\x12/.luthier.inference.v1.RollbackDeploymentRequest\x1a\x30.luthier.inference.v1.RollbackDeploymentResponse\" \xea\xe0\x18\x1c\n\x10inference.deploy\x12\x03\x08\xac\x02\x1a\x03\x08\xd8\x04\x12\x8d\x01\n\x10\x44\x65leteDeployment\x12-.luthier.inference.v1.DeleteDeploymentRequest\x1a..luthier.inference.v1.DeleteDeploymentResponse\"\x1a\xea\xe0\x18\x16\n\x10inference.deploy\x12\x02\x08x\x12\x81\x01\n\nSetTraffic\x12\'.luthier.inference.v1.SetTrafficRequest\x1a(.luthier.inference.v1.SetTrafficResponse\" \xea\xe0\x18\x1c\n\x10inference.deploy\x12\x03\x08\xac\x02\x1a\x03\x08\xd8\x04\x12\x8a\x01\n\rPinDeployment\x12*.luthier.inference.v1.PinDeploymentRequest\x1a+.luthier.inference.v1.PinDeploymentResponse\" \xea\xe0\x18\x1c\n\x10inference.deploy\x12\x03\x08\xac\x02\x1a\x03\x08\xd8\x04\x12\x9c\x01\n\x12PrefetchDeployment\x12/.luthier.inference.v1.PrefetchDeploymentRequest\x1a\x30.luthier.inference.v1.PrefetchDeploymentResponse\"#\x90\x02\x02\xea\xe0\x18\x1c\n\x10inference.deploy\x12\x03\x08\xac\x02\x1a\x03\x08\xd8\x04\x12\x85\x01\n\rGetDeployment\x12*.luthier.inference.v1.GetDeploymentRequest\x1a+.luthier.inference.v1.GetDeploymentResponse\"\x1b\x90\x02\x01\xea\xe0\x18\x14\n\x12inference.generate\x12\x8b\x01\n\x0fListDeployments\x12,.luthier.inference.v1.ListDeploymentsRequest\x1a-.luthier.inference.v1.ListDeploymentsResponse\"\x1b\x90\x02\x01\xea\xe0\x18\x14\n\x12inference.generateb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -91,42 +92,60 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTDEPLOYMENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
   _globals['_LISTDEPLOYMENTSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTDEPLOYMENTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
-  _globals['_DEPLOYADAPTERREQUEST']._serialized_start=200
-  _globals['_DEPLOYADAPTERREQUEST']._serialized_end=431
-  _globals['_DEPLOYADAPTERRESPONSE']._serialized_start=433
-  _globals['_DEPLOYADAPTERRESPONSE']._serialized_end=510
-  _globals['_PROMOTEDEPLOYMENTREQUEST']._serialized_start=513
-  _globals['_PROMOTEDEPLOYMENTREQUEST']._serialized_end=650
-  _globals['_PROMOTEDEPLOYMENTRESPONSE']._serialized_start=652
-  _globals['_PROMOTEDEPLOYMENTRESPONSE']._serialized_end=733
-  _globals['_ROLLBACKDEPLOYMENTREQUEST']._serialized_start=736
-  _globals['_ROLLBACKDEPLOYMENTREQUEST']._serialized_end=874
-  _globals['_ROLLBACKDEPLOYMENTRESPONSE']._serialized_start=876
-  _globals['_ROLLBACKDEPLOYMENTRESPONSE']._serialized_end=958
-  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_start=961
-  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_end=1097
-  _globals['_DELETEDEPLOYMENTRESPONSE']._serialized_start=1099
-  _globals['_DELETEDEPLOYMENTRESPONSE']._serialized_end=1125
-  _globals['_SETTRAFFICREQUEST']._serialized_start=1128
-  _globals['_SETTRAFFICREQUEST']._serialized_end=1388
-  _globals['_SETTRAFFICRESPONSE']._serialized_start=1390
-  _globals['_SETTRAFFICRESPONSE']._serialized_end=1464
-  _globals['_PINDEPLOYMENTREQUEST']._serialized_start=1467
-  _globals['_PINDEPLOYMENTREQUEST']._serialized_end=1622
-  _globals['_PINDEPLOYMENTRESPONSE']._serialized_start=1624
-  _globals['_PINDEPLOYMENTRESPONSE']._serialized_end=1701
-  _globals['_PREFETCHDEPLOYMENTREQUEST']._serialized_start=1703
-  _globals['_PREFETCHDEPLOYMENTREQUEST']._serialized_end=1787
-  _globals['_PREFETCHDEPLOYMENTRESPONSE']._serialized_start=1789
-  _globals['_PREFETCHDEPLOYMENTRESPONSE']._serialized_end=1871
-  _globals['_GETDEPLOYMENTREQUEST']._serialized_start=1873
-  _globals['_GETDEPLOYMENTREQUEST']._serialized_end=1952
-  _globals['_GETDEPLOYMENTRESPONSE']._serialized_start=1954
-  _globals['_GETDEPLOYMENTRESPONSE']._serialized_end=2031
-  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_start=2034
-  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_end=2168
-  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_start=2170
-  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_end=2275
-  _globals['_DEPLOYMENTSERVICE']._serialized_start=2278
-  _globals['_DEPLOYMENTSERVICE']._serialized_end=3299
+  _globals['_DEPLOYMENTSERVICE'].methods_by_name['DeployAdapter']._loaded_options = None
+  _globals['_DEPLOYMENTSERVICE'].methods_by_name['DeployAdapter']._serialized_options = b'\352\340\030\034\n\020inference.deploy\022\003\010\330\004\032\003\010\330\004'
+  _globals['_DEPLOYMENTSERVICE'].methods_by_name['PromoteDeployment']._loaded_options = None
+  _globals['_DEPLOYMENTSERVICE'].methods_by_name['PromoteDeployment']._serialized_options = b'\352\340\030\034\n\020inference.deploy\022\003\010\254\002\032\003\010\330\004'
+  _globals['_DEPLOYMENTSERVICE'].methods_by_name['RollbackDeployment']._loaded_options = None
+  _globals['_DEPLOYMENTSERVICE'].methods_by_name['RollbackDeployment']._serialized_options = b'\352\340\030\034\n\020inference.deploy\022\003\010\254\002\032\003\010\330\004'
+  _globals['_DEPLOYMENTSERVICE'].methods_by_name['DeleteDeployment']._loaded_options = None
+  _globals['_DEPLOYMENTSERVICE'].methods_by_name['DeleteDeployment']._serialized_options = b'\352\340\030\026\n\020inference.deploy\022\002\010x'
+  _globals['_DEPLOYMENTSERVICE'].methods_by_name['SetTraffic']._loaded_options = None
+  _globals['_DEPLOYMENTSERVICE'].methods_by_name['SetTraffic']._serialized_options = b'\352\340\030\034\n\020inference.deploy\022\003\010\254\002\032\003\010\330\004'
+  _globals['_DEPLOYMENTSERVICE'].methods_by_name['PinDeployment']._loaded_options = None
+  _globals['_DEPLOYMENTSERVICE'].methods_by_name['PinDeployment']._serialized_options = b'\352\340\030\034\n\020inference.deploy\022\003\010\254\002\032\003\010\330\004'
+  _globals['_DEPLOYMENTSERVICE'].methods_by_name['PrefetchDeployment']._loaded_options = None
+  _globals['_DEPLOYMENTSERVICE'].methods_by_name['PrefetchDeployment']._serialized_options = b'\220\002\002\352\340\030\034\n\020inference.deploy\022\003\010\254\002\032\003\010\330\004'
+  _globals['_DEPLOYMENTSERVICE'].methods_by_name['GetDeployment']._loaded_options = None
+  _globals['_DEPLOYMENTSERVICE'].methods_by_name['GetDeployment']._serialized_options = b'\220\002\001\352\340\030\024\n\022inference.generate'
+  _globals['_DEPLOYMENTSERVICE'].methods_by_name['ListDeployments']._loaded_options = None
+  _globals['_DEPLOYMENTSERVICE'].methods_by_name['ListDeployments']._serialized_options = b'\220\002\001\352\340\030\024\n\022inference.generate'
+  _globals['_DEPLOYADAPTERREQUEST']._serialized_start=238
+  _globals['_DEPLOYADAPTERREQUEST']._serialized_end=469
+  _globals['_DEPLOYADAPTERRESPONSE']._serialized_start=471
+  _globals['_DEPLOYADAPTERRESPONSE']._serialized_end=548
+  _globals['_PROMOTEDEPLOYMENTREQUEST']._serialized_start=551
+  _globals['_PROMOTEDEPLOYMENTREQUEST']._serialized_end=688
+  _globals['_PROMOTEDEPLOYMENTRESPONSE']._serialized_start=690
+  _globals['_PROMOTEDEPLOYMENTRESPONSE']._serialized_end=771
+  _globals['_ROLLBACKDEPLOYMENTREQUEST']._serialized_start=774
+  _globals['_ROLLBACKDEPLOYMENTREQUEST']._serialized_end=912
+  _globals['_ROLLBACKDEPLOYMENTRESPONSE']._serialized_start=914
+  _globals['_ROLLBACKDEPLOYMENTRESPONSE']._serialized_end=996
+  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_start=999
+  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_end=1135
+  _globals['_DELETEDEPLOYMENTRESPONSE']._serialized_start=1137
+  _globals['_DELETEDEPLOYMENTRESPONSE']._serialized_end=1163
+  _globals['_SETTRAFFICREQUEST']._serialized_start=1166
+  _globals['_SETTRAFFICREQUEST']._serialized_end=1426
+  _globals['_SETTRAFFICRESPONSE']._serialized_start=1428
+  _globals['_SETTRAFFICRESPONSE']._serialized_end=1502
+  _globals['_PINDEPLOYMENTREQUEST']._serialized_start=1505
+  _globals['_PINDEPLOYMENTREQUEST']._serialized_end=1660
+  _globals['_PINDEPLOYMENTRESPONSE']._serialized_start=1662
+  _globals['_PINDEPLOYMENTRESPONSE']._serialized_end=1739
+  _globals['_PREFETCHDEPLOYMENTREQUEST']._serialized_start=1741
+  _globals['_PREFETCHDEPLOYMENTREQUEST']._serialized_end=1825
+  _globals['_PREFETCHDEPLOYMENTRESPONSE']._serialized_start=1827
+  _globals['_PREFETCHDEPLOYMENTRESPONSE']._serialized_end=1909
+  _globals['_GETDEPLOYMENTREQUEST']._serialized_start=1911
+  _globals['_GETDEPLOYMENTREQUEST']._serialized_end=1990
+  _globals['_GETDEPLOYMENTRESPONSE']._serialized_start=1992
+  _globals['_GETDEPLOYMENTRESPONSE']._serialized_end=2069
+  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_start=2072
+  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_end=2206
+  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_start=2208
+  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_end=2313
+  _globals['_DEPLOYMENTSERVICE']._serialized_start=2316
+  _globals['_DEPLOYMENTSERVICE']._serialized_end=3639
 # @@protoc_insertion_point(module_scope)

@@ -26,9 +26,10 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.api import field_info_pb2 as google_dot_api_dot_field__info__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from luthier.inference.v1 import feedback_pb2 as luthier_dot_inference_dot_v1_dot_feedback__pb2
+from luthier.options.v1 import call_policy_pb2 as luthier_dot_options_dot_v1_dot_call__policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+luthier/inference/v1/feedback_service.proto\x12\x14luthier.inference.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a#luthier/inference/v1/feedback.proto\"\xf1\x01\n\x15RecordFeedbackRequest\x12\x37\n\x06parent\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \x12\x1einference.luthier.dev/Feedback\x12\x19\n\x0bresponse_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x32\n\x06rating\x18\x03 \x01(\x0e\x32\x1c.luthier.inference.v1.RatingB\x04\xe2\x41\x01\x01\x12\x18\n\ncorrection\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06labels\x18\x05 \x03(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x06 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"J\n\x16RecordFeedbackResponse\x12\x30\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x01(\x0b\x32\x1e.luthier.inference.v1.Feedback\"\xe8\x01\n\x15\x45xportFeedbackRequest\x12:\n\x06parent\x18\x01 \x01(\tB*\xe2\x41\x01\x02\xfa\x41#\x12!inference.luthier.dev/CaptureFile\x12=\n\ndeployment\x18\x02 \x01(\tB)\xe2\x41\x01\x01\xfa\x41\"\n inference.luthier.dev/Deployment\x12\x32\n\x06rating\x18\x03 \x01(\x0e\x32\x1c.luthier.inference.v1.RatingB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"Q\n\x16\x45xportFeedbackResponse\x12\x37\n\x0c\x63\x61pture_file\x18\x01 \x01(\x0b\x32!.luthier.inference.v1.CaptureFile\"U\n\x17GetCapturePolicyRequest\x12:\n\x04name\x18\x01 \x01(\tB,\xe2\x41\x01\x02\xfa\x41%\n#inference.luthier.dev/CapturePolicy\"W\n\x18GetCapturePolicyResponse\x12;\n\x0e\x63\x61pture_policy\x18\x01 \x01(\x0b\x32#.luthier.inference.v1.CapturePolicy\"\xd1\x01\n\x1aUpdateCapturePolicyRequest\x12:\n\x04name\x18\x01 \x01(\tB,\xe2\x41\x01\x02\xfa\x41%\n#inference.luthier.dev/CapturePolicy\x12\x41\n\x0e\x63\x61pture_policy\x18\x02 \x01(\x0b\x32#.luthier.inference.v1.CapturePolicyB\x04\xe2\x41\x01\x02\x12\x12\n\x04\x65tag\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"Z\n\x1bUpdateCapturePolicyResponse\x12;\n\x0e\x63\x61pture_policy\x18\x01 \x01(\x0b\x32#.luthier.inference.v1.CapturePolicy\"\xbf\x01\n\x13ListCapturesRequest\x12:\n\x06parent\x18\x01 \x01(\tB*\xe2\x41\x01\x02\xfa\x41#\x12!inference.luthier.dev/CaptureFile\x12\x39\n\x04kind\x18\x02 \x01(\x0e\x32%.luthier.inference.v1.CaptureFileKindB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"i\n\x14ListCapturesResponse\x12\x38\n\rcapture_files\x18\x01 \x03(\x0b\x32!.luthier.inference.v1.CaptureFile\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x89\x01\n\x16ReadCaptureFileRequest\x12\x38\n\x04name\x18\x01 \x01(\tB*\xe2\x41\x01\x02\xfa\x41#\n!inference.luthier.dev/CaptureFile\x12\x1a\n\x0coffset_bytes\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x19\n\x0blimit_bytes\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\"K\n\x17ReadCaptureFileResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t2\xb1\x05\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12k\n\x0eRecordFeedback\x12+.luthier.inference.v1.RecordFeedbackRequest\x1a,.luthier.inference.v1.RecordFeedbackResponse\x12k\n\x0e\x45xportFeedback\x12+.luthier.inference.v1.ExportFeedbackRequest\x1a,.luthier.inference.v1.ExportFeedbackResponse\x12q\n\x10GetCapturePolicy\x12-.luthier.inference.v1.GetCapturePolicyRequest\x1a..luthier.inference.v1.GetCapturePolicyResponse\x12z\n\x13UpdateCapturePolicy\x12\x30.luthier.inference.v1.UpdateCapturePolicyRequest\x1a\x31.luthier.inference.v1.UpdateCapturePolicyResponse\x12\x65\n\x0cListCaptures\x12).luthier.inference.v1.ListCapturesRequest\x1a*.luthier.inference.v1.ListCapturesResponse\x12n\n\x0fReadCaptureFile\x12,.luthier.inference.v1.ReadCaptureFileRequest\x1a-.luthier.inference.v1.ReadCaptureFileResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+luthier/inference/v1/feedback_service.proto\x12\x14luthier.inference.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a#luthier/inference/v1/feedback.proto\x1a$luthier/options/v1/call_policy.proto\"\xf1\x01\n\x15RecordFeedbackRequest\x12\x37\n\x06parent\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \x12\x1einference.luthier.dev/Feedback\x12\x19\n\x0bresponse_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x32\n\x06rating\x18\x03 \x01(\x0e\x32\x1c.luthier.inference.v1.RatingB\x04\xe2\x41\x01\x01\x12\x18\n\ncorrection\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06labels\x18\x05 \x03(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x06 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"J\n\x16RecordFeedbackResponse\x12\x30\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x01(\x0b\x32\x1e.luthier.inference.v1.Feedback\"\xe8\x01\n\x15\x45xportFeedbackRequest\x12:\n\x06parent\x18\x01 \x01(\tB*\xe2\x41\x01\x02\xfa\x41#\x12!inference.luthier.dev/CaptureFile\x12=\n\ndeployment\x18\x02 \x01(\tB)\xe2\x41\x01\x01\xfa\x41\"\n inference.luthier.dev/Deployment\x12\x32\n\x06rating\x18\x03 \x01(\x0e\x32\x1c.luthier.inference.v1.RatingB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"Q\n\x16\x45xportFeedbackResponse\x12\x37\n\x0c\x63\x61pture_file\x18\x01 \x01(\x0b\x32!.luthier.inference.v1.CaptureFile\"U\n\x17GetCapturePolicyRequest\x12:\n\x04name\x18\x01 \x01(\tB,\xe2\x41\x01\x02\xfa\x41%\n#inference.luthier.dev/CapturePolicy\"W\n\x18GetCapturePolicyResponse\x12;\n\x0e\x63\x61pture_policy\x18\x01 \x01(\x0b\x32#.luthier.inference.v1.CapturePolicy\"\xd1\x01\n\x1aUpdateCapturePolicyRequest\x12:\n\x04name\x18\x01 \x01(\tB,\xe2\x41\x01\x02\xfa\x41%\n#inference.luthier.dev/CapturePolicy\x12\x41\n\x0e\x63\x61pture_policy\x18\x02 \x01(\x0b\x32#.luthier.inference.v1.CapturePolicyB\x04\xe2\x41\x01\x02\x12\x12\n\x04\x65tag\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"Z\n\x1bUpdateCapturePolicyResponse\x12;\n\x0e\x63\x61pture_policy\x18\x01 \x01(\x0b\x32#.luthier.inference.v1.CapturePolicy\"\xbf\x01\n\x13ListCapturesRequest\x12:\n\x06parent\x18\x01 \x01(\tB*\xe2\x41\x01\x02\xfa\x41#\x12!inference.luthier.dev/CaptureFile\x12\x39\n\x04kind\x18\x02 \x01(\x0e\x32%.luthier.inference.v1.CaptureFileKindB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"i\n\x14ListCapturesResponse\x12\x38\n\rcapture_files\x18\x01 \x03(\x0b\x32!.luthier.inference.v1.CaptureFile\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x89\x01\n\x16ReadCaptureFileRequest\x12\x38\n\x04name\x18\x01 \x01(\tB*\xe2\x41\x01\x02\xfa\x41#\n!inference.luthier.dev/CaptureFile\x12\x1a\n\x0coffset_bytes\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x19\n\x0blimit_bytes\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\"K\n\x17ReadCaptureFileResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t2\xe0\x06\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12\x85\x01\n\x0eRecordFeedback\x12+.luthier.inference.v1.RecordFeedbackRequest\x1a,.luthier.inference.v1.RecordFeedbackResponse\"\x18\xea\xe0\x18\x14\n\x12inference.generate\x12\x8d\x01\n\x0e\x45xportFeedback\x12+.luthier.inference.v1.ExportFeedbackRequest\x1a,.luthier.inference.v1.ExportFeedbackResponse\" \xea\xe0\x18\x1c\n\x10inference.deploy\x12\x03\x08\xac\x02\x1a\x03\x08\xac\x02\x12\x8c\x01\n\x10GetCapturePolicy\x12-.luthier.inference.v1.GetCapturePolicyRequest\x1a..luthier.inference.v1.GetCapturePolicyResponse\"\x19\x90\x02\x01\xea\xe0\x18\x12\n\x10inference.deploy\x12\x92\x01\n\x13UpdateCapturePolicy\x12\x30.luthier.inference.v1.UpdateCapturePolicyRequest\x1a\x31.luthier.inference.v1.UpdateCapturePolicyResponse\"\x16\xea\xe0\x18\x12\n\x10inference.deploy\x12\x80\x01\n\x0cListCaptures\x12).luthier.inference.v1.ListCapturesRequest\x1a*.luthier.inference.v1.ListCapturesResponse\"\x19\x90\x02\x01\xea\xe0\x18\x12\n\x10inference.deploy\x12\x8d\x01\n\x0fReadCaptureFile\x12,.luthier.inference.v1.ReadCaptureFileRequest\x1a-.luthier.inference.v1.ReadCaptureFileResponse\"\x1d\x90\x02\x01\xea\xe0\x18\x16\n\x10inference.deploy\x12\x02\x08<b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -79,30 +80,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READCAPTUREFILEREQUEST'].fields_by_name['offset_bytes']._serialized_options = b'\342A\001\001'
   _globals['_READCAPTUREFILEREQUEST'].fields_by_name['limit_bytes']._loaded_options = None
   _globals['_READCAPTUREFILEREQUEST'].fields_by_name['limit_bytes']._serialized_options = b'\342A\001\001'
-  _globals['_RECORDFEEDBACKREQUEST']._serialized_start=196
-  _globals['_RECORDFEEDBACKREQUEST']._serialized_end=437
-  _globals['_RECORDFEEDBACKRESPONSE']._serialized_start=439
-  _globals['_RECORDFEEDBACKRESPONSE']._serialized_end=513
-  _globals['_EXPORTFEEDBACKREQUEST']._serialized_start=516
-  _globals['_EXPORTFEEDBACKREQUEST']._serialized_end=748
-  _globals['_EXPORTFEEDBACKRESPONSE']._serialized_start=750
-  _globals['_EXPORTFEEDBACKRESPONSE']._serialized_end=831
-  _globals['_GETCAPTUREPOLICYREQUEST']._serialized_start=833
-  _globals['_GETCAPTUREPOLICYREQUEST']._serialized_end=918
-  _globals['_GETCAPTUREPOLICYRESPONSE']._serialized_start=920
-  _globals['_GETCAPTUREPOLICYRESPONSE']._serialized_end=1007
-  _globals['_UPDATECAPTUREPOLICYREQUEST']._serialized_start=1010
-  _globals['_UPDATECAPTUREPOLICYREQUEST']._serialized_end=1219
-  _globals['_UPDATECAPTUREPOLICYRESPONSE']._serialized_start=1221
-  _globals['_UPDATECAPTUREPOLICYRESPONSE']._serialized_end=1311
-  _globals['_LISTCAPTURESREQUEST']._serialized_start=1314
-  _globals['_LISTCAPTURESREQUEST']._serialized_end=1505
-  _globals['_LISTCAPTURESRESPONSE']._serialized_start=1507
-  _globals['_LISTCAPTURESRESPONSE']._serialized_end=1612
-  _globals['_READCAPTUREFILEREQUEST']._serialized_start=1615
-  _globals['_READCAPTUREFILEREQUEST']._serialized_end=1752
-  _globals['_READCAPTUREFILERESPONSE']._serialized_start=1754
-  _globals['_READCAPTUREFILERESPONSE']._serialized_end=1829
-  _globals['_FEEDBACKSERVICE']._serialized_start=1832
-  _globals['_FEEDBACKSERVICE']._serialized_end=2521
+  _globals['_FEEDBACKSERVICE'].methods_by_name['RecordFeedback']._loaded_options = None
+  _globals['_FEEDBACKSERVICE'].methods_by_name['RecordFeedback']._serialized_options = b'\352\340\030\024\n\022inference.generate'
+  _globals['_FEEDBACKSERVICE'].methods_by_name['ExportFeedback']._loaded_options = None
+  _globals['_FEEDBACKSERVICE'].methods_by_name['ExportFeedback']._serialized_options = b'\352\340\030\034\n\020inference.deploy\022\003\010\254\002\032\003\010\254\002'
+  _globals['_FEEDBACKSERVICE'].methods_by_name['GetCapturePolicy']._loaded_options = None
+  _globals['_FEEDBACKSERVICE'].methods_by_name['GetCapturePolicy']._serialized_options = b'\220\002\001\352\340\030\022\n\020inference.deploy'
+  _globals['_FEEDBACKSERVICE'].methods_by_name['UpdateCapturePolicy']._loaded_options = None
+  _globals['_FEEDBACKSERVICE'].methods_by_name['UpdateCapturePolicy']._serialized_options = b'\352\340\030\022\n\020inference.deploy'
+  _globals['_FEEDBACKSERVICE'].methods_by_name['ListCaptures']._loaded_options = None
+  _globals['_FEEDBACKSERVICE'].methods_by_name['ListCaptures']._serialized_options = b'\220\002\001\352\340\030\022\n\020inference.deploy'
+  _globals['_FEEDBACKSERVICE'].methods_by_name['ReadCaptureFile']._loaded_options = None
+  _globals['_FEEDBACKSERVICE'].methods_by_name['ReadCaptureFile']._serialized_options = b'\220\002\001\352\340\030\026\n\020inference.deploy\022\002\010<'
+  _globals['_RECORDFEEDBACKREQUEST']._serialized_start=234
+  _globals['_RECORDFEEDBACKREQUEST']._serialized_end=475
+  _globals['_RECORDFEEDBACKRESPONSE']._serialized_start=477
+  _globals['_RECORDFEEDBACKRESPONSE']._serialized_end=551
+  _globals['_EXPORTFEEDBACKREQUEST']._serialized_start=554
+  _globals['_EXPORTFEEDBACKREQUEST']._serialized_end=786
+  _globals['_EXPORTFEEDBACKRESPONSE']._serialized_start=788
+  _globals['_EXPORTFEEDBACKRESPONSE']._serialized_end=869
+  _globals['_GETCAPTUREPOLICYREQUEST']._serialized_start=871
+  _globals['_GETCAPTUREPOLICYREQUEST']._serialized_end=956
+  _globals['_GETCAPTUREPOLICYRESPONSE']._serialized_start=958
+  _globals['_GETCAPTUREPOLICYRESPONSE']._serialized_end=1045
+  _globals['_UPDATECAPTUREPOLICYREQUEST']._serialized_start=1048
+  _globals['_UPDATECAPTUREPOLICYREQUEST']._serialized_end=1257
+  _globals['_UPDATECAPTUREPOLICYRESPONSE']._serialized_start=1259
+  _globals['_UPDATECAPTUREPOLICYRESPONSE']._serialized_end=1349
+  _globals['_LISTCAPTURESREQUEST']._serialized_start=1352
+  _globals['_LISTCAPTURESREQUEST']._serialized_end=1543
+  _globals['_LISTCAPTURESRESPONSE']._serialized_start=1545
+  _globals['_LISTCAPTURESRESPONSE']._serialized_end=1650
+  _globals['_READCAPTUREFILEREQUEST']._serialized_start=1653
+  _globals['_READCAPTUREFILEREQUEST']._serialized_end=1790
+  _globals['_READCAPTUREFILERESPONSE']._serialized_start=1792
+  _globals['_READCAPTUREFILERESPONSE']._serialized_end=1867
+  _globals['_FEEDBACKSERVICE']._serialized_start=1870
+  _globals['_FEEDBACKSERVICE']._serialized_end=2734
 # @@protoc_insertion_point(module_scope)

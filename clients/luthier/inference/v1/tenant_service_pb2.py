@@ -27,9 +27,10 @@ from google.api import field_info_pb2 as google_dot_api_dot_field__info__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from luthier.inference.v1 import quota_pb2 as luthier_dot_inference_dot_v1_dot_quota__pb2
+from luthier.options.v1 import call_policy_pb2 as luthier_dot_options_dot_v1_dot_call__policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)luthier/inference/v1/tenant_service.proto\x12\x14luthier.inference.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a google/protobuf/field_mask.proto\x1a luthier/inference/v1/quota.proto\"E\n\x0fGetQuotaRequest\x12\x32\n\x04name\x18\x01 \x01(\tB$\xe2\x41\x01\x02\xfa\x41\x1d\n\x1binference.luthier.dev/Quota\">\n\x10GetQuotaResponse\x12*\n\x05quota\x18\x01 \x01(\x0b\x32\x1b.luthier.inference.v1.Quota\"F\n\x11ListQuotasRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"Z\n\x12ListQuotasResponse\x12+\n\x06quotas\x18\x01 \x03(\x0b\x32\x1b.luthier.inference.v1.Quota\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xee\x01\n\x12UpdateQuotaRequest\x12\x32\n\x04name\x18\x01 \x01(\tB$\xe2\x41\x01\x02\xfa\x41\x1d\n\x1binference.luthier.dev/Quota\x12\x37\n\x06limits\x18\x02 \x01(\x0b\x32!.luthier.inference.v1.QuotaLimitsB\x04\xe2\x41\x01\x01\x12\x35\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\x12\x12\n\x04\x65tag\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"A\n\x13UpdateQuotaResponse\x12*\n\x05quota\x18\x01 \x01(\x0b\x32\x1b.luthier.inference.v1.Quota2\xaf\x02\n\rTenantService\x12Y\n\x08GetQuota\x12%.luthier.inference.v1.GetQuotaRequest\x1a&.luthier.inference.v1.GetQuotaResponse\x12_\n\nListQuotas\x12\'.luthier.inference.v1.ListQuotasRequest\x1a(.luthier.inference.v1.ListQuotasResponse\x12\x62\n\x0bUpdateQuota\x12(.luthier.inference.v1.UpdateQuotaRequest\x1a).luthier.inference.v1.UpdateQuotaResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)luthier/inference/v1/tenant_service.proto\x12\x14luthier.inference.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a google/protobuf/field_mask.proto\x1a luthier/inference/v1/quota.proto\x1a$luthier/options/v1/call_policy.proto\"E\n\x0fGetQuotaRequest\x12\x32\n\x04name\x18\x01 \x01(\tB$\xe2\x41\x01\x02\xfa\x41\x1d\n\x1binference.luthier.dev/Quota\">\n\x10GetQuotaResponse\x12*\n\x05quota\x18\x01 \x01(\x0b\x32\x1b.luthier.inference.v1.Quota\"F\n\x11ListQuotasRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"Z\n\x12ListQuotasResponse\x12+\n\x06quotas\x18\x01 \x03(\x0b\x32\x1b.luthier.inference.v1.Quota\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xee\x01\n\x12UpdateQuotaRequest\x12\x32\n\x04name\x18\x01 \x01(\tB$\xe2\x41\x01\x02\xfa\x41\x1d\n\x1binference.luthier.dev/Quota\x12\x37\n\x06limits\x18\x02 \x01(\x0b\x32!.luthier.inference.v1.QuotaLimitsB\x04\xe2\x41\x01\x01\x12\x35\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\x12\x12\n\x04\x65tag\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"A\n\x13UpdateQuotaResponse\x12*\n\x05quota\x18\x01 \x01(\x0b\x32\x1b.luthier.inference.v1.Quota2\xfd\x02\n\rTenantService\x12v\n\x08GetQuota\x12%.luthier.inference.v1.GetQuotaRequest\x1a&.luthier.inference.v1.GetQuotaResponse\"\x1b\x90\x02\x01\xea\xe0\x18\x14\n\x12inference.generate\x12y\n\nListQuotas\x12\'.luthier.inference.v1.ListQuotasRequest\x1a(.luthier.inference.v1.ListQuotasResponse\"\x18\x90\x02\x01\xea\xe0\x18\x11\n\x0finference.admin\x12y\n\x0bUpdateQuota\x12(.luthier.inference.v1.UpdateQuotaRequest\x1a).luthier.inference.v1.UpdateQuotaResponse\"\x15\xea\xe0\x18\x11\n\x0finference.adminb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,18 +53,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATEQUOTAREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001'
   _globals['_UPDATEQUOTAREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_UPDATEQUOTAREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001\342\214\317\327\010\002\010\001'
-  _globals['_GETQUOTAREQUEST']._serialized_start=224
-  _globals['_GETQUOTAREQUEST']._serialized_end=293
-  _globals['_GETQUOTARESPONSE']._serialized_start=295
-  _globals['_GETQUOTARESPONSE']._serialized_end=357
-  _globals['_LISTQUOTASREQUEST']._serialized_start=359
-  _globals['_LISTQUOTASREQUEST']._serialized_end=429
-  _globals['_LISTQUOTASRESPONSE']._serialized_start=431
-  _globals['_LISTQUOTASRESPONSE']._serialized_end=521
-  _globals['_UPDATEQUOTAREQUEST']._serialized_start=524
-  _globals['_UPDATEQUOTAREQUEST']._serialized_end=762
-  _globals['_UPDATEQUOTARESPONSE']._serialized_start=764
-  _globals['_UPDATEQUOTARESPONSE']._serialized_end=829
-  _globals['_TENANTSERVICE']._serialized_start=832
-  _globals['_TENANTSERVICE']._serialized_end=1135
+  _globals['_TENANTSERVICE'].methods_by_name['GetQuota']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['GetQuota']._serialized_options = b'\220\002\001\352\340\030\024\n\022inference.generate'
+  _globals['_TENANTSERVICE'].methods_by_name['ListQuotas']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['ListQuotas']._serialized_options = b'\220\002\001\352\340\030\021\n\017inference.admin'
+  _globals['_TENANTSERVICE'].methods_by_name['UpdateQuota']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['UpdateQuota']._serialized_options = b'\352\340\030\021\n\017inference.admin'
+  _globals['_GETQUOTAREQUEST']._serialized_start=262
+  _globals['_GETQUOTAREQUEST']._serialized_end=331
+  _globals['_GETQUOTARESPONSE']._serialized_start=333
+  _globals['_GETQUOTARESPONSE']._serialized_end=395
+  _globals['_LISTQUOTASREQUEST']._serialized_start=397
+  _globals['_LISTQUOTASREQUEST']._serialized_end=467
+  _globals['_LISTQUOTASRESPONSE']._serialized_start=469
+  _globals['_LISTQUOTASRESPONSE']._serialized_end=559
+  _globals['_UPDATEQUOTAREQUEST']._serialized_start=562
+  _globals['_UPDATEQUOTAREQUEST']._serialized_end=800
+  _globals['_UPDATEQUOTARESPONSE']._serialized_start=802
+  _globals['_UPDATEQUOTARESPONSE']._serialized_end=867
+  _globals['_TENANTSERVICE']._serialized_start=870
+  _globals['_TENANTSERVICE']._serialized_end=1251
 # @@protoc_insertion_point(module_scope)

@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
+from luthier.options.v1 import call_policy_pb2 as luthier_dot_options_dot_v1_dot_call__policy__pb2
 from luthier.trainer.v1 import adapter_pb2 as luthier_dot_trainer_dot_v1_dot_adapter__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(luthier/trainer/v1/adapter_service.proto\x12\x12luthier.trainer.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a luthier/trainer/v1/adapter.proto\"~\n\x13ListAdaptersRequest\x12\x34\n\x06parent\x18\x01 \x01(\tB$\xe2\x41\x01\x02\xfa\x41\x1d\x12\x1btrainer.luthier.dev/Adapter\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"^\n\x14ListAdaptersResponse\x12-\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x1b.luthier.trainer.v1.Adapter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"W\n\x19GetAdapterRevisionRequest\x12:\n\x04name\x18\x01 \x01(\tB,\xe2\x41\x01\x02\xfa\x41%\n#trainer.luthier.dev/AdapterRevision\"S\n\x1aGetAdapterRevisionResponse\x12\x35\n\x08revision\x18\x01 \x01(\x0b\x32#.luthier.trainer.v1.AdapterRevision\"\x8e\x01\n\x1bListAdapterRevisionsRequest\x12<\n\x06parent\x18\x01 \x01(\tB,\xe2\x41\x01\x02\xfa\x41%\x12#trainer.luthier.dev/AdapterRevision\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"o\n\x1cListAdapterRevisionsResponse\x12\x36\n\trevisions\x18\x01 \x03(\x0b\x32#.luthier.trainer.v1.AdapterRevision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xe3\x02\n\x0e\x41\x64\x61pterService\x12\x61\n\x0cListAdapters\x12\'.luthier.trainer.v1.ListAdaptersRequest\x1a(.luthier.trainer.v1.ListAdaptersResponse\x12s\n\x12GetAdapterRevision\x12-.luthier.trainer.v1.GetAdapterRevisionRequest\x1a..luthier.trainer.v1.GetAdapterRevisionResponse\x12y\n\x14ListAdapterRevisions\x12/.luthier.trainer.v1.ListAdapterRevisionsRequest\x1a\x30.luthier.trainer.v1.ListAdapterRevisionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(luthier/trainer/v1/adapter_service.proto\x12\x12luthier.trainer.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a$luthier/options/v1/call_policy.proto\x1a luthier/trainer/v1/adapter.proto\"~\n\x13ListAdaptersRequest\x12\x34\n\x06parent\x18\x01 \x01(\tB$\xe2\x41\x01\x02\xfa\x41\x1d\x12\x1btrainer.luthier.dev/Adapter\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"^\n\x14ListAdaptersResponse\x12-\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x1b.luthier.trainer.v1.Adapter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"W\n\x19GetAdapterRevisionRequest\x12:\n\x04name\x18\x01 \x01(\tB,\xe2\x41\x01\x02\xfa\x41%\n#trainer.luthier.dev/AdapterRevision\"S\n\x1aGetAdapterRevisionResponse\x12\x35\n\x08revision\x18\x01 \x01(\x0b\x32#.luthier.trainer.v1.AdapterRevision\"\x8e\x01\n\x1bListAdapterRevisionsRequest\x12<\n\x06parent\x18\x01 \x01(\tB,\xe2\x41\x01\x02\xfa\x41%\x12#trainer.luthier.dev/AdapterRevision\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"o\n\x1cListAdapterRevisionsResponse\x12\x36\n\trevisions\x18\x01 \x03(\x0b\x32#.luthier.trainer.v1.AdapterRevision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xaa\x03\n\x0e\x41\x64\x61pterService\x12x\n\x0cListAdapters\x12\'.luthier.trainer.v1.ListAdaptersRequest\x1a(.luthier.trainer.v1.ListAdaptersResponse\"\x15\x90\x02\x01\xea\xe0\x18\x0e\n\x0ctrainer.read\x12\x8a\x01\n\x12GetAdapterRevision\x12-.luthier.trainer.v1.GetAdapterRevisionRequest\x1a..luthier.trainer.v1.GetAdapterRevisionResponse\"\x15\x90\x02\x01\xea\xe0\x18\x0e\n\x0ctrainer.read\x12\x90\x01\n\x14ListAdapterRevisions\x12/.luthier.trainer.v1.ListAdapterRevisionsRequest\x1a\x30.luthier.trainer.v1.ListAdapterRevisionsResponse\"\x15\x90\x02\x01\xea\xe0\x18\x0e\n\x0ctrainer.readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,18 +49,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTADAPTERREVISIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
   _globals['_LISTADAPTERREVISIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTADAPTERREVISIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
-  _globals['_LISTADAPTERSREQUEST']._serialized_start=158
-  _globals['_LISTADAPTERSREQUEST']._serialized_end=284
-  _globals['_LISTADAPTERSRESPONSE']._serialized_start=286
-  _globals['_LISTADAPTERSRESPONSE']._serialized_end=380
-  _globals['_GETADAPTERREVISIONREQUEST']._serialized_start=382
-  _globals['_GETADAPTERREVISIONREQUEST']._serialized_end=469
-  _globals['_GETADAPTERREVISIONRESPONSE']._serialized_start=471
-  _globals['_GETADAPTERREVISIONRESPONSE']._serialized_end=554
-  _globals['_LISTADAPTERREVISIONSREQUEST']._serialized_start=557
-  _globals['_LISTADAPTERREVISIONSREQUEST']._serialized_end=699
-  _globals['_LISTADAPTERREVISIONSRESPONSE']._serialized_start=701
-  _globals['_LISTADAPTERREVISIONSRESPONSE']._serialized_end=812
-  _globals['_ADAPTERSERVICE']._serialized_start=815
-  _globals['_ADAPTERSERVICE']._serialized_end=1170
+  _globals['_ADAPTERSERVICE'].methods_by_name['ListAdapters']._loaded_options = None
+  _globals['_ADAPTERSERVICE'].methods_by_name['ListAdapters']._serialized_options = b'\220\002\001\352\340\030\016\n\014trainer.read'
+  _globals['_ADAPTERSERVICE'].methods_by_name['GetAdapterRevision']._loaded_options = None
+  _globals['_ADAPTERSERVICE'].methods_by_name['GetAdapterRevision']._serialized_options = b'\220\002\001\352\340\030\016\n\014trainer.read'
+  _globals['_ADAPTERSERVICE'].methods_by_name['ListAdapterRevisions']._loaded_options = None
+  _globals['_ADAPTERSERVICE'].methods_by_name['ListAdapterRevisions']._serialized_options = b'\220\002\001\352\340\030\016\n\014trainer.read'
+  _globals['_LISTADAPTERSREQUEST']._serialized_start=196
+  _globals['_LISTADAPTERSREQUEST']._serialized_end=322
+  _globals['_LISTADAPTERSRESPONSE']._serialized_start=324
+  _globals['_LISTADAPTERSRESPONSE']._serialized_end=418
+  _globals['_GETADAPTERREVISIONREQUEST']._serialized_start=420
+  _globals['_GETADAPTERREVISIONREQUEST']._serialized_end=507
+  _globals['_GETADAPTERREVISIONRESPONSE']._serialized_start=509
+  _globals['_GETADAPTERREVISIONRESPONSE']._serialized_end=592
+  _globals['_LISTADAPTERREVISIONSREQUEST']._serialized_start=595
+  _globals['_LISTADAPTERREVISIONSREQUEST']._serialized_end=737
+  _globals['_LISTADAPTERREVISIONSRESPONSE']._serialized_start=739
+  _globals['_LISTADAPTERREVISIONSRESPONSE']._serialized_end=850
+  _globals['_ADAPTERSERVICE']._serialized_start=853
+  _globals['_ADAPTERSERVICE']._serialized_end=1279
 # @@protoc_insertion_point(module_scope)

@@ -25,10 +25,11 @@ _sym_db = _symbol_database.Default()
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import field_info_pb2 as google_dot_api_dot_field__info__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
+from luthier.options.v1 import call_policy_pb2 as luthier_dot_options_dot_v1_dot_call__policy__pb2
 from luthier.trainer.v1 import training_job_pb2 as luthier_dot_trainer_dot_v1_dot_training__job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-luthier/trainer/v1/training_job_service.proto\x12\x12luthier.trainer.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a%luthier/trainer/v1/training_job.proto\"\xd2\x01\n\x18\x43reateTrainingJobRequest\x12\x38\n\x06parent\x18\x01 \x01(\tB(\xe2\x41\x01\x02\xfa\x41!\x12\x1ftrainer.luthier.dev/TrainingJob\x12;\n\x0ctraining_job\x18\x02 \x01(\x0b\x32\x1f.luthier.trainer.v1.TrainingJobB\x04\xe2\x41\x01\x02\x12\x1d\n\x0ftraining_job_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"R\n\x19\x43reateTrainingJobResponse\x12\x35\n\x0ctraining_job\x18\x01 \x01(\x0b\x32\x1f.luthier.trainer.v1.TrainingJob\"O\n\x15GetTrainingJobRequest\x12\x36\n\x04name\x18\x01 \x01(\tB(\xe2\x41\x01\x02\xfa\x41!\n\x1ftrainer.luthier.dev/TrainingJob\"O\n\x16GetTrainingJobResponse\x12\x35\n\x0ctraining_job\x18\x01 \x01(\x0b\x32\x1f.luthier.trainer.v1.TrainingJob\"\x86\x01\n\x17ListTrainingJobsRequest\x12\x38\n\x06parent\x18\x01 \x01(\tB(\xe2\x41\x01\x02\xfa\x41!\x12\x1ftrainer.luthier.dev/TrainingJob\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"k\n\x18ListTrainingJobsResponse\x12\x36\n\rtraining_jobs\x18\x01 \x03(\x0b\x32\x1f.luthier.trainer.v1.TrainingJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"t\n\x18\x43\x61ncelTrainingJobRequest\x12\x36\n\x04name\x18\x01 \x01(\tB(\xe2\x41\x01\x02\xfa\x41!\n\x1ftrainer.luthier.dev/TrainingJob\x12 \n\nrequest_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"R\n\x19\x43\x61ncelTrainingJobResponse\x12\x35\n\x0ctraining_job\x18\x01 \x01(\x0b\x32\x1f.luthier.trainer.v1.TrainingJob\"o\n\x17WatchTrainingJobRequest\x12\x36\n\x04name\x18\x01 \x01(\tB(\xe2\x41\x01\x02\xfa\x41!\n\x1ftrainer.luthier.dev/TrainingJob\x12\x1c\n\x0e\x61\x66ter_event_id\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"O\n\x18WatchTrainingJobResponse\x12\x33\n\x05\x65vent\x18\x01 \x01(\x0b\x32$.luthier.trainer.v1.TrainingJobEvent2\xc1\x04\n\x12TrainingJobService\x12p\n\x11\x43reateTrainingJob\x12,.luthier.trainer.v1.CreateTrainingJobRequest\x1a-.luthier.trainer.v1.CreateTrainingJobResponse\x12g\n\x0eGetTrainingJob\x12).luthier.trainer.v1.GetTrainingJobRequest\x1a*.luthier.trainer.v1.GetTrainingJobResponse\x12m\n\x10ListTrainingJobs\x12+.luthier.trainer.v1.ListTrainingJobsRequest\x1a,.luthier.trainer.v1.ListTrainingJobsResponse\x12p\n\x11\x43\x61ncelTrainingJob\x12,.luthier.trainer.v1.CancelTrainingJobRequest\x1a-.luthier.trainer.v1.CancelTrainingJobResponse\x12o\n\x10WatchTrainingJob\x12+.luthier.trainer.v1.WatchTrainingJobRequest\x1a,.luthier.trainer.v1.WatchTrainingJobResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-luthier/trainer/v1/training_job_service.proto\x12\x12luthier.trainer.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a$luthier/options/v1/call_policy.proto\x1a%luthier/trainer/v1/training_job.proto\"\xd2\x01\n\x18\x43reateTrainingJobRequest\x12\x38\n\x06parent\x18\x01 \x01(\tB(\xe2\x41\x01\x02\xfa\x41!\x12\x1ftrainer.luthier.dev/TrainingJob\x12;\n\x0ctraining_job\x18\x02 \x01(\x0b\x32\x1f.luthier.trainer.v1.TrainingJobB\x04\xe2\x41\x01\x02\x12\x1d\n\x0ftraining_job_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"R\n\x19\x43reateTrainingJobResponse\x12\x35\n\x0ctraining_job\x18\x01 \x01(\x0b\x32\x1f.luthier.trainer.v1.TrainingJob\"O\n\x15GetTrainingJobRequest\x12\x36\n\x04name\x18\x01 \x01(\tB(\xe2\x41\x01\x02\xfa\x41!\n\x1ftrainer.luthier.dev/TrainingJob\"O\n\x16GetTrainingJobResponse\x12\x35\n\x0ctraining_job\x18\x01 \x01(\x0b\x32\x1f.luthier.trainer.v1.TrainingJob\"\x86\x01\n\x17ListTrainingJobsRequest\x12\x38\n\x06parent\x18\x01 \x01(\tB(\xe2\x41\x01\x02\xfa\x41!\x12\x1ftrainer.luthier.dev/TrainingJob\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"k\n\x18ListTrainingJobsResponse\x12\x36\n\rtraining_jobs\x18\x01 \x03(\x0b\x32\x1f.luthier.trainer.v1.TrainingJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"t\n\x18\x43\x61ncelTrainingJobRequest\x12\x36\n\x04name\x18\x01 \x01(\tB(\xe2\x41\x01\x02\xfa\x41!\n\x1ftrainer.luthier.dev/TrainingJob\x12 \n\nrequest_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"R\n\x19\x43\x61ncelTrainingJobResponse\x12\x35\n\x0ctraining_job\x18\x01 \x01(\x0b\x32\x1f.luthier.trainer.v1.TrainingJob\"o\n\x17WatchTrainingJobRequest\x12\x36\n\x04name\x18\x01 \x01(\tB(\xe2\x41\x01\x02\xfa\x41!\n\x1ftrainer.luthier.dev/TrainingJob\x12\x1c\n\x0e\x61\x66ter_event_id\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"O\n\x18WatchTrainingJobResponse\x12\x33\n\x05\x65vent\x18\x01 \x01(\x0b\x32$.luthier.trainer.v1.TrainingJobEvent2\xba\x05\n\x12TrainingJobService\x12\x89\x01\n\x11\x43reateTrainingJob\x12,.luthier.trainer.v1.CreateTrainingJobRequest\x1a-.luthier.trainer.v1.CreateTrainingJobResponse\"\x17\xea\xe0\x18\x13\n\rtrainer.write\x12\x02\x08<\x12~\n\x0eGetTrainingJob\x12).luthier.trainer.v1.GetTrainingJobRequest\x1a*.luthier.trainer.v1.GetTrainingJobResponse\"\x15\x90\x02\x01\xea\xe0\x18\x0e\n\x0ctrainer.read\x12\x84\x01\n\x10ListTrainingJobs\x12+.luthier.trainer.v1.ListTrainingJobsRequest\x1a,.luthier.trainer.v1.ListTrainingJobsResponse\"\x15\x90\x02\x01\xea\xe0\x18\x0e\n\x0ctrainer.read\x12\x85\x01\n\x11\x43\x61ncelTrainingJob\x12,.luthier.trainer.v1.CancelTrainingJobRequest\x1a-.luthier.trainer.v1.CancelTrainingJobResponse\"\x13\xea\xe0\x18\x0f\n\rtrainer.write\x12\x88\x01\n\x10WatchTrainingJob\x12+.luthier.trainer.v1.WatchTrainingJobRequest\x1a,.luthier.trainer.v1.WatchTrainingJobResponse\"\x17\x90\x02\x01\xea\xe0\x18\x10\n\x0ctrainer.read\x1a\x00\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,26 +60,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHTRAININGJOBREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A!\n\037trainer.luthier.dev/TrainingJob'
   _globals['_WATCHTRAININGJOBREQUEST'].fields_by_name['after_event_id']._loaded_options = None
   _globals['_WATCHTRAININGJOBREQUEST'].fields_by_name['after_event_id']._serialized_options = b'\342A\001\001'
-  _globals['_CREATETRAININGJOBREQUEST']._serialized_start=198
-  _globals['_CREATETRAININGJOBREQUEST']._serialized_end=408
-  _globals['_CREATETRAININGJOBRESPONSE']._serialized_start=410
-  _globals['_CREATETRAININGJOBRESPONSE']._serialized_end=492
-  _globals['_GETTRAININGJOBREQUEST']._serialized_start=494
-  _globals['_GETTRAININGJOBREQUEST']._serialized_end=573
-  _globals['_GETTRAININGJOBRESPONSE']._serialized_start=575
-  _globals['_GETTRAININGJOBRESPONSE']._serialized_end=654
-  _globals['_LISTTRAININGJOBSREQUEST']._serialized_start=657
-  _globals['_LISTTRAININGJOBSREQUEST']._serialized_end=791
-  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_start=793
-  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_end=900
-  _globals['_CANCELTRAININGJOBREQUEST']._serialized_start=902
-  _globals['_CANCELTRAININGJOBREQUEST']._serialized_end=1018
-  _globals['_CANCELTRAININGJOBRESPONSE']._serialized_start=1020
-  _globals['_CANCELTRAININGJOBRESPONSE']._serialized_end=1102
-  _globals['_WATCHTRAININGJOBREQUEST']._serialized_start=1104
-  _globals['_WATCHTRAININGJOBREQUEST']._serialized_end=1215
-  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_start=1217
-  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_end=1296
-  _globals['_TRAININGJOBSERVICE']._serialized_start=1299
-  _globals['_TRAININGJOBSERVICE']._serialized_end=1876
+  _globals['_TRAININGJOBSERVICE'].methods_by_name['CreateTrainingJob']._loaded_options = None
+  _globals['_TRAININGJOBSERVICE'].methods_by_name['CreateTrainingJob']._serialized_options = b'\352\340\030\023\n\rtrainer.write\022\002\010<'
+  _globals['_TRAININGJOBSERVICE'].methods_by_name['GetTrainingJob']._loaded_options = None
+  _globals['_TRAININGJOBSERVICE'].methods_by_name['GetTrainingJob']._serialized_options = b'\220\002\001\352\340\030\016\n\014trainer.read'
+  _globals['_TRAININGJOBSERVICE'].methods_by_name['ListTrainingJobs']._loaded_options = None
+  _globals['_TRAININGJOBSERVICE'].methods_by_name['ListTrainingJobs']._serialized_options = b'\220\002\001\352\340\030\016\n\014trainer.read'
+  _globals['_TRAININGJOBSERVICE'].methods_by_name['CancelTrainingJob']._loaded_options = None
+  _globals['_TRAININGJOBSERVICE'].methods_by_name['CancelTrainingJob']._serialized_options = b'\352\340\030\017\n\rtrainer.write'
+  _globals['_TRAININGJOBSERVICE'].methods_by_name['WatchTrainingJob']._loaded_options = None
+  _globals['_TRAININGJOBSERVICE'].methods_by_name['WatchTrainingJob']._serialized_options = b'\220\002\001\352\340\030\020\n\014trainer.read\032\000'
+  _globals['_CREATETRAININGJOBREQUEST']._serialized_start=236
+  _globals['_CREATETRAININGJOBREQUEST']._serialized_end=446
+  _globals['_CREATETRAININGJOBRESPONSE']._serialized_start=448
+  _globals['_CREATETRAININGJOBRESPONSE']._serialized_end=530
+  _globals['_GETTRAININGJOBREQUEST']._serialized_start=532
+  _globals['_GETTRAININGJOBREQUEST']._serialized_end=611
+  _globals['_GETTRAININGJOBRESPONSE']._serialized_start=613
+  _globals['_GETTRAININGJOBRESPONSE']._serialized_end=692
+  _globals['_LISTTRAININGJOBSREQUEST']._serialized_start=695
+  _globals['_LISTTRAININGJOBSREQUEST']._serialized_end=829
+  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_start=831
+  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_end=938
+  _globals['_CANCELTRAININGJOBREQUEST']._serialized_start=940
+  _globals['_CANCELTRAININGJOBREQUEST']._serialized_end=1056
+  _globals['_CANCELTRAININGJOBRESPONSE']._serialized_start=1058
+  _globals['_CANCELTRAININGJOBRESPONSE']._serialized_end=1140
+  _globals['_WATCHTRAININGJOBREQUEST']._serialized_start=1142
+  _globals['_WATCHTRAININGJOBREQUEST']._serialized_end=1253
+  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_start=1255
+  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_end=1334
+  _globals['_TRAININGJOBSERVICE']._serialized_start=1337
+  _globals['_TRAININGJOBSERVICE']._serialized_end=2035
 # @@protoc_insertion_point(module_scope)

@@ -20,21 +20,6 @@ from luthierd.jobs.queue import JobQueue
 from luthierd.rpc.idempotency import ReplayStore, RequestIdReusedError
 from luthierd.storage.replays import Replay
 
-FULL_NAMES = ("luthier.curation.v1.DatasetService",)
-READ, WRITE = "curation.read", "curation.write"
-SCOPES = {
-    "ImportDataset": WRITE,
-    "GetDataset": READ,
-    "ListDatasets": READ,
-    "CurateDataset": WRITE,
-    "GetDatasetRevision": READ,
-    "ListDatasetRevisions": READ,
-    "CancelDatasetRevision": WRITE,
-    "WatchDatasetRevision": READ,
-    "ReadDatasetRevision": READ,
-}
-LIMITS_S = {"ImportDataset": 600.0, "WatchDatasetRevision": 0.0}
-
 Context = grpc.aio.ServicerContext[Any, Any]
 
 

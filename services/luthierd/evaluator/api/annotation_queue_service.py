@@ -13,19 +13,6 @@ from luthierd.evaluator.api.metric_wire import metric_from_name
 from luthierd.evaluator.human_review.queues import AnnotationQueues
 from luthierd.rpc.auth import current_principal
 
-FULL_NAME = "luthier.evaluator.v1.AnnotationQueueService"
-# Raters need no other scope: whoever may read evaluations knows whose the answers are.
-RATE = "evaluator.rate"
-SCOPES = {
-    "CreateAnnotationQueue": "evaluator.write",
-    "GetAnnotationQueue": "evaluator.read",
-    "ListAnnotationQueues": "evaluator.read",
-    "GetNextAnnotationItem": RATE,
-    "RecordAnnotationVote": RATE,
-    "ListAnnotationVotes": "evaluator.read",
-    "GetAnnotationSummary": "evaluator.read",
-}
-
 Context = grpc.aio.ServicerContext[Any, Any]
 
 

@@ -12,14 +12,6 @@ from luthierd.evaluator.api import challenge_set_wire as wire
 from luthierd.evaluator.suites.challenge_sets import ChallengeSets
 from luthierd.rpc.auth import current_principal
 
-FULL_NAME = "luthier.evaluator.v1.ChallengeSetService"
-SCOPES = {
-    "GenerateChallengeCases": "evaluator.read",
-    "CreateChallengeSet": "evaluator.write",
-    "GetChallengeSet": "evaluator.read",
-    "ListChallengeSets": "evaluator.read",
-    "ListChallengeCases": "evaluator.read",
-}
 DEFAULT_PER_KIND_COUNT = 20
 
 Context = grpc.aio.ServicerContext[Any, Any]

@@ -12,8 +12,6 @@ from luthier.evaluator.v1 import evaluation_service_pb2_grpc as evaluation_rpc
 from luthier.evaluator.v1 import gate_service_pb2 as gate_pb
 from luthier.evaluator.v1 import gate_service_pb2_grpc as gate_rpc
 
-from luthierd.evaluator.api import annotation_queue_service as annotation_service
-from luthierd.evaluator.api import challenge_set_service as challenge_service
 from luthierd.evaluator.api import evaluation_wire as wire
 from luthierd.evaluator.api import gate_wire
 from luthierd.evaluator.decisions.gate_policies import GatePolicies
@@ -22,44 +20,6 @@ from luthierd.evaluator.run.evaluations import Evaluations
 from luthierd.jobs.events import watch
 from luthierd.jobs.queue import JobQueue
 from luthierd.rpc.auth import current_principal
-
-FULL_NAMES = (
-    "luthier.evaluator.v1.EvaluationService",
-    "luthier.evaluator.v1.GateService",
-    "luthier.evaluator.v1.VerdictService",
-    "luthier.evaluator.v1.PromptService",
-    challenge_service.FULL_NAME,
-    "luthier.evaluator.v1.HoldoutService",
-    annotation_service.FULL_NAME,
-)
-READ, WRITE = "evaluator.read", "evaluator.write"
-SCOPES = {
-    "CreateEvaluation": WRITE,
-    "GetEvaluation": READ,
-    "ListEvaluations": READ,
-    "CancelEvaluation": WRITE,
-    "WatchEvaluation": READ,
-    "ListEvaluationRows": READ,
-    "ReadEvaluationReport": READ,
-    "RunGate": READ,
-    "PlanGate": READ,
-    "SelfTestGate": READ,
-    "CreateGatePolicy": WRITE,
-    "GetGatePolicy": READ,
-    "ListGatePolicies": READ,
-    "CreatePrompt": WRITE,
-    "GetPrompt": READ,
-    "ListPrompts": READ,
-    "CancelPrompt": WRITE,
-    "WatchPrompt": READ,
-    "DecideVerdict": READ,
-    "CompareEvaluations": READ,
-    **challenge_service.SCOPES,
-    "GetHoldout": READ,
-    "ListHoldoutAccesses": READ,
-    **annotation_service.SCOPES,
-}
-LIMITS_S = {"WatchEvaluation": 0.0, "WatchPrompt": 0.0, "SelfTestGate": 300.0}
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -12,17 +12,6 @@ from luthierd.inference.domain.feedback import ExportFilter
 from luthierd.inference.feedback.capture_files import CaptureFiles
 from luthierd.inference.feedback.capture_policies import CapturePolicies
 from luthierd.inference.feedback.feedback import Feedbacks
-from luthierd.rpc.server import Servicer
-
-SCOPES = {
-    "RecordFeedback": "inference.generate",
-    **dict.fromkeys(
-        ("ExportFeedback", "GetCapturePolicy", "UpdateCapturePolicy", "ListCaptures", "ReadCaptureFile"),
-        "inference.deploy",
-    ),
-}
-"""Who may ask may also say what the answer was worth; what users wrote is for those who run the deployments."""
-LIMITS_S = {"ExportFeedback": 300.0}
 
 
 class FeedbackServicer(rpc.FeedbackServiceServicer):
@@ -59,11 +48,3 @@ class FeedbackServicer(rpc.FeedbackServiceServicer):
     async def ReadCaptureFile(self, request: Any, context: Any) -> pb.ReadCaptureFileResponse:
         piece = await self._files.read(request.name, offset_bytes=request.offset_bytes, limit_bytes=request.limit_bytes)
         return pb.ReadCaptureFileResponse(data=piece.data, size_bytes=piece.size_bytes, sha256=piece.sha256)
-
-
-def feedback_servicer(feedbacks: Feedbacks, policies: CapturePolicies, files: CaptureFiles) -> Servicer:
-    """What `serve()` needs of it."""
-    return Servicer(
-        add_to_server=rpc.add_FeedbackServiceServicer_to_server,
-        implementation=FeedbackServicer(feedbacks, policies, files),
-    )

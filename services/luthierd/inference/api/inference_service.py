@@ -11,7 +11,6 @@ from luthier.inference.v1 import (
     deployment_service_pb2_grpc,
     engine_service_pb2,
     engine_service_pb2_grpc,
-    feedback_service_pb2,
     inference_service_pb2,
     inference_service_pb2_grpc,
     quota_pb2,
@@ -24,7 +23,7 @@ from luthierd.inference.admission.admission import Admission
 from luthierd.inference.admission.quotas import REQUESTS, TOKENS, Quotas
 from luthierd.inference.api import completion_wire as answer_wire
 from luthierd.inference.api import deployment_wire as wire
-from luthierd.inference.api import feedback_service
+from luthierd.inference.api.feedback_service import FeedbackServicer
 from luthierd.inference.completions.batches import Batches
 from luthierd.inference.completions.completions import Answers, Models, Prompt
 from luthierd.inference.completions.embeddings import Embeddings
@@ -39,39 +38,11 @@ from luthierd.names import ADAPTER_REVISION, BASE_MODEL, DEPLOYMENT, QUOTA, TENA
 from luthierd.paging import PageRequest
 from luthierd.rpc import logs
 from luthierd.rpc.auth import TokenVerifier, current_principal
+from luthierd.rpc.contract import services_of
 from luthierd.rpc.idempotency import ReplayStore
-from luthierd.rpc.server import Health, Service, Servicer
+from luthierd.rpc.server import Health, Service
 
-FULL_NAMES = tuple(
-    pb.DESCRIPTOR.services_by_name[name].full_name
-    for pb, name in (
-        (inference_service_pb2, "InferenceService"),
-        (deployment_service_pb2, "DeploymentService"),
-        (engine_service_pb2, "EngineService"),
-        (feedback_service_pb2, "FeedbackService"),
-        (tenant_service_pb2, "TenantService"),
-    )
-)
-GENERATE, DEPLOY, EVALUATE = "inference.generate", "inference.deploy", "inference.evaluate"
-ADMIN = "inference.admin"
-ANSWERING = ("Generate", "GenerateStream", "Chat", "ChatStream", "BatchGenerate", "Score", "Embed")
-SCOPES = {
-    **dict.fromkeys(ANSWERING, GENERATE),
-    **dict.fromkeys(("GetDeployment", "ListDeployments", "GetEngine", "GetQuota"), GENERATE),
-    **dict.fromkeys(("ListQuotas", "UpdateQuota"), ADMIN),
-    **dict.fromkeys(
-        ("DeployAdapter", "PromoteDeployment", "RollbackDeployment", "DeleteDeployment", "StartEngine"), DEPLOY
-    ),
-    **feedback_service.SCOPES,
-    **dict.fromkeys(("PinDeployment", "PrefetchDeployment", "SetTraffic"), DEPLOY),
-}
-DEPLOY_LIMIT_S = 600.0
-"""The first deployment may have to wait for the engine's start."""
-LIMITS_S = {
-    **dict.fromkeys(("DeployAdapter", "PromoteDeployment", "RollbackDeployment"), DEPLOY_LIMIT_S),
-    **feedback_service.LIMITS_S,
-    **dict.fromkeys(("PinDeployment", "PrefetchDeployment", "SetTraffic"), DEPLOY_LIMIT_S),
-}
+EVALUATE = "inference.evaluate"
 
 
 class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
@@ -289,30 +260,17 @@ def inference_service(
     """What `serve()` needs. `max_answer_s`, `reader_limit_s`: see `InferenceConfig`. `life`: `background` and `close`
     of `Service`.
     """
+    answering = InferenceServicer(answers, reader_limit_s=reader_limit_s)
     return Service(
         name="inference",
         servicers=[
-            Servicer(
-                add_to_server=inference_service_pb2_grpc.add_InferenceServiceServicer_to_server,
-                implementation=InferenceServicer(answers, reader_limit_s=reader_limit_s),
-            ),
-            Servicer(
-                add_to_server=deployment_service_pb2_grpc.add_DeploymentServiceServicer_to_server,
-                implementation=DeploymentServicer(deployments, loaded_adapters),
-            ),
-            Servicer(
-                add_to_server=engine_service_pb2_grpc.add_EngineServiceServicer_to_server,
-                implementation=EngineServicer(host, models, loaded_adapters),
-            ),
-            feedback_service.feedback_servicer(capturing.feedbacks, capturing.policies, capturing.files),
-            Servicer(
-                add_to_server=tenant_service_pb2_grpc.add_TenantServiceServicer_to_server,
-                implementation=TenantServicer(quotas, admission, deployments),
-            ),
+            answering,
+            DeploymentServicer(deployments, loaded_adapters),
+            EngineServicer(host, models, loaded_adapters),
+            FeedbackServicer(capturing.feedbacks, capturing.policies, capturing.files),
+            TenantServicer(quotas, admission, deployments),
         ],
-        full_names=FULL_NAMES,
-        scopes=SCOPES,
-        limits_s=LIMITS_S | dict.fromkeys(ANSWERING, max_answer_s),
+        limits_s={method.name: max_answer_s for service in services_of(answering) for method in service.methods},
         verifier=verifier,
         replays=replays,
         health=health,

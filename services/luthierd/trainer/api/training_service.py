@@ -18,32 +18,11 @@ from luthierd.jobs.events import watch
 from luthierd.jobs.queue import JobQueue
 from luthierd.rpc.auth import TokenVerifier
 from luthierd.rpc.idempotency import ReplayStore
-from luthierd.rpc.server import Service, Servicer
+from luthierd.rpc.server import Service
 from luthierd.trainer.adapters import Adapters
 from luthierd.trainer.api import training_wire as wire
 from luthierd.trainer.base_models import BaseModels
 from luthierd.trainer.jobs import TrainingJobs
-
-FULL_NAMES = (
-    "luthier.trainer.v1.BaseModelService",
-    "luthier.trainer.v1.TrainingJobService",
-    "luthier.trainer.v1.AdapterService",
-)
-READ, WRITE = "trainer.read", "trainer.write"
-SCOPES = {
-    "ImportBaseModel": "models.write",
-    "GetBaseModel": READ,
-    "ListBaseModels": READ,
-    "CreateTrainingJob": WRITE,
-    "GetTrainingJob": READ,
-    "ListTrainingJobs": READ,
-    "CancelTrainingJob": WRITE,
-    "WatchTrainingJob": READ,
-    "ListAdapters": READ,
-    "GetAdapterRevision": READ,
-    "ListAdapterRevisions": READ,
-}
-LIMITS_S = {"WatchTrainingJob": 0.0}
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -148,22 +127,10 @@ def trainer_service(
     return Service(
         name="trainer",
         servicers=[
-            Servicer(
-                add_to_server=model_rpc.add_BaseModelServiceServicer_to_server,
-                implementation=BaseModelServicer(base_models),
-            ),
-            Servicer(
-                add_to_server=job_rpc.add_TrainingJobServiceServicer_to_server,
-                implementation=TrainingJobServicer(jobs, queue, stopping),
-            ),
-            Servicer(
-                add_to_server=adapter_rpc.add_AdapterServiceServicer_to_server,
-                implementation=AdapterServicer(adapters),
-            ),
+            BaseModelServicer(base_models),
+            TrainingJobServicer(jobs, queue, stopping),
+            AdapterServicer(adapters),
         ],
-        full_names=FULL_NAMES,
-        scopes=SCOPES,
-        limits_s=LIMITS_S,
         verifier=verifier,
         replays=replays,
         stopping=stopping,

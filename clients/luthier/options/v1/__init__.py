@@ -1,0 +1,1 @@
+"""Generated from protos/luthier/options; `make protos` rewrites it."""
