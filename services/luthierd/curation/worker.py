@@ -10,8 +10,8 @@ import sys
 from luthierd.curation.config import CurationConfig
 from luthierd.curation.curation_run import curate_source
 from luthierd.curation.domain import RevisionContent, Step
-from luthierd.curation.pii import Scanner
 from luthierd.curation.recipe import parse_recipe
+from luthierd.curation.stages.pii import Scanner
 from luthierd.curation.store import set_latest_revision
 from luthierd.jobs.queue import JobQueue
 from luthierd.jobs.worker import JobContext, Outcome, run_job

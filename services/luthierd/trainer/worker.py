@@ -54,7 +54,7 @@ async def import_base_model(context: JobContext, blobs: BlobStore, config: Train
 
 async def train_adapter(context: JobContext, blobs: BlobStore, config: TrainerConfig) -> Outcome:
     """Trains, stores the adapter, and gives it its revision number together with the job's end."""
-    from luthierd.trainer.recipes.errors import TrainingCancelled
+    from luthierd.trainer.blocks.errors import TrainingCancelled
     from luthierd.trainer.recipes.sft_run import Folders, run_sft
 
     job, task = context.job, TrainingTask.from_dict(context.job.payload)

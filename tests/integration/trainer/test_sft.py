@@ -9,14 +9,14 @@ from typing import Any
 import peft
 import pytest
 import torch
+from luthierd.trainer.blocks.batches import collate
+from luthierd.trainer.blocks.checkpoint import CheckpointFolder
+from luthierd.trainer.blocks.encoding import EmptySplitError, EncodedRow, encode_rows
+from luthierd.trainer.blocks.errors import TrainingCancelled, TrainingDivergedError
+from luthierd.trainer.blocks.lora import UnknownTargetModuleError, inject_lora, save_adapter
+from luthierd.trainer.blocks.model import completion_loss, load_model, load_tokenizer
+from luthierd.trainer.blocks.references import completion_logprobs, reference_rows
 from luthierd.trainer.domain import TrainingConfig, TrainingProgress
-from luthierd.trainer.recipes.batches import collate
-from luthierd.trainer.recipes.checkpoint import CheckpointFolder
-from luthierd.trainer.recipes.errors import TrainingCancelled, TrainingDivergedError
-from luthierd.trainer.recipes.lora import UnknownTargetModuleError, inject_lora, save_adapter
-from luthierd.trainer.recipes.model import completion_loss, load_model, load_tokenizer
-from luthierd.trainer.recipes.reference import completion_logprobs, reference_rows
-from luthierd.trainer.recipes.rows import EmptySplitError, EncodedRow, encode_rows
 from luthierd.trainer.recipes.sft import Trained, train
 from support.toy_rows import toy_rows
 from transformers import AutoModelForCausalLM

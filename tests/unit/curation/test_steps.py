@@ -6,12 +6,12 @@ import dataclasses
 import random
 
 import pytest
-from luthierd.curation.cleaning import clean, clean_text
-from luthierd.curation.contradictions import find_contradictions
 from luthierd.curation.domain import Message, Role, Row
-from luthierd.curation.exact_duplicates import drop_exact_duplicates
-from luthierd.curation.near_duplicates import NearDuplicates, band_count, drop_near_duplicates, jaccard, shingles
 from luthierd.curation.recipe import CleanRules
+from luthierd.curation.stages.clean import clean, clean_text
+from luthierd.curation.stages.contradictions import find_contradictions
+from luthierd.curation.stages.exact_duplicates import drop_exact_duplicates
+from luthierd.curation.stages.near_duplicates import NearDuplicates, band_count, drop_near_duplicates, jaccard, shingles
 from support.curation_material import row
 
 

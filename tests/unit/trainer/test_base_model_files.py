@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.manifests import read_manifest
+from luthierd.trainer.base_model_files import BaseModelInvalidError
 from luthierd.trainer.domain import BaseModelInfo, ImportPathNotFoundError, ImportSource, PackageNotFoundError
-from luthierd.trainer.recipes.base_models import BaseModelInvalidError
 from luthierd.trainer.recipes.import_run import import_base_model
 from transformers import AutoModelForCausalLM
 

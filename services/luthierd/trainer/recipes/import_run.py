@@ -6,8 +6,8 @@ import pathlib
 import shutil
 
 from luthierd.storage.blobs import BlobStore
+from luthierd.trainer.base_model_files import import_folder, import_package, inspect
 from luthierd.trainer.domain import BaseModelInfo, ImportSource
-from luthierd.trainer.recipes.base_models import import_folder, import_package, inspect
 
 
 def import_base_model(source: ImportSource, folder: pathlib.Path, blobs: BlobStore) -> BaseModelInfo:

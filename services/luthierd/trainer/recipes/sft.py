@@ -15,9 +15,8 @@ from typing import Any, Protocol
 
 import torch
 
-from luthierd.trainer.domain import TrainingConfig, TrainingProgress
-from luthierd.trainer.recipes.batches import Batch, batch_of_step, collate, sorted_batches
-from luthierd.trainer.recipes.checkpoint import (
+from luthierd.trainer.blocks.batches import Batch, batch_of_step, collate, sorted_batches
+from luthierd.trainer.blocks.checkpoint import (
     Checkpoint,
     CheckpointFolder,
     RunState,
@@ -26,11 +25,12 @@ from luthierd.trainer.recipes.checkpoint import (
     optimizer_tensors,
     rng_tensors,
 )
-from luthierd.trainer.recipes.errors import TrainingCancelled, TrainingDivergedError
-from luthierd.trainer.recipes.lora import inject_lora, load_lora_state, lora_state, trainable_parameters
-from luthierd.trainer.recipes.model import completion_loss
-from luthierd.trainer.recipes.rows import EmptySplitError, EncodedRow
-from luthierd.trainer.recipes.schedule import cosine_learning_rate, step_count
+from luthierd.trainer.blocks.encoding import EmptySplitError, EncodedRow
+from luthierd.trainer.blocks.errors import TrainingCancelled, TrainingDivergedError
+from luthierd.trainer.blocks.lora import inject_lora, load_lora_state, lora_state, trainable_parameters
+from luthierd.trainer.blocks.model import completion_loss
+from luthierd.trainer.blocks.schedule import cosine_learning_rate, step_count
+from luthierd.trainer.domain import TrainingConfig, TrainingProgress
 
 VALIDATION_BATCH_ROWS = 8
 

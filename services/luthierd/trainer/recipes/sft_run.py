@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.manifests import checkout, put_folder, read_manifest
+from luthierd.trainer.artifacts import export_adapter
+from luthierd.trainer.blocks.checkpoint import CheckpointFolder
+from luthierd.trainer.blocks.encoding import EmptySplitError, encode_rows, read_rows
+from luthierd.trainer.blocks.model import keep_freed_memory, load_model, load_tokenizer, resolve_dtype
+from luthierd.trainer.blocks.references import reference_rows
 from luthierd.trainer.domain import TrainingTask
-from luthierd.trainer.recipes.checkpoint import CheckpointFolder
-from luthierd.trainer.recipes.export import export_adapter
-from luthierd.trainer.recipes.model import keep_freed_memory, load_model, load_tokenizer, resolve_dtype
-from luthierd.trainer.recipes.reference import reference_rows
-from luthierd.trainer.recipes.rows import EmptySplitError, encode_rows, read_rows
 from luthierd.trainer.recipes.sft import Report, train
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from luthierd.trainer.recipes.batches import IGNORED, Batch
-from luthierd.trainer.recipes.errors import UnsupportedArchitectureError
-from luthierd.trainer.recipes.rms_norm import use_fused_rms_norm
+from luthierd.trainer.blocks.batches import IGNORED, Batch
+from luthierd.trainer.blocks.errors import UnsupportedArchitectureError
+from luthierd.trainer.blocks.rms_norm import use_fused_rms_norm
 
 EAGER_ATTENTION_MAX_TOKENS = 256
 """Below this length eager attention is faster on a CPU than the fused kernel, whose backward pass is slow."""

@@ -7,7 +7,7 @@ import random
 import pytest
 from luthierd.curation.domain import Row, Split
 from luthierd.curation.recipe import SplitRules
-from luthierd.curation.splitting import SplitResult, SplitWouldBeEmptyError, split_rows
+from luthierd.curation.stages.split import SplitResult, SplitWouldBeEmptyError, split_rows
 from support.curation_material import row
 
 

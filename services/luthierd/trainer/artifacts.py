@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from luthierd.files import write_atomically
+from luthierd.trainer.blocks.lora import save_adapter
+from luthierd.trainer.blocks.references import Reference
 from luthierd.trainer.domain import TrainingTask
-from luthierd.trainer.recipes.lora import save_adapter
-from luthierd.trainer.recipes.reference import Reference
 from luthierd.trainer.recipes.sft import Trained
 
 VERSIONED = ("torch", "transformers", "peft", "safetensors")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from luthierd.trainer.recipes.rows import EncodedRow
+from luthierd.trainer.blocks.encoding import EncodedRow
 
 POOL_BATCHES = 16
 """Batches are cut from pools of so many batches sorted by length: padding falls from a third to 1 % on docstrings,

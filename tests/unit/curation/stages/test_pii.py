@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from luthierd.curation.pii import PiiResult, Span, mask_text, merge_spans, treat_pii
 from luthierd.curation.recipe import PiiAction, PiiRules
+from luthierd.curation.stages.pii import PiiResult, Span, mask_text, merge_spans, treat_pii
 from support.curation_material import MailScanner, row
 
 MAIL_ROW = row(1, prompt="Write to ada@corp.example, says Ada", completion="To ada@corp.example.")

@@ -3,9 +3,9 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from luthierd.trainer.recipes.batches import IGNORED, batch_of_step, collate, epoch_batches, sorted_batches
-from luthierd.trainer.recipes.rows import EncodedRow
-from luthierd.trainer.recipes.schedule import cosine_learning_rate, step_count
+from luthierd.trainer.blocks.batches import IGNORED, batch_of_step, collate, epoch_batches, sorted_batches
+from luthierd.trainer.blocks.encoding import EncodedRow
+from luthierd.trainer.blocks.schedule import cosine_learning_rate, step_count
 
 LENGTHS = [(index * 37) % 101 + 1 for index in range(203)]
 

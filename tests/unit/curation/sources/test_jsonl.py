@@ -6,11 +6,9 @@ import io
 import json
 
 import pytest
-from luthierd.curation.cleaning import clean
 from luthierd.curation.domain import Message, Role, Row, row_from_json, row_to_json
-from luthierd.curation.pii import PiiCounts, Span, mask_row
 from luthierd.curation.recipe import CleanRules
-from luthierd.curation.rows import (
+from luthierd.curation.sources.jsonl import (
     ImportEmptyError,
     ImportLimits,
     RowContentEmptyError,
@@ -29,6 +27,8 @@ from luthierd.curation.rows import (
     parse_rows,
     read_lines,
 )
+from luthierd.curation.stages.clean import clean
+from luthierd.curation.stages.pii import PiiCounts, Span, mask_row
 
 LIMITS = ImportLimits(max_row_bytes=500, max_row_count=20)
 GOOD = b'{"prompt": "2 + 2?", "completion": "4"}\n'

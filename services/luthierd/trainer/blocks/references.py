@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from luthierd.trainer.recipes.lora import LoraLinear
-from luthierd.trainer.recipes.rows import EncodedRow
+from luthierd.trainer.blocks.encoding import EncodedRow
+from luthierd.trainer.blocks.lora import LoraLinear
 
 PROMPT_COUNT = 3
 COMPLETION_TOKENS = 16

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pathlib
 
 import pytest
-from luthierd.trainer.recipes.model import load_tokenizer
-from luthierd.trainer.recipes.rows import ChatTemplateError, RowTooLongError, encode_row, encode_rows, read_rows
+from luthierd.trainer.blocks.encoding import ChatTemplateError, RowTooLongError, encode_row, encode_rows, read_rows
+from luthierd.trainer.blocks.model import load_tokenizer
 from support.toy_rows import rows_jsonl, toy_rows
 
 

@@ -1,0 +1,1 @@
+"""Stages of curation: one file each, found by name. See `stage.py`."""

@@ -1,0 +1,1 @@
+"""Building blocks of training: model, LoRA, encoding, batches, checkpoints. They know no method and no job."""
