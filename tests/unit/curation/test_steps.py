@@ -11,7 +11,8 @@ from luthierd.curation.recipe import CleanRules
 from luthierd.curation.stages.clean import clean, clean_text
 from luthierd.curation.stages.contradictions import find_contradictions
 from luthierd.curation.stages.exact_duplicates import drop_exact_duplicates
-from luthierd.curation.stages.near_duplicates import NearDuplicates, band_count, drop_near_duplicates, jaccard, shingles
+from luthierd.curation.stages.near_duplicates import NearDuplicates, band_count, drop_near_duplicates, row_shingles
+from luthierd.text import jaccard
 from support.curation_material import row
 
 
@@ -99,7 +100,7 @@ def test_near_duplicates_keep_the_first_and_tell_of_another_answer() -> None:
 
 def test_rows_are_a_cluster_also_through_a_dropped_row() -> None:
     a, b, c = (row(i, prompt=words(*range(6 * i, 6 * i + 100)), completion="x") for i in range(3))
-    assert jaccard(frozenset(shingles(a)), frozenset(shingles(c))) < 0.85
+    assert jaccard(row_shingles(a), row_shingles(c)) < 0.85
     for order in ([a, b, c], [a, c, b]):
         result = near(order)
         assert {one.id for one in result.rows} == {"row-0", "row-2"}
@@ -131,7 +132,7 @@ def test_every_pair_over_the_threshold_is_found_and_none_below_it() -> None:
         for member in range(4):
             text = [word if rng.random() > 0.02 * member else f"m{rng.randrange(10**9)}" for word in base]
             rows.append(row(len(rows), prompt=" ".join(text), completion="same"))
-    sets = [frozenset(shingles(one)) for one in rows]
+    sets = [row_shingles(one) for one in rows]
     kept: list[int] = []
     for position in range(len(rows)):  # the rule, in quadratic time
         if all(jaccard(sets[position], sets[other]) < 0.8 for other in kept):

@@ -6,24 +6,22 @@ LSH alone has false positives, which would drop good rows, and false negatives, 
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import rensa
 
+from luthierd.curation.clusters import clusters_of
 from luthierd.curation.domain import Change, Role, Row, Step
+from luthierd.text import jaccard, shingles, words
 
 PERMUTATION_COUNT = 128
 SIGNATURE_SEED = 20_231
-SHINGLE_WORDS = 3
 BATCH_ROWS = 512
 SHINGLE_CACHE_ROWS = 8192
 """Shingle sets kept for verification; further ones are made again. About 10 kB a row."""
 MIN_RECALL = 0.999
 """Probability with which LSH proposes a pair whose similarity is just the threshold."""
-
-_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -44,26 +42,15 @@ def band_count(threshold: float) -> int:
     return PERMUTATION_COUNT
 
 
-def shingles(row: Row) -> list[str]:
-    """The set of word 3-shingles, lower case, over prompt and completion; the system message is left out.
+def row_shingles(row: Row) -> frozenset[str]:
+    """Shingles over prompt and completion; of a shorter row its words, of one without words its texts.
 
-    It is often the same in all rows and would make strangers alike; rows with different ones are never compared.
+    The system message is left out: it is often the same in all rows and would make strangers alike. Rows with
+    different ones are never compared.
     """
-    words = [
-        word
-        for message in row.messages
-        if message.role is not Role.SYSTEM
-        for word in _WORD.findall(message.content.lower())
-    ]
-    if len(words) <= SHINGLE_WORDS:
-        return [" ".join(words)] if words else [message.content for message in row.messages]
-    return list({" ".join(words[start : start + SHINGLE_WORDS]) for start in range(len(words) - SHINGLE_WORDS + 1)})
-
-
-def jaccard(left: frozenset[str], right: frozenset[str]) -> float:
-    """Size of the intersection over size of the union; 1 for equal sets."""
-    common = len(left & right)
-    return common / (len(left) + len(right) - common)
+    spoken = [message.content for message in row.messages if message.role is not Role.SYSTEM]
+    said = [word for text in spoken for word in words(text)]
+    return shingles(said) or frozenset([" ".join(said)] if said else spoken)
 
 
 def drop_near_duplicates(rows: Sequence[Row], threshold: float, *, progress: Callable[[int], None]) -> NearDuplicates:
@@ -75,7 +62,7 @@ def drop_near_duplicates(rows: Sequence[Row], threshold: float, *, progress: Cal
 
     @functools.lru_cache(SHINGLE_CACHE_ROWS)
     def shingle_set(position: int) -> frozenset[str]:
-        return frozenset(shingles(rows[position]))
+        return row_shingles(rows[position])
 
     def is_alike(position: int, other: int) -> bool:
         if _system_of(rows[position]) != _system_of(rows[other]):
@@ -83,8 +70,7 @@ def drop_near_duplicates(rows: Sequence[Row], threshold: float, *, progress: Cal
         return jaccard(shingle_set(position), shingle_set(other)) >= threshold
 
     kept: dict[int, Row] = {}
-    parents = list(range(len(rows)))
-    changes = []
+    changes, links = [], list[tuple[int, int]]()
     for position, signature in enumerate(_signatures(rows)):
         row = rows[position]
         candidates = sorted(index.query(signature))
@@ -98,11 +84,11 @@ def drop_near_duplicates(rows: Sequence[Row], threshold: float, *, progress: Cal
             is_same_answer = rows[first].completion == row.completion
             reason = "near_duplicate" if is_same_answer else "near_duplicate_other_answer"
             changes.append(Change(row.id, Step.NEAR_DUPLICATES, True, reason, rows[first].id))
-        for other in linked:
-            _join(parents, position, other)
+        links += [(position, other) for other in linked]
         if position % BATCH_ROWS == BATCH_ROWS - 1:
             progress(position + 1)
-    clusters = {row.id: rows[_root(parents, position)].id for position, row in kept.items()}
+    first_of = clusters_of(len(rows), links)
+    clusters = {row.id: rows[first_of[position]].id for position, row in kept.items()}
     return NearDuplicates(list(kept.values()), changes, clusters)
 
 
@@ -112,17 +98,5 @@ def _system_of(row: Row) -> str | None:
 
 def _signatures(rows: Sequence[Row]) -> Iterator[rensa.RMinHash]:
     for start in range(0, len(rows), BATCH_ROWS):
-        sets = [shingles(row) for row in rows[start : start + BATCH_ROWS]]
+        sets = [list(row_shingles(row)) for row in rows[start : start + BATCH_ROWS]]
         yield from rensa.RMinHash.from_token_sets(sets, PERMUTATION_COUNT, SIGNATURE_SEED)
-
-
-def _root(parents: list[int], position: int) -> int:
-    while parents[position] != position:
-        parents[position] = parents[parents[position]]
-        position = parents[position]
-    return position
-
-
-def _join(parents: list[int], left: int, right: int) -> None:
-    first, second = sorted((_root(parents, left), _root(parents, right)))
-    parents[second] = first

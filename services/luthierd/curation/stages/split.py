@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from luthierd.curation.clusters import clusters_of
 from luthierd.curation.domain import Change, Row, Split, Step
 from luthierd.curation.recipe import SplitRules
 from luthierd.errors import InvalidArgumentError
@@ -97,22 +98,15 @@ def _shares(rules: SplitRules) -> dict[Split, float]:
 
 def _units(rows: Sequence[Row], cluster_by_id: Mapping[str, str]) -> list[_Unit]:
     """Connected rows, by the order of their first row."""
-    parents = list(range(len(rows)))
-
-    def root(position: int) -> int:
-        while parents[position] != position:
-            parents[position] = parents[parents[position]]
-            position = parents[position]
-        return position
-
     first_by_key: dict[object, int] = {}
-    for position, row in enumerate(rows):
-        for key in (("group", row.group), ("cluster", cluster_by_id.get(row.id, row.id)), ("prompt", row.prompt)):
-            other = root(first_by_key.setdefault(key, position))
-            parents[max(root(position), other)] = min(root(position), other)
+    links = [
+        (position, first_by_key.setdefault(key, position))
+        for position, row in enumerate(rows)
+        for key in (("group", row.group), ("cluster", cluster_by_id.get(row.id, row.id)), ("prompt", row.prompt))
+    ]
     members: dict[int, list[int]] = defaultdict(list)
-    for position in range(len(rows)):
-        members[root(position)].append(position)
+    for position, first in enumerate(clusters_of(len(rows), links)):
+        members[first].append(position)
     return [
         _Unit(tuple(positions), Counter(label for p in positions if (label := rows[p].label) is not None))
         for positions in members.values()
