@@ -33,7 +33,7 @@ def _aggregate() -> None:
 
     import numpy as np
     from luthierd.evaluator.domain.scores import Score
-    from luthierd.statistics import clustered, intervals
+    from luthierd.statistics import clustered, compare
 
     rng = np.random.default_rng(1)  # the resampling draws from 0
     groups = [f"g{number % GROUPS}" for number in range(ROWS)]
@@ -41,8 +41,8 @@ def _aggregate() -> None:
     start = time.perf_counter()
     own, other = (clustered.mean_of([score.value or 0.0 for score in scores], groups) for scores in scored)
     for data in (own, other):
-        intervals.mean_interval(data, seed=0, n_resamples=N_RESAMPLES)
-    intervals.difference_interval(own, other, seed=0, n_resamples=N_RESAMPLES)
+        compare.mean_interval(data, seed=0, n_resamples=N_RESAMPLES)
+    compare.difference_interval(own, other, seed=0, n_resamples=N_RESAMPLES)
     clustered.minimum_detectable_effect(clustered.difference_of(own, other))
     seconds = time.perf_counter() - start
     print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20]))

@@ -12,8 +12,8 @@ import itertools
 import json
 from collections.abc import Callable
 
-from luthierd.statistics import clustered, intervals, proportions
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics import clustered, compare, proportions
+from luthierd.statistics.estimates import Interval
 from scipy import special
 from support.interval_simulation import KINDS, SIZES, Coverage, Sample, coverage, samples
 
@@ -24,7 +24,7 @@ SEEDS = itertools.count()  # a seed for each sample: one set of draws for all wo
 def bootstrap_t(sample: Sample) -> Interval | None:
     """What evaluations use."""
     own, other = (clustered.mean_of(scores, sample.groups) for scores in (sample.own, sample.other))
-    return intervals.difference_interval(own, other, seed=next(SEEDS), n_resamples=N_RESAMPLES)
+    return compare.difference_interval(own, other, seed=next(SEEDS), n_resamples=N_RESAMPLES)
 
 
 def bca(sample: Sample) -> Interval | None:

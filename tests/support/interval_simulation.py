@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics.estimates import Interval
 from scipy import special
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special  # not scipy.stats: that takes two seconds to import, and only quantiles are needed
 
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics.estimates import Interval
 
 Array = npt.NDArray[np.float64]
 # Maps group sums, shape (draws, columns), to one value a draw, shape (draws,).

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import special
 
 from luthierd.statistics import clustered
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics.estimates import Interval
 
 MIN_LOOK_GROUPS = 20
 """The sequence is asymptotic: before, the spread is not known well enough. Measured, see docs/decisions/0013."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy import special
 
 from luthierd.statistics.clustered import CONFIDENCE, MIN_GROUPS
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics.estimates import Interval
 
 Array = npt.NDArray[np.float64]
 

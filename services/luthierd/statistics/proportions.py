@@ -14,17 +14,10 @@ from typing import NamedTuple
 from scipy import special  # not scipy.stats: that takes two seconds to import, and only quantiles are needed
 
 from luthierd.statistics.clustered import CONFIDENCE, MIN_GROUPS, GroupSums, mean_of, standard_error
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics.estimates import Interval
 
 # Halvings of an interval of length 2: below the rounding of a float.
 BISECTIONS = 60
-
-
-class Bounds(NamedTuple):
-    """Both ends of an interval."""
-
-    low: float
-    high: float
 
 
 class PairedCounts(NamedTuple):
@@ -37,43 +30,42 @@ class PairedCounts(NamedTuple):
     total: float
 
 
-def wilson_bounds(proportion: float, count: float, *, confidence: float = CONFIDENCE) -> Bounds:
+def wilson_bounds(proportion: float, count: float, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Wilson's score interval (1927) for `proportion` seen in `count` independent trials; `count` need not be whole."""
     z = float(special.ndtri((1 + confidence) / 2))
     centre = (proportion + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(proportion * (1 - proportion) / count + z * z / (4 * count * count))
-    return Bounds(max(0.0, centre - half), min(1.0, centre + half))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def exact_bounds(hits: int, count: int) -> Bounds:
+def exact_bounds(hits: int, count: int) -> tuple[float, float]:
     """Clopper and Pearson's exact interval (1934): covers at least 95 %, whatever the proportion."""
     tail = (1 - CONFIDENCE) / 2
     low = float(special.betaincinv(hits, count - hits + 1, tail)) if hits else 0.0
     high = float(special.betaincinv(hits + 1, count - hits, 1 - tail)) if hits < count else 1.0
-    return Bounds(low, high)
+    return low, high
 
 
 def newcombe_bounds(
     own: float, own_count: float, other: float, other_count: float, *, confidence: float = CONFIDENCE
-) -> Bounds:
+) -> tuple[float, float]:
     """Newcombe's square-and-add (1998, method 10) of two Wilson intervals, for `own` minus `other`, taken as
     independent.
     """
-    mine = wilson_bounds(own, own_count, confidence=confidence)
-    theirs = wilson_bounds(other, other_count, confidence=confidence)
-    low = (own - other) - math.hypot(own - mine.low, theirs.high - other)
-    high = (own - other) + math.hypot(mine.high - own, other - theirs.low)
-    return Bounds(max(-1.0, low), min(1.0, high))
+    own_low, own_high = wilson_bounds(own, own_count, confidence=confidence)
+    other_low, other_high = wilson_bounds(other, other_count, confidence=confidence)
+    low = (own - other) - math.hypot(own - own_low, other_high - other)
+    high = (own - other) + math.hypot(own_high - own, other - other_low)
+    return max(-1.0, low), min(1.0, high)
 
 
-def tango_bounds(counts: PairedCounts, *, confidence: float = CONFIDENCE) -> Bounds:
+def tango_bounds(counts: PairedCounts, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Tango's score interval (1998, Statistics in Medicine 17:891) for the difference of paired proportions."""
     z = float(special.ndtri((1 + confidence) / 2))
     estimate = (counts.gained - counts.lost) / counts.total
-    return Bounds(
-        _crossing(lambda delta: _tango_score(counts, delta) - z, -1.0, estimate),
-        _crossing(lambda delta: _tango_score(counts, delta) + z, estimate, 1.0),
-    )
+    low = _crossing(lambda delta: _tango_score(counts, delta) - z, -1.0, estimate)
+    high = _crossing(lambda delta: _tango_score(counts, delta) + z, estimate, 1.0)
+    return low, high
 
 
 def mcnemar_mid_p(gained: int, lost: int) -> float:

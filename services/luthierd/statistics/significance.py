@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from scipy import special  # not scipy.stats: that takes two seconds to import, and only quantiles are needed
 
 from luthierd.statistics.clustered import CONFIDENCE
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics.estimates import Interval
 
 # How a p-value was made.
 MCNEMAR, BY_INTERVAL = "McNemar mid-p", "interval"

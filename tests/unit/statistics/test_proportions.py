@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
-from luthierd.statistics import clustered, intervals, proportions
+from luthierd.statistics import clustered, compare, proportions
+from luthierd.statistics.estimates import Interval
 from luthierd.statistics.proportions import PairedCounts
-from luthierd.statistics.uncertainty import Interval
 from scipy import stats
 from support.interval_simulation import Sample, coverage, noise, samples
 
@@ -99,7 +99,7 @@ def test_the_effective_count_is_of_the_groups_error_and_never_more_than_there_ar
 def test_all_against_none_is_no_certainty() -> None:
     groups = [str(i % 20) for i in range(60)]
     all_right, none_right = clustered.mean_of([1.0] * 60, groups), clustered.mean_of([0.0] * 60, groups)
-    interval = intervals.difference_interval(all_right, none_right, seed=0)
+    interval = compare.difference_interval(all_right, none_right, seed=0)
     assert interval is not None
     assert 0.70 < interval.low < 0.80
     assert interval.high == 1.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from luthierd.statistics import clustered, intervals, significance
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics import clustered, compare, significance
+from luthierd.statistics.estimates import Interval
 from scipy import stats
 from support.interval_simulation import samples
 
@@ -35,7 +35,7 @@ def test_another_level_of_student_s_interval_is_student_s() -> None:
 def test_the_p_value_is_below_five_percent_exactly_where_the_interval_leaves_zero_out() -> None:
     for sample in samples("skewed", "uneven", 10, count=60, seed=4):
         own, other = (clustered.mean_of(scores, sample.groups) for scores in (sample.own, sample.other))
-        interval = intervals.difference_interval(own, other, seed=0, n_resamples=400)
+        interval = compare.difference_interval(own, other, seed=0, n_resamples=400)
         assert interval is not None
         estimate = own.value() - other.value()
         assert (significance.p_value(estimate, interval) < 0.05) == (not interval.low <= 0 <= interval.high)

@@ -6,8 +6,8 @@ import itertools
 
 import numpy as np
 import pytest
-from luthierd.statistics import clustered, intervals, proportions
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics import clustered, compare, proportions
+from luthierd.statistics.estimates import Interval
 from scipy import stats
 from sklearn.metrics import f1_score
 from support.interval_simulation import Sample, coverage, noise, samples
@@ -17,7 +17,7 @@ SEEDS = itertools.count()
 
 def bootstrap(sample: Sample) -> Interval | None:
     own, other = (clustered.mean_of(scores, sample.groups) for scores in (sample.own, sample.other))
-    return intervals.difference_interval(own, other, seed=next(SEEDS), n_resamples=600)
+    return compare.difference_interval(own, other, seed=next(SEEDS), n_resamples=600)
 
 
 def bca(sample: Sample) -> Interval | None:
@@ -97,8 +97,8 @@ def test_more_confidence_widens_every_interval() -> None:
     rng = np.random.default_rng(3)
     groups = [str(number % 12) for number in range(60)]
     own, other = (clustered.mean_of(rng.random(60), groups) for _ in range(2))
-    usual = intervals.difference_interval(own, other, seed=0)
-    surer = intervals.difference_interval(own, other, seed=0, confidence=0.995)
+    usual = compare.difference_interval(own, other, seed=0)
+    surer = compare.difference_interval(own, other, seed=0, confidence=0.995)
     assert usual is not None
     assert surer is not None
     assert surer.low < usual.low < usual.high < surer.high
@@ -187,7 +187,7 @@ def test_macro_f1_agrees_with_scikit_learn() -> None:
 
 def test_an_interval_of_scores_ends_where_scores_end() -> None:
     data = clustered.mean_of([1.0] * 11 + [0.4], [f"g{at}" for at in range(12)])
-    found = intervals.mean_interval(data, seed=0)
+    found = compare.mean_interval(data, seed=0)
     assert found is not None
     assert found.low < 0.95
     assert found.high == 1.0
@@ -215,7 +215,7 @@ def test_the_difference_of_macro_f1_draws_the_same_groups_for_both_arms() -> Non
 
 def test_a_perfect_macro_f1_is_as_sure_as_its_number_of_groups() -> None:
     labels, groups = ["a", "b"] * 30, [str(i % 20) for i in range(60)]
-    interval = intervals.mean_interval(clustered.macro_f1_of(labels, labels, groups), seed=0)
+    interval = compare.mean_interval(clustered.macro_f1_of(labels, labels, groups), seed=0)
     assert interval is not None
     assert (interval.low, interval.high) == pytest.approx(proportions.wilson_bounds(1.0, 20))
 
@@ -225,7 +225,7 @@ def test_the_paired_difference_is_the_bootstrap_of_the_differences() -> None:
     values, groups = grouped_sample(rng, 15)
     shifted = [value + 0.1 + 0.01 * rng.standard_normal() for value in values]
     paired = clustered.mean_of([b - a for a, b in zip(values, shifted, strict=True)], groups)
-    found = intervals.difference_interval(clustered.mean_of(shifted, groups), clustered.mean_of(values, groups), seed=3)
+    found = compare.difference_interval(clustered.mean_of(shifted, groups), clustered.mean_of(values, groups), seed=3)
     expected = clustered.bootstrap_interval(paired, seed=3)
     assert found is not None
     assert expected is not None

@@ -42,7 +42,7 @@ from luthierd.evaluator.models.multiple_choice import Likelihood
 from luthierd.evaluator.run.evaluations import Evaluation
 from luthierd.jobs.queue import JobEvent, JobState
 from luthierd.rpc.status import status_from_failure
-from luthierd.statistics.uncertainty import Bounds, Interval
+from luthierd.statistics.estimates import Bounds, Interval
 
 DOMAIN = "evaluator.luthier.dev"
 

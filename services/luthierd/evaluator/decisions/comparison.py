@@ -11,13 +11,12 @@ from typing import Any
 
 from luthierd.errors import FailedPreconditionError
 from luthierd.evaluator.codec import to_json
-from luthierd.evaluator.decisions.paired_rows import Scores, paired_difference, scores_by_arm
+from luthierd.evaluator.decisions.paired_rows import ScoresByArm, paired_difference, scores_by_arm, scores_on
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import FinishedEvaluation
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.scores import Comparison
-from luthierd.statistics import clustered
-from luthierd.statistics.uncertainty import Bounds
+from luthierd.statistics.compare import difference_bounds
 
 # What changes a score by itself, whatever the adapter does. Everything else in which two evaluations differ is what was
 # compared on purpose, or only how fast it went.
@@ -103,22 +102,14 @@ def compare(
 
 
 def _difference(
-    arm: Arm, metric: Metric, rows: Sequence[Mapping[str, Any]], own: Mapping[str, float], other: Mapping[str, float]
+    arm: Arm, metric: Metric, rows: Sequence[Mapping[str, Any]], by_row: Mapping[str, float], other: Mapping[str, float]
 ) -> Comparison:
-    """As the arms of one evaluation are compared (`domain.Comparison`): no row is left out."""
-    ids = [row["row_id"] for row in rows]
-    filled = {one: own.get(one, 0.0) for one in ids}
-    found = paired_difference(
-        metric, (arm, arm), rows, filled, {one: other.get(one, filled[one]) for one in ids}, clustered.CONFIDENCE
-    )
-
-    def mean(scores: Mapping[str, float], missing: float) -> float:
-        return sum(scores.get(one, missing) for one in ids) / len(ids)
-
-    return replace(found, bounds=Bounds(mean(own, 0.0) - mean(other, 1.0), mean(own, 1.0) - mean(other, 0.0)))
+    scores = scores_on(rows, by_row), scores_on(rows, other)
+    found = paired_difference(metric, (arm, arm), rows, scores)
+    return replace(found, bounds=difference_bounds(*scores))
 
 
-def _row_gaps(ours: Scores, theirs: Scores) -> Iterator[Gap]:
+def _row_gaps(ours: ScoresByArm, theirs: ScoresByArm) -> Iterator[Gap]:
     """Arms that one of the two did not ask, and metrics that one did not measure."""
     for arm in (arm for arm in Arm if arm in ours or arm in theirs):
         if arm not in ours or arm not in theirs:
@@ -128,7 +119,7 @@ def _row_gaps(ours: Scores, theirs: Scores) -> Iterator[Gap]:
             yield Gap(f"metric {metric} of {arm}", _only("evaluation" if metric in ours[arm] else "reference"))
 
 
-def _figure_gaps(evaluation: FinishedEvaluation, reference: FinishedEvaluation, scores: Scores) -> Iterator[Gap]:
+def _figure_gaps(evaluation: FinishedEvaluation, reference: FinishedEvaluation, scores: ScoresByArm) -> Iterator[Gap]:
     """Figures that are no means over rows: they are in both evaluations, and cannot be paired."""
     results, compared = evaluation.results, reference.results
     by_row = {metric for measured in scores.values() for metric in measured}

@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Any
 
 from luthierd.errors import FieldViolation, InvalidArgumentError
-from luthierd.evaluator.decisions.paired_rows import paired_difference, scores_by_arm
+from luthierd.evaluator.decisions.paired_rows import paired_difference, scores_by_arm, scores_on
 from luthierd.evaluator.decisions.verdict import (
     EFFORT,
     Option,
@@ -72,8 +72,9 @@ def decide(
     confidence = pair_confidence(len(usable))
     given = {arm: scores[arm].get(metric, {}) for arm in usable}
     common = [row for row in rows if all(row["row_id"] in found for found in given.values())]
+    on_common = {arm: scores_on(common, found) for arm, found in given.items()}
     differences = [
-        paired_difference(metric, (more, less), common, given[more], given[less], confidence)
+        paired_difference(metric, (more, less), common, (on_common[more], on_common[less]), confidence=confidence)
         for less, more in combinations(usable, 2)
     ]
     found = recommend(options, differences, preferences)

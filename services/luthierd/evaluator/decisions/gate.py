@@ -21,7 +21,7 @@ from luthierd.evaluator.domain.rows import TaskSpec
 from luthierd.evaluator.domain.scores import ArmCost, MetricResults
 from luthierd.statistics import significance
 from luthierd.statistics.clustered import CONFIDENCE
-from luthierd.statistics.uncertainty import Bounds, Interval
+from luthierd.statistics.estimates import Bounds, Interval
 
 DEFAULT_MIN_COVERAGE = 0.95
 # One side of the 95 % interval.

@@ -19,7 +19,7 @@ from luthierd.evaluator.domain.evaluation import Results
 from luthierd.evaluator.domain.rows import Row
 from luthierd.evaluator.domain.scores import MetricResults
 from luthierd.statistics.clustered import MIN_GROUPS, POWER
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics.estimates import Interval
 
 # A gain that a user notices, and about what 200 rows prove: 6 to 11 points of paired accuracy.
 DEFAULT_EXPECTED_GAIN = 0.1

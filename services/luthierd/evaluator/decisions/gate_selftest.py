@@ -16,8 +16,8 @@ import numpy as np
 from luthierd.evaluator.decisions.gate import ALPHA, ConditionOutcome
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
-from luthierd.statistics import clustered, intervals, proportions
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics import clustered, proportions
+from luthierd.statistics.compare import PairedRows
 
 DEFAULT_EXPERIMENTS = 500
 EXPERIMENTS = (100, 2000)
@@ -71,6 +71,7 @@ def _test(
     rows: Sequence[Mapping[str, Any]], metric: Metric, arm: Arm, reference: Arm, *, experiments: int, seed: int
 ) -> SelfTestResult:
     groups = [row["group"] for row in rows]
+    paired = PairedRows(groups, seed, N_RESAMPLES)
     first, second = (np.array(_scores(rows, metric, one)) for one in (arm, reference))
     names, of_row = np.unique(groups, return_inverse=True)
     rng = np.random.default_rng(seed)
@@ -78,19 +79,10 @@ def _test(
     for _ in range(experiments):
         swapped = (rng.random(len(names)) < 0.5)[of_row]
         own, other = np.where(swapped, second, first), np.where(swapped, first, second)
-        found = _interval(metric, own.tolist(), other.tolist(), groups, seed)
+        found = paired.row_interval(own.tolist(), other.tolist(), is_proportion=metric.is_proportion)
         hits += found is not None and found.low > 0
     low, high = proportions.exact_bounds(hits, experiments)
     return SelfTestResult(metric, arm, reference, hits / experiments, low, high, len(names))
-
-
-def _interval(
-    metric: Metric, own: Sequence[float], other: Sequence[float], groups: Sequence[str], seed: int
-) -> Interval | None:
-    if metric.is_proportion and len(set(groups)) == len(groups):
-        return proportions.paired_interval(own, other)
-    data = (clustered.mean_of(own, groups), clustered.mean_of(other, groups))
-    return intervals.difference_interval(*data, seed=seed, n_resamples=N_RESAMPLES)
 
 
 def _pair(rows: Sequence[Mapping[str, Any]], metric: Metric) -> tuple[Arm, Arm] | None:

@@ -8,13 +8,14 @@ from typing import Any
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.scores import Comparison
-from luthierd.statistics import clustered, intervals
+from luthierd.statistics.clustered import CONFIDENCE
+from luthierd.statistics.compare import PairedRows, Scores, filled, filled_reference
 
 # Arm -> metric -> row id -> score; a row that failed has none.
-Scores = Mapping[Arm, Mapping[str, Mapping[str, float]]]
+ScoresByArm = Mapping[Arm, Mapping[str, Mapping[str, float]]]
 
 
-def scores_by_arm(rows: Sequence[Mapping[str, Any]]) -> Scores:
+def scores_by_arm(rows: Sequence[Mapping[str, Any]]) -> ScoresByArm:
     """`rows`: those of `result_rows.write_rows`."""
     found: dict[Arm, dict[str, dict[str, float]]] = {}
     for row in rows:
@@ -25,20 +26,20 @@ def scores_by_arm(rows: Sequence[Mapping[str, Any]]) -> Scores:
     return found
 
 
+def scores_on(rows: Sequence[Mapping[str, Any]], by_row: Mapping[str, float]) -> list[float | None]:
+    """One score a row, None where there is none."""
+    return [by_row.get(row["row_id"]) for row in rows]
+
+
 def paired_difference(
     metric: Metric,
     arms: tuple[Arm, Arm],
     rows: Sequence[Mapping[str, Any]],
-    own: Mapping[str, float],
-    other: Mapping[str, float],
-    confidence: float,
+    scores: tuple[Scores, Scores],
+    *,
+    confidence: float = CONFIDENCE,
 ) -> Comparison:
-    """The first arm minus the second over `rows`, which both have scored."""
-    groups = [row["group"] for row in rows]
-    ours = clustered.mean_of([own[row["row_id"]] for row in rows], groups)
-    theirs = clustered.mean_of([other[row["row_id"]] for row in rows], groups)
-    data = clustered.difference_of(ours, theirs)
-    interval = intervals.difference_interval(ours, theirs, seed=0, confidence=confidence)
-    value = data.value() if rows else 0.0
-    detectable = clustered.minimum_detectable_effect(data)
-    return Comparison(metric, *arms, value, interval, detectable, len(rows), data.group_count)
+    """The first of `arms` minus the second; `scores` are theirs on `rows`."""
+    paired = PairedRows([row["group"] for row in rows], confidence=confidence)
+    found = paired.estimate(paired.sums(filled(scores[0])), paired.sums(filled_reference(*scores)))
+    return Comparison(metric=metric, arm=arms[0], reference=arms[1], **vars(found))

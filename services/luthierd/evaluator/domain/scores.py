@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metric_details import MetricDetails
 from luthierd.evaluator.domain.metrics import Metric
-from luthierd.statistics.uncertainty import Bounds, CommonRows, Interval
+from luthierd.statistics.estimates import CommonRows, Difference, Interval, Mean
 
 
 @dataclass(frozen=True)
@@ -20,50 +20,26 @@ class Score:
     failure: str | None = None
 
 
-@dataclass(frozen=True)
-class MetricResult:
-    """One metric of one arm. `value` counts every row, failed ones as 0; `interval` is None with too few groups;
-    `scored_value` counts scored rows only, None if there are none.
-    """
+@dataclass(frozen=True, kw_only=True)
+class MetricResult(Mean):
+    """One metric of one arm. `scored_value` is the mean over scored rows only, None without any."""
 
     arm: Arm
     metric: Metric
-    value: float
-    interval: Interval | None
-    row_count: int
-    scored_count: int
-    bounds: Bounds | None = None
     scored_value: float | None = None
 
-    @property
-    def coverage(self) -> float:
-        """Share of rows with an answer and a score, 0 to 1."""
-        return self.scored_count / self.row_count if self.row_count else 0.0
 
-
-@dataclass(frozen=True)
-class Comparison:
-    """`arm` minus `reference`, paired by row. No row is left out: where `arm` failed it scores 0, where `reference`
-    failed the difference is 0, so that a failure never speaks for the arm under test. `minimum_detectable_effect`:
-    at 80 % power; None with too few groups.
-
-    `p_value` is two-sided, of no difference, made by `test`; `adjusted_p_value` is Holm's over all comparisons of the
-    same figures. Both None with too few groups.
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Difference):
+    """One metric of `arm` minus that of `reference`. `adjusted_p_value` is Holm's, over all comparisons of the same
+    rows.
     """
 
     metric: Metric
     arm: Arm
     reference: Arm
-    difference: float
-    interval: Interval | None
-    minimum_detectable_effect: float | None
-    row_count: int
-    group_count: int
-    bounds: Bounds | None = None
     common: CommonRows | None = None
-    p_value: float | None = None
     adjusted_p_value: float | None = None
-    test: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,6 +80,11 @@ class RowScores:
     arm: Arm
     metric: Metric
     scores: Sequence[Score]
+
+    @property
+    def values(self) -> list[float | None]:
+        """The scores alone, None where a row failed."""
+        return [score.value for score in self.scores]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics.estimates import Interval
 
 
 @dataclass(frozen=True)

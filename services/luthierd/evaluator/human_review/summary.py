@@ -15,10 +15,10 @@ from typing import Any
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.human_review.items import HIGHEST_RATING, LOWEST_RATING, Item, Mode, QueueConfig, Vote
-from luthierd.statistics import clustered, intervals
+from luthierd.statistics import clustered, compare
 from luthierd.statistics.agreement import Level, cohen_kappa, krippendorff_alpha
+from luthierd.statistics.estimates import Interval
 from luthierd.statistics.prediction_powered import JudgedRow, prediction_powered_mean
-from luthierd.statistics.uncertainty import Interval
 
 N_RESAMPLES = 2000
 TIE = 0.5
@@ -177,4 +177,4 @@ def _mean(values: Sequence[tuple[float, str]], seed: int) -> Estimate | None:
     if not values:
         return None
     data = clustered.mean_of([value for value, _ in values], [group for _, group in values])
-    return Estimate(data.value(), intervals.mean_interval(data, seed=seed, n_resamples=N_RESAMPLES), len(values))
+    return Estimate(data.value(), compare.mean_interval(data, seed=seed, n_resamples=N_RESAMPLES), len(values))

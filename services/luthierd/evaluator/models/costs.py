@@ -16,7 +16,7 @@ from luthierd.evaluator.domain.rows import Answer
 from luthierd.evaluator.domain.scores import ArmCost
 from luthierd.evaluator.models.endpoints import Endpoint
 from luthierd.statistics.clustered import CONFIDENCE
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics.estimates import Interval
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import Results
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.scores import MetricResults
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics.estimates import Interval
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import scipy.sparse
 from luthierd.evaluator.domain.retrieval import Relevance, RetrievalMetric
 from luthierd.evaluator.domain.rows import Row
 from luthierd.evaluator.retrieval.indexes import NOTHING, Ranking
-from luthierd.statistics import clustered, intervals
+from luthierd.statistics import clustered, compare
 
 MAX_HOLDERS = 10
 # The share of rows that the rule must be able to judge; below it the next rule judges all of them.
@@ -92,7 +92,7 @@ def measure(
 
 def _figure(name: str, values: Sequence[float], groups: Sequence[str], seed: int, n_resamples: int) -> RetrievalMetric:
     data = clustered.mean_of(values, groups)
-    interval = intervals.mean_interval(data, seed=seed, n_resamples=n_resamples)
+    interval = compare.mean_interval(data, seed=seed, n_resamples=n_resamples)
     low, high = (interval.low, interval.high) if interval else (None, None)
     return RetrievalMetric(name, data.value(), low, high)
 

@@ -19,8 +19,8 @@ from luthierd.evaluator.domain.evaluation import DEFAULT_INSTRUCTION
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Row
 from luthierd.evaluator.models.shots import fixed_shots
-from luthierd.statistics import clustered, intervals
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics import clustered, compare
+from luthierd.statistics.estimates import Interval
 
 INSTRUCTIONS = (
     DEFAULT_INSTRUCTION,
@@ -149,7 +149,7 @@ async def _measured(candidate: Candidate, rows: Sequence[Row], seed: int, ask: A
         return Measured(0.0, None, 0)
     values = await ask(candidate, rows)
     data = clustered.mean_of(values, [row.group for row in rows])
-    return Measured(data.value(), intervals.mean_interval(data, seed=seed), len(rows))
+    return Measured(data.value(), compare.mean_interval(data, seed=seed), len(rows))
 
 
 def _mean(values: Sequence[float]) -> float:

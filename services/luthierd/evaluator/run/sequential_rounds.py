@@ -18,7 +18,8 @@ from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Row
 from luthierd.evaluator.domain.sequential import SequentialDecision, SequentialOutcome, SequentialTarget
 from luthierd.statistics import confidence_sequences as sequences
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics.compare import paired_differences
+from luthierd.statistics.estimates import Interval
 
 SEQUENCE_ALPHA = 0.01
 FINAL_CONFIDENCE = 0.96
@@ -135,8 +136,3 @@ class _Seen:
             confidence=FINAL_CONFIDENCE,
         )
         return SequentialOutcome.FUTILE if chance < FUTILE_PROBABILITY else None
-
-
-def paired_differences(own: Sequence[float | None], other: Sequence[float | None]) -> list[float]:
-    """As `Comparison`: where the arm failed it scores 0, where only the reference failed the difference is 0."""
-    return [0.0 if b is None else (a or 0.0) - b for a, b in zip(own, other, strict=True)]

@@ -19,15 +19,14 @@ from luthierd.evaluator.run.sequential_rounds import (
     FINAL_CONFIDENCE,
     SequentialAsked,
     ask_in_rounds,
-    paired_differences,
     rounds_of,
     sequence_of_differences,
 )
 from luthierd.evaluator.scorers.scorer import Scorer
 from luthierd.evaluator.scorers.scoring import Scoring
-from luthierd.statistics import clustered, intervals
+from luthierd.statistics import clustered
 from luthierd.statistics import confidence_sequences as sequences
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics.compare import PairedRows, clipped, filled, filled_reference, paired_differences
 
 Answers = Mapping[Arm, Mapping[str, Answer]]
 # Asks these rows of these arms and returns the answers, arm -> row id -> answer.
@@ -149,8 +148,7 @@ class _Prefix:
         return len(self.rows) == len(self.asked.rows)
 
     def values(self, metric: Metric, arm: Arm) -> list[float | None] | None:
-        scores = next((one.scores for one in self.scored.rows if one.metric is metric and one.arm is arm), None)
-        return None if scores is None else [score.value for score in scores]
+        return next((one.values for one in self.scored.rows if one.metric is metric and one.arm is arm), None)
 
     def metric(self, found: MetricResult) -> MetricResult:
         if self.is_whole:
@@ -158,11 +156,11 @@ class _Prefix:
         values = self.values(found.metric, found.arm)
         if values is None:
             return replace(found, interval=None)
-        mean = sequences.group_mean([value or 0.0 for value in values], self.groups, value_range=1.0)
+        mean = sequences.group_mean(filled(values), self.groups, value_range=1.0)
         interval = sequences.running_interval(
             mean, alpha=1 - clustered.CONFIDENCE, tuned_group_count=self.total_group_count / 2
         )
-        return replace(found, interval=_clipped(interval, 0.0, 1.0))
+        return replace(found, interval=clipped(interval, 0.0, 1.0))
 
     def comparison(self, found: Comparison) -> Comparison:
         own, other = self.values(found.metric, found.arm), self.values(found.metric, found.reference)
@@ -171,18 +169,7 @@ class _Prefix:
         differences = paired_differences(own, other)
         if not self.is_whole:
             interval = sequence_of_differences(differences, self.groups, self.total_group_count)
-            return replace(found, interval=_clipped(interval, -1.0, 1.0))
-        ours = clustered.mean_of([value or 0.0 for value in own], self.groups)
-        theirs = clustered.mean_of(
-            [(a or 0.0) if b is None else b for a, b in zip(own, other, strict=True)], self.groups
-        )
-        interval = intervals.difference_interval(
-            ours, theirs, seed=self.scoring.seed, n_resamples=self.scoring.n_resamples, confidence=FINAL_CONFIDENCE
-        )
+            return replace(found, interval=clipped(interval, -1.0, 1.0))
+        rows = PairedRows(self.groups, self.scoring.seed, self.scoring.n_resamples, FINAL_CONFIDENCE)
+        interval = rows.interval(rows.sums(filled(own)), rows.sums(filled_reference(own, other)))
         return replace(found, interval=interval)
-
-
-def _clipped(interval: Interval | None, low: float, high: float) -> Interval | None:
-    if interval is None:
-        return None
-    return replace(interval, low=max(low, interval.low), high=min(high, interval.high))

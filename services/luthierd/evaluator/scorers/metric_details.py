@@ -23,8 +23,8 @@ from luthierd.evaluator.scorers.judged import PairwiseScorer, RubricScorer
 from luthierd.evaluator.scorers.labels import predicted_label, reference_labels
 from luthierd.evaluator.scorers.scorer import Sample, Scorer
 from luthierd.evaluator.scorers.style import StyleScorer
-from luthierd.statistics import clustered, intervals, proportions
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics import clustered, compare, proportions
+from luthierd.statistics.estimates import Interval
 
 
 def details_of(
@@ -94,7 +94,7 @@ def _criteria(rubric: RubricScorer, arm: Arm, rows: Sequence[Row], seed: int) ->
     found = []
     for name in rubric.grades[arm, graded[0].id]:
         data = clustered.mean_of([rubric.grades[arm, row.id][name] for row in graded], [row.group for row in graded])
-        share = _with_ends(data.value(), intervals.mean_interval(data, seed=seed))
+        share = _with_ends(data.value(), compare.mean_interval(data, seed=seed))
         found.append(CriterionValue(name, share, len(graded) / len(rows)))
     return tuple(found)
 

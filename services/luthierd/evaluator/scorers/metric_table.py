@@ -1,6 +1,5 @@
-"""From scores to figures: means with intervals and bounds, and the paired differences between arms. No row is dropped:
-one without a score counts against its arm, and every figure says what it would be if all such rows were at their worst,
-or best.
+"""From the scores of rows to each arm's means and the paired differences between arms, by the rule of
+`statistics/compare.py`.
 """
 
 from __future__ import annotations
@@ -12,16 +11,17 @@ from functools import cached_property
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Row
-from luthierd.evaluator.domain.scores import Comparison, Confusion, MetricResult, MetricResults, RowScores, Score
+from luthierd.evaluator.domain.scores import Comparison, Confusion, MetricResult, MetricResults, RowScores
 from luthierd.evaluator.scorers.labels import predicted_label, reference_labels
 from luthierd.evaluator.scorers.scorer import Sample
-from luthierd.statistics import clustered, intervals, proportions, significance
+from luthierd.statistics import clustered, compare, significance
 from luthierd.statistics.clustered import GroupSums
-from luthierd.statistics.uncertainty import Bounds, CommonRows
+from luthierd.statistics.compare import PairedRows, Scores
+from luthierd.statistics.estimates import Bounds, CommonRows
 
-# Pairs shown and gated: each adapter arm against everything without it, the two against each other, each helped base
-# against base; then the adapter trained for retrieval against what it would replace, and the adapter under test against
-# other answerers.
+# Arms and the references that they are compared with: each adapter arm against everything without it, the two against
+# each other, each helped base against base; then the adapter trained for retrieval against what it would replace, and
+# the adapter under test against other models.
 PAIRS = (
     (Arm.ADAPTER, Arm.BASE),
     (Arm.ADAPTER, Arm.PROMPTED),
@@ -44,7 +44,7 @@ PAIRS = (
 
 @dataclass(frozen=True)
 class MetricTable:
-    """Figures of scored rows. `samples` and the scores of `row_scores` are in the order of `rows`."""
+    """Metrics of scored rows. `samples` and the scores of `row_scores` are in the order of `rows`."""
 
     rows: Sequence[Row]
     samples: Mapping[Arm, Sequence[Sample]]
@@ -67,143 +67,82 @@ class MetricTable:
             labelled=self.labelled and len({row.label for row in rows}) > 1,
         )
 
-    def figures(self) -> MetricResults:
-        """Everything that can be said of these rows."""
-        return MetricResults(self.metrics(), self.comparisons(), len(self.rows), len(set(self.groups)))
-
-    @cached_property
-    def groups(self) -> list[str]:
-        return [row.group for row in self.rows]
+    def results(self) -> MetricResults:
+        """Every mean and every difference of these rows."""
+        return MetricResults(self.metrics(), self.comparisons(), len(self.rows), len(set(self._paired.groups)))
 
     def metrics(self) -> list[MetricResult]:
-        results = [self._of_rows(scored) for scored in self.row_scores]
+        """Each arm under each metric."""
+        results = [self._metric(one.arm, one.metric, one.values) for one in self.row_scores]
         return results + ([self._f1(arm) for arm in self.samples] if self.labelled else [])
 
     def comparisons(self) -> list[Comparison]:
-        by_metric = {(scored.metric, scored.arm): scored.scores for scored in self.row_scores}
+        """The differences of PAIRS, their p-values adjusted for all of them."""
+        values = {(one.metric, one.arm): one.values for one in self.row_scores}
         pairs = [(arm, reference) for arm, reference in PAIRS if arm in self.samples and reference in self.samples]
         found = [
-            self._difference(metric, arm, reference, by_metric[metric, arm], by_metric[metric, reference])
-            for metric in dict.fromkeys(scored.metric for scored in self.row_scores)
+            self._comparison(metric, arm, reference, values[metric, arm], values[metric, reference])
+            for metric in dict.fromkeys(one.metric for one in self.row_scores)
             for arm, reference in pairs
-            if (metric, arm) in by_metric and (metric, reference) in by_metric
+            if (metric, arm) in values and (metric, reference) in values
         ]
-        found += [self._f1_difference(arm, reference) for arm, reference in pairs] if self.labelled else []
-        adjusted = significance.holm([one.p_value for one in found])
-        return [replace(one, adjusted_p_value=p_value) for one, p_value in zip(found, adjusted, strict=True)]
+        return adjusted(found + ([self._f1_comparison(*pair) for pair in pairs] if self.labelled else []))
 
-    def _of_rows(self, scored: RowScores) -> MetricResult:
-        values = _filled(scored.scores, 0.0)
-        data = clustered.mean_of(values, self.groups)
-        if scored.metric.is_proportion:
-            interval = proportions.proportion_interval(values, self.groups)
-        else:
-            interval = intervals.mean_interval(data, seed=self.seed, n_resamples=self.n_resamples)
-        given = [score.value for score in scored.scores if score.value is not None]
-        bounds = Bounds(data.value(), _mean(_filled(scored.scores, 1.0)))
-        scored_value = _mean(given) if given else None
-        return MetricResult(
-            scored.arm, scored.metric, data.value(), interval, len(values), len(given), bounds, scored_value
-        )
+    @cached_property
+    def _paired(self) -> PairedRows:
+        return PairedRows([row.group for row in self.rows], self.seed, self.n_resamples)
+
+    def _metric(self, arm: Arm, metric: Metric, scores: Scores) -> MetricResult:
+        scored = [score for score in scores if score is not None]
+        mean = self._paired.mean(scores, is_proportion=metric.is_proportion)
+        scored_value = compare.plain_mean(scored) if scored else None
+        return MetricResult(arm=arm, metric=metric, scored_value=scored_value, **vars(mean))
+
+    def _comparison(self, metric: Metric, arm: Arm, reference: Arm, scores: Scores, compared: Scores) -> Comparison:
+        found = self._paired.difference(scores, compared, is_proportion=metric.is_proportion)
+        common = self._paired.common(scores, compared)
+        return Comparison(metric=metric, arm=arm, reference=reference, common=common, **vars(found))
 
     def _f1(self, arm: Arm) -> MetricResult:
         samples = self.samples[arm]
         data = self._f1_sums(samples)
-        interval = intervals.mean_interval(data, seed=self.seed, n_resamples=self.n_resamples)
         answered = [position for position, sample in enumerate(samples) if sample.answer is not None]
-        best = self._f1_sums([_right(sample) for sample in samples]).value()
-        kept = self.part(answered)._f1_sums([samples[position] for position in answered]).value() if answered else None
-        bounds = Bounds(data.value(), best)
+        scored = self.part(answered)._f1_sums([samples[position] for position in answered]) if answered else None
         return MetricResult(
-            arm, Metric.LABEL_F1_MACRO, data.value(), interval, len(self.rows), len(answered), bounds, kept
+            arm=arm,
+            metric=Metric.LABEL_F1_MACRO,
+            value=data.value(),
+            interval=compare.mean_interval(data, seed=self.seed, n_resamples=self.n_resamples),
+            row_count=len(self.rows),
+            scored_count=len(answered),
+            bounds=Bounds(data.value(), self._f1_value([_right(sample) for sample in samples])),
+            scored_value=scored.value() if scored else None,
         )
 
-    def _difference(
-        self, metric: Metric, arm: Arm, reference: Arm, given: Sequence[Score], compared: Sequence[Score]
-    ) -> Comparison:
-        own = _filled(given, 0.0)
-        other = [a if score.value is None else score.value for a, score in zip(own, compared, strict=True)]
-        bounds = Bounds(
-            worst=_mean(_filled(given, 0.0)) - _mean(_filled(compared, 1.0)),
-            best=_mean(_filled(given, 1.0)) - _mean(_filled(compared, 0.0)),
-        )
-        common = [
-            position
-            for position, (a, b) in enumerate(zip(given, compared, strict=True))
-            if a.value is not None and b.value is not None
-        ]
-        groups = [self.groups[position] for position in common]
-        sums = [clustered.mean_of([values[position] for position in common], groups) for values in (own, other)]
-        found = Comparison(
-            metric, arm, reference, 0.0, None, None, len(self.rows), 0, bounds, self._common(sums, len(common))
-        )
-        binary = (own, other) if metric.is_proportion else None
-        return self._compared(found, clustered.mean_of(own, self.groups), clustered.mean_of(other, self.groups), binary)
-
-    def _f1_difference(self, arm: Arm, reference: Arm) -> Comparison:
+    def _f1_comparison(self, arm: Arm, reference: Arm) -> Comparison:
+        """The rule of `compare.py` for a statistic that is no mean over rows."""
         given, compared = self.samples[arm], self.samples[reference]
         filled = [own if sample.answer is None else sample for own, sample in zip(given, compared, strict=True)]
         bounds = Bounds(
             worst=self._f1_value(given) - self._f1_value([_right(sample) for sample in compared]),
             best=self._f1_value([_right(sample) for sample in given]) - self._f1_value(compared),
         )
-        common = [
-            position
-            for position, (a, b) in enumerate(zip(given, compared, strict=True))
-            if a.answer is not None and b.answer is not None
-        ]
-        part = self.part(common)
-        chosen = (given, compared) if common else ()
-        sums = [part._f1_sums([samples[position] for position in common]) for samples in chosen]
-        found = Comparison(
-            Metric.LABEL_F1_MACRO,
-            arm,
-            reference,
-            0.0,
-            None,
-            None,
-            len(self.rows),
-            0,
-            bounds,
-            self._common(sums, len(common)),
-        )
-        return self._compared(found, self._f1_sums(given), self._f1_sums(filled), None)
-
-    def _compared(
-        self,
-        found: Comparison,
-        own: GroupSums,
-        other: GroupSums,
-        binary: tuple[Sequence[float], Sequence[float]] | None,
-    ) -> Comparison:
-        """`found` with its difference, interval and p-value. `binary`: the rows' scores where all are 0 or 1."""
-        data = clustered.difference_of(own, other)
-        p_value, test = None, ""
-        if binary is not None and data.group_count == len(self.rows):
-            interval = proportions.paired_interval(*binary)
-            gained, lost, _ = proportions.paired_counts(*binary)
-            if interval is not None:
-                p_value, test = proportions.mcnemar_mid_p(round(gained), round(lost)), significance.MCNEMAR
-        else:
-            interval = intervals.difference_interval(own, other, seed=self.seed, n_resamples=self.n_resamples)
-            if interval is not None:
-                p_value, test = significance.p_value(data.value(), interval), significance.BY_INTERVAL
-        return replace(
-            found,
-            difference=data.value(),
-            interval=interval,
-            minimum_detectable_effect=clustered.minimum_detectable_effect(data),
-            group_count=data.group_count,
-            p_value=p_value,
-            test=test,
+        found = compare.tested(self._paired.estimate(self._f1_sums(given), self._f1_sums(filled)))
+        return Comparison(
+            metric=Metric.LABEL_F1_MACRO,
+            arm=arm,
+            reference=reference,
+            common=self._f1_common(given, compared),
+            **vars(replace(found, bounds=bounds)),
         )
 
-    def _common(self, sums: Sequence[GroupSums], row_count: int) -> CommonRows | None:
-        if not row_count:
+    def _f1_common(self, given: Sequence[Sample], compared: Sequence[Sample]) -> CommonRows | None:
+        both = [at for at, (a, b) in enumerate(zip(given, compared, strict=True)) if None not in (a.answer, b.answer)]
+        if not both:
             return None
-        own, other = sums
-        interval = intervals.difference_interval(own, other, seed=self.seed, n_resamples=self.n_resamples)
-        return CommonRows(own.value() - other.value(), interval, row_count)
+        part = self.part(both)
+        own, other = (part._f1_sums([samples[at] for at in both]) for samples in (given, compared))
+        return CommonRows(own.value() - other.value(), part._paired.interval(own, other), len(both))
 
     def _f1_value(self, samples: Sequence[Sample]) -> float:
         return self._f1_sums(samples).value()
@@ -213,18 +152,16 @@ class MetricTable:
         return clustered.macro_f1_of(
             [sample.reference.label or Confusion.OTHER for sample in samples],
             [predicted_label(sample, labels) for sample in samples],
-            self.groups,
+            self._paired.groups,
         )
 
 
-def _filled(scores: Sequence[Score], missing: float) -> list[float]:
-    return [missing if score.value is None else score.value for score in scores]
+def adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """With p-values adjusted for all of them (Holm)."""
+    p_values = significance.holm([one.p_value for one in comparisons])
+    return [replace(one, adjusted_p_value=p_value) for one, p_value in zip(comparisons, p_values, strict=True)]
 
 
 def _right(sample: Sample) -> Sample:
     """The sample; if it has no answer, with the reference as its answer."""
     return sample if sample.answer is not None else replace(sample, answer=sample.reference)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -49,12 +49,12 @@ class Scoring:
         found = MetricTable(rows, samples, row_scores, self.seed, self.n_resamples, labelled)
         return Scored(
             rows=row_scores,
-            overall=found.figures(),
+            overall=found.results(),
             confusions={arm: confusion(given) for arm, given in samples.items()} if labelled else {},
             metric_details=details_of(
                 rows, samples, row_scores, scorers, judge=self.judge, labelled=labelled, seed=self.seed
             ),
-            slices={name: found.part(chosen).figures() for name, chosen in slice_positions(rows).items()},
+            slices={name: found.part(chosen).results() for name, chosen in slice_positions(rows).items()},
         )
 
     async def values(

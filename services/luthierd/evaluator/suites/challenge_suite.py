@@ -17,8 +17,9 @@ from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Answer, Row
 from luthierd.evaluator.domain.scores import Comparison, MetricResult, MetricResults, Scored
 from luthierd.evaluator.suites.challenge_cases import ChallengeCase, Kind
-from luthierd.evaluator.suites.suite import ID_PREFIX, Answers, Measured, SuiteStatistics, merged, ratio_of
-from luthierd.statistics import proportions
+from luthierd.evaluator.suites.suite import ID_PREFIX, Answers, merged, paired_results, ratio_of
+from luthierd.statistics import compare, proportions
+from luthierd.statistics.compare import PairedRows
 
 ALL = "challenge"
 
@@ -73,26 +74,24 @@ class ChallengeSuite:
         rows = rows_of(cases)
         seen = {arm: [_behaviour(given.get(row.id)) for row in rows] for arm, given in answers.items()}
         groups = [row.group for row in rows]
-        everywhere = SuiteStatistics(groups, self.seed, self.n_resamples)
-        as_expected = [
-            Measured(arm, Metric.EXPECTED_BEHAVIOUR, [_equal(b, c.expected) for b, c in zip(said, cases, strict=True)])
+        everywhere = PairedRows(groups, self.seed, self.n_resamples)
+        as_expected = {
+            (Metric.EXPECTED_BEHAVIOUR, arm): [_equal(b, c.expected) for b, c in zip(said, cases, strict=True)]
             for arm, said in seen.items()
-        ]
-        parts = [everywhere.figures(as_expected, self.pairs)]
+        }
+        parts = [paired_results(as_expected, everywhere, self.pairs)]
         due = [index for index, case in enumerate(cases) if case.expected.is_abstention]
         if due:
-            recalled = [
-                Measured(arm, Metric.ABSTENTION_RECALL, [_abstains(said[index]) for index in due])
-                for arm, said in seen.items()
-            ]
-            over = SuiteStatistics([groups[index] for index in due], self.seed, self.n_resamples)
-            parts.append(over.figures(recalled, self.pairs))
+            recalled = {
+                (Metric.ABSTENTION_RECALL, arm): [_abstains(said[index]) for index in due] for arm, said in seen.items()
+            }
+            parts.append(paired_results(recalled, everywhere.part(due), self.pairs))
         if len(due) < len(cases):
             parts.append(self._precision(cases, seen, everywhere))
         return merged(parts)
 
     def _precision(
-        self, cases: Sequence[ChallengeCase], seen: Mapping[Arm, Sequence[Behaviour | None]], over: SuiteStatistics
+        self, cases: Sequence[ChallengeCase], seen: Mapping[Arm, Sequence[Behaviour | None]], over: PairedRows
     ) -> MetricResults:
         """Of the abstentions of an arm the share that was due. An arm that never abstains has no such figure."""
         metrics: list[MetricResult] = []
@@ -107,10 +106,22 @@ class ChallengeSuite:
             interval = proportions.proportion_interval([right[i] for i in chosen], [over.groups[i] for i in chosen])
             answered = sum(one is not None for one in said)
             metrics.append(
-                MetricResult(arm, Metric.ABSTENTION_PRECISION, ratios[arm].value(), interval, len(cases), answered)
+                MetricResult(
+                    arm=arm,
+                    metric=Metric.ABSTENTION_PRECISION,
+                    value=ratios[arm].value(),
+                    interval=interval,
+                    row_count=len(cases),
+                    scored_count=answered,
+                )
             )
-        comparisons: list[Comparison] = [
-            over.comparison(Metric.ABSTENTION_PRECISION, arm, reference, ratios[arm], ratios[reference])
+        comparisons = [
+            Comparison(
+                metric=Metric.ABSTENTION_PRECISION,
+                arm=arm,
+                reference=reference,
+                **vars(compare.tested(over.estimate(ratios[arm], ratios[reference]))),
+            )
             for arm, reference in self.pairs
             if arm in ratios and reference in ratios
         ]

@@ -17,12 +17,12 @@ from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Answer, Row, TaskSpec
 from luthierd.evaluator.domain.scores import MetricResults, SuiteFigure
 from luthierd.evaluator.suites.counterfactual_terms import CounterfactualPair, swap
-from luthierd.evaluator.suites.suite import ID_PREFIX, Answers, Measured, SuiteStatistics
+from luthierd.evaluator.suites.suite import ID_PREFIX, Answers, paired_results
 from luthierd.statistics import clustered, proportions
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics.compare import PairedRows
+from luthierd.statistics.estimates import Interval
 
 NAME = "counterfactual"
-PAIRS = tuple((arm, Arm.BASE) for arm in Arm if arm is not Arm.BASE)
 # Two answers with this share of words in common (difflib's ratio) say the same in other words.
 MATERIAL = 0.7
 
@@ -52,12 +52,9 @@ class CounterfactualSuite:
 
     def figures(self, answers: Answers) -> MetricResults:
         """Stability of each arm, and the paired difference."""
-        measured = [
-            Measured(arm, Metric.COUNTERFACTUAL_STABILITY, self._stable(given)) for arm, given in answers.items()
-        ]
-        return SuiteStatistics([pair.group for pair in self.pairs], self.seed, self.n_resamples).figures(
-            measured, PAIRS
-        )
+        stable = {(Metric.COUNTERFACTUAL_STABILITY, arm): self._stable(given) for arm, given in answers.items()}
+        rows = PairedRows([pair.group for pair in self.pairs], self.seed, self.n_resamples)
+        return paired_results(stable, rows)
 
     def flip_rates(self, answers: Answers) -> list[SuiteFigure]:
         """The share of flipped pairs among those with both answers, of all and of each list."""

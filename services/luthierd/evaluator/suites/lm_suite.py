@@ -16,8 +16,9 @@ from luthierd.evaluator.domain.rows import Answer, Message, Row
 from luthierd.evaluator.domain.scores import MetricResults
 from luthierd.evaluator.models.generate import ChatModel
 from luthierd.evaluator.suites.lm_harness import LmItem, LmTask
-from luthierd.evaluator.suites.retention_suite import PAIRS, SCORED, SHOWN
-from luthierd.evaluator.suites.suite import ID_PREFIX, Answers, Measured, PlainPlan, SuiteGenerator, SuiteStatistics
+from luthierd.evaluator.suites.retention_suite import SCORED, SHOWN
+from luthierd.evaluator.suites.suite import ID_PREFIX, Answers, PlainPlan, SuiteGenerator, paired_results
+from luthierd.statistics.compare import PairedRows
 
 NAME = "lm_eval"
 
@@ -78,8 +79,8 @@ class LmSuite:
         return LmFigures(self._figures(self.items, together), slices)
 
     def _figures(self, items: Sequence[LmItem], values: Mapping[Arm, Sequence[float | None]]) -> MetricResults:
-        measured = [Measured(arm, Metric.LM_EVAL, found) for arm, found in values.items()]
-        return SuiteStatistics([item.item_id for item in items], self.seed, self.n_resamples).figures(measured, PAIRS)
+        scores = {(Metric.LM_EVAL, arm): found for arm, found in values.items()}
+        return paired_results(scores, PairedRows([item.item_id for item in items], self.seed, self.n_resamples))
 
 
 def _rows(item: LmItem) -> list[Row]:

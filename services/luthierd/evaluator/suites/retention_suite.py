@@ -25,18 +25,17 @@ from luthierd.evaluator.suites.retention_items import ChoiceItem, RetentionItems
 from luthierd.evaluator.suites.suite import (
     ID_PREFIX,
     Answers,
-    Measured,
     PlainPlan,
     SuiteGenerator,
-    SuiteStatistics,
     merged,
+    paired_results,
     ratio_of,
 )
 from luthierd.statistics import clustered
+from luthierd.statistics.compare import PairedRows
 from luthierd.storage.blobs import Blob
 
 NAME = "retention"
-PAIRS = tuple((arm, Arm.BASE) for arm in Arm if arm is not Arm.BASE)
 # Roles of a query that is scored, not answered: no chat has them.
 SHOWN, SCORED = "shown", "scored"
 
@@ -126,8 +125,8 @@ class RetentionSuite:
         parts = []
         for metric, groups, values in (self._likelihood(answers), self._choice(answers), self._instructions(answers)):
             if groups:
-                measured = [Measured(arm, metric, found) for arm, found in values.items()]
-                parts.append(SuiteStatistics(groups, self.seed, self.n_resamples).figures(measured, PAIRS))
+                scores = {(metric, arm): found for arm, found in values.items()}
+                parts.append(paired_results(scores, PairedRows(groups, self.seed, self.n_resamples)))
         bits = [figure for arm, given in answers.items() if (figure := self._bits_per_byte(arm, given))]
         return GeneralFigures(merged(parts), bits)
 

@@ -5,7 +5,7 @@ journal, so that no question is paid twice, and told as figures beside the holdo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,10 +15,13 @@ from luthierd.evaluator.domain.rows import Answer, Row
 from luthierd.evaluator.domain.scores import Comparison, MetricResult, MetricResults, SuiteResult
 from luthierd.evaluator.models.arms import ArmPlan, Query, in_turns
 from luthierd.evaluator.models.generate import Generator, SampleStore
-from luthierd.statistics import clustered, intervals, proportions, significance
+from luthierd.evaluator.scorers.metric_table import adjusted
+from luthierd.statistics import clustered
 from luthierd.statistics.clustered import GroupSums
-from luthierd.statistics.uncertainty import Bounds
+from luthierd.statistics.compare import PairedRows, Scores
 
+# Every arm that a suite asks, against base.
+AGAINST_BASE = tuple((arm, Arm.BASE) for arm in Arm if arm is not Arm.BASE)
 # Ids of suites' rows in the journal; a dataset's ids do not begin so.
 ID_PREFIX = "suite:"
 
@@ -68,76 +71,21 @@ class SuiteGenerator:
         return found
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Scores of an arm under a metric, row by row; None where the row failed. It counts as 0, the worst."""
-
-    arm: Arm
-    metric: Metric
-    values: Sequence[float | None]
-
-
-@dataclass(frozen=True)
-class SuiteStatistics:
-    """Means, intervals and paired differences over a suite's rows; `groups` has one entry a row."""
-
-    groups: Sequence[str]
-    seed: int
-    n_resamples: int
-
-    def figures(self, measured: Sequence[Measured], pairs: Sequence[tuple[Arm, Arm]]) -> MetricResults:
-        """Metrics of each arm, and differences of the pairs whose arms are both there."""
-        by_key = {(one.metric, one.arm): one for one in measured}
-        comparisons = [
-            self._difference(by_key[metric, arm], by_key[metric, reference])
-            for metric in dict.fromkeys(one.metric for one in measured)
-            for arm, reference in pairs
-            if (metric, arm) in by_key and (metric, reference) in by_key
-        ]
-        groups = len(set(self.groups))
-        return MetricResults([self._metric(one) for one in measured], comparisons, len(self.groups), groups)
-
-    def _metric(self, one: Measured) -> MetricResult:
-        values = [value or 0.0 for value in one.values]
-        data = clustered.mean_of(values, self.groups)
-        if one.metric.is_proportion:
-            interval = proportions.proportion_interval(values, self.groups)
-        else:
-            interval = intervals.mean_interval(data, seed=self.seed, n_resamples=self.n_resamples)
-        scored = sum(value is not None for value in one.values)
-        best = clustered.mean_of([1.0 if value is None else value for value in one.values], self.groups).value()
-        return MetricResult(
-            one.arm, one.metric, data.value(), interval, len(values), scored, Bounds(data.value(), best)
-        )
-
-    def _difference(self, own: Measured, other: Measured) -> Comparison:
-        """Where `own` failed it counts as 0, where only `other` failed the difference is 0, as on the holdout."""
-        left = [value or 0.0 for value in own.values]
-        right = [mine if value is None else value for mine, value in zip(left, other.values, strict=True)]
-        arm, reference = clustered.mean_of(left, self.groups), clustered.mean_of(right, self.groups)
-        missing = [sum(value is None for value in one.values) / max(1, len(one.values)) for one in (own, other)]
-        means = [clustered.mean_of([value or 0.0 for value in one.values], self.groups).value() for one in (own, other)]
-        difference = means[0] - means[1]
-        bounds = Bounds(difference - missing[1], difference + missing[0])
-        return replace(self.comparison(own.metric, own.arm, other.arm, arm, reference), bounds=bounds)
-
-    def comparison(self, metric: Metric, arm: Arm, reference: Arm, own: GroupSums, other: GroupSums) -> Comparison:
-        """The paired difference of two statistics over the same groups."""
-        data = clustered.difference_of(own, other)
-        interval = intervals.difference_interval(own, other, seed=self.seed, n_resamples=self.n_resamples)
-        detectable = clustered.minimum_detectable_effect(data)
-        return Comparison(
-            metric,
-            arm,
-            reference,
-            data.value(),
-            interval,
-            detectable,
-            len(self.groups),
-            data.group_count,
-            p_value=significance.p_value(data.value(), interval) if interval else None,
-            test=significance.BY_INTERVAL if interval else "",
-        )
+def paired_results(
+    scores: Mapping[tuple[Metric, Arm], Scores], rows: PairedRows, pairs: Sequence[tuple[Arm, Arm]] = AGAINST_BASE
+) -> MetricResults:
+    """The mean of each arm under each metric, and the differences of the pairs of which both arms are there."""
+    metrics = [
+        MetricResult(arm=arm, metric=metric, **vars(rows.mean(values, is_proportion=metric.is_proportion)))
+        for (metric, arm), values in scores.items()
+    ]
+    comparisons = [
+        Comparison(metric=metric, arm=arm, reference=reference, **vars(rows.difference(own, other)))
+        for metric in dict.fromkeys(metric for metric, _ in scores)
+        for arm, reference in pairs
+        if (own := scores.get((metric, arm))) is not None and (other := scores.get((metric, reference))) is not None
+    ]
+    return MetricResults(metrics, comparisons, len(rows.groups), len(set(rows.groups)))
 
 
 def ratio_of(numerators: Sequence[float], denominators: Sequence[float], groups: Sequence[str]) -> GroupSums:
@@ -153,11 +101,9 @@ def ratio_of(numerators: Sequence[float], denominators: Sequence[float], groups:
 
 def merged(figures: Sequence[MetricResults]) -> MetricResults:
     """All of them as one, with the p-values corrected for all; the counts are those of the largest."""
-    comparisons = [comparison for one in figures for comparison in one.comparisons]
-    adjusted = significance.holm([comparison.p_value for comparison in comparisons])
     return MetricResults(
         [metric for one in figures for metric in one.metrics],
-        [replace(one, adjusted_p_value=p_value) for one, p_value in zip(comparisons, adjusted, strict=True)],
+        adjusted([comparison for one in figures for comparison in one.comparisons]),
         max((one.row_count for one in figures), default=0),
         max((one.group_count for one in figures), default=0),
     )

@@ -25,7 +25,7 @@ from luthierd.evaluator.domain.rows import TaskSpec
 from luthierd.evaluator.domain.scores import MetricResult
 from luthierd.jobs.queue import JobEvent
 from luthierd.rpc.peers import error_of
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics.estimates import Interval
 
 CONFIG = EvaluationConfig(
     arms=(Arm.ADAPTER, Arm.BASE),
@@ -80,7 +80,9 @@ def test_the_defaults_of_a_condition_are_adapter_and_critical() -> None:
 
 
 def test_a_figure_without_an_interval_has_nan_ends() -> None:
-    message = wire.metric_to_proto(MetricResult(Arm.BASE, Metric.CHRF, 0.5, None, 4, 3))
+    message = wire.metric_to_proto(
+        MetricResult(arm=Arm.BASE, metric=Metric.CHRF, value=0.5, interval=None, row_count=4, scored_count=3)
+    )
     assert math.isnan(message.interval_low)
     assert message.coverage == 0.75
 
@@ -133,7 +135,9 @@ def test_a_retryable_error_keeps_its_delay() -> None:
 
 
 def test_the_codec_reads_what_it_wrote_and_fills_what_is_absent() -> None:
-    result = MetricResult(Arm.RAG, Metric.CHRF, 1.0, Interval(0.5, 1.0, "m", 9), 4, 3)
+    result = MetricResult(
+        arm=Arm.RAG, metric=Metric.CHRF, value=1.0, interval=Interval(0.5, 1.0, "m", 9), row_count=4, scored_count=3
+    )
     assert from_json(MetricResult, to_json(result)) == result
     assert from_json(TaskSpec, {"text_field": "a"}) == TaskSpec("a")
     assert from_json(EvaluationConfig, to_json(CONFIG)) == CONFIG

@@ -15,7 +15,7 @@ from luthierd.evaluator.domain.rows import TaskSpec
 from luthierd.evaluator.domain.scores import MetricResult, MetricResults, SuiteResult
 
 INPUTS = EvaluationInputs(**{field.name: field.name for field in dataclasses.fields(EvaluationInputs)[:9]})
-F1 = MetricResult(Arm.BASE, Metric.LABEL_F1_MACRO, 0.5, None, 10, 10)
+F1 = MetricResult(arm=Arm.BASE, metric=Metric.LABEL_F1_MACRO, value=0.5, interval=None, row_count=10, scored_count=10)
 
 
 def evaluation(name: str, *, suites: Mapping[str, str]) -> FinishedEvaluation:

@@ -16,7 +16,7 @@ from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import TaskSpec
 from luthierd.evaluator.domain.scores import Comparison, MetricResult, MetricResults
 from luthierd.statistics import clustered
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics.estimates import Interval
 from support.evaluator_material import rows
 
 BETTER = GateCondition(Metric.JSON_VALID, reference=Arm.BASE)
@@ -25,8 +25,23 @@ BETTER = GateCondition(Metric.JSON_VALID, reference=Arm.BASE)
 def pilot(half: float, groups: int) -> Pilot:
     found = Interval(0.1 - half, 0.1 + half, "test", groups)
     figures = MetricResults(
-        [MetricResult(Arm.ADAPTER, Metric.JSON_VALID, 0.5, found, 100, 100)],
-        [Comparison(Metric.JSON_VALID, Arm.ADAPTER, Arm.BASE, 0.1, found, None, 100, groups)],
+        [
+            MetricResult(
+                arm=Arm.ADAPTER, metric=Metric.JSON_VALID, value=0.5, interval=found, row_count=100, scored_count=100
+            )
+        ],
+        [
+            Comparison(
+                metric=Metric.JSON_VALID,
+                arm=Arm.ADAPTER,
+                reference=Arm.BASE,
+                difference=0.1,
+                interval=found,
+                minimum_detectable_effect=None,
+                row_count=100,
+                group_count=groups,
+            )
+        ],
     )
     return Pilot("tenants/acme/evaluations/pilot", Results(figures, [], 100, groups, TaskSpec(), "", {}, "", ""))
 

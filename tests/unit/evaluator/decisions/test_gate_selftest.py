@@ -10,7 +10,7 @@ from luthierd.evaluator.decisions import gate_selftest
 from luthierd.evaluator.decisions.gate import ALPHA, ConditionOutcome
 from luthierd.evaluator.decisions.gate_selftest import self_test
 from luthierd.evaluator.domain.arm import Arm
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics.compare import PairedRows
 
 
 def scored_rows(groups: int, rows_per_group: int = 6) -> list[dict[str, Any]]:
@@ -36,12 +36,10 @@ def test_identical_arms_pass_a_gate_no_more_often_than_alpha() -> None:
 
 
 def test_a_gate_that_ignored_groups_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = gate_selftest._interval
+    def by_row(groups: list[str], *how: int) -> PairedRows:
+        return PairedRows([str(number) for number in range(len(groups))], *how)
 
-    def by_row(metric: Any, own: Any, other: Any, groups: list[str], seed: int) -> Interval | None:
-        return honest(metric, own, other, [str(number) for number in range(len(groups))], seed)
-
-    monkeypatch.setattr(gate_selftest, "_interval", by_row)
+    monkeypatch.setattr(gate_selftest, "PairedRows", by_row)
     assert self_test(scored_rows(20), experiments=300, seed=2).outcome is ConditionOutcome.BREACH
 
 

@@ -18,7 +18,7 @@ from luthierd.evaluator.decisions.gate import (
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.scores import ArmCost, Comparison, MetricResult, MetricResults
-from luthierd.statistics.uncertainty import Bounds, Interval
+from luthierd.statistics.estimates import Bounds, Interval
 
 
 def figures(low: float, high: float, *, coverage: float = 1.0, interval: bool = True) -> MetricResults:
@@ -26,10 +26,28 @@ def figures(low: float, high: float, *, coverage: float = 1.0, interval: bool = 
     middle = (low + high) / 2
     return MetricResults(
         metrics=[
-            MetricResult(arm, Metric.ROUGE_L, middle, found, 100, round(100 * coverage))
+            MetricResult(
+                arm=arm,
+                metric=Metric.ROUGE_L,
+                value=middle,
+                interval=found,
+                row_count=100,
+                scored_count=round(100 * coverage),
+            )
             for arm in (Arm.BASE, Arm.ADAPTER)
         ],
-        comparisons=[Comparison(Metric.ROUGE_L, Arm.ADAPTER, Arm.BASE, middle, found, 0.04, 100, 20)],
+        comparisons=[
+            Comparison(
+                metric=Metric.ROUGE_L,
+                arm=Arm.ADAPTER,
+                reference=Arm.BASE,
+                difference=middle,
+                interval=found,
+                minimum_detectable_effect=0.04,
+                row_count=100,
+                group_count=20,
+            )
+        ],
     )
 
 

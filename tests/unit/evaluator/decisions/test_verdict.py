@@ -19,13 +19,15 @@ from luthierd.evaluator.decisions.verdict import (
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.scores import Comparison, MetricResult
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics.estimates import Interval
 
 FIVE = (Arm.BASE, Arm.PROMPTED, Arm.RAG, Arm.ADAPTER, Arm.ADAPTER_RAG)
 
 
 def option(arm: Arm, value: float = 0.5, *, price: float = 0.01, coverage: int = 100, training: float = 0.0) -> Option:
-    quality = MetricResult(arm, Metric.ROUGE_L, value, None, 100, coverage)
+    quality = MetricResult(
+        arm=arm, metric=Metric.ROUGE_L, value=value, interval=None, row_count=100, scored_count=coverage
+    )
     return Option(quality, price, 900.0, 1500.0, Refresh("again", 60.0, training))
 
 
@@ -34,14 +36,14 @@ def verdict(means: dict[Arm, float], *, half_width: float, preferences: Preferen
     arms = [arm for arm in FIVE if arm in means]
     differences = [
         Comparison(
-            Metric.ROUGE_L,
-            more,
-            less,
-            gain := means[more] - means[less],
-            Interval(gain - half_width, gain + half_width, "by hand", 40),
-            0.1,
-            100,
-            40,
+            metric=Metric.ROUGE_L,
+            arm=more,
+            reference=less,
+            difference=(gain := means[more] - means[less]),
+            interval=Interval(gain - half_width, gain + half_width, "by hand", 40),
+            minimum_detectable_effect=0.1,
+            row_count=100,
+            group_count=40,
         )
         for less, more in itertools.combinations(arms, 2)
     ]
@@ -114,7 +116,16 @@ def test_an_option_with_failed_rows_is_excluded_not_flattered() -> None:
 
 
 def test_without_intervals_there_is_no_verdict() -> None:
-    blind = Comparison(Metric.ROUGE_L, Arm.ADAPTER, Arm.BASE, 0.4, None, None, 9, 3)
+    blind = Comparison(
+        metric=Metric.ROUGE_L,
+        arm=Arm.ADAPTER,
+        reference=Arm.BASE,
+        difference=0.4,
+        interval=None,
+        minimum_detectable_effect=None,
+        row_count=9,
+        group_count=3,
+    )
     found = recommend([option(Arm.BASE), option(Arm.ADAPTER)], [blind], Preferences())
     assert (found.recommended, found.certainty) == (None, Certainty.INSUFFICIENT_EVIDENCE)
     assert found.headline == "No verdict: 3 groups of rows are too few for an interval."
@@ -126,7 +137,16 @@ def test_one_way_alone_gets_no_verdict() -> None:
 
 
 def test_the_verdict_says_after_how_many_answers_a_training_is_paid_for() -> None:
-    gain = Comparison(Metric.ROUGE_L, Arm.ADAPTER, Arm.RAG, 0.3, Interval(0.2, 0.4, "by hand", 40), None, 100, 40)
+    gain = Comparison(
+        metric=Metric.ROUGE_L,
+        arm=Arm.ADAPTER,
+        reference=Arm.RAG,
+        difference=0.3,
+        interval=Interval(0.2, 0.4, "by hand", 40),
+        minimum_detectable_effect=None,
+        row_count=100,
+        group_count=40,
+    )
     options = [option(Arm.RAG, price=0.03), option(Arm.ADAPTER, price=0.01, training=0.5)]
     found = recommend(options, [gain], Preferences())
     assert found.reasons[-1] == "1,000 answers cost 0.0200 less than with rag: 25,000 answers pay for a training."

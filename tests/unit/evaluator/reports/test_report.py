@@ -54,7 +54,7 @@ from luthierd.evaluator.scorers.json_validity import JsonValidityScorer
 from luthierd.evaluator.scorers.labels import LabelAccuracyScorer
 from luthierd.evaluator.scorers.rouge_l import RougeLScorer
 from luthierd.evaluator.scorers.scoring import Scoring
-from luthierd.statistics.uncertainty import Interval
+from luthierd.statistics.estimates import Interval
 from markupsafe import escape
 from support.evaluator_material import answer, rows
 
@@ -239,10 +239,24 @@ async def measured() -> ReportData:
     own = [Metric.STYLE, Metric.FORGETTING_CHOICE, Metric.COUNTERFACTUAL_STABILITY, Metric.EXPECTED_BEHAVIOUR]
     own.append(Metric.LM_EVAL)
     cloze = [
-        MetricResult(arm, Metric.LM_EVAL, value, None, 5, 5) for arm, value in ((Arm.BASE, 0.2), (Arm.ADAPTER, 0.6))
+        MetricResult(arm=arm, metric=Metric.LM_EVAL, value=value, interval=None, row_count=5, scored_count=5)
+        for arm, value in ((Arm.BASE, 0.2), (Arm.ADAPTER, 0.6))
     ]
-    further = [MetricResult(arm, metric, 0.8, interval, 7, 7) for metric in own for arm in (Arm.BASE, Arm.ADAPTER)]
-    change = Comparison(Metric.FORGETTING_CHOICE, Arm.ADAPTER, Arm.BASE, -0.04, Interval(-0.09, 0.01, "", 9), 0.1, 7, 9)
+    further = [
+        MetricResult(arm=arm, metric=metric, value=0.8, interval=interval, row_count=7, scored_count=7)
+        for metric in own
+        for arm in (Arm.BASE, Arm.ADAPTER)
+    ]
+    change = Comparison(
+        metric=Metric.FORGETTING_CHOICE,
+        arm=Arm.ADAPTER,
+        reference=Arm.BASE,
+        difference=-0.04,
+        interval=Interval(-0.09, 0.01, "", 9),
+        minimum_detectable_effect=0.1,
+        row_count=7,
+        group_count=9,
+    )
     figures = dataclasses.replace(
         plain.results.overall,
         metrics=[*plain.results.overall.metrics, *further],
@@ -379,8 +393,20 @@ async def test_a_regression_shows_what_the_rival_was_shown() -> None:
 async def test_a_metric_that_no_row_has_a_score_of_shows_none_and_no_difference() -> None:
     found = await data()
     whole = Interval(0.0, 0.2, "test", 15)
-    unscored = [MetricResult(arm, Metric.RUBRIC, 0.0, whole, 45, 0) for arm in (Arm.BASE, Arm.ADAPTER)]
-    equal = Comparison(Metric.RUBRIC, Arm.ADAPTER, Arm.BASE, 0.0, Interval(-0.2, 0.2, "test", 15), None, 45, 15)
+    unscored = [
+        MetricResult(arm=arm, metric=Metric.RUBRIC, value=0.0, interval=whole, row_count=45, scored_count=0)
+        for arm in (Arm.BASE, Arm.ADAPTER)
+    ]
+    equal = Comparison(
+        metric=Metric.RUBRIC,
+        arm=Arm.ADAPTER,
+        reference=Arm.BASE,
+        difference=0.0,
+        interval=Interval(-0.2, 0.2, "test", 15),
+        minimum_detectable_effect=None,
+        row_count=45,
+        group_count=15,
+    )
     figures = found.results.overall
     figures = dataclasses.replace(
         figures, metrics=[*figures.metrics, *unscored], comparisons=[*figures.comparisons, equal]

@@ -77,7 +77,7 @@ def of_ours(scores: Mapping[Arm, list[float | None]]) -> tuple[MetricResult, Com
         RowScores(arm, Metric.ROUGE_L, [Score(row.id, value) for row, value in zip(rows, values, strict=True)])
         for arm, values in scores.items()
     ]
-    found = MetricTable(rows, dict.fromkeys(scores, ()), scored, 0, 800, labelled=False).figures()
+    found = MetricTable(rows, dict.fromkeys(scores, ()), scored, 0, 800, labelled=False).results()
     own = found.metric(Arm.ADAPTER, Metric.ROUGE_L)
     compared = found.comparison(Metric.ROUGE_L, Arm.ADAPTER, Arm.BASE)
     assert own is not None
