@@ -1,4 +1,4 @@
-"""The `luthier` command. One file for each noun; docs/cli.md lists commands and exit codes.
+"""The `luthier` command. One file per noun; docs/cli.md lists commands and exit codes.
 
-`main` holds the table of commands and loads a command's file when the command runs: `luthier --help` loads no gRPC.
+`main` has the table of commands and imports a command's file when the command runs: `luthier --help` loads no gRPC.
 """

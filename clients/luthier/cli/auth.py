@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import time
 
 import click
 
+from luthier import names, profiles, tokens
+from luthier.cli.durations import seconds
 from luthier.cli.session import Group, Session
+from luthier.config_files import nearest_key
+from luthier.services import OPERATOR_SCOPES, SCOPES
 
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}
 MAX_TTL_S = 366 * 86400
 
 
@@ -18,20 +22,16 @@ def auth() -> None:
 
 
 @auth.command()
-@click.option("--scopes", metavar="SCOPE,...", help="Comma separated; default: all but those of operators.")
+@click.option("--scopes", metavar="SCOPE,...", help="Comma-separated. Default: all except the operator's.")
 @click.option("--ttl", default="24h", show_default=True, metavar="TIME", help="E.g. 30m, 24h, 90d.")
-@click.option("--subject", default="cli", show_default=True, help="Who it is for; services write it into their logs.")
+@click.option("--subject", default="cli", show_default=True, help="Who it is for; services log it.")
 def issue(session: Session, *, scopes: str | None, ttl: str, subject: str) -> None:
     """Sign a token for --tenant with this machine's key (made by `luthier up`)."""
-    import time
-
-    from luthier import names, profiles, tokens
-
     if not session.tenant_option:
         raise click.UsageError("name the tenant: --tenant T", ctx=click.get_current_context())
     names.tenant(session.tenant_option)
     chosen = _scopes(scopes)
-    ttl_s = parse_ttl(ttl)
+    ttl_s = _ttl_s(ttl)
     expires_s = int(time.time()) + ttl_s
     key = profiles.home() / "keys" / "private.pem"
     token = tokens.mint(key, tenant=session.tenant_option, scopes=chosen, ttl_s=ttl_s, subject=subject)
@@ -44,9 +44,6 @@ def issue(session: Session, *, scopes: str | None, ttl: str, subject: str) -> No
 
 
 def _scopes(value: str | None) -> tuple[str, ...]:
-    from luthier.config_files import nearest_key
-    from luthier.services import OPERATOR_SCOPES, SCOPES
-
     if value is None:
         return tuple(scope for scope in SCOPES if scope not in OPERATOR_SCOPES)
     chosen = tuple(scope for scope in re.split(r"[,\s]+", value) if scope)
@@ -60,10 +57,9 @@ def _scopes(value: str | None) -> tuple[str, ...]:
     return chosen
 
 
-def parse_ttl(value: str) -> int:
-    """Seconds of `90`, `30m`, `24h` or `7d`."""
-    match = re.fullmatch(r"(\d+)([smhd]?)", value.strip())
-    ttl_s = int(match[1]) * _UNITS_S[match[2]] if match else 0
+def _ttl_s(value: str) -> int:
+    """A number without a unit is in seconds."""
+    ttl_s = int(seconds(f"{value}s" if value.strip().isdigit() else value, option="--ttl"))
     if not 0 < ttl_s <= MAX_TTL_S:
-        raise click.BadParameter(f"'{value}' is not a time of 1s to 366d such as 30m, 24h or 90d", param_hint="--ttl")
+        raise click.BadParameter(f"'{value}' is not between 1s and 366d", param_hint="--ttl")
     return ttl_s

@@ -2,79 +2,79 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
 
 import click
 
+from luthier.cli.progress import Progress
+from luthier.cli.revisions import adapter_revision as adapter_revision_name
 from luthier.cli.session import Command, Session
-
-if TYPE_CHECKING:
-    from luthier.client import AsyncClient
-    from luthier.inference.v1.deployment_pb2 import Deployment, LoadedAdapter
+from luthier.client import AsyncClient
+from luthier.display import enum_name, when
+from luthier.inference.v1.deployment_pb2 import Deployment, LoadedAdapter
+from luthier.resources.deployments import Deployments
 
 
 @click.command(cls=Command)
 @click.argument("name")
 @click.argument("adapter_revision")
-@click.option("--stage", is_flag=True, help="Load and prove it, but leave the live one until `luthier promote`.")
+@click.option("--stage", is_flag=True, help="Load and check it, but leave the live one until `luthier promote`.")
 def deploy(session: Session, *, name: str, adapter_revision: str, stage: bool) -> None:
-    """Verify, load and prove ADAPTER_REVISION and make it live under NAME, while requests run.
+    """Verify, load and check ADAPTER_REVISION and make it live under NAME, while requests run.
 
     ADAPTER_REVISION: `ID/REVISION`, a resource name, or ID (latest).
     """
-    from luthier.cli.adapters import latest_revision
-    from luthier.cli.progress import Progress
-
     session.adopt(name, adapter_revision)
     resource = session.name("deployment", name)
 
     async def work(client: AsyncClient) -> Deployment:
-        revision = await latest_revision(client, session, adapter_revision)
+        revision = await adapter_revision_name(client, session, adapter_revision)
         with Progress(session, f"deploying {revision}") as progress:
             progress.update(f"deploying {revision}")
             return await client.deployments.deploy(resource, adapter_revision=revision, stage_only=stage)
 
-    _show_one(session, session.run(work))
+    _show(session, session.run(work))
+
+
+def _change(session: Session, name: str, call: Callable[[Deployments, str], Awaitable[Deployment]]) -> None:
+    """Makes a call for the deployment `name` and shows the deployment."""
+    resource = session.name("deployment", name)
+    _show(session, session.run(lambda client: call(client.deployments, resource)))
 
 
 @click.command(cls=Command)
 @click.argument("name")
 def promote(session: Session, *, name: str) -> None:
     """Make the staged revision of deployment NAME live."""
-    resource = session.name("deployment", name)
-    _show_one(session, session.run(lambda client: client.deployments.promote(resource)))
+    _change(session, name, Deployments.promote)
 
 
 @click.command(cls=Command)
 @click.argument("name")
 def rollback(session: Session, *, name: str) -> None:
     """Make the previous revision of deployment NAME live again."""
-    resource = session.name("deployment", name)
-    _show_one(session, session.run(lambda client: client.deployments.rollback(resource)))
+    _change(session, name, Deployments.rollback)
 
 
 @click.command(cls=Command)
 @click.argument("name")
 def pin(session: Session, *, name: str) -> None:
-    """Keep the adapters of deployment NAME in memory; others are loaded again when they are asked for."""
-    resource = session.name("deployment", name)
-    _show_one(session, session.run(lambda client: client.deployments.pin(resource)))
+    """Keep the adapters of deployment NAME in memory; other adapters are reloaded on demand."""
+    _change(session, name, Deployments.pin)
 
 
 @click.command(cls=Command)
 @click.argument("name")
 def unpin(session: Session, *, name: str) -> None:
-    """Let the adapters of deployment NAME make room for others while nobody asks for them."""
-    resource = session.name("deployment", name)
-    _show_one(session, session.run(lambda client: client.deployments.pin(resource, pinned=False)))
+    """Allow the adapters of deployment NAME to be evicted while they are idle."""
+    _change(session, name, lambda deployments, resource: deployments.pin(resource, pinned=False))
 
 
 @click.command(cls=Command)
 @click.argument("name")
 def prefetch(session: Session, *, name: str) -> None:
-    """Load what requests to deployment NAME go to, so that none of them waits for it."""
-    resource = session.name("deployment", name)
-    _show_one(session, session.run(lambda client: client.deployments.prefetch(resource)))
+    """Load the adapters of deployment NAME now, so that no request waits for them."""
+    _change(session, name, Deployments.prefetch)
 
 
 @click.command(cls=Command)
@@ -92,36 +92,24 @@ def undeploy(session: Session, *, name: str) -> None:
 @click.command(cls=Command)
 def deployments(session: Session) -> None:
     """List the tenant's deployments."""
-    from luthier.display import to_document, when
+    session.show_list(
+        "deployments",
+        lambda client: client.deployments.list(session.parent),
+        {
+            "name": lambda one: one.name + (" (pinned)" if one.pinned else ""),
+            "#revision": lambda one: one.revision,
+            "live": lambda one: _text(one.live),
+            "parity, nats": lambda one: _parity(one.live),
+            "candidate": lambda one: _text(one.candidate),
+            "previous": lambda one: _text(one.previous),
+            "changed (UTC)": lambda one: when(one.update_time),
+        },
+    )
 
-    async def work(client: AsyncClient) -> list[Deployment]:
-        return [found async for found in client.deployments.list(session.parent)]
 
-    found = session.run(work)
+def _show(session: Session, found: Deployment) -> None:
     if session.as_json:
-        session.emit({"deployments": [to_document(one) for one in found]})
-        return
-    rows = [
-        (
-            one.name + (" (pinned)" if one.pinned else ""),
-            one.revision,
-            _text(one.live),
-            _parity(one.live),
-            _text(one.candidate),
-            _text(one.previous),
-            when(one.update_time),
-        )
-        for one in found
-    ]
-    columns = ["name", "#revision", "live", "parity, nats", "candidate", "previous", "changed (UTC)"]
-    session.table(columns, rows)
-
-
-def _show_one(session: Session, found: Deployment) -> None:
-    from luthier.display import to_document, when
-
-    if session.as_json:
-        session.emit(to_document(found))
+        session.emit(found)
         return
     click.echo(f"{found.name}: revision {found.revision}, live {_text(found.live) or 'nothing'}")
     shown = found.candidate if found.HasField("candidate") else found.live
@@ -142,7 +130,7 @@ def _show_one(session: Session, found: Deployment) -> None:
 
 
 def _parity(loaded_adapter: LoadedAdapter) -> str:
-    """How far the engine is off the training, and how far it may be; empty without a certificate."""
+    """The engine's deviation from the training, and the tolerance; empty without a certificate."""
     if not loaded_adapter.HasField("certificate"):
         return ""
     found = loaded_adapter.certificate
@@ -153,10 +141,8 @@ def _parity(loaded_adapter: LoadedAdapter) -> str:
 
 def _text(loaded_adapter: LoadedAdapter) -> str:
     """The adapter revision behind a loaded adapter, with its state unless it is READY."""
-    from luthier.display import to_document
-
     if not loaded_adapter.id:
         return ""
-    state = str(to_document(loaded_adapter)["state"])
+    state = enum_name(loaded_adapter, "state")
     short = "/".join(loaded_adapter.adapter_revision.split("/")[-3::2])
     return f"{short} ({loaded_adapter.adapter_sha256[:8]})" + ("" if state == "READY" else f" {state}")

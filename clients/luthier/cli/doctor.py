@@ -1,4 +1,4 @@
-"""luthier doctor: what may be wrong with this machine or its installation, and what to do about it."""
+"""luthier doctor: checks of this machine and its installation, with advice."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ from typing import Any
 
 import click
 
+from luthier import profiles
 from luthier.cli import exits
+from luthier.cli.health import health_of
 from luthier.cli.session import Command, Session
+from luthier.display import state_of
+from luthier.errors import LuthierError, ProfileError
 from luthier.services import SERVICES
 
 # Measured: the environment takes 3.6 to 5.2 GB, the demo's models, adapters and databases under 1.5.
 FREE_DISK_GIB = 5.0
 # Measured: the engine with the demo's model and cache takes about 4 GiB, a training worker 2.
 FREE_MEMORY_GIB = 6.0
-# What `luthier up` listens on, and the variable that moves it.
+# The variables that set the ports of `luthier up`, and their defaults.
 PORTS = {variable: port for spec in SERVICES.values() for variable, port in spec.port_by_variable.items()}
-# Extra: a package that only this extra brings.
+# Extra: a package that only this extra installs.
 EXTRAS = {
     "server": "sqlalchemy",
     "curation": "presidio_analyzer",
@@ -83,19 +87,16 @@ def _processor(cpuinfo: pathlib.Path) -> Finding:
     try:
         flags = set(next(line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")).split())
     except (OSError, StopIteration):
-        return Finding(
-            "processor", "warn", f"{count} cores, features not known", "serving on a CPU needs AVX2 or AVX-512"
-        )
+        found = f"{count} cores, features not known"
+        return Finding("processor", "warn", found, "serving on a CPU needs AVX2 or AVX-512")
     features = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
     found = f"{count} cores, {', '.join(features) or 'no AVX2'}"
     if not features:
-        return Finding(
-            "processor", "fail", found, "the CPU engine needs AVX2 or AVX-512: use another machine, or a GPU"
-        )
+        advice = "the CPU engine needs AVX2 or AVX-512: use another machine, or a GPU"
+        return Finding("processor", "fail", found, advice)
     if count < 2:
-        return Finding(
-            "processor", "warn", found, "training and serving share one core: expect less than half the speed"
-        )
+        advice = "training and serving share one core: expect less than half the speed"
+        return Finding("processor", "warn", found, advice)
     computes = "bfloat16" if {"avx512_bf16", "amx_bf16"} & flags else "float32"
     return Finding("processor", "ok", f"{found}; models compute in {computes}")
 
@@ -107,26 +108,21 @@ def _memory(meminfo: pathlib.Path) -> Finding:
     except (OSError, KeyError, ValueError):
         return Finding("memory", "warn", "not known", f"the demo needs {FREE_MEMORY_GIB:.0f} GiB free")
     if free_gib < FREE_MEMORY_GIB:
-        advice = (
-            f"the engine and a training job together need {FREE_MEMORY_GIB:.0f} GiB: end what else runs, or train alone"
-        )
+        advice = f"the engine and a training job need {FREE_MEMORY_GIB:.0f} GiB: stop other programs, or train alone"
         return Finding("memory", "warn", f"{free_gib:.1f} GiB free", advice)
     return Finding("memory", "ok", f"{free_gib:.1f} GiB free")
 
 
 def _disk() -> Finding:
-    from luthier import profiles
-
     home = profiles.home()
     place = next(folder for folder in (home, *home.absolute().parents) if folder.exists())
     free_gib = shutil.disk_usage(place).free / 2**30
+    found = f"{free_gib:.1f} GiB free at {home}"
     if free_gib < 1:
-        return Finding(
-            "disk", "fail", f"{free_gib:.1f} GiB free at {home}", "free some, or set LUTHIER_HOME to another disk"
-        )
+        return Finding("disk", "fail", found, "free some space, or set LUTHIER_HOME to another disk")
     if free_gib < FREE_DISK_GIB:
-        return Finding("disk", "warn", f"{free_gib:.1f} GiB free at {home}", f"{FREE_DISK_GIB:.0f} GiB are comfortable")
-    return Finding("disk", "ok", f"{free_gib:.1f} GiB free at {home}")
+        return Finding("disk", "warn", found, f"{FREE_DISK_GIB:.0f} GiB are recommended")
+    return Finding("disk", "ok", found)
 
 
 def packages(session: Session) -> Iterator[Finding]:
@@ -134,19 +130,16 @@ def packages(session: Session) -> Iterator[Finding]:
     yield Finding("luthier", "ok", importlib.metadata.version("luthier"))
     for extra, package in EXTRAS.items():
         if importlib.util.find_spec(package) is None:
-            advice = (
-                f"to run this service here: pip install 'luthier[{extra.split(' or ')[0]}]', or `make setup` in a clone"
+            install = f"pip install 'luthier[{extra.split(' or ')[0]}]', or `make setup` in a clone"
+            yield Finding(
+                f"extra {extra}", "warn", f"{package} is not installed", f"to run this service here: {install}"
             )
-            yield Finding(f"extra {extra}", "warn", f"{package} is not installed", advice)
         else:
             yield Finding(f"extra {extra}", "ok", "installed")
 
 
 def installation(session: Session) -> Iterator[Finding]:
     """Services of the profile and their engine; free ports if nothing runs here."""
-    from luthier.cli.health import health_of
-    from luthier.errors import LuthierError, ProfileError
-
     try:
         endpoints = session.profile.endpoints
     except ProfileError as error:
@@ -154,7 +147,7 @@ def installation(session: Session) -> Iterator[Finding]:
         yield from _ports()
         return
     except LuthierError as error:
-        yield Finding("profile", "fail", error.message, "mend the profile file or the option")
+        yield Finding("profile", "fail", error.message, "correct the profile file or the option")
         return
     health = health_of({name: endpoints.address_of(name) for name in SERVICES}, endpoints.tls)
     for name, found in health.items():
@@ -162,9 +155,7 @@ def installation(session: Session) -> Iterator[Finding]:
         if found == "SERVING":
             yield Finding(name, "ok", where)
         else:
-            yield Finding(
-                name, "fail", where, "start it with `luthier up`; its log is logs/ in the installation's home"
-            )
+            yield Finding(name, "fail", where, "start it with `luthier up`; its log is in logs/ of the installation")
     if health["inference"] == "SERVING":
         yield _engine(session)
 
@@ -190,9 +181,6 @@ def _is_taken(port: int) -> bool:
 
 
 def _engine(session: Session) -> Finding:
-    from luthier.display import state_of
-    from luthier.errors import LuthierError
-
     try:
         engine: Any = session.run(lambda client: client.engine.get())
     except LuthierError as error:
@@ -200,7 +188,6 @@ def _engine(session: Session) -> Finding:
     state = state_of(engine)
     found = ", ".join(part for part in (state, engine.base_model, engine.version) if part)
     if state == "FAILED":
-        return Finding(
-            "engine", "fail", f"{found}: {engine.error.message}", "see the log of inference; then `luthier up` again"
-        )
-    return Finding("engine", "ok", found if engine.base_model else f"{found}: it starts with the first request")
+        advice = "see the log of inference; then `luthier up` again"
+        return Finding("engine", "fail", f"{found}: {engine.error.message}", advice)
+    return Finding("engine", "ok", found if engine.base_model else f"{found}: it starts at the first request")

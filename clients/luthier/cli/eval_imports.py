@@ -6,29 +6,26 @@ import json
 import pathlib
 
 import click
+import yaml
 
+from luthier import config_files
+from luthier.cli.files import EXISTING_FILE, PATH
 from luthier.cli.session import Command, Session
+from luthier.eval_import import import_openai, import_promptfoo
 
 
 @click.command(cls=Command)
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path))
-@click.option("--from", "tool", required=True, type=click.Choice(["openai", "promptfoo"]), help="Whose file it is.")
-@click.option(
-    "--data", type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path), help="openai: JSONL of the items."
-)
-@click.option("-o", "--output", required=True, type=click.Path(path_type=pathlib.Path), help="Folder to write into.")
+@click.argument("file", type=EXISTING_FILE)
+@click.option("--from", "tool", required=True, type=click.Choice(["openai", "promptfoo"]), help="The file's tool.")
+@click.option("--data", type=EXISTING_FILE, help="openai: JSONL of the items.")
+@click.option("-o", "--output", required=True, type=PATH, help="Folder to write to.")
 def import_eval(
     session: Session, *, file: pathlib.Path, tool: str, data: pathlib.Path | None, output: pathlib.Path
 ) -> None:
-    """Turn another tool's evaluation into rows.jsonl, evaluation.yaml and policy.yaml. Nothing is sent.
+    """Convert another tool's evaluation to rows.jsonl, evaluation.yaml and policy.yaml. Nothing is sent.
 
-    What has no counterpart is listed, and written to unsupported.txt.
+    What cannot be converted is listed, and written to unsupported.txt.
     """
-    import yaml
-
-    from luthier import config_files
-    from luthier.eval_import import import_openai, import_promptfoo
-
     document = config_files.read_mapping(file)
     if tool == "openai":
         items = [json.loads(line) for line in data.read_text().splitlines() if line.strip()] if data else []
@@ -36,12 +33,11 @@ def import_eval(
     else:
         found = import_promptfoo(document)
     output.mkdir(parents=True, exist_ok=True)
+    config, policy = found.config(), found.policy()
     texts = {
         "rows.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.rows),
-        "evaluation.yaml": yaml.safe_dump(found.config(), sort_keys=False, allow_unicode=True)
-        if found.config()
-        else "",
-        "policy.yaml": yaml.safe_dump(found.policy(), sort_keys=False) if found.policy() else "",
+        "evaluation.yaml": yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else "",
+        "policy.yaml": yaml.safe_dump(policy, sort_keys=False) if policy else "",
         "unsupported.txt": "".join(f"{line}\n" for line in found.unsupported),
     }
     written = [name for name, text in texts.items() if text]

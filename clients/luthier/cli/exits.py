@@ -1,4 +1,4 @@
-"""Exit codes, stable from now on. From 64 on they are those of BSD's sysexits: none clashes with a gate's outcome."""
+"""Exit codes, stable. From 64 on they are those of BSD's sysexits, so that none clashes with a gate's outcome."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ OK = 0
 NO_GO = FAILED = 1  # a gate said NO-GO; a job that was waited for failed or was cancelled; doctor found a fault
 INCONCLUSIVE = 2  # a gate lacks evidence
 USAGE = 64  # the command line, a configuration file or a resource name is wrong; nothing was sent
-REFUSED = 65  # a service refused: bad data, unknown or existing name, state that does not permit it, quota
+REFUSED = 65  # a service rejected the request: bad data, unknown or existing name, wrong state, quota
 UNAVAILABLE = 69  # a service or the installation cannot be reached, or did not answer in time
 INTERNAL = 70  # a defect of Luthier
 IO = 74  # a local file cannot be read or written
-DENIED = 77  # no token, or one that does not permit this
-INTERRUPTED = 130  # Ctrl-C; work that was started goes on
+DENIED = 77  # no token, or a token without the permission
+INTERRUPTED = 130  # Ctrl-C; jobs that were started continue
 
 _BY_ERROR: tuple[tuple[type[errors.LuthierError], int], ...] = (
     (errors.JobFailedError, FAILED),

@@ -1,4 +1,4 @@
-"""What services say of their own health, without the health stubs: the answer is one number."""
+"""The health of services, read without the health stubs: the response is one number."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ TIMEOUT_S = 3.0
 def health_of(addresses: Mapping[str, str], tls: TlsOptions | None) -> dict[str, str]:
     """SERVING, NOT_SERVING or UNREACHABLE, by service."""
 
-    async def ask_all() -> dict[str, str]:
-        answers = await asyncio.gather(*(_ask(address, tls) for address in addresses.values()))
+    async def check_all() -> dict[str, str]:
+        answers = await asyncio.gather(*(_check(address, tls) for address in addresses.values()))
         return dict(zip(addresses, answers, strict=True))
 
-    return asyncio.run(ask_all())
+    return asyncio.run(check_all())
 
 
-async def _ask(address: str, tls: TlsOptions | None) -> str:
+async def _check(address: str, tls: TlsOptions | None) -> str:
     if not address:
         return "STOPPED"
     async with open_channel(address, tls) as channel:

@@ -1,31 +1,33 @@
-"""luthier generate | chat | batch | score: answers, as they are made, on stdout; log-probabilities of given ones."""
+"""luthier generate | chat | batch | score: answers, streamed to stdout; log-probabilities of given answers."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 
+from luthier.cli.revisions import adapter_revision
 from luthier.cli.session import Command, Session
-
-if TYPE_CHECKING:
-    from luthier.client import AsyncClient
+from luthier.client import AsyncClient
+from luthier.display import to_document
 
 BATCH_SIZE = 64
-"""As many inputs as the service takes in one batch."""
+"""The service's limit on the inputs of a batch."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def targeted(function: F) -> F:
-    """Options of whoever answers."""
+    """Adds the options that name what answers."""
     for option in reversed(
         (
             click.option("--deployment", metavar="NAME", help="A deployment of the tenant."),
             click.option("--base", metavar="M", help="A base model without any adapter."),
-            click.option("--adapter", metavar="REVISION", help="An adapter revision that need not be deployed."),
+            click.option("--adapter", metavar="REVISION", help="An adapter revision, deployed or not."),
             click.option("--session", "session_id", default="", help="Keeps a conversation on one loaded adapter."),
         )
     ):
@@ -34,20 +36,24 @@ def targeted(function: F) -> F:
 
 
 def answering(function: F) -> F:
-    """Options of whoever answers and how."""
+    """Adds the options that name what answers, and how."""
     for option in reversed(
         (
             targeted,
-            click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens to make. Default 256."),
+            click.option("--max-tokens", type=click.IntRange(min=1), help="Maximum tokens to generate. Default 256."),
             click.option("--temperature", type=click.FloatRange(min=0), help="0 is greedy. Default 0."),
-            click.option("--top-p", type=click.FloatRange(min=0, max=1, min_open=True), help="Nucleus. Default 1."),
+            click.option(
+                "--top-p", type=click.FloatRange(min=0, max=1, min_open=True), help="Nucleus sampling. Default 1."
+            ),
             click.option("--seed", type=int, help="Seed for temperatures above 0."),
             click.option("--stop", multiple=True, help="Text that ends the answer; may be repeated."),
-            click.option("--top-k", type=click.IntRange(min=0), help="Draw from so many of the likeliest tokens."),
+            click.option("--top-k", type=click.IntRange(min=0), help="Sample from the K likeliest tokens."),
             click.option("--json-schema", type=click.File(), help="The answer must be JSON that this schema allows."),
-            click.option("--regex", metavar="R", help="The answer must match this regular expression as a whole."),
-            click.option("--grammar", type=click.File(), help="The answer must be of this grammar (GBNF or Lark)."),
-            click.option("--choice", "choices", multiple=True, help="The answer must be one of these; repeat it."),
+            click.option("--regex", metavar="R", help="The whole answer must match this regular expression."),
+            click.option("--grammar", type=click.File(), help="The answer must follow this grammar (GBNF or Lark)."),
+            click.option(
+                "--choice", "choices", multiple=True, help="The answer must be one of these; may be repeated."
+            ),
         )
     ):
         function = option(function)
@@ -58,7 +64,7 @@ def answering(function: F) -> F:
 @click.argument("prompt", required=False)
 @answering
 def generate(session: Session, *, prompt: str | None, **options: Any) -> None:
-    """Continue PROMPT (or what stdin holds) as it is, without a chat template."""
+    """Continue PROMPT (or stdin) as it is, without a chat template."""
     text = _input(prompt)
     _read_structure(options)
     session.adopt(options["deployment"], options["adapter"])
@@ -75,7 +81,7 @@ def generate(session: Session, *, prompt: str | None, **options: Any) -> None:
 @click.option("--system", metavar="TEXT", help="The system message.")
 @answering
 def chat(session: Session, *, message: str | None, system: str | None, **options: Any) -> None:
-    """Answer MESSAGE (or what stdin holds); on a terminal without MESSAGE, hold a conversation."""
+    """Answer MESSAGE (or stdin); on a terminal without MESSAGE, start a conversation."""
     session.adopt(options["deployment"], options["adapter"])
     _read_structure(options)
     opening = [{"role": "system", "content": system}] if system else []
@@ -97,7 +103,7 @@ def chat(session: Session, *, message: str | None, system: str | None, **options
 def batch(session: Session, *, file: TextIO, **options: Any) -> None:
     """Answer every line of FILE (JSONL: `{"prompt": ...}` or `{"messages": [...]}`), 64 at a time, in order.
 
-    Each 64 lines are answered by one loaded adapter. Prints a JSON line for each.
+    One loaded adapter answers each batch of 64. Prints one JSON line per answer.
     """
     session.adopt(options["deployment"], options["adapter"])
     _read_structure(options)
@@ -106,13 +112,11 @@ def batch(session: Session, *, file: TextIO, **options: Any) -> None:
         raise click.UsageError("the file has no lines")
 
     async def work(client: AsyncClient) -> int:
-        from luthier.display import to_document
-
         target, failure_count = await _target(client, session, options), 0
         for start in range(0, len(inputs), BATCH_SIZE):
             answered = await client.inference.batch_generate(target, inputs[start : start + BATCH_SIZE], **options)
             for result in answered.results:
-                session.emit(to_document(result))
+                session.emit(result)
                 failure_count += result.HasField("error")
         return failure_count
 
@@ -121,9 +125,7 @@ def batch(session: Session, *, file: TextIO, **options: Any) -> None:
 
 
 def _line_input(line: str, number: int) -> str | list[dict[str, str]]:
-    """What a line asks."""
-    import json
-
+    """A text, or the turns of a conversation."""
     try:
         row = json.loads(line)
         return str(row["prompt"]) if "prompt" in row else [dict(turn) for turn in row["messages"]]
@@ -134,10 +136,10 @@ def _line_input(line: str, number: int) -> str | list[dict[str, str]]:
 @click.command(cls=Command)
 @click.argument("prompt")
 @click.argument("completion")
-@click.option("--chat", "is_chat", is_flag=True, help="PROMPT is a message of the user: apply the chat template.")
+@click.option("--chat", "is_chat", is_flag=True, help="PROMPT is a user message: apply the chat template.")
 @targeted
 def score(session: Session, *, prompt: str, completion: str, is_chat: bool, **options: Any) -> None:
-    """Show how likely the target finds COMPLETION after PROMPT, token by token, in nats."""
+    """Show the log-probability of each token of COMPLETION after PROMPT, in nats."""
     session.adopt(options["deployment"], options["adapter"])
 
     async def work(client: AsyncClient) -> Any:
@@ -147,16 +149,14 @@ def score(session: Session, *, prompt: str, completion: str, is_chat: bool, **op
 
     scored = session.run(work)
     if session.as_json:
-        from luthier.display import to_document
-
-        session.emit(to_document(scored))
+        session.emit(scored)
         return
     session.table(["token", "#log-probability"], [(repr(one.text), f"{one.logprob:.3f}") for one in scored.tokens])
     click.echo(f"total {scored.total_logprob:.3f}")
 
 
 def _read_structure(options: dict[str, Any]) -> None:
-    """Files become their texts; no choice is none. At most one may be given."""
+    """Replaces files by their texts and an empty tuple of choices by None. At most one option may be given."""
     for name in ("json_schema", "grammar"):
         if options[name] is not None:
             options[name] = options[name].read()
@@ -167,18 +167,14 @@ def _read_structure(options: dict[str, Any]) -> None:
 
 
 def _converse(session: Session, turns: list[dict[str, str]], options: dict[str, Any]) -> None:
-    """Turn by turn until the end of input. Reads between runs of the loop, so that Ctrl-C ends it at once."""
-    import asyncio
-
-    from luthier.client import AsyncClient
-
+    """Turn by turn until the end of input. Reads between runs of the loop, so that Ctrl-C ends it immediately."""
     with asyncio.Runner() as runner:
         client = AsyncClient(session.profile.endpoints, session.profile.token)
         try:
             target = runner.run(_target(client, session, options))
             session.note(f"{target}; an empty line or Ctrl-D ends")
-            while said := _line():
-                turns.append({"role": "user", "content": said})
+            while typed := _line():
+                turns.append({"role": "user", "content": typed})
                 answer = runner.run(_print(session, client.inference.chat_stream(target, turns, **options)))
                 turns.append({"role": "assistant", "content": answer["text"]})
         finally:
@@ -186,7 +182,7 @@ def _converse(session: Session, turns: list[dict[str, str]], options: dict[str, 
 
 
 def _line() -> str:
-    """What the person says next; empty at the end."""
+    """The next line; empty at the end."""
     try:
         return input("> ").strip()
     except EOFError:
@@ -194,14 +190,12 @@ def _line() -> str:
 
 
 async def _target(client: AsyncClient, session: Session, options: dict[str, Any]) -> str:
-    """Takes the target out of `options`; exactly one must be named."""
-    from luthier.cli.adapters import latest_revision
-
+    """Takes the target out of `options`; exactly one must be given."""
     deployment, base, adapter = (options.pop(key) for key in ("deployment", "base", "adapter"))
     if sum(value is not None for value in (deployment, base, adapter)) != 1:
         raise click.UsageError("name exactly one of --deployment, --base and --adapter")
     if adapter is not None:
-        return await latest_revision(client, session, adapter)
+        return await adapter_revision(client, session, adapter)
     return session.name("deployment", deployment) if deployment is not None else session.name("base_model", base)
 
 
@@ -214,9 +208,7 @@ def _input(given: str | None) -> str:
 
 
 async def _print(session: Session, stream: AsyncIterator[Any]) -> dict[str, Any]:
-    """Prints the pieces as they come; returns text, finish and origin."""
-    from luthier.display import to_document
-
+    """Prints the answer as it streams; returns text, finish and origin."""
     text: list[str] = []
     answer: dict[str, Any] = {}
     async for message in stream:
@@ -237,7 +229,7 @@ async def _print(session: Session, stream: AsyncIterator[Any]) -> dict[str, Any]
 
 def _finish(session: Session, answer: dict[str, Any]) -> None:
     if session.as_json:
-        session.emit({"event": "result"} | answer)
+        session.emit(answer, event="result")
         return
     finish, origin = answer.get("finish", {}), answer.get("origin", {})
     if finish and sys.stderr.isatty():

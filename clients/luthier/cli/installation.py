@@ -12,17 +12,20 @@ from typing import Any
 
 import click
 
+from luthier import profiles
 from luthier.cli import exits
+from luthier.cli.health import health_of
+from luthier.cli.progress import Progress
 from luthier.cli.session import Command, Session
 from luthier.errors import LuthierError
 from luthier.services import SERVICES
 
-# What only the client reads: a token has no business in a server's environment.
+# Only the client reads these; servers must not see a token in their environment.
 CLIENT_VARIABLES = ("LUTHIER_ENDPOINT", "LUTHIER_TENANT", "LUTHIER_TOKEN", "LUTHIER_PROFILE")
 
 
 class SupervisorError(LuthierError):
-    """The supervisor could not do it; its own reason and message."""
+    """An error of the supervisor, with its reason and message."""
 
 
 class NotInstalledError(LuthierError):
@@ -31,9 +34,7 @@ class NotInstalledError(LuthierError):
 
 @click.command(cls=Command)
 def up(session: Session) -> None:
-    """Start the four services on this machine and wait until they serve. What runs already is left alone."""
-    from luthier.cli.progress import Progress
-
+    """Start the four services on this machine and wait until they serve. Running services are left alone."""
     _only_here(session, "up")
     result: dict[str, Any] = {}
     with Progress(session, "starting") as progress:
@@ -49,15 +50,14 @@ def up(session: Session) -> None:
                 progress.note(f"{event['service']} serves on {event['address']}")
                 progress.update("starting", done=served, total=len(SERVICES))
             elif event["event"] == "starting":
-                progress.update(
-                    "starting", done=served, total=len(SERVICES), detail=f"{event['service']} (log: {event['log']})"
-                )
+                detail = f"{event['service']} (log: {event['log']})"
+                progress.update("starting", done=served, total=len(SERVICES), detail=detail)
     _show(session, result)
 
 
 @click.command(cls=Command)
 def down(session: Session) -> None:
-    """Stop the services and workers of this machine. Jobs go on after the next `luthier up`."""
+    """Stop the services and workers of this machine. Jobs continue after the next `luthier up`."""
     _only_here(session, "down")
     for event in supervise("down"):
         if session.as_json:
@@ -73,11 +73,7 @@ def down(session: Session) -> None:
 @click.command(cls=Command)
 def status(session: Session) -> int:
     """Show what runs and whether it serves. Exit code 69 if something does not."""
-    from luthier import profiles
-
     if session.endpoint or os.environ.get("LUTHIER_ENDPOINT"):
-        from luthier.cli.health import health_of
-
         endpoints = session.profile.endpoints
         addresses = {name: endpoints.address_of(name) for name in SERVICES}
         health = health_of(addresses, endpoints.tls)
@@ -116,16 +112,16 @@ def supervise(verb: str) -> Iterator[dict[str, Any]]:
                 ended |= event.get("event") == "result"
                 yield event
         finally:
-            process.terminate()  # it has ended, unless this command was interrupted
+            process.terminate()  # it has ended already unless this command was interrupted
     if not ended:
         raise SupervisorError(
-            f"the supervisor ended with code {process.returncode} and no result; its own words are above",
+            f"the supervisor ended with code {process.returncode} and no result; its output is above",
             reason="SUPERVISOR_FAILED",
         )
 
 
 def _events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """JSON lines as mappings; what a library prints between them is passed over."""
+    """JSON lines as mappings; skips what libraries print between them."""
     for line in lines:
         try:
             event = json.loads(line)
@@ -141,16 +137,12 @@ def _show(session: Session, result: dict[str, Any]) -> int:
     if session.as_json:
         session.emit(result)
     else:
-        session.table(
-            ["service", "health", "address", "pid", "metrics"],
-            [
-                (name, s.get("health", ""), s.get("address", ""), s.get("pid", ""), s.get("metrics_address", ""))
-                for name, s in services.items()
-            ],
-        )
+        fields = ("health", "address", "pid", "metrics_address")
+        rows = [(name, *(found.get(field, "") for field in fields)) for name, found in services.items()]
+        session.table(["service", "health", "address", "pid", "metrics"], rows)
         http_address = services.get("inference", {}).get("http_address")
         if http_address:
             click.echo(f"OpenAI-compatible: http://{http_address}/v1")
         if not serving:
-            session.note("start what does not run with `luthier up`")
+            session.note("start the missing services with `luthier up`")
     return exits.OK if serving else exits.UNAVAILABLE

@@ -1,4 +1,4 @@
-"""The root of the command line: which command is where, how errors are told, what the exit code is."""
+"""The root of the command line: the table of commands, the messages of errors, the exit codes."""
 
 from __future__ import annotations
 
@@ -8,60 +8,57 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 import click
 
 from luthier.cli import exits
 from luthier.cli.session import Session, apply_common, common_options
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, RpcError
 
-# Command: (module below luthier.cli, attribute, line of the help). The order is that of the loop.
+# Command: (module below luthier.cli, attribute, line of the help), in the order in which they are used.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "up": ("installation", "up", "Start the four services on this machine."),
-    "down": ("installation", "down", "Stop them; jobs go on after the next `up`."),
+    "down": ("installation", "down", "Stop them; jobs continue after the next `up`."),
     "status": ("installation", "status", "Show what runs and whether it serves."),
-    "doctor": ("doctor", "doctor", "Check this machine and the installation; say what to do."),
+    "doctor": ("doctor", "doctor", "Check this machine and the installation, with advice."),
     "model": ("models", "model", "Base models: import, list."),
     "dataset": ("datasets", "dataset", "Datasets: import, curate, show, list, export."),
     "train": ("training", "train", "Train an adapter on a dataset revision."),
     "adapters": ("adapters", "adapters", "Adapters and their revisions: list."),
     "jobs": ("jobs", "jobs", "Training jobs, evaluations and curations: list, watch, cancel."),
     "evaluate": ("evaluations", "evaluate", "Compare an adapter with the base model, prompting and retrieval."),
-    "annotate": ("annotation", "annotate", "Let people judge answers blindly; correct a judge by them."),
-    "challenge": ("challenge", "challenge", "Challenge cases of a task: propose, upload reviewed ones."),
-    "prompt": ("prompts", "prompt", "Prompts: optimise on the validation split, show, list."),
-    "import-eval": (
-        "eval_imports",
-        "import_eval",
-        "Turn an OpenAI or promptfoo evaluation into ours.",
-    ),
+    "annotate": ("annotation", "annotate", "Blind annotation of answers by people: create, rate, summary, ..."),
+    "challenge": ("challenge", "challenge", "Challenge cases of a task: generate, upload, list, show."),
+    "prompt": ("prompts", "prompt", "Prompts: optimise on the validation split, show, list, cancel."),
+    "import-eval": ("eval_imports", "import_eval", "Convert an OpenAI or promptfoo evaluation."),
     "gate": ("gates", "gate", "Judge an evaluation by a policy: GO (0), NO-GO (1), INCONCLUSIVE (2); plan, selftest."),
-    "verdict": ("verdicts", "verdict", "Say which way of answering to use: base, prompt, retrieval, tuning."),
-    "compare": ("verdicts", "compare", "Compare two evaluations, and say what differs between them."),
-    "holdout": ("holdouts", "holdout", "How worn a holdout is, and who looked at it: show, ledger."),
+    "verdict": ("verdicts", "verdict", "Recommend a way of answering: base, prompt, retrieval, tuning."),
+    "compare": ("verdicts", "compare", "Compare two evaluations, and list what else differs between them."),
+    "holdout": ("holdouts", "holdout", "How often a holdout was used, and by whom: show, ledger."),
     "deploy": ("deployments", "deploy", "Make an adapter revision live, while requests run."),
     "promote": ("deployments", "promote", "Make a staged revision live."),
     "rollback": ("deployments", "rollback", "Make the previous revision live again."),
-    "traffic": ("traffic", "traffic", "Shares of a deployment's revisions, and its mirror: set, show."),
+    "traffic": ("traffic", "traffic", "Traffic shares of a deployment's revisions, and its mirror: set, show."),
     "pin": ("deployments", "pin", "Keep a deployment's adapters in memory."),
-    "unpin": ("deployments", "unpin", "Let them make room for others."),
-    "prefetch": ("deployments", "prefetch", "Load a deployment's adapter before anybody asks."),
+    "unpin": ("deployments", "unpin", "Allow them to be evicted."),
+    "prefetch": ("deployments", "prefetch", "Load a deployment's adapters before the first request."),
     "undeploy": ("deployments", "undeploy", "Remove a deployment."),
     "deployments": ("deployments", "deployments", "List deployments."),
     "generate": ("inference", "generate", "Continue a text."),
-    "chat": ("inference", "chat", "Answer a message, or hold a conversation."),
-    "feedback": ("feedback", "feedback", "What users say about answers: record, export."),
-    "capture": ("captures", "capture", "Whether prompts and answers are kept: show, set, list."),
-    "quota": ("quotas", "quota", "What a tenant may take of the inference service: show, set."),
+    "chat": ("inference", "chat", "Answer a message, or start a conversation."),
+    "feedback": ("feedback", "feedback", "Feedback of users on answers: record, export."),
+    "capture": ("captures", "capture", "Whether prompts and answers are stored: show, set, list."),
+    "quota": ("quotas", "quota", "A tenant's limits in the inference service: show, list, set."),
     "batch": ("inference", "batch", "Answer every line of a file."),
-    "score": ("inference", "score", "Show how likely a completion is."),
+    "score": ("inference", "score", "Show the log-probabilities of a completion."),
     "auth": ("auth", "auth", "Tokens: issue."),
 }
 
 
 class Root(click.Group):
-    """Loads a command's module when the command is used, so that the help needs none of them."""
+    """Imports a command's module when the command is used, so that the help needs none of them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -81,8 +78,6 @@ class Root(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from difflib import get_close_matches
-
             near = get_close_matches(args[0], COMMANDS, n=1)
             hint = f"did you mean '{near[0]}'?" if near else "see `luthier --help`"
             raise click.UsageError(f"there is no command '{args[0]}'; {hint}", ctx=ctx)
@@ -119,101 +114,85 @@ def run(arguments: Sequence[str]) -> int:
         click.echo(error.format_message(), err=True)
         return exits.USAGE
     except click.ClickException as error:
-        return _told_usage(session, error, as_json=session.as_json or "--json" in arguments)
+        session.as_json |= "--json" in arguments  # the arguments may not have been parsed
+        return _usage_failed(session, error)
     except LuthierError as error:
-        return _told(session, error)
+        return _call_failed(session, error)
     except (KeyboardInterrupt, click.Abort):
-        return _told_interrupt(session)
+        return _interrupted(session)
     except BrokenPipeError:
-        with contextlib.suppress(OSError):  # the reader has gone: keep the interpreter's last flush quiet
+        with contextlib.suppress(OSError):  # the reader is gone: keep the interpreter's final flush quiet
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exits.OK
     except OSError as error:
-        return _told_file(session, error)
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return _fail(session, exits.IO, message, reason="FILE", error=error)
     except Exception as error:
-        return _told_defect(session, error)
+        message = f"{type(error).__name__}: {error}"
+        if not session.as_json:
+            message = f"a defect of the luthier command: {message}\n  run it again with --debug for the stack trace"
+        return _fail(session, exits.INTERNAL, message, reason="DEFECT", error=error)
 
 
-def _told(session: Session, error: LuthierError) -> int:
-    code = exits.code_of(error)
-    violations = getattr(error, "field_violations", ())
+def _fail(
+    session: Session,
+    exit_code: int,
+    message: str,
+    *,
+    reason: str,
+    error: Exception | None = None,
+    hints: Sequence[str] = (),
+    **more: Any,
+) -> int:
+    """Prints an error, as JSON with the fields `more` or as text with a line per hint; returns the exit code."""
     if session.as_json:
-        document: dict[str, Any] = {"event": "error", "reason": error.reason, "message": error.message}
-        document |= {"code": error.code, "metadata": error.metadata}
-        if violations:
-            document["field_violations"] = [vars(violation) for violation in violations]
-        session.emit(document)
+        document: dict[str, Any] = {"event": "error", "reason": reason, "message": message, "code": "", "metadata": {}}
+        session.emit(document | more)
     else:
-        click.echo(f"error: {error.message}", err=True)
-        for violation in violations:
-            if violation.description not in error.message:
-                click.echo(f"  {violation.field}: {violation.description}", err=True)
-        if error.code == "UNAUTHENTICATED":
-            click.echo(
-                "  tokens are made with `luthier auth issue`; LUTHIER_TOKEN or the profile presents one", err=True
-            )
-        retry_after_s = getattr(error, "retry_after_s", None)
-        if retry_after_s:
-            click.echo(f"  try again in {retry_after_s:.0f} s", err=True)
-        request_id = getattr(error, "request_id", "")
-        log = f", request {request_id} in the log of {getattr(error, 'service', '')}" if code == exits.INTERNAL else ""
-        click.echo(f"  ({error.reason}{log if request_id else ''})", err=True)
-    _trace(session, error)
-    return code
+        click.echo(f"error: {message}", err=True)
+        for hint in hints:
+            click.echo(f"  {hint}", err=True)
+    if session.debug and error is not None:
+        traceback.print_exception(error, file=sys.stderr)
+    return exit_code
 
 
-def _told_usage(session: Session, error: click.ClickException, *, as_json: bool) -> int:
+def _call_failed(session: Session, error: LuthierError) -> int:
+    code = exits.code_of(error)
+    rpc_error = error if isinstance(error, RpcError) else RpcError(error.message)
+    violations = rpc_error.field_violations
+    hints = [f"{one.field}: {one.description}" for one in violations if one.description not in error.message]
+    if error.code == "UNAUTHENTICATED":
+        hints.append("create a token with `luthier auth issue`, and pass it in LUTHIER_TOKEN or the profile")
+    if rpc_error.retry_after_s:
+        hints.append(f"try again in {rpc_error.retry_after_s:.0f} s")
+    in_log = code == exits.INTERNAL and rpc_error.request_id
+    log = f", request {rpc_error.request_id} in the log of {rpc_error.service}" if in_log else ""
+    hints.append(f"({error.reason}{log})")
+    more: dict[str, Any] = {"code": error.code, "metadata": error.metadata}
+    if violations:
+        more["field_violations"] = [vars(one) for one in violations]
+    return _fail(session, code, error.message, reason=error.reason, error=error, hints=hints, **more)
+
+
+def _usage_failed(session: Session, error: click.ClickException) -> int:
     code = exits.IO if isinstance(error, click.FileError) else exits.USAGE
-    if as_json:
-        session.emit(
-            {"event": "error", "reason": "USAGE", "message": error.format_message(), "code": "", "metadata": {}}
-        )
-        return code
-    click.echo(f"error: {error.format_message()}", err=True)
-    context = getattr(error, "ctx", None)
-    if context is not None:
-        click.echo(f"  {context.get_usage()}\n  more: {context.command_path} --help", err=True)
-    return code
+    context: click.Context | None = getattr(error, "ctx", None)
+    hints = [] if context is None else [context.get_usage(), f"more: {context.command_path} --help"]
+    return _fail(session, code, error.format_message(), reason="USAGE", hints=hints)
 
 
-def _told_interrupt(session: Session) -> int:
+def _interrupted(session: Session) -> int:
     name = session.following
     if session.as_json:
         session.emit({"event": "interrupted", "following": name})
     elif name:
-        click.echo(f"\ninterrupted; {name} goes on\n  watch it again: luthier jobs watch {name}", err=True)
+        click.echo(f"\ninterrupted; {name} continues\n  watch it again: luthier jobs watch {name}", err=True)
         if not name.startswith("baseModels/"):  # an import cannot be cancelled
             click.echo(f"  stop it:        luthier jobs cancel {name}", err=True)
     else:
         click.echo("\ninterrupted", err=True)
     return exits.INTERRUPTED
-
-
-def _told_file(session: Session, error: OSError) -> int:
-    what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    if session.as_json:
-        session.emit({"event": "error", "reason": "FILE", "message": what, "code": "", "metadata": {}})
-    else:
-        click.echo(f"error: {what}", err=True)
-    _trace(session, error)
-    return exits.IO
-
-
-def _told_defect(session: Session, error: Exception) -> int:
-    what = f"{type(error).__name__}: {error}"
-    if session.as_json:
-        session.emit({"event": "error", "reason": "DEFECT", "message": what, "code": "", "metadata": {}})
-    else:
-        click.echo(
-            f"error: a defect of the luthier command: {what}\n  run it again with --debug for the trace", err=True
-        )
-    _trace(session, error)
-    return exits.INTERNAL
-
-
-def _trace(session: Session, error: Exception) -> None:
-    if session.debug:
-        traceback.print_exception(error, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import pathlib
-from typing import TYPE_CHECKING
 
 import click
 
+from luthier import names
+from luthier.cli.following import follow
 from luthier.cli.session import Group, Session
-
-if TYPE_CHECKING:
-    from luthier.client import AsyncClient
-    from luthier.trainer.v1.base_model_pb2 import BaseModel
+from luthier.client import AsyncClient
+from luthier.display import size, state_of
+from luthier.trainer.v1.base_model_pb2 import BaseModel
 
 
 @click.group(cls=Group)
 def model() -> None:
-    """Base models: what adapters are trained on. Shared by all tenants."""
+    """Base models, on which adapters are trained. Shared by all tenants."""
 
 
 @model.command("import")
 @click.argument("name")
 @click.option("--path", metavar="DIR", help="A Hugging Face checkpoint folder on the trainer's machine.")
-@click.option("--package", metavar="PACKAGE", help="An installed Python package that carries a GGUF model.")
+@click.option("--package", metavar="PACKAGE", help="An installed Python package that contains a GGUF model.")
 @click.option("--detach", is_flag=True, help="Do not wait for the import.")
 def import_(session: Session, *, name: str, path: str | None, package: str | None, detach: bool) -> None:
     """Import a base model under NAME and wait until it is READY."""
-    from luthier import names
-    from luthier.cli.watching import follow
-    from luthier.display import size, state_of, to_document
-
     if (path is None) == (package is None):
         raise click.UsageError("name exactly one of --path and --package", ctx=click.get_current_context())
     resource = session.name("base_model", name)
@@ -43,7 +39,7 @@ def import_(session: Session, *, name: str, path: str | None, package: str | Non
 
     found = session.run(work)
     if session.as_json:
-        session.emit({"event": "result"} | to_document(found))
+        session.emit(found, event="result")
         return
     click.echo(found.name)
     if not detach:
@@ -56,28 +52,17 @@ def import_(session: Session, *, name: str, path: str | None, package: str | Non
 @model.command("list")
 def list_(session: Session) -> None:
     """List the base models."""
-    from luthier.display import size, state_of, to_document
-
-    async def work(client: AsyncClient) -> list[BaseModel]:
-        return [found async for found in client.base_models.list()]
-
-    found = session.run(work)
-    if session.as_json:
-        session.emit({"base_models": [to_document(one) for one in found]})
-        return
-    session.table(
-        ["name", "state", "architecture", "#parameters", "#window", "#size", "sha256", "source"],
-        [
-            (
-                one.name,
-                state_of(one),
-                one.architecture,
-                f"{one.parameter_count:,}",
-                f"{one.context_window_tokens:,}",
-                size(one.size_bytes),
-                one.sha256[:12],
-                one.source,
-            )
-            for one in found
-        ],
+    session.show_list(
+        "base_models",
+        lambda client: client.base_models.list(),
+        {
+            "name": lambda one: one.name,
+            "state": state_of,
+            "architecture": lambda one: one.architecture,
+            "#parameters": lambda one: f"{one.parameter_count:,}",
+            "#window": lambda one: f"{one.context_window_tokens:,}",
+            "#size": lambda one: size(one.size_bytes),
+            "sha256": lambda one: one.sha256[:12],
+            "source": lambda one: one.source,
+        },
     )

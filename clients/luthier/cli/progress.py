@@ -1,23 +1,22 @@
-"""How far a job is: a bar on a terminal, a line now and then elsewhere, nothing with --json."""
+"""Progress of a job: a bar on a terminal, an occasional line elsewhere, nothing with --json."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
-    from rich.progress import TaskID
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
 
-    from luthier.cli.session import Session
+from luthier.cli.session import Session
 
 PLAIN_INTERVAL_S = 5.0
 
 
 class Progress:
-    """Use with `with`. The kind follows from the session and from whether stderr is a terminal."""
+    """Use with `with`. The form depends on the session and on whether stderr is a terminal."""
 
     def __init__(self, session: Session, title: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._session = session
@@ -29,12 +28,15 @@ class Progress:
 
     def __enter__(self) -> Self:
         if not self._session.as_json and self._session.stderr.is_terminal:
-            from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-            from rich.progress import Progress as RichProgress
-
-            columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn()]
-            columns += [TimeElapsedColumn(), TextColumn("{task.fields[detail]}")]
-            self._bar = RichProgress(*columns, console=self._session.stderr)
+            self._bar = RichProgress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=30),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[detail]}"),
+                console=self._session.stderr,
+            )
             self._bar.start()
             self.update(self._title)
         return self
@@ -46,7 +48,7 @@ class Progress:
             self._bar.stop()
 
     def update(self, phase: str, *, done: int = 0, total: int = 0, detail: str = "") -> None:
-        """Reports on one phase; another phase gets a bar of its own. total 0: not known."""
+        """Reports on one phase; each phase has its own bar. total 0: not known."""
         if self._bar is not None:
             if phase not in self._tasks:
                 self._finish_others()
@@ -56,7 +58,7 @@ class Progress:
             self._print(phase, done, total, detail)
 
     def note(self, text: str) -> None:
-        """Says something above the bar."""
+        """Prints a remark above the bar."""
         if self._bar is not None:
             self._bar.console.print(text)
         else:

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import pathlib
-from typing import TYPE_CHECKING
 
 import click
 
+from luthier import config_files
+from luthier.cli.files import PATH
+from luthier.cli.following import follow_new
+from luthier.cli.revisions import adapter_revision, dataset_revision
 from luthier.cli.session import Group, Session
-
-if TYPE_CHECKING:
-    from luthier.client import AsyncClient
-    from luthier.evaluator.v1.evaluation_pb2 import MetricValue
-    from luthier.evaluator.v1.prompt_pb2 import Prompt
+from luthier.client import AsyncClient
+from luthier.display import interval, state_of, when
+from luthier.evaluator.v1.evaluation_pb2 import MetricValue
+from luthier.evaluator.v1.prompt_pb2 import Prompt, PromptSearch
 
 
 @click.group(cls=Group)
 def prompt() -> None:
-    """Prompts: an instruction with examples, searched on the validation split."""
+    """Prompts: an instruction with examples, found by a search on the validation split."""
 
 
 @prompt.command()
 @click.argument("target", metavar="ADAPTER_OR_BASE")
 @click.option(
-    "--dataset",
-    required=True,
-    metavar="REVISION",
-    help="Examples from its training split, judged on its validation split.",
+    "--dataset", required=True, metavar="REVISION", help="Examples from its train split, scores from validation."
 )
-@click.option("--id", "prompt_id", metavar="ID", default="", help="Name of the prompt; default: one is made.")
-@click.option("--budget", type=click.IntRange(min=10), metavar="N", help="Most queries. Default 400.")
-@click.option("--config", type=click.Path(path_type=pathlib.Path), help="YAML of a PromptSearch; options win.")
+@click.option("--id", "prompt_id", metavar="ID", default="", help="Name of the prompt. Default: generated.")
+@click.option("--budget", type=click.IntRange(min=10), metavar="N", help="Maximum number of queries. Default 400.")
+@click.option("--config", type=PATH, help="YAML of a PromptSearch; options take precedence.")
 @click.option("--detach", is_flag=True, help="Do not wait.")
 def optimise(
     session: Session,
@@ -44,39 +43,29 @@ def optimise(
 ) -> None:
     """Search an instruction and examples for ADAPTER_OR_BASE (`ID/REVISION`, an adapter, or `baseModels/M`).
 
-    The holdout is not read. Use what is found with `prompt: NAME` in the --config of `luthier evaluate`.
+    The holdout is not read. Use the result with `prompt: NAME` in the --config of `luthier evaluate`.
     """
-    from luthier import config_files
-    from luthier.cli.adapters import latest_revision
-    from luthier.cli.datasets import latest_revision as latest_dataset_revision
-    from luthier.cli.datasets import revision_name
-    from luthier.cli.watching import follow
-    from luthier.display import to_document
-    from luthier.evaluator.v1.prompt_pb2 import PromptSearch
-
     session.adopt(target, dataset)
     search = config_files.load(config or {}, PromptSearch)
     if budget is not None:
         search.query_budget = budget
 
     async def work(client: AsyncClient) -> Prompt:
-        rows = await latest_dataset_revision(client, revision_name(session, dataset))
-        model = target if target.startswith("baseModels/") else await latest_revision(client, session, target)
+        rows = await dataset_revision(client, session, dataset)
+        is_base = target.startswith("baseModels/")
         created = await client.prompts.create(
-            session.parent, target=model, dataset_revision=rows, search=search, prompt_id=prompt_id
+            session.parent,
+            target=target if is_base else await adapter_revision(client, session, target),
+            dataset_revision=rows,
+            search=search,
+            prompt_id=prompt_id,
         )
-        session.following = created.name
-        if detach:
-            return created
-        session.note(created.name)
-        if session.as_json:
-            session.emit({"event": "created"} | to_document(created))
-        searched: Prompt = await follow(client, session, created.name)
-        return searched
+        found: Prompt = await follow_new(client, session, created, wait=not detach)
+        return found
 
     found = session.run(work)
     if session.as_json:
-        session.emit(({} if detach else {"event": "result"}) | to_document(found))
+        session.emit(found, **({} if detach else {"event": "result"}))
         return
     click.echo(found.name)
     if not detach:
@@ -87,32 +76,24 @@ def optimise(
 @prompt.command()
 @click.argument("name")
 def show(session: Session, *, name: str) -> None:
-    """Show a prompt, its figure, and what became of the candidates."""
-    from luthier.display import to_document
-
+    """Show a prompt, its score, and the candidates that were tried."""
     resource = session.name("prompt", name)
-    found = session.run(lambda client: client.prompts.get(resource))
-    if session.as_json:
-        session.emit(to_document(found))
-    else:
-        _show(session, found)
+    session.show(session.run(lambda client: client.prompts.get(resource)), lambda found: _show(session, found))
 
 
 @prompt.command("list")
 def list_(session: Session) -> None:
     """List the tenant's prompts, newest first."""
-    from luthier.display import state_of, to_document, when
-
-    async def work(client: AsyncClient) -> list[Prompt]:
-        return [found async for found in client.prompts.list(session.parent)]
-
-    found = session.run(work)
-    if session.as_json:
-        session.emit({"prompts": [to_document(one) for one in found]})
-        return
-    session.table(
-        ["prompt", "state", "created", "#queries", "#score"],
-        [(one.name, state_of(one), when(one.create_time), one.query_count, _figure(one, one.score)) for one in found],
+    session.show_list(
+        "prompts",
+        lambda client: client.prompts.list(session.parent),
+        {
+            "prompt": lambda one: one.name,
+            "state": state_of,
+            "created (UTC)": lambda one: when(one.create_time),
+            "#queries": lambda one: one.query_count,
+            "#score": lambda one: _score(one.score),
+        },
     )
 
 
@@ -120,33 +101,24 @@ def list_(session: Session) -> None:
 @click.argument("name")
 def cancel(session: Session, *, name: str) -> None:
     """Ask a search to end."""
-    from luthier.display import state_of, to_document
-
     resource = session.name("prompt", name)
     found = session.run(lambda client: client.prompts.cancel(resource))
-    if session.as_json:
-        session.emit(to_document(found))
-    else:
-        click.echo(state_of(found))
+    session.show(found, lambda found: click.echo(state_of(found)))
 
 
-def _figure(found: Prompt, value: MetricValue) -> str:
-    from luthier.display import interval
-
+def _score(value: MetricValue) -> str:
     shown = value.metric and value.coverage
     return f"{value.metric} {interval(value.mean, value.interval_low, value.interval_high)}" if shown else ""
 
 
 def _show(session: Session, found: Prompt) -> None:
-    from luthier.display import state_of
-
     session.table(
         ["", "value"],
         [
             ("state", state_of(found)),
             ("queries", found.query_count),
-            ("score, unseen validation rows", _figure(found, found.score)),
-            ("the default prompt's, same rows", _figure(found, found.default_score)),
+            ("score, unseen validation rows", _score(found.score)),
+            ("score of the default prompt, same rows", _score(found.default_score)),
             ("instruction", found.instruction or "(none)"),
             *((f"example {one.row_id}", one.answer) for one in found.examples),
         ],

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from luthier.cli.session import Group, Session
-
-if TYPE_CHECKING:
-    from luthier.client import AsyncClient
-    from luthier.inference.v1.deployment_pb2 import Deployment
+from luthier.client import AsyncClient
+from luthier.inference.v1.deployment_pb2 import Deployment
 
 SLOTS = ("live", "candidate", "previous")
 
 
 @click.group(cls=Group)
 def traffic() -> None:
-    """Which of a deployment's revisions answer: shares, and a mirror for copies."""
+    """Traffic of a deployment: which revisions answer, and a mirror that answers copies."""
 
 
 @traffic.command("set")
 @click.argument("name")
 @click.argument("shares", nargs=-1, metavar="[REVISION=WEIGHT]...")
-@click.option("--mirror", metavar="REVISION", default="", help="Answers a copy of each request, after the caller.")
+@click.option(
+    "--mirror",
+    metavar="REVISION",
+    default="",
+    help="Also answers a copy of each request, after the caller has its answer.",
+)
 def set_(session: Session, *, name: str, shares: tuple[str, ...], mirror: str) -> None:
-    """Split the requests of deployment NAME over the revisions that it holds; without shares all go to the live one.
+    """Split the requests of deployment NAME over its revisions; without shares all go to the live one.
 
-    REVISION: `live`, `candidate`, `previous`, `ADAPTER/REVISION`, or a resource name. A session stays with its one.
+    REVISION: `live`, `candidate`, `previous`, `ADAPTER/REVISION`, or a resource name. A session stays on one revision.
     """
     typed = [_parsed(share) for share in shares]
     session.adopt(name, mirror, *(revision for revision, _ in typed))
@@ -64,17 +65,15 @@ def _revision(session: Session, found: Deployment, typed: str) -> str:
             raise click.BadParameter(f"{found.name} has no {typed} revision")
         return str(getattr(found, typed).adapter_revision)
     if "/" not in typed:
-        raise click.BadParameter(f"'{typed}' is none of {', '.join(SLOTS)} and no ADAPTER/REVISION")
+        raise click.BadParameter(f"'{typed}' must be {', '.join(SLOTS)} or ADAPTER/REVISION")
     adapter, _, revision = typed.partition("/")
     whole = typed if typed.startswith("tenants/") else f"{session.parent}/adapters/{adapter}/revisions/{revision}"
     return session.name("adapter_revision", whole)
 
 
 def _show(session: Session, found: Deployment) -> None:
-    from luthier.display import to_document
-
     if session.as_json:
-        session.emit(to_document(found))
+        session.emit(found)
         return
     weights = {one.adapter_revision: one.weight for one in found.traffic}
     if not weights and found.HasField("live"):
@@ -84,7 +83,7 @@ def _show(session: Session, found: Deployment) -> None:
     for slot in SLOTS:
         if found.HasField(slot):  # type: ignore[arg-type]
             revision = getattr(found, slot).adapter_revision
-            weight = weights.pop(revision, 0)  # a revision that is held twice is shown with its share once
+            weight = weights.pop(revision, 0)  # a revision in two slots shows its share once
             share = f"{100 * weight / total:.1f} %" if total else ""
             rows.append((revision, slot, weight, share, "mirror" if revision == found.mirror_revision else ""))
-    session.table(["revision", "is", "#weight", "#share", "copies"], rows, title=found.name)
+    session.table(["revision", "slot", "#weight", "#share", "copies"], rows, title=found.name)

@@ -7,19 +7,19 @@ REVISION = "tenants/acme/datasets/docs/revisions/r2"
 USE = {"access_count": 12, "false_go_bound": 0.6, "is_overused": True, "final_row_count": 40}
 
 
-async def test_an_over_used_holdout_is_shown_with_what_to_do(services, luthier):
+async def test_an_overused_holdout_is_shown_with_what_to_do(services, luthier):
     services.answers["GetHoldout"] = {
         "holdout": {"name": f"{REVISION}/holdout", "row_count": 200, "group_count": 60, "use": USE}
     }
     found = await luthier("holdout", "show", "docs/r2")
     assert found.code == 0
     assert "60%" in found.out
-    assert "over-used" in found.out
+    assert "overused" in found.out
     [request] = services.asked["GetHoldout"]
     assert request.name == f"{REVISION}/holdout"
 
 
-async def test_the_ledger_says_who_looked_and_why(services, luthier):
+async def test_the_ledger_says_who_used_the_holdout_and_why(services, luthier):
     access = {
         "kind": holdout_pb2.HOLDOUT_ACCESS_KIND_EVALUATION,
         "is_counted": True,

@@ -88,7 +88,7 @@ async def test_jobs_of_all_kinds_are_listed_newest_first(training, luthier):
     assert "evaluations/e1" not in active.out
 
 
-async def test_jobs_of_a_service_that_is_away_are_missed_aloud(training, luthier, refuse, monkeypatch):
+async def test_a_service_that_does_not_answer_is_named_in_the_list_of_jobs(training, luthier, refuse, monkeypatch):
     monkeypatch.setattr("luthier.transport.RetryPolicy.max_attempts", 1)
     training.answers["ListTrainingJobs"] = {"training_jobs": [QUEUED]}
     training.answers["ListEvaluations"] = refuse(grpc.StatusCode.UNAVAILABLE, "DRAINING")
@@ -114,10 +114,10 @@ async def test_a_job_is_cancelled_by_its_name_whatever_its_kind(services, luthie
     assert services.asked[method][0].name == name
 
 
-async def test_what_is_no_job_is_told(services, luthier):
+async def test_a_name_that_is_not_a_job_is_refused(services, luthier):
     found = await luthier("jobs", "watch", "tenants/acme/deployments/d")
     assert found.code == 64
-    assert "is no job" in found.err
+    assert "is not a job" in found.err
     assert (await luthier("jobs", "cancel", "baseModels/m")).code == 64
 
 
