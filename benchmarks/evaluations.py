@@ -26,11 +26,12 @@ from luthierd.evaluator.decisions.holdout_store import SqlLedger
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Progress
 from luthierd.evaluator.domain.rows import Message
+from luthierd.evaluator.models.arms import target_of
 from luthierd.evaluator.models.costs import union_s
 from luthierd.evaluator.models.generate import Generator, Reply, SystemClock
-from luthierd.evaluator.models.targets import target_of
+from luthierd.evaluator.models.sample_store import SqlSampleStore
+from luthierd.evaluator.retrieval.indexes import SqlIndexCatalogue
 from luthierd.evaluator.run.evaluation import EvaluationRun, Models
-from luthierd.evaluator.run.store import SqlIndexCatalogue, SqlSampleStore
 from luthierd.storage.database import Database
 from support.inference_server import BASE, InferenceServer
 

@@ -29,7 +29,7 @@ from luthierd.evaluator.domain.evaluation import (
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Answer, Message, Row
 from luthierd.evaluator.models.generate import Generator, Reply
-from luthierd.evaluator.models.sample_cache import SampleCache
+from luthierd.evaluator.models.sample_store import SampleCache
 from luthierd.evaluator.run.evaluation import EvaluationRun, Models
 from luthierd.evaluator.scorers.choice import ChoiceAccuracyScorer
 from luthierd.evaluator.scorers.exact_match import ExactMatchScorer

@@ -25,13 +25,13 @@ from luthierd.evaluator.api.verdict_service import VerdictServicer
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.decisions.gate_policies import GatePolicies
+from luthierd.evaluator.decisions.gate_policy_store import SqlPolicyStore
 from luthierd.evaluator.decisions.holdout_ledger import Holdouts
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
 from luthierd.evaluator.decisions.verdicts import Verdicts
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, Progress
 from luthierd.evaluator.run.evaluations import Evaluations
 from luthierd.evaluator.run.prompts import Prompts
-from luthierd.evaluator.run.store import SqlPolicyStore
 from luthierd.jobs.queue import JobQueue
 from luthierd.jobs.worker import JobContext, Outcome, run_job
 from luthierd.rpc.server import Service

@@ -11,12 +11,24 @@ from luthierd.evaluator.dataset.parsing import ParsedAnswer
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.graders.judge import Judge
 from luthierd.evaluator.graders.judge_models import EndpointJudge
-from luthierd.evaluator.graders.judgement_store import MemoryJudgementStore
-from luthierd.evaluator.models.chat_endpoint import ChatEndpoint
+from luthierd.evaluator.models.chat_endpoint import ChatEndpoint, Completion
 from luthierd.evaluator.models.endpoints import Endpoint
 from luthierd.evaluator.scorers.scorer import Sample
 
 from support.evaluator_material import row
+
+
+class MemoryJudgementStore:
+    """Judgements in memory; see `judge.JudgementStore`."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Completion] = {}
+
+    async def find(self, key: str) -> Completion | None:
+        return self.kept.get(key)
+
+    async def add(self, key: str, completion: Completion) -> None:
+        self.kept.setdefault(key, completion)
 
 
 @contextlib.asynccontextmanager

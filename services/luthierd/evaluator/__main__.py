@@ -17,6 +17,7 @@ from luthierd.evaluator.api.prompt_service import PromptServicer
 from luthierd.evaluator.api.verdict_service import VerdictServicer
 from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.decisions.gate_policies import GatePolicies
+from luthierd.evaluator.decisions.gate_policy_store import SqlPolicyStore
 from luthierd.evaluator.decisions.holdout_ledger import Holdouts
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
 from luthierd.evaluator.decisions.verdicts import Verdicts
@@ -25,7 +26,6 @@ from luthierd.evaluator.human_review.store import SqlAnnotationStore
 from luthierd.evaluator.models.endpoints import load_endpoints
 from luthierd.evaluator.run.evaluations import Evaluations
 from luthierd.evaluator.run.prompts import Prompts
-from luthierd.evaluator.run.store import SqlPolicyStore
 from luthierd.evaluator.suites.challenge_sets import ChallengeSets
 from luthierd.evaluator.suites.challenge_store import SqlChallengeSetStore
 from luthierd.jobs.launcher import Launcher

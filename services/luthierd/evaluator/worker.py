@@ -11,7 +11,8 @@ import os
 import platform
 import sys
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from luthier.client import AsyncClient
 
@@ -21,23 +22,23 @@ from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.decisions.holdout_ledger import EvaluationAccesses
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
 from luthierd.evaluator.domain.arm import Arm
-from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Progress
-from luthierd.evaluator.graders.judge import Judge, JudgementStore
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs
+from luthierd.evaluator.graders.judge import Judge
 from luthierd.evaluator.graders.judge_models import EndpointJudge, InferenceJudge
 from luthierd.evaluator.graders.judgement_store import SqlJudgementStore
-from luthierd.evaluator.models.chat_endpoint import ChatEndpoint
+from luthierd.evaluator.models.arms import target_of
+from luthierd.evaluator.models.chat_endpoint import ChatEndpoint, EndpointArmModel
 from luthierd.evaluator.models.costs import token_price_of
-from luthierd.evaluator.models.endpoint_arm import EndpointArmModel
 from luthierd.evaluator.models.endpoints import Endpoint, load_endpoints
 from luthierd.evaluator.models.generate import ChatModel, Generator, SystemClock
 from luthierd.evaluator.models.multiple_choice import LikelihoodChooser
-from luthierd.evaluator.models.sample_cache import SampleCache
-from luthierd.evaluator.models.targets import target_of
+from luthierd.evaluator.models.sample_store import SampleCache, SqlSampleLookup, SqlSampleStore
+from luthierd.evaluator.retrieval.indexes import SqlIndexCatalogue
 from luthierd.evaluator.run import prompts
 from luthierd.evaluator.run.evaluation import Embedder, EvaluationRun, Models
 from luthierd.evaluator.run.metric_rules import generators_of, needs_judge
-from luthierd.evaluator.run.prompt_job import prepare_search
-from luthierd.evaluator.run.store import SqlIndexCatalogue, SqlSampleLookup, SqlSampleStore
+from luthierd.evaluator.run.prompt_run import PromptInputs, PromptRun
+from luthierd.evaluator.run.prompt_search import PromptSearch
 from luthierd.evaluator.scorers.registry import ScoringMaterial
 from luthierd.evaluator.scorers.scorer import Scorer
 from luthierd.evaluator.suites import lm_harness
@@ -76,108 +77,147 @@ async def main(config: EvaluatorConfig) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     name = sys.argv[1]
     database = Database(config.database_url_of("evaluator"), schema="evaluator")
-    blobs = BlobStore(config.blobs, cache=config.home / "cache/blobs")
     issuer = TokenIssuer.from_file(config.signing_key)
     queue = JobQueue(database, lease_s=config.lease_s)
     async with AsyncClient(endpoints_of(config), token="") as client, contextlib.AsyncExitStack() as opened:
 
         async def work(context: JobContext) -> Outcome:
-            own = client_of(client, issuer, _tenant(name))
-            if context.job.kind == prompts.KIND:
-                search = prepare_search(context, config, database, blobs, own)
-                return Outcome(to_json(await until_cancelled(search.run(), context)))
-            evaluation = _prepare(context, config, database, blobs, own, opened)
-            return Outcome(to_json(await until_cancelled(evaluation.run(), context)))
+            tenant = name.split("/")[1]
+            worker = Worker(
+                context=context,
+                config=config,
+                tenant=tenant,
+                database=database,
+                blobs=BlobStore(config.blobs, cache=config.home / "cache/blobs"),
+                client=client_of(client, issuer, tenant),
+                opened=opened,
+            )
+            job = worker.prompt_run() if context.job.kind == prompts.KIND else worker.evaluation_run()
+            return Outcome(to_json(await until_cancelled(job.run(), context)))
 
         await run_job(queue, name, work)
     await database.close()
 
 
-def _prepare(
-    context: JobContext,
-    config: EvaluatorConfig,
-    database: Database,
-    blobs: BlobStore,
-    client: AsyncClient,
-    opened: contextlib.AsyncExitStack,
-) -> EvaluationRun:
-    payload = context.job.payload
-    inputs = from_json(EvaluationInputs, payload["inputs"])
-    settings = from_json(EvaluationConfig, payload["config"])
-    samples = SqlSampleStore(database, context.job.name)
-    tenant = _tenant(context.job.name)
-    endpoint = _endpoint(context, config, settings)
-    inference = InferenceModel(
-        client, lambda arm: target_of(arm, inputs, settings).name, timeout_s=config.answer_timeout_s
-    )
-    cache = SampleCache(
-        SqlSampleLookup(database, _tenant(context.job.name)),
-        inputs,
-        settings,
-        EngineVersion(client).get,
-    )
-    generator = Generator(
-        _chat_model(inference, settings, endpoint=endpoint, opened=opened),
-        samples,
-        SystemClock(),
-        concurrency=settings.concurrency,
-        endpoint_concurrency=endpoint.concurrency if endpoint else 1,
-        max_tokens=settings.max_answer_tokens,
-        patience_s=config.inference_patience_s,
-        chooser=LikelihoodChooser(inference),
-        cache=cache,
-    )
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """Builds the run of a job. What it opens for the run is closed with `opened`."""
 
-    def progress(found: Progress) -> None:
-        context.raise_if_cancelled()
-        context.emit("progress", to_json(found))
+    context: JobContext
+    config: EvaluatorConfig
+    tenant: str
+    database: Database
+    blobs: BlobStore
+    client: AsyncClient
+    opened: contextlib.AsyncExitStack
 
-    return EvaluationRun(
-        name=context.job.name,
-        tenant=tenant,
-        inputs=inputs,
-        config=settings,
-        generator=generator,
-        samples=samples,
-        blobs=blobs,
-        catalogue=SqlIndexCatalogue(database),
-        models=Models(load_embedder, load_scorers),
-        versions=versions,
-        progress=progress,
-        shot_characters=config.shot_characters,
-        suite_parts=SuiteParts(
-            SdkLikelihoods(
-                client, lambda arm: target_of(arm, inputs, settings).name, timeout_s=config.answer_timeout_s
-            ),
-            SqlRetentionSuites(database),
-            lm_harness.loader(config.lm_tasks_path),
-        ),
-        token_prices={Arm.ENDPOINT: token_price_of(endpoint)} if endpoint else {},
-        judge=_judge(
-            client, config, inputs, settings, store=SqlJudgementStore(database, tenant), tenant=tenant, opened=opened
+    def evaluation_run(self) -> EvaluationRun:
+        """The run of an evaluation. EndpointNotFoundError if the operator removed its endpoint since."""
+        payload = self.context.job.payload
+        inputs = from_json(EvaluationInputs, payload["inputs"])
+        settings = from_json(EvaluationConfig, payload["config"])
+        samples = SqlSampleStore(self.database, self.context.job.name)
+        endpoint = self._endpoint(settings.endpoint.endpoint) if settings.endpoint else None
+
+        def target(arm: Arm) -> str:
+            return target_of(arm, inputs, settings).name
+
+        inference = InferenceModel(self.client, target, timeout_s=self.config.answer_timeout_s)
+        cache = SampleCache(
+            SqlSampleLookup(self.database, self.tenant), inputs, settings, EngineVersion(self.client).get
         )
-        if needs_judge(settings)
-        else None,
-        accesses=EvaluationAccesses(SqlLedger(database), subject=payload.get("subject", "")),
-    )
+        generator = Generator(
+            self._chat_model(inference, settings, endpoint),
+            samples,
+            SystemClock(),
+            concurrency=settings.concurrency,
+            endpoint_concurrency=endpoint.concurrency if endpoint else 1,
+            max_tokens=settings.max_answer_tokens,
+            patience_s=self.config.inference_patience_s,
+            chooser=LikelihoodChooser(inference),
+            cache=cache,
+        )
+        return EvaluationRun(
+            name=self.context.job.name,
+            tenant=self.tenant,
+            inputs=inputs,
+            config=settings,
+            generator=generator,
+            samples=samples,
+            blobs=self.blobs,
+            catalogue=SqlIndexCatalogue(self.database),
+            models=Models(load_embedder, load_scorers),
+            versions=versions,
+            progress=lambda found: self._progress(to_json(found)),
+            shot_characters=self.config.shot_characters,
+            suite_parts=SuiteParts(
+                SdkLikelihoods(self.client, target, timeout_s=self.config.answer_timeout_s),
+                SqlRetentionSuites(self.database),
+                lm_harness.loader(self.config.lm_tasks_path),
+            ),
+            token_prices={Arm.ENDPOINT: token_price_of(endpoint)} if endpoint else {},
+            judge=self._judge(inputs, settings) if needs_judge(settings) else None,
+            accesses=EvaluationAccesses(SqlLedger(self.database), subject=payload.get("subject", "")),
+        )
 
+    def prompt_run(self) -> PromptRun:
+        """The run of a search for a prompt."""
+        inputs = from_json(PromptInputs, self.context.job.payload["inputs"])
+        search = from_json(PromptSearch, self.context.job.payload["search"])
+        samples = SqlSampleStore(self.database, self.context.job.name)
+        generator = Generator(
+            InferenceModel(self.client, lambda _: inputs.target, timeout_s=self.config.answer_timeout_s),
+            samples,
+            SystemClock(),
+            concurrency=search.concurrency,
+            max_tokens=search.max_answer_tokens,
+            patience_s=self.config.inference_patience_s,
+        )
+        return PromptRun(
+            inputs=inputs,
+            search=search,
+            generator=generator,
+            samples=samples,
+            blobs=self.blobs,
+            scorers=load_search_scorers,
+            report=lambda done_count: self._progress({"done_count": done_count}),
+            tell=lambda text: self.context.emit("message", {"message": text}),
+            shot_characters=self.config.shot_characters,
+        )
 
-def _endpoint(context: JobContext, config: EvaluatorConfig, settings: EvaluationConfig) -> Endpoint | None:
-    """The endpoint under test; EndpointNotFoundError if the operator took it away since."""
-    if settings.endpoint is None:
-        return None
-    endpoints = load_endpoints(config.endpoints_path, os.environ)
-    return endpoints.find(settings.endpoint.endpoint, tenant=_tenant(context.job.name))
+    def _progress(self, data: dict[str, Any]) -> None:
+        self.context.raise_if_cancelled()
+        self.context.emit("progress", data)
 
+    def _endpoint(self, name: str) -> Endpoint:
+        return load_endpoints(self.config.endpoints_path, os.environ).find(name, tenant=self.tenant)
 
-def _chat_model(
-    inference: ChatModel, settings: EvaluationConfig, *, endpoint: Endpoint | None, opened: contextlib.AsyncExitStack
-) -> ChatModel:
-    if endpoint is None or settings.endpoint is None:
-        return inference
-    chat = ChatEndpoint(endpoint)
-    opened.push_async_callback(chat.close)
-    return EndpointArmModel(inference, chat, model=settings.endpoint.model)
+    def _open(self, endpoint: Endpoint) -> ChatEndpoint:
+        chat = ChatEndpoint(endpoint)
+        self.opened.push_async_callback(chat.close)
+        return chat
+
+    def _chat_model(self, inference: ChatModel, settings: EvaluationConfig, endpoint: Endpoint | None) -> ChatModel:
+        if endpoint is None or settings.endpoint is None:
+            return inference
+        return EndpointArmModel(inference, self._open(endpoint), model=settings.endpoint.model)
+
+    def _judge(self, inputs: EvaluationInputs, settings: EvaluationConfig) -> Judge:
+        """The judge of an evaluation: the endpoint or target that it names, else the base model."""
+        chosen, store = settings.judge, SqlJudgementStore(self.database, self.tenant)
+        if chosen.endpoint:
+            endpoint = self._endpoint(chosen.endpoint)
+            model = EndpointJudge(endpoint, self._open(endpoint), chosen.model, chosen.max_tokens)
+            return Judge(model, store, concurrency=endpoint.concurrency)
+        target = chosen.target or inputs.base_model
+        own = InferenceJudge(
+            target=target,
+            digest=inputs.base_model_sha256 if target == inputs.base_model else "",
+            generators=generators_of(settings, inputs.adapter_revision),
+            max_tokens=chosen.max_tokens,
+            chat=SdkChat(self.client, timeout_s=self.config.answer_timeout_s),
+        )
+        return Judge(own, store, concurrency=settings.concurrency)
 
 
 async def until_cancelled(work: Awaitable[T], context: JobContext) -> T:
@@ -190,38 +230,6 @@ async def until_cancelled(work: Awaitable[T], context: JobContext) -> T:
                 await task
             raise JobCancelled
     return task.result()
-
-
-def _judge(
-    client: AsyncClient,
-    config: EvaluatorConfig,
-    inputs: EvaluationInputs,
-    settings: EvaluationConfig,
-    *,
-    store: JudgementStore,
-    tenant: str,
-    opened: contextlib.AsyncExitStack,
-) -> Judge:
-    """The judge of an evaluation: the endpoint or target that it names, else the base model."""
-    chosen = settings.judge
-    if chosen.endpoint:
-        endpoint = load_endpoints(config.endpoints_path, os.environ).find(chosen.endpoint, tenant=tenant)
-        chat = ChatEndpoint(endpoint)
-        opened.push_async_callback(chat.close)
-        model = EndpointJudge(endpoint, chat, chosen.model, chosen.max_tokens)
-        return Judge(model, store, concurrency=endpoint.concurrency)
-    target = chosen.target or inputs.base_model
-    return Judge(
-        InferenceJudge(
-            target=target,
-            digest=inputs.base_model_sha256 if target == inputs.base_model else "",
-            generators=generators_of(settings, inputs.adapter_revision),
-            max_tokens=chosen.max_tokens,
-            chat=SdkChat(client, timeout_s=config.answer_timeout_s),
-        ),
-        store,
-        concurrency=settings.concurrency,
-    )
 
 
 def load_embedder() -> Embedder:
@@ -238,6 +246,17 @@ def load_scorers(material: ScoringMaterial) -> Sequence[Scorer]:
     return build_scorers(material)
 
 
+def load_search_scorers() -> Sequence[Scorer]:
+    """The metrics that need no model. Imports RAGAS: about five seconds on two cores."""
+    from luthierd.evaluator.scorers.chrf import ChrfScorer
+    from luthierd.evaluator.scorers.exact_match import ExactMatchScorer
+    from luthierd.evaluator.scorers.json_validity import JsonValidityScorer
+    from luthierd.evaluator.scorers.labels import LabelAccuracyScorer
+    from luthierd.evaluator.scorers.rouge_l import RougeLScorer
+
+    return (ExactMatchScorer(), JsonValidityScorer(), LabelAccuracyScorer(), RougeLScorer(), ChrfScorer())
+
+
 def versions() -> Mapping[str, str]:
     """Versions of what makes the numbers."""
     found = {"python": platform.python_version(), "luthier": importlib.metadata.version("luthier")}
@@ -245,11 +264,6 @@ def versions() -> Mapping[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
-
-
-def _tenant(name: str) -> str:
-    """Of a job's name: the second part, whatever kind of job it is."""
-    return name.split("/")[1]
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from luthierd.evaluator.decisions.holdout_store import SqlLedger
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig
 from luthierd.evaluator.domain.rows import Message
+from luthierd.evaluator.models.sample_store import SqlSampleStore
 from luthierd.evaluator.run.evaluations import Evaluations
-from luthierd.evaluator.run.store import SqlSampleStore
 from luthierd.jobs.queue import JobQueue, JobState
 from luthierd.rpc.auth import TokenVerifier, create_keys
 from luthierd.rpc.server import Service

@@ -283,7 +283,7 @@ def event_to_proto(event: JobEvent | None) -> pb.EvaluationEvent | None:
 
 
 def row_to_proto(row: Mapping[str, Any]) -> pb.EvaluationRow:
-    """One stored row (`result_rows.write_rows`)."""
+    """One stored row (`rows.write_rows`)."""
     return pb.EvaluationRow(
         row_id=row["row_id"],
         group=row["group"],

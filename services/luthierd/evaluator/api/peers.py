@@ -123,7 +123,7 @@ def _turns(messages: Sequence[Message]) -> list[dict[str, str]]:
 
 
 class EngineVersion:
-    """Kind and version of the inference service's engine; see `sample_cache.SampleCache`."""
+    """Kind and version of the inference service's engine; see `sample_store.SampleCache`."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._engine = client.engine

@@ -1,14 +1,22 @@
-"""Rows of a dataset split: parsing the canonical JSONL, and choosing some of them evenly over groups."""
+"""Rows in and out: parsing a dataset's canonical JSONL, choosing rows evenly over groups, slices, and writing rows with
+all answers and scores.
+"""
 
 from __future__ import annotations
 
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from luthierd.errors import DataLossError
-from luthierd.evaluator.domain.rows import Message, Row
+from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.rows import Answer, Message, Row
+from luthierd.evaluator.domain.scores import RowScores
+
+# A slice of five arms and seven metrics takes some 17 kB of every read of the evaluation: the largest are kept.
+MAX_SLICES = 30
 
 
 class DatasetRowError(DataLossError):
@@ -71,3 +79,72 @@ def _parse_row(line: str, split: str, number: int) -> Row:
         sources=sources,
         slices=slices,
     )
+
+
+def slice_names(row: Row) -> tuple[str, ...]:
+    """`label:` and the label, if the row has one, then the row's own slices, each once."""
+    by_label = (f"label:{row.label}",) if row.label is not None else ()
+    return tuple(dict.fromkeys((*by_label, *row.slices)))
+
+
+def slice_positions(rows: Sequence[Row]) -> Mapping[str, Sequence[int]]:
+    """The positions of every slice's rows, largest slice first, MAX_SLICES at most."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for position, row in enumerate(rows):
+        for name in slice_names(row):
+            found[name].append(position)
+    largest = sorted(found, key=lambda name: (-len(found[name]), name))[:MAX_SLICES]
+    return {name: found[name] for name in largest}
+
+
+def write_rows(
+    rows: Sequence[Row], answers: Mapping[Arm, Mapping[str, Answer]], row_scores: Sequence[RowScores]
+) -> list[dict[str, Any]]:
+    """One mapping a row: `row_id`, `group`, `slices`, `question`, `reference`, `answers` (one for each arm, in arm
+    order).
+    """
+    scores: dict[tuple[Arm, str], dict[str, float]] = {}
+    failures: dict[tuple[Arm, str], dict[str, str]] = {}
+    for scored in row_scores:
+        for score in scored.scores:
+            if score.value is not None:
+                scores.setdefault((scored.arm, score.row_id), {})[scored.metric.value] = round(score.value, 6)
+            elif score.failure:
+                reason = score.failure.partition(":")[0]
+                failures.setdefault((scored.arm, score.row_id), {})[scored.metric.value] = reason
+    return [
+        {
+            "row_id": row.id,
+            "group": row.group,
+            "slices": list(slice_names(row)),
+            "question": row.question,
+            "reference": row.reference,
+            "answers": [
+                _answer(arm, given.get(row.id), scores.get((arm, row.id), {}), failures.get((arm, row.id), {}))
+                for arm, given in answers.items()
+            ],
+        }
+        for row in rows
+    ]
+
+
+def to_jsonl(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """One line a row, keys sorted."""
+    return "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def _answer(
+    arm: Arm, answer: Answer | None, scores: Mapping[str, float], failures: Mapping[str, str]
+) -> dict[str, Any]:
+    error = answer.error if answer else None
+    # Without an answer every metric fails alike: `error_reason` says it once.
+    unscored = {"score_failures": dict(failures)} if failures and answer and error is None else {}
+    return unscored | {
+        "arm": arm.value,
+        "text": answer.text if answer else "",
+        "error_reason": error.reason if error else ("" if answer else "NOT_ASKED"),
+        "scores": dict(scores),
+        "shown_row_ids": list(answer.shown_row_ids) if answer else [],
+        "completion_tokens": answer.completion_tokens if answer else 0,
+        "finish_reason": answer.finish_reason if answer else "",
+    }

@@ -60,7 +60,7 @@ def decide(
     training_s: float | None = None,
     price_per_hour: float,
 ) -> Decision:
-    """The verdict from an evaluation's figures and rows (those of `result_rows.write_rows`)."""
+    """The verdict from an evaluation's figures and rows (those of `rows.write_rows`)."""
     scores = scores_by_arm(rows)
     known = sorted({name for found in scores.values() for name in found})
     metric = metric or results.task.primary_metric

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from scipy import special
 
-from luthierd.evaluator.dataset.slices import slices_of
+from luthierd.evaluator.dataset.rows import slice_names
 from luthierd.evaluator.decisions.gate import ALPHA, ConditionOutcome, GateCondition, GateOutcome, GatePolicy, Tier
 from luthierd.evaluator.domain.evaluation import Results
 from luthierd.evaluator.domain.rows import Row
@@ -102,7 +102,7 @@ def _plan_condition(
     condition: GateCondition, policy: GatePolicy, rows: Sequence[Row], pilot: Pilot | None
 ) -> ConditionPlan:
     condition = replace(condition, expected=_expected(condition))
-    chosen = [row for row in rows if not condition.slice or condition.slice in slices_of(row)]
+    chosen = [row for row in rows if not condition.slice or condition.slice in slice_names(row)]
     sizes = Counter(row.group for row in chosen)
     groups, alpha = len(sizes), ALPHA / policy.candidate_count
     distance = (condition.expected or 0.0) - condition.at_least

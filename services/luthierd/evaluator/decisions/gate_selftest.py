@@ -52,7 +52,7 @@ def self_test(rows: Sequence[Mapping[str, Any]], *, experiments: int = DEFAULT_E
     """Tests every metric that the rows have a score in, on the two most different arms of it. Holds the CPU for some
     seconds.
 
-    rows: as `result_rows.write_rows` wrote them.
+    rows: as `rows.write_rows` wrote them.
     """
     results = []
     for metric in Metric:

@@ -16,7 +16,7 @@ ScoresByArm = Mapping[Arm, Mapping[str, Mapping[str, float]]]
 
 
 def scores_by_arm(rows: Sequence[Mapping[str, Any]]) -> ScoresByArm:
-    """`rows`: those of `result_rows.write_rows`."""
+    """`rows`: those of `rows.write_rows`."""
     found: dict[Arm, dict[str, dict[str, float]]] = {}
     for row in rows:
         for answer in row["answers"]:

@@ -23,7 +23,7 @@ class Evaluations(Protocol):
         """EvaluationNotFoundError, EvaluationNotFinishedError."""
 
     async def scored_rows(self, name: str) -> Sequence[dict[str, Any]]:
-        """All rows of a finished evaluation with answers and scores (`result_rows.write_rows`)."""
+        """All rows of a finished evaluation with answers and scores (`rows.write_rows`)."""
 
 
 class Peers(Protocol):

@@ -92,6 +92,11 @@ class EvaluationConfig:
     purpose: str = ""
 
 
+def adapter_of(revision: str) -> str:
+    """The adapter of a revision's name: all its revisions are one author."""
+    return revision.rpartition("/revisions/")[0]
+
+
 @dataclass(frozen=True)
 class AdapterRevision:
     """What the trainer says of an adapter revision."""

@@ -11,6 +11,14 @@ from luthierd.evaluator.domain.metrics import Metric
 from luthierd.statistics.estimates import CommonRows, Difference, Interval, Mean
 
 
+class ScoreFailedError(Exception):
+    """A row has no score. `reason` is UPPER_SNAKE and says whose fault it is: JUDGE_..., NO_SOURCES, ..."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Score:
     """One metric on one answer. `value` is None when the row failed; it then counts as 0, the worst score."""

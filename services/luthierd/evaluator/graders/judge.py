@@ -20,8 +20,8 @@ import pydantic
 from luthierd.errors import DeadlineExceededError, LuthierError, RetryableError
 from luthierd.evaluator.domain.metric_details import JudgeReport
 from luthierd.evaluator.domain.rows import Message
+from luthierd.evaluator.domain.scores import ScoreFailedError
 from luthierd.evaluator.models.chat_endpoint import Completion
-from luthierd.evaluator.scorers.scorer import ScoreFailedError
 
 T = TypeVar("T", bound=pydantic.BaseModel)
 

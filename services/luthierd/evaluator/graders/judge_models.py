@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from luthierd.evaluator.domain.evaluation import adapter_of
 from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.graders.judge import ITSELF, JudgeError
 from luthierd.evaluator.models.chat_endpoint import ChatEndpoint, Completion
 from luthierd.evaluator.models.endpoints import Endpoint
-from luthierd.evaluator.run.metric_rules import adapter_of
 
 # Small models find the form of an answer only with an example of it: the schema is shown, and asked for.
 FORM = "Answer with one JSON object that fits this JSON Schema, and nothing else:\n"

@@ -48,16 +48,3 @@ class SqlJudgementStore:
                 await tx.execute(sa.insert(_judgements).values(**values))
         except IntegrityError:
             return
-
-
-class MemoryJudgementStore:
-    """The same in memory, for tests."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, Completion] = {}
-
-    async def find(self, key: str) -> Completion | None:
-        return self.kept.get(key)
-
-    async def add(self, key: str, completion: Completion) -> None:
-        self.kept.setdefault(key, completion)

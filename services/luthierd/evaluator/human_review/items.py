@@ -95,7 +95,7 @@ class Vote:
 
 
 def make_items(rows: Sequence[Mapping[str, Any]], config: QueueConfig) -> list[Item]:
-    """The items of the evaluation's rows (`result_rows.write_rows`) that every arm answered, in drawn order: whoever
+    """The items of the evaluation's rows (`rows.write_rows`) that every arm answered, in drawn order: whoever
     stops early has judged a random part.
     """
     rng = random.Random(f"{config.seed}/items")  # noqa: S311

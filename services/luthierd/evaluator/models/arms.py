@@ -3,18 +3,71 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from luthierd.errors import FieldViolation
 from luthierd.evaluator.domain.arm import Arm
-from luthierd.evaluator.domain.evaluation import DEFAULT_INSTRUCTION
+from luthierd.evaluator.domain.evaluation import DEFAULT_INSTRUCTION, EvaluationConfig, EvaluationInputs
 from luthierd.evaluator.domain.retrieval import Passage
 from luthierd.evaluator.domain.rows import Message, Row
-from luthierd.evaluator.models.shots import MAX_QUESTION_CHARACTERS, shot_turns
 
 # Queries of several arms share the engine for a window where turns meet. Shorter turns mean more of that: every latency
 # drifts to the mean of the arms (docs/decisions/0016). Longer ones compare an arm's minutes with another one's.
 TURN_WINDOWS = 4
+# A retrieved or fixed example shows its task, not its whole body: three of them at 240 characters are about 330 tokens
+# with their answers, a fifth of a second of prefill on two cores.
+MAX_QUESTION_CHARACTERS = 240
+NEEDS = {
+    Arm.ADAPTER_RAFT: "raft_adapter_revision",
+    Arm.CHALLENGER: "challenger_revision",
+    Arm.ENDPOINT: "endpoint",
+}
+# Longer than any name that an endpoint has; it becomes part of reports.
+MAX_MODEL_CHARACTERS = 256
+
+
+@dataclass(frozen=True)
+class Target:
+    """What answers: a resource name, or `endpoints/ENDPOINT/MODEL`. `sha256` is of its weights; empty for an endpoint,
+    as nobody vouches for what is behind it.
+    """
+
+    name: str
+    sha256: str
+
+
+def target_of(arm: Arm, inputs: EvaluationInputs, config: EvaluationConfig) -> Target:
+    """Who answers `arm`. The configuration has been checked: what the arm needs is there."""
+    if arm is Arm.ENDPOINT:
+        assert config.endpoint is not None
+        return Target(f"endpoints/{config.endpoint.endpoint}/{config.endpoint.model}", "")
+    if arm is Arm.ADAPTER_RAFT:
+        return Target(config.raft_adapter_revision, inputs.raft_sha256)
+    if arm is Arm.CHALLENGER:
+        return Target(config.challenger_revision, inputs.challenger_sha256)
+    if arm.uses_adapter:
+        return Target(inputs.adapter_revision, inputs.adapter_sha256)
+    return Target(inputs.base_model, inputs.base_model_sha256)
+
+
+def target_violations(config: EvaluationConfig) -> list[FieldViolation]:
+    """What is missing or too much between the arms and the fields that they need."""
+    found = []
+    for arm, needed in NEEDS.items():
+        given = bool(getattr(config, needed))
+        if arm in config.arms and not given:
+            found.append(FieldViolation(f"evaluation.config.{needed}", f"arm {arm} needs it"))
+        if given and arm not in config.arms:
+            text = f"it is for arm {arm}, which is not among the arms; add the arm or leave this out"
+            found.append(FieldViolation(f"evaluation.config.{needed}", text))
+    if len(set(config.retrievers)) != len(config.retrievers):
+        found.append(FieldViolation("evaluation.config.retrievers", "a retriever is named twice"))
+    if config.endpoint is not None and len(config.endpoint.model) > MAX_MODEL_CHARACTERS:
+        text = f"a model's name has at most {MAX_MODEL_CHARACTERS} characters"
+        found.append(FieldViolation("evaluation.config.endpoint.model", text))
+    return found
 
 
 @dataclass(frozen=True)
@@ -102,3 +155,34 @@ def _conversation(prompt: Sequence[Message], turns: Sequence[Message], instructi
     rest = [turn for turn in prompt if turn.role != "system"]
     opening = [Message("system", system)] if system else []
     return (*opening, *turns, *rest)
+
+
+def fixed_shots(train: Sequence[Row], count: int, *, seed: int) -> list[Row]:
+    """`count` training rows, each from another group while groups last: the examples of the prompted arm."""
+    rng = random.Random(seed)  # noqa: S311
+    order = rng.sample(list(train), len(train))
+    seen: set[str] = set()
+    fresh: list[Row] = []
+    again: list[Row] = []
+    for row in order:
+        (again if row.group in seen else fresh).append(row)
+        seen.add(row.group)
+    return (fresh + again)[:count]
+
+
+def shot_turns(shots: Sequence[Row], *, max_characters: int = MAX_QUESTION_CHARACTERS) -> list[Message]:
+    """Each example as a user turn, cut at the end, and the assistant's turn."""
+    turns = []
+    for row in shots:
+        turns.append(Message("user", shorten(row.question, max_characters)))
+        turns.append(Message("assistant", row.reference))
+    return turns
+
+
+def shorten(text: str, max_characters: int) -> str:
+    """`text`, cut at a line or word end with a mark where it is longer."""
+    if len(text) <= max_characters:
+        return text
+    head = text[:max_characters]
+    cut = max(head.rfind("\n"), head.rfind(" "))
+    return (head[:cut] if cut > max_characters // 2 else head).rstrip() + " ..."

@@ -75,7 +75,7 @@ class SampleStore(Protocol):
 
 
 class Cache(Protocol):
-    """Answers of other evaluations; see `sample_cache.SampleCache`."""
+    """Answers of other evaluations; see `sample_store.SampleCache`."""
 
     async def reused(self, queries: Sequence[Query]) -> Sequence[Answer]: ...
 

@@ -20,7 +20,7 @@ from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Results
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.scores import ArmCost, Confusion, MetricResult
-from luthierd.evaluator.models.shots import shorten
+from luthierd.evaluator.models.arms import shorten
 from luthierd.evaluator.reports.metric_tables import measure_tables
 from luthierd.evaluator.reports.plots import ForestLine, PlanePoint, cost_quality_plane, forest_plot
 from luthierd.evaluator.reports.sections import tables
@@ -45,7 +45,7 @@ QUESTION_CHARACTERS = 420
 
 @dataclass(frozen=True)
 class ReportData:
-    """What a report is made of. `rows` are those of `result_rows.write_rows`; `shown` has the texts of what was
+    """What a report is made of. `rows` are those of `rows.write_rows`; `shown` has the texts of what was
     retrieved or shown, by id.
     """
 

@@ -12,6 +12,7 @@ import io
 import json
 import pathlib
 import tempfile
+import time
 import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
@@ -23,9 +24,12 @@ import bm25s
 import faiss
 import numpy as np
 import numpy.typing as npt
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from luthierd.errors import DataLossError
 from luthierd.evaluator.retrieval.passages import Corpus
+from luthierd.storage.database import Database
 
 Ranking = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -40,6 +44,12 @@ NOTHING = -1
 # FAISS divides a search among OpenMP threads that wait for each other busily. Measured, one query over 60,000 x 384 on
 # two cores with other work: 5 ms of CPU with one thread, 20 to 29 with two.
 SEARCH_THREADS = 1
+
+_indexes = sa.table(
+    "retrieval_indexes",
+    *map(sa.column, ("tenant", "train_sha256", "embedder_sha256", "blob_sha256")),
+    sa.column("create_time", sa.Float),
+)
 
 
 class IndexDamagedError(DataLossError):
@@ -162,6 +172,38 @@ class Bm25Index:
         with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(io.BytesIO(body)) as archive:
             archive.extractall(folder)
             return cls(corpus, bm25s.BM25.load(folder, load_corpus=False))
+
+
+class SqlIndexCatalogue:
+    """Which blob holds the index of a training split."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find(self, tenant: str, train_sha256: str, embedder_sha256: str) -> str | None:
+        """The blob's sha256, or None."""
+        query = sa.select(_indexes.c.blob_sha256).where(
+            _indexes.c.tenant == tenant,
+            _indexes.c.train_sha256 == train_sha256,
+            _indexes.c.embedder_sha256 == embedder_sha256,
+        )
+        async with self._database.read() as tx:
+            return (await tx.execute(query)).scalar_one_or_none()
+
+    async def add(self, tenant: str, train_sha256: str, embedder_sha256: str, *, blob_sha256: str) -> None:
+        """Remembers the blob; does nothing if there is one."""
+        values = {
+            "tenant": tenant,
+            "train_sha256": train_sha256,
+            "embedder_sha256": embedder_sha256,
+            "blob_sha256": blob_sha256,
+            "create_time": time.time(),
+        }
+        try:
+            async with self._database.begin() as tx:
+                await tx.execute(sa.insert(_indexes).values(**values))
+        except IntegrityError:
+            return
 
 
 def bm25_digest() -> str:

@@ -16,8 +16,7 @@ import numpy.typing as npt
 
 from luthierd.evaluator.dataset.leakage import Document, check_leakage, document_of, refuse_leakage
 from luthierd.evaluator.dataset.parsing import task_of
-from luthierd.evaluator.dataset.result_rows import to_jsonl, write_rows
-from luthierd.evaluator.dataset.rows import parse_rows, select_rows
+from luthierd.evaluator.dataset.rows import parse_rows, select_rows, to_jsonl, write_rows
 from luthierd.evaluator.decisions.holdout_ledger import SPLIT as HOLDOUT_SPLIT
 from luthierd.evaluator.decisions.holdout_ledger import EvaluationAccesses, NoFinalSliceError, slices_of
 from luthierd.evaluator.domain.arm import Arm
@@ -27,12 +26,11 @@ from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Answer, Row, TaskSpec
 from luthierd.evaluator.domain.scores import Scored
 from luthierd.evaluator.graders.judge import Judge
-from luthierd.evaluator.models.arms import ArmPlan, Query, in_turns
+from luthierd.evaluator.models.arms import ArmPlan, Query, fixed_shots, in_turns
 from luthierd.evaluator.models.costs import TokenPrice, arm_costs
 from luthierd.evaluator.models.generate import Generator, SampleStore
 from luthierd.evaluator.models.multiple_choice import check_choices
 from luthierd.evaluator.models.perturbations import paraphrases_of, perturbed_answers, perturbed_queries
-from luthierd.evaluator.models.shots import fixed_shots
 from luthierd.evaluator.reports.report import ReportData, render_report
 from luthierd.evaluator.retrieval.run import Blobs, Finder, IndexCatalogue, Retrieval, Retrieved
 from luthierd.evaluator.run.prompt_run import stored_prompt

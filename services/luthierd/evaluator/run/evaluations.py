@@ -24,14 +24,14 @@ from luthierd.evaluator.domain.evaluation import (
     FinishedEvaluation,
     Progress,
     Results,
+    adapter_of,
 )
 from luthierd.evaluator.domain.rows import Row
 from luthierd.evaluator.domain.suites import suite_violations
+from luthierd.evaluator.models.arms import target_violations
 from luthierd.evaluator.models.endpoints import NO_ENDPOINTS, Endpoints
-from luthierd.evaluator.models.targets import target_violations
 from luthierd.evaluator.run.metric_rules import (
     JudgeIsGeneratorError,
-    adapter_of,
     generators_of,
     metric_violations,
     refuse_own_endpoint,
@@ -214,7 +214,7 @@ class Evaluations:
         return (await self.finished(name)).results
 
     async def rows(self, name: str, page_size: int, page_token: str) -> Page[dict[str, Any]]:
-        """A page of rows with all answers and scores, as `result_rows.write_rows` wrote them."""
+        """A page of rows with all answers and scores, as `rows.write_rows` wrote them."""
         results = await self.results(name)
         page = PageRequest.parse(page_size, page_token, name)
         lines = (await asyncio.to_thread(self._blobs.read_bytes, results.answers_sha256)).splitlines()

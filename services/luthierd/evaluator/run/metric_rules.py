@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from luthierd.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
 from luthierd.evaluator.dataset.answer_schema import AnswerSchema, SchemaProblem
 from luthierd.evaluator.domain.arm import Arm
-from luthierd.evaluator.domain.evaluation import EvaluationConfig
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, adapter_of
 from luthierd.evaluator.domain.metric_details import TaskKind
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.names import BASE_MODEL, DEPLOYMENT, NamePattern
@@ -47,11 +47,6 @@ def metric_violations(config: EvaluationConfig) -> Iterator[FieldViolation]:
     if not 0 < config.repeat_temperature <= MAX_TEMPERATURE:
         text = f"{config.repeat_temperature:g} is not above 0 and up to {MAX_TEMPERATURE:g}"
         yield FieldViolation(f"{where}.repeat_temperature", text)
-
-
-def adapter_of(revision: str) -> str:
-    """The adapter of a revision's name: all its revisions are one author."""
-    return revision.rpartition("/revisions/")[0]
 
 
 def generators_of(config: EvaluationConfig, adapter_revision: str) -> set[str]:

@@ -90,7 +90,7 @@ class StoredPrompt:
         return json.dumps(to_json(self), sort_keys=True, ensure_ascii=False).encode()
 
     def rows(self) -> list[Row]:
-        """The examples as rows, for `shots.shot_turns`."""
+        """The examples as rows, for `arms.shot_turns`."""
         return [
             Row(one.row_id, one.row_id, None, (Message("user", one.question),), one.answer) for one in self.examples
         ]

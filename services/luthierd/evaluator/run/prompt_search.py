@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from luthierd.evaluator.domain.evaluation import DEFAULT_INSTRUCTION
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Row
-from luthierd.evaluator.models.shots import fixed_shots
+from luthierd.evaluator.models.arms import fixed_shots
 from luthierd.statistics import clustered, compare
 from luthierd.statistics.estimates import Interval
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.scorers.ragas_metrics import CHRFScore
+from luthierd.evaluator.graders.ragas import CHRFScore
 from luthierd.evaluator.scorers.scorer import Sample
 
 

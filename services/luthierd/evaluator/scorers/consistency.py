@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from rouge_score.rouge_scorer import RougeScorer
 
 from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.scores import ScoreFailedError
 from luthierd.evaluator.models.perturbations import INJECTION, PARAPHRASE, REPEAT, canary_of
-from luthierd.evaluator.scorers.scorer import Sample, ScoreFailedError
+from luthierd.evaluator.scorers.scorer import Sample
 
 
 class _Likeness:

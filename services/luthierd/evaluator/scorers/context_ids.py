@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.scorers.scorer import Sample, ScoreFailedError
+from luthierd.evaluator.domain.scores import ScoreFailedError
+from luthierd.evaluator.scorers.scorer import Sample
 
 
 class ContextPrecisionIdScorer:

@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 
 from luthierd.evaluator.dataset.answer_schema import AnswerSchema
 from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.scorers.scorer import Sample, ScoreFailedError
+from luthierd.evaluator.domain.scores import ScoreFailedError
+from luthierd.evaluator.scorers.scorer import Sample
 
 # Path of a leaf, then its value as text with its type: 1 and 1.0 are one number, "1" and true are not.
 Leaf = tuple[str, str]

@@ -10,17 +10,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.scores import ScoreFailedError
 from luthierd.evaluator.graders.judge import Judge
-from luthierd.evaluator.graders.ragas_judge import RagasJudge
-from luthierd.evaluator.scorers.ragas_metrics import (
+from luthierd.evaluator.graders.ragas import (
     AnswerRelevancy,
     BaseRagasEmbedding,
     ContextPrecisionWithReference,
     ContextRecall,
     FactualCorrectness,
     Faithfulness,
+    RagasJudge,
 )
-from luthierd.evaluator.scorers.scorer import Sample, ScoreFailedError
+from luthierd.evaluator.scorers.scorer import Sample
 from luthierd.evaluator.scorers.semantic_similarity import TextEmbedder
 from luthierd.evaluator.scorers.sources import Passages
 

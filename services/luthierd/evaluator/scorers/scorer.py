@@ -14,15 +14,7 @@ from luthierd.evaluator.dataset.parsing import ParsedAnswer
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Row
-from luthierd.evaluator.domain.scores import Score
-
-
-class ScoreFailedError(Exception):
-    """A row has no score. `reason` is UPPER_SNAKE and says whose fault it is: JUDGE_..., NO_SOURCES, ..."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+from luthierd.evaluator.domain.scores import Score, ScoreFailedError
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from luthierd.evaluator.dataset.parsing import has_labels, parse_answer
-from luthierd.evaluator.dataset.slices import slice_positions
+from luthierd.evaluator.dataset.rows import slice_positions
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Answer, Row, TaskSpec

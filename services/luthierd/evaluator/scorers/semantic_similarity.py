@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.scorers.ragas_metrics import BaseRagasEmbedding, SemanticSimilarity
+from luthierd.evaluator.graders.ragas import BaseRagasEmbedding, SemanticSimilarity
 from luthierd.evaluator.scorers.scorer import Sample
 
 # RAGAS embeds a blank text as one space; the batch must hold it under the same key.

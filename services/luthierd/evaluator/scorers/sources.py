@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from luthierd.evaluator.domain.rows import Row
-from luthierd.evaluator.scorers.scorer import Sample, ScoreFailedError
+from luthierd.evaluator.domain.scores import ScoreFailedError
+from luthierd.evaluator.scorers.scorer import Sample
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metric_details import StyleReport
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Row, TaskSpec
-from luthierd.evaluator.scorers.scorer import Sample, ScoreFailedError
+from luthierd.evaluator.domain.scores import ScoreFailedError
+from luthierd.evaluator.scorers.scorer import Sample
 
 FOLDS = 5
 # Below so many texts of a side five folds say nothing.

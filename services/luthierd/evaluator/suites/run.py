@@ -9,8 +9,7 @@ from typing import Protocol
 
 from luthierd.errors import InternalError
 from luthierd.evaluator.dataset.parsing import has_labels
-from luthierd.evaluator.dataset.result_rows import to_jsonl, write_rows
-from luthierd.evaluator.dataset.rows import select_rows
+from luthierd.evaluator.dataset.rows import select_rows, to_jsonl, write_rows
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Results
 from luthierd.evaluator.domain.rows import Row

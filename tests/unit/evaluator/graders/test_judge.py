@@ -13,10 +13,9 @@ from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metric_details import Criterion
 from luthierd.evaluator.domain.scores import Score
 from luthierd.evaluator.graders.judge import GIVE_UP_AFTER, JudgeError, form_of
-from luthierd.evaluator.graders.judgement_store import MemoryJudgementStore
 from luthierd.evaluator.scorers.judged import PairwiseScorer, Preference, RubricScorer, StyleGrade
 from luthierd.evaluator.scorers.scorer import score_all
-from support.grading import judge_at, sample
+from support.grading import MemoryJudgementStore, judge_at, sample
 from support.judge_server import CUT_BODY, HANG_UP, SILENCE, JudgeHouse, judge_server
 
 GOOD = json.dumps({"grade": 4})

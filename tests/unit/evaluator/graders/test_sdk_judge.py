@@ -13,10 +13,10 @@ from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.graders.judge import Judge, JudgeError
 from luthierd.evaluator.graders.judge_models import InferenceJudge
-from luthierd.evaluator.graders.judgement_store import MemoryJudgementStore
 from luthierd.evaluator.scorers.judged import StyleGrade
 from support import canned
 from support.canned import Canned
+from support.grading import MemoryJudgementStore
 
 BASE, TESTED = "baseModels/tiny", "tenants/acme/adapters/docs"
 

@@ -11,13 +11,11 @@ from luthierd.evaluator.api import evaluation_wire as wire
 from luthierd.evaluator.domain.arm import DEFAULT_ARMS, Arm
 from luthierd.evaluator.domain.evaluation import EndpointTarget, EvaluationConfig, EvaluationInputs
 from luthierd.evaluator.domain.retrieval import Retriever
-from luthierd.evaluator.models.arms import Query
-from luthierd.evaluator.models.chat_endpoint import ChatEndpoint
+from luthierd.evaluator.models.arms import Query, target_of
+from luthierd.evaluator.models.chat_endpoint import ChatEndpoint, EndpointArmModel
 from luthierd.evaluator.models.costs import TokenPrice, arm_costs
-from luthierd.evaluator.models.endpoint_arm import EndpointArmModel
 from luthierd.evaluator.models.endpoints import Endpoint
 from luthierd.evaluator.models.generate import Generator, SystemClock
-from luthierd.evaluator.models.targets import target_of
 from luthierd.evaluator.run.evaluations import check_config
 from support.evaluator_material import MemorySampleStore, ScriptedModel, adapter_knows, answer, row
 from support.judge_server import judge_server

@@ -14,7 +14,7 @@ from html.parser import HTMLParser
 
 import pytest
 from luthierd.evaluator.dataset.parsing import detect_task
-from luthierd.evaluator.dataset.result_rows import to_jsonl, write_rows
+from luthierd.evaluator.dataset.rows import to_jsonl, write_rows
 from luthierd.evaluator.domain.arm import DEFAULT_ARMS, Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Results
 from luthierd.evaluator.domain.holdout import HoldoutUse, LeakageFinding, LeakageReport

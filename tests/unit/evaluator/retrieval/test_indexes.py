@@ -7,8 +7,16 @@ import dataclasses
 import faiss
 import numpy as np
 import pytest
-from luthierd.evaluator.retrieval.indexes import NOTHING, Bm25Index, DenseIndex, IndexDamagedError, fuse
+from luthierd.evaluator.retrieval.indexes import (
+    NOTHING,
+    Bm25Index,
+    DenseIndex,
+    IndexDamagedError,
+    SqlIndexCatalogue,
+    fuse,
+)
 from luthierd.evaluator.retrieval.passages import Corpus, cut, examples_of
+from luthierd.storage.database import Database
 from support.evaluator_material import HashingEmbedder, rows
 
 TEXTS = ("Read a CSV file into a frame.", "Solve a linear system.", "read_csv(path): parse comma separated values.")
@@ -93,3 +101,12 @@ def test_a_document_is_cut_at_its_paragraphs_then_lines_then_sentences_then_word
     pieces = cut(text, max_characters=100)
     assert " ".join(pieces) == text
     assert all(50 <= len(piece) <= 100 for piece in pieces[:-1])
+
+
+async def test_an_index_is_found_for_its_tenant_split_and_embedder_only(tables: Database) -> None:
+    catalogue = SqlIndexCatalogue(tables)
+    await catalogue.add("acme", "train", "embedder", blob_sha256="blob")
+    await catalogue.add("acme", "train", "embedder", blob_sha256="later")
+    assert await catalogue.find("acme", "train", "embedder") == "blob"
+    assert await catalogue.find("rival", "train", "embedder") is None
+    assert await catalogue.find("acme", "train", "other") is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luthierd.evaluator.models.shots import fixed_shots, shorten, shot_turns
+from luthierd.evaluator.models.arms import fixed_shots, shorten, shot_turns
 from support.evaluator_material import row, rows
 
 

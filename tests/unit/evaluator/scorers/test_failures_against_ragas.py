@@ -18,7 +18,7 @@ from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Message, Row
 from luthierd.evaluator.domain.scores import Comparison, MetricResult, RowScores, Score
-from luthierd.evaluator.scorers import ragas_metrics  # noqa: F401  (switches RAGAS's tracking off before its import)
+from luthierd.evaluator.graders import ragas  # noqa: F401  (switches RAGAS's tracking off before its import)
 from luthierd.evaluator.scorers.metric_table import MetricTable
 from ragas import EvaluationDataset, SingleTurnSample
 from ragas.evaluation import aevaluate

@@ -12,6 +12,7 @@ from luthierd.evaluator.dataset.answer_schema import AnswerSchema, SchemaProblem
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import TaskSpec
+from luthierd.evaluator.domain.scores import ScoreFailedError
 from luthierd.evaluator.models.perturbations import INJECTION, PARAPHRASE, canary_of
 from luthierd.evaluator.scorers.bleu import BleuScorer
 from luthierd.evaluator.scorers.choice import ChoiceAccuracyScorer
@@ -32,7 +33,7 @@ from luthierd.evaluator.scorers.safety import (
     presidio_finder,
     profanity_model,
 )
-from luthierd.evaluator.scorers.scorer import Sample, ScoreFailedError, score_all
+from luthierd.evaluator.scorers.scorer import Sample, score_all
 from luthierd.evaluator.scorers.sources import Passages
 from luthierd.evaluator.scorers.style import StyleScorer
 from luthierd.evaluator.scorers.supported import (

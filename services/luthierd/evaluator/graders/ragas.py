@@ -1,14 +1,48 @@
-"""Our judge in the form that RAGAS's metrics ask: two methods, and every failure keeps its name."""
+"""The one door to RAGAS: tracking is off before it is imported, and its prompts go through our judge.
+
+RAGAS 0.4.3's batch call has no limit on concurrency and drops failed rows as NaN, so only `ascore`, one row, is used.
+"""
 
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any, TypeVar, get_args
 
 import pydantic
 
 from luthierd.evaluator.graders.judge import Judge
-from luthierd.evaluator.scorers.ragas_metrics import InstructorBaseRagasLLM
+
+os.environ["RAGAS_DO_NOT_TRACK"] = "true"
+
+from ragas.embeddings.base import BaseRagasEmbedding
+from ragas.llms.base import InstructorBaseRagasLLM
+from ragas.metrics.collections import (
+    AnswerRelevancy,
+    CHRFScore,
+    ContextPrecisionWithReference,
+    ContextRecall,
+    ExactMatch,
+    FactualCorrectness,
+    Faithfulness,
+    RougeScore,
+    SemanticSimilarity,
+)
+
+__all__ = [
+    "AnswerRelevancy",
+    "BaseRagasEmbedding",
+    "CHRFScore",
+    "ContextPrecisionWithReference",
+    "ContextRecall",
+    "ExactMatch",
+    "FactualCorrectness",
+    "Faithfulness",
+    "InstructorBaseRagasLLM",
+    "RagasJudge",
+    "RougeScore",
+    "SemanticSimilarity",
+]
 
 T = TypeVar("T", bound=pydantic.BaseModel)
 

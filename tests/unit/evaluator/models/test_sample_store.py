@@ -1,4 +1,6 @@
-"""Answers that another evaluation paid for: taken by full content, of the same tenant only, and never timed."""
+"""Answers as they arrive, and those that another evaluation paid for: found by full content, for the same tenant only,
+and never timed.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,14 @@ import luthierd.evaluator
 import pytest
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, Results
-from luthierd.evaluator.models.sample_cache import SampleCache
+from luthierd.evaluator.domain.rows import AnswerError
+from luthierd.evaluator.models.sample_store import SampleCache, SqlSampleLookup, SqlSampleStore
 from luthierd.evaluator.run.evaluation import EvaluationRun
-from luthierd.evaluator.run.store import SqlSampleLookup, SqlSampleStore
 from luthierd.storage.database import Database
-from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedModel, adapter_knows, quick_run
+from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedModel, adapter_knows, answer, quick_run
 
 CONFIG = EvaluationConfig(arms=(Arm.BASE, Arm.ADAPTER), resample_count=200, use_cache=True)
+ANSWER = dataclasses.replace(answer(Arm.RAG, "r1", "été\n{}"), shown_row_ids=("a", "b"))
 ENGINE = "vllm 0.32.0 (cpu, float32)"
 
 
@@ -105,3 +108,23 @@ async def test_timings_of_a_partly_reused_arm_are_of_the_new_answers_only(databa
     assert asked == 32
     assert [cost.cached_count for cost in results.costs] == [8, 8]
     assert [cost.answered_count for cost in results.costs] == [24, 24]
+
+
+async def test_an_answer_comes_back_as_it_was(tables: Database) -> None:
+    samples = SqlSampleStore(tables, "tenants/t/evaluations/e")
+    failed = dataclasses.replace(ANSWER, row_id="r2", text="", error=AnswerError("PROMPT_TOO_LONG", "too long"))
+    await samples.add(ANSWER)
+    await samples.add(failed)
+    assert set(await samples.answers()) == {ANSWER, failed}
+
+
+async def test_the_first_answer_to_a_query_stays(tables: Database) -> None:
+    samples = SqlSampleStore(tables, "tenants/t/evaluations/e")
+    await samples.add(ANSWER)
+    await samples.add(dataclasses.replace(ANSWER, text="another worker's"))
+    assert await samples.answers() == [ANSWER]
+
+
+async def test_evaluations_do_not_share_answers(tables: Database) -> None:
+    await SqlSampleStore(tables, "tenants/t/evaluations/one").add(ANSWER)
+    assert await SqlSampleStore(tables, "tenants/t/evaluations/two").answers() == []
