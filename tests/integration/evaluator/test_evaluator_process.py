@@ -32,6 +32,7 @@ from luthierd.storage.blobs import BlobStore
 from support.evaluator_material import FakePeers, adapter_knows
 from support.ports import free_port
 from support.serving import serving
+from support.waiting import until
 
 POLICY = pathlib.Path(__file__).parents[3] / "examples/policies/docstrings-gate.yaml"
 SPLITS = {
@@ -131,21 +132,24 @@ def last_words(log: pathlib.Path) -> str:
 
 
 async def until_asked(others: OtherServices, log: pathlib.Path, process: asyncio.subprocess.Process) -> None:
-    async with asyncio.timeout(120):
-        while not others.asked_count:
-            assert process.returncode is None, last_words(log)
-            await asyncio.sleep(0.05)
+    def asked() -> int:
+        assert process.returncode is None, last_words(log)
+        return others.asked_count
+
+    await until(asked, timeout_s=120)
 
 
 async def until_created(client: AsyncClient, config: evaluation_pb2.EvaluationConfig) -> evaluation_pb2.Evaluation:
     """Creates the evaluation as soon as the server answers."""
-    async with asyncio.timeout(120):
-        while True:
-            with contextlib.suppress(UnavailableError):
-                return await client.evaluations.create(
-                    "tenants/acme", adapter_revision=FakePeers.adapter.name, config=config
-                )
-            await asyncio.sleep(0.2)
+
+    async def created() -> evaluation_pb2.Evaluation | None:
+        with contextlib.suppress(UnavailableError):
+            return await client.evaluations.create(
+                "tenants/acme", adapter_revision=FakePeers.adapter.name, config=config
+            )
+        return None
+
+    return await until(created, timeout_s=120, interval_s=0.2)
 
 
 async def test_an_evaluation_outlives_the_kill_of_its_server_and_is_judged_by_the_next_one(home: pathlib.Path) -> None:

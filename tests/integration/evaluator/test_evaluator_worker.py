@@ -32,6 +32,7 @@ from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
 from support.evaluator_material import FakePeers, adapter_knows
 from support.serving import serving
+from support.waiting import until
 
 VERSIONS = pathlib.Path(luthierd.evaluator.__file__).parent / "versions"
 CONCURRENCY = 4
@@ -87,6 +88,18 @@ async def answered_count(samples: SqlSampleStore) -> int:
     return len(await samples.answers())
 
 
+async def until_answered(
+    count: int, samples: SqlSampleStore, worker: asyncio.subprocess.Process, home: pathlib.Path
+) -> None:
+    """Waits for that many answers of a worker that must not end before."""
+
+    async def enough() -> bool:
+        assert worker.returncode is None, (home / "worker.log").read_text()
+        return await answered_count(samples) >= count
+
+    await until(enough, timeout_s=90)
+
+
 @pytest.fixture
 async def database(tmp_path: pathlib.Path) -> AsyncIterator[Database]:
     create_keys(tmp_path / "keys")
@@ -118,10 +131,7 @@ async def test_a_killed_worker_s_answers_are_kept_and_no_answered_query_is_paid_
     samples = SqlSampleStore(database, name)
     async with inference(tmp_path) as (counting, address):
         first = await start_worker(name, tmp_path, address)
-        async with asyncio.timeout(90):
-            while await answered_count(samples) < 40:
-                assert first.returncode is None, (tmp_path / "worker.log").read_text()
-                await asyncio.sleep(0.05)
+        await until_answered(40, samples, first, tmp_path)
         first.kill()
         await first.wait()
         kept = {(answer.arm, answer.row_id): answer for answer in await samples.answers()}
@@ -142,7 +152,7 @@ async def test_a_killed_worker_s_answers_are_kept_and_no_answered_query_is_paid_
     assert job.state is JobState.SUCCEEDED
     assert job.attempt_count == 2
     assert job.result is not None
-    metrics = {(found["arm"], found["metric"]): found["value"] for found in job.result["figures"]["metrics"]}
+    metrics = {(found["arm"], found["metric"]): found["value"] for found in job.result["overall"]["metrics"]}
     assert metrics["adapter", "rouge_l"] == 1.0
     assert metrics["adapter", "semantic_similarity"] == pytest.approx(1.0, abs=1e-4)
     assert metrics["base", "json_valid"] == 0.0
@@ -154,14 +164,13 @@ async def test_a_running_evaluation_ends_within_seconds_of_a_cancel(database: Da
     samples = SqlSampleStore(database, name)
     async with inference(tmp_path, answer_time_s=1.0) as (_, address):
         worker = await start_worker(name, tmp_path, address)
-        async with asyncio.timeout(90):
-            while await answered_count(samples) < 2:
-                assert worker.returncode is None, (tmp_path / "worker.log").read_text()
-                await asyncio.sleep(0.02)
+        await until_answered(2, samples, worker, tmp_path)
         await queue.cancel(name)
-        async with asyncio.timeout(8):
-            while not (await queue.get(name)).state.is_final:  # noqa: ASYNC110 - news of another process
-                await asyncio.sleep(0.05)
+
+        async def ended() -> bool:
+            return (await queue.get(name)).state.is_final
+
+        await until(ended, timeout_s=8)
         assert await worker.wait() == 0
     assert (await queue.get(name)).state is JobState.CANCELLED
     assert await answered_count(samples) < 30
