@@ -1,1 +1,1 @@
-"""Side by side with peers, in one run; each prints one JSON line a ratio. `make bench`."""
+"""Comparisons with peers in the same run; each prints one JSON line per ratio. `make bench`."""

@@ -1,7 +1,7 @@
-"""A million scored rows become figures: seconds and memory of means, intervals and paired differences.
+"""Time and memory to aggregate a million scored rows: means, intervals and paired differences.
 
-Two arms of 500,000 rows in 50,000 groups, one metric, the default number of resamples, as `scoring.py` does it; in a
-process of its own, so that its peak memory is its own.
+Two arms of 500,000 rows in 50,000 groups, one metric, the default number of resamples, as in `scoring.py`. Runs in a
+separate process to measure its peak memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LIMIT_S, LIMIT_GIB = 60.0, 2.0
 
 
 def measure() -> Iterator[dict[str, object]]:
-    """Figure and limit in seconds, then in GiB."""
+    """Measured value and limit in seconds, then in GiB."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.aggregation"], check=True, stdout=subprocess.PIPE, text=True
     )
@@ -35,7 +35,7 @@ def _aggregate() -> None:
     from luthierd.evaluator.domain.scores import Score
     from luthierd.statistics import clustered, compare
 
-    rng = np.random.default_rng(1)  # the resampling draws from 0
+    rng = np.random.default_rng(1)  # the resampling uses seed 0
     groups = [f"g{number % GROUPS}" for number in range(ROWS)]
     scored = [[Score(f"r{number}", float(value)) for number, value in enumerate(rng.random(ROWS))] for _ in range(2)]
     start = time.perf_counter()

@@ -1,10 +1,10 @@
-"""A whole evaluation on the real engine: five arms beside the same queries asked one after another, and what it takes
-beyond the engine's time.
+"""A whole evaluation on the real engine: five arms compared with sending the same queries one at a time, and the
+overhead beyond the engine's time.
 
-The peer has one query in flight, as lm-eval's API models do by default (`num_concurrent=1`), over the same service: the
-ratio is of how queries are sent, not of engines. One at a time, its seconds are the sum over queries: every tenth is
-asked, and the sum taken ten times. Beyond the engine's time are index, scorers, statistics, report and journal, loading
-the embedder and RAGAS included.
+The peer has one query in flight, as lm-eval's API models do by default (`num_concurrent=1`), and uses the same service:
+the ratio compares how queries are sent, not engines. Its total is the sum over queries, so only every tenth is sent and
+the sum multiplied by ten. The overhead is index, scorers, statistics, report and stored samples, and includes loading
+the embedder and RAGAS.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ NAME = f"tenants/{server.TENANT}/evaluations/bench"
 def measure(
     model: pathlib.Path, folder: pathlib.Path, adapter: pathlib.Path, *, queries: int = QUERIES
 ) -> Iterator[dict[str, object]]:
-    """Two results, of one round each."""
+    """Two results of one round each."""
     with server.running(folder / "evaluations", model) as inference:
         (revision,) = server.register(inference, [adapter])
         ours_s, engine_s, peer_s, stages_s = asyncio.run(_both(inference, revision, queries))
@@ -66,13 +66,13 @@ class Recording:
     async def generate(
         self, arm: Arm, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
     ) -> Reply:
-        """As `InferenceModel.ask`."""
+        """As `InferenceModel.generate`."""
         self.asked.append((arm, messages))
         return await self._chat_model.generate(arm, messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
 
 
 class Stages:
-    """When each phase of a run began."""
+    """Start time of each phase of a run."""
 
     def __init__(self) -> None:
         self.began: dict[str, float] = {"read": time.perf_counter()}
@@ -81,7 +81,7 @@ class Stages:
         self.began.setdefault(progress.phase, time.perf_counter())
 
     def seconds(self) -> dict[str, float]:
-        """How long each took; the last one until now."""
+        """Duration of each phase; the last one until now."""
         ends = [*self.began.values(), time.perf_counter()]
         return {name: round(end - start, 2) for (name, start), end in zip(self.began.items(), ends[1:], strict=True)}
 
@@ -98,7 +98,7 @@ async def _both(
         chat_model = Recording(
             InferenceModel(client, lambda arm: target_of(arm, inputs, config).name, timeout_s=TIMEOUT_S)
         )
-        for arm in (Arm.BASE, Arm.ADAPTER):  # the engine's start and the adapter's load are no part of either side
+        for arm in (Arm.BASE, Arm.ADAPTER):  # neither side includes starting the engine and loading the adapter
             await chat_model.generate(arm, [Message("user", "Hello")], max_tokens=1)
         chat_model.asked.clear()
         samples = SqlSampleStore(database, NAME)
@@ -124,7 +124,7 @@ def _run(
     samples: SqlSampleStore,
     progress: Stages,
 ) -> EvaluationRun:
-    """What the worker runs."""
+    """The evaluation as the worker runs it."""
     return EvaluationRun(
         name=NAME,
         tenant=server.TENANT,
@@ -143,15 +143,15 @@ def _run(
 
 
 def _inputs(inference: InferenceServer, revision: str, queries: int) -> EvaluationInputs:
-    """Docstrings of numpy and scipy: a function's text as the question, its first line as the answer."""
+    """Docstrings of numpy and scipy: the text of a function is the question, its first line the answer."""
     documented: dict[str, str] = {}
     for module in (np, np.linalg, np.ma, scipy.special):
         for name, found in vars(module).items():
             text = inspect.getdoc(found) if callable(found) else None
-            if text and len(text) > 200 and text not in documented.values():  # aliases share their text
+            if text and len(text) > 200 and text not in documented.values():  # aliases have the same text
                 documented.setdefault(name, text)
     named = sorted(documented.items())[: queries + TRAIN_ROWS]
-    # Groups of eight: so few that the holdout keeps no final slice back, and all of it is asked.
+    # Groups of eight: too few for a final slice, so the whole holdout is used.
     rows = [_row(name, f"g{number // 8}", text) for number, (name, text) in enumerate(named)]
     if len(rows) < queries + TRAIN_ROWS:
         raise SystemExit(f"only {len(rows)} documented functions; {queries + TRAIN_ROWS} are needed")

@@ -1,8 +1,8 @@
-"""How often the evaluator's intervals hold the truth, and how often identical arms would be a GO, by simulation.
+"""Coverage of the evaluator's intervals, and how often identical arms would get a GO, by simulation.
 
     PYTHONPATH=tests python -m benchmarks.interval_coverage [--samples 2000] [--groups 8,12,20,50] [--methods ...]
 
-One JSON line for each kind of score, size of groups, number of groups and method. The figures of docs/statistics.md.
+One JSON line per kind of score, size of groups, number of groups and method: the numbers in docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scipy import special
 from support.interval_simulation import KINDS, SIZES, Coverage, Sample, coverage, samples
 
 N_RESAMPLES = 1000
-SEEDS = itertools.count()  # a seed for each sample: one set of draws for all would be one accident for all
+SEEDS = itertools.count()  # a seed per sample: shared resamples would correlate the errors
 
 
 def bootstrap_t(sample: Sample) -> Interval | None:
@@ -41,7 +41,7 @@ def student(sample: Sample) -> Interval | None:
 
 
 def tango(sample: Sample) -> Interval | None:
-    """What evaluations use for 0/1 scores where every row is a group of its own."""
+    """What evaluations use for 0/1 scores if every row is its own group."""
     return proportions.paired_interval(sample.own, sample.other)
 
 
@@ -71,7 +71,7 @@ def measure(kind: str, sizes: str, groups: int, method: str, *, count: int) -> d
 
 
 def main() -> None:
-    """Measures every combination that means something."""
+    """Measures every meaningful combination."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.interval_coverage", description=__doc__)
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--groups", default="8,12,20,50")

@@ -1,12 +1,12 @@
-"""Which interval for means of few groups: the methods that were weighed, on thousands of samples with a known truth.
+"""Candidate intervals for means of few groups, compared on thousands of samples with a known true mean.
 
     PYTHONPATH=tests python -m benchmarks.interval_methods [--samples 4000] [--groups 8,20,40]
 
-One JSON line for each kind of score, sizes and number of groups; for each method how often the truth lies inside the
-interval, below it ("above": a GO that is false where the truth is the bound) and above it, and how often identical arms
-would be a GO. All samples of a case are one array, so that what takes `interval_coverage` an hour takes minutes; the
-method in use is that of `evaluator/statistics/clustered.py`, which `interval_coverage` measures as it is. The method
-table of docs/statistics.md.
+One JSON line per kind of score, sizes and number of groups. For each method it has how often the true mean lies inside
+the interval, below it ("above": a false GO if the true mean is the bound) and above it, and how often identical arms
+would get a GO. All samples of a case are one array, so this takes minutes where `interval_coverage` takes an hour. The
+method in use is re-implemented from `luthierd/statistics/clustered.py`; `interval_coverage` measures the original. The
+results are the table of methods in docs/statistics.md.
 
 Shapes: M samples, G groups, B draws. Sums and influences are (M, G), estimates and errors (M,), draws (B, G),
 replicates (B, M).
@@ -30,15 +30,15 @@ from support.interval_simulation import KINDS, SIZES, samples
 
 Array = npt.NDArray[np.float64]
 N_RESAMPLES = 999
-OUTER_DRAWS = 99  # of the double bootstrap, and as many inside each
-BLOCK = 50  # samples that share draws: one set for all would be one accident for all
+OUTER_DRAWS = 99  # of the double bootstrap, and as many inner ones per outer one
+BLOCK = 50  # samples that share resamples; sharing them among all would correlate the errors
 TAIL = (1 - CONFIDENCE) / 2
 # Webb (2023), six points: Rademacher's two give only 2**G different draws.
 WEBB = np.sqrt([1.5, 1.0, 0.5]).repeat(2) * np.tile([-1.0, 1.0], 3)
 
 
 class Misses(NamedTuple):
-    """For each sample, whether its interval lies wholly above the truth, or wholly below."""
+    """For each sample, whether its interval lies wholly above or wholly below the true mean."""
 
     above: npt.NDArray[np.bool_]
     below: npt.NDArray[np.bool_]
@@ -46,7 +46,7 @@ class Misses(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """Samples of one kind: sums of differences and numbers of rows by group, and the truth."""
+    """Samples of one kind: sums of differences and numbers of rows per group, and the true mean."""
 
     sums: Array
     rows: Array
@@ -58,7 +58,7 @@ class Case:
 
     @cached_property
     def influence(self) -> Array:
-        """Of each group on the mean, by the jackknife; sums to 0."""
+        """Influence of each group on the mean, by the jackknife; sums to 0."""
         groups = self.sums.shape[1]
         left_out = (self.sums.sum(1, keepdims=True) - self.sums) / (self.rows.sum(1, keepdims=True) - self.rows)
         found = (groups - 1) * (self.estimate[:, None] - left_out)
@@ -72,7 +72,7 @@ class Case:
 
     @cached_property
     def t(self) -> Array:
-        """How far the estimate lies above the truth, in standard errors."""
+        """Distance of the estimate above the true mean, in standard errors."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.nan_to_num((self.estimate - self.truth) / self.error)
 
@@ -128,7 +128,7 @@ def hall(case: Case, rng: np.random.Generator) -> Misses:
 
 
 def _replicates(block: Case, weights: Array) -> tuple[Array, Array]:
-    """Estimates of the draws, and their own standard errors, (B, M) both."""
+    """Estimates of the resamples and their standard errors, both (B, M)."""
     groups = block.sums.shape[1]
     first = weights @ block.influence.T / groups
     second = weights @ (block.influence**2).T / groups
@@ -137,7 +137,7 @@ def _replicates(block: Case, weights: Array) -> tuple[Array, Array]:
 
 
 def _studentized(block: Case, rng: np.random.Generator) -> Array:
-    """(B, M): replicate minus estimate over the replicate's own error, as `clustered._studentized`."""
+    """Shape (B, M): replicate minus estimate, divided by the replicate's error, as `clustered._studentized`."""
     groups = block.sums.shape[1]
     weights = rng.multinomial(groups, np.full(groups, 1 / groups), size=N_RESAMPLES).astype(float)
     replicates, errors = _replicates(block, weights)
@@ -160,14 +160,14 @@ def bootstrap_t_free(case: Case, rng: np.random.Generator) -> Misses:
 
 
 def bootstrap_t_tails(case: Case, rng: np.random.Generator) -> Misses:
-    """Each tail by itself: the shape of a skewed distribution is followed, not averaged away."""
+    """Separate tails, which follow the shape of a skewed distribution."""
     drawn = [np.quantile(_studentized(one, rng), [TAIL, 1 - TAIL], axis=0) for one in case.blocks()]
     low, high = np.concatenate(drawn, axis=1)
     return Misses(case.t > high, case.t < low)
 
 
 def bootstrap_t_calibrated(case: Case, rng: np.random.Generator) -> Misses:
-    """Symmetric, at the level that the bootstrap's own bootstrap finds to cover 95 % (Beran 1987)."""
+    """Symmetric, at the level that a double bootstrap estimates to cover 95 % (Beran 1987)."""
     groups, quantiles = case.sums.shape[1], []
     for one in case.blocks():
         outer_draws = rng.multinomial(groups, np.full(groups, 1 / groups), size=OUTER_DRAWS).astype(float)
@@ -239,7 +239,7 @@ METHODS: dict[str, Callable[[Case, np.random.Generator], Misses]] = {
 def measure(
     kind: str, sizes: str, groups: int, *, count: int, methods: Sequence[str] = tuple(METHODS)
 ) -> dict[str, object]:
-    """One case, in %: for each method the coverage of a true difference, both tails, and the false GO."""
+    """One case, in %: per method the coverage of a true difference, both tails, and false GOs."""
     true = case_of(kind, sizes, groups, count=count, seed=1, null=False)
     same = case_of(kind, sizes, groups, count=count, seed=2, null=True)
     line: dict[str, object] = {"scores": kind, "group_sizes": sizes, "groups": groups, "samples": count}
@@ -261,8 +261,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.interval_methods", description=__doc__)
     parser.add_argument("--samples", type=int, default=4000)
     parser.add_argument("--groups", default="8,20,40")
-    # Rare failures among few groups often show no spread at all, and then another interval is used (`intervals`): that
-    # is for `interval_coverage` to measure.
+    # Rare failures in few groups often show no spread, and then another interval is used; `interval_coverage` measures
+    # that.
     parser.add_argument("--kinds", default=",".join(kind for kind in KINDS if kind != "rare"))
     parser.add_argument("--sizes", default=",".join(name for name in SIZES if name != "one"))
     parser.add_argument("--methods", default=";".join(METHODS), help="names, parted by semicolons")

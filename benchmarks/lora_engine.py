@@ -1,11 +1,11 @@
-"""One vLLM engine for the engine benchmarks, in a process of its own: reads rounds from stdin, answers on stdout.
+"""One vLLM engine for the engine benchmarks, as a separate process: reads rounds from stdin, answers on stdout.
 
     python -m benchmarks.lora_engine MODEL_FOLDER ADAPTER_FOLDER...
 
-A round is a JSON object: `adapters`, for each request the index of its adapter or null for the base model;
-`prompt_tokens`, the length of each prompt; `new_tokens`, the length of each answer. The answer is a JSON object:
-`seconds`, `tokens` (made), `extra_bytes` (peak memory above what was held before the round, all processes of the
-engine). How vLLM runs (plugin, threads, preloads) comes from the environment.
+A round is a JSON object with `adapters` (per request the index of its adapter, or null for the base model),
+`prompt_tokens` (length of each prompt) and `new_tokens` (length of each answer). The answer is a JSON object with
+`seconds`, `tokens` (generated) and `extra_bytes` (peak memory above that before the round, over all processes of the
+engine). The environment configures vLLM (plugin, threads, preloads).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FIRST_WORD, LAST_WORD = 1000, 40000
 
 
 def main() -> None:
-    """Starts the engine, says `ready`, then answers rounds until stdin ends."""
+    """Starts the engine, prints `ready`, then answers rounds until stdin ends."""
     from vllm import LLM
     from vllm.lora.request import LoRARequest
 
@@ -53,7 +53,7 @@ def main() -> None:
 def _round(
     llm: Any, loras: list[Any], number: int, *, adapters: list[int | None], prompt_tokens: int, new_tokens: int
 ) -> dict[str, float]:
-    """No two prompts are alike, in no round: nothing comes from the prefix cache."""
+    """All prompts of all rounds differ, so the prefix cache never hits."""
     from vllm import SamplingParams
 
     rng = random.Random(number)
@@ -65,7 +65,7 @@ def _round(
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     before = sum(process.memory_info().rss for process in processes)
     for process in processes:
-        pathlib.Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # the peak counts from now on (proc(5))
+        pathlib.Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # resets the peak (proc(5))
     start = time.perf_counter()
     outputs = llm.generate(prompts, sampling, lora_request=requests, use_tqdm=False)
     seconds = time.perf_counter() - start

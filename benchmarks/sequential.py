@@ -1,8 +1,8 @@
-"""A sequential evaluation beside one of fixed size: the share of the queries that it spends, at equal error.
+"""A sequential evaluation compared with one of fixed size: the share of queries that it uses, at equal error.
 
-Simulated evaluations of 200 queries in groups of one: paired differences with a true effect of 0, small and large,
-which is .2 and .8 standard deviations (Cohen 1988); the small one is what 200 queries prove with power .8. The two read
-the same scores. Seconds of one core, no model.
+Simulated evaluations of 200 queries in groups of one: paired differences with a true effect of 0, small (.2 standard
+deviations) and large (.8; Cohen 1988). 200 queries detect the small effect with power .8. Both designs read the same
+scores. Takes seconds on one core, without a model.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ BOTH = [(TARGET.metric, TARGET.arm), (TARGET.metric, TARGET.reference)]
 
 @dataclass(frozen=True)
 class Verdict:
-    """-1 worse, 0 not shown, 1 better; and the queries spent on it."""
+    """-1 worse, 0 not shown, 1 better; and the queries used."""
 
     sign: int
     query_count: int
 
 
 def measure(*, samples: int = SAMPLES) -> Iterator[dict[str, object]]:
-    """The share of queries for each effect and on average, then the errors of both designs."""
+    """The share of queries per effect and on average, then the errors of both designs."""
     rng = np.random.default_rng(20)
     shares: list[list[tuple[float, float]]] = []
     for name, effect in EFFECTS.items():
@@ -53,7 +53,7 @@ def measure(*, samples: int = SAMPLES) -> Iterator[dict[str, object]]:
 
 
 def _errors(name: str, effect: float, seen: Sequence[tuple[Verdict, Verdict]]) -> Iterator[dict[str, object]]:
-    """Under no effect the share of proofs, which are all false; else the share that proves it; and the agreement."""
+    """The share of evaluations that prove an effect (all false if there is none), and the agreement of the designs."""
     right = 1 if effect else 0
     wrong = tuple(
         sum(verdict.sign != 0 if not effect else verdict.sign == right for verdict in side) / len(seen)
@@ -82,7 +82,7 @@ def _both(differences: npt.NDArray[np.float64], seed: int) -> tuple[Verdict, Ver
 
 
 def _fixed(differences: npt.NDArray[np.float64], confidence: float) -> int:
-    """Student's interval, which the bootstrap of 200 independent differences comes to."""
+    """Student's interval, which the bootstrap of 200 independent differences approximates."""
     half = special.stdtrit(QUERIES - 1, (1 + confidence) / 2) * differences.std(ddof=1) / np.sqrt(QUERIES)
     return int(differences.mean() > half) - int(differences.mean() < -half)
 

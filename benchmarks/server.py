@@ -1,4 +1,4 @@
-"""Our inference server for the benchmarks: its own process, real sockets, a stand-in for the trainer."""
+"""Our inference server for the benchmarks: a separate process, real sockets, a fake trainer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TENANT = "bench"
 def running(
     folder: pathlib.Path, model: pathlib.Path, **settings: object
 ) -> contextlib.AbstractContextManager[InferenceServer]:
-    """A server on `model`, ready to be asked; `settings` by field of `InferenceConfig`."""
+    """A server with `model`, ready to answer; `settings` are fields of `InferenceConfig`."""
     folder.mkdir()
     return running_server(folder, base_model=model, **{"dtype": "auto", "max_adapter_bytes": 64 * 2**20, **settings})
 

@@ -1,7 +1,7 @@
-"""Streams of the base model: our gRPC server beside `vllm serve` over HTTP, alternating in one run.
+"""Streams of the base model: our gRPC server compared with `vllm serve` over HTTP, alternating in one run.
 
-A round is 16 concurrent streams of up to 64 new tokens; both sides get the same prompts and answer greedily, so they
-make the same tokens. The peer runs twice: with our threads and OpenMP runtime, and as it starts by itself.
+A round is 16 concurrent streams of up to 64 new tokens. Both sides get the same prompts and decode greedily, so they
+generate the same tokens. The peer runs twice: with our threads and OpenMP runtime, and with its defaults.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ START_TIMEOUT_S = 240.0
 
 @dataclass(frozen=True)
 class Stream:
-    """One stream's figures."""
+    """Timings of one stream."""
 
     ttft_s: float
     token_count: int
@@ -42,7 +42,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Round:
-    """A round's figures."""
+    """The results of one round."""
 
     tokens_per_s: float
     ttft_p50_s: float
@@ -52,7 +52,7 @@ Ask = Callable[[str], Awaitable[Stream]]
 
 
 def measure(model: pathlib.Path, folder: pathlib.Path, *, rounds: int) -> Iterator[dict[str, object]]:
-    """Two results for each peer: tokens/s and time to first token."""
+    """Two results per peer: tokens/s and time to first token."""
     peers = {
         "vllm serve with the same threads": cpu_environment(kv_cache_gib=1),
         "vllm serve as it starts by itself": {"VLLM_CPU_KVCACHE_SPACE": "1"},
@@ -128,7 +128,7 @@ async def _rounds(client: AsyncClient, ports: Mapping[str, int], *, rounds: int)
         for number in range(rounds + 1):
             for name, ask in asks.items():
                 figures = await _round(ask, number)
-                if number:  # the first one warms up
+                if number:  # the first round warms up
                     seen[name].append(figures)
         return seen
 

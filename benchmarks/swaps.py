@@ -1,4 +1,4 @@
-"""What a swap costs: publish to first token by stage, and what others' streams feel of 20 swaps under load."""
+"""The cost of a swap: time from publish to first token by stage, and the effect of 20 swaps on other streams."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from benchmarks import material, server
 DEPLOYMENT = f"tenants/{server.TENANT}/deployments/swapped"
 STEADY = f"tenants/{server.TENANT}/deployments/steady"
 STREAMS, NEW_TOKENS = 8, (64, 40, 88, 52, 76, 34, 94)
-"""Lengths of answers, in turn. With one length for all, streams begin and end together, until swaps part them: then
-nobody waits for another's prompt without swaps, and everybody does with them.
+"""Lengths of answers, in rotation. With one length for all, streams begin and end together until swaps separate them,
+so that streams would wait for other streams' prompts only in the run with swaps.
 """
 PUBLISHES, SWAPS = 5, 20
 SWAP_INTERVAL_S = 1.5
@@ -27,7 +27,7 @@ ADAPTERS_NEEDED = 2 + PUBLISHES + SWAPS
 
 
 def measure(model: pathlib.Path, folder: pathlib.Path, adapters: Sequence[pathlib.Path]) -> Iterator[dict[str, object]]:
-    """`adapters`: at least `ADAPTERS_NEEDED`, no two alike."""
+    """`adapters`: at least `ADAPTERS_NEEDED` different ones."""
     material.record_references(model, adapters)
     with server.running(folder / "swaps", model) as inference:
         revisions = server.register(inference, adapters)
@@ -71,7 +71,7 @@ async def _measured(
 
 
 async def _publish(client: AsyncClient, revision: str) -> tuple[float, dict[str, float]]:
-    """Seconds until the new revision's first token, and what they consist of."""
+    """Seconds until the new revision's first token, and the parts they consist of."""
     start = time.perf_counter()
     deployed = await client.deployments.deploy(DEPLOYMENT, adapter_revision=revision)
     published = time.perf_counter()
@@ -84,7 +84,7 @@ async def _publish(client: AsyncClient, revision: str) -> tuple[float, dict[str,
 
 
 async def _swap(client: AsyncClient, revisions: Sequence[str]) -> None:
-    """One swap in each interval."""
+    """One swap per interval."""
     for revision in revisions:
         began = time.perf_counter()
         await client.deployments.deploy(DEPLOYMENT, adapter_revision=revision)
@@ -92,7 +92,7 @@ async def _swap(client: AsyncClient, revisions: Sequence[str]) -> None:
 
 
 async def _gaps(client: AsyncClient, meanwhile: object) -> list[float]:
-    """Seconds between two tokens of a stream, over all streams that run while `meanwhile` does."""
+    """Seconds between two tokens of a stream, over all streams that run during `meanwhile`."""
     gaps: list[float] = []
     numbers = itertools.count()
 
@@ -109,7 +109,7 @@ async def _gaps(client: AsyncClient, meanwhile: object) -> list[float]:
 
     targets = itertools.islice(itertools.cycle((BASE, STEADY, DEPLOYMENT)), STREAMS)
     streams = [asyncio.create_task(stream_on(target)) for target in targets]
-    await asyncio.sleep(SWAP_INTERVAL_S)  # until every stream decodes
+    await asyncio.sleep(SWAP_INTERVAL_S)  # until all streams are decoding
     gaps.clear()
     await meanwhile  # type: ignore[misc]
     for stream in streams:

@@ -3,15 +3,15 @@
     python examples/docstrings.py --library scipy --output scipy.jsonl
 
 The task: given a signature and the start of a docstring's body, write the docstring's first line and name the
-submodule, as JSON. The rows are real (experts wrote them, each library in its house style), need no network, and are
-the same on every run with the same library version. Source files are parsed, never imported. Nothing is cleaned: the
-duplicates, inherited docstrings and authors' addresses that the library holds are left for curation to find.
+submodule, as JSON. The rows are real (written by experts, in the library's style), need no network, and are the same on
+every run with the same library version. Source files are parsed, never imported. Nothing is cleaned: duplicates,
+inherited docstrings and authors' addresses are left for curation to find.
 
 Each line is one row of the import format:
     {"id": "scipy/stats/_kde.py:gaussian_kde.evaluate", "group": "scipy/stats/_kde.py", "label": "stats",
      "messages": [{"role": "system", ...}, {"role": "user", ...}, {"role": "assistant", ...}]}
-`group` is the defining file: a split by group keeps near-identical siblings on one side. `label` is the public
-submodule, which spans many files, so that a held-out file asks for a label that training has seen.
+`group` is the defining file, so a split by group keeps near-identical siblings together. `label` is the public
+submodule, which spans many files, so labels of held-out files occur in training.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ INSTRUCTION = (
     'Answer with JSON only: {"summary": "...", "module": "..."}'
 )
 
-# A one-line summary; longer first paragraphs are prose, shorter ones say nothing.
+# Length of a summary: longer first paragraphs are prose, shorter ones carry no information.
 SUMMARY_CHARS = range(20, 141)
-# Less body than this does not determine a summary.
+# A shorter body does not determine a summary.
 BODY_MIN_CHARS = 120
-# Bounds the row to about 160 tokens of the demo's base model.
+# Limits the row to about 160 tokens of the demo's base model.
 BODY_MAX_CHARS = 260
 SIGNATURE_MAX_CHARS = 120
 
-# Folders that hold tests, copies of other projects, or code that no user calls.
+# Folders with tests, copies of other projects, or internal code.
 SKIPPED_FOLDERS = frozenset({"tests", "externals", "_external", "_vendored", "_lib", "array_api_compat", "__pycache__"})
 
 Documented = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -52,7 +52,7 @@ class LibraryNotFoundError(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """One example: what is asked, the right answer, and where it comes from."""
+    """One example: question, correct answer and origin."""
 
     id: str
     group: str
@@ -72,7 +72,7 @@ class Row:
 
 
 def library_folder(library: str) -> Path:
-    """Where `library` is installed, found without importing it. Raises LibraryNotFoundError."""
+    """Folder of the installed `library`, found without importing it. Raises LibraryNotFoundError."""
     spec = importlib.util.find_spec(library)
     if spec is None or not spec.submodule_search_locations:
         raise LibraryNotFoundError(f"library '{library}' is not installed as a package; pip install {library}")
@@ -138,9 +138,9 @@ def shortened(text: str, limit_chars: int) -> str:
 
 
 def sample(rows: Iterable[Row], *, limit: int, per_group: int) -> list[Row]:
-    """At most `per_group` rows of a file and about `limit` in all, by whole files; the same choice on every run.
+    """At most `per_group` rows per file and about `limit` in total, by whole files; deterministic.
 
-    The order is a hash's, not the alphabet's, so that a short sample still covers all submodules. `limit` 0 keeps all.
+    Files are ordered by a hash, so that a small sample still covers all submodules. `limit` 0 keeps all.
     """
     by_group: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -162,8 +162,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--library", required=True, help="an installed package, such as scipy")
     parser.add_argument("--output", required=True, type=Path, help="the JSONL file to write")
-    parser.add_argument("--limit", type=int, default=0, help="about how many rows, by whole files; 0: all (default)")
-    parser.add_argument("--per-group", type=int, default=10, help="at most so many rows of one file (default 10)")
+    parser.add_argument("--limit", type=int, default=0, help="approximate number of rows; 0: all (default)")
+    parser.add_argument("--per-group", type=int, default=10, help="maximum number of rows per file (default 10)")
     options = parser.parse_args(arguments)
     try:
         rows = rows_of_library(library_folder(options.library))

@@ -1,10 +1,10 @@
-"""Writes a task of facts: "which function of this library does X?", and the passages in which the answers stand.
+"""Writes a factual task ("which function of this library does X?") and the passages that contain the answers.
 
     python examples/facts.py --library scipy --output facts.jsonl --passages passages.jsonl
 
-The opposite of `docstrings.py`: what is asked of a held-out file was in no training row, so that a tuned model cannot
-know it, and a retriever finds it. Rows are split by source file like those of `docstrings.py`; the passages cover every
-file. A summary that two functions share has no single answer and is left out.
+The opposite of `docstrings.py`: answers to held-out questions are in no training row, so a tuned model cannot know
+them, but a retriever can find them. Rows are split by source file as in `docstrings.py`; the passages cover all files.
+Summaries shared by two functions have no unique answer and are left out.
 
 The rows are for `luthier dataset import`, the passages for `luthier dataset import --documents`.
 """
@@ -30,7 +30,7 @@ def name_of(row: Row) -> str:
 
 
 def facts(rows: Sequence[Row]) -> Iterator[Row]:
-    """The rows whose summary belongs to one function only; modules have no name to ask for."""
+    """The rows whose summary belongs to exactly one function; modules are left out."""
     counts = Counter(row.summary.lower() for row in rows)
     names = Counter(name_of(row) for row in rows)
     for row in rows:
@@ -57,8 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--library", required=True, help="an installed package, such as scipy")
     parser.add_argument("--output", required=True, type=Path, help="the JSONL file of rows to write")
     parser.add_argument("--passages", required=True, type=Path, help="the JSONL file of passages to write")
-    parser.add_argument("--limit", type=int, default=0, help="about how many rows, by whole files; 0: all (default)")
-    parser.add_argument("--per-group", type=int, default=10, help="at most so many rows of one file (default 10)")
+    parser.add_argument("--limit", type=int, default=0, help="approximate number of rows; 0: all (default)")
+    parser.add_argument("--per-group", type=int, default=10, help="maximum number of rows per file (default 10)")
     options = parser.parse_args(arguments)
     try:
         known = list(facts(list(rows_of_library(library_folder(options.library)))))

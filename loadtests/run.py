@@ -2,8 +2,8 @@
 
     python -m loadtests.run [--tenants scipy,sklearn] [--users 8] [--seconds 30]
 
-Takes every deployment of the named tenants (default: LUTHIER_TENANT, else the demo's) and the engine's base model as
-targets. Exit code 0: the SLO of the scenario holds; 1: it does not; 2: nothing to load.
+Targets are all deployments of the named tenants (default: LUTHIER_TENANT, or the demo's) and the engine's base model.
+Exit code 0: the SLO of the scenario holds; 1: it does not; 2: there are no targets.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TOKEN_TTL_S = 3600
 
 
 async def plan(tenants: list[str]) -> dict[str, object]:
-    """The targets of all tenants, each with a token of its own. LuthierError if nothing runs here."""
+    """The targets of all tenants, each with its own token. Raises LuthierError if no installation runs here."""
     targets: list[dict[str, str]] = []
     profile = profiles.resolve(tenant=tenants[0])
     for tenant in tenants:
@@ -44,11 +44,11 @@ async def plan(tenants: list[str]) -> dict[str, object]:
 
 
 def main() -> int:
-    """Makes the plan and runs locust with it."""
+    """Writes the plan and runs locust with it."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.run", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tenants", default=os.environ.get("LUTHIER_TENANT", "scipy,sklearn"), help="comma separated")
-    parser.add_argument("--users", type=int, default=8, help="applications at a time, half gRPC, half HTTP")
-    parser.add_argument("--seconds", type=int, default=30, help="how long")
+    parser.add_argument("--users", type=int, default=8, help="concurrent applications, half gRPC, half HTTP")
+    parser.add_argument("--seconds", type=int, default=30, help="duration")
     options = parser.parse_args()
     try:
         made = asyncio.run(plan(options.tenants.split(",")))

@@ -1,16 +1,16 @@
-"""Scenario: one tenant floods the server with ten times its share while another goes on as before.
+"""Scenario: one tenant floods the server with ten times its share while another continues as before.
 
-SLO: the other tenant's p95, of the time to the first token and of the whole answer, is at most 1.25 times its p95 while
-both keep to their shares; none of its requests fails. The flood may be refused (RESOURCE_EXHAUSTED), at once.
+SLO: the other tenant's p95 of time to first token, and of the whole answer, is at most 1.25 times its p95 while both
+stay within their shares, and none of its requests fails. The flood may be rejected (RESOURCE_EXHAUSTED) immediately.
 
     python -m loadtests.tenant_flood --tenants acme,globex --share 16 [--seconds 30] [--rounds 2]
 
-`--share` is each tenant's number of requests at a time: half of the server's
-`LUTHIER_INFERENCE_MAX_NUM_SEQS`. The server is the installation that `luthier up` runs; LUTHIER_LOAD_PLAN (see run.py)
-names another one. Phases with and without the flood alternate, so that a slower machine slows both; in each the tenant
-asks the same questions in the same order, for answers of 8 to 32 tokens (`--equal`: all of 32).
+`--share` is the number of concurrent requests per tenant: half of the server's `LUTHIER_INFERENCE_MAX_NUM_SEQS`. The
+server is the installation that `luthier up` runs, or the one in LUTHIER_LOAD_PLAN (see run.py). Phases with and without
+the flood alternate, so that changes of the machine's speed affect both. In each phase the tenant sends the same
+questions in the same order, for answers of 8 to 32 tokens (`--equal`: all 32).
 
-Exit code 0: the SLO holds; 1: not; 2: nothing to load.
+Exit code 0: the SLO holds; 1: it does not; 2: there are no targets.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PROMPT = "Write about request number {} in one line."
 
 @dataclass
 class Seen:
-    """What a tenant's requests met. Times in seconds, from the call to the first and the last token."""
+    """Results of a tenant's requests. Times are in seconds from the call to the first and the last token."""
 
     asked_count: int = 0
     ttft_s: list[float] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Seen:
     failures: list[str] = field(default_factory=list)
 
     def add(self, other: Seen) -> None:
-        """Takes in what another phase saw."""
+        """Adds the results of another phase."""
         self.asked_count += other.asked_count
         self.ttft_s += other.ttft_s
         self.total_s += other.total_s
@@ -64,7 +64,7 @@ class Seen:
 
 @dataclass
 class Phase:
-    """A span of load with an end."""
+    """A phase of load with an end."""
 
     end_s: float
     max_tokens: Sequence[int]
@@ -75,7 +75,7 @@ class Phase:
         return time.monotonic() >= self.end_s or self.request_count >= MAX_REQUESTS
 
     async def request(self, client: luthier.AsyncClient, target: str, seen: Seen, *, is_timed: bool = True) -> None:
-        """One streamed answer. A refusal is waited out as it says."""
+        """One streamed answer. After a rejection it waits as long as the server says."""
         self.request_count += 1
         seen.asked_count += 1
         began, first = time.monotonic(), 0.0
@@ -99,9 +99,9 @@ class Phase:
             seen.total_s.append(time.monotonic() - began)
 
     async def application(self, client: luthier.AsyncClient, target: str, seen: Seen) -> None:
-        """Asks again as soon as it has an answer, until the phase is over.
+        """Sends the next request as soon as it has an answer, until the phase is over.
 
-        The first answer's times do not count: all applications start in one moment, which is no tenant's flood.
+        The first answer is not timed: all applications start at the same moment, which is not the flood's doing.
         """
         await self.request(client, target, seen, is_timed=False)
         while not self.is_over:
@@ -116,7 +116,7 @@ async def run_phase(
     seconds: float,
     max_tokens: Sequence[int],
 ) -> list[Seen]:
-    """What each of two tenants met, with so many requests of each at a time. It lasts as long as the first one's."""
+    """Results of two tenants with so many concurrent requests each. Lasts as long as the first tenant's requests."""
     phase = Phase(time.monotonic() + seconds, max_tokens)
     seen = [Seen(), Seen()]
     async with asyncio.TaskGroup() as group:
@@ -125,19 +125,19 @@ async def run_phase(
             for client, target, one, count in zip(clients, targets, seen, counts, strict=True)
         )
         await asyncio.wait(measured)
-        for task in other:  # what it still waits for is of no interest
+        for task in other:  # its remaining requests do not matter
             task.cancel()
     return seen
 
 
 def p95(values: list[float]) -> float:
-    """The nearest-rank 95th percentile; 0 of nothing."""
+    """The nearest-rank 95th percentile; 0 if empty."""
     return sorted(values)[max(0, -(-95 * len(values) // 100) - 1)] if values else 0.0
 
 
 @contextlib.asynccontextmanager
 async def connected(tenants: list[str]) -> AsyncIterator[tuple[list[luthier.AsyncClient], list[str]]]:
-    """A client and a target for each tenant: its first deployment, else the base model."""
+    """A client and a target per tenant: its first deployment, or the base model."""
     given = os.environ.get("LUTHIER_LOAD_PLAN")
     made = json.loads(given) if given else await plan(tenants)
     endpoints = luthier.Endpoints(inference=made["grpc_address"])
@@ -155,7 +155,7 @@ async def connected(tenants: list[str]) -> AsyncIterator[tuple[list[luthier.Asyn
 async def measure(
     tenants: list[str], *, share: int, seconds: float, round_count: int, max_tokens: Sequence[int]
 ) -> bool:
-    """Runs the phases, prints what the first tenant met in each kind; True if the SLO holds."""
+    """Runs the phases and prints the first tenant's results by kind; True if the SLO holds."""
     calm, flooded, flood = Seen(), Seen(), Seen()
     async with connected(tenants) as (clients, targets):
         phase = functools.partial(run_phase, clients, targets, max_tokens=max_tokens)
@@ -191,15 +191,15 @@ async def measure(
 
 
 def main() -> int:
-    """Reads the options and measures."""
+    """Parses the options and runs the scenario."""
     parser = argparse.ArgumentParser(
         prog="python -m loadtests.tenant_flood", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--tenants", default="scipy,sklearn", help="the one that is measured, and the one that floods")
-    parser.add_argument("--share", type=int, default=16, help="requests at a time of a tenant that keeps to its share")
-    parser.add_argument("--seconds", type=float, default=30.0, help="of each phase")
-    parser.add_argument("--rounds", type=int, default=2, help="phases of each kind")
-    parser.add_argument("--equal", action="store_true", help="answers of one length, which end and begin together")
+    parser.add_argument("--tenants", default="scipy,sklearn", help="the measured tenant, and the one that floods")
+    parser.add_argument("--share", type=int, default=16, help="concurrent requests of a tenant within its share")
+    parser.add_argument("--seconds", type=float, default=30.0, help="duration of each phase")
+    parser.add_argument("--rounds", type=int, default=2, help="number of phases of each kind")
+    parser.add_argument("--equal", action="store_true", help="answers of equal length, which begin and end together")
     options = parser.parse_args()
     tenants = options.tenants.split(",")
     if len(tenants) != 2:

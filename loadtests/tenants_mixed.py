@@ -1,9 +1,9 @@
 """Scenario: applications of several tenants and of the base model, over gRPC and HTTP, while operators may deploy.
 
-SLO: no failed request, no answer of another tenant or of a loaded adapter that its deployment does not hold.
-Latencies are reported, not judged: they belong to the machine.
+SLO: no failed request, and no answer from another tenant's adapter or one that the deployment does not hold. Latencies
+are reported but not judged, because they depend on the machine.
 
-Run by `make load` (loadtests/run.py), which tells it the targets; each one is a tenant, a deployment and a token.
+Run by `make load` (loadtests/run.py), which passes the targets; each is a tenant, a deployment and a token.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ PROMPTS = (
 
 
 class WrongAnswerError(Exception):
-    """An answer whose origin is not what the caller asked for."""
+    """An answer from the wrong origin."""
 
 
 def check_origin(target: dict[str, str], loaded_adapter: str, adapter_revision: str, held: set[str]) -> None:
-    """WrongAnswerError unless the answer is of a loaded adapter that the target held around the call."""
+    """Raises WrongAnswerError unless the answer is from a loaded adapter that the target held during the call."""
     if target["target"].startswith("baseModels/"):
         if loaded_adapter != "base":
             raise WrongAnswerError(f"the base model answered as {loaded_adapter}")
@@ -54,14 +54,14 @@ def check_origin(target: dict[str, str], loaded_adapter: str, adapter_revision: 
 
 
 class Deployments:
-    """The loaded adapters that each deployment has held, asked again when an answer names an unknown one."""
+    """The loaded adapters that each deployment has held; refreshed when an answer names an unknown one."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._stub = deployments_rpc.DeploymentServiceStub(channel)
         self._held: dict[str, set[str]] = {}
 
     def held(self, target: dict[str, str], loaded_adapter: str) -> set[str]:
-        """Every loaded adapter seen at the target so far."""
+        """All loaded adapters seen at the target so far."""
         seen = self._held.setdefault(target["target"], set())
         if loaded_adapter not in seen and target["target"].startswith("tenants/"):
             request = deployments_pb.GetDeploymentRequest(name=target["target"])
@@ -100,7 +100,7 @@ class GrpcApplication(User):
         )
 
     def _stream(self, target: dict[str, str]) -> int:
-        """Tokens of one answer. grpc.RpcError, WrongAnswerError."""
+        """Number of tokens in one answer. Raises grpc.RpcError, WrongAnswerError."""
         kind = "base_model" if target["target"].startswith("baseModels/") else "deployment"
         request = pb.ChatStreamRequest(
             target=pb.Target(**{kind: target["target"]}),

@@ -3,7 +3,7 @@
 python scripts/errors_page.py generate     # rewrites docs/errors.md
 python scripts/errors_page.py check        # fails if the page is not current
 
-The classes are read, not imported: the page needs no engine and no model library.
+The classes are parsed, not imported, so neither an engine nor a model library is needed.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ ROOT_CLASS = "LuthierError"
 HEAD = """\
 # Errors
 
-Every error of a service is a `google.rpc.Status` whose `ErrorInfo` has a **reason** and a **domain**; programs go by
-this pair, never by the message. `metadata` repeats every dynamic word of the message. The same reasons stand in the
-`error` field of a job that failed and in the error line of a server that does not start.
+Every error of a service is a `google.rpc.Status` whose `ErrorInfo` has a **reason** and a **domain**. Programs should
+use this pair, never the message. `metadata` repeats every variable part of the message. The same reasons appear in the
+`error` field of a failed job and in the error line of a server that does not start.
 
-Beside `ErrorInfo` there is, where it fits, one of each: `BadRequest` (INVALID_ARGUMENT: which fields), `RetryInfo`
-(UNAVAILABLE, RESOURCE_EXHAUSTED: when to come back) and `PreconditionFailure` (FAILED_PRECONDITION: what is not so).
-The request id of the call is in the trailer `x-request-id` and in the server's log.
+Where applicable there is also one of each: `BadRequest` (INVALID_ARGUMENT: which fields), `RetryInfo` (UNAVAILABLE,
+RESOURCE_EXHAUSTED: when to retry) and `PreconditionFailure` (FAILED_PRECONDITION: which condition is not met). The
+request id of the call is in the trailer `x-request-id` and in the server's log.
 
 Domain `*.luthier.dev` stands for every service: `curation`, `trainer`, `evaluator`, `inference`. `luthier up` stands
 for errors that only the command line shows.
 
-This page is made of the classes by `python scripts/errors_page.py generate`; a test fails when it is not current.
+This page is generated from the error classes by `python scripts/errors_page.py generate`; a test fails if it is out of
+date.
 
 | reason | domain | status | meaning |
 |---|---|---|---|
@@ -46,12 +47,12 @@ This page is made of the classes by `python scripts/errors_page.py generate`; a 
 
 @dataclass(frozen=True)
 class ErrorClass:
-    """A class of the error tree, as its source has it."""
+    """A class of the error tree, as parsed."""
 
     name: str
     bases: tuple[str, ...]
     reason: str | None
-    """None: it only groups others."""
+    """None for a class that only groups others."""
     meaning: str
     domain: str
 

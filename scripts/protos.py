@@ -21,12 +21,12 @@ PROTOS = sorted(str(p.relative_to(ROOT / "protos")) for p in (ROOT / "protos").r
 
 
 def tool(name: str) -> str:
-    """The program of that name beside the running interpreter."""
+    """Path of a program installed next to the running interpreter."""
     return str(pathlib.Path(sys.executable).parent / name)
 
 
 def googleapis() -> pathlib.Path:
-    """google/api and google/rpc as buf wants them: a folder of their own, with just what we import."""
+    """A folder with the files of google/api and google/rpc that we import, as buf needs it."""
     folder = BUILD / "googleapis"
     shutil.rmtree(folder, ignore_errors=True)
     wanted = {

@@ -1,4 +1,4 @@
-"""Renders the first screens of an evaluation's HTML report as a PNG: the picture in README.md.
+"""Renders the first screens of an evaluation's HTML report as a PNG: the picture in docs/measurements.md.
 
     make demo && python scripts/report_png.py demo-out/report-scipy.html docs/report.png
 

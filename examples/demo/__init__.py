@@ -1,1 +1,1 @@
-"""The main job, told in the terminal: `make demo`."""
+"""The whole loop, shown in the terminal: `make demo`."""

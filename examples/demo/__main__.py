@@ -1,7 +1,7 @@
-"""The main job, told in the terminal: `make demo`, or `python -m examples.demo [--output DIR] [--keep]`.
+"""The whole loop, shown in the terminal: `make demo`, or `python -m examples.demo [--output DIR] [--keep]`.
 
-Two tenants, each with the docstrings of one library as its house style: curate, train, evaluate, gate, deploy, swap
-under load. Exit code 0: all of it happened and both adapters proved better. 1: something did not; it says what.
+Two tenants, each with the docstrings of one library: curate, train, evaluate, gate, deploy, swap under load. Exit code
+0: everything worked and both adapters are proved better. 1: something failed; the output says what.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ QUESTION = (
 
 
 async def demo(output: pathlib.Path, *, keep: bool) -> int:
-    """The whole story; returns the exit code."""
+    """Runs all steps; returns the exit code."""
     story = Story()
     story.console.print(
         "[bold]Luthier[/bold]: one adapter for each tenant, proved before it is served, swapped while it runs"
     )
     installation = Installation(output / "home")
     try:
-        with story.step("up", "Four services start on loopback"):
+        with story.step("up", "Start four services on loopback"):
             await asyncio.to_thread(installation.up, lambda event: _tell_start(story, event))
         async with contextlib.AsyncExitStack() as stack:
             tenants = [await stack.enter_async_context(_tenant(library, installation, output)) for library in LIBRARIES]
             return await _loop(story, tenants, output)
     finally:
         if keep:
-            story.say(f"the services still run; LUTHIER_HOME={installation.home} luthier down stops them")
+            story.say(f"the services are still running; stop them with: LUTHIER_HOME={installation.home} luthier down")
         else:
             await asyncio.to_thread(installation.down)
 
@@ -56,18 +56,18 @@ async def _loop(story: Story, tenants: list[Tenant], output: pathlib.Path) -> in
     with story.step("data", "Two tenants with real data: the docstrings of two libraries"):
         for tenant in tenants:
             await loop.make_data(tenant, story)
-    title = "Curate: clean, deduplicate, mask personal data, split by module; meanwhile, import a base model"
+    title = "Curate: clean, deduplicate, mask personal data, split by file; import a base model in parallel"
     with story.step("curate", title):
         imported, _ = await asyncio.gather(loop.import_base_model(tenants[0]), _curate(story, tenants))
         story.say(imported)
-    title = "Train one LoRA adapter for each tenant, and a second revision for the swap"
+    title = "Train one LoRA adapter per tenant, and a second revision for the swap"
     with story.step("train", title), story.bars() as bars:
         for tenant in tenants:
             await loop.train(tenant, bars.add(f"{tenant.library} r1"), config_file="docstrings-train.yaml")
         second = bars.add(f"{tenants[0].library} r2")
         await loop.train(tenants[0], second, config_file="docstrings-train-second.yaml")
     engine = await tenants[0].client.engine.wait_ready()
-    with story.step("evaluate", "Evaluate five ways to answer on the holdout"):
+    with story.step("evaluate", "Evaluate five ways of answering on the holdout"):
         with story.bars() as bars:
             for tenant in tenants:
                 await loop.evaluate(tenant, bars.add(tenant.library), output=output)
@@ -77,7 +77,7 @@ async def _loop(story: Story, tenants: list[Tenant], output: pathlib.Path) -> in
         for tenant in tenants:
             await loop.gate(tenant)
             _show_gate(story, tenant)
-    with story.step("deploy", "Deploy both on the running engine, and ask one question of all three at once"):
+    with story.step("deploy", "Deploy both on the running engine, and ask all three models one question"):
         for tenant in tenants:
             await loop.deploy(tenant, 0)
         question = await _ask_all(story, tenants)
@@ -100,7 +100,7 @@ async def _loop(story: Story, tenants: list[Tenant], output: pathlib.Path) -> in
 
 @contextlib.asynccontextmanager
 async def _tenant(library: str, installation: Installation, output: pathlib.Path) -> Any:
-    """A tenant with a client of its own, which proves itself with the tenant's token."""
+    """A tenant with a client that uses the tenant's token."""
     profile = profiles.resolve(tenant=library, env=installation.environment)
     assert profile.signing_key is not None
     token = tokens.local_source(profile.signing_key, tenant=library)
@@ -182,7 +182,7 @@ def _show_swap(story: Story, seen: swap.SwapReport) -> None:
 def _conclude(
     story: Story, tenants: list[Tenant], seen: swap.SwapReport, question: dict[str, Any], path: pathlib.Path
 ) -> int:
-    """The closing table, what is short of the promise, where to look next."""
+    """The final table, failed expectations, and where to look next."""
     rows = [[key, f"{seconds:.1f}"] for key, seconds in story.step_seconds.items()]
     story.table("\nseconds per step", ["step", "s"], [*rows, ["total", f"{sum(story.step_seconds.values()):.1f}"]])
     short = [line for tenant in tenants for line in report.unproved_wins(tenant)]
@@ -191,17 +191,17 @@ def _conclude(
     if question["distinct_count"] < len(question["answers"]):
         short.append("base and tenants did not answer differently")
     story.console.print("\nWhere to look next")
-    story.say(f"{path.name}: every number; its form is docs/demo-report.md")
+    story.say(f"{path.name}: all numbers; docs/demo-report.md describes the format")
     for tenant in tenants:
         story.say(f"{tenant.report}: the evaluation of {tenant.library}, open it in a browser")
-    story.say("README.md: the same loop by the command line, the SDK, grpcurl and an OpenAI client")
+    story.say("README.md: the same loop with the command line, the SDK, grpcurl and an OpenAI client")
     for line in short:
         story.console.print(f"[bold red]not proved[/bold red] {line}")
     return 1 if short else 0
 
 
 def main() -> int:
-    """Parses the arguments and runs the story."""
+    """Parses the arguments and runs the demo."""
     parser = argparse.ArgumentParser(prog="python -m examples.demo", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--output", type=pathlib.Path, default=ROOT / "demo-out", help="folder for data, services and reports"

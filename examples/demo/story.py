@@ -1,4 +1,4 @@
-"""How the demo talks: headings, progress bars, tables. Works in a terminal and in a log file."""
+"""Terminal output of the demo: headings, progress bars, tables. Works in a terminal and in a log file."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 LOG_INTERVAL_S = 15.0
-"""How often a bar becomes a line where there is no terminal."""
+"""Interval between lines that replace a progress bar without a terminal."""
 
 
 @dataclass
 class Bar:
-    """One progress bar; where there is no terminal, a line now and then."""
+    """One progress bar; without a terminal, an occasional line."""
 
     progress: Progress
     task_id: int
@@ -34,7 +34,7 @@ class Bar:
 
 
 class Story:
-    """The narrator. Keeps how long each step took."""
+    """Prints the steps and records their durations."""
 
     def __init__(self) -> None:
         self.console = Console(highlight=False)
@@ -43,7 +43,7 @@ class Story:
 
     @contextlib.contextmanager
     def step(self, key: str, title: str) -> Iterator[None]:
-        """A numbered step; its seconds are kept under `key`."""
+        """A numbered step; its duration is recorded under `key`."""
         self._number += 1
         self.console.print(f"\n[bold]{self._number}. {title}[/bold]")
         start = time.monotonic()

@@ -1,4 +1,4 @@
-"""A second revision goes live under load: every answer must come from the adapter it names, and none may fail."""
+"""A second revision goes live under load: every answer must come from the adapter that it names, and none may fail."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Prompt = Sequence[Mapping[str, str]]
 
 @dataclass
 class SwapReport:
-    """What the load saw."""
+    """Results of the load."""
 
     request_count: int = 0
     failed: list[str] = field(default_factory=list)
     mixed: list[str] = field(default_factory=list)
-    """Answers that are not what their loaded adapter says alone, or of a loaded adapter the caller does not own."""
+    """Answers that differ from what their loaded adapter says when asked alone, or that come from another tenant's."""
     answers_by_loaded_adapter: Counter[str] = field(default_factory=Counter)
     deploy_seconds: float = 0.0
     rollback_seconds: float = 0.0
@@ -36,7 +36,7 @@ class SwapReport:
 
 @dataclass(frozen=True)
 class Seen:
-    """One answer under load: what was asked of whom, and which adapter revision (or base model) answered."""
+    """One answer under load: question, target, and the adapter revision (or base model) that answered."""
 
     target: str
     prompt_index: int
@@ -45,14 +45,15 @@ class Seen:
 
 
 async def answers_alone(client: AsyncClient, target: str, prompts: Sequence[Prompt]) -> list[str]:
-    """What a target answers when nobody else asks."""
+    """A target's answers without load."""
     return [(await client.inference.chat(target, list(p), max_tokens=MAX_TOKENS)).text for p in prompts]
 
 
 async def swap_under_load(swapped: Tenant, other: Tenant, prompts: Sequence[Prompt]) -> SwapReport:
     """Sends `REQUEST_COUNT` requests of both tenants and the base; deploys at one third, rolls back at two thirds.
 
-    The answers are held against each revision's own, asked alone afterwards, so that the deploy loads its adapter cold.
+    Afterwards the answers are compared with each revision's answers without load. This order lets the deploy load its
+    adapter cold.
     """
     own = [revision.name for revision in swapped.revisions[:2]]
     report = SwapReport()

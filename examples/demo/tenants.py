@@ -1,4 +1,4 @@
-"""The demo's tenants, and what is known of each as the loop goes on."""
+"""The demo's tenants and their state during the loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from luthier.inference.v1 import deployment_pb2
 from luthier.trainer.v1 import adapter_pb2
 
 LIBRARIES = ("scipy", "sklearn")
-"""Each library is a tenant with a house style of its own; its documented functions are the examples."""
+"""Each library is a tenant with its own style; its documented functions are the examples."""
 
 BASE_MODEL = "baseModels/smollm2-135m"
 TASK = "docstrings"
@@ -21,7 +21,7 @@ TASK = "docstrings"
 
 @dataclass
 class Tenant:
-    """A team with its data, its adapter and its deployment."""
+    """A tenant with its data, adapter and deployment."""
 
     library: str
     client: AsyncClient
@@ -53,5 +53,5 @@ class Tenant:
 
     @property
     def deployment_name(self) -> str:
-        """The name its applications call."""
+        """Its deployment."""
         return f"{self.parent}/deployments/{TASK}"
