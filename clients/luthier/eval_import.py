@@ -133,7 +133,7 @@ def _model_grader(found: Imported, grader: Mapping[str, Any], where: str) -> Non
         "names an endpoint, on its own scale; templates in its text are read by the judge as they stand"
     )
     if "pass_threshold" in grader:
-        found.unsupported.append(f"{where}: pass_threshold {grader['pass_threshold']} on a scale of its own")
+        found.unsupported.append(f"{where}: pass_threshold {grader['pass_threshold']} on its own scale")
 
 
 def import_promptfoo(document: Mapping[str, Any]) -> Imported:

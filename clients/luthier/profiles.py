@@ -75,7 +75,7 @@ def installation(folder: pathlib.Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise ProfileError(
-            f"{path} cannot be read ({error}); run `luthier down` and `luthier up` to write it anew",
+            f"{path} cannot be read ({error}); run `luthier down` and `luthier up` to write it again",
             reason="INSTALLATION_UNREADABLE",
             metadata={"path": str(path)},
         ) from error

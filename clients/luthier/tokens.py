@@ -1,4 +1,4 @@
-"""Tokens signed with an installation's Ed25519 key, for whoever can read that key: the machine's owner."""
+"""Tokens signed with an installation's Ed25519 key, for users who can read that key: the machine's owner."""
 
 from __future__ import annotations
 

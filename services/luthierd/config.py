@@ -41,7 +41,7 @@ class ServerConfig:
     home: pathlib.Path = DEFAULT_HOME
     """Folder of the installation: databases, blobs, keys, logs."""
     host: str = "127.0.0.1"
-    """Address to listen on. Anything but loopback needs TLS, or `insecure_network` said aloud."""
+    """Address to listen on. Anything but loopback needs TLS, or `insecure_network` set explicitly."""
     port: int = 0
     """Port of the gRPC server; 0 takes a free one."""
     metrics_port: int = 0

@@ -14,7 +14,7 @@
       DataLossError             bytes do not have the digest they should have
       InternalError             ours to mend
 
-A concrete error is a subclass with a `reason` of its own:
+A concrete error is a subclass with its own `reason`:
 `class JobNotFoundError(NotFoundError): reason = "JOB_NOT_FOUND"`.
 The (reason, domain) pairs are public: docs/errors.md.
 """

@@ -114,7 +114,7 @@ class Installation:
         return {"home": str(self._home), "services": services}
 
     def _start(self, name: str, running: Mapping[str, Running]) -> Running:
-        """Starts one service as a process of its own session; its output goes to `logs/<name>.log`."""
+        """Starts one service as a process in a new session; its output goes to `logs/<name>.log`."""
         ports = self._ports(name)
         host = self._config(name).host
         environment = self._environment | {

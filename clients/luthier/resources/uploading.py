@@ -34,7 +34,7 @@ def files(paths: Sequence[pathlib.Path]) -> Source:
             if file.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC:
                 if len(paths) > 1:
                     raise InvalidArgumentError(
-                        f"{path} is a Parquet file, which is imported alone; import each into a dataset of its own",
+                        f"{path} is a Parquet file, which is imported alone; import each into a separate dataset",
                         reason="PARQUET_AMONG_OTHERS",
                         metadata={"path": str(path)},
                     )

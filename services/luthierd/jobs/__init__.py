@@ -1,1 +1,1 @@
-"""Long work: a durable queue with leases, workers as processes of their own, and their events."""
+"""Long-running work: a durable queue with leases, worker processes, and their events."""

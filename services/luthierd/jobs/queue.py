@@ -258,9 +258,10 @@ class JobQueue:
         return job.fencing_token > fencing_token or (job.lease_expire_time or 0) + self.lease_s <= self._now()
 
     async def worker_died(self, name: str, *, token_before: int) -> None:
-        """Gives the job free at once: the worker started for it when its token was `token_before` is known to be dead.
+        """Releases the job immediately; the worker that was started when its token was `token_before` is dead.
 
-        A worker that died before it could claim counts as an attempt, too; one whose job another has is of no account.
+        A worker that died before it could claim also counts as an attempt. If another worker has the job, nothing
+        changes.
         """
         async with self._database.begin() as tx:
             job = await self._read(tx, name, for_update=True)

@@ -23,7 +23,7 @@ STOP_POLL_S = 0.05
 
 
 class MetricsPage:
-    """`GET /metrics`, from a thread of its own. OSError if the address cannot be had."""
+    """`GET /metrics`, served by a separate thread. OSError if the address is not available."""
 
     def __init__(self, host: str, port: int) -> None:
         self._server = ThreadingHTTPServer((host, port), MetricsHandler)
@@ -31,6 +31,6 @@ class MetricsPage:
         threading.Thread(target=self._server.serve_forever, args=(STOP_POLL_S,), daemon=True).start()
 
     def close(self) -> None:
-        """Ends the thread and gives the port free."""
+        """Ends the thread and releases the port."""
         self._server.shutdown()
         self._server.server_close()

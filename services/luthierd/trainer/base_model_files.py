@@ -1,6 +1,6 @@
 """Reads a base model from a folder or an installed package, checks it, and lays it out as a Hugging Face checkpoint.
 
-Runs in a worker process. Nothing of the model is executed: safetensors weights only, no pickles, no code of its own.
+Runs in a worker process. Nothing of the model is executed: safetensors weights only, no pickles, no custom code.
 """
 
 from __future__ import annotations
@@ -88,10 +88,10 @@ def inspect(folder: pathlib.Path, blobs: BlobStore) -> BaseModelInfo:
     """Checks the checkpoint in `folder`, stores it, and says what it is. BaseModelInvalidError."""
     config = _read_json(folder / "config.json")
     if config.get("auto_map"):
-        raise BaseModelInvalidError("config.json asks for code of its own (auto_map), which is never run; remove it")
+        raise BaseModelInvalidError("config.json asks for custom code (auto_map), which is never run; remove it")
     for needed in ("tokenizer.json", "tokenizer_config.json"):
         if not (folder / needed).is_file():
-            raise BaseModelInvalidError(f"{needed} is missing; save the tokenizer beside the weights", file=needed)
+            raise BaseModelInvalidError(f"{needed} is missing; save the tokenizer in the same folder", file=needed)
     architectures, window = config.get("architectures") or [], config.get("max_position_embeddings")
     if len(architectures) != 1 or not str(architectures[0]).endswith("ForCausalLM"):
         raise BaseModelInvalidError(

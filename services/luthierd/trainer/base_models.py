@@ -53,7 +53,7 @@ class BaseModels:
         self._store, self._import_roots, self._wake, self._now = store, import_roots, wake, now
 
     async def import_model(self, base_model_id: str, *, path: str = "", package: str = "") -> BaseModel:
-        """Starts an import; the same source again returns the model as it is, a failed one is imported anew.
+        """Starts an import. The same source again returns the existing model; a failed one is imported again.
 
         BaseModelExistsError, PackageNotFoundError, ImportPathNotFoundError, ImportPathForbiddenError.
         """

@@ -1,4 +1,4 @@
-"""The trainer's tables: base models, adapters and their revisions. Jobs are in the queue's tables beside them."""
+"""The trainer's tables: base models, adapters and their revisions. Jobs are in the queue's tables."""
 
 from __future__ import annotations
 

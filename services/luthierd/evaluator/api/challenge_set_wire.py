@@ -21,9 +21,10 @@ _TEXTS = ("case_id", "reference", "group", "source_row_id", "origin")
 def case_from_proto(message: pb.ChallengeCase, *, field: str) -> ChallengeCase:
     """InvalidArgumentError for a kind or behaviour that is none; the rest is checked by `check_cases`."""
     if message.kind not in _KIND_OF:
-        raise InvalidArgumentError.of_field(f"{field}.kind", f"{message.kind} is no kind; choose of {', '.join(Kind)}")
+        text = f"{message.kind} is not a kind; choose one of {', '.join(Kind)}"
+        raise InvalidArgumentError.of_field(f"{field}.kind", text)
     if message.expected not in _BEHAVIOUR_OF:
-        text = f"{message.expected} is no behaviour; choose of {', '.join(Behaviour)}"
+        text = f"{message.expected} is not a behaviour; choose one of {', '.join(Behaviour)}"
         raise InvalidArgumentError.of_field(f"{field}.expected", text)
     texts = {name: getattr(message, name) for name in _TEXTS}
     turns = tuple(Message(turn.role, turn.content) for turn in message.turns)

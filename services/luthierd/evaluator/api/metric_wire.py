@@ -28,7 +28,7 @@ _KIND_OF = {number: kind for kind, number in _KINDS.items()}
 
 
 def metric_from_name(name: str, *, field: str) -> Metric:
-    """InvalidArgumentError for a name that is no metric, with the nearest one."""
+    """InvalidArgumentError for an unknown metric, with the closest known name."""
     if name not in set(Metric):
         near = difflib.get_close_matches(name, [metric.value for metric in Metric], n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known metrics: {', '.join(Metric)}"

@@ -76,6 +76,6 @@ def _figure(figure: RetrievalMetric, coverage: float) -> pb.MetricValue:
 def _retriever(number: pb.Retriever.ValueType, at: int) -> Retriever:
     if number not in _RETRIEVER_OF:
         raise InvalidArgumentError.of_field(
-            f"evaluation.config.retrievers[{at}]", f"{number} is not a retriever; choose of {', '.join(Retriever)}"
+            f"evaluation.config.retrievers[{at}]", f"{number} is not a retriever; choose one of {', '.join(Retriever)}"
         )
     return _RETRIEVER_OF[number]

@@ -25,7 +25,7 @@ def arm_from_proto(number: pb.Arm.ValueType, *, field: str) -> Arm:
     """InvalidArgumentError for a number that is no arm."""
     if number not in _ARM_OF:
         known = ", ".join(Arm)
-        raise InvalidArgumentError.of_field(field, f"{number} is not an arm; choose of {known}")
+        raise InvalidArgumentError.of_field(field, f"{number} is not an arm; choose one of {known}")
     return _ARM_OF[number]
 
 

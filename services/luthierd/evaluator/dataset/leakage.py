@@ -2,7 +2,7 @@
 
 Found and refused: the same id, the same text (also in other case, punctuation and line breaks), question and answer
 both inside a longer text, and texts whose runs of three words are at least .85 alike. Texts that are .5 to .85 alike
-are let pass and reported. A paraphrase shares few runs of words: it is not found.
+are tolerated and reported. A paraphrase shares few runs of words and is not found.
 
 Nothing is estimated. A prefix filter (Chaudhuri, Ganti, Kaushik 2006; Bayardo, Ma, Srikant 2007) proposes every pair
 that can be alike enough to be refused, and each is then computed exactly from the texts. Pairs that are only reported

@@ -1,6 +1,6 @@
-"""Further questions to an arm, for metrics that one answer cannot give: the same question again at a temperature, the
-question in other words, the question with an injected instruction. They go the way of every query (patience, journal:
-nothing is paid twice) under row ids of their own, and count in no latency or cost.
+"""Additional queries for metrics that need more than one answer: the same question sampled again, paraphrased, or with
+an injected instruction. They are sent and stored like every other query, under separate row ids, and do not count
+towards latency and cost.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ async def paraphrases_of(rows: Sequence[Row], judge: Judge) -> dict[str, str]:
 def perturbed_queries(
     queries: Sequence[Query], config: EvaluationConfig, paraphrases: Mapping[str, str]
 ) -> Iterator[Query]:
-    """The further questions that the configured metrics need, for queries of any arm."""
+    """The additional queries that the configured metrics need, for queries of any arm."""
     for query in queries:
         if Metric.CONSISTENCY_REPEATS in config.metrics:
             for number in range(1, config.repeat_count + 1):

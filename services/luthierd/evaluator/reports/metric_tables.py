@@ -61,7 +61,7 @@ def _metrics(
     *,
     suite: str = "",
 ) -> Table:
-    """Metrics beside each other by arm, with the adapter's paired difference to base, then the figures of `suite`."""
+    """Metrics by arm, with the adapter's paired difference to base, then the figures of `suite`."""
     further = [one for result in results.suites if result.suite == suite for one in result.figures]
     measured = {one.arm for one in results.overall.metrics if one.metric in metrics} | {one.arm for one in further}
     arms = [arm for arm in arm_labels if arm in measured]

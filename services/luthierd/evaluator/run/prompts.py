@@ -145,7 +145,7 @@ def check_search(search: PromptSearch) -> None:
             text = f"{len(instruction)} characters are more than {MAX_INSTRUCTION_CHARACTERS}"
             violations.append(FieldViolation(f"prompt.search.instructions[{at}]", text))
     if search.metric is not None and search.metric not in METRICS:
-        text = f"{search.metric} cannot be searched for; choose of {', '.join(METRICS)}"
+        text = f"{search.metric} cannot be optimised; choose one of {', '.join(METRICS)}"
         violations.append(FieldViolation("prompt.search.metric", text))
     if violations:
         message = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)

@@ -48,7 +48,7 @@ def _sequential(config: EvaluationConfig, sequential: SequentialConfig) -> Itera
 
 def _target(config: EvaluationConfig, target: SequentialTarget, where: str) -> Iterator[FieldViolation]:
     if target.metric is Metric.LABEL_F1_MACRO:
-        yield FieldViolation(f"{where}.metric", "label_f1_macro is no mean over rows; decide label_accuracy")
+        yield FieldViolation(f"{where}.metric", "label_f1_macro is not a mean over rows; use label_accuracy")
     if target.arm is target.reference:
         yield FieldViolation(f"{where}.reference", f"{target.arm} cannot be compared with itself")
     for name, arm in (("arm", target.arm), ("reference", target.reference)):

@@ -71,7 +71,7 @@ OUT_OF_SCOPE = (
 
 
 def generate_cases(rows: Sequence[Row], *, per_kind_count: int, seed: int) -> list[ChallengeCase]:
-    """Up to `per_kind_count` cases of each kind, by kind; rows are drawn evenly over groups, anew for each kind."""
+    """Up to `per_kind_count` cases per kind; rows are sampled evenly over groups, separately for each kind."""
     usable = [row for row in rows if _fits(row)]
     cases: list[ChallengeCase] = []
     for position, (kind, make) in enumerate(_MAKERS.items()):

@@ -1,7 +1,7 @@
 """Terms that should make no difference: pairs of names, pronouns and groups, and how a text is told with the other.
 
 The names are of the field experiment of Bertrand & Mullainathan (2004), paired within a sex; pronouns and groups are
-ours. English only; lists of your own come with the configuration.
+ours. English only; custom lists come with the configuration.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def loader(folder: pathlib.Path | None) -> functools.partial[list[LmTask]]:
 def _load(manager: Any, name: str, item_count: int) -> LmTask:
     try:
         task = manager.load([name])["tasks"][name]
-    except Exception as error:  # a border: a task's file runs code of its own and of `datasets`, which raise anything
+    except Exception as error:  # a border: the code of a task and of `datasets` can raise anything
         raise LmTaskUnusableError(name, f"{type(error).__name__}: {error}") from error
     return LmTask(name, task, item_count)
 

@@ -1,8 +1,8 @@
 """What a base model should still know after it was tuned, made of what comes with Python: prose of its language
 reference to predict, questions to choose an answer of, instructions whose keeping can be checked.
 
-Made once for a base model and kept, so that every adapter of it is held against the same items. Most base models have
-read such texts: the suite measures what is lost, not how well a model generalises.
+Made once per base model and stored, so that all its adapters get the same items. Most base models have read such texts:
+the suite measures what is lost, not how well a model generalises.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def opinion_from_proto(request: feedback_service_pb2.RecordFeedbackRequest) -> d
 
 
 def kind_from_proto(value: int) -> domain.FileKind | None:
-    """None for every kind. InvalidArgumentError for a number that is no kind."""
+    """None for every kind. InvalidArgumentError for an unknown number."""
     if value == feedback_pb2.CAPTURE_FILE_KIND_UNSPECIFIED:
         return None
     if value not in _KIND_OF:

@@ -68,7 +68,7 @@ class _LoraProduct(torch.autograd.Function):
 
 
 class LoraLinear(torch.nn.Module):
-    """A frozen linear layer with a trainable low-rank product beside it. Starts as the frozen layer: `up` is zero."""
+    """A frozen linear layer plus a trainable low-rank product. Starts as the frozen layer: `up` is zero."""
 
     def __init__(
         self, frozen: torch.nn.Linear, *, rank: int, scaling: float, dropout: float, rng: torch.Generator

@@ -42,8 +42,8 @@ def device() -> torch.device:
 def keep_freed_memory() -> None:
     """Tells glibc to reuse large freed blocks instead of returning them to the system.
 
-    A training step allocates and frees the same activations over and over; mapping their pages anew each time took a
-    quarter of the time (204 -> 253 tok/s on 2 cores, batch 8). Does nothing without glibc.
+    A training step allocates and frees the same activations over and over; mapping their pages each time took a quarter
+    of the time (204 -> 253 tok/s on 2 cores, batch 8). Does nothing without glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

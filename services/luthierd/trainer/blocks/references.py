@@ -34,7 +34,7 @@ class Reference:
 
 
 def reference_rows(model: Any, rows: Sequence[EncodedRow]) -> list[Reference]:
-    """References for the shortest prompts: each deploy computes them anew."""
+    """References for the shortest prompts, because each deploy computes them again."""
     model.eval()
     layers = [module for module in model.modules() if isinstance(module, LoraLinear)]
     references = []

@@ -1,4 +1,4 @@
-"""The documents of the tasks beside this file. lm-eval calls each maker once; they always make the same."""
+"""The documents of the tasks in this folder. lm-eval calls each function once; all are deterministic."""
 
 from __future__ import annotations
 

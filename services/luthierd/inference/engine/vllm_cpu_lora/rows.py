@@ -36,7 +36,7 @@ class Group:
 
 
 class RowSlots:
-    """Each row's slot in a step, taken apart into long runs and groups of the other rows. Made anew for every step."""
+    """The slot of each row in a step, divided into long runs and groups of the other rows. One object per step."""
 
     def __init__(self, slots_T: Tensor) -> None:
         self.slots_T = slots_T
