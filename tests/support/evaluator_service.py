@@ -24,8 +24,8 @@ from luthierd.evaluator.api.prompt_service import PromptServicer
 from luthierd.evaluator.api.verdict_service import VerdictServicer
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.config import EvaluatorConfig
-from luthierd.evaluator.decisions.gate_policies import GatePolicies
 from luthierd.evaluator.decisions.gate_policy_store import SqlPolicyStore
+from luthierd.evaluator.decisions.gates import Gates
 from luthierd.evaluator.decisions.holdout_ledger import Holdouts
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
 from luthierd.evaluator.decisions.verdicts import Verdicts
@@ -127,7 +127,7 @@ def evaluator_parts(
         name="evaluator",
         servicers=[
             EvaluationServicer(evaluations, queue, stopping),
-            GateServicer(GatePolicies(SqlPolicyStore(database), evaluations, holdouts)),
+            GateServicer(Gates(SqlPolicyStore(database), evaluations, holdouts)),
             PromptServicer(Prompts(queue, peers, wake=wake), queue, stopping),
             VerdictServicer(Verdicts(evaluations, peers)),
             HoldoutServicer(holdouts),

@@ -16,8 +16,8 @@ from luthierd.evaluator.api.peers import SdkPeers
 from luthierd.evaluator.api.prompt_service import PromptServicer
 from luthierd.evaluator.api.verdict_service import VerdictServicer
 from luthierd.evaluator.config import EvaluatorConfig
-from luthierd.evaluator.decisions.gate_policies import GatePolicies
 from luthierd.evaluator.decisions.gate_policy_store import SqlPolicyStore
+from luthierd.evaluator.decisions.gates import Gates
 from luthierd.evaluator.decisions.holdout_ledger import Holdouts
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
 from luthierd.evaluator.decisions.verdicts import Verdicts
@@ -61,13 +61,13 @@ async def main(config: EvaluatorConfig) -> None:
     evaluations = Evaluations(
         queue, peers, blobs, wake=launcher.wake, holdouts=holdouts, endpoints=endpoints, challenge_sets=sets
     )
-    policies = GatePolicies(SqlPolicyStore(database), evaluations, holdouts)
+    gates = Gates(SqlPolicyStore(database), evaluations, holdouts)
     stopping = asyncio.Event()
     service = Service(
         name="evaluator",
         servicers=[
             EvaluationServicer(evaluations, queue, stopping),
-            GateServicer(policies),
+            GateServicer(gates),
             PromptServicer(Prompts(queue, peers, wake=launcher.wake), queue, stopping),
             VerdictServicer(Verdicts(evaluations, peers)),
             ChallengeSetServicer(sets),

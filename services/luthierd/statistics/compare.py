@@ -95,13 +95,14 @@ class PairedRows:
         own, other = filled(scores), filled_reference(scores, reference)
         interval = self.row_interval(own, other, is_proportion=is_proportion)
         found = self._difference(self.sums(own), self.sums(other), interval)
-        if is_proportion and self.are_independent and interval is not None:
-            gained, lost, _ = proportions.paired_counts(own, other)
-            p_value = proportions.mcnemar_mid_p(round(gained), round(lost))
-            found = replace(found, p_value=p_value, test=significance.MCNEMAR)
-        else:
-            found = tested(found)
-        return replace(found, bounds=difference_bounds(scores, reference))
+        found = replace(found, bounds=difference_bounds(scores, reference))
+        if not (is_proportion and self.are_independent):
+            return tested(found)
+        if interval is None:
+            return found
+        gained, lost, _ = proportions.paired_counts(own, other)
+        p_value = proportions.mcnemar_mid_p(round(gained), round(lost))
+        return replace(found, p_value=p_value, test=significance.MCNEMAR)
 
     def row_interval(self, own: Sequence[float], other: Sequence[float], *, is_proportion: bool) -> Interval | None:
         """The interval of the mean difference: Tango's if every score is 0 or 1 (`is_proportion`) and every row is a
@@ -111,7 +112,11 @@ class PairedRows:
             return proportions.paired_interval(own, other)
         return self.interval(self.sums(own), self.sums(other))
 
-    def estimate(self, own: GroupSums, other: GroupSums) -> Difference:
+    def estimate(self, scores: Scores, reference: Scores) -> Difference:
+        """With the bootstrap interval, without bounds and p-value."""
+        return self.estimate_of(self.sums(filled(scores)), self.sums(filled_reference(scores, reference)))
+
+    def estimate_of(self, own: GroupSums, other: GroupSums) -> Difference:
         """The difference of two statistics over these rows, with its bootstrap interval."""
         return self._difference(own, other, self.interval(own, other))
 

@@ -77,7 +77,7 @@ async def test_where_retrieval_alone_knows_the_answers_the_verdict_is_not_to_fin
 async def test_equal_answers_everywhere_keep_the_base_model(house: House) -> None:
     found = await decide(house, await house.evaluate(chat_model=ScriptedModel(lambda arm, messages: "the same")))
     assert found.recommended == pb.ARM_BASE
-    assert "no difference shown" in found.headline
+    assert "not shown to differ" in found.headline
 
 
 async def test_an_arm_whose_calls_fail_is_excluded_from_the_verdict(large_house: House) -> None:

@@ -9,17 +9,19 @@ from typing import Any
 import grpc
 from luthier.evaluator.v1 import evaluation_service_pb2 as pb
 from luthier.evaluator.v1 import evaluation_service_pb2_grpc as evaluation_rpc
+from luthier.evaluator.v1 import gate_pb2, gate_plan_pb2
 from luthier.evaluator.v1 import gate_service_pb2 as gate_pb
 from luthier.evaluator.v1 import gate_service_pb2_grpc as gate_rpc
 
 from luthierd.evaluator.api import evaluation_wire as wire
 from luthierd.evaluator.api import gate_wire
-from luthierd.evaluator.decisions.gate_policies import GatePolicies
 from luthierd.evaluator.decisions.gate_selftest import DEFAULT_EXPERIMENTS
+from luthierd.evaluator.decisions.gates import Gates
 from luthierd.evaluator.run.evaluations import Evaluations
 from luthierd.jobs.events import watch
 from luthierd.jobs.queue import JobQueue
 from luthierd.rpc.auth import current_principal
+from luthierd.rpc.wire import to_proto
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -82,17 +84,19 @@ class EvaluationServicer(evaluation_rpc.EvaluationServiceServicer):
 class GateServicer(gate_rpc.GateServiceServicer):
     """`luthier.evaluator.v1.GateService`."""
 
-    def __init__(self, policies: GatePolicies) -> None:
-        self._policies = policies
+    def __init__(self, gates: Gates) -> None:
+        self._gates = gates
 
     async def RunGate(self, request: gate_pb.RunGateRequest, context: Context) -> Any:
         subject = current_principal().subject
         given = gate_wire.policy_of_request(request)
-        decision = await self._policies.run(request.evaluation, given, subject=subject)
-        return gate_pb.RunGateResponse(decision=gate_wire.decision_to_proto(decision, evaluation=request.evaluation))
+        decision = await self._gates.run(request.evaluation, given, subject=subject)
+        return gate_pb.RunGateResponse(
+            decision=to_proto(gate_pb2.GateDecision, decision, evaluation=request.evaluation)
+        )
 
     async def PlanGate(self, request: gate_pb.PlanGateRequest, context: Context) -> Any:
-        plan = await self._policies.plan(
+        plan = await self._gates.plan(
             request.dataset_revision,
             gate_wire.policy_of_request(request),
             split=request.split,
@@ -103,20 +107,20 @@ class GateServicer(gate_rpc.GateServiceServicer):
 
     async def SelfTestGate(self, request: gate_pb.SelfTestGateRequest, context: Context) -> Any:
         count = request.experiment_count if request.HasField("experiment_count") else DEFAULT_EXPERIMENTS
-        found = await self._policies.self_test(request.evaluation, experiments=count, seed=request.seed)
-        return gate_pb.SelfTestGateResponse(self_test=gate_wire.self_test_to_proto(found))
+        found = await self._gates.self_test(request.evaluation, experiments=count, seed=request.seed)
+        return gate_pb.SelfTestGateResponse(self_test=to_proto(gate_plan_pb2.GateSelfTest, found))
 
     async def CreateGatePolicy(self, request: gate_pb.CreateGatePolicyRequest, context: Context) -> Any:
         policy = gate_wire.policy_from_proto(request.gate_policy)
-        stored = await self._policies.create(request.parent, request.gate_policy_id, policy)
+        stored = await self._gates.create(request.parent, request.gate_policy_id, policy)
         return gate_pb.CreateGatePolicyResponse(gate_policy=gate_wire.policy_to_proto(stored))
 
     async def GetGatePolicy(self, request: gate_pb.GetGatePolicyRequest, context: Context) -> Any:
-        stored = await self._policies.get(request.name)
+        stored = await self._gates.get(request.name)
         return gate_pb.GetGatePolicyResponse(gate_policy=gate_wire.policy_to_proto(stored))
 
     async def ListGatePolicies(self, request: gate_pb.ListGatePoliciesRequest, context: Context) -> Any:
-        page = await self._policies.list(request.parent, request.page_size, request.page_token)
+        page = await self._gates.list(request.parent, request.page_size, request.page_token)
         return gate_pb.ListGatePoliciesResponse(
             gate_policies=[gate_wire.policy_to_proto(item) for item in page.items], next_page_token=page.next_page_token
         )

@@ -12,13 +12,7 @@ from luthier.inference.v1 import deployment_pb2, inference_service_pb2
 from luthier.trainer.v1 import adapter_pb2, training_job_pb2
 
 from luthierd.evaluator.api import retrieval_wire, suite_wire
-from luthierd.evaluator.api.holdout_wire import (
-    decision_of_target_to_proto,
-    leakage_to_proto,
-    sequential_from_proto,
-    sequential_to_proto,
-    use_to_proto,
-)
+from luthierd.evaluator.api.holdout_wire import sequential_from_proto
 from luthierd.evaluator.api.metric_wire import (
     add_metric_config,
     criteria_to_proto,
@@ -42,6 +36,7 @@ from luthierd.evaluator.models.multiple_choice import Likelihood
 from luthierd.evaluator.run.evaluations import Evaluation
 from luthierd.jobs.queue import JobEvent, JobState
 from luthierd.rpc.status import status_from_failure
+from luthierd.rpc.wire import to_proto
 from luthierd.statistics.estimates import Bounds, Interval
 
 DOMAIN = "evaluator.luthier.dev"
@@ -105,7 +100,7 @@ def config_to_proto(config: EvaluationConfig) -> pb.EvaluationConfig:
     add_metric_config(message, config)
     suite_wire.add_suites(message, config.suites)
     if config.sequential is not None:
-        message.sequential.CopyFrom(sequential_to_proto(config.sequential))
+        message.sequential.CopyFrom(to_proto(pb.SequentialConfig, config.sequential))
     return message
 
 
@@ -152,10 +147,12 @@ def _add_results(message: pb.Evaluation, results: Results) -> None:
     if results.retrieval:
         message.retrieval.CopyFrom(retrieval_wire.summary_to_proto(results.retrieval))
     message.suites.extend(suite_wire.suite_to_proto(found) for found in results.suites)
-    message.sequential_decisions.extend(decision_of_target_to_proto(found) for found in results.sequential_decisions)
+    message.sequential_decisions.extend(
+        to_proto(pb.SequentialDecision, found) for found in results.sequential_decisions
+    )
     if results.holdout_use is not None:
-        message.holdout_use.CopyFrom(use_to_proto(results.holdout_use))
-    message.leakage.CopyFrom(leakage_to_proto(results.leakage))
+        message.holdout_use.CopyFrom(to_proto(pb.HoldoutUse, results.holdout_use))
+    message.leakage.CopyFrom(to_proto(pb.LeakageReport, results.leakage))
 
 
 def _add_details(message: pb.ArmResult, metric_details: MetricDetails, arm: Arm) -> None:

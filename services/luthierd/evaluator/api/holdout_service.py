@@ -7,9 +7,11 @@ from typing import Any
 import grpc
 from luthier.evaluator.v1 import holdout_service_pb2 as pb
 from luthier.evaluator.v1 import holdout_service_pb2_grpc as rpc
+from luthier.evaluator.v1.holdout_pb2 import Holdout
 
 from luthierd.evaluator.api import holdout_wire as wire
 from luthierd.evaluator.decisions.holdout_ledger import Holdouts
+from luthierd.rpc.wire import to_proto
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -21,7 +23,7 @@ class HoldoutServicer(rpc.HoldoutServiceServicer):
         self._holdouts = holdouts
 
     async def GetHoldout(self, request: pb.GetHoldoutRequest, context: Context) -> Any:
-        return pb.GetHoldoutResponse(holdout=wire.holdout_to_proto(await self._holdouts.get(request.name)))
+        return pb.GetHoldoutResponse(holdout=to_proto(Holdout, await self._holdouts.get(request.name)))
 
     async def ListHoldoutAccesses(self, request: pb.ListHoldoutAccessesRequest, context: Context) -> Any:
         page = await self._holdouts.accesses(request.parent, request.page_size, request.page_token)

@@ -21,12 +21,9 @@ class VerdictServicer(rpc.VerdictServiceServicer):
         self._verdicts = verdicts
 
     async def DecideVerdict(self, request: pb.DecideVerdictRequest, context: Context) -> Any:
-        decision = await self._verdicts.decide(
-            request.evaluation,
-            metric=wire.metric_from_proto(request.preferences),
-            preferences=wire.preferences_from_proto(request.preferences),
-        )
-        return pb.DecideVerdictResponse(verdict=wire.verdict_to_proto(decision, evaluation=request.evaluation))
+        preferences = wire.preferences_from_proto(request.preferences)
+        verdict = await self._verdicts.decide(request.evaluation, preferences)
+        return pb.DecideVerdictResponse(verdict=wire.verdict_to_proto(verdict, evaluation=request.evaluation))
 
     async def CompareEvaluations(self, request: pb.CompareEvaluationsRequest, context: Context) -> Any:
         return wire.comparison_to_proto(await self._verdicts.compare(request.evaluation, request.reference))

@@ -17,6 +17,8 @@ from luthierd.evaluator.domain.scores import RowScores
 
 # A slice of five arms and seven metrics takes some 17 kB of every read of the evaluation: the largest are kept.
 MAX_SLICES = 30
+# Arm -> metric -> row id -> score; a row that failed has none.
+ScoresByArm = Mapping[Arm, Mapping[str, Mapping[str, float]]]
 
 
 class DatasetRowError(DataLossError):
@@ -148,3 +150,19 @@ def _answer(
         "completion_tokens": answer.completion_tokens if answer else 0,
         "finish_reason": answer.finish_reason if answer else "",
     }
+
+
+def scores_by_arm(rows: Sequence[Mapping[str, Any]]) -> ScoresByArm:
+    """The scores of rows that `write_rows` made."""
+    found: dict[Arm, dict[str, dict[str, float]]] = {}
+    for row in rows:
+        for answer in row["answers"]:
+            by_metric = found.setdefault(Arm(answer["arm"]), {})
+            for metric, score in answer["scores"].items():
+                by_metric.setdefault(metric, {})[row["row_id"]] = score
+    return found
+
+
+def scores_on(rows: Sequence[Mapping[str, Any]], by_row: Mapping[str, float]) -> list[float | None]:
+    """One score a row, None where there is none."""
+    return [by_row.get(row["row_id"]) for row in rows]

@@ -1,5 +1,5 @@
-"""Two evaluations over the same rows: how much better each arm became, what else differs between the two, and what of
-them was not compared.
+"""Two evaluations over the same rows: how each arm changed, what else differs between the two, and what cannot be
+compared.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ from typing import Any
 
 from luthierd.errors import FailedPreconditionError
 from luthierd.evaluator.codec import to_json
-from luthierd.evaluator.decisions.paired_rows import ScoresByArm, paired_difference, scores_by_arm, scores_on
+from luthierd.evaluator.dataset.rows import ScoresByArm, scores_by_arm, scores_on
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import FinishedEvaluation
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.scores import Comparison
-from luthierd.statistics.compare import difference_bounds
+from luthierd.statistics.compare import PairedRows, difference_bounds
 
-# What changes a score by itself, whatever the adapter does. Everything else in which two evaluations differ is what was
-# compared on purpose, or only how fast it went.
+# Changes that can change a score by themselves. Every other one was made on purpose, or affects only the speed.
 SCORING = ("inputs.dataset_sha256", "inputs.rows_sha256", "config.text_field", "config.label_field", "versions.")
 IGNORED = ("config.concurrency", "config.machine_price_per_hour", "config.resample_count")
 
@@ -57,24 +56,22 @@ class Change:
 
 @dataclass(frozen=True)
 class Gap:
-    """Something that one of the two holds and no difference covers."""
+    """Something that one of the two has and no difference covers."""
 
     subject: str
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluationComparison:
-    """`evaluation` minus `reference` for each arm and metric of both, over the rows of both; `gaps`: what else there is
-    in one of them.
-    """
+    """`evaluation` minus `reference` for each arm and metric of both, over the rows of both."""
 
     differences: Sequence[Comparison]
-    common_count: int
-    only_evaluation_count: int
-    only_reference_count: int
+    common_row_count: int
+    only_evaluation_row_count: int
+    only_reference_row_count: int
     changes: Sequence[Change]
-    gaps: Sequence[Gap]
+    not_compared: Sequence[Gap]
 
 
 def compare(
@@ -96,21 +93,27 @@ def compare(
         for metric in Metric
         if metric in scores[arm] and metric in other_scores[arm]
     ]
-    changes = _changes(evaluation, reference)
-    gaps = [*_row_gaps(scores, other_scores), *_figure_gaps(evaluation, reference, scores)]
-    return EvaluationComparison(differences, len(common), len(ours - theirs), len(theirs - ours), changes, gaps)
+    return EvaluationComparison(
+        differences=differences,
+        common_row_count=len(common),
+        only_evaluation_row_count=len(ours - theirs),
+        only_reference_row_count=len(theirs - ours),
+        changes=_changes(evaluation, reference),
+        not_compared=[*_row_gaps(scores, other_scores), *_result_gaps(evaluation, reference, scores)],
+    )
 
 
 def _difference(
     arm: Arm, metric: Metric, rows: Sequence[Mapping[str, Any]], by_row: Mapping[str, float], other: Mapping[str, float]
 ) -> Comparison:
     scores = scores_on(rows, by_row), scores_on(rows, other)
-    found = paired_difference(metric, (arm, arm), rows, scores)
-    return replace(found, bounds=difference_bounds(*scores))
+    found = PairedRows([row["group"] for row in rows]).estimate(*scores)
+    found = replace(found, bounds=difference_bounds(*scores))
+    return Comparison(metric=metric, arm=arm, reference=arm, **vars(found))
 
 
 def _row_gaps(ours: ScoresByArm, theirs: ScoresByArm) -> Iterator[Gap]:
-    """Arms that one of the two did not ask, and metrics that one did not measure."""
+    """Arms and metrics that only one of the two has."""
     for arm in (arm for arm in Arm if arm in ours or arm in theirs):
         if arm not in ours or arm not in theirs:
             yield Gap(f"arm {arm}", _only("evaluation" if arm in ours else "reference"))
@@ -119,22 +122,22 @@ def _row_gaps(ours: ScoresByArm, theirs: ScoresByArm) -> Iterator[Gap]:
             yield Gap(f"metric {metric} of {arm}", _only("evaluation" if metric in ours[arm] else "reference"))
 
 
-def _figure_gaps(evaluation: FinishedEvaluation, reference: FinishedEvaluation, scores: ScoresByArm) -> Iterator[Gap]:
-    """Figures that are no means over rows: they are in both evaluations, and cannot be paired."""
-    results, compared = evaluation.results, reference.results
-    by_row = {metric for measured in scores.values() for metric in measured}
-    metrics, others = ({one.metric for one in it.overall.metrics} for it in (results, compared))
-    for metric in (metric for metric in Metric if metric in metrics & others and metric not in by_row):
+def _result_gaps(evaluation: FinishedEvaluation, reference: FinishedEvaluation, scores: ScoresByArm) -> Iterator[Gap]:
+    """Results that are no means over rows: both evaluations may have them, and they cannot be paired."""
+    both = (evaluation.results, reference.results)
+    by_row = {metric for by_metric in scores.values() for metric in by_metric}
+    ours, theirs = ({one.metric for one in results.overall.metrics} for results in both)
+    for metric in (metric for metric in Metric if metric in ours & theirs and metric not in by_row):
         if not metric.needs.suite:
-            yield Gap(f"metric {metric}", "it is measured over all rows at once; see the figures of both")
-    ours, theirs = ({suite.suite: suite for suite in it.suites} for it in (results, compared))
-    for name in sorted(ours.keys() | theirs.keys()):
-        if name not in ours or name not in theirs:
-            yield Gap(f"suite {name}", _only("evaluation" if name in ours else "reference"))
-        elif ours[name].sha256 != theirs[name].sha256:
-            yield Gap(f"suite {name}", "the two asked different items")
+            yield Gap(f"metric {metric}", "computed over all rows at once; see both evaluations' results")
+    own, other = ({suite.suite: suite.sha256 for suite in results.suites} for results in both)
+    for name in sorted(own.keys() | other.keys()):
+        if name not in own or name not in other:
+            yield Gap(f"suite {name}", _only("evaluation" if name in own else "reference"))
+        elif own[name] != other[name]:
+            yield Gap(f"suite {name}", "the two evaluations used different items")
         else:
-            yield Gap(f"suite {name}", "the same items, measured as a whole; see the figures of both")
+            yield Gap(f"suite {name}", "the same items, computed as a whole; see both evaluations' results")
 
 
 def _only(which: str) -> str:

@@ -1,7 +1,7 @@
-"""Planning a gate: what a policy can prove on the rows there are, before anything is trained or asked.
+"""Power analysis of a gate: what a policy can prove on the available rows, before anything is trained.
 
-A condition is provable if its rows prove the `expected` effect in four of five evaluations. The standard error comes
-from a pilot evaluation of the same task, or from stated assumptions about rows and groups.
+A condition is provable if its minimum detectable effect at 80 % power is within the `expected` one. The standard error
+comes from a pilot evaluation of the same task, or from stated assumptions about rows and groups.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from dataclasses import dataclass, replace
 from scipy import special
 
 from luthierd.evaluator.dataset.rows import slice_names
-from luthierd.evaluator.decisions.gate import ALPHA, ConditionOutcome, GateCondition, GateOutcome, GatePolicy, Tier
+from luthierd.evaluator.decisions.gate import ConditionOutcome, GateOutcome
+from luthierd.evaluator.decisions.gate_policy import ONE_SIDED_ALPHA, GateCondition, GatePolicy, Tier
 from luthierd.evaluator.domain.evaluation import Results
 from luthierd.evaluator.domain.rows import Row
-from luthierd.evaluator.domain.scores import MetricResults
 from luthierd.statistics.clustered import MIN_GROUPS, POWER
-from luthierd.statistics.estimates import Interval
 
-# A gain that a user notices, and about what 200 rows prove: 6 to 11 points of paired accuracy.
+# A gain that a user notices; 200 rows detect 6 to 11 points of paired accuracy.
 DEFAULT_EXPECTED_GAIN = 0.1
 # Standard deviation of a row's paired difference: 0/1 scores that differ on a quarter of the rows; graded scores as
 # measured on docstring summaries (ROUGE-L, .2 to .3).
@@ -30,13 +29,13 @@ ASSUMED_GRADED_DEVIATION = 0.3
 # Correlation of rows within a group: rows of one module resemble each other a little.
 ASSUMED_CORRELATION = 0.1
 ASSUMED = "assumed"
-# Beyond it a policy is not planned but dreamt.
+# No dataset is larger.
 MAX_NEEDED_GROUPS = 10_000_000
 
 
 @dataclass(frozen=True)
 class Variance:
-    """The standard error of a condition's figure on the rows there are, and where it comes from. `deviation` and
+    """The standard error of a condition's estimate on these rows, and where it comes from. `deviation` and
     `correlation` are None where a pilot gave the error as a whole.
     """
 
@@ -46,9 +45,9 @@ class Variance:
     correlation: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ConditionPlan:
-    """What one condition can prove. `condition` has its `expected`; needed counts are 0 if no number would do."""
+    """What one condition can prove. `condition` has its `expected`; needed counts are 0 if no number suffices."""
 
     condition: GateCondition
     outcome: ConditionOutcome
@@ -59,7 +58,7 @@ class ConditionPlan:
     row_count: int
     group_count: int
     variance: Variance
-    explanation: str
+    explanation: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,8 @@ def plan_gate(policy: GatePolicy, rows: Sequence[Row], *, pilot: Pilot | None = 
     return GatePlan(outcome, plans, len(rows), len({row.group for row in rows}))
 
 
-def detectable(error: float, groups: int, *, alpha: float = ALPHA) -> float | None:
-    """The least distance from a bound that is proved with power .8 at one-sided `alpha`; None below MIN_GROUPS."""
+def detectable(error: float, groups: int, *, alpha: float = ONE_SIDED_ALPHA) -> float | None:
+    """The minimum detectable distance from a bound at 80 % power, one-sided `alpha`; None below MIN_GROUPS."""
     if groups < MIN_GROUPS:
         return None
     df = groups - 1
@@ -104,7 +103,7 @@ def _plan_condition(
     condition = replace(condition, expected=_expected(condition))
     chosen = [row for row in rows if not condition.slice or condition.slice in slice_names(row)]
     sizes = Counter(row.group for row in chosen)
-    groups, alpha = len(sizes), ALPHA / policy.candidate_count
+    groups, alpha = len(sizes), ONE_SIDED_ALPHA / policy.candidate_count
     distance = (condition.expected or 0.0) - condition.at_least
     variance = _variance(condition, list(sizes.values()) or [1], pilot)
     least = detectable(variance.error, groups, alpha=alpha)
@@ -121,7 +120,6 @@ def _plan_condition(
         row_count=len(chosen),
         group_count=groups,
         variance=variance,
-        explanation="",
     )
     return replace(plan, explanation=_explain(plan))
 
@@ -130,17 +128,18 @@ def _expected(condition: GateCondition) -> float:
     if condition.expected is not None:
         return condition.expected
     if condition.reference is not None and condition.at_least < 0:
-        return 0.0  # not being worse is proved of something that is as good
+        return 0.0  # non-inferiority is tested against equality
     gained = condition.at_least + DEFAULT_EXPECTED_GAIN
     return gained if condition.reference is not None else min(1.0, gained)
 
 
 def _variance(condition: GateCondition, sizes: Sequence[int], pilot: Pilot | None) -> Variance:
     if pilot is not None:
-        figures = pilot.results.slices.get(condition.slice) if condition.slice else pilot.results.overall
-        interval = _interval(condition, figures) if figures else None
+        results = pilot.results.slices.get(condition.slice) if condition.slice else pilot.results.overall
+        found = condition.result_in(results) if results else None
+        interval = found.interval if found else None
         if interval is not None and interval.high > interval.low:
-            t = float(special.stdtrit(interval.group_count - 1, 1 - ALPHA))
+            t = float(special.stdtrit(interval.group_count - 1, 1 - ONE_SIDED_ALPHA))
             error = (interval.high - interval.low) / 2 / t
             return Variance(error * math.sqrt(interval.group_count / len(sizes)), pilot.name)
     deviation = ASSUMED_BINARY_DEVIATION if condition.metric.is_proportion else ASSUMED_GRADED_DEVIATION
@@ -152,16 +151,8 @@ def _variance(condition: GateCondition, sizes: Sequence[int], pilot: Pilot | Non
     return Variance(deviation * math.sqrt(inflation / rows), ASSUMED, deviation, ASSUMED_CORRELATION)
 
 
-def _interval(condition: GateCondition, figures: MetricResults) -> Interval | None:
-    if condition.reference is None:
-        own = figures.metric(condition.arm, condition.metric)
-        return own.interval if own else None
-    found = figures.comparison(condition.metric, condition.arm, condition.reference)
-    return found.interval if found else None
-
-
 def _needed_groups(deviation: float, distance: float, alpha: float) -> int:
-    """The least number of groups whose minimum detectable effect is within `distance`; 0 if there is none.
+    """The smallest number of groups whose minimum detectable effect is within `distance`; 0 if there is none.
 
     deviation: standard error times the root of the number of groups.
     """
@@ -186,17 +177,14 @@ def _needed_groups(deviation: float, distance: float, alpha: float) -> int:
 
 def _explain(plan: ConditionPlan) -> str:
     condition = plan.condition
-    versus = f" minus {condition.reference}" if condition.reference else ""
-    where = f" on {condition.slice}" if condition.slice else ""
-    claim = f"{condition.metric} of {condition.arm}{versus}{where} above {condition.at_least:g}"
-    rows = f"{plan.row_count} rows in {plan.group_count} groups"
+    found = f"{condition.claim}: {plan.row_count} rows in {plan.group_count} groups"
     if plan.minimum_detectable_effect is None:
-        found = f"{rows}: fewer than {MIN_GROUPS} groups prove nothing"
+        found += f" prove nothing, fewer than {MIN_GROUPS} groups never do"
     else:
-        found = f"{rows} prove {condition.at_least + plan.minimum_detectable_effect:.3f} or more"
+        found += f" prove {condition.at_least + plan.minimum_detectable_effect:.3f} or more"
     if plan.outcome is ConditionOutcome.PASS:
-        return f"{claim}: {found}; {condition.expected:.3f} is expected."
+        return f"{found}; {condition.expected:.3f} is expected."
     if not plan.needed_group_count:
-        return f"{claim}: {found}; no number of rows proves {condition.expected:.3f}, which is expected."
-    need = f"{plan.needed_row_count} rows in {plan.needed_group_count} groups like these"
-    return f"{claim}: {found}; for the expected {condition.expected:.3f} {need} would do."
+        return f"{found}; no number of rows proves the expected {condition.expected:.3f}."
+    needed = f"{plan.needed_row_count} rows in {plan.needed_group_count} groups like these"
+    return f"{found}; the expected {condition.expected:.3f} needs {needed}."

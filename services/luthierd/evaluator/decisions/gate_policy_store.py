@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from luthierd.evaluator.codec import from_json, to_json
-from luthierd.evaluator.decisions.gate import GatePolicy
-from luthierd.evaluator.decisions.gate_policies import PolicyExistsError, PolicyNotFoundError, StoredPolicy
+from luthierd.evaluator.decisions.gate_policy import GatePolicy
+from luthierd.evaluator.decisions.gates import PolicyExistsError, PolicyNotFoundError, StoredPolicy
 from luthierd.paging import Page, PageRequest
 from luthierd.storage.database import Database
 

@@ -1,8 +1,7 @@
-"""A/A test of a gate on an evaluation's own rows: how often two arms that are the same would be told apart.
+"""A/A test of a gate on an evaluation's own rows: how often it would tell two identical arms apart.
 
-In each experiment a coin for each group decides which of the two arms is called the arm under test. That makes both
-equal by construction, and leaves the rows, the groups and the spread of the scores as they are. No answer is asked
-again.
+Each experiment swaps the two arms in a random half of the groups. That makes both equal by construction, and leaves the
+rows, the groups and the spread of the scores as they are. No model is called.
 """
 
 from __future__ import annotations
@@ -13,34 +12,36 @@ from typing import Any
 
 import numpy as np
 
-from luthierd.evaluator.decisions.gate import ALPHA, ConditionOutcome
+from luthierd.evaluator.dataset.rows import scores_by_arm, scores_on
+from luthierd.evaluator.decisions.gate import ConditionOutcome
+from luthierd.evaluator.decisions.gate_policy import ONE_SIDED_ALPHA
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.statistics import clustered, proportions
-from luthierd.statistics.compare import PairedRows
+from luthierd.statistics.compare import PairedRows, filled
+from luthierd.statistics.estimates import Interval
 
 DEFAULT_EXPERIMENTS = 500
 EXPERIMENTS = (100, 2000)
-# Enough for a 95 % quantile that is used, not shown.
+# Enough for an interval that is not shown.
 N_RESAMPLES = 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SelfTestResult:
-    """How often the identical arm passed a gate for superiority; the interval is Clopper and Pearson's."""
+    """How often the identical arm passed a gate for superiority."""
 
     metric: Metric
     arm: Arm
     reference: Arm
     false_go_rate: float
-    low: float
-    high: float
+    interval: Interval
     group_count: int
 
 
 @dataclass(frozen=True)
 class SelfTest:
-    """PASS: no metric is told apart more often than `alpha`; BREACH: one is; INSUFFICIENT_EVIDENCE: nothing to test."""
+    """PASS: no metric told the arms apart more often than `alpha`; INSUFFICIENT_EVIDENCE: nothing to test."""
 
     outcome: ConditionOutcome
     results: tuple[SelfTestResult, ...]
@@ -49,30 +50,30 @@ class SelfTest:
 
 
 def self_test(rows: Sequence[Mapping[str, Any]], *, experiments: int = DEFAULT_EXPERIMENTS, seed: int = 0) -> SelfTest:
-    """Tests every metric that the rows have a score in, on the two most different arms of it. Holds the CPU for some
-    seconds.
-
-    rows: as `rows.write_rows` wrote them.
-    """
+    """Tests every metric of `rows` (`rows.write_rows`) on its two most different arms. CPU-bound, some seconds."""
+    by_arm = scores_by_arm(rows)
     results = []
     for metric in Metric:
-        pair = _pair(rows, metric)
-        if pair is not None:
-            results.append(_test(rows, metric, *pair, experiments=experiments, seed=seed))
+        scores = {arm: filled(scores_on(rows, found[metric])) for arm, found in by_arm.items() if metric in found}
+        if len(scores) > 1:
+            lowest, *_, highest = sorted(scores, key=lambda arm: (sum(scores[arm]), arm))
+            pair = {highest: scores[highest], lowest: scores[lowest]}
+            results.append(_test(metric, pair, [row["group"] for row in rows], experiments=experiments, seed=seed))
     outcome = ConditionOutcome.PASS
     if not any(found.group_count >= clustered.MIN_GROUPS for found in results):
         outcome = ConditionOutcome.INSUFFICIENT_EVIDENCE
-    elif any(found.low > ALPHA for found in results):
+    elif any(found.interval.low > ONE_SIDED_ALPHA for found in results):
         outcome = ConditionOutcome.BREACH
-    return SelfTest(outcome, tuple(results), experiments, ALPHA)
+    return SelfTest(outcome, tuple(results), experiments, ONE_SIDED_ALPHA)
 
 
 def _test(
-    rows: Sequence[Mapping[str, Any]], metric: Metric, arm: Arm, reference: Arm, *, experiments: int, seed: int
+    metric: Metric, scores: Mapping[Arm, Sequence[float]], groups: Sequence[str], *, experiments: int, seed: int
 ) -> SelfTestResult:
-    groups = [row["group"] for row in rows]
+    """`scores`: of the two arms. Failed rows count 0 for either, so that swapping keeps the arms equal."""
     paired = PairedRows(groups, seed, N_RESAMPLES)
-    first, second = (np.array(_scores(rows, metric, one)) for one in (arm, reference))
+    arm, reference = scores
+    first, second = map(np.array, scores.values())
     names, of_row = np.unique(groups, return_inverse=True)
     rng = np.random.default_rng(seed)
     hits = 0
@@ -82,19 +83,11 @@ def _test(
         found = paired.row_interval(own.tolist(), other.tolist(), is_proportion=metric.is_proportion)
         hits += found is not None and found.low > 0
     low, high = proportions.exact_bounds(hits, experiments)
-    return SelfTestResult(metric, arm, reference, hits / experiments, low, high, len(names))
-
-
-def _pair(rows: Sequence[Mapping[str, Any]], metric: Metric) -> tuple[Arm, Arm] | None:
-    """The arms of the highest and the lowest mean; None if fewer than two arms have scores."""
-    arms = dict.fromkeys(answer["arm"] for row in rows for answer in row["answers"] if metric.value in answer["scores"])
-    means = sorted((sum(_scores(rows, metric, Arm(arm))), arm) for arm in arms)
-    return (Arm(means[-1][1]), Arm(means[0][1])) if len(means) > 1 else None
-
-
-def _scores(rows: Sequence[Mapping[str, Any]], metric: Metric, arm: Arm) -> list[float]:
-    """One a row; 0 where there is none."""
-    return [
-        next((answer["scores"].get(metric.value, 0.0) for answer in row["answers"] if answer["arm"] == arm.value), 0.0)
-        for row in rows
-    ]
+    return SelfTestResult(
+        metric=metric,
+        arm=arm,
+        reference=reference,
+        false_go_rate=hits / experiments,
+        interval=Interval(low, high, "Clopper-Pearson", experiments),
+        group_count=len(names),
+    )

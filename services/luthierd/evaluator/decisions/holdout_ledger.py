@@ -1,9 +1,9 @@
-"""The ledger of holdouts: every access is recorded, counted, and named when it is one too many; the final slice is read
-once for an adapter.
+"""The ledger of holdouts: every access is recorded and counted, and decisions warn once there were too many. The final
+slice is read once per adapter.
 
 An access is an evaluation that computed scores. It is recorded before they can be seen, so none is missed, and under
-the evaluation's name, so that a resumed run counts once. Gates are recorded too but not counted: they judge scores that
-the evaluation already showed. The identity of a holdout is the digest of its rows: copies share their accesses.
+the evaluation's name, so that a resumed run counts once. Gates are recorded but not counted: they judge scores that
+the evaluation already showed. A holdout is identified by the digest of its rows, so copies share their accesses.
 """
 
 from __future__ import annotations
@@ -19,11 +19,17 @@ from typing import NamedTuple, Protocol
 from luthierd.errors import FailedPreconditionError
 from luthierd.evaluator.codec import to_json
 from luthierd.evaluator.dataset.rows import parse_rows
-from luthierd.evaluator.decisions.gate import GateDecision, GatePolicy
-from luthierd.evaluator.domain.evaluation import DatasetRevision, EvaluationConfig, EvaluationInputs
+from luthierd.evaluator.decisions.gate import GateDecision
+from luthierd.evaluator.decisions.gate_policy import GatePolicy
+from luthierd.evaluator.domain.evaluation import (
+    DatasetRevision,
+    EvaluationConfig,
+    EvaluationInputs,
+    FinishedEvaluation,
+)
 from luthierd.evaluator.domain.holdout import MIN_FINAL_GROUPS, HoldoutUse, final_groups
 from luthierd.evaluator.domain.rows import Row
-from luthierd.names import HOLDOUT
+from luthierd.names import EVALUATION, HOLDOUT
 from luthierd.paging import Page, PageRequest
 
 SPLIT = "holdout"
@@ -55,9 +61,9 @@ class NoFinalSliceError(FailedPreconditionError):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HoldoutAccess:
-    """An entry. `id` is unique: entering it again changes nothing. `create_time` is Unix time."""
+    """An entry. `id` is unique: recording it again changes nothing. `create_time` is Unix time."""
 
     id: str
     tenant: str
@@ -79,14 +85,14 @@ class HoldoutAccess:
 
     @property
     def final_key(self) -> str | None:
-        """What there can be one of; None for everything but an evaluation of the final slice."""
+        """Unique among evaluations of the final slice; None for any other access."""
         if self.is_gate or not self.is_final:
             return None
         return f"{self.tenant}/{self.rows_sha256}/{self.adapter_sha256}"
 
 
 class AccessCounts(NamedTuple):
-    """Evaluations that looked at the open part, and at the final slice."""
+    """Evaluations of the open slice, and of the final one."""
 
     open: int
     final: int
@@ -107,7 +113,7 @@ class Ledger(Protocol):
 
 
 class Revisions(Protocol):
-    """Curation, asked in the name of a tenant."""
+    """Curation, called on behalf of a tenant."""
 
     async def dataset_revision(self, tenant: str, name: str) -> DatasetRevision: ...
 
@@ -118,7 +124,7 @@ class Blobs(Protocol):
     def read_bytes(self, sha256: str) -> bytes: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Holdout:
     """The holdout of a dataset revision."""
 
@@ -131,7 +137,7 @@ class Holdout:
 
 
 class HoldoutSlices(NamedTuple):
-    """The rows that may be looked at often, and those that are kept back."""
+    """The rows that may be evaluated often, and those that are kept back."""
 
     open: list[Row]
     final: list[Row]
@@ -146,7 +152,7 @@ def slices_of(rows: Sequence[Row]) -> HoldoutSlices:
 
 
 class Holdouts:
-    """The use cases of `HoldoutService`, and what evaluations and gates enter."""
+    """The use cases of `HoldoutService`, and the records of evaluations and gates."""
 
     def __init__(
         self, ledger: Ledger, revisions: Revisions, blobs: Blobs, *, now: Callable[[], float] = time.time
@@ -157,12 +163,19 @@ class Holdouts:
         self._now = now
 
     async def get(self, name: str) -> Holdout:
-        """The holdout as it is now. Curation's NotFoundError for a revision that is not there."""
+        """The holdout as it is now. Curation's NotFoundError for an unknown revision."""
         tenant, digest = await self._rows_sha256(name)
         rows = await self._rows(digest) if digest else []
         counts = await self._ledger.counts(tenant, digest)
         use = HoldoutUse(counts.open, len(slices_of(rows).final))
-        return Holdout(name, digest, len(rows), len({row.group for row in rows}), use, counts.final)
+        return Holdout(
+            name=name,
+            rows_sha256=digest,
+            row_count=len(rows),
+            group_count=len({row.group for row in rows}),
+            use=use,
+            final_read_count=counts.final,
+        )
 
     async def accesses(self, name: str, page_size: int, page_token: str) -> Page[HoldoutAccess]:
         """A page of the ledger, newest first."""
@@ -176,32 +189,22 @@ class Holdouts:
             raise NoFinalSliceError(len({row.group for row in rows}))
         await refuse_spent(self._ledger, tenant, inputs)
 
-    async def judged(
-        self,
-        evaluation: str,
-        inputs: EvaluationInputs,
-        config: EvaluationConfig,
-        policy: GatePolicy,
-        decision: GateDecision,
-        *,
-        subject: str,
+    async def record_gate(
+        self, found: FinishedEvaluation, policy: GatePolicy, decision: GateDecision, *, subject: str
     ) -> GateDecision:
-        """Enters a gate; the decision with a warning if the holdout is over-used by now."""
-        if config.split != SPLIT:
+        """Records a gate; the decision, with a warning if the holdout is overused by now."""
+        if found.config.split != SPLIT:
             return decision
-        tenant = evaluation.split("/")[1]
         policy_key = policy.name or hashlib.sha256(json.dumps(to_json(policy), sort_keys=True).encode()).hexdigest()
-        access = evaluation_access(tenant, evaluation, inputs, config, subject=subject, row_count=0, now=self._now())
-        await self._ledger.record(
-            replace(
-                access,
-                id=f"{evaluation}#{policy_key}",
-                gate_policy=policy.name,
-                gate_outcome=decision.outcome.value,
-            )
+        access = replace(
+            evaluation_access(found.name, found.inputs, found.config, subject=subject, row_count=0, now=self._now()),
+            id=f"{found.name}#{policy_key}",
+            gate_policy=policy.name,
+            gate_outcome=decision.outcome.value,
         )
-        counts = await self._ledger.counts(tenant, inputs.rows_sha256)
-        warning = HoldoutUse(counts.final if config.final else counts.open).warning
+        await self._ledger.record(access)
+        counts = await self._ledger.counts(access.tenant, access.rows_sha256)
+        warning = HoldoutUse(counts.final if found.config.final else counts.open).warning
         return replace(decision, warnings=(*decision.warnings, warning)) if warning else decision
 
     async def _rows_sha256(self, name: str) -> tuple[str, str]:
@@ -215,19 +218,12 @@ class Holdouts:
 
 
 def evaluation_access(
-    tenant: str,
-    evaluation: str,
-    inputs: EvaluationInputs,
-    config: EvaluationConfig,
-    *,
-    subject: str,
-    row_count: int,
-    now: float,
+    evaluation: str, inputs: EvaluationInputs, config: EvaluationConfig, *, subject: str, row_count: int, now: float
 ) -> HoldoutAccess:
     """The entry of an evaluation, under its name."""
     return HoldoutAccess(
         id=evaluation,
-        tenant=tenant,
+        tenant=_tenant_of(evaluation),
         rows_sha256=inputs.rows_sha256,
         is_final=config.final,
         evaluation=evaluation,
@@ -247,18 +243,23 @@ async def refuse_spent(ledger: Ledger, tenant: str, inputs: EvaluationInputs, *,
         raise FinalSliceSpentError(access)
 
 
+def _tenant_of(evaluation: str) -> str:
+    tenant, _ = EVALUATION.parse(evaluation)
+    return tenant
+
+
 @dataclass(frozen=True)
 class EvaluationAccesses:
-    """How a worker enters its evaluation for `subject`."""
+    """How a worker records its evaluation for `subject`."""
 
     ledger: Ledger
     subject: str = ""
     now: Callable[[], float] = time.time
 
     async def check(self, evaluation: str, inputs: EvaluationInputs, config: EvaluationConfig) -> None:
-        """FinalSliceSpentError before anything is asked, if another evaluation was faster."""
+        """FinalSliceSpentError before anything is generated, if another evaluation was faster."""
         if config.final:
-            await refuse_spent(self.ledger, evaluation.split("/")[1], inputs, evaluation=evaluation)
+            await refuse_spent(self.ledger, _tenant_of(evaluation), inputs, evaluation=evaluation)
 
     async def enter(
         self,
@@ -269,13 +270,12 @@ class EvaluationAccesses:
         row_count: int,
         final_row_count: int,
     ) -> HoldoutUse | None:
-        """Enters the access, before its figures are made; how worn the holdout is now. None for another split."""
+        """Records the access before results are computed; how used the holdout is by then. None for other splits."""
         if config.split != SPLIT:
             return None
-        tenant = evaluation.split("/")[1]
         access = evaluation_access(
-            tenant, evaluation, inputs, config, subject=self.subject, row_count=row_count, now=self.now()
+            evaluation, inputs, config, subject=self.subject, row_count=row_count, now=self.now()
         )
         await self.ledger.record(access)
-        counts = await self.ledger.counts(tenant, inputs.rows_sha256)
+        counts = await self.ledger.counts(access.tenant, access.rows_sha256)
         return HoldoutUse(counts.final if config.final else counts.open, final_row_count)

@@ -24,7 +24,7 @@ _FIELDS = (
     "gate_policy",
     "gate_outcome",
 )
-_looks = sa.table(
+_accesses = sa.table(
     "holdout_accesses",
     sa.column("number", sa.Integer),
     sa.column("access_id", sa.Text),
@@ -37,29 +37,29 @@ _looks = sa.table(
 
 
 class SqlLedger:
-    """See `ledger.Ledger`."""
+    """See `holdout_ledger.Ledger`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def record(self, access: HoldoutAccess) -> None:
-        """Enters an access; does nothing if its id is entered. FinalSliceSpentError."""
+        """Does nothing for an id that is recorded already. FinalSliceSpentError."""
         values: dict[str, Any] = {name: getattr(access, name) for name in _FIELDS}
         values |= {"access_id": access.id, "is_final": access.is_final, "final_key": access.final_key}
         try:
             async with self._database.begin() as tx:
-                await tx.execute(sa.insert(_looks).values(**values))
+                await tx.execute(sa.insert(_accesses).values(**values))
         except IntegrityError:
             spent = await self.final_access(access.final_key) if access.final_key else None
             if spent is not None and spent.id != access.id:
                 raise FinalSliceSpentError(spent) from None
 
     async def counts(self, tenant: str, rows_sha256: str) -> AccessCounts:
-        """Evaluations only: a gate shows no new figure."""
+        """Evaluations only: a gate shows no new result."""
         query = (
-            sa.select(_looks.c.is_final, sa.func.count())
-            .where(_looks.c.tenant == tenant, _looks.c.rows_sha256 == rows_sha256, _looks.c.gate_outcome == "")
-            .group_by(_looks.c.is_final)
+            sa.select(_accesses.c.is_final, sa.func.count())
+            .where(_accesses.c.tenant == tenant, _accesses.c.rows_sha256 == rows_sha256, _accesses.c.gate_outcome == "")
+            .group_by(_accesses.c.is_final)
         )
         async with self._database.read() as tx:
             found = {bool(is_final): count for is_final, count in await tx.execute(query)}
@@ -68,16 +68,16 @@ class SqlLedger:
     async def final_access(self, final_key: str) -> HoldoutAccess | None:
         """The one access with this key, if there is one."""
         async with self._database.read() as tx:
-            row = (await tx.execute(sa.select(_looks).where(_looks.c.final_key == final_key))).one_or_none()
+            row = (await tx.execute(sa.select(_accesses).where(_accesses.c.final_key == final_key))).one_or_none()
         return _access(row) if row is not None else None
 
     async def list(self, tenant: str, rows_sha256: str, page: PageRequest) -> Page[HoldoutAccess]:
         """Newest first."""
-        query = sa.select(_looks).where(_looks.c.tenant == tenant, _looks.c.rows_sha256 == rows_sha256)
+        query = sa.select(_accesses).where(_accesses.c.tenant == tenant, _accesses.c.rows_sha256 == rows_sha256)
         if page.after:
-            query = query.where(_looks.c.number < int(page.after))
+            query = query.where(_accesses.c.number < int(page.after))
         async with self._database.read() as tx:
-            rows = (await tx.execute(query.order_by(_looks.c.number.desc()).limit(page.limit))).all()
+            rows = (await tx.execute(query.order_by(_accesses.c.number.desc()).limit(page.limit))).all()
         return page.page([_access(row) for row in rows], [str(row.number) for row in rows])
 
 

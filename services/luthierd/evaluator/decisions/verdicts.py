@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from luthierd.errors import InvalidArgumentError
 from luthierd.evaluator.decisions.comparison import EvaluationComparison, compare
-from luthierd.evaluator.decisions.evidence import Decision, decide
-from luthierd.evaluator.decisions.verdict import Preferences
+from luthierd.evaluator.decisions.verdict import Preferences, Verdict, check_preferences, decide
 from luthierd.evaluator.domain.evaluation import FinishedEvaluation
-from luthierd.evaluator.domain.metrics import Metric
 from luthierd.names import EVALUATION
 
 
@@ -27,10 +24,10 @@ class Evaluations(Protocol):
 
 
 class Peers(Protocol):
-    """The trainer, asked in the name of a tenant."""
+    """The trainer, called on behalf of a tenant."""
 
     async def training_s(self, tenant: str, adapter_revision: str) -> float | None:
-        """Seconds that the training of a revision took; None where the trainer no longer knows."""
+        """Seconds that the training of a revision took; None if the trainer no longer has it."""
 
 
 class Verdicts:
@@ -40,7 +37,7 @@ class Verdicts:
         self._evaluations = evaluations
         self._peers = peers
 
-    async def decide(self, name: str, *, metric: Metric | None, preferences: Preferences) -> Decision:
+    async def decide(self, name: str, preferences: Preferences) -> Verdict:
         """The verdict on a SUCCEEDED evaluation. EvaluationNotFinishedError, MetricNotByRowError."""
         (tenant, _) = EVALUATION.parse(name, field="evaluation")
         check_preferences(preferences)
@@ -49,8 +46,7 @@ class Verdicts:
             decide,
             found.results,
             await self._evaluations.scored_rows(name),
-            metric=metric,
-            preferences=preferences,
+            preferences,
             training_s=await self._peers.training_s(tenant, found.inputs.adapter_revision),
             price_per_hour=found.config.machine_price_per_hour,
         )
@@ -65,13 +61,3 @@ class Verdicts:
         found, compared = await self._evaluations.finished(name), await self._evaluations.finished(reference)
         rows, other_rows = [await self._evaluations.scored_rows(one) for one in (name, reference)]
         return await asyncio.to_thread(compare, found, rows, compared, other_rows)
-
-
-def check_preferences(preferences: Preferences) -> None:
-    """InvalidArgumentError naming the field that is out of bounds."""
-    if not 0 <= preferences.worth <= 1:
-        raise InvalidArgumentError.of_field("preferences.worth", f"{preferences.worth:g} is not in 0 to 1")
-    for field in ("max_price_per_1000", "max_latency_ms_p95"):
-        limit = getattr(preferences, field)
-        if limit is not None and not (math.isfinite(limit) and limit >= 0):
-            raise InvalidArgumentError.of_field(f"preferences.{field}", f"{limit:g} is not a limit: 0 or more")

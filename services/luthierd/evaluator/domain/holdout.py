@@ -1,4 +1,4 @@
-"""What is known of a holdout before its figures are believed: how worn it is, what repeats its rows. Stdlib only."""
+"""How far a holdout can be trusted: how often it was used, and what repeats its rows. Stdlib only."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-ALPHA = 0.05
-"""Chance that one access says GO to an adapter that is no better: a gate's level."""
+# Bound on the chance of a GO for an adapter that is no better, per access: a gate's level.
+FALSE_GO_PROBABILITY = 0.05
+# From here on a GO is as likely luck as not.
 OVERUSED_BOUND = 0.5
-"""From here on a GO is as likely luck as not."""
+# Curation's default `near_duplicate_threshold`: a dataset that was curated with the defaults is never rejected.
 REFUSED_SIMILARITY = 0.85
-"""Curation's default `near_duplicate_threshold`: a dataset that was curated as it is by default is never refused."""
 FINAL_SHARE = 0.2
+# With fewer, intervals cover too little (docs/decisions/0007): such a holdout keeps nothing back.
 MIN_FINAL_GROUPS = 10
-"""Below, an interval promises more than it keeps (docs/decisions/0007): such a holdout keeps nothing back."""
 
 
 @dataclass(frozen=True)
 class HoldoutUse:
-    """How often a holdout showed figures. `final_row_count` is 0 where it is too small for a final slice."""
+    """How often a holdout showed results. `final_row_count` is 0 where it is too small for a final slice."""
 
     access_count: int = 0
     final_row_count: int = 0
@@ -28,9 +28,9 @@ class HoldoutUse:
     def false_go_bound(self) -> float:
         """Bonferroni's bound on the chance of at least one false GO. It holds for choices that depend on earlier
         outcomes, as long as one stops at the first GO: until then every outcome was NO-GO, so what is tried next was
-        fixed in advance (Blum & Hardt 2015, "The Ladder"). Figures of single rows tell more, and it is then too low.
+        fixed in advance (Blum & Hardt 2015, "The Ladder"). Results of single rows tell more, and it is then too low.
         """
-        return min(1.0, self.access_count * ALPHA)
+        return min(1.0, self.access_count * FALSE_GO_PROBABILITY)
 
     @property
     def is_overused(self) -> bool:
@@ -38,11 +38,11 @@ class HoldoutUse:
 
     @property
     def warning(self) -> str:
-        """A sentence for whoever reads a GO; empty for a fresh holdout."""
+        """A sentence to show with a GO; empty for a fresh holdout."""
         if not self.is_overused:
             return ""
         return (
-            f"this holdout has shown figures {self.access_count} times: at least one false GO has a chance of up to "
+            f"this holdout has shown results {self.access_count} times: the chance of at least one false GO is up to "
             f"{self.false_go_bound:.0%}; decide on its final slice (--final) or on new rows"
         )
 

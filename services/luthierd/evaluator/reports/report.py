@@ -14,8 +14,9 @@ from typing import Any
 import jinja2
 
 from luthierd.evaluator.codec import to_json
-from luthierd.evaluator.decisions.evidence import decide
-from luthierd.evaluator.decisions.gate import default_policy, judge
+from luthierd.evaluator.decisions.gate import judge
+from luthierd.evaluator.decisions.gate_policy import default_policy
+from luthierd.evaluator.decisions.verdict import decide
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Results
 from luthierd.evaluator.domain.metrics import Metric
@@ -99,12 +100,12 @@ def render_report(data: ReportData) -> str:
     compared = [metric for metric in Metric if metric in measured]
     decision = judge(default_policy(data.results.overall, data.results.task), data.results.overall)
     rival = strongest_rival(data.results, primary)
-    decided = decide(data.results, data.rows, price_per_hour=data.config.machine_price_per_hour)
+    verdict = decide(data.results, data.rows, price_per_hour=data.config.machine_price_per_hour)
     context = {
         "data": data,
         "decision": decision,
-        "verdict": decided.verdict,
-        "headline": decided.verdict.headline,
+        "verdict": verdict,
+        "headline": verdict.headline,
         "primary": METRIC_LABELS[primary],
         "arms": data.config.arms,
         "arm_labels": ARM_LABELS,

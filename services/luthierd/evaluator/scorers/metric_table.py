@@ -127,7 +127,7 @@ class MetricTable:
             worst=self._f1_value(given) - self._f1_value([_right(sample) for sample in compared]),
             best=self._f1_value([_right(sample) for sample in given]) - self._f1_value(compared),
         )
-        found = compare.tested(self._paired.estimate(self._f1_sums(given), self._f1_sums(filled)))
+        found = compare.tested(self._paired.estimate_of(self._f1_sums(given), self._f1_sums(filled)))
         return Comparison(
             metric=Metric.LABEL_F1_MACRO,
             arm=arm,

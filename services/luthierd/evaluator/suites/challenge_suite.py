@@ -120,7 +120,7 @@ class ChallengeSuite:
                 metric=Metric.ABSTENTION_PRECISION,
                 arm=arm,
                 reference=reference,
-                **vars(compare.tested(over.estimate(ratios[arm], ratios[reference]))),
+                **vars(compare.tested(over.estimate_of(ratios[arm], ratios[reference]))),
             )
             for arm, reference in self.pairs
             if arm in ratios and reference in ratios

@@ -15,8 +15,8 @@ from luthierd import errors
 from luthierd.evaluator.api import evaluation_wire as wire
 from luthierd.evaluator.api import gate_wire
 from luthierd.evaluator.codec import from_json, to_json
-from luthierd.evaluator.decisions.gate import GateCondition, GateLimit, GatePolicy, Quantity, Tier
-from luthierd.evaluator.decisions.gate_policies import StoredPolicy
+from luthierd.evaluator.decisions.gate_policy import GateCondition, GateLimit, GatePolicy, Quantity, Tier
+from luthierd.evaluator.decisions.gates import StoredPolicy
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig
 from luthierd.evaluator.domain.metric_details import Criterion, JudgeChoice, TaskKind
@@ -61,8 +61,8 @@ def test_an_empty_configuration_is_the_default() -> None:
 def test_a_policy_survives_the_wire() -> None:
     policy = GatePolicy(
         (
-            GateCondition(Metric.CHRF, Arm.RAG, Arm.BASE, -0.1, Tier.ADVISORY),
-            GateCondition(Metric.JSON_VALID, at_least=0.9, tier=Tier.SUPPORTING, slice="label:a", expected=0.95),
+            GateCondition(metric=Metric.CHRF, arm=Arm.RAG, reference=Arm.BASE, at_least=-0.1, tier=Tier.ADVISORY),
+            GateCondition(metric=Metric.JSON_VALID, at_least=0.9, tier=Tier.SUPPORTING, slice="label:a", expected=0.95),
         ),
         min_coverage=0.0,
         limits=(
@@ -76,7 +76,7 @@ def test_a_policy_survives_the_wire() -> None:
 
 def test_the_defaults_of_a_condition_are_adapter_and_critical() -> None:
     message = gate_pb2.GatePolicy(conditions=[gate_pb2.GateCondition(metric="rouge_l")])
-    assert gate_wire.policy_from_proto(message) == GatePolicy((GateCondition(Metric.ROUGE_L),), 0.95)
+    assert gate_wire.policy_from_proto(message) == GatePolicy((GateCondition(metric=Metric.ROUGE_L),), 0.95)
 
 
 def test_a_figure_without_an_interval_has_nan_ends() -> None:

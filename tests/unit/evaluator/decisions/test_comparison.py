@@ -65,15 +65,15 @@ def test_arms_metrics_and_suites_of_one_side_are_named_with_the_side() -> None:
         theirs,
     )
     assert [(one.arm, one.metric, one.difference) for one in found.differences] == [(Arm.BASE, Metric.ROUGE_L, 0.5)]
-    assert set(found.gaps) == {
+    assert set(found.not_compared) == {
         Gap("arm rag", "only the evaluation has it"),
         Gap("arm adapter", "only the reference has it"),
         Gap("metric bleu of base", "only the evaluation has it"),
         Gap("metric chrf of base", "only the reference has it"),
-        Gap("metric label_f1_macro", "it is measured over all rows at once; see the figures of both"),
+        Gap("metric label_f1_macro", "computed over all rows at once; see both evaluations' results"),
         Gap("suite retention", "only the evaluation has it"),
-        Gap("suite counterfactual", "the two asked different items"),
-        Gap("suite all", "the same items, measured as a whole; see the figures of both"),
+        Gap("suite counterfactual", "the two evaluations used different items"),
+        Gap("suite all", "the same items, computed as a whole; see both evaluations' results"),
     }
 
 

@@ -8,8 +8,9 @@ import math
 import numpy as np
 import pytest
 from luthierd.evaluator.decisions import gate_plan as gate_plans
-from luthierd.evaluator.decisions.gate import ConditionOutcome, GateCondition, GateOutcome, GatePolicy, Tier
+from luthierd.evaluator.decisions.gate import ConditionOutcome, GateOutcome
 from luthierd.evaluator.decisions.gate_plan import Pilot, plan_gate
+from luthierd.evaluator.decisions.gate_policy import GateCondition, GatePolicy, Tier
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import Results
 from luthierd.evaluator.domain.metrics import Metric
@@ -19,7 +20,7 @@ from luthierd.statistics import clustered
 from luthierd.statistics.estimates import Interval
 from support.evaluator_material import rows
 
-BETTER = GateCondition(Metric.JSON_VALID, reference=Arm.BASE)
+BETTER = GateCondition(metric=Metric.JSON_VALID, reference=Arm.BASE)
 
 
 def pilot(half: float, groups: int) -> Pilot:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from luthierd.evaluator.decisions.gate import GateCondition, GatePolicy, Tier
-from luthierd.evaluator.decisions.gate_policies import PolicyExistsError, PolicyNotFoundError, StoredPolicy
+from luthierd.evaluator.decisions.gate_policy import GateCondition, GatePolicy, Tier
 from luthierd.evaluator.decisions.gate_policy_store import SqlPolicyStore
+from luthierd.evaluator.decisions.gates import PolicyExistsError, PolicyNotFoundError, StoredPolicy
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.paging import PageRequest
@@ -13,7 +13,9 @@ from luthierd.storage.database import Database
 
 
 def stored(name: str) -> StoredPolicy:
-    condition = GateCondition(Metric.CHRF, Arm.ADAPTER_RAG, Arm.BASE, at_least=-0.02, tier=Tier.ADVISORY)
+    condition = GateCondition(
+        metric=Metric.CHRF, arm=Arm.ADAPTER_RAG, reference=Arm.BASE, at_least=-0.02, tier=Tier.ADVISORY
+    )
     return StoredPolicy(GatePolicy((condition,), 0.9, f"tenants/acme/gatePolicies/{name}"), 12.5)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from luthierd.evaluator.decisions import gate_selftest
-from luthierd.evaluator.decisions.gate import ALPHA, ConditionOutcome
+from luthierd.evaluator.decisions.gate import ConditionOutcome
+from luthierd.evaluator.decisions.gate_policy import ONE_SIDED_ALPHA
 from luthierd.evaluator.decisions.gate_selftest import self_test
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.statistics.compare import PairedRows
@@ -23,7 +24,7 @@ def scored_rows(groups: int, rows_per_group: int = 6) -> list[dict[str, Any]]:
             gained = 0.2 + shift + 0.05 * rng.standard_normal()
             scores = {Arm.BASE: 0.4, Arm.ADAPTER: float(np.clip(0.4 + gained, 0, 1))}
             answers = [{"arm": arm.value, "scores": {"rouge_l": value}} for arm, value in scores.items()]
-            found.append({"group": f"g{group}", "answers": answers})
+            found.append({"row_id": f"r{len(found)}", "group": f"g{group}", "answers": answers})
     return found
 
 
@@ -31,7 +32,7 @@ def test_identical_arms_pass_a_gate_no_more_often_than_alpha() -> None:
     found = self_test(scored_rows(20), experiments=300, seed=2)
     assert found.outcome is ConditionOutcome.PASS
     (result,) = found.results
-    assert result.low <= ALPHA
+    assert result.interval.low <= ONE_SIDED_ALPHA
     assert (result.metric.value, result.group_count) == ("rouge_l", 20)
 
 

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 
 import luthierd.evaluator
 import pytest
-from luthierd.evaluator.decisions.gate import GateDecision, GateOutcome, GatePolicy
+from luthierd.evaluator.decisions.gate import GateDecision, GateOutcome
+from luthierd.evaluator.decisions.gate_policy import GatePolicy
 from luthierd.evaluator.decisions.holdout_ledger import (
     AccessCounts,
     EvaluationAccesses,
@@ -20,9 +21,11 @@ from luthierd.evaluator.decisions.holdout_ledger import (
 )
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
 from luthierd.evaluator.domain.arm import Arm
-from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, FinishedEvaluation, Results
 from luthierd.evaluator.domain.holdout import HoldoutUse, final_groups
 from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.rows import TaskSpec
+from luthierd.evaluator.domain.scores import MetricResults
 from luthierd.evaluator.domain.sequential import SequentialConfig, SequentialTarget
 from luthierd.evaluator.run.sequential_rules import holdout_violations
 from luthierd.paging import PageRequest
@@ -45,16 +48,16 @@ def access(
     number: int, *, final: bool = False, adapter: str = "a", gate: str = "", tenant: str = "acme"
 ) -> HoldoutAccess:
     return HoldoutAccess(
-        f"access-{number}",
-        tenant,
-        "h",
-        final,
-        f"tenants/{tenant}/evaluations/e{number}",
-        "r",
-        adapter,
-        "ann",
-        24,
-        float(number),
+        id=f"access-{number}",
+        tenant=tenant,
+        rows_sha256="h",
+        is_final=final,
+        evaluation=f"tenants/{tenant}/evaluations/e{number}",
+        adapter_revision="r",
+        adapter_sha256=adapter,
+        subject="ann",
+        row_count=24,
+        create_time=float(number),
         gate_outcome=gate,
     )
 
@@ -80,7 +83,7 @@ def test_a_small_holdout_keeps_nothing_back() -> None:
     assert slices_of(rows(24)).final == []
 
 
-def test_ten_looks_use_a_holdout_up() -> None:
+def test_ten_accesses_use_a_holdout_up() -> None:
     assert not HoldoutUse(9).is_overused
     assert HoldoutUse(9).warning == ""
     assert HoldoutUse(10).is_overused
@@ -88,7 +91,7 @@ def test_ten_looks_use_a_holdout_up() -> None:
     assert HoldoutUse(1000).false_go_bound == 1.0
 
 
-async def test_a_look_is_entered_once_and_gates_are_not_counted(ledger: SqlLedger) -> None:
+async def test_an_access_is_recorded_once_and_gates_are_not_counted(ledger: SqlLedger) -> None:
     await ledger.record(access(1))
     await ledger.record(access(1))
     await ledger.record(access(2, gate="go"))
@@ -168,6 +171,7 @@ async def test_the_validation_split_is_for_choosing_and_has_no_ledger() -> None:
 INPUTS = EvaluationInputs(
     **{field.name: "a" for field in dataclasses.fields(EvaluationInputs)[:9]} | {"rows_sha256": "h"}
 )
+NO_RESULTS = Results(MetricResults([], []), [], 0, 0, TaskSpec(), "", {}, "", "")
 NO_DECISION = GateDecision(GateOutcome.INCONCLUSIVE, ())
 
 
@@ -185,7 +189,8 @@ async def test_a_gate_on_the_validation_split_is_not_entered(ledger: SqlLedger) 
     holdouts = Holdouts(ledger, FakePeers(MemoryBlobs()), MemoryBlobs(), now=lambda: 9.0)
     name, policy = "tenants/acme/evaluations/e", GatePolicy(())
     for split, entered in (("validation", 0), ("holdout", 1)):
-        await holdouts.judged(name, INPUTS, EvaluationConfig(split=split), policy, NO_DECISION, subject="ann")
+        found = FinishedEvaluation(name, INPUTS, EvaluationConfig(split=split), NO_RESULTS)
+        await holdouts.record_gate(found, policy, NO_DECISION, subject="ann")
         page = await ledger.list("acme", "h", PageRequest.parse(9, "", "x"))
         assert len(page.items) == entered
 

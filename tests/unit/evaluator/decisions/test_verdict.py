@@ -9,7 +9,6 @@ from luthierd.evaluator.decisions.verdict import (
     Certainty,
     Option,
     Preferences,
-    Refresh,
     Standing,
     Verdict,
     exclusion,
@@ -28,7 +27,15 @@ def option(arm: Arm, value: float = 0.5, *, price: float = 0.01, coverage: int =
     quality = MetricResult(
         arm=arm, metric=Metric.ROUGE_L, value=value, interval=None, row_count=100, scored_count=coverage
     )
-    return Option(quality, price, 900.0, 1500.0, Refresh("again", 60.0, training))
+    return Option(
+        quality=quality,
+        price_per_1000=price,
+        latency_ms_p50=900.0,
+        latency_ms_p95=1500.0,
+        refresh="again",
+        refresh_s=60.0,
+        refresh_price=training,
+    )
 
 
 def verdict(means: dict[Arm, float], *, half_width: float, preferences: Preferences | None = None) -> Verdict:
@@ -57,7 +64,7 @@ FACTS = {Arm.BASE: 0.20, Arm.PROMPTED: 0.22, Arm.RAG: 0.80, Arm.ADAPTER: 0.30, A
 @pytest.mark.parametrize(
     ("means", "arm", "beginning"),
     [
-        (STYLE, Arm.ADAPTER, "Fine-tune: no difference shown to adapter_rag"),
+        (STYLE, Arm.ADAPTER, "Fine-tune: not shown to differ from adapter_rag"),
         (FACTS, Arm.RAG, "Retrieve, do not fine-tune."),
         (
             {Arm.BASE: 0.5, Arm.PROMPTED: 0.5, Arm.ADAPTER: 0.3},
@@ -80,8 +87,8 @@ def test_tuning_that_is_not_proved_better_is_not_advised() -> None:
     found = verdict({Arm.PROMPTED: 0.30, Arm.ADAPTER: 0.36}, half_width=0.07)
     assert (found.recommended, found.certainty) == (Arm.PROMPTED, Certainty.NO_DIFFERENCE_SHOWN)
     assert found.options[1].standing is Standing.NO_DIFFERENCE_SHOWN
-    assert "no difference shown between adapter and prompted: rouge_l +0.060 [-0.010, +0.130]" in found.reasons[0]
-    assert "from about 0.100 on" in found.reasons[0]
+    assert "adapter is not shown to differ from prompted: rouge_l +0.060 [-0.010, +0.130]" in found.reasons[0]
+    assert "minimum detectable effect 0.100 at 80 % power" in found.reasons[0]
 
 
 def test_a_way_that_is_beaten_is_not_recommended_for_its_little_effort() -> None:

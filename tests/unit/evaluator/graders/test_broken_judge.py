@@ -10,7 +10,8 @@ import re
 from typing import Any
 
 import pytest
-from luthierd.evaluator.decisions.gate import GateCondition, GateOutcome, GatePolicy, judge
+from luthierd.evaluator.decisions.gate import GateOutcome, judge
+from luthierd.evaluator.decisions.gate_policy import GateCondition, GatePolicy
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metric_details import Criterion
 from luthierd.evaluator.domain.metrics import Metric
@@ -34,7 +35,7 @@ BROKEN = {
     "slow": SILENCE,
     "error": 503,
 }
-POLICY = GatePolicy((GateCondition(Metric.RUBRIC, reference=Arm.BASE),))
+POLICY = GatePolicy((GateCondition(metric=Metric.RUBRIC, reference=Arm.BASE),))
 
 
 def grades(of_base: int, of_adapter: int, *, broken: Any, share: float, victim: str, different: int = 20) -> Any:

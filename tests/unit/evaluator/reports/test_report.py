@@ -132,7 +132,7 @@ async def test_the_verdict_stands_before_every_figure() -> None:
     html = render_report(await data())
     body = html[html.index("<body>") :]
     assert body.index('class="word">GO<') < body.index("<table>")
-    assert body.index("Fine-tune: no difference shown to adapter_rag") < body.index("<table>")
+    assert body.index("Fine-tune: not shown to differ from adapter_rag") < body.index("<table>")
 
 
 async def test_every_digest_is_in_the_lineage() -> None:

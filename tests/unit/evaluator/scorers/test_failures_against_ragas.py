@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from luthierd.evaluator.decisions.gate import GateCondition, GateOutcome, GatePolicy, judge
+from luthierd.evaluator.decisions.gate import GateOutcome, judge
+from luthierd.evaluator.decisions.gate_policy import GateCondition, GatePolicy
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Message, Row
@@ -82,7 +83,7 @@ def of_ours(scores: Mapping[Arm, list[float | None]]) -> tuple[MetricResult, Com
     compared = found.comparison(Metric.ROUGE_L, Arm.ADAPTER, Arm.BASE)
     assert own is not None
     assert compared is not None
-    policy = GatePolicy((GateCondition(Metric.ROUGE_L, reference=Arm.BASE),), min_coverage=0.0)
+    policy = GatePolicy((GateCondition(metric=Metric.ROUGE_L, reference=Arm.BASE),), min_coverage=0.0)
     return own, compared, judge(policy, found).outcome
 
 

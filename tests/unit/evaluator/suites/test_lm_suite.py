@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from luthierd.errors import InternalError, LuthierError
-from luthierd.evaluator.decisions.gate import GateCondition, GateOutcome, GatePolicy, judge
+from luthierd.evaluator.decisions.gate import GateOutcome, judge
+from luthierd.evaluator.decisions.gate_policy import GateCondition, GatePolicy
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, Results
 from luthierd.evaluator.domain.metrics import Metric
@@ -115,8 +116,8 @@ async def test_each_task_is_a_slice_of_paired_items_and_all_together_are_a_metri
 
 async def test_a_gate_reads_the_tasks_together_and_one_by_one() -> None:
     conditions = [
-        GateCondition(Metric.LM_EVAL, reference=Arm.BASE, at_least=-0.6),
-        GateCondition(Metric.LM_EVAL, reference=Arm.BASE, at_least=-0.6, slice="lm_eval:luthier_cloze"),
+        GateCondition(metric=Metric.LM_EVAL, reference=Arm.BASE, at_least=-0.6),
+        GateCondition(metric=Metric.LM_EVAL, reference=Arm.BASE, at_least=-0.6, slice="lm_eval:luthier_cloze"),
     ]
     for condition in conditions:
         for forgetful, outcome in ((True, GateOutcome.NO_GO), (False, GateOutcome.GO)):

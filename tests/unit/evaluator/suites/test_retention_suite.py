@@ -7,7 +7,8 @@ import math
 from dataclasses import replace
 
 import pytest
-from luthierd.evaluator.decisions.gate import GateCondition, GateOutcome, GatePolicy, judge
+from luthierd.evaluator.decisions.gate import GateOutcome, judge
+from luthierd.evaluator.decisions.gate_policy import GateCondition, GatePolicy
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, Results
 from luthierd.evaluator.domain.metrics import Metric
@@ -130,7 +131,7 @@ async def evaluated(
 
 
 def non_inferior(metric: Metric) -> GatePolicy:
-    return GatePolicy((GateCondition(metric, reference=Arm.BASE, at_least=-0.1),))
+    return GatePolicy((GateCondition(metric=metric, reference=Arm.BASE, at_least=-0.1),))
 
 
 async def test_a_gate_stops_an_adapter_that_forgot_and_lets_one_pass_that_did_not() -> None:

@@ -1,18 +1,18 @@
-"""Gate policies: checking, storing, and judging an evaluation by one."""
+"""Gates as a resource: storing policies, judging evaluations by them, planning and testing them."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from luthierd.errors import AlreadyExistsError, FieldViolation, InvalidArgumentError, NotFoundError
+from luthierd.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
 from luthierd.evaluator.dataset.rows import select_rows
-from luthierd.evaluator.decisions.gate import GateCondition, GateDecision, GateLimit, GatePolicy, judge
+from luthierd.evaluator.decisions.gate import GateDecision, judge
 from luthierd.evaluator.decisions.gate_plan import GatePlan, Pilot, plan_gate
+from luthierd.evaluator.decisions.gate_policy import GatePolicy, check_policy
 from luthierd.evaluator.decisions.gate_selftest import EXPERIMENTS, SelfTest, self_test
 from luthierd.evaluator.decisions.holdout_ledger import Holdouts
 from luthierd.evaluator.domain.evaluation import FinishedEvaluation
@@ -20,10 +20,6 @@ from luthierd.evaluator.domain.rows import Row
 from luthierd.names import GATE_POLICY, TENANT, parse_id
 from luthierd.paging import Page, PageRequest
 
-MAX_CONDITIONS = 100
-MAX_LIMITS = 100
-MAX_CANDIDATES = 1000
-MAX_SLICE_LENGTH = 256
 MAX_ROW_LIMIT = 1_000_000
 
 
@@ -43,12 +39,6 @@ class PolicyExistsError(AlreadyExistsError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name} exists and policies do not change; choose another id", metadata={"gate_policy": name})
-
-
-class PolicyInvalidError(InvalidArgumentError):
-    """A policy that cannot be judged by."""
-
-    reason = "GATE_POLICY_INVALID"
 
 
 @dataclass(frozen=True)
@@ -85,7 +75,7 @@ class PolicyStore(Protocol):
         """By name."""
 
 
-class GatePolicies:
+class Gates:
     """The use cases of `GateService`."""
 
     def __init__(
@@ -121,14 +111,14 @@ class GatePolicies:
         return await self._store.list(f"{parent}/gatePolicies/", PageRequest.parse(page_size, page_token, parent))
 
     async def run(self, evaluation: str, policy: str | GatePolicy, *, subject: str = "") -> GateDecision:
-        """Judges a SUCCEEDED evaluation for `subject`, and enters that in the ledger of its holdout.
+        """Judges a SUCCEEDED evaluation for `subject`, and records that in the ledger of its holdout.
         EvaluationNotFinishedError, PolicyNotFoundError, PolicyInvalidError.
         """
         policy = await self._resolved(policy)
         found = await self._evaluations.finished(evaluation)
         results = found.results
         decision = judge(policy, results.overall, slices=results.slices, costs=results.costs)
-        return await self._holdouts.judged(found.name, found.inputs, found.config, policy, decision, subject=subject)
+        return await self._holdouts.record_gate(found, policy, decision, subject=subject)
 
     async def plan(
         self, dataset_revision: str, policy: str | GatePolicy, *, split: str, row_limit: int, pilot: str
@@ -143,10 +133,10 @@ class GatePolicies:
         return plan_gate(policy, chosen, pilot=found)
 
     async def self_test(self, evaluation: str, *, experiments: int, seed: int) -> SelfTest:
-        """How often a gate would tell identical arms apart on a SUCCEEDED evaluation's rows."""
-        least, most = EXPERIMENTS
-        if not least <= experiments <= most:
-            raise InvalidArgumentError.of_field("experiment_count", f"{experiments} is not in {least} to {most}")
+        """How often a gate would tell identical arms apart on the rows of a SUCCEEDED evaluation."""
+        low, high = EXPERIMENTS
+        if not low <= experiments <= high:
+            raise InvalidArgumentError.of_field("experiment_count", f"{experiments} is not in {low} to {high}")
         rows = await self._evaluations.scored_rows(evaluation)
         return await asyncio.to_thread(self_test, rows, experiments=experiments, seed=seed)
 
@@ -156,51 +146,3 @@ class GatePolicies:
             policy = (await self._store.get(policy)).policy
         check_policy(policy)
         return policy
-
-
-def check_policy(policy: GatePolicy) -> None:
-    """PolicyInvalidError naming every field that is wrong."""
-    faults = _policy_faults(policy)
-    for index, condition in enumerate(policy.conditions):
-        faults += [(f"conditions[{index}].{name}", text) for name, text in _condition_faults(condition)]
-    for index, limit in enumerate(policy.limits):
-        faults += [(f"limits[{index}].{name}", text) for name, text in _limit_faults(limit)]
-    if faults:
-        message = "; ".join(f"{field}: {text}" for field, text in faults)
-        violations = [FieldViolation(field, text) for field, text in faults]
-        raise PolicyInvalidError(f"the gate policy is wrong: {message}", violations=violations)
-
-
-def _policy_faults(policy: GatePolicy) -> list[tuple[str, str]]:
-    faults = []
-    if not 1 <= len(policy.conditions) <= MAX_CONDITIONS:
-        text = f"a policy needs 1 to {MAX_CONDITIONS} conditions, this one has {len(policy.conditions)}"
-        faults.append(("conditions", text))
-    if len(policy.limits) > MAX_LIMITS:
-        faults.append(("limits", f"a policy has at most {MAX_LIMITS} limits, this one has {len(policy.limits)}"))
-    if not 0 <= policy.min_coverage <= 1:
-        faults.append(("min_coverage", f"{policy.min_coverage:g} is not in 0 to 1"))
-    if not 1 <= policy.candidate_count <= MAX_CANDIDATES:
-        faults.append(("candidate_count", f"{policy.candidate_count} is not in 1 to {MAX_CANDIDATES}"))
-    return faults
-
-
-def _condition_faults(condition: GateCondition) -> list[tuple[str, str]]:
-    faults = []
-    if condition.reference is condition.arm:
-        faults.append(("reference", f"{condition.arm} cannot be compared with itself"))
-    for name, value in (("at_least", condition.at_least), ("expected", condition.expected)):
-        if value is not None and not -1 <= value <= 1:
-            faults.append((name, f"{value:g} is not in -1 to 1, the range of every metric's differences"))
-    if len(condition.slice) > MAX_SLICE_LENGTH:
-        faults.append(("slice", f"{len(condition.slice)} characters are more than {MAX_SLICE_LENGTH}"))
-    return faults
-
-
-def _limit_faults(limit: GateLimit) -> list[tuple[str, str]]:
-    faults = []
-    if not (math.isfinite(limit.at_most) and limit.at_most > 0):
-        faults.append(("at_most", f"{limit.at_most:g} is not above 0"))
-    if limit.reference is limit.arm:
-        faults.append(("reference", f"{limit.arm} cannot be compared with itself"))
-    return faults
