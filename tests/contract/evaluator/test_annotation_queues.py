@@ -226,12 +226,12 @@ async def test_what_is_wrong_is_named(house: House) -> None:
     queue = await house.create()
     left = {"choice": pb.ANNOTATION_CHOICE_LEFT}
     unknown = await refused(house.vote(queue.name, "anna", "i99999", **left))
-    assert error_info(unknown).reason == "COMPARISON_ITEM_NOT_FOUND"
+    assert error_info(unknown).reason == "ANNOTATION_ITEM_NOT_FOUND"
     assert (
         error_info(await refused(house.vote(queue.name, "anna", "i00001", rating=3))).metadata["field"] == "vote.choice"
     )
     await house.vote(queue.name, "anna", "i00001", **left)
     twice = await refused(house.vote(queue.name, "anna", "i00001", **left))
-    assert (twice.code(), error_info(twice).reason) == (grpc.StatusCode.ALREADY_EXISTS, "COMPARISON_VOTE_EXISTS")
+    assert (twice.code(), error_info(twice).reason) == (grpc.StatusCode.ALREADY_EXISTS, "ANNOTATION_VOTE_EXISTS")
     long = await refused(house.vote(queue.name, "anna", "i00002", comment="x" * 2001, **left))
     assert error_info(long).metadata["field"] == "vote.comment"

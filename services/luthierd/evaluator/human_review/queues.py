@@ -67,7 +67,7 @@ class QueueExistsError(AlreadyExistsError):
 class ItemNotFoundError(NotFoundError):
     """The queue has no such item."""
 
-    reason = "COMPARISON_ITEM_NOT_FOUND"
+    reason = "ANNOTATION_ITEM_NOT_FOUND"
 
     def __init__(self, queue: str, item_id: str) -> None:
         super().__init__(
@@ -79,7 +79,7 @@ class ItemNotFoundError(NotFoundError):
 class VoteExistsError(AlreadyExistsError):
     """The rater judged the item before; votes do not change."""
 
-    reason = "COMPARISON_VOTE_EXISTS"
+    reason = "ANNOTATION_VOTE_EXISTS"
 
     def __init__(self, item_id: str, rater: str) -> None:
         super().__init__(f"{rater} has judged {item_id} before; votes stay", metadata={"item": item_id, "rater": rater})

@@ -28,7 +28,7 @@ class ChallengeCaseError(InvalidArgumentError):
 
 
 class Kind(enum.StrEnum):
-    """What makes a case difficult."""
+    """What makes a case hard."""
 
     VAGUE = "vague"
     EMOTIONAL = "emotional"
