@@ -29,7 +29,7 @@ T = TypeVar("T", bound="ServerConfig")
 
 
 class ConfigError(InvalidArgumentError):
-    """A variable that cannot be read, or that no service knows."""
+    """A setting that cannot be parsed or does not exist."""
 
     reason = "INVALID_CONFIGURATION"
 

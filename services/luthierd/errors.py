@@ -50,7 +50,7 @@ class FieldViolation:
 
 
 class InvalidArgumentError(LuthierError):
-    """The request is wrong. `violations` names the fields, where there are fields to name."""
+    """The request is invalid. `violations` names the fields, if any."""
 
     reason = "INVALID_ARGUMENT"
     code = "INVALID_ARGUMENT"
@@ -74,7 +74,7 @@ class InvalidArgumentError(LuthierError):
 
 
 class UnauthenticatedError(LuthierError):
-    """The call carries no token, or one that is expired or not ours."""
+    """The token is missing, expired or not signed by us."""
 
     reason = "UNAUTHENTICATED"
     code = "UNAUTHENTICATED"
@@ -109,7 +109,7 @@ class FailedPreconditionError(LuthierError):
 
 
 class AbortedError(LuthierError):
-    """Somebody else changed the resource."""
+    """The resource was changed by someone else."""
 
     reason = "ETAG_MISMATCH"
     code = "ABORTED"
@@ -124,21 +124,21 @@ class RetryableError(LuthierError):
 
 
 class ResourceExhaustedError(RetryableError):
-    """A bound is reached."""
+    """A limit was reached."""
 
     reason = "RESOURCE_EXHAUSTED"
     code = "RESOURCE_EXHAUSTED"
 
 
 class UnavailableError(RetryableError):
-    """A part that is needed is not there now."""
+    """A required component is not available."""
 
     reason = "UNAVAILABLE"
     code = "UNAVAILABLE"
 
 
 class DeadlineExceededError(LuthierError):
-    """The call took longer than it may."""
+    """The call exceeded its time limit."""
 
     reason = "DEADLINE_EXCEEDED"
     code = "DEADLINE_EXCEEDED"
@@ -152,7 +152,7 @@ class DataLossError(LuthierError):
 
 
 class InternalError(LuthierError):
-    """A fault of ours."""
+    """A bug in the service."""
 
     reason = "INTERNAL"
     code = "INTERNAL"

@@ -37,7 +37,7 @@ Report = Callable[[dict[str, Any]], None]
 
 
 class StartFailedError(UnavailableError):
-    """A service ended, or did not get ready in time."""
+    """A service exited or did not become ready in time."""
 
     reason = "START_FAILED"
 

@@ -36,7 +36,7 @@ class DatasetNotFoundError(NotFoundError):
 
 
 class ImportDigestMismatchError(DataLossError):
-    """What arrived is not what was sent."""
+    """The received bytes do not match the digest."""
 
     reason = "IMPORT_DIGEST_MISMATCH"
 
@@ -48,7 +48,7 @@ class ImportDigestMismatchError(DataLossError):
 
 
 class ImportTooLargeError(InvalidArgumentError):
-    """More bytes than one import may have."""
+    """The import exceeds the size limit."""
 
     reason = "IMPORT_TOO_LARGE"
 

@@ -67,7 +67,7 @@ class JobExistsError(AlreadyExistsError):
 
 
 class WorkerDiedError(InternalError):
-    """So many workers died over the job that it counts as the cause."""
+    """Several workers died while running the job."""
 
     reason = "WORKER_DIED"
 

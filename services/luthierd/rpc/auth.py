@@ -26,7 +26,7 @@ from luthierd.errors import FailedPreconditionError, PermissionDeniedError, Unau
 
 
 class KeyUnreadableError(FailedPreconditionError):
-    """A key file is missing or is no Ed25519 key."""
+    """A key file is missing or is not an Ed25519 key."""
 
     reason = "KEY_UNREADABLE"
 

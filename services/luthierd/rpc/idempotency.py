@@ -17,7 +17,7 @@ from luthierd.storage.replays import Replay
 
 
 class RequestIdReusedError(InvalidArgumentError):
-    """The id came before with another request."""
+    """The id was already used for a different request."""
 
     reason = "REQUEST_ID_REUSED"
 

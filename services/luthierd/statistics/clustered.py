@@ -31,7 +31,7 @@ CONFIDENCE = 0.95
 POWER = 0.8
 # Monte Carlo error of a 2.5 % quantile at 4,000 draws is about a fiftieth of the interval's width.
 N_RESAMPLES = 4000
-# A draw of few distinct groups has next to no error of its own; its studentized value would be an accident. Simulated
+# A draw of few distinct groups has almost no error; its studentized value would be an accident. Simulated
 # with 0, .2, .33, .4 and .5: a smaller one widens 0/1 scores with 8 groups, a larger one loses coverage of skewed ones.
 LEAST_ERROR = 0.33
 # Beyond it bootstrap-t and Student's t agree to under 1 %, and 2,000 draws would take 80 MB for each thousand groups.
@@ -163,7 +163,7 @@ def standard_error(data: GroupSums) -> float:
 
 
 def minimum_detectable_effect(data: GroupSums) -> float | None:
-    """The least true difference that data like this proves with power .8 at alpha .05 two-sided; None below
+    """The minimum detectable effect of data like this with power .8 at alpha .05 two-sided; None below
     MIN_GROUPS.
     """
     if data.group_count < MIN_GROUPS:

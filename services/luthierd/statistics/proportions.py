@@ -101,7 +101,7 @@ def paired_counts(own: Sequence[float], other: Sequence[float]) -> PairedCounts:
 
 
 def paired_interval(own: Sequence[float], other: Sequence[float]) -> Interval | None:
-    """Tango's interval for the difference of two arms whose rows are all independent (each a group of its own); None
+    """Tango's interval for the difference of two arms whose rows are all independent (each its own group); None
     below MIN_GROUPS rows. Scaled to groups it covers 96 to 99 %, more than the bootstrap (docs/statistics.md): grouped
     rows take that.
     """

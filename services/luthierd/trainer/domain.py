@@ -18,7 +18,7 @@ from luthierd.errors import (
 
 
 class InvalidTrainingConfigError(InvalidArgumentError):
-    """A training setting is out of its range."""
+    """A training setting is out of range."""
 
     reason = "INVALID_TRAINING_CONFIG"
 
@@ -46,7 +46,7 @@ class BaseModelNotReadyError(FailedPreconditionError):
 
 
 class BaseModelExistsError(AlreadyExistsError):
-    """The name holds another model."""
+    """The name is taken by another model."""
 
     reason = "BASE_MODEL_EXISTS"
 
@@ -109,7 +109,7 @@ class PackageNotFoundError(NotFoundError):
 
 
 class ImportPathNotFoundError(FailedPreconditionError):
-    """The folder is not there."""
+    """The folder does not exist."""
 
     reason = "IMPORT_PATH_NOT_FOUND"
 
@@ -121,7 +121,7 @@ class ImportPathNotFoundError(FailedPreconditionError):
 
 
 class ImportPathForbiddenError(PermissionDeniedError):
-    """The folder is outside of what may be imported."""
+    """The folder is outside the allowed import folders."""
 
     reason = "IMPORT_PATH_FORBIDDEN"
 

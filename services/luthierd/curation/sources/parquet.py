@@ -35,7 +35,7 @@ class ParquetUnreadableError(InvalidArgumentError):
 
 
 class FeedbackUnusableError(InvalidArgumentError):
-    """An export of feedback without one example."""
+    """An export of feedback without a usable example."""
 
     reason = "FEEDBACK_UNUSABLE"
 

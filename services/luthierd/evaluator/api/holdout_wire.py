@@ -15,7 +15,7 @@ FIELD = "evaluation.config.sequential"
 
 
 def sequential_from_proto(message: pb.SequentialConfig) -> SequentialConfig:
-    """InvalidArgumentError naming a target's field that is no metric or no arm."""
+    """InvalidArgumentError naming the field of a target whose metric or arm is unknown."""
     targets = tuple(_target(one, f"{FIELD}.targets[{index}]") for index, one in enumerate(message.targets))
     return from_proto(SequentialConfig, message, path=FIELD, targets=targets)
 

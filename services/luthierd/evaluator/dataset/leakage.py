@@ -55,7 +55,7 @@ class Document:
 
 
 class LeakageError(FailedPreconditionError):
-    """A row to be evaluated is known: learned by the adapter, or there to be retrieved."""
+    """A row to be evaluated is known: the adapter was trained on it, or it can be retrieved."""
 
     reason = "HOLDOUT_LEAKAGE"
 

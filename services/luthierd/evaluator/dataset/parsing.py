@@ -16,7 +16,7 @@ LABEL_AGREEMENT = 0.95
 
 
 class TaskDoesNotFitError(FailedPreconditionError):
-    """The rows are not of the kind that the configuration says."""
+    """The rows do not fit the configured task."""
 
     reason = "TASK_DOES_NOT_FIT"
 

@@ -33,7 +33,7 @@ class PolicyNotFoundError(NotFoundError):
 
 
 class PolicyExistsError(AlreadyExistsError):
-    """The name is taken; policies do not change."""
+    """The name is taken; policies are immutable."""
 
     reason = "GATE_POLICY_EXISTS"
 

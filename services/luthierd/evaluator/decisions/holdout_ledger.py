@@ -49,7 +49,7 @@ class FinalSliceSpentError(FailedPreconditionError):
 
 
 class NoFinalSliceError(FailedPreconditionError):
-    """The holdout is too small to keep a slice back."""
+    """The holdout is too small for a final slice."""
 
     reason = "HOLDOUT_HAS_NO_FINAL_SLICE"
 

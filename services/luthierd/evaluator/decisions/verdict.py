@@ -60,7 +60,7 @@ MIN_COVERAGE = 0.95
 
 
 class MetricNotByRowError(InvalidArgumentError):
-    """A verdict needs a score of every row."""
+    """A verdict needs a metric that is scored row by row."""
 
     reason = "METRIC_NOT_BY_ROW"
 

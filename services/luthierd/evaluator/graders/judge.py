@@ -57,7 +57,7 @@ class JudgeModel(Protocol):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Everything beside the messages that decides what it says: model, digest, tokens, temperature."""
+        """Everything besides the messages that decides what it says: model, digest, tokens, temperature."""
 
     async def generate(self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None) -> Completion: ...
 

@@ -61,7 +61,7 @@ class Chat(Protocol):
 @dataclass(frozen=True)
 class InferenceJudge:
     """A base model or a deployment of our own; the engine makes the answer fit the schema. `generators` are the
-    adapters under test: an answer of theirs is none, whoever was promoted since the evaluation began.
+    adapters under test: their answers do not count, even if one was promoted since the evaluation began.
     """
 
     target: str

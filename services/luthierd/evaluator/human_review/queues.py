@@ -56,7 +56,7 @@ class QueueNotFoundError(NotFoundError):
 
 
 class QueueExistsError(AlreadyExistsError):
-    """The name is taken; queues do not change."""
+    """The name is taken; queues are immutable."""
 
     reason = "ANNOTATION_QUEUE_EXISTS"
 
@@ -77,7 +77,7 @@ class ItemNotFoundError(NotFoundError):
 
 
 class VoteExistsError(AlreadyExistsError):
-    """The rater judged the item before; votes do not change."""
+    """The rater has already judged the item; votes are immutable."""
 
     reason = "ANNOTATION_VOTE_EXISTS"
 

@@ -49,13 +49,13 @@ class EndpointSlowError(DeadlineExceededError):
 
 
 class EndpointRefusedError(FailedPreconditionError):
-    """The server refuses our key or does not know the model: every request would fail alike."""
+    """The server rejects our key or does not know the model, so every request would fail."""
 
     reason = "ENDPOINT_REFUSED"
 
 
 class EndpointRejectedError(InvalidArgumentError):
-    """The server refuses this one request (too long, filtered)."""
+    """The server rejects this request (too long, filtered)."""
 
     reason = "ENDPOINT_REJECTED"
 

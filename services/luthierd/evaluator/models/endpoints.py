@@ -30,7 +30,7 @@ MAX_FILE_BYTES = 1024 * 1024
 
 
 class EndpointNotFoundError(NotFoundError):
-    """The operator has configured no such endpoint for this tenant. Whether another tenant has one is not said."""
+    """The operator has configured no such endpoint for this tenant. Whether another tenant has one is not revealed."""
 
     reason = "ENDPOINT_NOT_FOUND"
 

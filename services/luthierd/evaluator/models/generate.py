@@ -1,6 +1,6 @@
 """Asking the inference service: bounded concurrency, each answer kept as it arrives, nothing asked again that was
 answered. All arms share one window, so that none waits for another one's last answers; an endpoint, which is no load of
-ours, has a window of its own beside it.
+ours, has its own window.
 
 After a `kill -9` at most the queries in flight are repeated. A query that the service refuses is a failed row; a
 service that is away for longer than `patience_s` fails the evaluation, which resumes where it was, instead of scoring
@@ -107,7 +107,7 @@ Progress = Callable[[int, int, Arm | None], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Generator:
-    """Asks queries, `concurrency` at a time, beside them `endpoint_concurrency` of the endpoint's. `patience_s`: how
+    """Asks queries, `concurrency` at a time, plus `endpoint_concurrency` of the endpoint's. `patience_s`: how
     long a query waits for a service that is away or full.
     """
 

@@ -18,7 +18,7 @@ from luthierd.evaluator.models.generate import Reply
 
 
 class RowHasNoChoicesError(FailedPreconditionError):
-    """A row cannot be answered by choosing."""
+    """A row cannot be answered by multiple choice."""
 
     reason = "ROW_HAS_NO_CHOICES"
 

@@ -47,13 +47,13 @@ def _slices(
         found = {arm: figures.metric(arm, metric) for arm in arms}
         count = max((one.row_count for one in found.values() if one), default=0)
         if not count:
-            continue  # a slice of a suite whose rows have metrics of their own only
+            continue  # a slice of a suite whose rows only have the suite's metrics
         rows.append(arm_row(name, count, figures, metric, arms, rival))
     heads = ("Slice", "Rows", *(arm_labels[arm] for arm in arms), against)
     return Table(
         "Slices",
-        "The primary metric on parts of the rows. Many slices are looked at: a single interval beside zero is a hint "
-        "here, no proof; gate on the slices that matter.",
+        "The primary metric on parts of the rows. With many slices, a single interval that excludes zero is a hint, not "
+        "a proof; gate on the slices that matter.",
         heads,
         tuple(rows),
     )

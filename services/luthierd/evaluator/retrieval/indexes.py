@@ -53,7 +53,7 @@ _indexes = sa.table(
 
 
 class IndexDamagedError(DataLossError):
-    """A stored index does not belong to the texts that it is kept for."""
+    """A stored index does not match its texts."""
 
     reason = "RETRIEVAL_INDEX_DAMAGED"
 
@@ -139,7 +139,7 @@ class Bm25Index:
         return cls(corpus, retriever)
 
     def rank(self, queries: Sequence[str], *, count: int) -> Ranking:
-        """For each query the `count` best texts; a text without a word in common is no find."""
+        """For each query the `count` best texts; a text without a word in common is not a result."""
         count = min(count, len(self.corpus.ids))
         known = [[word for word in words if word in self.retriever.vocab_dict] for words in _words(queries)]
         ranking = np.full((len(queries), count), NOTHING, dtype=np.int64)

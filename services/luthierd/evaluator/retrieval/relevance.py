@@ -46,7 +46,7 @@ class Judgement:
 @dataclass(frozen=True)
 class Judged:
     """Rows to judge by. `answers[i]` is what the row's reference says, `own[i]` the row's own position among the texts,
-    or `NOTHING`: it is no find for itself.
+    or `NOTHING`: it does not count as a result for itself.
     """
 
     rows: Sequence[Row]

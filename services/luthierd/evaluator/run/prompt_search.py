@@ -3,7 +3,7 @@
 Candidates are instructions with draws of training rows as examples (labelled few-shot with random search, as DSPy's
 optimisers draw them: Khattab et al. 2024). All are asked the same few rows, the better half goes on to more rows, until
 one is left (Karnin, Koren & Somekh 2013): most of the budget goes to those that are hard to tell apart. The winner is
-measured beside the default prompt on validation rows that the search has not used, since a score by which something was
+compared with the default prompt on validation rows that the search has not used, since a score by which something was
 picked flatters it. Nothing here knows the holdout.
 """
 
@@ -89,7 +89,7 @@ Ask = Callable[[Candidate, Sequence[Row]], Awaitable[Sequence[float]]]
 
 
 def candidates(train: Sequence[Row], search: PromptSearch) -> list[Candidate]:
-    """The default prompt, then instructions in turn with draws of examples of their own; no two alike."""
+    """The default prompt, then instructions in turn, each with its own sample of examples; all distinct."""
     found = [Candidate(0, search.instructions[0], tuple(fixed_shots(train, search.shot_count, seed=search.seed)))]
     seen = {(found[0].instruction, frozenset(row.id for row in found[0].examples))}
     turns = itertools.islice(itertools.cycle(search.instructions), 1, 1 + 8 * search.candidate_count)

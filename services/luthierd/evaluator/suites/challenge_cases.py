@@ -22,7 +22,7 @@ ROLES = ("system", "user", "assistant")
 
 
 class ChallengeCaseError(InvalidArgumentError):
-    """A case that cannot be asked or judged."""
+    """A case that cannot be used."""
 
     reason = "CHALLENGE_CASE_INVALID"
 

@@ -32,7 +32,7 @@ class LmTaskNotFoundError(NotFoundError):
 
 
 class LmTaskUnusableError(FailedPreconditionError):
-    """A task that cannot be read without a network, or whose score is no number of 0 to 1."""
+    """A task that needs a network, or whose score is not between 0 and 1."""
 
     reason = "LM_TASK_UNUSABLE"
 

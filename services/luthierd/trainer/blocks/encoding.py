@@ -14,7 +14,7 @@ MAX_NAMED_ROWS = 10
 
 
 class RowTooLongError(InvalidArgumentError):
-    """Rows do not fit the window. They are refused, not cut: a cut completion teaches a model not to end."""
+    """Rows exceed the context length. They are not truncated: truncated completions teach a model not to stop."""
 
     reason = "ROW_TOO_LONG"
 

@@ -28,6 +28,6 @@ class TrainingDivergedError(FailedPreconditionError):
 
 
 class UnsupportedArchitectureError(InvalidArgumentError):
-    """The model computes its logits in a way that the recipe does not know."""
+    """The model computes its logits in a way that the recipe does not support."""
 
     reason = "UNSUPPORTED_ARCHITECTURE"
