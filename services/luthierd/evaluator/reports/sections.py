@@ -52,7 +52,7 @@ def _slices(
     heads = ("Slice", "Rows", *(arm_labels[arm] for arm in arms), against)
     return Table(
         "Slices",
-        "The primary metric on parts of the rows. With many slices, a single interval that excludes zero is a hint, not "
+        "The primary metric on parts of the rows. With many slices a single interval that excludes zero is a hint, not "
         "a proof; gate on the slices that matter.",
         heads,
         tuple(rows),
