@@ -18,9 +18,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import scipy.special
-from luthierd.evaluator import __main__ as evaluator
 from luthierd.evaluator import worker
 from luthierd.evaluator.api.peers import InferenceModel
+from luthierd.evaluator.build import VERSIONS
 from luthierd.evaluator.decisions.holdout_ledger import EvaluationAccesses
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
 from luthierd.evaluator.domain.arm import Arm
@@ -91,7 +91,7 @@ async def _both(
 ) -> tuple[float, float, float, dict[str, float]]:
     """Seconds of our evaluation, those in which a query of it was in flight, those of the peer, and ours by phase."""
     database = Database(f"sqlite+aiosqlite:///{inference.folder / 'evaluator.db'}", schema="evaluator")
-    await database.migrate(evaluator.VERSIONS)
+    await database.migrate(VERSIONS)
     config = EvaluationConfig(max_answer_tokens=NEW_TOKENS)
     inputs = _inputs(inference, revision, queries)
     async with server.client(inference) as client:

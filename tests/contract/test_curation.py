@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from luthier.curation.v1 import dataset_pb2 as pb
 from luthier.curation.v1 import dataset_service_pb2 as api
 from luthier.curation.v1.dataset_service_pb2_grpc import DatasetServiceStub
-from luthierd.curation.__main__ import build
+from luthierd.curation.build import build
 from luthierd.curation.config import CurationConfig
 from support.serving import VERIFIER, bearer, details, error_info, running
 
@@ -31,7 +31,7 @@ def config(tmp_path: pathlib.Path) -> CurationConfig:
 
 @pytest.fixture
 async def stub(config: CurationConfig) -> AsyncIterator[DatasetServiceStub]:
-    async with running(await build(config, VERIFIER), config) as channel:
+    async with running(await build(config, verifier=VERIFIER), config) as channel:
         yield DatasetServiceStub(channel)
 
 
@@ -289,12 +289,12 @@ async def test_every_call_refuses_a_name_that_is_none(stub: DatasetServiceStub, 
 
 
 async def test_acknowledged_things_are_there_after_a_restart(config: CurationConfig) -> None:
-    async with running(await build(config, VERIFIER), config) as channel:
+    async with running(await build(config, verifier=VERIFIER), config) as channel:
         dataset = await import_rows(DatasetServiceStub(channel), GOOD)
         answer = await DatasetServiceStub(channel).CurateDataset(
             api.CurateDatasetRequest(name=SUMS), metadata=bearer(), timeout=5
         )
-    async with running(await build(dataclasses.replace(config), VERIFIER), config) as channel:
+    async with running(await build(dataclasses.replace(config), verifier=VERIFIER), config) as channel:
         stub = DatasetServiceStub(channel)
         got = await stub.GetDataset(api.GetDatasetRequest(name=SUMS), metadata=bearer(), timeout=5)
         assert got.dataset.source_sha256 == dataset.source_sha256

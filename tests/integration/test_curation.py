@@ -19,9 +19,9 @@ from luthier.client import AsyncClient
 from luthier.curation.v1 import dataset_pb2 as pb
 from luthier.endpoints import Endpoints
 from luthier.errors import JobCancelledError, JobFailedError
-from luthierd.curation.__main__ import build
+from luthierd.curation.build import build
 from luthierd.curation.config import CurationConfig
-from luthierd.rpc.auth import TokenIssuer, TokenVerifier, create_keys
+from luthierd.rpc.auth import TokenIssuer, create_keys
 from support.serving import serving
 
 DATASET = "tenants/acme/datasets/mails"
@@ -85,7 +85,7 @@ async def house(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Asyn
     create_keys(tmp_path / "keys")
     config = CurationConfig(home=tmp_path, lease_s=5.0)
     token = TokenIssuer.from_file(config.signing_key).issue(tenant="acme", subject="tester")
-    service = await build(config, TokenVerifier.from_file(config.verify_key))
+    service = await build(config)
     async with (
         serving(service, config) as bound,
         AsyncClient(Endpoints(curation=bound.address), token=token) as client,

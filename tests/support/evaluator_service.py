@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import pathlib
 from collections.abc import AsyncIterator, Callable
@@ -18,26 +17,17 @@ from luthier.evaluator.v1 import gate_service_pb2_grpc as gate_rpc
 from luthier.evaluator.v1 import holdout_service_pb2_grpc as holdout_rpc
 from luthier.evaluator.v1 import prompt_service_pb2_grpc as prompt_rpc
 from luthier.evaluator.v1 import verdict_service_pb2_grpc as verdict_rpc
-from luthierd.evaluator.api.evaluation_service import EvaluationServicer, GateServicer
-from luthierd.evaluator.api.holdout_service import HoldoutServicer
-from luthierd.evaluator.api.prompt_service import PromptServicer
-from luthierd.evaluator.api.verdict_service import VerdictServicer
+from luthierd.evaluator.build import build
 from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.config import EvaluatorConfig
-from luthierd.evaluator.decisions.gate_policy_store import SqlPolicyStore
-from luthierd.evaluator.decisions.gates import Gates
-from luthierd.evaluator.decisions.holdout_ledger import Holdouts
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
-from luthierd.evaluator.decisions.verdicts import Verdicts
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, Progress
-from luthierd.evaluator.run.evaluations import Evaluations
-from luthierd.evaluator.run.prompts import Prompts
+from luthierd.jobs.launcher import Launcher
 from luthierd.jobs.queue import JobQueue
 from luthierd.jobs.worker import JobContext, Outcome, run_job
 from luthierd.rpc.server import Service
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
-from luthierd.storage.replays import SqlReplayStore
 
 from support.evaluator_material import FakePeers, ScriptedModel, quick_run
 from support.serving import VERIFIER, bearer, running
@@ -112,38 +102,31 @@ class Parts:
     ledger: SqlLedger
 
 
-def evaluator_parts(
-    database: Database, folder: pathlib.Path, *, holdout: int, wake: Callable[[], None] = lambda: None
+async def evaluator_parts(
+    database: Database,
+    folder: pathlib.Path,
+    *,
+    holdout: int,
+    launcher: Callable[[JobQueue, FakePeers, BlobStore], Launcher] | None = None,
 ) -> Parts:
-    """Built as `luthierd.evaluator.__main__` builds it. `holdout`: rows that are asked, three to a group."""
-    queue = JobQueue(database, lease_s=15.0)
-    blobs = BlobStore(f"file://{folder / 'blobs'}")
-    peers = FakePeers(blobs, holdout=holdout)
-    ledger = SqlLedger(database)
-    holdouts = Holdouts(ledger, peers, blobs)
-    evaluations = Evaluations(queue, peers, blobs, wake=wake, holdouts=holdouts)
-    stopping = asyncio.Event()
-    service = Service(
-        name="evaluator",
-        servicers=[
-            EvaluationServicer(evaluations, queue, stopping),
-            GateServicer(Gates(SqlPolicyStore(database), evaluations, holdouts)),
-            PromptServicer(Prompts(queue, peers, wake=wake), queue, stopping),
-            VerdictServicer(Verdicts(evaluations, peers)),
-            HoldoutServicer(holdouts),
-        ],
+    """`holdout`: rows that are asked, three to a group. No worker starts unless `launcher` starts it."""
+    config = EvaluatorConfig(home=folder, worker_count=0)
+    blobs = BlobStore.of(config)
+    peers, queue = FakePeers(blobs, holdout=holdout), JobQueue(database, lease_s=config.lease_s)
+    service = await build(
+        config,
+        database=database,
         verifier=VERIFIER,
-        replays=SqlReplayStore(database),
-        close=[database.close],
-        stopping=stopping,
+        peers=peers,
+        launcher=launcher(queue, peers, blobs) if launcher else None,
     )
-    return Parts(service, queue, peers, blobs, ledger)
+    return Parts(service, queue, peers, blobs, SqlLedger(database))
 
 
 @contextlib.asynccontextmanager
 async def served(database: Database, folder: pathlib.Path, *, holdout: int = 24) -> AsyncIterator[House]:
     """`holdout`: rows that are asked, three to a group."""
-    parts = evaluator_parts(database, folder, holdout=holdout)
+    parts = await evaluator_parts(database, folder, holdout=holdout)
     async with running(parts.service, EvaluatorConfig(home=folder)) as channel:
         yield House(
             evaluations=rpc.EvaluationServiceStub(channel),

@@ -13,9 +13,7 @@ from luthierd.curation.domain import RevisionContent, Step
 from luthierd.curation.recipe import parse_recipe
 from luthierd.curation.stages.pii import Scanner
 from luthierd.curation.store import set_latest_revision
-from luthierd.jobs.queue import JobQueue
-from luthierd.jobs.worker import JobContext, Outcome, run_job
-from luthierd.rpc.main import run
+from luthierd.jobs.worker import JobContext, Outcome, run_worker
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
 
@@ -23,19 +21,10 @@ UNUSED_PACKAGES = ("torch", "transformers")
 """spaCy and Presidio import them where they are installed, for models not used here: 11 of 14 s of the start."""
 
 
-async def main(config: CurationConfig) -> None:
-    """Works on the revision named on the command line."""
-    name = sys.argv[1]
-    database = Database(config.database_url_of("curation"), schema="curation")
-    blobs = BlobStore(config.blobs, cache=config.home / "cache/blobs")
-    queue = JobQueue(database, lease_s=config.lease_s)
-
-    async def work(context: JobContext) -> Outcome:
-        content = await asyncio.to_thread(curate_job, context, blobs)
-        return Outcome(content.to_json(), lambda connection: set_latest_revision(connection, name))
-
-    await run_job(queue, name, work)
-    await database.close()
+async def work(context: JobContext, config: CurationConfig, _database: Database) -> Outcome:
+    """Curates the revision."""
+    content = await asyncio.to_thread(curate_job, context, BlobStore.of(config))
+    return Outcome(content.to_json(), lambda connection: set_latest_revision(connection, context.job.name))
 
 
 def curate_job(context: JobContext, blobs: BlobStore) -> RevisionContent:
@@ -75,4 +64,4 @@ def versions() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    run("curation", CurationConfig, main)
+    run_worker("curation", CurationConfig, work)

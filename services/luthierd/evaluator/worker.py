@@ -9,7 +9,6 @@ import contextlib
 import importlib.metadata
 import os
 import platform
-import sys
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -44,10 +43,8 @@ from luthierd.evaluator.scorers.scorer import Scorer
 from luthierd.evaluator.suites import lm_harness
 from luthierd.evaluator.suites.retention_store import SqlRetentionSuites
 from luthierd.evaluator.suites.retention_suite import SuiteParts
-from luthierd.jobs.queue import JobQueue
-from luthierd.jobs.worker import JobCancelled, JobContext, Outcome, run_job
+from luthierd.jobs.worker import JobCancelled, JobContext, Outcome, run_worker
 from luthierd.rpc.auth import TokenIssuer
-from luthierd.rpc.main import run
 from luthierd.rpc.peers import endpoints_of
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
@@ -71,32 +68,24 @@ SCORING_PACKAGES = (
 )
 
 
-async def main(config: EvaluatorConfig) -> None:
-    """Works on the job named on the command line."""
-    # Read once, by whatever imports huggingface_hub first: nothing that an evaluation reads is downloaded.
+async def work(context: JobContext, config: EvaluatorConfig, database: Database) -> Outcome:
+    """Runs an evaluation or a prompt search."""
+    # huggingface_hub reads it once, at its import: nothing that an evaluation reads is downloaded.
     os.environ["HF_HUB_OFFLINE"] = "1"
-    name = sys.argv[1]
-    database = Database(config.database_url_of("evaluator"), schema="evaluator")
     issuer = TokenIssuer.from_file(config.signing_key)
-    queue = JobQueue(database, lease_s=config.lease_s)
     async with AsyncClient(endpoints_of(config), token="") as client, contextlib.AsyncExitStack() as opened:
-
-        async def work(context: JobContext) -> Outcome:
-            tenant = name.split("/")[1]
-            worker = Worker(
-                context=context,
-                config=config,
-                tenant=tenant,
-                database=database,
-                blobs=BlobStore(config.blobs, cache=config.home / "cache/blobs"),
-                client=client_of(client, issuer, tenant),
-                opened=opened,
-            )
-            job = worker.prompt_run() if context.job.kind == prompts.KIND else worker.evaluation_run()
-            return Outcome(to_json(await until_cancelled(job.run(), context)))
-
-        await run_job(queue, name, work)
-    await database.close()
+        tenant = context.job.name.split("/")[1]
+        worker = Worker(
+            context=context,
+            config=config,
+            tenant=tenant,
+            database=database,
+            blobs=BlobStore.of(config),
+            client=client_of(client, issuer, tenant),
+            opened=opened,
+        )
+        job = worker.prompt_run() if context.job.kind == prompts.KIND else worker.evaluation_run()
+        return Outcome(to_json(await until_cancelled(job.run(), context)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,4 +256,4 @@ def versions() -> Mapping[str, str]:
 
 
 if __name__ == "__main__":
-    run("evaluator", EvaluatorConfig, main)
+    run_worker("evaluator", EvaluatorConfig, work)

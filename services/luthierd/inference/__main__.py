@@ -20,8 +20,8 @@ from luthierd.inference.feedback.capturing import make_capturing
 from luthierd.inference.feedback.store import SqlCaptureStore
 from luthierd.inference.http.front import HttpFront
 from luthierd.inference.http.server import HttpServer
+from luthierd.process import run
 from luthierd.rpc.auth import TokenIssuer, TokenVerifier
-from luthierd.rpc.main import run
 from luthierd.rpc.peers import endpoints_of
 from luthierd.rpc.server import Health, serve
 from luthierd.storage.blobs import BlobStore

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from luthierd.config import ServerConfig
 from luthierd.jobs.queue import JobQueue
 from luthierd.jobs.worker import LEASE_LOST_EXIT_CODE
 
@@ -42,6 +43,16 @@ class Launcher:
         self._supervisors: dict[str, asyncio.Task[None]] = {}
         self._children: dict[str, _Child] = {}
         self._wake = asyncio.Event()
+
+    @classmethod
+    def of(cls, config: ServerConfig, service: str, queue: JobQueue) -> Launcher:
+        """Runs `luthierd.<service>.worker`."""
+        return cls(
+            queue,
+            module=f"luthierd.{service}.worker",
+            worker_count=config.worker_count,
+            log_folder=config.home / f"logs/{service}-workers",
+        )
 
     def wake(self) -> None:
         """A job was submitted: do not wait for the next look."""

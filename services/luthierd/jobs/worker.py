@@ -8,18 +8,24 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from luthierd.config import ServerConfig
 from luthierd.errors import InternalError, LuthierError
 from luthierd.failures import failure_of
 from luthierd.jobs.queue import Job, JobQueue, JobState, Lease, LeaseLostError
+from luthierd.process import run
+from luthierd.storage.database import Database
+
+C = TypeVar("C", bound=ServerConfig)
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +107,27 @@ class Outcome:
     def __init__(self, result: dict[str, Any], commit: Commit | None = None) -> None:
         self.result = result
         self.commit = commit
+
+
+def run_worker(
+    service: str,
+    config_class: type[C],
+    work: Callable[[JobContext, C, Database], Awaitable[Outcome]],
+    *,
+    prepare: Callable[[], object] = lambda: None,
+) -> None:
+    """The main function of a worker process: works on the job named on the command line. `prepare` runs before the
+    claim: it may hold up the event loop for longer than a lease lasts.
+    """
+
+    async def main(config: C) -> None:
+        prepare()
+        database = Database.of(config, service)
+        queue = JobQueue(database, lease_s=config.lease_s)
+        await run_job(queue, sys.argv[1], lambda context: work(context, config, database))
+        await database.close()
+
+    run(service, config_class, main)
 
 
 async def run_job(queue: JobQueue, name: str, work: Callable[[JobContext], Awaitable[Outcome]]) -> None:

@@ -18,8 +18,9 @@ from typing import Any
 
 import grpc
 
+from luthierd import logs
 from luthierd.errors import DeadlineExceededError, InternalError, LuthierError
-from luthierd.rpc import logs, metrics
+from luthierd.rpc import metrics
 from luthierd.rpc.auth import TokenVerifier, check_tenant, current_principal, set_principal
 from luthierd.rpc.contract import Method
 from luthierd.rpc.status import abort_with, code_of

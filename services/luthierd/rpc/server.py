@@ -15,7 +15,7 @@ import pathlib
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from cryptography import x509
@@ -25,6 +25,7 @@ from grpc_reflection.v1alpha import reflection
 
 from luthierd.config import ConfigError, ServerConfig, describe
 from luthierd.errors import FailedPreconditionError
+from luthierd.process import run
 from luthierd.rpc.auth import TokenVerifier
 from luthierd.rpc.contract import add_to_server, methods_of, services_of
 from luthierd.rpc.idempotency import ReplayStore, replaying
@@ -42,6 +43,8 @@ from luthierd.rpc.interceptors import (
 from luthierd.rpc.metrics import MetricsPage
 
 log = logging.getLogger(__name__)
+
+C = TypeVar("C", bound=ServerConfig)
 
 KEEPALIVE_MIN_PING_MS = 10_000
 
@@ -104,6 +107,15 @@ class Bound:
     address: str
     port: int
     metrics_port: int
+
+
+def run_server(name: str, config_class: type[C], build: Callable[[C], Awaitable[Service]]) -> None:
+    """The main function of a server process: builds the service and serves it until a signal."""
+
+    async def main(config: C) -> None:
+        await serve(await build(config), config)
+
+    run(name, config_class, main)
 
 
 async def serve(

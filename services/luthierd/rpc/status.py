@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from luthierd import errors
-from luthierd.rpc.logs import request_id
+from luthierd.logs import request_id
 
 
 def code_of(error: errors.LuthierError) -> grpc.StatusCode:

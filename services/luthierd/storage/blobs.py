@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import fsspec
 
+from luthierd.config import ServerConfig
 from luthierd.errors import DataLossError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
 from luthierd.files import write_atomically
 
@@ -64,6 +65,11 @@ class BlobStore:
             self._files.protocol if isinstance(self._files.protocol, tuple) else (self._files.protocol,)
         )
         self._cache = cache or pathlib.Path(tempfile.gettempdir()) / "luthier-blobs"
+
+    @classmethod
+    def of(cls, config: ServerConfig) -> BlobStore:
+        """The store of an installation."""
+        return cls(config.blobs, cache=config.home / "cache/blobs")
 
     def put_bytes(self, data: bytes) -> Blob:
         """Stores `data`; storing the same again does nothing. DiskFullError."""

@@ -16,6 +16,8 @@ from alembic.config import Config
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from luthierd.config import ServerConfig
+
 BUSY_TIMEOUT_MS = 15_000
 """How long a writer waits for SQLite's one write lock; a transaction of ours takes milliseconds."""
 
@@ -44,6 +46,11 @@ class Database:
         else:
             settings = {"search_path": schema, "application_name": f"luthier-{schema}"}
             self.engine = create_async_engine(url, connect_args={"server_settings": settings}, pool_pre_ping=True)
+
+    @classmethod
+    def of(cls, config: ServerConfig, service: str) -> Database:
+        """The database of a service."""
+        return cls(config.database_url_of(service), schema=service)
 
     @property
     def is_shared(self) -> bool:

@@ -6,15 +6,12 @@ import asyncio
 import dataclasses
 import importlib
 import shutil
-import sys
 import time
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from luthierd.jobs.queue import JobQueue
-from luthierd.jobs.worker import JobCancelled, JobContext, Outcome, run_job
-from luthierd.rpc.main import run
+from luthierd.jobs.worker import JobCancelled, JobContext, Outcome, run_worker
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
 from luthierd.trainer.config import TrainerConfig
@@ -22,20 +19,15 @@ from luthierd.trainer.domain import ImportSource, TrainingProgress, TrainingTask
 from luthierd.trainer.store import IMPORT, add_adapter_revision, set_base_model_info
 
 
-async def main(config: TrainerConfig) -> None:
-    """Works on the job named on the command line."""
-    database = Database(config.database_url_of("trainer"), schema="trainer")
-    blobs = BlobStore(config.blobs, cache=config.home / "cache/blobs")
-
-    async def work(context: JobContext) -> Outcome:
-        if context.job.kind == IMPORT:
-            return await import_base_model(context, blobs, config)
-        return await train_adapter(context, blobs, config)
-
-    # Before the claim: torch takes longer to import than a short lease lasts, and the import holds up the event loop.
+def import_recipes() -> None:
+    """Imports torch, which takes longer than a short lease lasts."""
     importlib.import_module("luthierd.trainer.recipes.sft_run")
-    await run_job(JobQueue(database, lease_s=config.lease_s), sys.argv[1], work)
-    await database.close()
+
+
+async def work(context: JobContext, config: TrainerConfig, _database: Database) -> Outcome:
+    """Imports a base model or trains an adapter."""
+    run = import_base_model if context.job.kind == IMPORT else train_adapter
+    return await run(context, BlobStore.of(config), config)
 
 
 async def import_base_model(context: JobContext, blobs: BlobStore, config: TrainerConfig) -> Outcome:
@@ -118,4 +110,4 @@ class JobReport:
 
 
 if __name__ == "__main__":
-    run("trainer", TrainerConfig, main)
+    run_worker("trainer", TrainerConfig, work, prepare=import_recipes)

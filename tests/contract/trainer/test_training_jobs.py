@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
-import luthierd.trainer
 import pytest
 from luthier.trainer.v1 import adapter_service_pb2 as adapter_api
 from luthier.trainer.v1 import base_model_pb2, training_job_pb2
@@ -19,17 +18,12 @@ from luthier.trainer.v1.base_model_service_pb2_grpc import BaseModelServiceStub
 from luthier.trainer.v1.training_job_service_pb2_grpc import TrainingJobServiceStub
 from luthierd.jobs.queue import JobQueue, JobState
 from luthierd.storage.database import Database
-from luthierd.storage.replays import SqlReplayStore
-from luthierd.trainer.adapters import Adapters
-from luthierd.trainer.api.training_service import trainer_service
-from luthierd.trainer.base_models import BaseModels
+from luthierd.trainer.build import build
 from luthierd.trainer.config import TrainerConfig
 from luthierd.trainer.domain import BaseModelInfo, DatasetNotReadyError, DatasetSplits
-from luthierd.trainer.jobs import TrainingJobs
-from luthierd.trainer.store import SqlStore, add_adapter_revision, set_base_model_info
+from luthierd.trainer.store import add_adapter_revision, set_base_model_info
 from support.serving import VERIFIER, bearer, details, error_info, running
 
-VERSIONS = pathlib.Path(luthierd.trainer.__file__).parent / "versions"
 ACME, MODEL, ADAPTER = "tenants/acme", "baseModels/tiny", "tenants/acme/adapters/support"
 DATASET = "tenants/acme/datasets/toys/revisions/r1"
 INFO = BaseModelInfo(
@@ -111,23 +105,11 @@ def creation(
 
 @pytest.fixture
 async def trainer(tmp_path: pathlib.Path, database_url: str, schema: str) -> AsyncIterator[Trainer]:
-    config = TrainerConfig(home=tmp_path)
+    config = TrainerConfig(home=tmp_path, worker_count=0, import_roots=str(tmp_path))
     database = Database(database_url, schema=schema)
-    await database.migrate(VERSIONS)
-    queue = JobQueue(database, lease_s=30.0)
-    store = SqlStore(database, queue)
-    models = BaseModels(store, import_roots=[tmp_path], wake=lambda: None)
-    service = trainer_service(
-        base_models=models,
-        jobs=TrainingJobs(store, queue, base_models=models, datasets=Datasets(), wake=lambda: None),
-        adapters=Adapters(store),
-        queue=queue,
-        verifier=VERIFIER,
-        replays=SqlReplayStore(database),
-        close=[database.close],
-    )
+    service = await build(config, database=database, verifier=VERIFIER, datasets=Datasets())
     async with running(service, config) as channel:
-        yield Trainer(channel, database, queue)
+        yield Trainer(channel, database, JobQueue(database, lease_s=30.0))
 
 
 @pytest.fixture

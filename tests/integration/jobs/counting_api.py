@@ -9,7 +9,7 @@ import signal
 from luthierd.config import ServerConfig
 from luthierd.jobs.launcher import Launcher
 from luthierd.jobs.queue import JobQueue
-from luthierd.rpc.main import run
+from luthierd.process import run
 from luthierd.storage.database import Database
 
 

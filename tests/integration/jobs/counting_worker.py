@@ -13,7 +13,7 @@ from luthierd.config import ServerConfig
 from luthierd.files import write_atomically
 from luthierd.jobs.queue import JobQueue
 from luthierd.jobs.worker import JobContext, Outcome, run_job
-from luthierd.rpc.main import run
+from luthierd.process import run
 from luthierd.storage.database import Database
 
 STEP_S = 0.05

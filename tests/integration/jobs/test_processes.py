@@ -38,7 +38,7 @@ def start_api(database_url: str, schema: str, tmp_path: pathlib.Path) -> Iterato
         "LUTHIER_TRAINER_DATABASE_URL": database_url,
         "LUTHIER_TRAINER_LEASE_S": str(LEASE_S),
         "COUNTING_SCHEMA": schema,
-        "PYTHONPATH": str(pathlib.Path(__file__).parent),
+        "PYTHONPATH": os.pathsep.join([str(pathlib.Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
     }
 
     def start(**settings: str) -> subprocess.Popen[bytes]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from luthierd.curation.__main__ import VERSIONS
+from luthierd.curation.build import VERSIONS
 from luthierd.curation.store import SqlDatasetStore, set_latest_revision
 from luthierd.jobs.queue import JobQueue, JobState
 from luthierd.paging import PageRequest

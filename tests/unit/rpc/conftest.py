@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from luthierd.rpc.logs import JsonFormatter
+from luthierd.logs import JsonFormatter
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from luthier.inference.v1 import (
     tenant_service_pb2_grpc,
 )
 
+from luthierd import logs
 from luthierd.inference.adapters.loaded_adapters import LoadedAdapters
 from luthierd.inference.admission.admission import Admission
 from luthierd.inference.admission.quotas import REQUESTS, TOKENS, Quotas
@@ -36,7 +37,6 @@ from luthierd.inference.engine.host import EngineHost
 from luthierd.inference.feedback.capturing import Capturing
 from luthierd.names import ADAPTER_REVISION, BASE_MODEL, DEPLOYMENT, QUOTA, TENANT
 from luthierd.paging import PageRequest
-from luthierd.rpc import logs
 from luthierd.rpc.auth import TokenVerifier, current_principal
 from luthierd.rpc.contract import services_of
 from luthierd.rpc.idempotency import ReplayStore

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Mutable
 from dataclasses import dataclass
 from typing import Any
 
+from luthierd import logs
 from luthierd.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
@@ -22,7 +23,6 @@ from luthierd.errors import (
 from luthierd.inference import metrics
 from luthierd.inference.domain.errors import ReaderTooSlowError
 from luthierd.inference.http.outbox import Outbox
-from luthierd.rpc import logs
 from luthierd.rpc.status import code_of
 
 Scope = MutableMapping[str, Any]

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
+from luthierd import logs
 from luthierd.errors import InvalidArgumentError, LuthierError
 from luthierd.inference import metrics
 from luthierd.inference.api import completion_wire as answer_wire
@@ -43,7 +44,6 @@ from luthierd.inference.http.recording import AnswerTap, prompt_of
 from luthierd.inference.http.slot import http_seat
 from luthierd.names import BASE_MODEL, DEPLOYMENT
 from luthierd.paging import MAX_PAGE_SIZE, PageRequest
-from luthierd.rpc import logs
 from luthierd.rpc.auth import Principal, TokenVerifier
 
 log = logging.getLogger(__name__)

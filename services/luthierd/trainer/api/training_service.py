@@ -16,9 +16,6 @@ from luthier.trainer.v1 import training_job_service_pb2_grpc as job_rpc
 
 from luthierd.jobs.events import watch
 from luthierd.jobs.queue import JobQueue
-from luthierd.rpc.auth import TokenVerifier
-from luthierd.rpc.idempotency import ReplayStore
-from luthierd.rpc.server import Service
 from luthierd.trainer.adapters import Adapters
 from luthierd.trainer.api import training_wire as wire
 from luthierd.trainer.base_models import BaseModels
@@ -110,29 +107,3 @@ class AdapterServicer(adapter_rpc.AdapterServiceServicer):
         return adapter_api.ListAdapterRevisionsResponse(
             revisions=[wire.revision_to_proto(item) for item in page.items], next_page_token=page.next_page_token
         )
-
-
-def trainer_service(
-    *,
-    base_models: BaseModels,
-    jobs: TrainingJobs,
-    adapters: Adapters,
-    queue: JobQueue,
-    verifier: TokenVerifier,
-    replays: ReplayStore,
-    **lifecycle: Any,
-) -> Service:
-    """The service for `serve()`. `lifecycle`: further fields of `Service`."""
-    stopping = asyncio.Event()
-    return Service(
-        name="trainer",
-        servicers=[
-            BaseModelServicer(base_models),
-            TrainingJobServicer(jobs, queue, stopping),
-            AdapterServicer(adapters),
-        ],
-        verifier=verifier,
-        replays=replays,
-        stopping=stopping,
-        **lifecycle,
-    )

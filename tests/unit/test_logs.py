@@ -7,7 +7,7 @@ import logging
 import subprocess
 import sys
 
-from luthierd.rpc import logs
+from luthierd import logs
 
 
 def written(level: int, message: str, **extra: object) -> dict[str, object]:
@@ -43,7 +43,7 @@ def test_a_value_that_is_not_json_is_written_as_text() -> None:
 
 def test_every_logger_of_the_process_writes_json_to_stderr_at_the_level_asked_for() -> None:
     code = (
-        "import logging; from luthierd.rpc.logs import configure_logging; configure_logging('trainer', 'INFO');"
+        "import logging; from luthierd.logs import configure_logging; configure_logging('trainer', 'INFO');"
         "logging.getLogger('any.library').info('hello'); logging.getLogger('x').debug('unseen');\n"
         "try: 1 / 0\n"
         "except ZeroDivisionError: logging.getLogger('x').exception('failed')"

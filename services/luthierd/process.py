@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from luthierd.config import ServerConfig, load_config
 from luthierd.errors import LuthierError
-from luthierd.rpc.logs import configure_logging
+from luthierd.logs import configure_logging
 
 C = TypeVar("C", bound=ServerConfig)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from luthierd.config import ServerConfig
 from luthierd.errors import UnavailableError
-from luthierd.rpc.main import EXIT_REFUSED, run
+from luthierd.process import EXIT_REFUSED, run
 
 
 class EngineAwayError(UnavailableError):
@@ -20,7 +20,7 @@ class EngineAwayError(UnavailableError):
 @pytest.fixture
 def run_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
     """Runs a server's main that fails, and gives the last line on stderr."""
-    monkeypatch.setattr("luthierd.rpc.main.configure_logging", lambda *_: None)  # would take pytest's handlers away
+    monkeypatch.setattr("luthierd.process.configure_logging", lambda *_: None)  # would take pytest's handlers away
 
     def run_and_read(main: Callable[[ServerConfig], Awaitable[None]]) -> dict[str, Any]:
         with pytest.raises(SystemExit) as caught:
@@ -84,7 +84,7 @@ def test_an_unknown_fault_has_an_id_and_its_trace_in_the_log(
 
 
 def test_a_server_that_ends_well_exits_with_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("luthierd.rpc.main.configure_logging", lambda *_: None)
+    monkeypatch.setattr("luthierd.process.configure_logging", lambda *_: None)
     seen = []
 
     async def main(config: ServerConfig) -> None:

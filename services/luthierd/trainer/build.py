@@ -1,0 +1,58 @@
+"""The trainer's composition root."""
+
+from __future__ import annotations
+
+import asyncio
+import pathlib
+
+from luthier import AsyncClient
+
+from luthierd.jobs.launcher import Launcher
+from luthierd.jobs.queue import JobQueue
+from luthierd.rpc.auth import TokenIssuer, TokenVerifier
+from luthierd.rpc.peers import endpoints_of
+from luthierd.rpc.server import Service
+from luthierd.storage.database import Database
+from luthierd.storage.replays import SqlReplayStore
+from luthierd.trainer.adapters import Adapters
+from luthierd.trainer.api.curation_catalog import CurationCatalog
+from luthierd.trainer.api.training_service import AdapterServicer, BaseModelServicer, TrainingJobServicer
+from luthierd.trainer.base_models import BaseModels
+from luthierd.trainer.config import TrainerConfig
+from luthierd.trainer.jobs import DatasetCatalog, TrainingJobs
+from luthierd.trainer.store import SqlStore
+
+VERSIONS = pathlib.Path(__file__).parent / "versions"
+
+
+async def build(
+    config: TrainerConfig,
+    *,
+    database: Database | None = None,
+    verifier: TokenVerifier | None = None,
+    datasets: DatasetCatalog | None = None,
+) -> Service:
+    """The service over a migrated database. Tests give the parts that they replace."""
+    database = database or Database.of(config, "trainer")
+    await database.migrate(VERSIONS)
+    queue = JobQueue(database, lease_s=config.lease_s)
+    launcher = Launcher.of(config, "trainer", queue)
+    store, client, stopping = SqlStore(database, queue), AsyncClient(endpoints_of(config)), asyncio.Event()
+    base_models = BaseModels(store, import_roots=config.import_root_paths, wake=launcher.wake)
+    datasets = datasets or CurationCatalog(
+        client, TokenIssuer.from_file(config.signing_key), timeout_s=config.dataset_timeout_s
+    )
+    jobs = TrainingJobs(store, queue, base_models=base_models, datasets=datasets, wake=launcher.wake)
+    return Service(
+        name="trainer",
+        servicers=[
+            BaseModelServicer(base_models),
+            TrainingJobServicer(jobs, queue, stopping),
+            AdapterServicer(Adapters(store)),
+        ],
+        verifier=verifier or TokenVerifier.from_file(config.verify_key),
+        replays=SqlReplayStore(database),
+        background=[launcher.run],
+        close=[client.close, database.close],
+        stopping=stopping,
+    )
