@@ -103,7 +103,16 @@ async def _both(
         chat_model.asked.clear()
         samples = SqlSampleStore(database, NAME)
         start, stages = time.perf_counter(), Stages()
-        await _run(inference, database, inputs, config, chat_model, samples, stages).run()
+        run = _run(
+            inference,
+            database,
+            inputs=inputs,
+            config=config,
+            chat_model=chat_model,
+            samples=samples,
+            progress=stages,
+        )
+        await run.run()
         ours_s, stages_s = time.perf_counter() - start, stages.seconds()
         engine_s = union_s((answer.start_s, answer.start_s + answer.total_s) for answer in await samples.answers())
         start = time.perf_counter()
@@ -118,6 +127,7 @@ async def _both(
 def _run(
     inference: InferenceServer,
     database: Database,
+    *,
     inputs: EvaluationInputs,
     config: EvaluationConfig,
     chat_model: Recording,
@@ -160,7 +170,15 @@ def _inputs(inference: InferenceServer, revision: str, queries: int) -> Evaluati
     )
     adapter = inference.trainer.revisions[revision]
     return EvaluationInputs(
-        revision, adapter.sha256, BASE, inference.base_sha256, "docs/r1", "d" * 64, holdout, train, train
+        adapter_revision=revision,
+        adapter_sha256=adapter.sha256,
+        base_model=BASE,
+        base_model_sha256=inference.base_sha256,
+        dataset_revision="docs/r1",
+        dataset_sha256="d" * 64,
+        rows_sha256=holdout,
+        train_sha256=train,
+        trained_sha256=train,
     )
 
 

@@ -53,9 +53,10 @@ def main() -> None:
                 model, folder, adapters(many_adapters.ADAPTERS), rounds=rounds
             ),
             "retrieval": retrieval.measure,
+            "evaluations": lambda: evaluations.measure(model, folder, adapters(1)[0], queries=options.queries),
+            "sequential": sequential.measure,
+            "aggregation": aggregation.measure,
         }
-        benchmarks["evaluations"] = lambda: evaluations.measure(model, folder, adapters(1)[0], queries=options.queries)
-        benchmarks |= {"sequential": sequential.measure, "aggregation": aggregation.measure}
         chosen = options.only.split(",") if options.only else list(benchmarks)
         if unknown := set(chosen) - benchmarks.keys():
             parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(benchmarks)}")

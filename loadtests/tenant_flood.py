@@ -41,7 +41,7 @@ TIMEOUT_S = 120.0
 PROMPT = "Write about request number {} in one line."
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Seen:
     """Results of a tenant's requests. Times are in seconds from the call to the first and the last token."""
 

@@ -26,7 +26,7 @@ class TlsOptions:
     server_name: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Endpoints:
     """`host:port` of each service; empty: not known, and calling it is a `ProfileError`. tls None: plain text.
 

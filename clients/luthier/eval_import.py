@@ -19,7 +19,7 @@ _VARIABLE = re.compile(r"\{\{\s*([A-Za-z0-9_.]+)\s*\}\}")
 MAX_DESCRIPTION_CHARACTERS = 2000
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Imported:
     """What an import makes. `unsupported` says where, what, and what to do; `notes` where a meaning changed."""
 

@@ -22,7 +22,7 @@ OUTCOMES = {"GO": "✅ GO", "NO_GO": "❌ NO-GO", "INCONCLUSIVE": "❔ INCONCLUS
 _FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Line:
     """One condition or limit, as text. `bound` is what was asked for, `found` the estimate with its interval."""
 

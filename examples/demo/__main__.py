@@ -16,6 +16,7 @@ import sys
 from typing import Any
 
 from luthier import AsyncClient, profiles, tokens
+from luthier.display import arm_name, enum_name
 from luthier.errors import LuthierError
 
 from examples.demo import loop, report, swap
@@ -105,7 +106,7 @@ async def _tenant(library: str, installation: Installation, output: pathlib.Path
     assert profile.signing_key is not None
     token = tokens.local_source(profile.signing_key, tenant=library)
     async with AsyncClient(profile.endpoints, token) as client:
-        yield Tenant(library, client, output / f"{library}.jsonl")
+        yield Tenant(library=library, client=client, data=output / f"{library}.jsonl")
 
 
 def _tell_start(story: Story, event: dict[str, Any]) -> None:
@@ -136,7 +137,7 @@ def _show_evaluation(story: Story, tenant: Tenant) -> None:
             f"{m.mean:.3f} [{m.interval_low:.3f}, {m.interval_high:.3f}]" if (m := metrics.get(key)) else "-"
             for key in ("rouge_l", "json_valid", "label_accuracy")
         ]
-        rows.append([report.arm_name(arm.arm), *shown, f"{arm.latency_ms_p50:.0f}", f"{arm.cost_per_1000:.4f}"])
+        rows.append([arm_name(arm.arm), *shown, f"{arm.latency_ms_p50:.0f}", f"{arm.cost_per_1000:.4f}"])
     story.table(f"{tenant.library}: {tenant.evaluation.arms[0].row_count} holdout rows, 95 % intervals", columns, rows)
     for metric, reference in report.WINS:
         d = report.difference(tenant, metric, reference)
@@ -146,7 +147,7 @@ def _show_evaluation(story: Story, tenant: Tenant) -> None:
 
 
 def _show_gate(story: Story, tenant: Tenant) -> None:
-    outcome = report.outcome_name(tenant.decision)
+    outcome = enum_name(tenant.decision, "outcome")
     story.say(f"{tenant.library}, verdict: [bold]{tenant.verdict.headline}[/bold]")
     story.say(f"{tenant.library}: [bold]{outcome}[/bold] (exit code {report.EXIT_CODES[outcome]})")
     for condition in tenant.decision.conditions:
@@ -173,6 +174,7 @@ async def _ask_all(story: Story, tenants: list[Tenant]) -> dict[str, Any]:
 def _show_swap(story: Story, seen: swap.SwapReport) -> None:
     failed, mixed = len(seen.failed), len(seen.mixed)
     story.say(f"{seen.request_count} requests around a deploy and a rollback: {failed} failed, {mixed} mixed")
+    story.say(f"{seen.scored_count} texts depended on the batch; log-probabilities showed whose they are")
     story.say(f"deploy {seen.deploy_seconds:.2f} s -> {seen.live_after_deploy}")
     story.say(f"rollback {seen.rollback_seconds:.3f} s -> {seen.live_after_rollback}")
     for line in [*seen.failed[:3], *seen.mixed[:3]]:

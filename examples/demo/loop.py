@@ -9,6 +9,7 @@ import sys
 
 from luthier import config_files
 from luthier.curation.v1 import dataset_pb2
+from luthier.display import arm_name
 from luthier.evaluator.v1 import evaluation_pb2, gate_pb2
 from luthier.trainer.v1 import training_job_pb2
 
@@ -16,7 +17,6 @@ from examples.demo.story import Bar, Story
 from examples.demo.tenants import BASE_MODEL, TASK, Tenant
 
 EXAMPLES = pathlib.Path(__file__).resolve().parent.parent
-ARMS = evaluation_pb2.Arm
 
 ROW_LIMIT = 420
 """Approximate rows per library: finding personal data takes 20 ms per row, and training uses half of them."""
@@ -95,7 +95,7 @@ async def evaluate(tenant: Tenant, bar: Bar, *, output: pathlib.Path) -> None:
     async for event in tenant.client.evaluations.watch(evaluation.name):
         if event.WhichOneof("event") == "progress":
             progress = event.progress
-            arm = ARMS.Name(progress.arm).removeprefix("ARM_").lower() if progress.arm else ""
+            arm = arm_name(progress.arm) if progress.arm else ""
             bar.update(progress.done_count, max(1, progress.total_count), f"{progress.phase} {arm}")
     tenant.evaluation = await tenant.client.evaluations.wait(evaluation.name)
     tenant.report = output / f"report-{tenant.library}.html"

@@ -10,8 +10,8 @@ import platform
 from typing import Any
 
 import jsonschema
-from luthier.curation.v1 import dataset_pb2
-from luthier.evaluator.v1 import evaluation_pb2, gate_pb2, verdict_pb2
+from luthier.display import arm_name, enum_name
+from luthier.evaluator.v1 import evaluation_pb2
 from luthier.trainer.v1 import base_model_pb2
 
 from examples.demo.swap import SwapReport
@@ -34,11 +34,6 @@ WINS = (("rouge_l", "base"), ("rouge_l", "prompted"), ("json_valid", "base"))
 """Comparisons that the adapter must win for both tenants: metric, and the arm to beat."""
 
 
-def arm_name(arm: evaluation_pb2.Arm.ValueType) -> str:
-    """`base`, `prompted`, ..."""
-    return evaluation_pb2.Arm.Name(arm).removeprefix("ARM_").lower()
-
-
 def difference(tenant: Tenant, metric: str, reference: str) -> evaluation_pb2.PairedDifference:
     """The adapter's paired difference to another arm. StopIteration if the evaluation has none."""
     return next(
@@ -55,11 +50,6 @@ def unproved_wins(tenant: Tenant) -> list[str]:
         for metric, reference in WINS
         if (d := difference(tenant, metric, reference)).interval_low <= 0
     ]
-
-
-def outcome_name(decision: gate_pb2.GateDecision) -> str:
-    """`GO`, `NO_GO` or `INCONCLUSIVE`."""
-    return gate_pb2.GateOutcome.Name(decision.outcome).removeprefix("GATE_OUTCOME_")
 
 
 EXIT_CODES = {"GO": 0, "NO_GO": 1, "INCONCLUSIVE": 2}
@@ -87,6 +77,7 @@ def build(
             "request_count": swap.request_count,
             "failed_count": len(swap.failed),
             "mixed_count": len(swap.mixed),
+            "scored_count": swap.scored_count,
             "answers_by_loaded_adapter": dict(swap.answers_by_loaded_adapter),
             "deploy_seconds": round(swap.deploy_seconds, 3),
             "rollback_seconds": round(swap.rollback_seconds, 3),
@@ -106,10 +97,7 @@ def _tenant(tenant: Tenant) -> dict[str, Any]:
             "revision": tenant.dataset.name,
             "sha256": tenant.dataset.sha256,
             "imported_row_count": tenant.imported_row_count,
-            "row_counts": {
-                dataset_pb2.Split.Name(s.split).removeprefix("SPLIT_").lower(): s.row_count
-                for s in tenant.dataset.splits
-            },
+            "row_counts": {enum_name(one, "split").lower(): one.row_count for one in tenant.dataset.splits},
             "dropped": {step.step: dict(step.reason_counts) for step in tenant.dataset.steps},
         },
         "adapters": [
@@ -132,20 +120,16 @@ def _tenant(tenant: Tenant) -> dict[str, Any]:
         },
         "verdict": {
             "recommended": arm_name(tenant.verdict.recommended) if tenant.verdict.recommended else None,
-            "certainty": verdict_pb2.VerdictCertainty.Name(tenant.verdict.certainty).removeprefix("VERDICT_CERTAINTY_"),
+            "certainty": enum_name(tenant.verdict, "certainty"),
             "headline": tenant.verdict.headline,
             "reasons": list(tenant.verdict.reasons),
         },
         "gate": {
-            "outcome": outcome_name(tenant.decision),
-            "exit_code": EXIT_CODES[outcome_name(tenant.decision)],
+            "outcome": enum_name(tenant.decision, "outcome"),
+            "exit_code": EXIT_CODES[enum_name(tenant.decision, "outcome")],
             "conditions": [condition.explanation for condition in tenant.decision.conditions],
         },
     }
-
-
-def _split_name(split: dataset_pb2.SplitFile) -> str:
-    return dataset_pb2.Split.Name(split.split).removeprefix("SPLIT_").lower()
 
 
 def _arm(result: evaluation_pb2.ArmResult) -> dict[str, Any]:

@@ -19,7 +19,7 @@ BASE_MODEL = "baseModels/smollm2-135m"
 TASK = "docstrings"
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Tenant:
     """A tenant with its data, adapter and deployment."""
 
