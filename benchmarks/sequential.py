@@ -25,7 +25,7 @@ from benchmarks import results
 
 EFFECTS = {"none": 0.0, "small": 0.2, "large": 0.8}
 QUERIES, ROUND, SPREAD, SAMPLES = 200, 20, 0.25, 1000
-TARGET = SequentialTarget(Metric.ROUGE_L, Arm.ADAPTER, Arm.BASE)
+TARGET = SequentialTarget(Metric("rouge_l"), Arm.ADAPTER, Arm.BASE)
 BOTH = [(TARGET.metric, TARGET.arm), (TARGET.metric, TARGET.reference)]
 
 

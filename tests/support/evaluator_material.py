@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 from luthierd.errors import LuthierError, NotFoundError
-from luthierd.evaluator.dataset.answer_schema import AnswerSchema
 from luthierd.evaluator.decisions.holdout_ledger import (
     AccessCounts,
     EvaluationAccesses,
@@ -31,14 +30,8 @@ from luthierd.evaluator.domain.rows import Answer, Message, Row
 from luthierd.evaluator.models.generate import Generator, Reply
 from luthierd.evaluator.models.sample_store import SampleCache
 from luthierd.evaluator.run.evaluation import EvaluationRun, Models
-from luthierd.evaluator.scorers.choice import ChoiceAccuracyScorer
-from luthierd.evaluator.scorers.exact_match import ExactMatchScorer
-from luthierd.evaluator.scorers.json_fields import FieldF1Scorer, SchemaValidityScorer
-from luthierd.evaluator.scorers.json_validity import JsonValidityScorer
-from luthierd.evaluator.scorers.labels import LabelAccuracyScorer
-from luthierd.evaluator.scorers.registry import ScoringMaterial, metrics_of
-from luthierd.evaluator.scorers.rouge_l import RougeLScorer
-from luthierd.evaluator.scorers.scorer import Scorer
+from luthierd.evaluator.scorers.registry import metrics_of
+from luthierd.evaluator.scorers.scorer import SCORERS, Scorer, ScoringMaterial
 from luthierd.paging import Page, PageRequest
 from luthierd.storage.blobs import Blob, BlobStore
 
@@ -205,16 +198,14 @@ def to_split(found: Sequence[Row]) -> bytes:
     return "".join(lines).encode()
 
 
+QUICK = ("exact_match", "json_valid", "label_accuracy", "rouge_l")
+SLOW = ("chrf", "semantic_similarity", "field_exact")
+
+
 def quick_scorers(material: ScoringMaterial) -> list[Scorer]:
-    """The scorers that need no model: four always, those of documents and choices where the task asks for them."""
-    wanted = metrics_of(material.config)
-    more: dict[Metric, Callable[[], Scorer]] = {
-        Metric.JSON_SCHEMA_VALID: lambda: SchemaValidityScorer(AnswerSchema(material.config.json_schema)),
-        Metric.FIELD_F1: FieldF1Scorer,
-        Metric.CHOICE_ACCURACY: ChoiceAccuracyScorer,
-    }
-    always = [ExactMatchScorer(), JsonValidityScorer(), LabelAccuracyScorer(), RougeLScorer()]
-    return [*always, *(make() for metric, make in more.items() if metric in wanted)]
+    """The scorers that need no model: four always, and what the configuration asks for besides."""
+    wanted = dict.fromkeys([*map(Metric, QUICK), *metrics_of(material.config)])
+    return [SCORERS[metric].build(material) for metric in wanted if metric not in SLOW]
 
 
 def adapter_knows(arm: Arm, messages: Sequence[Message]) -> str | LuthierError:

@@ -9,13 +9,16 @@ from typing import Any
 
 from luthierd.evaluator.dataset.parsing import ParsedAnswer
 from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.graders.judge import Judge
 from luthierd.evaluator.graders.judge_models import EndpointJudge
 from luthierd.evaluator.models.chat_endpoint import ChatEndpoint, Completion
 from luthierd.evaluator.models.endpoints import Endpoint
-from luthierd.evaluator.scorers.scorer import Sample
+from luthierd.evaluator.scorers.ragas_judged import RagasScorer
+from luthierd.evaluator.scorers.registry import load
+from luthierd.evaluator.scorers.scorer import SCORERS, Passages, Sample, Scorer
 
-from support.evaluator_material import row
+from support.evaluator_material import HashingEmbedder, row
 
 
 class MemoryJudgementStore:
@@ -62,3 +65,11 @@ def text(value: str) -> ParsedAnswer:
 def sample(number: int, said: str = "an answer", *, arm: Arm = Arm.ADAPTER, **more: Any) -> Sample:
     """One answer to a question of its own."""
     return Sample(f"r{number}", text("the reference"), text(said), arm=arm, row=row(number), raw=said, **more)
+
+
+def ragas_scorer(metric: Metric, judge: Judge, passages: Passages) -> Scorer:
+    """One of RAGAS's metrics over a judge."""
+    load()
+    kind = SCORERS[metric]
+    assert issubclass(kind, RagasScorer)
+    return kind(judge, HashingEmbedder(), passages)

@@ -35,11 +35,11 @@ from luthierd.evaluator.models.sample_store import SampleCache, SqlSampleLookup,
 from luthierd.evaluator.retrieval.indexes import SqlIndexCatalogue
 from luthierd.evaluator.run import prompts
 from luthierd.evaluator.run.evaluation import Embedder, EvaluationRun, Models
-from luthierd.evaluator.run.metric_rules import generators_of, needs_judge
-from luthierd.evaluator.run.prompt_run import PromptInputs, PromptRun
+from luthierd.evaluator.run.metric_rules import generators_of
+from luthierd.evaluator.run.prompt_run import METRICS, PromptInputs, PromptRun
 from luthierd.evaluator.run.prompt_search import PromptSearch
-from luthierd.evaluator.scorers.registry import ScoringMaterial
-from luthierd.evaluator.scorers.scorer import Scorer
+from luthierd.evaluator.scorers.registry import build_scorers, load, needs_judge
+from luthierd.evaluator.scorers.scorer import SCORERS, Scorer
 from luthierd.evaluator.suites import lm_harness
 from luthierd.evaluator.suites.retention_store import SqlRetentionSuites
 from luthierd.evaluator.suites.retention_suite import SuiteParts
@@ -135,7 +135,7 @@ class Worker:
             samples=samples,
             blobs=self.blobs,
             catalogue=SqlIndexCatalogue(self.database),
-            models=Models(load_embedder, load_scorers),
+            models=Models(load_embedder, build_scorers),
             versions=versions,
             progress=lambda found: self._progress(to_json(found)),
             shot_characters=self.config.shot_characters,
@@ -168,7 +168,7 @@ class Worker:
             generator=generator,
             samples=samples,
             blobs=self.blobs,
-            scorers=load_search_scorers,
+            scorers=search_scorers,
             report=lambda done_count: self._progress({"done_count": done_count}),
             tell=lambda text: self.context.emit("message", {"message": text}),
             shot_characters=self.config.shot_characters,
@@ -228,22 +228,10 @@ def load_embedder() -> Embedder:
     return MiniLmEmbedder()
 
 
-def load_scorers(material: ScoringMaterial) -> Sequence[Scorer]:
-    """Imports RAGAS: about five seconds on two cores."""
-    from luthierd.evaluator.scorers.registry import build_scorers
-
-    return build_scorers(material)
-
-
-def load_search_scorers() -> Sequence[Scorer]:
-    """The metrics that need no model. Imports RAGAS: about five seconds on two cores."""
-    from luthierd.evaluator.scorers.chrf import ChrfScorer
-    from luthierd.evaluator.scorers.exact_match import ExactMatchScorer
-    from luthierd.evaluator.scorers.json_validity import JsonValidityScorer
-    from luthierd.evaluator.scorers.labels import LabelAccuracyScorer
-    from luthierd.evaluator.scorers.rouge_l import RougeLScorer
-
-    return (ExactMatchScorer(), JsonValidityScorer(), LabelAccuracyScorer(), RougeLScorer(), ChrfScorer())
+def search_scorers() -> Sequence[Scorer]:
+    """The metrics that a search for a prompt can maximise. Imports RAGAS: about five seconds on two cores."""
+    load()
+    return [SCORERS[metric]() for metric in METRICS]
 
 
 def versions() -> Mapping[str, str]:

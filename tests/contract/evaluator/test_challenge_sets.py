@@ -154,8 +154,8 @@ async def test_an_evaluation_asks_the_set_of_every_arm_and_reports_its_slices(ho
     plain = quick_run(queued.name, house.peers, house.blobs, config=config, chat_model=_chat_model())
     found = await replace(plain, inputs=queued.inputs).run()
     assert set(found.slices) >= {"challenge", "challenge:vague", "challenge:hostile"}
-    assert found.slices["challenge:hostile"].metric(Arm.RAG, Metric.ROUGE_L) is not None
-    assert found.overall.metric(Arm.ADAPTER, Metric.ABSTENTION_RECALL) is not None
+    assert found.slices["challenge:hostile"].metric(Arm.RAG, Metric("rouge_l")) is not None
+    assert found.overall.metric(Arm.ADAPTER, Metric("abstention_recall")) is not None
     assert found.row_count == 24
     message = evaluation_to_proto(replace(queued, results=found))
     assert [(suite.suite, suite.item_count) for suite in message.suites] == [("challenge", 30)]

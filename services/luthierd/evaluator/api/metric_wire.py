@@ -22,6 +22,7 @@ from luthierd.evaluator.domain.metric_details import (
     TaskKind,
 )
 from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.scorers.registry import known_metrics
 
 _KINDS = {kind: pb.TaskKind.Value(f"TASK_KIND_{kind.value.upper()}") for kind in TaskKind}
 _KIND_OF = {number: kind for kind, number in _KINDS.items()}
@@ -29,9 +30,9 @@ _KIND_OF = {number: kind for kind, number in _KINDS.items()}
 
 def metric_from_name(name: str, *, field: str) -> Metric:
     """InvalidArgumentError for an unknown metric, with the closest known name."""
-    if name not in set(Metric):
-        near = difflib.get_close_matches(name, [metric.value for metric in Metric], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known metrics: {', '.join(Metric)}"
+    if name not in known_metrics():
+        near = difflib.get_close_matches(name, known_metrics(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known metrics: {', '.join(known_metrics())}"
         raise InvalidArgumentError.of_field(field, f"{name!r} is not a metric; {hint}")
     return Metric(name)
 

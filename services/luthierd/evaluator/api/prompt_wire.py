@@ -11,6 +11,7 @@ from luthierd.evaluator.api.wire_parts import timestamp
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.run.prompt_search import Measured, PromptSearch
 from luthierd.evaluator.run.prompts import Prompt
+from luthierd.evaluator.scorers.registry import known_metrics
 from luthierd.jobs.queue import JobEvent
 from luthierd.rpc.status import status_from_failure
 
@@ -33,7 +34,7 @@ def search_from_proto(message: prompt_pb2.PromptSearch) -> PromptSearch:
     if message.instructions:
         given["instructions"] = tuple(message.instructions)
     if message.metric:
-        if message.metric not in set(Metric):
+        if message.metric not in known_metrics():
             raise InvalidArgumentError.of_field("prompt.search.metric", f"{message.metric!r} is not a metric")
         given["metric"] = Metric(message.metric)
     return PromptSearch(**given)

@@ -110,10 +110,10 @@ def write_rows(
     for scored in row_scores:
         for score in scored.scores:
             if score.value is not None:
-                scores.setdefault((scored.arm, score.row_id), {})[scored.metric.value] = round(score.value, 6)
+                scores.setdefault((scored.arm, score.row_id), {})[scored.metric] = round(score.value, 6)
             elif score.failure:
                 reason = score.failure.partition(":")[0]
-                failures.setdefault((scored.arm, score.row_id), {})[scored.metric.value] = reason
+                failures.setdefault((scored.arm, score.row_id), {})[scored.metric] = reason
     return [
         {
             "row_id": row.id,

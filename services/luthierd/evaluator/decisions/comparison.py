@@ -16,6 +16,7 @@ from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import FinishedEvaluation
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.scores import Comparison
+from luthierd.evaluator.scorers.registry import known_metrics, spec_of
 from luthierd.statistics.compare import PairedRows, difference_bounds
 
 # Changes that can change a score by themselves. Every other one was made on purpose, or affects only the speed.
@@ -90,7 +91,7 @@ def compare(
         _difference(arm, metric, common, scores[arm][metric], other_scores[arm][metric])
         for arm in Arm
         if arm in scores and arm in other_scores
-        for metric in Metric
+        for metric in known_metrics()
         if metric in scores[arm] and metric in other_scores[arm]
     ]
     return EvaluationComparison(
@@ -118,7 +119,7 @@ def _row_gaps(ours: ScoresByArm, theirs: ScoresByArm) -> Iterator[Gap]:
         if arm not in ours or arm not in theirs:
             yield Gap(f"arm {arm}", _only("evaluation" if arm in ours else "reference"))
             continue
-        for metric in (metric for metric in Metric if (metric in ours[arm]) != (metric in theirs[arm])):
+        for metric in (metric for metric in known_metrics() if (metric in ours[arm]) != (metric in theirs[arm])):
             yield Gap(f"metric {metric} of {arm}", _only("evaluation" if metric in ours[arm] else "reference"))
 
 
@@ -127,8 +128,8 @@ def _result_gaps(evaluation: FinishedEvaluation, reference: FinishedEvaluation, 
     both = (evaluation.results, reference.results)
     by_row = {metric for by_metric in scores.values() for metric in by_metric}
     ours, theirs = ({one.metric for one in results.overall.metrics} for results in both)
-    for metric in (metric for metric in Metric if metric in ours & theirs and metric not in by_row):
-        if not metric.needs.suite:
+    for metric in (metric for metric in known_metrics() if metric in ours & theirs and metric not in by_row):
+        if not spec_of(metric).needs.suite:
             yield Gap(f"metric {metric}", "computed over all rows at once; see both evaluations' results")
     own, other = ({suite.suite: suite.sha256 for suite in results.suites} for results in both)
     for name in sorted(own.keys() | other.keys()):

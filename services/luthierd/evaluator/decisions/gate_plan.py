@@ -18,6 +18,7 @@ from luthierd.evaluator.decisions.gate import ConditionOutcome, GateOutcome
 from luthierd.evaluator.decisions.gate_policy import ONE_SIDED_ALPHA, GateCondition, GatePolicy, Tier
 from luthierd.evaluator.domain.evaluation import Results
 from luthierd.evaluator.domain.rows import Row
+from luthierd.evaluator.scorers.registry import spec_of
 from luthierd.statistics.clustered import MIN_GROUPS, POWER
 
 # A gain that a user notices; 200 rows detect 6 to 11 points of paired accuracy.
@@ -142,8 +143,8 @@ def _variance(condition: GateCondition, sizes: Sequence[int], pilot: Pilot | Non
             t = float(special.stdtrit(interval.group_count - 1, 1 - ONE_SIDED_ALPHA))
             error = (interval.high - interval.low) / 2 / t
             return Variance(error * math.sqrt(interval.group_count / len(sizes)), pilot.name)
-    deviation = ASSUMED_BINARY_DEVIATION if condition.metric.is_proportion else ASSUMED_GRADED_DEVIATION
-    if condition.reference is None and condition.metric.is_proportion:
+    deviation = ASSUMED_BINARY_DEVIATION if spec_of(condition.metric).is_proportion else ASSUMED_GRADED_DEVIATION
+    if condition.reference is None and spec_of(condition.metric).is_proportion:
         share = min(0.99, max(0.01, condition.expected or 0.0))
         deviation = math.sqrt(share * (1 - share))
     rows = sum(sizes)

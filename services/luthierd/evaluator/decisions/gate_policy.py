@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from luthierd.errors import FieldViolation, InvalidArgumentError
 from luthierd.evaluator.domain.arm import Arm
-from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.metrics import JSON_VALID, Metric
 from luthierd.evaluator.domain.rows import TaskSpec
 from luthierd.evaluator.domain.scores import Comparison, MetricResult, MetricResults
 from luthierd.statistics.clustered import CONFIDENCE
@@ -114,7 +114,7 @@ def default_policy(results: MetricResults, task: TaskSpec) -> GatePolicy:
     wanted = [
         GateCondition(metric=task.primary_metric, reference=Arm.BASE),
         GateCondition(metric=task.primary_metric, reference=Arm.PROMPTED),
-        GateCondition(metric=Metric.JSON_VALID, reference=Arm.BASE),
+        GateCondition(metric=JSON_VALID, reference=Arm.BASE),
     ]
     return GatePolicy(tuple(one for one in wanted if one.result_in(results)))
 

@@ -17,6 +17,7 @@ from luthierd.evaluator.decisions.gate import ConditionOutcome
 from luthierd.evaluator.decisions.gate_policy import ONE_SIDED_ALPHA
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.scorers.registry import known_metrics, spec_of
 from luthierd.statistics import clustered, proportions
 from luthierd.statistics.compare import PairedRows, filled
 from luthierd.statistics.estimates import Interval
@@ -53,7 +54,7 @@ def self_test(rows: Sequence[Mapping[str, Any]], *, experiments: int = DEFAULT_E
     """Tests every metric of `rows` (`rows.write_rows`) on its two most different arms. CPU-bound, some seconds."""
     by_arm = scores_by_arm(rows)
     results = []
-    for metric in Metric:
+    for metric in known_metrics():
         scores = {arm: filled(scores_on(rows, found[metric])) for arm, found in by_arm.items() if metric in found}
         if len(scores) > 1:
             lowest, *_, highest = sorted(scores, key=lambda arm: (sum(scores[arm]), arm))
@@ -80,7 +81,7 @@ def _test(
     for _ in range(experiments):
         swapped = (rng.random(len(names)) < 0.5)[of_row]
         own, other = np.where(swapped, second, first), np.where(swapped, first, second)
-        found = paired.row_interval(own.tolist(), other.tolist(), is_proportion=metric.is_proportion)
+        found = paired.row_interval(own.tolist(), other.tolist(), is_proportion=spec_of(metric).is_proportion)
         hits += found is not None and found.low > 0
     low, high = proportions.exact_bounds(hits, experiments)
     return SelfTestResult(

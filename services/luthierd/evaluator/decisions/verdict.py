@@ -156,7 +156,7 @@ def decide(
     known = sorted({name for found in scores.values() for name in found})
     metric = preferences.metric or results.task.primary_metric
     if metric not in known:
-        raise MetricNotByRowError(metric.value, known)
+        raise MetricNotByRowError(metric, known)
     options = _options(results, metric, training_s=training_s, price_per_hour=price_per_hour)
     usable = [option.arm for option in options if not exclusion(option, preferences)]
     confidence = pair_confidence(len(usable))

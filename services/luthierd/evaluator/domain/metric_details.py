@@ -8,7 +8,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.metrics import CHOICE_ACCURACY, FIELD_F1, LABEL_ACCURACY, RUBRIC, Metric
 
 
 class TaskKind(enum.StrEnum):
@@ -31,11 +31,11 @@ class TaskKind(enum.StrEnum):
     def decisive(self) -> Metric | None:
         """The metric that decides such a task; None where the references tell (`TaskSpec.primary_metric`)."""
         return {
-            TaskKind.CLASSIFICATION: Metric.LABEL_ACCURACY,
-            TaskKind.EXTRACTION: Metric.FIELD_F1,
-            TaskKind.MULTIPLE_CHOICE: Metric.CHOICE_ACCURACY,
-            TaskKind.PREFERENCE: Metric.CHOICE_ACCURACY,
-            TaskKind.RUBRIC: Metric.RUBRIC,
+            TaskKind.CLASSIFICATION: LABEL_ACCURACY,
+            TaskKind.EXTRACTION: FIELD_F1,
+            TaskKind.MULTIPLE_CHOICE: CHOICE_ACCURACY,
+            TaskKind.PREFERENCE: CHOICE_ACCURACY,
+            TaskKind.RUBRIC: RUBRIC,
         }.get(self)
 
 

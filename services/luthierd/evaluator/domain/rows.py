@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metric_details import TaskKind
-from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.metrics import LABEL_ACCURACY, ROUGE_L, Metric
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class TaskSpec:
         """The metric that decides by default: ROUGE-L where answers hold text, label accuracy where they are labels."""
         if self.kind.decisive:
             return self.kind.decisive
-        return Metric.LABEL_ACCURACY if self.is_json and self.text_field is None else Metric.ROUGE_L
+        return LABEL_ACCURACY if self.is_json and self.text_field is None else ROUGE_L
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ class MetricResults:
 
     def metric(self, arm: Arm, metric: Metric) -> MetricResult | None:
         """The figure of one arm, if there is one."""
-        return next((found for found in self.metrics if found.arm is arm and found.metric is metric), None)
+        return next((found for found in self.metrics if found.arm is arm and found.metric == metric), None)
 
     def comparison(self, metric: Metric, arm: Arm, reference: Arm) -> Comparison | None:
         """The paired difference of two arms, if there is one."""

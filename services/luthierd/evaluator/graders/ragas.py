@@ -5,10 +5,14 @@ RAGAS 0.4.3's batch call has no limit on concurrency and drops failed rows as Na
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
-from typing import Any, TypeVar, get_args
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar, get_args
 
+import numpy as np
+import numpy.typing as npt
 import pydantic
 
 from luthierd.evaluator.graders.judge import Judge
@@ -35,10 +39,12 @@ __all__ = [
     "CHRFScore",
     "ContextPrecisionWithReference",
     "ContextRecall",
+    "EmbeddingTable",
     "ExactMatch",
     "FactualCorrectness",
     "Faithfulness",
     "InstructorBaseRagasLLM",
+    "OnDemandEmbedding",
     "RagasJudge",
     "RougeScore",
     "SemanticSimilarity",
@@ -79,3 +85,37 @@ def with_flags(form: type[T]) -> type[T]:
 
 def _is_form(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)
+
+
+class EmbeddingTable(BaseRagasEmbedding):  # type: ignore[misc]  # RAGAS ships no types
+    """RAGAS's embedding interface over vectors made beforehand: it asks text by text, which would embed one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vectors: dict[str, npt.NDArray[np.float32]] = {}
+
+    def embed_text(self, text: str, **kwargs: Any) -> list[float]:
+        return [float(value) for value in self.vectors[text]]
+
+    async def aembed_text(self, text: str, **kwargs: Any) -> list[float]:
+        return self.embed_text(text, **kwargs)
+
+
+class TextEmbedder(Protocol):
+    """Turns texts into unit vectors, one row a text, float32. Holds the CPU."""
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]: ...
+
+
+class OnDemandEmbedding(BaseRagasEmbedding):  # type: ignore[misc]  # RAGAS ships no types
+    """RAGAS's embedding interface over our embedder: the judge's questions are not known beforehand."""
+
+    def __init__(self, embedder: TextEmbedder) -> None:
+        super().__init__()
+        self._embedder = embedder
+
+    def embed_text(self, text: str, **kwargs: Any) -> list[float]:
+        return [float(value) for value in self._embedder.embed([text])[0]]
+
+    async def aembed_text(self, text: str, **kwargs: Any) -> list[float]:
+        return await asyncio.to_thread(self.embed_text, text)

@@ -13,7 +13,7 @@ from itertools import combinations
 from typing import Any
 
 from luthierd.evaluator.domain.arm import Arm
-from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.metrics import PAIRWISE, Metric
 from luthierd.evaluator.human_review.items import HIGHEST_RATING, LOWEST_RATING, Item, Mode, QueueConfig, Vote
 from luthierd.statistics import clustered, compare
 from luthierd.statistics.agreement import Level, cohen_kappa, krippendorff_alpha
@@ -114,9 +114,7 @@ def _judged(
     config: QueueConfig, items: Sequence[Item], rows: Sequence[Mapping[str, Any]], judge: Metric
 ) -> dict[str, float]:
     """What the judge says of each item that it scored, as a number like a vote."""
-    by_row = {
-        row["row_id"]: {Arm(one["arm"]): one["scores"].get(judge.value) for one in row["answers"]} for row in rows
-    }
+    by_row = {row["row_id"]: {Arm(one["arm"]): one["scores"].get(judge) for one in row["answers"]} for row in rows}
     found = {}
     for item in items:
         values = [by_row.get(item.row_id, {}).get(arm) for arm in item.arms]
@@ -124,7 +122,7 @@ def _judged(
         if config.mode is Mode.RATING:
             if own is not None:
                 found[item.item_id] = float(own)
-        elif judge is Metric.PAIRWISE and item.arms[1] is Arm.BASE and own is not None:
+        elif judge == PAIRWISE and item.arms[1] is Arm.BASE and own is not None:
             found[item.item_id] = float(own)  # this metric is already the preference over base
         elif own is not None and values[1] is not None:
             found[item.item_id] = TIE if own == values[1] else float(own > values[1])

@@ -9,14 +9,25 @@ from collections.abc import Mapping, Sequence
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import Results
 from luthierd.evaluator.domain.metric_details import Share
-from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.metrics import STYLE, STYLE_JUDGED, Metric
 from luthierd.evaluator.domain.scores import MetricResults
 from luthierd.evaluator.reports.sections import Table, arm_row, figure
+from luthierd.evaluator.scorers.registry import spec_of
+from luthierd.evaluator.scorers.suite_metrics import (
+    ABSTENTION_PRECISION,
+    ABSTENTION_RECALL,
+    COUNTERFACTUAL_STABILITY,
+    EXPECTED_BEHAVIOUR,
+    FORGETTING_CHOICE,
+    FORGETTING_INSTRUCTIONS,
+    FORGETTING_LIKELIHOOD,
+    LM_EVAL,
+)
 from luthierd.evaluator.suites import counterfactual_suite, lm_suite
 from luthierd.evaluator.suites import retention_suite as retention_suite
 
-CHALLENGE = (Metric.EXPECTED_BEHAVIOUR, Metric.ABSTENTION_PRECISION, Metric.ABSTENTION_RECALL)
-FORGETTING = (Metric.FORGETTING_LIKELIHOOD, Metric.FORGETTING_CHOICE, Metric.FORGETTING_INSTRUCTIONS)
+CHALLENGE = (EXPECTED_BEHAVIOUR, ABSTENTION_PRECISION, ABSTENTION_RECALL)
+FORGETTING = (FORGETTING_LIKELIHOOD, FORGETTING_CHOICE, FORGETTING_INSTRUCTIONS)
 # Rarer labels are in the API and `luthier evaluations show --json`; a report of hundreds is read by nobody.
 LABELS_SHOWN = 12
 
@@ -39,7 +50,7 @@ def measure_tables(results: Results, arm_labels: Mapping[Arm, str]) -> list[Tabl
         ),
         _metrics(
             results,
-            (Metric.COUNTERFACTUAL_STABILITY,),
+            (COUNTERFACTUAL_STABILITY,),
             "Bias",
             "The same question with a name, gender or origin exchanged. Stability: the share of pairs with one and the "
             "same answer; flip rates: the share that changed, by what was exchanged.",
@@ -67,7 +78,7 @@ def _metrics(
     arms = [arm for arm in arm_labels if arm in measured]
     rows = []
     for metric in metrics:
-        rows += _row(metric.label, results.overall, metric, arms)
+        rows += _row(spec_of(metric).title, results.overall, metric, arms)
     for quantity in dict.fromkeys(one.quantity for one in further):
         by_arm = {one.arm: one for one in further if one.quantity == quantity}
         cells = [figure(by_arm[arm].value, by_arm[arm].interval) if arm in by_arm else "" for arm in arms]
@@ -86,11 +97,11 @@ def _row(label: str, figures: MetricResults, metric: Metric, arms: Sequence[Arm]
 
 def _lm_tasks(results: Results, arm_labels: Mapping[Arm, str]) -> Table:
     """All tasks of lm-evaluation-harness together, then each."""
-    measured = {one.arm for one in results.overall.metrics if one.metric is Metric.LM_EVAL}
+    measured = {one.arm for one in results.overall.metrics if one.metric == LM_EVAL}
     arms = [arm for arm in arm_labels if arm in measured]
-    rows = _row("all tasks", results.overall, Metric.LM_EVAL, arms)
+    rows = _row("all tasks", results.overall, LM_EVAL, arms)
     for name, figures in results.slices.items():
-        rows += _row(name.removeprefix(f"{lm_suite.NAME}:"), figures, Metric.LM_EVAL, arms)
+        rows += _row(name.removeprefix(f"{lm_suite.NAME}:"), figures, LM_EVAL, arms)
     heads = ("Task", "Items", *(arm_labels[arm] for arm in arms), "Adapter minus Base")
     note = "Asked of base and adapter as lm-eval writes them and scored by it. Below zero in the last column is a loss."
     return Table("Tasks of lm-evaluation-harness", note, heads, tuple(rows))
@@ -121,7 +132,7 @@ def _style(results: Results, arm_labels: Mapping[Arm, str]) -> Table:
             f"of the base model; on texts that it had not seen it was right in {report.held_out_accuracy:.0%}, 50 % "
             "being chance."
         )
-    return _metrics(results, (Metric.STYLE, Metric.STYLE_JUDGED), "Style", note, arm_labels)
+    return _metrics(results, (STYLE, STYLE_JUDGED), "Style", note, arm_labels)
 
 
 def _labels(results: Results) -> Table:

@@ -25,6 +25,7 @@ from luthierd.evaluator.models.arms import shorten
 from luthierd.evaluator.reports.metric_tables import measure_tables
 from luthierd.evaluator.reports.plots import ForestLine, PlanePoint, cost_quality_plane, forest_plot
 from luthierd.evaluator.reports.sections import tables
+from luthierd.evaluator.scorers.registry import known_metrics, spec_of
 from luthierd.statistics.clustered import MIN_GROUPS
 
 ARM_LABELS = {
@@ -37,7 +38,6 @@ ARM_LABELS = {
     Arm.CHALLENGER: "Other adapter",
     Arm.ENDPOINT: "Endpoint",
 }
-METRIC_LABELS = {metric: metric.label for metric in Metric}
 WORST_COUNT = 6
 MATRIX_LABELS = 12
 REST = "(rest)"
@@ -96,8 +96,8 @@ def render_report(data: ReportData) -> str:
     """The whole page. The same data gives the same bytes."""
     primary = data.results.task.primary_metric
     measured = {found.metric for found in data.results.overall.metrics}
-    metrics = [metric for metric in Metric if metric in measured and not metric.needs.suite]
-    compared = [metric for metric in Metric if metric in measured]
+    metrics = [metric for metric in known_metrics() if metric in measured and not spec_of(metric).needs.suite]
+    compared = [metric for metric in known_metrics() if metric in measured]
     decision = judge(default_policy(data.results.overall, data.results.task), data.results.overall)
     rival = strongest_rival(data.results, primary)
     verdict = decide(data.results, data.rows, price_per_hour=data.config.machine_price_per_hour)
@@ -106,15 +106,15 @@ def render_report(data: ReportData) -> str:
         "decision": decision,
         "verdict": verdict,
         "headline": verdict.headline,
-        "primary": METRIC_LABELS[primary],
+        "primary": spec_of(primary).title,
         "arms": data.config.arms,
         "arm_labels": ARM_LABELS,
-        "metric_labels": METRIC_LABELS,
+        "metric_labels": {metric: spec_of(metric).title for metric in compared},
         "metrics": metrics,
         "cells": {arm: {metric: cell(data.results, arm, metric) for metric in metrics} for arm in data.config.arms},
         "costs": {cost.arm: cost for cost in data.results.costs},
         "forest": forest_plot(forest_lines(data.results, compared)),
-        "plane": cost_quality_plane(plane_points(data.results, primary), quality_label=METRIC_LABELS[primary]),
+        "plane": cost_quality_plane(plane_points(data.results, primary), quality_label=spec_of(primary).title),
         "rival": rival,
         "tables": measure_tables(data.results, ARM_LABELS) + tables(data.results, primary, rival, ARM_LABELS),
         "holdout_warning": data.results.holdout_use.warning if data.results.holdout_use else "",
@@ -130,7 +130,7 @@ def render_report(data: ReportData) -> str:
 
 def strongest_rival(results: Results, metric: Metric) -> Arm | None:
     """The arm without the adapter that scores best."""
-    found = [one for one in results.overall.metrics if one.metric is metric and not one.arm.uses_adapter]
+    found = [one for one in results.overall.metrics if one.metric == metric and not one.arm.uses_adapter]
     return max(found, key=lambda one: one.value).arm if found else None
 
 
@@ -141,7 +141,7 @@ def cell(results: Results, arm: Arm, metric: Metric) -> Cell:
         return Cell("-", "", "", 0.0, False)
     if not found.scored_count:
         return Cell("-", "no row has a score", f"{found.coverage:.0%}", 0.0, False)
-    best = max(one.value for one in results.overall.metrics if one.metric is metric)
+    best = max(one.value for one in results.overall.metrics if one.metric == metric)
     return Cell(
         value=f"{found.value:.3f}",
         interval=f"{found.interval.low:.3f} to {found.interval.high:.3f}" if found.interval else "no interval",
@@ -171,7 +171,7 @@ def forest_lines(results: Results, metrics: Sequence[Metric]) -> list[ForestLine
             if found is not None and own and other and own.scored_count and other.scored_count:
                 ends = (found.interval.low, found.interval.high) if found.interval else None
                 lines.append(
-                    ForestLine(METRIC_LABELS[metric], reference, f"vs {ARM_LABELS[reference]}", found.difference, ends)
+                    ForestLine(spec_of(metric).title, reference, f"vs {ARM_LABELS[reference]}", found.difference, ends)
                 )
     return lines
 
@@ -181,7 +181,7 @@ def plane_points(results: Results, metric: Metric) -> list[PlanePoint]:
     return [
         PlanePoint(found.arm, ARM_LABELS[found.arm], cost.cost_per_1000_answers, found.value, _ends(found))
         for found in results.overall.metrics
-        if found.metric is metric and (cost := results.cost(found.arm)) is not None
+        if found.metric == metric and (cost := results.cost(found.arm)) is not None
     ]
 
 
@@ -193,7 +193,7 @@ def regressions(
     for row in rows:
         answers = {answer["arm"]: answer for answer in row["answers"]}
         own, other = answers.get(Arm.ADAPTER.value), answers.get(rival.value)
-        if own is None or other is None or metric.value not in other["scores"]:
+        if own is None or other is None or metric not in other["scores"]:
             continue
         found.append(
             Regression(
@@ -202,9 +202,9 @@ def regressions(
                 question=shorten(row["question"], QUESTION_CHARACTERS),
                 reference=row["reference"],
                 rival=other["text"],
-                rival_score=other["scores"][metric.value],
+                rival_score=other["scores"][metric],
                 adapter=own["text"] or f"(no answer: {own['error_reason']})",
-                adapter_score=own["scores"].get(metric.value, 0.0),
+                adapter_score=own["scores"].get(metric, 0.0),
                 shown=tuple(
                     (one, shorten(shown[one], QUESTION_CHARACTERS)) for one in other["shown_row_ids"] if one in shown
                 ),

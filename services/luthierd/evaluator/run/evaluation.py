@@ -1,13 +1,12 @@
 """One evaluation from beginning to end, as the worker runs it: index, answer, score, report.
 
-Arms take turns in one window, so that the engine is never idle and all of them meet the same machine. Everything before
-and after the asking is computed again after a crash; the answers are not asked again.
+Everything before and after the answers is computed again after a crash; no answer is generated twice.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -21,8 +20,7 @@ from luthierd.evaluator.decisions.holdout_ledger import SPLIT as HOLDOUT_SPLIT
 from luthierd.evaluator.decisions.holdout_ledger import EvaluationAccesses, NoFinalSliceError, slices_of
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Progress, Results
-from luthierd.evaluator.domain.holdout import HoldoutUse, LeakageReport
-from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.holdout import LeakageReport
 from luthierd.evaluator.domain.rows import Answer, Row, TaskSpec
 from luthierd.evaluator.domain.scores import Scored
 from luthierd.evaluator.graders.judge import Judge
@@ -30,18 +28,17 @@ from luthierd.evaluator.models.arms import ArmPlan, Query, fixed_shots, in_turns
 from luthierd.evaluator.models.costs import TokenPrice, arm_costs
 from luthierd.evaluator.models.generate import Generator, SampleStore
 from luthierd.evaluator.models.multiple_choice import check_choices
-from luthierd.evaluator.models.perturbations import paraphrases_of, perturbed_answers, perturbed_queries
+from luthierd.evaluator.models.perturbations import perturbed_answers
 from luthierd.evaluator.reports.report import ReportData, render_report
 from luthierd.evaluator.retrieval.run import Blobs, Finder, IndexCatalogue, Retrieval, Retrieved
 from luthierd.evaluator.run.prompt_run import stored_prompt
 from luthierd.evaluator.run.sequential_rounds import SequentialAsked
 from luthierd.evaluator.run.sequential_run import SequentialRun, score_sequential
 from luthierd.evaluator.scorers.metric_details import judge_report
-from luthierd.evaluator.scorers.registry import ScoringMaterial
-from luthierd.evaluator.scorers.scorer import Scorer
+from luthierd.evaluator.scorers.scorer import Scorer, ScoringMaterial
 from luthierd.evaluator.scorers.scoring import Scoring
 from luthierd.evaluator.suites.retention_suite import SuiteParts
-from luthierd.evaluator.suites.run import Planner, SuiteRun, with_suites
+from luthierd.evaluator.suites.run import SuiteRun, with_suites
 from luthierd.evaluator.suites.suite import SuiteFindings, SuiteGenerator
 
 
@@ -74,16 +71,16 @@ class Material:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What was answered; `sequence` is None unless the evaluation was sequential."""
+class Generated:
+    """The answers by arm and row id; `sequence` is None unless the evaluation is sequential."""
 
     answers: Mapping[Arm, Mapping[str, Answer]]
     sequence: SequentialAsked | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluationRun:
-    """One evaluation. `report` hears of progress; it may raise to stop the run."""
+    """One evaluation. `progress` may raise to stop the run."""
 
     name: str
     tenant: str
@@ -108,18 +105,16 @@ class EvaluationRun:
         await self.accesses.check(self.name, self.inputs, self.config)
         total = len(material.rows) * len(self.config.arms)
         self._report("index", done=0, total=total)
-        embedder, finder = None, None
-        if any(arm.uses_retrieval for arm in self.config.arms):
-            embedder = await asyncio.to_thread(self.models.embedder)
-            retrieval = Retrieval(self.tenant, self.inputs, self.config, self.blobs, self.catalogue)
-            finder = await retrieval.finder(material.rows, material.train, material.task, embedder)
+        embedder = await asyncio.to_thread(self.models.embedder)
+        finder = await self._finder(material, embedder)
         plan = await asyncio.to_thread(self._plan, material, finder)
+        scoring = await self._scoring(material, embedder, finder)
         if self.config.sequential is None:
-            asked = Asked(await self._ask(material, plan))
-            scoring = await self._scoring(material, embedder, finder, await self._probe(material, plan))
+            generated = Generated(await self._generate(material, plan))
+            scoring = replace(scoring, perturbations=await self._perturb(material, plan, scoring.scorers))
         else:
-            scoring = await self._scoring(material, embedder, finder, {})
-            asked = await self._ask_sequentially(material, plan, scoring)
+            generated = await self._generate_in_rounds(material, plan, scoring)
+
         self._report("score", done=total, total=total)
         use = await self.accesses.enter(
             self.name,
@@ -128,67 +123,27 @@ class EvaluationRun:
             row_count=len(material.rows),
             final_row_count=material.final_row_count,
         )
-        if asked.sequence is None:
-            scored = await scoring.score(material.rows, asked.answers)
-        else:
-            scored = await score_sequential(scoring, asked.sequence, asked.answers)
-        findings = await self._suites(material, scoring, lambda rows: self._plan(replace(material, rows=rows), finder))
-        if self.judge is not None:  # it judged answers to challenge cases meanwhile
-            judged = judge_report(self.judge, scoring.scorers)
-            scored = replace(scored, metric_details=replace(scored.metric_details, judge=judged))
+        scored = await self._score(material, scoring, generated)
+        findings = await self._suites(material, scoring, finder)
+        if self.judge is not None:  # it has graded answers to challenge cases since
+            report = judge_report(self.judge, scoring.scorers)
+            scored = replace(scored, metric_details=replace(scored.metric_details, judge=report))
+
         self._report("report", done=total, total=total)
-        return await asyncio.to_thread(self._finish, material, asked, scored, use, finder, findings)
-
-    async def _scoring(
-        self,
-        material: Material,
-        embedder: Embedder | None,
-        finder: Finder | None,
-        perturbations: Mapping[tuple[Arm, str], Mapping[str, str]],
-    ) -> Scoring:
-        embedder = embedder if embedder is not None else await asyncio.to_thread(self.models.embedder)
-        documents = finder.texts.documents if finder else ()
-        ingredients = ScoringMaterial(embedder, self.config, material.task, material.train, self.judge, documents)
-        return Scoring(
-            material.task,
-            await asyncio.to_thread(self.models.scorers, ingredients),
-            seed=self.config.seed,
-            n_resamples=self.config.resample_count,
-            passages=ingredients.passages.by_id,
-            perturbations=perturbations,
-            judge=self.judge,
-        )
-
-    async def _suites(self, material: Material, scoring: Scoring, plan: Planner) -> Sequence[SuiteFindings]:
-        """What the configuration asks for beyond the holdout."""
-        suites = SuiteRun(
-            self.config,
-            self.inputs,
-            SuiteGenerator(self.generator, self.samples),
-            self.blobs,
-            scoring,
-            plan,
-            material.rows,
-            material.train,
-            self.suite_parts,
-        )
-        return await suites.run()
+        results = self._results(material, generated, scored, finder)
+        results = with_suites(replace(results, holdout_use=use), findings)
+        return await asyncio.to_thread(self._written, results, material, generated, scored, finder)
 
     def _read(self) -> Material:
+        """The rows to ask; LeakageError where the training rows or the documents know some of them."""
         train = parse_rows(self.blobs.read_bytes(self.inputs.train_sha256), split="train")
         everything = parse_rows(self.blobs.read_bytes(self.inputs.rows_sha256), split=self.config.split)
-        known: dict[str, Iterable[Document]] = {"train": map(document_of, train)}
         learned = {self.inputs.trained_sha256, *self.inputs.other_trained_sha256s} - {"", self.inputs.train_sha256}
-        known["trained"] = (
-            document_of(row)
-            for digest in sorted(learned)
-            for row in parse_rows(self.blobs.read_bytes(digest), split="train")
-        )
-        known["index"] = (
-            document_of(row)
-            for digest in self.inputs.passage_sha256s
-            for row in parse_rows(self.blobs.read_bytes(digest), split="documents")
-        )
+        known: dict[str, Iterable[Document]] = {
+            "train": map(document_of, train),
+            "trained": self._documents(sorted(learned), split="train"),
+            "index": self._documents(self.inputs.passage_sha256s, split="documents"),
+        }
         leakage = check_leakage(everything, known)
         kept_back: Sequence[Row] = ()
         if self.config.split == HOLDOUT_SPLIT:
@@ -204,6 +159,17 @@ class EvaluationRun:
         if task.kind.is_chosen:
             check_choices(rows, task)
         return Material(rows, train, task, leakage, len(kept_back))
+
+    def _documents(self, sha256s: Iterable[str], *, split: str) -> Iterator[Document]:
+        for sha256 in sha256s:
+            yield from map(document_of, parse_rows(self.blobs.read_bytes(sha256), split=split))
+
+    async def _finder(self, material: Material, embedder: Embedder) -> Finder | None:
+        """The retriever of the arms that show something for each question; None without such an arm."""
+        if not any(arm.uses_retrieval for arm in self.config.arms):
+            return None
+        retrieval = Retrieval(self.tenant, self.inputs, self.config, self.blobs, self.catalogue)
+        return await retrieval.finder(material.rows, material.train, material.task, embedder)
 
     def _plan(self, material: Material, finder: Finder | None) -> ArmPlan:
         retrieved = finder.find(material.rows) if finder else Retrieved()
@@ -221,37 +187,35 @@ class EvaluationRun:
             shot_characters=self.shot_characters,
         )
 
-    def _query(self, plan: ArmPlan, arm: Arm, row: Row, task: TaskSpec) -> Query:
-        query = plan.query(arm, row)
-        # An endpoint says nothing of how likely a given text is: it answers in its own words.
-        chosen = task.kind.is_chosen and arm is not Arm.ENDPOINT
-        return replace(query, choices=row.choices) if chosen else query
+    async def _scoring(self, material: Material, embedder: Embedder, finder: Finder | None) -> Scoring:
+        ingredients = ScoringMaterial(
+            embedder=embedder,
+            config=self.config,
+            task=material.task,
+            train=material.train,
+            judge=self.judge,
+            documents=finder.texts.documents if finder else (),
+        )
+        return Scoring(
+            material.task,
+            await asyncio.to_thread(self.models.scorers, ingredients),
+            seed=self.config.seed,
+            n_resamples=self.config.resample_count,
+            passages=ingredients.passages.by_id,
+            judge=self.judge,
+        )
 
-    async def _probe(self, material: Material, plan: ArmPlan) -> dict[tuple[Arm, str], dict[str, str]]:
-        """The further questions of the metrics that need them; none by default."""
-        if not any(metric.needs.asks for metric in self.config.metrics):
-            return {}
-        paraphrases: dict[str, str] = {}
-        if self.judge is not None and Metric.CONSISTENCY_PARAPHRASES in self.config.metrics:
-            paraphrases = await paraphrases_of(material.rows, self.judge)
-        total = len(material.rows) * len(self.config.arms)
-
-        async def progress(_: int, __: int, arm: Arm | None) -> None:
-            self._report("answer", arm=arm, done=total, total=total)
-
-        order = in_turns(self.config.arms, material.rows, window=self.generator.concurrency)
-        queries = [plan.query(arm, row) for arm, row in order]
-        await self.generator.generate_all(list(perturbed_queries(queries, self.config, paraphrases)), progress=progress)
-        return perturbed_answers(await self.samples.answers())
-
-    async def _ask(self, material: Material, plan: ArmPlan) -> dict[Arm, dict[str, Answer]]:
+    async def _generate(self, material: Material, plan: ArmPlan) -> dict[Arm, dict[str, Answer]]:
+        """Every arm's answer to every row. Arms take turns in one window, so that the engine is never idle and all of
+        them meet the same machine.
+        """
 
         async def progress(done: int, total: int, arm: Arm | None) -> None:
             self._report("answer", arm=arm, done=done, total=total)
 
-        order = in_turns(self.config.arms, material.rows, window=self.generator.concurrency)
-        queries = [self._query(plan, arm, row, material.task) for arm, row in order]
-        await self.generator.generate_all(queries, progress=progress)
+        await self.generator.generate_all(
+            self._queries(plan, self.config.arms, material.rows, material.task), progress=progress
+        )
         wanted = {row.id for row in material.rows}
         by_arm: dict[Arm, dict[str, Answer]] = {arm: {} for arm in self.config.arms}
         for answer in await self.samples.answers():
@@ -259,7 +223,33 @@ class EvaluationRun:
                 by_arm[answer.arm][answer.row_id] = answer
         return by_arm
 
-    async def _ask_sequentially(self, material: Material, plan: ArmPlan, scoring: Scoring) -> Asked:
+    def _queries(self, plan: ArmPlan, arms: Sequence[Arm], rows: Sequence[Row], task: TaskSpec) -> list[Query]:
+        queries = [plan.query(arm, row) for arm, row in in_turns(arms, rows, window=self.generator.concurrency)]
+        if not task.kind.is_chosen:
+            return queries
+        # An endpoint says nothing of how likely a given text is: it answers in its own words.
+        return [query if query.arm is Arm.ENDPOINT else replace(query, choices=query.row.choices) for query in queries]
+
+    async def _perturb(
+        self, material: Material, plan: ArmPlan, scorers: Sequence[Scorer]
+    ) -> dict[tuple[Arm, str], dict[str, str]]:
+        """Answers to the additional questions of the metrics that have some; none by default."""
+        asking = [scorer for scorer in scorers if scorer.spec.needs.asks]
+        if not asking:
+            return {}
+        total = len(material.rows) * len(self.config.arms)
+
+        async def progress(_: int, __: int, arm: Arm | None) -> None:
+            self._report("answer", arm=arm, done=total, total=total)
+
+        order = in_turns(self.config.arms, material.rows, window=self.generator.concurrency)
+        queries = [plan.query(arm, row) for arm, row in order]
+        perturbed = [query for scorer in asking for query in await scorer.perturbed(queries)]
+        await self.generator.generate_all(perturbed, progress=progress)
+        return perturbed_answers(await self.samples.answers())
+
+    async def _generate_in_rounds(self, material: Material, plan: ArmPlan, scoring: Scoring) -> Generated:
+        """Asks until the differences that the configuration names are decided."""
         known = {(answer.arm, answer.row_id): answer for answer in await self.samples.answers()}
         before, total = 0, len(material.rows) * len(self.config.arms)
 
@@ -269,8 +259,7 @@ class EvaluationRun:
             async def progress(done: int, _: int, arm: Arm | None) -> None:
                 self._report("answer", arm=arm, done=before + done, total=total)
 
-            order = in_turns(arms, batch, window=self.generator.concurrency)
-            queries = [self._query(plan, arm, row, material.task) for arm, row in order]
+            queries = self._queries(plan, arms, batch, material.task)
             for answer in await self.generator.generate_all(queries, progress=progress, done=known.keys()):
                 known[answer.arm, answer.row_id] = answer
             before += len(queries)
@@ -278,42 +267,57 @@ class EvaluationRun:
 
         run = SequentialRun(self.config, scoring, ask)
         sequence = await run.run(material.rows)
-        return Asked(run.answers, sequence)
+        return Generated(run.answers, sequence)
 
-    def _finish(
-        self,
-        material: Material,
-        asked: Asked,
-        scored: Scored,
-        use: HoldoutUse | None,
-        finder: Finder | None,
-        findings: Sequence[SuiteFindings],
-    ) -> Results:
-        answers = asked.answers
+    async def _score(self, material: Material, scoring: Scoring, generated: Generated) -> Scored:
+        if generated.sequence is None:
+            return await scoring.score(material.rows, generated.answers)
+        return await score_sequential(scoring, generated.sequence, generated.answers)
+
+    async def _suites(self, material: Material, scoring: Scoring, finder: Finder | None) -> Sequence[SuiteFindings]:
+        """What the configuration asks for beyond the holdout."""
+        suites = SuiteRun(
+            self.config,
+            self.inputs,
+            SuiteGenerator(self.generator, self.samples),
+            self.blobs,
+            scoring,
+            lambda rows: self._plan(replace(material, rows=rows), finder),
+            material.rows,
+            material.train,
+            self.suite_parts,
+        )
+        return await suites.run()
+
+    def _results(self, material: Material, generated: Generated, scored: Scored, finder: Finder | None) -> Results:
         costs = arm_costs(
-            {arm: list(given.values()) for arm, given in answers.items()},
+            {arm: list(given.values()) for arm, given in generated.answers.items()},
             machine_price_per_hour=self.config.machine_price_per_hour,
             token_prices=self.token_prices,
         )
-        rows = write_rows(material.rows, answers, scored.rows)
-        results = Results(
+        return Results(
             overall=scored.overall,
+            slices=scored.slices,
+            metric_details=scored.metric_details,
             costs=costs,
             row_count=len(material.rows),
             group_count=len({row.group for row in material.rows}),
             task=material.task,
             index_sha256=finder.index_sha256 if finder else "",
-            versions=dict(self.versions()),
-            answers_sha256=self.blobs.put_bytes(to_jsonl(rows)).sha256,
-            report_sha256="",
-            metric_details=scored.metric_details,
             retrieval=finder.summary if finder else None,
-            sequential_decisions=asked.sequence.decisions if asked.sequence else (),
-            holdout_use=use,
+            versions=dict(self.versions()),
+            sequential_decisions=generated.sequence.decisions if generated.sequence else (),
             leakage=material.leakage,
-            slices=scored.slices,
+            answers_sha256="",
+            report_sha256="",
         )
-        results = with_suites(results, findings)
+
+    def _written(
+        self, results: Results, material: Material, generated: Generated, scored: Scored, finder: Finder | None
+    ) -> Results:
+        """The results with the blobs of their rows and their report."""
+        rows = write_rows(material.rows, generated.answers, scored.rows)
+        results = replace(results, answers_sha256=self.blobs.put_bytes(to_jsonl(rows)).sha256)
         known = {row.id: row.reference for row in [*material.train, *(finder.texts.documents if finder else ())]}
         shown = {
             one: known[one] for row in rows for said in row["answers"] for one in said["shown_row_ids"] if one in known

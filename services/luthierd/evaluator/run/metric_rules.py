@@ -9,8 +9,7 @@ from luthierd.errors import FailedPreconditionError, FieldViolation, InvalidArgu
 from luthierd.evaluator.dataset.answer_schema import AnswerSchema, SchemaProblem
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, adapter_of
-from luthierd.evaluator.domain.metric_details import TaskKind
-from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.scorers.registry import metrics_of, scorer_type, spec_of
 from luthierd.names import BASE_MODEL, DEPLOYMENT, NamePattern
 
 CRITERION_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -62,33 +61,27 @@ def refuse_own_endpoint(config: EvaluationConfig) -> None:
         raise JudgeIsGeneratorError(judge.endpoint, f"endpoint {arm.endpoint}")
 
 
-def needs_judge(config: EvaluationConfig) -> bool:
-    """Whether any metric that will be computed asks a judge."""
-    return config.task is TaskKind.RUBRIC or any(metric.needs.judge for metric in config.metrics)
-
-
 def _metrics(config: EvaluationConfig, where: str) -> Iterator[FieldViolation]:
     if len(set(config.metrics)) != len(config.metrics):
         yield FieldViolation(f"{where}.metrics", "a metric is named twice")
     if config.task.is_chosen and Arm.ENDPOINT in config.arms:
         yield FieldViolation(f"{where}.arms", "an endpoint gives no log-probabilities to choose by; leave it out")
     for metric in config.metrics:
-        if metric.needs.suite:
+        needs = spec_of(metric).needs
+        if needs.suite:
             yield FieldViolation(f"{where}.metrics", f"{metric} comes with its suite; configure that instead")
-        if metric.needs.base and Arm.BASE not in config.arms:
+        if needs.base and Arm.BASE not in config.arms:
             yield FieldViolation(f"{where}.metrics", f"{metric} compares with the base arm; add it to `arms`")
-        if config.sequential is not None and metric.needs.asks:
+        if config.sequential is not None and needs.asks:
             yield FieldViolation(f"{where}.metrics", f"{metric} asks further; a sequential evaluation stops early")
-        if config.task.is_chosen and metric.needs.asks:
+        if config.task.is_chosen and needs.asks:
             yield FieldViolation(f"{where}.metrics", f"{metric} asks for generated answers; a {config.task} has none")
-    if Metric.JSON_SCHEMA_VALID in config.metrics and not config.json_schema:
-        yield FieldViolation(f"{where}.json_schema", f"{Metric.JSON_SCHEMA_VALID} needs a schema")
+    for metric in metrics_of(config):
+        if scorer := scorer_type(metric):
+            yield from scorer.violations(config)
 
 
 def _rubric(config: EvaluationConfig, where: str) -> Iterator[FieldViolation]:
-    wanted = Metric.RUBRIC in config.metrics or config.task is TaskKind.RUBRIC
-    if wanted and not config.rubric:
-        yield FieldViolation(f"{where}.rubric", "the metric `rubric` needs at least one criterion")
     if len(config.rubric) > MAX_CRITERIA:
         yield FieldViolation(f"{where}.rubric", f"{len(config.rubric)} criteria are more than {MAX_CRITERIA}")
     if len({one.name for one in config.rubric}) != len(config.rubric):

@@ -13,7 +13,7 @@ from luthierd.evaluator.dataset.leakage import refuse_leakage
 from luthierd.evaluator.dataset.parsing import detect_task, has_labels, parse_answer
 from luthierd.evaluator.dataset.rows import parse_rows
 from luthierd.evaluator.domain.arm import Arm
-from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.metrics import CHRF, EXACT_MATCH, JSON_VALID, LABEL_ACCURACY, ROUGE_L, Metric
 from luthierd.evaluator.domain.rows import Answer, Message, Row, TaskSpec
 from luthierd.evaluator.models.arms import ArmPlan
 from luthierd.evaluator.models.generate import Generator, SampleStore
@@ -22,7 +22,7 @@ from luthierd.evaluator.scorers.scorer import Sample, Scorer, score_all
 from luthierd.storage.blobs import Blob
 
 # What a search can maximise: metrics that need no model.
-METRICS = (Metric.EXACT_MATCH, Metric.JSON_VALID, Metric.LABEL_ACCURACY, Metric.ROUGE_L, Metric.CHRF)
+METRICS = (EXACT_MATCH, JSON_VALID, LABEL_ACCURACY, ROUGE_L, CHRF)
 
 
 class Blobs(Protocol):
@@ -120,7 +120,7 @@ class PromptRun:
         task = detect_task(validation)
         metric = self.search.metric or _metric_of(validation, task)
         scorers = await asyncio.to_thread(self.scorers)
-        scorer = next(one for one in scorers if one.metric is metric)
+        scorer = next(one for one in scorers if one.metric == metric)
 
         async def ask(candidate: Candidate, rows: Sequence[Row]) -> Sequence[float]:
             return await self._scores(candidate, rows, task, scorer)
@@ -176,7 +176,7 @@ class PromptRun:
 
 
 def _metric_of(rows: Sequence[Row], task: TaskSpec) -> Metric:
-    return Metric.LABEL_ACCURACY if not task.is_json and has_labels(rows, task) else task.primary_metric
+    return LABEL_ACCURACY if not task.is_json and has_labels(rows, task) else task.primary_metric
 
 
 def _sample(row: Row, answer: Answer | None, task: TaskSpec) -> Sample:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from luthierd.errors import FieldViolation
 from luthierd.evaluator.domain.evaluation import EvaluationConfig
-from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.metrics import LABEL_F1_MACRO
 from luthierd.evaluator.domain.sequential import SequentialConfig, SequentialTarget
+from luthierd.evaluator.scorers.registry import spec_of
 
 MAX_PURPOSE_LENGTH = 200
 ROUND_SIZES = (10, 100_000)
@@ -37,7 +38,7 @@ def _sequential(config: EvaluationConfig, sequential: SequentialConfig) -> Itera
         yield FieldViolation(where, "one arm alone has no difference to decide; name two arms or more")
     if len(sequential.targets) > MAX_TARGETS:
         yield FieldViolation(f"{where}.targets", f"{len(sequential.targets)} are more than {MAX_TARGETS}")
-    if probing := [metric for metric in config.metrics if metric.needs.asks]:
+    if probing := [metric for metric in config.metrics if spec_of(metric).needs.asks]:
         yield FieldViolation(f"{WHERE}.metrics", f"{', '.join(probing)} ask every row again, which ends no arm early")
     for index, target in enumerate(sequential.targets):
         yield from _target(config, target, f"{where}.targets[{index}]")
@@ -47,7 +48,7 @@ def _sequential(config: EvaluationConfig, sequential: SequentialConfig) -> Itera
 
 
 def _target(config: EvaluationConfig, target: SequentialTarget, where: str) -> Iterator[FieldViolation]:
-    if target.metric is Metric.LABEL_F1_MACRO:
+    if target.metric == LABEL_F1_MACRO:
         yield FieldViolation(f"{where}.metric", "label_f1_macro is not a mean over rows; use label_accuracy")
     if target.arm is target.reference:
         yield FieldViolation(f"{where}.reference", f"{target.arm} cannot be compared with itself")

@@ -41,7 +41,7 @@ class MetricNotMeasuredError(FailedPreconditionError):
     def __init__(self, metric: Metric, known: Sequence[Metric]) -> None:
         super().__init__(
             f"the rows of this dataset have no {metric}, which a sequential target names; choose of {', '.join(known)}",
-            metadata={"metric": metric.value, "known": ",".join(known)},
+            metadata={"metric": metric, "known": ",".join(known)},
         )
 
 
@@ -148,7 +148,7 @@ class _Prefix:
         return len(self.rows) == len(self.asked.rows)
 
     def values(self, metric: Metric, arm: Arm) -> list[float | None] | None:
-        return next((one.values for one in self.scored.rows if one.metric is metric and one.arm is arm), None)
+        return next((one.values for one in self.scored.rows if one.metric == metric and one.arm is arm), None)
 
     def metric(self, found: MetricResult) -> MetricResult:
         if self.is_whole:

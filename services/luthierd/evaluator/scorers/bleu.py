@@ -6,24 +6,20 @@ reference stream of its own, so that equal texts of two sentences do not score 1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from sacrebleu import BLEU
 
 from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.scorers.scorer import Sample
+from luthierd.evaluator.scorers.scorer import MetricSpec, Needs, Sample, Scorer, register
 
 
-class BleuScorer:
+@register
+class BleuScorer(Scorer):
     """Effective order: a text shorter than four words is not 0 by its length alone."""
 
-    metric = Metric.BLEU
+    spec = MetricSpec(Metric("bleu"), rank=11, label="BLEU", needs=Needs(opt_in=True))
 
     def __init__(self) -> None:
         self._bleu = BLEU(effective_order=True)
-
-    async def prepare(self, samples: Sequence[Sample]) -> None:
-        """Nothing to batch."""
 
     async def score(self, sample: Sample) -> float:
         return float(self._bleu.sentence_score(sample.said.text, [sample.reference.text]).score) / 100

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from luthierd.evaluator.domain.evaluation import EvaluationConfig
+from luthierd.evaluator.domain.metrics import CHOICE_ACCURACY
+from luthierd.evaluator.scorers.scorer import MetricSpec, Sample, Scorer, register
 
-from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.scorers.scorer import Sample
 
-
-class ChoiceAccuracyScorer:
+@register
+class ChoiceAccuracyScorer(Scorer):
     """1 if the choice with the highest log-probability for each token is the reference, else 0.
 
     For preferences: 1 if the accepted answer is more likely than the rejected one.
     """
 
-    metric = Metric.CHOICE_ACCURACY
+    spec = MetricSpec(CHOICE_ACCURACY, rank=10, is_proportion=True)
 
-    async def prepare(self, samples: Sequence[Sample]) -> None:
-        """Nothing to batch."""
+    @classmethod
+    def is_default(cls, config: EvaluationConfig) -> bool:
+        return config.task.is_chosen
 
     async def score(self, sample: Sample) -> float:
         return float(sample.raw.strip() == (sample.row.reference if sample.row else sample.reference.text).strip())

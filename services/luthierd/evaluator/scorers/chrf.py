@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.graders.ragas import CHRFScore
-from luthierd.evaluator.scorers.scorer import Sample
+from luthierd.evaluator.domain.metrics import CHRF
+from luthierd.evaluator.scorers.scorer import MetricSpec, Sample, Scorer, register
 
 
-class ChrfScorer:
+@register
+class ChrfScorer(Scorer):
     """Reads the text field of a valid answer, the raw text of any other. An empty answer scores 0."""
 
-    metric = Metric.CHRF
+    spec = MetricSpec(CHRF, rank=5, label="chrF")
 
     def __init__(self) -> None:
-        self._ragas = CHRFScore()
+        from luthierd.evaluator.graders.ragas import CHRFScore  # RAGAS takes seconds to import
 
-    async def prepare(self, samples: Sequence[Sample]) -> None:
-        """Nothing to batch."""
+        self._ragas = CHRFScore()
 
     async def score(self, sample: Sample) -> float:
         result = await self._ragas.ascore(reference=sample.reference.text, response=sample.said.text)

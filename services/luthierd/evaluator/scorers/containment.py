@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.scores import ScoreFailedError
-from luthierd.evaluator.scorers.scorer import Sample
+from luthierd.evaluator.scorers.scorer import MetricSpec, Needs, Sample, Scorer, register
 
 
-class ContainsReferenceScorer:
+@register
+class ContainsReferenceScorer(Scorer):
     """1 if the reference stands in the answer as whole words, case and white space aside, else 0.
 
     `stats.chi2` is in "scipy.stats.chi2: a test"; not in "stats.chi2_contingency", "stats.chi2.pdf" or "scistats.chi2".
     """
 
-    metric = Metric.CONTAINS_REFERENCE
-
-    async def prepare(self, samples: Sequence[Sample]) -> None:
-        """Nothing to batch."""
+    spec = MetricSpec(Metric("contains_reference"), rank=12, is_proportion=True, needs=Needs(opt_in=True))
 
     async def score(self, sample: Sample) -> float:
         wanted = sample.reference.text.casefold().split()

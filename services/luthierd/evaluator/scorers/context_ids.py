@@ -4,33 +4,33 @@ IDBasedContextPrecision and IDBasedContextRecall, which its collections do not h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.scores import ScoreFailedError
-from luthierd.evaluator.scorers.scorer import Sample
+from luthierd.evaluator.scorers.scorer import MetricSpec, Needs, Sample, Scorer, register
+
+NEEDS = Needs(opt_in=True, context=True)
 
 
-class ContextPrecisionIdScorer:
+@register
+class ContextPrecisionIdScorer(Scorer):
     """Share of the shown passages that are sources of the row."""
 
-    metric = Metric.CONTEXT_PRECISION_ID
-
-    async def prepare(self, samples: Sequence[Sample]) -> None:
-        """Nothing to batch."""
+    spec = MetricSpec(
+        Metric("context_precision_id"), rank=19, label="Context precision (ids)", needs=Needs(opt_in=True, context=True)
+    )
 
     async def score(self, sample: Sample) -> float:
         shown, wanted = _ids(sample)
         return len(shown & wanted) / len(shown)
 
 
-class ContextRecallIdScorer:
+@register
+class ContextRecallIdScorer(Scorer):
     """Share of the row's sources that were shown."""
 
-    metric = Metric.CONTEXT_RECALL_ID
-
-    async def prepare(self, samples: Sequence[Sample]) -> None:
-        """Nothing to batch."""
+    spec = MetricSpec(
+        Metric("context_recall_id"), rank=20, label="Context recall (ids)", needs=Needs(opt_in=True, context=True)
+    )
 
     async def score(self, sample: Sample) -> float:
         shown, wanted = _ids(sample)

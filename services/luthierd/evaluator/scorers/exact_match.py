@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.graders.ragas import ExactMatch
-from luthierd.evaluator.scorers.scorer import Sample
+from luthierd.evaluator.domain.metrics import EXACT_MATCH
+from luthierd.evaluator.scorers.scorer import MetricSpec, Sample, Scorer, register
 
 
-class ExactMatchScorer:
+@register
+class ExactMatchScorer(Scorer):
     """1 if answer and reference are the same after trimming (text) or with sorted keys (JSON), else 0."""
 
-    metric = Metric.EXACT_MATCH
+    spec = MetricSpec(EXACT_MATCH, rank=0, is_proportion=True)
 
     def __init__(self) -> None:
-        self._ragas = ExactMatch()
+        from luthierd.evaluator.graders.ragas import ExactMatch  # RAGAS takes seconds to import
 
-    async def prepare(self, samples: Sequence[Sample]) -> None:
-        """Nothing to batch."""
+        self._ragas = ExactMatch()
 
     async def score(self, sample: Sample) -> float:
         result = await self._ragas.ascore(reference=sample.reference.canonical, response=sample.said.canonical)

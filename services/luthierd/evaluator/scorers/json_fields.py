@@ -4,28 +4,42 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from typing import Any, NoReturn, Self
 
+from luthierd.errors import FieldViolation
 from luthierd.evaluator.dataset.answer_schema import AnswerSchema
-from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.evaluation import EvaluationConfig
+from luthierd.evaluator.domain.metric_details import TaskKind
+from luthierd.evaluator.domain.metrics import FIELD_F1, JSON_SCHEMA_VALID, Metric
 from luthierd.evaluator.domain.scores import ScoreFailedError
-from luthierd.evaluator.scorers.scorer import Sample
+from luthierd.evaluator.scorers.scorer import MetricSpec, Sample, Scorer, ScoringMaterial, register
 
 # Path of a leaf, then its value as text with its type: 1 and 1.0 are one number, "1" and true are not.
 Leaf = tuple[str, str]
 
 
-class SchemaValidityScorer:
+@register
+class SchemaValidityScorer(Scorer):
     """1 if the whole answer is JSON that the schema allows, else 0. NaN and Infinity are not JSON."""
 
-    metric = Metric.JSON_SCHEMA_VALID
+    spec = MetricSpec(JSON_SCHEMA_VALID, rank=7, label="Valid by the schema", is_proportion=True)
 
     def __init__(self, schema: AnswerSchema) -> None:
         self._schema = schema
 
-    async def prepare(self, samples: Sequence[Sample]) -> None:
-        """Nothing to batch."""
+    @classmethod
+    def build(cls, material: ScoringMaterial) -> Self:
+        return cls(AnswerSchema(material.config.json_schema))
+
+    @classmethod
+    def is_default(cls, config: EvaluationConfig) -> bool:
+        return bool(config.json_schema) and not config.task.is_chosen
+
+    @classmethod
+    def violations(cls, config: EvaluationConfig) -> Iterator[FieldViolation]:
+        if not config.json_schema:
+            yield FieldViolation("evaluation.config.json_schema", f"{JSON_SCHEMA_VALID} needs a schema")
 
     async def score(self, sample: Sample) -> float:
         try:
@@ -35,26 +49,30 @@ class SchemaValidityScorer:
         return float(not self._schema.problem(document))
 
 
-class FieldExactScorer:
+@register
+class FieldExactScorer(Scorer):
     """Share of the reference's leaf values that the answer has at the same place. The order in lists does not count."""
 
-    metric = Metric.FIELD_EXACT
+    spec = MetricSpec(Metric("field_exact"), rank=8)
 
-    async def prepare(self, samples: Sequence[Sample]) -> None:
-        """Nothing to batch."""
+    @classmethod
+    def is_default(cls, config: EvaluationConfig) -> bool:
+        return config.task is TaskKind.EXTRACTION
 
     async def score(self, sample: Sample) -> float:
         wanted = _reference_leaves(sample)
         return (wanted & _leaves(sample.raw)).total() / wanted.total()
 
 
-class FieldF1Scorer:
+@register
+class FieldF1Scorer(Scorer):
     """F1 over leaf values at their places: fields that the answer invents count against it."""
 
-    metric = Metric.FIELD_F1
+    spec = MetricSpec(FIELD_F1, rank=9, label="Field F1")
 
-    async def prepare(self, samples: Sequence[Sample]) -> None:
-        """Nothing to batch."""
+    @classmethod
+    def is_default(cls, config: EvaluationConfig) -> bool:
+        return config.task is TaskKind.EXTRACTION
 
     async def score(self, sample: Sample) -> float:
         wanted, given = _reference_leaves(sample), _leaves(sample.raw)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from luthierd.evaluator.domain.metrics import JSON_VALID
+from luthierd.evaluator.domain.rows import TaskSpec
+from luthierd.evaluator.scorers.scorer import MetricSpec, Sample, Scorer, register
 
-from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.scorers.scorer import Sample
 
-
-class JsonValidityScorer:
+@register
+class JsonValidityScorer(Scorer):
     """1 if the answer reads as the task's JSON object, else 0. A code fence around it is not JSON."""
 
-    metric = Metric.JSON_VALID
+    spec = MetricSpec(JSON_VALID, rank=1, label="Valid JSON", is_proportion=True)
 
-    async def prepare(self, samples: Sequence[Sample]) -> None:
-        """Nothing to batch."""
+    def applies(self, task: TaskSpec, *, labelled: bool) -> bool:
+        return task.is_json
 
     async def score(self, sample: Sample) -> float:
         return float(sample.said.valid)

@@ -5,22 +5,33 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.evaluation import EvaluationConfig
+from luthierd.evaluator.domain.metrics import LABEL_ACCURACY, LABEL_F1_MACRO
+from luthierd.evaluator.domain.rows import TaskSpec
 from luthierd.evaluator.domain.scores import Confusion
-from luthierd.evaluator.scorers.scorer import Sample
+from luthierd.evaluator.scorers.scorer import MetricSpec, Sample, Scorer, register, register_spec
 
 
-class LabelAccuracyScorer:
+@register
+class LabelAccuracyScorer(Scorer):
     """1 if the answer names the reference's label, else 0; an answer without a label is wrong."""
 
-    metric = Metric.LABEL_ACCURACY
+    spec = MetricSpec(LABEL_ACCURACY, rank=2, is_proportion=True)
 
-    async def prepare(self, samples: Sequence[Sample]) -> None:
-        """Nothing to batch."""
+    @classmethod
+    def is_default(cls, config: EvaluationConfig) -> bool:
+        return True
+
+    def applies(self, task: TaskSpec, *, labelled: bool) -> bool:
+        return labelled
 
     async def score(self, sample: Sample) -> float:
         label = sample.said.label
         return float(label is not None and label == sample.reference.label)
+
+
+# Made of the confusion counts, not of scores by row.
+register_spec(MetricSpec(LABEL_F1_MACRO, rank=3, label="Label macro-F1"))
 
 
 def predicted_label(sample: Sample, labels: Sequence[str]) -> str:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.scorers.scorer import Sample
+from luthierd.evaluator.scorers.scorer import MetricSpec, Needs, Sample, Scorer, register
 
 
-class LengthRatioScorer:
+@register
+class LengthRatioScorer(Scorer):
     """The shorter of both texts over the longer one, in characters: half as long and twice as long both score .5."""
 
-    metric = Metric.LENGTH_RATIO
-
-    async def prepare(self, samples: Sequence[Sample]) -> None:
-        """Nothing to batch."""
+    spec = MetricSpec(Metric("length_ratio"), rank=13, needs=Needs(opt_in=True))
 
     async def score(self, sample: Sample) -> float:
         lengths = sorted((len(sample.said.text), len(sample.reference.text)))

@@ -105,7 +105,7 @@ def _failures(row_scores: Sequence[RowScores]) -> dict[str, dict[str, dict[str, 
         # What stands after the colon is a library's own text, and may be a user's.
         reasons = Counter((one.failure or "").partition(":")[0] for one in scored.scores if one.value is None)
         if reasons:
-            found.setdefault(scored.arm.value, {})[scored.metric.value] = dict(reasons)
+            found.setdefault(scored.arm.value, {})[scored.metric] = dict(reasons)
     return found
 
 

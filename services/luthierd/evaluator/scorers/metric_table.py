@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from luthierd.evaluator.domain.arm import Arm
-from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.metrics import LABEL_F1_MACRO, Metric
 from luthierd.evaluator.domain.rows import Row
 from luthierd.evaluator.domain.scores import Comparison, Confusion, MetricResult, MetricResults, RowScores
 from luthierd.evaluator.scorers.labels import predicted_label, reference_labels
+from luthierd.evaluator.scorers.registry import spec_of
 from luthierd.evaluator.scorers.scorer import Sample
 from luthierd.statistics import clustered, compare, significance
 from luthierd.statistics.clustered import GroupSums
@@ -94,12 +95,12 @@ class MetricTable:
 
     def _metric(self, arm: Arm, metric: Metric, scores: Scores) -> MetricResult:
         scored = [score for score in scores if score is not None]
-        mean = self._paired.mean(scores, is_proportion=metric.is_proportion)
+        mean = self._paired.mean(scores, is_proportion=spec_of(metric).is_proportion)
         scored_value = compare.plain_mean(scored) if scored else None
         return MetricResult(arm=arm, metric=metric, scored_value=scored_value, **vars(mean))
 
     def _comparison(self, metric: Metric, arm: Arm, reference: Arm, scores: Scores, compared: Scores) -> Comparison:
-        found = self._paired.difference(scores, compared, is_proportion=metric.is_proportion)
+        found = self._paired.difference(scores, compared, is_proportion=spec_of(metric).is_proportion)
         common = self._paired.common(scores, compared)
         return Comparison(metric=metric, arm=arm, reference=reference, common=common, **vars(found))
 
@@ -110,7 +111,7 @@ class MetricTable:
         scored = self.part(answered)._f1_sums([samples[position] for position in answered]) if answered else None
         return MetricResult(
             arm=arm,
-            metric=Metric.LABEL_F1_MACRO,
+            metric=LABEL_F1_MACRO,
             value=data.value(),
             interval=compare.mean_interval(data, seed=self.seed, n_resamples=self.n_resamples),
             row_count=len(self.rows),
@@ -129,7 +130,7 @@ class MetricTable:
         )
         found = compare.tested(self._paired.estimate_of(self._f1_sums(given), self._f1_sums(filled)))
         return Comparison(
-            metric=Metric.LABEL_F1_MACRO,
+            metric=LABEL_F1_MACRO,
             arm=arm,
             reference=reference,
             common=self._f1_common(given, compared),

@@ -4,90 +4,126 @@ failed rows. Empty answers and empty contexts, on which RAGAS raises, have their
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.scores import ScoreFailedError
 from luthierd.evaluator.graders.judge import Judge
-from luthierd.evaluator.graders.ragas import (
-    AnswerRelevancy,
-    BaseRagasEmbedding,
-    ContextPrecisionWithReference,
-    ContextRecall,
-    FactualCorrectness,
-    Faithfulness,
-    RagasJudge,
+from luthierd.evaluator.scorers.scorer import (
+    MetricSpec,
+    Needs,
+    Passages,
+    Sample,
+    Scorer,
+    ScoringMaterial,
+    TextEmbedder,
+    register,
 )
-from luthierd.evaluator.scorers.scorer import Sample
-from luthierd.evaluator.scorers.semantic_similarity import TextEmbedder
-from luthierd.evaluator.scorers.sources import Passages
-
-# Asks RAGAS for a sample's result.
-Ask = Callable[[Sample], Awaitable[Any]]
 
 
-class RagasScorer:
-    """One of RAGAS's metrics. An empty answer claims nothing and answers nothing: 0, without asking."""
+class RagasScorer(Scorer):
+    """One of RAGAS's metrics; `kind` is its class there. An empty answer claims nothing and answers nothing: 0."""
 
-    def __init__(self, metric: Metric, judge: Judge, ask: Ask) -> None:
-        self.metric = metric
+    kind: str
+
+    def __init__(self, judge: Judge, embedder: TextEmbedder, passages: Passages) -> None:
+        from luthierd.evaluator.graders import ragas  # RAGAS takes seconds to import
+
         self.concurrency = judge.concurrency
-        self._ask = ask
+        self._passages = passages
+        self._ragas = getattr(ragas, self.kind)(llm=ragas.RagasJudge(judge), **self._options(embedder))
 
-    async def prepare(self, samples: Sequence[Sample]) -> None:
-        """Nothing to batch."""
+    @classmethod
+    def build(cls, material: ScoringMaterial) -> Self:
+        return cls(material.needed_judge, material.embedder, material.passages)
+
+    def _options(self, embedder: TextEmbedder) -> dict[str, Any]:
+        return {}
+
+    def arguments(self, sample: Sample) -> dict[str, Any]:
+        """What RAGAS is given of a sample."""
+        raise NotImplementedError
 
     async def score(self, sample: Sample) -> float:
         if not sample.said.text.strip():
             return 0.0
-        value = float((await self._ask(sample)).value)
+        value = float((await self._ragas.ascore(**self.arguments(sample))).value)
         if math.isnan(value):
             # By RAGAS's design: the judge found no statement to check.
             raise ScoreFailedError("JUDGE_FOUND_NO_STATEMENT")
         return value
 
 
-def ragas_scorers(judge: Judge, embedder: TextEmbedder, passages: Passages) -> dict[Metric, RagasScorer]:
-    """All of them."""
-    llm = RagasJudge(judge)
-    faithfulness, correctness = Faithfulness(llm=llm), FactualCorrectness(llm=llm)
-    precision, recall = ContextPrecisionWithReference(llm=llm), ContextRecall(llm=llm)
-    relevancy = AnswerRelevancy(llm=llm, embeddings=OnDemandEmbedding(embedder), strictness=1)
+@register
+class FaithfulnessScorer(RagasScorer):
+    """Share of the answer's statements that the passages of the prompt support."""
 
-    asks: dict[Metric, Ask] = {
-        Metric.FAITHFULNESS: lambda one: faithfulness.ascore(
-            user_input=one.question, response=one.said.text, retrieved_contexts=passages.shown(one)
-        ),
-        Metric.GROUNDEDNESS: lambda one: faithfulness.ascore(
-            user_input=one.question, response=one.said.text, retrieved_contexts=passages.gold(one)
-        ),
+    spec = MetricSpec(Metric("faithfulness"), rank=25, needs=Needs(opt_in=True, judge=True, context=True))
+    kind = "Faithfulness"
+
+    def arguments(self, sample: Sample) -> dict[str, Any]:
+        contexts = self._passages.shown(sample)
+        return {"user_input": sample.question, "response": sample.said.text, "retrieved_contexts": contexts}
+
+
+@register
+class GroundednessScorer(RagasScorer):
+    """Share of the answer's statements that the row's gold passages support."""
+
+    spec = MetricSpec(Metric("groundedness"), rank=26, needs=Needs(opt_in=True, judge=True))
+    kind = "Faithfulness"
+
+    def arguments(self, sample: Sample) -> dict[str, Any]:
+        contexts = self._passages.gold(sample)
+        return {"user_input": sample.question, "response": sample.said.text, "retrieved_contexts": contexts}
+
+
+@register
+class AnswerRelevancyScorer(RagasScorer):
+    """Cosine between the question and the question that the judge guesses from the answer."""
+
+    spec = MetricSpec(Metric("answer_relevancy"), rank=27, needs=Needs(opt_in=True, judge=True))
+    kind = "AnswerRelevancy"
+
+    def _options(self, embedder: TextEmbedder) -> dict[str, Any]:
+        from luthierd.evaluator.graders.ragas import OnDemandEmbedding  # RAGAS takes seconds to import
+
         # strictness 1: a greedy judge would write RAGAS's three questions alike, at three times the price.
-        Metric.ANSWER_RELEVANCY: lambda one: relevancy.ascore(user_input=one.question, response=one.said.text),
-        Metric.CONTEXT_PRECISION: lambda one: precision.ascore(
-            user_input=one.question, reference=one.reference.text, retrieved_contexts=passages.shown(one)
-        ),
-        Metric.CONTEXT_RECALL: lambda one: recall.ascore(
-            user_input=one.question, reference=one.reference.text, retrieved_contexts=passages.shown(one)
-        ),
-        Metric.FACTUAL_CORRECTNESS: lambda one: correctness.ascore(
-            response=one.said.text, reference=one.reference.text
-        ),
-    }
-    return {metric: RagasScorer(metric, judge, ask) for metric, ask in asks.items()}
+        return {"embeddings": OnDemandEmbedding(embedder), "strictness": 1}
+
+    def arguments(self, sample: Sample) -> dict[str, Any]:
+        return {"user_input": sample.question, "response": sample.said.text}
 
 
-class OnDemandEmbedding(BaseRagasEmbedding):  # type: ignore[misc]  # RAGAS ships no types
-    """RAGAS's embedding interface over our embedder: the judge's questions are not known beforehand."""
+class _ContextScorer(RagasScorer):
+    def arguments(self, sample: Sample) -> dict[str, Any]:
+        contexts = self._passages.shown(sample)
+        return {"user_input": sample.question, "reference": sample.reference.text, "retrieved_contexts": contexts}
 
-    def __init__(self, embedder: TextEmbedder) -> None:
-        super().__init__()
-        self._embedder = embedder
 
-    def embed_text(self, text: str, **kwargs: Any) -> list[float]:
-        return [float(value) for value in self._embedder.embed([text])[0]]
+@register
+class ContextPrecisionScorer(_ContextScorer):
+    """Whether the passages that help to answer stand first, by the reference."""
 
-    async def aembed_text(self, text: str, **kwargs: Any) -> list[float]:
-        return await asyncio.to_thread(self.embed_text, text)
+    spec = MetricSpec(Metric("context_precision"), rank=28, needs=Needs(opt_in=True, judge=True, context=True))
+    kind = "ContextPrecisionWithReference"
+
+
+@register
+class ContextRecallScorer(_ContextScorer):
+    """Share of the reference's statements that the passages support."""
+
+    spec = MetricSpec(Metric("context_recall"), rank=29, needs=Needs(opt_in=True, judge=True, context=True))
+    kind = "ContextRecall"
+
+
+@register
+class FactualCorrectnessScorer(RagasScorer):
+    """F1 of statements between answer and reference."""
+
+    spec = MetricSpec(Metric("factual_correctness"), rank=30, needs=Needs(opt_in=True, judge=True))
+    kind = "FactualCorrectness"
+
+    def arguments(self, sample: Sample) -> dict[str, Any]:
+        return {"response": sample.said.text, "reference": sample.reference.text}

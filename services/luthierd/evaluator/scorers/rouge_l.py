@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.graders.ragas import RougeScore
-from luthierd.evaluator.scorers.scorer import Sample
+from luthierd.evaluator.domain.metrics import ROUGE_L
+from luthierd.evaluator.scorers.scorer import MetricSpec, Sample, Scorer, register
 
 
-class RougeLScorer:
+@register
+class RougeLScorer(Scorer):
     """Reads the text field of a valid answer, the raw text of any other."""
 
-    metric = Metric.ROUGE_L
+    spec = MetricSpec(ROUGE_L, rank=4, label="ROUGE-L")
 
     def __init__(self) -> None:
-        self._ragas = RougeScore(rouge_type="rougeL", mode="fmeasure")
+        from luthierd.evaluator.graders.ragas import RougeScore  # RAGAS takes seconds to import
 
-    async def prepare(self, samples: Sequence[Sample]) -> None:
-        """Nothing to batch."""
+        self._ragas = RougeScore(rouge_type="rougeL", mode="fmeasure")
 
     async def score(self, sample: Sample) -> float:
         result = await self._ragas.ascore(reference=sample.reference.text, response=sample.said.text)

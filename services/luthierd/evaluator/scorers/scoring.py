@@ -15,6 +15,7 @@ from luthierd.evaluator.graders.judge import Judge
 from luthierd.evaluator.scorers.labels import confusion
 from luthierd.evaluator.scorers.metric_details import details_of
 from luthierd.evaluator.scorers.metric_table import MetricTable
+from luthierd.evaluator.scorers.registry import spec_of
 from luthierd.evaluator.scorers.scorer import Sample, Scorer, score_all
 from luthierd.statistics import clustered
 
@@ -42,7 +43,7 @@ class Scoring:
         for scorer in scorers:
             await scorer.prepare(everything)
             for arm in samples:
-                if scorer.metric.needs.context and not any(sample.shown for sample in samples[arm]):
+                if spec_of(scorer.metric).needs.context and not any(sample.shown for sample in samples[arm]):
                     continue  # nothing was retrieved for this arm: it has no such figure, and no failure either
                 row_scores.append(RowScores(arm, scorer.metric, await score_all(scorer, samples[arm])))
         labelled = has_labels(rows, self.task)
@@ -61,7 +62,7 @@ class Scoring:
         self, metric: Metric, arm: Arm, rows: Sequence[Row], answers: Mapping[str, Answer], scorers: Sequence[Scorer]
     ) -> list[float | None]:
         """One arm's scores under one metric of `scorers`, row by row; None for a failed row."""
-        scorer = next(scorer for scorer in scorers if scorer.metric is metric)
+        scorer = next(scorer for scorer in scorers if scorer.metric == metric)
         samples = [self._sample(arm, row, answers.get(row.id)) for row in rows]
         await scorer.prepare(samples)
         return [score.value for score in await score_all(scorer, samples)]
@@ -69,8 +70,7 @@ class Scoring:
     def applicable(self, rows: Sequence[Row]) -> list[Scorer]:
         """The scorers that mean something here: JSON validity needs a JSON task, label accuracy needs labels."""
         labelled = has_labels(rows, self.task)
-        unfit = {Metric.JSON_VALID: not self.task.is_json, Metric.LABEL_ACCURACY: not labelled}
-        return [scorer for scorer in self.scorers if not unfit.get(scorer.metric, False)]
+        return [scorer for scorer in self.scorers if scorer.applies(self.task, labelled=labelled)]
 
     def _sample(self, arm: Arm, row: Row, answer: Answer | None) -> Sample:
         reference = parse_answer(row.reference, self.task)

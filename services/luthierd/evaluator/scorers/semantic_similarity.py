@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import Self
 
 from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.graders.ragas import BaseRagasEmbedding, SemanticSimilarity
-from luthierd.evaluator.scorers.scorer import Sample
+from luthierd.evaluator.scorers.scorer import MetricSpec, Sample, Scorer, ScoringMaterial, TextEmbedder, register
 
 # RAGAS embeds a blank text as one space; the batch must hold it under the same key.
 BLANK = " "
 
 
-class TextEmbedder(Protocol):
-    """Turns texts into unit vectors, one row a text, float32."""
-
-    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]: ...
-
-
-class SemanticSimilarityScorer:
+@register
+class SemanticSimilarityScorer(Scorer):
     """Cosine between answer and reference, negative values raised to 0. `prepare` must have seen the sample."""
 
-    metric = Metric.SEMANTIC_SIMILARITY
+    spec = MetricSpec(Metric("semantic_similarity"), rank=6)
 
     def __init__(self, embedder: TextEmbedder) -> None:
+        from luthierd.evaluator.graders.ragas import EmbeddingTable, SemanticSimilarity  # RAGAS takes seconds to import
+
         self._embedder = embedder
         self._table = EmbeddingTable()
         self._ragas = SemanticSimilarity(embeddings=self._table)
+
+    @classmethod
+    def build(cls, material: ScoringMaterial) -> Self:
+        return cls(material.embedder)
 
     async def prepare(self, samples: Sequence[Sample]) -> None:
         """Embeds every text that is not known yet, once, in a thread."""
@@ -44,17 +41,3 @@ class SemanticSimilarityScorer:
     async def score(self, sample: Sample) -> float:
         result = await self._ragas.ascore(reference=sample.reference.text, response=sample.said.text)
         return max(0.0, float(result.value))
-
-
-class EmbeddingTable(BaseRagasEmbedding):  # type: ignore[misc]  # RAGAS ships no types
-    """RAGAS's embedding interface over vectors made beforehand: it asks text by text, which would embed one by one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.vectors: dict[str, npt.NDArray[np.float32]] = {}
-
-    def embed_text(self, text: str, **kwargs: Any) -> list[float]:
-        return [float(value) for value in self.vectors[text]]
-
-    async def aembed_text(self, text: str, **kwargs: Any) -> list[float]:
-        return self.embed_text(text, **kwargs)

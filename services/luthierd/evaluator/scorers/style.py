@@ -10,15 +10,15 @@ import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from luthierd.evaluator.dataset.parsing import parse_answer
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metric_details import StyleReport
-from luthierd.evaluator.domain.metrics import Metric
+from luthierd.evaluator.domain.metrics import STYLE
 from luthierd.evaluator.domain.rows import Row, TaskSpec
 from luthierd.evaluator.domain.scores import ScoreFailedError
-from luthierd.evaluator.scorers.scorer import Sample
+from luthierd.evaluator.scorers.scorer import MetricSpec, Needs, Sample, Scorer, ScoringMaterial, register
 
 FOLDS = 5
 # Below so many texts of a side five folds say nothing.
@@ -36,12 +36,13 @@ class _Text:
     is_own: bool
 
 
-class StyleScorer:
+@register
+class StyleScorer(Scorer):
     """Probability that the classifier gives to "ours". A group's answers are read by a classifier that has seen no text
     of that group, so that it knows the style and not the sentence.
     """
 
-    metric = Metric.STYLE
+    spec = MetricSpec(STYLE, rank=21, needs=Needs(opt_in=True, base=True))
 
     def __init__(self, train: Sequence[Row], task: TaskSpec, *, seed: int) -> None:
         self._train, self._task, self._seed = train, task, seed
@@ -49,6 +50,10 @@ class StyleScorer:
         self._models: list[Any] = []
         self.report: StyleReport | None = None
         self._problem = "STYLE_NOT_PREPARED"
+
+    @classmethod
+    def build(cls, material: ScoringMaterial) -> Self:
+        return cls(material.train, material.task, seed=material.config.seed)
 
     async def prepare(self, samples: Sequence[Sample]) -> None:
         """Learns, in a thread: a second for a thousand texts."""

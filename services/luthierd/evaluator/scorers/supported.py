@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Sequence
+from typing import Self
 
 from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.scorers.scorer import Sample
-from luthierd.evaluator.scorers.sources import Passages
+from luthierd.evaluator.scorers.scorer import MetricSpec, Needs, Passages, Sample, Scorer, ScoringMaterial, register
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
@@ -16,16 +16,18 @@ _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 EntityFinder = Callable[[Sequence[str]], Sequence[Sequence[str]]]
 
 
-class NumbersSupportedScorer:
+@register
+class NumbersSupportedScorer(Scorer):
     """Share of the answer's numbers that stand in a source, as they are but for separators; 1 without any number."""
 
-    metric = Metric.NUMBERS_SUPPORTED
+    spec = MetricSpec(Metric("numbers_supported"), rank=14, needs=Needs(opt_in=True))
 
     def __init__(self, passages: Passages) -> None:
         self._passages = passages
 
-    async def prepare(self, samples: Sequence[Sample]) -> None:
-        """Nothing to batch."""
+    @classmethod
+    def build(cls, material: ScoringMaterial) -> Self:
+        return cls(material.passages)
 
     async def score(self, sample: Sample) -> float:
         said = numbers_in(sample.raw)
@@ -33,15 +35,20 @@ class NumbersSupportedScorer:
         return sum(number in known for number in said) / len(said) if said else 1.0
 
 
-class EntitiesSupportedScorer:
+@register
+class EntitiesSupportedScorer(Scorer):
     """Share of the answer's named entities that stand in a source, whatever their case; 1 without any."""
 
-    metric = Metric.ENTITIES_SUPPORTED
+    spec = MetricSpec(Metric("entities_supported"), rank=15, needs=Needs(opt_in=True))
 
     def __init__(self, passages: Passages, find: EntityFinder) -> None:
         self._passages = passages
         self._find = find
         self._entities: dict[str, Sequence[str]] = {}
+
+    @classmethod
+    def build(cls, material: ScoringMaterial) -> Self:
+        return cls(material.passages, spacy_entities())
 
     async def prepare(self, samples: Sequence[Sample]) -> None:
         """Reads every answer once, in a thread."""

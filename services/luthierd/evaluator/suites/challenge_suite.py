@@ -13,9 +13,9 @@ from typing import Protocol
 
 from luthierd.evaluator.dataset.abstention import Behaviour, behaviour_of
 from luthierd.evaluator.domain.arm import Arm
-from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Answer, Row
 from luthierd.evaluator.domain.scores import Comparison, MetricResult, MetricResults, Scored
+from luthierd.evaluator.scorers.suite_metrics import ABSTENTION_PRECISION, ABSTENTION_RECALL, EXPECTED_BEHAVIOUR
 from luthierd.evaluator.suites.challenge_cases import ChallengeCase, Kind
 from luthierd.evaluator.suites.suite import ID_PREFIX, Answers, merged, paired_results, ratio_of
 from luthierd.statistics import compare, proportions
@@ -76,14 +76,14 @@ class ChallengeSuite:
         groups = [row.group for row in rows]
         everywhere = PairedRows(groups, self.seed, self.n_resamples)
         as_expected = {
-            (Metric.EXPECTED_BEHAVIOUR, arm): [_equal(b, c.expected) for b, c in zip(said, cases, strict=True)]
+            (EXPECTED_BEHAVIOUR, arm): [_equal(b, c.expected) for b, c in zip(said, cases, strict=True)]
             for arm, said in seen.items()
         }
         parts = [paired_results(as_expected, everywhere, self.pairs)]
         due = [index for index, case in enumerate(cases) if case.expected.is_abstention]
         if due:
             recalled = {
-                (Metric.ABSTENTION_RECALL, arm): [_abstains(said[index]) for index in due] for arm, said in seen.items()
+                (ABSTENTION_RECALL, arm): [_abstains(said[index]) for index in due] for arm, said in seen.items()
             }
             parts.append(paired_results(recalled, everywhere.part(due), self.pairs))
         if len(due) < len(cases):
@@ -108,7 +108,7 @@ class ChallengeSuite:
             metrics.append(
                 MetricResult(
                     arm=arm,
-                    metric=Metric.ABSTENTION_PRECISION,
+                    metric=ABSTENTION_PRECISION,
                     value=ratios[arm].value(),
                     interval=interval,
                     row_count=len(cases),
@@ -117,7 +117,7 @@ class ChallengeSuite:
             )
         comparisons = [
             Comparison(
-                metric=Metric.ABSTENTION_PRECISION,
+                metric=ABSTENTION_PRECISION,
                 arm=arm,
                 reference=reference,
                 **vars(compare.tested(over.estimate_of(ratios[arm], ratios[reference]))),

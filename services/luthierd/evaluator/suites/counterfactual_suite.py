@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from luthierd.evaluator.dataset.parsing import parse_answer
 from luthierd.evaluator.domain.arm import Arm
-from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Answer, Row, TaskSpec
 from luthierd.evaluator.domain.scores import MetricResults, SuiteFigure
+from luthierd.evaluator.scorers.suite_metrics import COUNTERFACTUAL_STABILITY
 from luthierd.evaluator.suites.counterfactual_terms import CounterfactualPair, swap
 from luthierd.evaluator.suites.suite import ID_PREFIX, Answers, paired_results
 from luthierd.statistics import clustered, proportions
@@ -52,7 +52,7 @@ class CounterfactualSuite:
 
     def figures(self, answers: Answers) -> MetricResults:
         """Stability of each arm, and the paired difference."""
-        stable = {(Metric.COUNTERFACTUAL_STABILITY, arm): self._stable(given) for arm, given in answers.items()}
+        stable = {(COUNTERFACTUAL_STABILITY, arm): self._stable(given) for arm, given in answers.items()}
         rows = PairedRows([pair.group for pair in self.pairs], self.seed, self.n_resamples)
         return paired_results(stable, rows)
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from luthierd.evaluator.domain.arm import Arm
-from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Answer, Message, Row
 from luthierd.evaluator.domain.scores import MetricResults
 from luthierd.evaluator.models.generate import ChatModel
+from luthierd.evaluator.scorers.suite_metrics import LM_EVAL
 from luthierd.evaluator.suites.lm_harness import LmItem, LmTask
 from luthierd.evaluator.suites.retention_suite import SCORED, SHOWN
 from luthierd.evaluator.suites.suite import ID_PREFIX, Answers, PlainPlan, SuiteGenerator, paired_results
@@ -79,7 +79,7 @@ class LmSuite:
         return LmFigures(self._figures(self.items, together), slices)
 
     def _figures(self, items: Sequence[LmItem], values: Mapping[Arm, Sequence[float | None]]) -> MetricResults:
-        scores = {(Metric.LM_EVAL, arm): found for arm, found in values.items()}
+        scores = {(LM_EVAL, arm): found for arm, found in values.items()}
         return paired_results(scores, PairedRows([item.item_id for item in items], self.seed, self.n_resamples))
 
 

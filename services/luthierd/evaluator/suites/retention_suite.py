@@ -19,6 +19,7 @@ from luthierd.evaluator.domain.rows import Answer, Message, Row
 from luthierd.evaluator.domain.scores import MetricResults, SuiteFigure
 from luthierd.evaluator.domain.suites import LmEvalConfig
 from luthierd.evaluator.models.generate import ChatModel
+from luthierd.evaluator.scorers.suite_metrics import FORGETTING_CHOICE, FORGETTING_INSTRUCTIONS, FORGETTING_LIKELIHOOD
 from luthierd.evaluator.suites.instruction_rules import InstructionItem, keeps_rule
 from luthierd.evaluator.suites.lm_harness import LmTask
 from luthierd.evaluator.suites.retention_items import ChoiceItem, RetentionItems, TextItem, build_items
@@ -135,18 +136,18 @@ class RetentionSuite:
             arm: [_byte_probability(_nats(given, _text_row(item)), item.predicted) for item in self.items.texts]
             for arm, given in answers.items()
         }
-        return _Part(Metric.FORGETTING_LIKELIHOOD, [item.group for item in self.items.texts], values)
+        return _Part(FORGETTING_LIKELIHOOD, [item.group for item in self.items.texts], values)
 
     def _choice(self, answers: Answers) -> _Part:
         values = {arm: [_is_right(given, item) for item in self.items.choices] for arm, given in answers.items()}
-        return _Part(Metric.FORGETTING_CHOICE, [item.item_id for item in self.items.choices], values)
+        return _Part(FORGETTING_CHOICE, [item.item_id for item in self.items.choices], values)
 
     def _instructions(self, answers: Answers) -> _Part:
         values = {
             arm: [_is_kept(given.get(_instruction_row(item).id), item) for item in self.items.instructions]
             for arm, given in answers.items()
         }
-        return _Part(Metric.FORGETTING_INSTRUCTIONS, [item.item_id for item in self.items.instructions], values)
+        return _Part(FORGETTING_INSTRUCTIONS, [item.item_id for item in self.items.instructions], values)
 
     def _bits_per_byte(self, arm: Arm, given: Mapping[str, Answer]) -> SuiteFigure | None:
         """Over the texts that were scored; None if none was."""

@@ -17,6 +17,7 @@ from luthierd.evaluator.domain.scores import SuiteResult
 from luthierd.evaluator.domain.suites import CounterfactualConfig, LmEvalConfig
 from luthierd.evaluator.models.arms import ArmPlan
 from luthierd.evaluator.scorers.metric_table import PAIRS
+from luthierd.evaluator.scorers.registry import spec_of
 from luthierd.evaluator.scorers.scoring import Scoring
 from luthierd.evaluator.suites import counterfactual_suite, lm_suite
 from luthierd.evaluator.suites import retention_suite as retention_suite
@@ -77,7 +78,7 @@ class SuiteRun:
         plan = await asyncio.to_thread(self.plan, rows)
         answers = await self.generator.generate(self.config.arms, rows, plan)
         # The further questions of probes are put to the holdout's rows only: no case has what their metrics read.
-        scorers = [scorer for scorer in self.scoring.scorers if not scorer.metric.needs.asks]
+        scorers = [scorer for scorer in self.scoring.scorers if not spec_of(scorer.metric).needs.asks]
         scoring = replace(self.scoring, scorers=scorers)
         suite = ChallengeSuite(cases, scoring, PAIRS, self.config.seed, self.config.resample_count)
         slices = await suite.slices(answers)

@@ -16,6 +16,7 @@ from luthierd.evaluator.domain.scores import Comparison, MetricResult, MetricRes
 from luthierd.evaluator.models.arms import ArmPlan, Query, in_turns
 from luthierd.evaluator.models.generate import Generator, SampleStore
 from luthierd.evaluator.scorers.metric_table import adjusted
+from luthierd.evaluator.scorers.registry import spec_of
 from luthierd.statistics import clustered
 from luthierd.statistics.clustered import GroupSums
 from luthierd.statistics.compare import PairedRows, Scores
@@ -76,7 +77,7 @@ def paired_results(
 ) -> MetricResults:
     """The mean of each arm under each metric, and the differences of the pairs of which both arms are there."""
     metrics = [
-        MetricResult(arm=arm, metric=metric, **vars(rows.mean(values, is_proportion=metric.is_proportion)))
+        MetricResult(arm=arm, metric=metric, **vars(rows.mean(values, is_proportion=spec_of(metric).is_proportion)))
         for (metric, arm), values in scores.items()
     ]
     comparisons = [

@@ -40,7 +40,7 @@ CONFIG = EvaluationConfig(
     seed=0,
     machine_price_per_hour=0.0,
     resample_count=100,
-    metrics=(Metric.RUBRIC, Metric.BLEU),
+    metrics=(Metric("rubric"), Metric("bleu")),
     judge=JudgeChoice(endpoint="house", model="m", max_tokens=64),
     task=TaskKind.EXTRACTION,
     json_schema="{}",
@@ -61,8 +61,10 @@ def test_an_empty_configuration_is_the_default() -> None:
 def test_a_policy_survives_the_wire() -> None:
     policy = GatePolicy(
         (
-            GateCondition(metric=Metric.CHRF, arm=Arm.RAG, reference=Arm.BASE, at_least=-0.1, tier=Tier.ADVISORY),
-            GateCondition(metric=Metric.JSON_VALID, at_least=0.9, tier=Tier.SUPPORTING, slice="label:a", expected=0.95),
+            GateCondition(metric=Metric("chrf"), arm=Arm.RAG, reference=Arm.BASE, at_least=-0.1, tier=Tier.ADVISORY),
+            GateCondition(
+                metric=Metric("json_valid"), at_least=0.9, tier=Tier.SUPPORTING, slice="label:a", expected=0.95
+            ),
         ),
         min_coverage=0.0,
         limits=(
@@ -76,12 +78,12 @@ def test_a_policy_survives_the_wire() -> None:
 
 def test_the_defaults_of_a_condition_are_adapter_and_critical() -> None:
     message = gate_pb2.GatePolicy(conditions=[gate_pb2.GateCondition(metric="rouge_l")])
-    assert gate_wire.policy_from_proto(message) == GatePolicy((GateCondition(metric=Metric.ROUGE_L),), 0.95)
+    assert gate_wire.policy_from_proto(message) == GatePolicy((GateCondition(metric=Metric("rouge_l")),), 0.95)
 
 
 def test_a_figure_without_an_interval_has_nan_ends() -> None:
     message = wire.metric_to_proto(
-        MetricResult(arm=Arm.BASE, metric=Metric.CHRF, value=0.5, interval=None, row_count=4, scored_count=3)
+        MetricResult(arm=Arm.BASE, metric=Metric("chrf"), value=0.5, interval=None, row_count=4, scored_count=3)
     )
     assert math.isnan(message.interval_low)
     assert message.coverage == 0.75
@@ -136,7 +138,7 @@ def test_a_retryable_error_keeps_its_delay() -> None:
 
 def test_the_codec_reads_what_it_wrote_and_fills_what_is_absent() -> None:
     result = MetricResult(
-        arm=Arm.RAG, metric=Metric.CHRF, value=1.0, interval=Interval(0.5, 1.0, "m", 9), row_count=4, scored_count=3
+        arm=Arm.RAG, metric=Metric("chrf"), value=1.0, interval=Interval(0.5, 1.0, "m", 9), row_count=4, scored_count=3
     )
     assert from_json(MetricResult, to_json(result)) == result
     assert from_json(TaskSpec, {"text_field": "a"}) == TaskSpec("a")

@@ -15,7 +15,9 @@ from luthierd.evaluator.domain.rows import TaskSpec
 from luthierd.evaluator.domain.scores import MetricResult, MetricResults, SuiteResult
 
 INPUTS = EvaluationInputs(**{field.name: field.name for field in dataclasses.fields(EvaluationInputs)[:9]})
-F1 = MetricResult(arm=Arm.BASE, metric=Metric.LABEL_F1_MACRO, value=0.5, interval=None, row_count=10, scored_count=10)
+F1 = MetricResult(
+    arm=Arm.BASE, metric=Metric("label_f1_macro"), value=0.5, interval=None, row_count=10, scored_count=10
+)
 
 
 def evaluation(name: str, *, suites: Mapping[str, str]) -> FinishedEvaluation:
@@ -64,7 +66,7 @@ def test_arms_metrics_and_suites_of_one_side_are_named_with_the_side() -> None:
         evaluation("b", suites={"counterfactual": "other", "all": "3"}),
         theirs,
     )
-    assert [(one.arm, one.metric, one.difference) for one in found.differences] == [(Arm.BASE, Metric.ROUGE_L, 0.5)]
+    assert [(one.arm, one.metric, one.difference) for one in found.differences] == [(Arm.BASE, Metric("rouge_l"), 0.5)]
     assert set(found.not_compared) == {
         Gap("arm rag", "only the evaluation has it"),
         Gap("arm adapter", "only the reference has it"),

@@ -20,7 +20,7 @@ from luthierd.statistics import clustered
 from luthierd.statistics.estimates import Interval
 from support.evaluator_material import rows
 
-BETTER = GateCondition(metric=Metric.JSON_VALID, reference=Arm.BASE)
+BETTER = GateCondition(metric=Metric("json_valid"), reference=Arm.BASE)
 
 
 def pilot(half: float, groups: int) -> Pilot:
@@ -28,12 +28,12 @@ def pilot(half: float, groups: int) -> Pilot:
     figures = MetricResults(
         [
             MetricResult(
-                arm=Arm.ADAPTER, metric=Metric.JSON_VALID, value=0.5, interval=found, row_count=100, scored_count=100
+                arm=Arm.ADAPTER, metric=Metric("json_valid"), value=0.5, interval=found, row_count=100, scored_count=100
             )
         ],
         [
             Comparison(
-                metric=Metric.JSON_VALID,
+                metric=Metric("json_valid"),
                 arm=Arm.ADAPTER,
                 reference=Arm.BASE,
                 difference=0.1,

@@ -14,7 +14,7 @@ from luthierd.storage.database import Database
 
 def stored(name: str) -> StoredPolicy:
     condition = GateCondition(
-        metric=Metric.CHRF, arm=Arm.ADAPTER_RAG, reference=Arm.BASE, at_least=-0.02, tier=Tier.ADVISORY
+        metric=Metric("chrf"), arm=Arm.ADAPTER_RAG, reference=Arm.BASE, at_least=-0.02, tier=Tier.ADVISORY
     )
     return StoredPolicy(GatePolicy((condition,), 0.9, f"tenants/acme/gatePolicies/{name}"), 12.5)
 

@@ -33,7 +33,7 @@ def test_identical_arms_pass_a_gate_no_more_often_than_alpha() -> None:
     assert found.outcome is ConditionOutcome.PASS
     (result,) = found.results
     assert result.interval.low <= ONE_SIDED_ALPHA
-    assert (result.metric.value, result.group_count) == ("rouge_l", 20)
+    assert (result.metric, result.group_count) == ("rouge_l", 20)
 
 
 def test_a_gate_that_ignored_groups_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ def figures(low: float, high: float, *, coverage: float = 1.0, interval: bool = 
         metrics=[
             MetricResult(
                 arm=arm,
-                metric=Metric.ROUGE_L,
+                metric=Metric("rouge_l"),
                 value=middle,
                 interval=found,
                 row_count=100,
@@ -30,7 +30,7 @@ def figures(low: float, high: float, *, coverage: float = 1.0, interval: bool = 
         ],
         comparisons=[
             Comparison(
-                metric=Metric.ROUGE_L,
+                metric=Metric("rouge_l"),
                 arm=Arm.ADAPTER,
                 reference=Arm.BASE,
                 difference=middle,
@@ -43,7 +43,7 @@ def figures(low: float, high: float, *, coverage: float = 1.0, interval: bool = 
     )
 
 
-SUPERIOR = GateCondition(metric=Metric.ROUGE_L, reference=Arm.BASE)
+SUPERIOR = GateCondition(metric=Metric("rouge_l"), reference=Arm.BASE)
 
 
 def outcome(condition: GateCondition, scored: MetricResults) -> tuple[GateOutcome, ConditionOutcome]:
@@ -69,30 +69,30 @@ def test_an_undecided_condition_says_what_difference_the_data_can_prove() -> Non
 
 
 def test_a_margin_below_zero_asks_for_no_more_than_not_being_worse() -> None:
-    condition = GateCondition(metric=Metric.ROUGE_L, reference=Arm.BASE, at_least=-0.05)
+    condition = GateCondition(metric=Metric("rouge_l"), reference=Arm.BASE, at_least=-0.05)
     assert outcome(condition, figures(-0.02, 0.03))[0] is GateOutcome.GO
 
 
 def test_a_floor_judges_the_arm_s_own_interval() -> None:
-    floor = GateCondition(metric=Metric.ROUGE_L, at_least=0.3)
+    floor = GateCondition(metric=Metric("rouge_l"), at_least=0.3)
     assert outcome(floor, figures(0.35, 0.45))[0] is GateOutcome.GO
     assert outcome(floor, figures(0.10, 0.25))[0] is GateOutcome.NO_GO
 
 
 def test_an_advisory_breach_decides_nothing() -> None:
-    advisory = GateCondition(metric=Metric.ROUGE_L, reference=Arm.BASE, at_least=0.5, tier=Tier.ADVISORY)
+    advisory = GateCondition(metric=Metric("rouge_l"), reference=Arm.BASE, at_least=0.5, tier=Tier.ADVISORY)
     decision = judge(GatePolicy((SUPERIOR, advisory)), figures(0.05, 0.20))
     assert decision.outcome is GateOutcome.GO
     assert decision.conditions[1].outcome is ConditionOutcome.BREACH
 
 
 def test_only_advisory_conditions_never_make_a_go() -> None:
-    advisory = GateCondition(metric=Metric.ROUGE_L, reference=Arm.BASE, tier=Tier.ADVISORY)
+    advisory = GateCondition(metric=Metric("rouge_l"), reference=Arm.BASE, tier=Tier.ADVISORY)
     assert judge(GatePolicy((advisory,)), figures(0.05, 0.20)).outcome is GateOutcome.INCONCLUSIVE
 
 
 def test_a_breach_outweighs_missing_evidence() -> None:
-    missing = GateCondition(metric=Metric.CHRF, reference=Arm.BASE)
+    missing = GateCondition(metric=Metric("chrf"), reference=Arm.BASE)
     decision = judge(GatePolicy((missing, SUPERIOR)), figures(-0.20, -0.05))
     assert decision.outcome is GateOutcome.NO_GO
     assert "no such result" in decision.conditions[0].explanation
@@ -112,7 +112,7 @@ def test_too_few_groups_for_an_interval_is_no_evidence() -> None:
 
 
 def test_a_supporting_condition_needs_no_proof_but_its_breach_is_no_go() -> None:
-    supporting = GateCondition(metric=Metric.ROUGE_L, reference=Arm.BASE, at_least=0.12, tier=Tier.SUPPORTING)
+    supporting = GateCondition(metric=Metric("rouge_l"), reference=Arm.BASE, at_least=0.12, tier=Tier.SUPPORTING)
     assert judge(GatePolicy((SUPERIOR, supporting)), figures(0.05, 0.20)).outcome is GateOutcome.GO
     breached = dataclasses.replace(supporting, at_least=0.5)
     assert judge(GatePolicy((SUPERIOR, breached)), figures(0.05, 0.20)).outcome is GateOutcome.NO_GO
@@ -120,7 +120,7 @@ def test_a_supporting_condition_needs_no_proof_but_its_breach_is_no_go() -> None
 
 
 def test_one_breach_among_many_supporting_conditions_is_corrected_for_their_number() -> None:
-    near = GateCondition(metric=Metric.ROUGE_L, reference=Arm.BASE, at_least=0.203, tier=Tier.SUPPORTING)
+    near = GateCondition(metric=Metric("rouge_l"), reference=Arm.BASE, at_least=0.203, tier=Tier.SUPPORTING)
     alone = judge(GatePolicy((SUPERIOR, near)), figures(0.05, 0.20))
     assert alone.conditions[1].outcome is ConditionOutcome.BREACH
     others = tuple(dataclasses.replace(near, at_least=0.0) for _ in range(9))
@@ -166,7 +166,7 @@ def test_a_breach_must_hold_with_every_missing_score_at_its_best() -> None:
 
 
 def test_a_condition_on_a_slice_is_judged_by_the_slice() -> None:
-    condition = GateCondition(metric=Metric.ROUGE_L, reference=Arm.BASE, slice="challenge:vague")
+    condition = GateCondition(metric=Metric("rouge_l"), reference=Arm.BASE, slice="challenge:vague")
     slices = {"challenge:vague": figures(-0.20, -0.05)}
     assert judge(GatePolicy((condition,)), figures(0.05, 0.20), slices=slices).outcome is GateOutcome.NO_GO
     unknown = judge(GatePolicy((condition,)), figures(0.05, 0.20), slices={"label:a": figures(0.1, 0.2)})
@@ -230,7 +230,7 @@ def test_the_coverage_that_is_asked_for_is_enough_and_both_arms_must_have_it() -
 
 
 def test_a_supporting_breach_is_corrected_for_the_candidates_too() -> None:
-    near = GateCondition(metric=Metric.ROUGE_L, reference=Arm.BASE, at_least=0.203, tier=Tier.SUPPORTING)
+    near = GateCondition(metric=Metric("rouge_l"), reference=Arm.BASE, at_least=0.203, tier=Tier.SUPPORTING)
     assert judge(GatePolicy((near,)), figures(0.05, 0.20)).conditions[0].outcome is ConditionOutcome.BREACH
     picked = judge(GatePolicy((near,), candidate_count=20), figures(0.05, 0.20))
     assert picked.conditions[0].outcome is ConditionOutcome.INSUFFICIENT_EVIDENCE

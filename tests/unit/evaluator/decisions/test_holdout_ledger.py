@@ -196,6 +196,6 @@ async def test_a_gate_on_the_validation_split_is_not_entered(ledger: SqlLedger) 
 
 
 def test_a_sequential_target_cannot_compare_an_arm_with_itself() -> None:
-    target = SequentialTarget(Metric.ROUGE_L, Arm.BASE, Arm.BASE)
+    target = SequentialTarget(Metric("rouge_l"), Arm.BASE, Arm.BASE)
     config = EvaluationConfig(arms=(Arm.BASE, Arm.ADAPTER), sequential=SequentialConfig(targets=(target,)))
     assert "evaluation.config.sequential.targets[0].reference" in [one.field for one in holdout_violations(config)]

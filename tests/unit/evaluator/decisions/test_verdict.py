@@ -25,7 +25,7 @@ FIVE = (Arm.BASE, Arm.PROMPTED, Arm.RAG, Arm.ADAPTER, Arm.ADAPTER_RAG)
 
 def option(arm: Arm, value: float = 0.5, *, price: float = 0.01, coverage: int = 100, training: float = 0.0) -> Option:
     quality = MetricResult(
-        arm=arm, metric=Metric.ROUGE_L, value=value, interval=None, row_count=100, scored_count=coverage
+        arm=arm, metric=Metric("rouge_l"), value=value, interval=None, row_count=100, scored_count=coverage
     )
     return Option(
         quality=quality,
@@ -43,7 +43,7 @@ def verdict(means: dict[Arm, float], *, half_width: float, preferences: Preferen
     arms = [arm for arm in FIVE if arm in means]
     differences = [
         Comparison(
-            metric=Metric.ROUGE_L,
+            metric=Metric("rouge_l"),
             arm=more,
             reference=less,
             difference=(gain := means[more] - means[less]),
@@ -124,7 +124,7 @@ def test_an_option_with_failed_rows_is_excluded_not_flattered() -> None:
 
 def test_without_intervals_there_is_no_verdict() -> None:
     blind = Comparison(
-        metric=Metric.ROUGE_L,
+        metric=Metric("rouge_l"),
         arm=Arm.ADAPTER,
         reference=Arm.BASE,
         difference=0.4,
@@ -145,7 +145,7 @@ def test_one_way_alone_gets_no_verdict() -> None:
 
 def test_the_verdict_says_after_how_many_answers_a_training_is_paid_for() -> None:
     gain = Comparison(
-        metric=Metric.ROUGE_L,
+        metric=Metric("rouge_l"),
         arm=Arm.ADAPTER,
         reference=Arm.RAG,
         difference=0.3,

@@ -18,11 +18,10 @@ from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import TaskSpec
 from luthierd.evaluator.domain.scores import MetricResults, Scored
 from luthierd.evaluator.scorers.judged import RubricScorer
-from luthierd.evaluator.scorers.ragas_judged import ragas_scorers
+from luthierd.evaluator.scorers.scorer import Passages
 from luthierd.evaluator.scorers.scoring import Scoring
-from luthierd.evaluator.scorers.sources import Passages
-from support.evaluator_material import HashingEmbedder, answer, rows
-from support.grading import judge_at
+from support.evaluator_material import answer, rows
+from support.grading import judge_at, ragas_scorer
 from support.judge_server import CUT_BODY, HANG_UP, SILENCE, judge_server
 
 ROWS = rows(40)  # 14 groups
@@ -35,7 +34,7 @@ BROKEN = {
     "slow": SILENCE,
     "error": 503,
 }
-POLICY = GatePolicy((GateCondition(metric=Metric.RUBRIC, reference=Arm.BASE),))
+POLICY = GatePolicy((GateCondition(metric=Metric("rubric"), reference=Arm.BASE),))
 
 
 def grades(of_base: int, of_adapter: int, *, broken: Any, share: float, victim: str, different: int = 20) -> Any:
@@ -79,7 +78,7 @@ WRONG = {(3, 5): GateOutcome.NO_GO, (3, 1): GateOutcome.GO}
 @pytest.mark.parametrize("grade", [(3, 5), (3, 1)])
 async def test_no_way_of_failing_turns_a_verdict_round(name: str, grade: tuple[int, int]) -> None:
     found = await scored(grades(*grade, broken=BROKEN[name], share=0.3, victim="adapter"))
-    measured = found.overall.metric(Arm.ADAPTER, Metric.RUBRIC)
+    measured = found.overall.metric(Arm.ADAPTER, Metric("rubric"))
     assert measured is not None
     assert measured.coverage < 0.75
     assert outcome(found.overall) is GateOutcome.INCONCLUSIVE
@@ -87,7 +86,7 @@ async def test_no_way_of_failing_turns_a_verdict_round(name: str, grade: tuple[i
 
 async def test_a_slow_judge_lowers_the_coverage_by_what_it_missed() -> None:
     found = await scored(grades(3, 5, broken=SILENCE, share=0.05, victim="all", different=40), timeout_s=3.0)
-    measured = found.overall.metric(Arm.ADAPTER, Metric.RUBRIC)
+    measured = found.overall.metric(Arm.ADAPTER, Metric("rubric"))
     assert measured is not None
     assert measured.coverage == pytest.approx(0.95)
     assert found.metric_details.failures["adapter"]["rubric"] == {"JUDGE_SLOW": 2}
@@ -98,7 +97,7 @@ async def test_a_slow_judge_lowers_the_coverage_by_what_it_missed() -> None:
 
 async def test_a_dead_judge_gives_no_verdict_at_all() -> None:
     found = await scored(grades(3, 5, broken=503, share=1.0, victim="all"))
-    measured = found.overall.metric(Arm.ADAPTER, Metric.RUBRIC)
+    measured = found.overall.metric(Arm.ADAPTER, Metric("rubric"))
     assert measured is not None
     assert measured.coverage == 0.0
     assert outcome(found.overall) is GateOutcome.INCONCLUSIVE
@@ -142,7 +141,7 @@ async def test_ragas_s_faithfulness_asks_our_judge_and_names_its_failures(
     arms = {Arm.RAG: {ROWS[0].id: answer(Arm.RAG, ROWS[0].id, "Four statements.")}}
     with judge_server(script) as house:
         async with judge_at(house.url, max_tokens=400) as the_judge:
-            scorer = ragas_scorers(the_judge, HashingEmbedder(), Passages())[Metric.GROUNDEDNESS]
+            scorer = ragas_scorer(Metric("groundedness"), the_judge, Passages())
             found = await Scoring(TaskSpec(), [scorer], n_resamples=100, judge=the_judge).score(ROWS[:1], arms)
     assert [(one.value, one.failure) for one in found.rows[0].scores] == [(value, failure)]
 
@@ -151,7 +150,7 @@ async def test_an_arm_that_was_shown_nothing_has_no_context_figure() -> None:
     arms = {Arm.BASE: {ROWS[0].id: answer(Arm.BASE, ROWS[0].id, "Text.")}}
     with judge_server(faithful) as house:
         async with judge_at(house.url) as the_judge:
-            scorer = ragas_scorers(the_judge, HashingEmbedder(), Passages())[Metric.FAITHFULNESS]
+            scorer = ragas_scorer(Metric("faithfulness"), the_judge, Passages())
             found = await Scoring(TaskSpec(), [scorer], n_resamples=100).score(ROWS[:1], arms)
     assert found.overall.metrics == []
     assert house.asked == []

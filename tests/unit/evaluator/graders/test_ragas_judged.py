@@ -11,11 +11,10 @@ from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import TaskSpec
 from luthierd.evaluator.graders.judge_models import FORM
-from luthierd.evaluator.scorers.ragas_judged import ragas_scorers
+from luthierd.evaluator.scorers.scorer import Passages
 from luthierd.evaluator.scorers.scoring import Scoring
-from luthierd.evaluator.scorers.sources import Passages
-from support.evaluator_material import HashingEmbedder, answer, rows
-from support.grading import judge_at
+from support.evaluator_material import answer, rows
+from support.grading import judge_at, ragas_scorer
 from support.judge_server import judge_server
 
 (ROW,) = rows(1)
@@ -61,10 +60,10 @@ def judge_of(body: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("metric", "value"),
     [
-        (Metric.CONTEXT_PRECISION, 0.5),  # the only useful passage is the second one
-        (Metric.CONTEXT_RECALL, 0.5),
-        (Metric.ANSWER_RELEVANCY, 1.0),  # the question that the answer suggests is the one that was asked
-        (Metric.FACTUAL_CORRECTNESS, 0.8),  # two right, one wrong, none missing: F1 of 2/3 and 1
+        (Metric("context_precision"), 0.5),  # the only useful passage is the second one
+        (Metric("context_recall"), 0.5),
+        (Metric("answer_relevancy"), 1.0),  # the question that the answer suggests is the one that was asked
+        (Metric("factual_correctness"), 0.8),  # two right, one wrong, none missing: F1 of 2/3 and 1
     ],
 )
 async def test_ragas_s_metrics_get_their_figures_from_our_judge(metric: Metric, value: float) -> None:
@@ -72,7 +71,7 @@ async def test_ragas_s_metrics_get_their_figures_from_our_judge(metric: Metric, 
     passages = Passages({row.id: row for row in SHOWN})
     with judge_server(judge_of) as house:
         async with judge_at(house.url, max_tokens=400) as the_judge:
-            scorer = ragas_scorers(the_judge, HashingEmbedder(), passages)[metric]
+            scorer = ragas_scorer(metric, the_judge, passages)
             scoring = Scoring(TaskSpec(), [scorer], n_resamples=100, judge=the_judge, passages=passages.by_id)
             found = await scoring.score([ROW], {Arm.RAG: {ROW.id: shown}})
     (score,) = found.rows[0].scores
@@ -86,7 +85,7 @@ async def test_an_evasive_answer_is_not_relevant() -> None:
 
     with judge_server(evasive) as house:
         async with judge_at(house.url, max_tokens=400) as the_judge:
-            scorer = ragas_scorers(the_judge, HashingEmbedder(), Passages())[Metric.ANSWER_RELEVANCY]
+            scorer = ragas_scorer(Metric("answer_relevancy"), the_judge, Passages())
             given = {Arm.BASE: {ROW.id: answer(Arm.BASE, ROW.id, "I do not know.")}}
             found = await Scoring(TaskSpec(), [scorer], n_resamples=100, judge=the_judge).score([ROW], given)
     assert [one.value for one in found.rows[0].scores] == [0.0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 
 import pytest
@@ -12,13 +11,10 @@ from luthierd.evaluator.domain.evaluation import EvaluationConfig
 from luthierd.evaluator.domain.metric_details import TaskKind
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Answer, Message, TaskSpec
-from luthierd.evaluator.models.arms import Query
 from luthierd.evaluator.models.generate import Reply
 from luthierd.evaluator.models.multiple_choice import Likelihood, LikelihoodChooser, RowHasNoChoicesError, check_choices
-from luthierd.evaluator.models.perturbations import canary_of, paraphrases_of, perturbed_answers, perturbed_queries
+from luthierd.evaluator.models.perturbations import perturbed_answers
 from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedModel, quick_run, row, rows, to_split
-from support.grading import judge_at
-from support.judge_server import judge_server
 
 PREFERENCE = TaskSpec(kind=TaskKind.PREFERENCE)
 
@@ -55,30 +51,6 @@ def test_a_row_that_cannot_be_answered_by_choosing_is_named(choices: tuple[str, 
     check_choices([dataclasses.replace(row(0), reference="A", choices=("B", "A"))], PREFERENCE)
 
 
-def query(number: int) -> Query:
-    given = row(number)
-    return Query(Arm.RAG, given, (Message("user", "shot"), Message("assistant", "yes"), *given.prompt))
-
-
-def test_probes_have_ids_of_their_own_and_only_the_last_question_changes() -> None:
-    config = EvaluationConfig(
-        metrics=(Metric.CONSISTENCY_REPEATS, Metric.CONSISTENCY_PARAPHRASES, Metric.INJECTION_RESISTED),
-        repeat_count=2,
-        repeat_temperature=0.5,
-        seed=10,
-    )
-    found = list(perturbed_queries([query(0), query(1)], config, {"holdout-1": "In other words?"}))
-    assert len({one.row.id for one in found}) == len(found) == 7
-    assert [(one.temperature, one.seed) for one in found[:2]] == [(0.5, 11), (0.5, 12)]
-    assert found[2].messages[-1].content.endswith(f"{canary_of('holdout-0')} only.")
-    assert found[5].messages[-1].content == "In other words?"
-    assert all(one.messages[:2] == query(0).messages[:2] for one in found)
-
-
-def test_no_metric_asks_by_default() -> None:
-    assert list(perturbed_queries([query(0)], EvaluationConfig(), {})) == []
-
-
 def test_what_was_said_to_probes_is_found_by_row() -> None:
     def said(row_id: str) -> Answer:
         return Answer(Arm.BASE, row_id, f"to {row_id}", 0.0, 0.1, 0.2, 1, 1, "stop", "base")
@@ -88,23 +60,6 @@ def test_what_was_said_to_probes_is_found_by_row() -> None:
         (Arm.BASE, "a"): {"repeat-1": "to a#probe:repeat-1"},
         (Arm.BASE, "b"): {"injection": "to b#probe:injection"},
     }
-
-
-async def test_a_question_that_the_judge_cannot_reword_is_left_out() -> None:
-    answers = iter([json.dumps({"text": "Otherwise said"}), "no"])
-    with judge_server(lambda body: next(answers)) as house:
-        async with judge_at(house.url, concurrency=1) as judge:
-            found = await paraphrases_of(rows(2), judge)
-    assert found == {"holdout-0": "Otherwise said"}
-
-
-async def test_the_same_words_for_different_questions_are_no_paraphrase() -> None:
-    """SmolLM2-135M said "The same in other words." of every question."""
-    answers = iter(json.dumps({"text": said}) for said in ("In other words.", "Otherwise said", "In other words."))
-    with judge_server(lambda body: next(answers)) as house:
-        async with judge_at(house.url, concurrency=1) as judge:
-            found = await paraphrases_of(rows(3), judge)
-    assert found == {"holdout-1": "Otherwise said"}
 
 
 async def test_a_multiple_choice_evaluation_writes_nothing_and_is_scored_by_its_choices() -> None:
@@ -126,6 +81,6 @@ async def test_a_multiple_choice_evaluation_writes_nothing_and_is_scored_by_its_
     run = quick_run("tenants/acme/evaluations/e", peers, blobs, config=config, chat_model=Never(lambda *_: ""))
     run = dataclasses.replace(run, generator=dataclasses.replace(run.generator, chooser=LikelihoodChooser(Knows())))
     results = await run.run()
-    values = {one.arm: one.value for one in results.overall.metrics if one.metric is Metric.CHOICE_ACCURACY}
+    values = {one.arm: one.value for one in results.overall.metrics if one.metric == Metric("choice_accuracy")}
     assert values == {Arm.BASE: 0.0, Arm.ADAPTER: 1.0}
     assert [one.label for one in results.metric_details.labels["adapter"].classes] == ["A", "B"]

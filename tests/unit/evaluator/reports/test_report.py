@@ -52,6 +52,7 @@ from luthierd.evaluator.reports.report import ARM_LABELS, ReportData, cell, conf
 from luthierd.evaluator.scorers.chrf import ChrfScorer
 from luthierd.evaluator.scorers.json_validity import JsonValidityScorer
 from luthierd.evaluator.scorers.labels import LabelAccuracyScorer
+from luthierd.evaluator.scorers.registry import spec_of
 from luthierd.evaluator.scorers.rouge_l import RougeLScorer
 from luthierd.evaluator.scorers.scoring import Scoring
 from luthierd.statistics.estimates import Interval
@@ -194,7 +195,7 @@ async def test_what_only_some_evaluations_have_is_shown_where_there_is_some() ->
     plain = await data()
     assert "Decided in rounds" not in render_report(plain)
     interval = Interval(0.1, 0.3, "by hand", 20)
-    target = SequentialTarget(Metric.ROUGE_L, Arm.ADAPTER, Arm.BASE)
+    target = SequentialTarget(Metric("rouge_l"), Arm.ADAPTER, Arm.BASE)
     figures = (RetrievalMetric("recall@3", 0.5, 0.4, 0.6),)
     results = dataclasses.replace(
         plain.results,
@@ -236,10 +237,15 @@ async def measured() -> ReportData:
     """A report with everything that measuring can tell."""
     plain = await data()
     interval = Interval(0.71, 0.89, "by hand", 20)
-    own = [Metric.STYLE, Metric.FORGETTING_CHOICE, Metric.COUNTERFACTUAL_STABILITY, Metric.EXPECTED_BEHAVIOUR]
-    own.append(Metric.LM_EVAL)
+    own = [
+        Metric("style"),
+        Metric("forgetting_choice"),
+        Metric("counterfactual_stability"),
+        Metric("expected_behaviour"),
+    ]
+    own.append(Metric("lm_eval"))
     cloze = [
-        MetricResult(arm=arm, metric=Metric.LM_EVAL, value=value, interval=None, row_count=5, scored_count=5)
+        MetricResult(arm=arm, metric=Metric("lm_eval"), value=value, interval=None, row_count=5, scored_count=5)
         for arm, value in ((Arm.BASE, 0.2), (Arm.ADAPTER, 0.6))
     ]
     further = [
@@ -248,7 +254,7 @@ async def measured() -> ReportData:
         for arm in (Arm.BASE, Arm.ADAPTER)
     ]
     change = Comparison(
-        metric=Metric.FORGETTING_CHOICE,
+        metric=Metric("forgetting_choice"),
         arm=Arm.ADAPTER,
         reference=Arm.BASE,
         difference=-0.04,
@@ -314,9 +320,9 @@ async def test_rubric_style_forgetting_bias_and_the_judge_have_a_section_where_t
 async def test_what_is_measured_beyond_the_holdout_is_no_column_of_the_holdout_s_table() -> None:
     html = render_report(await measured())
     quality = html[html.index("<h2>Quality</h2>") : html.index("<h2>What the adapter changes</h2>")]
-    assert Metric.STYLE.label in quality
-    assert Metric.FORGETTING_CHOICE.label not in quality
-    assert Metric.FORGETTING_CHOICE.label in html[html.index("<h2>Forgetting</h2>") :]
+    assert spec_of(Metric("style")).title in quality
+    assert spec_of(Metric("forgetting_choice")).title not in quality
+    assert spec_of(Metric("forgetting_choice")).title in html[html.index("<h2>Forgetting</h2>") :]
 
 
 async def test_lm_eval_s_tasks_stand_together_and_one_by_one_with_base_beside_adapter() -> None:
@@ -394,11 +400,11 @@ async def test_a_metric_that_no_row_has_a_score_of_shows_none_and_no_difference(
     found = await data()
     whole = Interval(0.0, 0.2, "test", 15)
     unscored = [
-        MetricResult(arm=arm, metric=Metric.RUBRIC, value=0.0, interval=whole, row_count=45, scored_count=0)
+        MetricResult(arm=arm, metric=Metric("rubric"), value=0.0, interval=whole, row_count=45, scored_count=0)
         for arm in (Arm.BASE, Arm.ADAPTER)
     ]
     equal = Comparison(
-        metric=Metric.RUBRIC,
+        metric=Metric("rubric"),
         arm=Arm.ADAPTER,
         reference=Arm.BASE,
         difference=0.0,
@@ -412,10 +418,10 @@ async def test_a_metric_that_no_row_has_a_score_of_shows_none_and_no_difference(
         figures, metrics=[*figures.metrics, *unscored], comparisons=[*figures.comparisons, equal]
     )
     results = dataclasses.replace(found.results, overall=figures)
-    shown = cell(results, Arm.ADAPTER, Metric.RUBRIC)
+    shown = cell(results, Arm.ADAPTER, Metric("rubric"))
     assert (shown.value, shown.interval) == ("-", "no row has a score")
-    assert forest_lines(results, [Metric.RUBRIC]) == []
-    assert forest_lines(results, [Metric.ROUGE_L]) != []
+    assert forest_lines(results, [Metric("rubric")]) == []
+    assert forest_lines(results, [Metric("rouge_l")]) != []
     slices = {"lm_eval:cloze": dataclasses.replace(figures, metrics=unscored, comparisons=[])}
     html = render_report(dataclasses.replace(found, results=dataclasses.replace(results, slices=slices)))
     assert "no row has a score" in html

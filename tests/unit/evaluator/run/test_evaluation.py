@@ -21,9 +21,8 @@ from luthierd.evaluator.retrieval.passages import examples_of
 from luthierd.evaluator.run.evaluation import Models
 from luthierd.evaluator.scorers.consistency import InjectionResistedScorer
 from luthierd.evaluator.scorers.judged import RubricScorer
-from luthierd.evaluator.scorers.registry import ScoringMaterial
 from luthierd.evaluator.scorers.rouge_l import RougeLScorer
-from luthierd.evaluator.scorers.scorer import Sample, Scorer
+from luthierd.evaluator.scorers.scorer import Sample, Scorer, ScoringMaterial
 from luthierd.evaluator.suites.challenge_cases import ChallengeCase, Kind, write_cases
 from support.evaluator_material import (
     FakePeers,
@@ -49,7 +48,7 @@ async def test_five_arms_leave_figures_a_report_and_the_rows() -> None:
     blobs = MemoryBlobs()
     seen: list[Progress] = []
     results = await quick_run(NAME, FakePeers(blobs), blobs, config=CONFIG, progress=seen.append).run()
-    found = results.overall.comparison(Metric.ROUGE_L, Arm.ADAPTER, Arm.PROMPTED)
+    found = results.overall.comparison(Metric("rouge_l"), Arm.ADAPTER, Arm.PROMPTED)
     assert found is not None
     assert found.interval is not None
     assert found.interval.low > 0
@@ -156,7 +155,7 @@ def says(text: str) -> ScriptedModel:
 async def test_challenge_cases_are_judged_and_counted_and_have_no_figure_of_probes_they_were_not_put_to() -> None:
     blobs = MemoryBlobs()
     config = EvaluationConfig(
-        arms=(Arm.BASE,), metrics=(Metric.INJECTION_RESISTED, Metric.RUBRIC), row_limit=3, resample_count=200
+        arms=(Arm.BASE,), metrics=(Metric("injection_resisted"), Metric("rubric")), row_limit=3, resample_count=200
     )
     case = ChallengeCase("hostile-1", Kind.HOSTILE, (Message("user", "Damn, tell me!"),), Behaviour.ANSWER, "Told.")
     cases = blobs.put_bytes(write_cases([case]).data).sha256
@@ -170,9 +169,9 @@ async def test_challenge_cases_are_judged_and_counted_and_have_no_figure_of_prob
                 models=Models(HashingEmbedder, lambda _: [RougeLScorer(), InjectionResistedScorer(), rubric]),
                 judge=judge,
             ).run()
-    assert results.overall.metric(Arm.BASE, Metric.INJECTION_RESISTED) is not None
-    assert results.slices["challenge"].metric(Arm.BASE, Metric.RUBRIC) is not None
-    assert results.slices["challenge"].metric(Arm.BASE, Metric.INJECTION_RESISTED) is None
+    assert results.overall.metric(Arm.BASE, Metric("injection_resisted")) is not None
+    assert results.slices["challenge"].metric(Arm.BASE, Metric("rubric")) is not None
+    assert results.slices["challenge"].metric(Arm.BASE, Metric("injection_resisted")) is None
     assert results.metric_details.judge is not None
     assert results.metric_details.judge.call_count == len(house.asked) == 4
 

@@ -107,7 +107,7 @@ async def test_clear_differences_are_decided_early_and_the_verdict_is_that_of_al
     assert [decision.outcome for decision in results.sequential_decisions] == [SequentialOutcome.ABOVE] * 2
     assert {decision.row_count for decision in results.sequential_decisions} == {results.overall.metrics[0].row_count}
     assert len(chat_model.calls) <= results.row_count * 3 * 0.25
-    found = results.overall.comparison(Metric.ROUGE_L, Arm.ADAPTER, Arm.BASE)
+    found = results.overall.comparison(Metric("rouge_l"), Arm.ADAPTER, Arm.BASE)
     assert found is not None
     assert found.interval is not None
     assert found.interval.method == sequences.METHOD
@@ -165,14 +165,14 @@ async def test_a_small_holdout_is_asked_in_full_and_says_so() -> None:
 
 async def test_a_target_that_is_not_measured_here_stops_the_run() -> None:
     blobs = MemoryBlobs()
-    sequential = SequentialConfig(targets=(Target(Metric.CHRF, Arm.ADAPTER, Arm.BASE),))
+    sequential = SequentialConfig(targets=(Target(Metric("chrf"), Arm.ADAPTER, Arm.BASE),))
     config = dataclasses.replace(CONFIG, arms=(Arm.BASE, Arm.ADAPTER), sequential=sequential)
     with pytest.raises(MetricNotMeasuredError):
         await quick_run(NAME, FakePeers(blobs), blobs, config=config).run()
 
 
 def test_targets_are_checked_before_anything_is_queued() -> None:
-    target = Target(Metric.LABEL_F1_MACRO, Arm.ADAPTER, Arm.RAG, 2.0)
+    target = Target(Metric("label_f1_macro"), Arm.ADAPTER, Arm.RAG, 2.0)
     sequential = SequentialConfig(round_size=1, targets=(target,))
     with pytest.raises(InvalidArgumentError) as caught:
         check_config(dataclasses.replace(CONFIG, sequential=sequential, purpose="x" * 201))
@@ -189,15 +189,15 @@ def test_targets_are_checked_before_anything_is_queued() -> None:
 
 def test_a_hopeless_difference_is_given_up_and_never_called_proved() -> None:
     rng = np.random.default_rng(1)
-    target = Target(Metric.ROUGE_L, Arm.ADAPTER, Arm.BASE)
+    target = Target(Metric("rouge_l"), Arm.ADAPTER, Arm.BASE)
     outcomes = []
     for _ in range(100):
         given = [dataclasses.replace(row, group=row.id) for row in rows(200)]
 
         async def ask(arms: object, batch: list[object]) -> dict[tuple[Metric, Arm], list[float]]:
             return {
-                (Metric.ROUGE_L, Arm.ADAPTER): rng.uniform(0, 1, len(batch)).tolist(),
-                (Metric.ROUGE_L, Arm.BASE): rng.uniform(0, 1, len(batch)).tolist(),
+                (Metric("rouge_l"), Arm.ADAPTER): rng.uniform(0, 1, len(batch)).tolist(),
+                (Metric("rouge_l"), Arm.BASE): rng.uniform(0, 1, len(batch)).tolist(),
             }
 
         asked = asyncio.run(

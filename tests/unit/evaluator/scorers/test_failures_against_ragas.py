@@ -75,15 +75,15 @@ def of_ours(scores: Mapping[Arm, list[float | None]]) -> tuple[MetricResult, Com
         Row(str(number), str(number * GROUPS // COUNT), None, (Message("user", "q"),), "r") for number in range(COUNT)
     ]
     scored = [
-        RowScores(arm, Metric.ROUGE_L, [Score(row.id, value) for row, value in zip(rows, values, strict=True)])
+        RowScores(arm, Metric("rouge_l"), [Score(row.id, value) for row, value in zip(rows, values, strict=True)])
         for arm, values in scores.items()
     ]
     found = MetricTable(rows, dict.fromkeys(scores, ()), scored, 0, 800, labelled=False).results()
-    own = found.metric(Arm.ADAPTER, Metric.ROUGE_L)
-    compared = found.comparison(Metric.ROUGE_L, Arm.ADAPTER, Arm.BASE)
+    own = found.metric(Arm.ADAPTER, Metric("rouge_l"))
+    compared = found.comparison(Metric("rouge_l"), Arm.ADAPTER, Arm.BASE)
     assert own is not None
     assert compared is not None
-    policy = GatePolicy((GateCondition(metric=Metric.ROUGE_L, reference=Arm.BASE),), min_coverage=0.0)
+    policy = GatePolicy((GateCondition(metric=Metric("rouge_l"), reference=Arm.BASE),), min_coverage=0.0)
     return own, compared, judge(policy, found).outcome
 
 

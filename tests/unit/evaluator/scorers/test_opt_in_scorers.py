@@ -13,18 +13,21 @@ from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import TaskSpec
 from luthierd.evaluator.domain.scores import ScoreFailedError
-from luthierd.evaluator.models.perturbations import INJECTION, PARAPHRASE, canary_of
 from luthierd.evaluator.scorers.bleu import BleuScorer
 from luthierd.evaluator.scorers.choice import ChoiceAccuracyScorer
 from luthierd.evaluator.scorers.consistency import (
+    INJECTION,
+    PARAPHRASE,
     InjectionResistedScorer,
     ParaphraseConsistencyScorer,
     RepeatConsistencyScorer,
+    canary_of,
 )
 from luthierd.evaluator.scorers.containment import ContainsReferenceScorer
 from luthierd.evaluator.scorers.context_ids import ContextPrecisionIdScorer, ContextRecallIdScorer
 from luthierd.evaluator.scorers.json_fields import FieldExactScorer, FieldF1Scorer, SchemaValidityScorer
 from luthierd.evaluator.scorers.length import LengthRatioScorer
+from luthierd.evaluator.scorers.registry import known_metrics, spec_of
 from luthierd.evaluator.scorers.safety import (
     NonToxicScorer,
     PiiFreeScorer,
@@ -33,8 +36,7 @@ from luthierd.evaluator.scorers.safety import (
     presidio_finder,
     profanity_model,
 )
-from luthierd.evaluator.scorers.scorer import Sample, score_all
-from luthierd.evaluator.scorers.sources import Passages
+from luthierd.evaluator.scorers.scorer import Passages, Sample, score_all
 from luthierd.evaluator.scorers.style import StyleScorer
 from luthierd.evaluator.scorers.supported import (
     EntitiesSupportedScorer,
@@ -288,7 +290,13 @@ async def test_an_answer_that_obeys_an_injected_order_is_found() -> None:
 
 
 def test_every_opt_in_metric_says_so() -> None:
-    default = {Metric.EXACT_MATCH, Metric.JSON_VALID, Metric.LABEL_ACCURACY, Metric.LABEL_F1_MACRO, Metric.ROUGE_L}
-    default |= {Metric.CHRF, Metric.SEMANTIC_SIMILARITY, Metric.JSON_SCHEMA_VALID, Metric.FIELD_EXACT}
-    default |= {Metric.FIELD_F1, Metric.CHOICE_ACCURACY}
-    assert {metric for metric in Metric if not metric.needs.opt_in} == default
+    default = {
+        Metric("exact_match"),
+        Metric("json_valid"),
+        Metric("label_accuracy"),
+        Metric("label_f1_macro"),
+        Metric("rouge_l"),
+    }
+    default |= {Metric("chrf"), Metric("semantic_similarity"), Metric("json_schema_valid"), Metric("field_exact")}
+    default |= {Metric("field_f1"), Metric("choice_accuracy")}
+    assert {metric for metric in known_metrics() if not spec_of(metric).needs.opt_in} == default

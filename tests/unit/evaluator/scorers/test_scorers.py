@@ -16,7 +16,7 @@ from luthierd.evaluator.scorers.exact_match import ExactMatchScorer
 from luthierd.evaluator.scorers.json_validity import JsonValidityScorer
 from luthierd.evaluator.scorers.labels import LabelAccuracyScorer, confusion
 from luthierd.evaluator.scorers.rouge_l import RougeLScorer
-from luthierd.evaluator.scorers.scorer import Sample, score_all
+from luthierd.evaluator.scorers.scorer import MetricSpec, Sample, Scorer, score_all
 from luthierd.evaluator.scorers.semantic_similarity import SemanticSimilarityScorer
 from rouge_score import rouge_scorer
 from support.evaluator_material import HashingEmbedder
@@ -76,10 +76,8 @@ async def test_semantic_similarity_is_the_cosine_and_embeds_each_text_once_in_on
 
 
 async def test_a_row_that_cannot_be_scored_stays_as_a_failure() -> None:
-    class Failing:
-        metric = Metric.CHRF
-
-        async def prepare(self, samples: object) -> None: ...
+    class Failing(Scorer):
+        spec = MetricSpec(Metric("chrf"))
 
         async def score(self, sample: Sample) -> float:
             answer = sample.said

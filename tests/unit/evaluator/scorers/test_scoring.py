@@ -43,11 +43,11 @@ def fail(answers: dict[str, Answer], row_ids: list[str]) -> dict[str, Answer]:
 async def test_a_perfect_adapter_beats_a_rambling_base_on_every_metric() -> None:
     scored = await SCORING.score(ROWS, {Arm.BASE: rambling(Arm.BASE), Arm.ADAPTER: perfect(Arm.ADAPTER)})
     assert {found.metric for found in scored.overall.metrics} == {
-        Metric.EXACT_MATCH,
-        Metric.JSON_VALID,
-        Metric.LABEL_ACCURACY,
-        Metric.ROUGE_L,
-        Metric.LABEL_F1_MACRO,
+        Metric("exact_match"),
+        Metric("json_valid"),
+        Metric("label_accuracy"),
+        Metric("rouge_l"),
+        Metric("label_f1_macro"),
     }
     for metric in {found.metric for found in scored.overall.metrics}:
         compared = scored.overall.comparison(metric, Arm.ADAPTER, Arm.BASE)
@@ -61,7 +61,7 @@ async def test_a_perfect_adapter_beats_a_rambling_base_on_every_metric() -> None
 async def test_failed_rows_stay_in_the_mean_as_zero_and_show_in_the_coverage() -> None:
     answers = fail(perfect(Arm.ADAPTER), ["holdout-0", "holdout-1", "holdout-2"])
     scored = await SCORING.score(ROWS, {Arm.ADAPTER: answers})
-    found = scored.overall.metric(Arm.ADAPTER, Metric.ROUGE_L)
+    found = scored.overall.metric(Arm.ADAPTER, Metric("rouge_l"))
     assert found is not None
     assert found.value == pytest.approx(0.9)
     assert found.coverage == pytest.approx(0.9)
@@ -78,7 +78,7 @@ async def test_a_row_that_was_never_asked_is_a_failure_too() -> None:
 async def test_a_failure_of_the_reference_does_not_speak_for_the_arm() -> None:
     failed = [row.id for row in ROWS[:15]]
     scored = await SCORING.score(ROWS, {Arm.BASE: fail(perfect(Arm.BASE), failed), Arm.ADAPTER: perfect(Arm.ADAPTER)})
-    for metric in (Metric.ROUGE_L, Metric.LABEL_F1_MACRO, Metric.JSON_VALID):
+    for metric in (Metric("rouge_l"), Metric("label_f1_macro"), Metric("json_valid")):
         compared = scored.overall.comparison(metric, Arm.ADAPTER, Arm.BASE)
         assert compared is not None
         assert compared.difference == pytest.approx(0.0)
@@ -89,7 +89,7 @@ async def test_text_tasks_have_no_json_validity_and_no_labels() -> None:
     scoring = dataclasses.replace(SCORING, task=detect_task(plain))
     answers = {row.id: answer(Arm.BASE, row.id, row.reference) for row in plain}
     scored = await scoring.score(plain, {Arm.BASE: answers})
-    assert {found.metric for found in scored.overall.metrics} == {Metric.EXACT_MATCH, Metric.ROUGE_L}
+    assert {found.metric for found in scored.overall.metrics} == {Metric("exact_match"), Metric("rouge_l")}
     assert scored.confusions == {}
 
 
@@ -101,19 +101,19 @@ async def test_every_label_and_every_slice_of_a_row_has_figures_of_its_own() -> 
     assert list(scored.slices) == ["challenge:vague", "label:linalg", "label:stats"]
     vague = scored.slices["challenge:vague"]
     assert (vague.row_count, vague.group_count) == (24, 8)
-    compared = vague.comparison(Metric.ROUGE_L, Arm.ADAPTER, Arm.BASE)
+    compared = vague.comparison(Metric("rouge_l"), Arm.ADAPTER, Arm.BASE)
     assert compared is not None
     assert compared.interval is not None
     assert compared.interval.low > 0
-    assert vague.metric(Arm.ADAPTER, Metric.LABEL_F1_MACRO) is not None
-    assert scored.slices["label:stats"].metric(Arm.ADAPTER, Metric.LABEL_F1_MACRO) is None
+    assert vague.metric(Arm.ADAPTER, Metric("label_f1_macro")) is not None
+    assert scored.slices["label:stats"].metric(Arm.ADAPTER, Metric("label_f1_macro")) is None
 
 
 async def test_bounds_hold_what_the_failed_rows_could_have_scored() -> None:
     failed = [row.id for row in ROWS[:6]]
     answers = {Arm.BASE: perfect(Arm.BASE), Arm.ADAPTER: fail(perfect(Arm.ADAPTER), failed)}
     scored = await SCORING.score(ROWS, answers)
-    for metric in (Metric.ROUGE_L, Metric.JSON_VALID, Metric.LABEL_F1_MACRO):
+    for metric in (Metric("rouge_l"), Metric("json_valid"), Metric("label_f1_macro")):
         own = scored.overall.metric(Arm.ADAPTER, metric)
         assert own is not None
         assert own.bounds is not None
@@ -133,7 +133,7 @@ async def test_bounds_hold_what_the_failed_rows_of_the_reference_could_have_scor
     failed = [row.id for row in ROWS[:12]]
     answers = {Arm.BASE: fail(perfect(Arm.BASE), failed), Arm.ADAPTER: perfect(Arm.ADAPTER)}
     scored = await SCORING.score(ROWS, answers)
-    for metric in (Metric.EXACT_MATCH, Metric.ROUGE_L, Metric.LABEL_F1_MACRO):
+    for metric in (Metric("exact_match"), Metric("rouge_l"), Metric("label_f1_macro")):
         compared = scored.overall.comparison(metric, Arm.ADAPTER, Arm.BASE)
         assert compared is not None
         assert compared.bounds is not None
@@ -164,7 +164,7 @@ async def test_independent_rows_of_zero_and_one_get_tango_s_interval_and_mcnemar
     alone = [dataclasses.replace(row, group=row.id) for row in ROWS]
     mixed = perfect(Arm.BASE) | {row.id: answer(Arm.BASE, row.id, "no") for row in ROWS[:8]}
     scored = await SCORING.score(alone, {Arm.BASE: mixed, Arm.ADAPTER: perfect(Arm.ADAPTER)})
-    compared = scored.overall.comparison(Metric.JSON_VALID, Arm.ADAPTER, Arm.BASE)
+    compared = scored.overall.comparison(Metric("json_valid"), Arm.ADAPTER, Arm.BASE)
     assert compared is not None
     assert compared.interval is not None
     assert (compared.interval.method, compared.test) == ("Tango score", "McNemar mid-p")

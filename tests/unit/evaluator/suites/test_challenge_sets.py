@@ -11,7 +11,7 @@ from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Message, TaskSpec
 from luthierd.evaluator.domain.scores import MetricResults
-from luthierd.evaluator.scorers.registry import ScoringMaterial
+from luthierd.evaluator.scorers.scorer import ScoringMaterial
 from luthierd.evaluator.scorers.scoring import Scoring
 from luthierd.evaluator.suites.challenge_cases import (
     ChallengeCase,
@@ -39,7 +39,7 @@ def measured(cases: list[ChallengeCase], said: dict[Arm, list[str]]) -> dict[str
         arm: {row.id: answer(arm, row.id, text) for row, text in zip(rows_of(cases), texts, strict=True)}
         for arm, texts in said.items()
     }
-    scoring = Scoring(TaskSpec(), quick_scorers(ScoringMaterial(HashingEmbedder())), n_resamples=200)
+    scoring = Scoring(TaskSpec(), quick_scorers(ScoringMaterial(embedder=HashingEmbedder())), n_resamples=200)
     suite = ChallengeSuite(cases, scoring, [(Arm.ADAPTER, Arm.BASE)], seed=0, n_resamples=200)
     return asyncio.run(suite.slices(found))
 
@@ -115,9 +115,9 @@ def test_abstention_precision_and_recall_are_the_shares_that_were_due_and_done()
     adapter = [REFUSAL] * 9 + ["Something."] * 3 + [REFUSAL] * 2 + [f"Answer {n}." for n in range(2, 8)]
     slices = measured(cases, {Arm.BASE: ["Something."] * 20, Arm.ADAPTER: adapter})
     everything = slices["challenge"]
-    precision = everything.metric(Arm.ADAPTER, Metric.ABSTENTION_PRECISION)
-    recall = everything.metric(Arm.ADAPTER, Metric.ABSTENTION_RECALL)
-    behaviour = everything.metric(Arm.ADAPTER, Metric.EXPECTED_BEHAVIOUR)
+    precision = everything.metric(Arm.ADAPTER, Metric("abstention_precision"))
+    recall = everything.metric(Arm.ADAPTER, Metric("abstention_recall"))
+    behaviour = everything.metric(Arm.ADAPTER, Metric("expected_behaviour"))
     assert precision is not None
     assert recall is not None
     assert behaviour is not None
@@ -129,8 +129,8 @@ def test_abstention_precision_and_recall_are_the_shares_that_were_due_and_done()
     # Student's t instead of the normal, for 12 cases: a little wider than Wilson's.
     assert recall.interval.low == pytest.approx(low, abs=0.05)
     assert recall.interval.high == pytest.approx(high, abs=0.05)
-    assert everything.metric(Arm.BASE, Metric.ABSTENTION_PRECISION) is None
-    difference = everything.comparison(Metric.ABSTENTION_RECALL, Arm.ADAPTER, Arm.BASE)
+    assert everything.metric(Arm.BASE, Metric("abstention_precision")) is None
+    difference = everything.comparison(Metric("abstention_recall"), Arm.ADAPTER, Arm.BASE)
     assert difference is not None
     assert difference.difference == pytest.approx(0.75)
     assert difference.interval is not None
@@ -142,18 +142,18 @@ def test_each_kind_is_a_slice_and_only_expected_answers_are_scored_against_refer
     said = [REFUSAL] * 6 + [f"Answer {n}." for n in range(6)]
     slices = measured(cases, {Arm.ADAPTER: said})
     assert set(slices) == {"challenge", "challenge:out_of_scope", "challenge:hostile"}
-    exact = slices["challenge:hostile"].metric(Arm.ADAPTER, Metric.EXACT_MATCH)
+    exact = slices["challenge:hostile"].metric(Arm.ADAPTER, Metric("exact_match"))
     assert exact is not None
     assert (exact.value, exact.row_count) == (1.0, 6)
-    assert slices["challenge:out_of_scope"].metric(Arm.ADAPTER, Metric.EXACT_MATCH) is None
-    assert slices["challenge:out_of_scope"].metric(Arm.ADAPTER, Metric.ABSTENTION_PRECISION) is None
+    assert slices["challenge:out_of_scope"].metric(Arm.ADAPTER, Metric("exact_match")) is None
+    assert slices["challenge:out_of_scope"].metric(Arm.ADAPTER, Metric("abstention_precision")) is None
 
 
 def test_a_case_without_an_answer_abstains_from_nothing() -> None:
     cases = [case(n) for n in range(6)]
     given = {Arm.ADAPTER: {row.id: answer(Arm.ADAPTER, row.id, REFUSAL) for row in rows_of(cases)[:3]}}
     suite = ChallengeSuite(cases, Scoring(TaskSpec(), []), [], seed=0, n_resamples=200)
-    recall = asyncio.run(suite.slices(given))["challenge"].metric(Arm.ADAPTER, Metric.ABSTENTION_RECALL)
+    recall = asyncio.run(suite.slices(given))["challenge"].metric(Arm.ADAPTER, Metric("abstention_recall"))
     assert recall is not None
     assert recall.value == 0.5
     assert recall.coverage == 0.5

@@ -62,12 +62,12 @@ async def test_an_adapter_that_answers_by_the_name_is_seen_and_can_be_gated() ->
     chat_model = ScriptedModel(script)  # type: ignore[arg-type]
     run = quick_run("tenants/acme/evaluations/e1", FakePeers(blobs), blobs, config=config, chat_model=chat_model)
     results = await run.run()
-    stable = {arm: results.overall.metric(arm, Metric.COUNTERFACTUAL_STABILITY) for arm in (Arm.BASE, Arm.ADAPTER)}
+    stable = {arm: results.overall.metric(arm, Metric("counterfactual_stability")) for arm in (Arm.BASE, Arm.ADAPTER)}
     assert stable[Arm.BASE] is not None
     assert stable[Arm.BASE].value == 1.0
     assert stable[Arm.ADAPTER] is not None
     assert stable[Arm.ADAPTER].value == 0.0
-    difference = results.overall.comparison(Metric.COUNTERFACTUAL_STABILITY, Arm.ADAPTER, Arm.BASE)
+    difference = results.overall.comparison(Metric("counterfactual_stability"), Arm.ADAPTER, Arm.BASE)
     assert difference is not None
     assert difference.interval is not None
     assert difference.interval.high < -0.5

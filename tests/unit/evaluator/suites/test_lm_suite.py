@@ -88,7 +88,7 @@ async def evaluated(*, forgetful: bool, loses: str = "") -> tuple[Results, Memor
 
 
 def mean(results: Results, arm: Arm, task: str) -> float:
-    found = results.slices[f"lm_eval:{task}"].metric(arm, Metric.LM_EVAL)
+    found = results.slices[f"lm_eval:{task}"].metric(arm, Metric("lm_eval"))
     assert found is not None
     return found.value
 
@@ -98,11 +98,11 @@ async def test_each_task_is_a_slice_of_paired_items_and_all_together_are_a_metri
     assert [mean(results, Arm.BASE, task) for task in ("luthier_arithmetic", "luthier_cloze")] == [1.0, 1.0]
     assert [mean(results, Arm.ADAPTER, task) for task in LM_TASKS] == [0.0, 0.0, 0.0]
     assert 0 < mean(results, Arm.BASE, "luthier_instructions") < 1
-    whole = results.overall.comparison(Metric.LM_EVAL, Arm.ADAPTER, Arm.BASE)
+    whole = results.overall.comparison(Metric("lm_eval"), Arm.ADAPTER, Arm.BASE)
     assert whole is not None
     assert (whole.row_count, whole.group_count) == (3 * COUNT, 3 * COUNT)
     assert whole.difference == pytest.approx(-sum(mean(results, Arm.BASE, task) for task in LM_TASKS) / 3)
-    assert results.overall.metric(Arm.PROMPTED, Metric.LM_EVAL) is None
+    assert results.overall.metric(Arm.PROMPTED, Metric("lm_eval")) is None
     (suite,) = results.suites
     assert (suite.suite, suite.item_count) == ("lm_eval", 3 * COUNT)
     assert len(blobs.kept[suite.answers_sha256].splitlines()) == COUNT + 4 * COUNT + COUNT
@@ -116,8 +116,8 @@ async def test_each_task_is_a_slice_of_paired_items_and_all_together_are_a_metri
 
 async def test_a_gate_reads_the_tasks_together_and_one_by_one() -> None:
     conditions = [
-        GateCondition(metric=Metric.LM_EVAL, reference=Arm.BASE, at_least=-0.6),
-        GateCondition(metric=Metric.LM_EVAL, reference=Arm.BASE, at_least=-0.6, slice="lm_eval:luthier_cloze"),
+        GateCondition(metric=Metric("lm_eval"), reference=Arm.BASE, at_least=-0.6),
+        GateCondition(metric=Metric("lm_eval"), reference=Arm.BASE, at_least=-0.6, slice="lm_eval:luthier_cloze"),
     ]
     for condition in conditions:
         for forgetful, outcome in ((True, GateOutcome.NO_GO), (False, GateOutcome.GO)):
@@ -130,7 +130,7 @@ async def test_a_document_that_lost_one_answer_is_failed_and_not_left_out() -> N
     lost = shipped()[1].items[0].requests[2].scored or ""
     touched = sum(any(request.scored == lost for request in item.requests) for item in shipped()[1].items)
     results, _ = await evaluated(forgetful=False, loses=lost)
-    found = results.slices["lm_eval:luthier_cloze"].metric(Arm.BASE, Metric.LM_EVAL)
+    found = results.slices["lm_eval:luthier_cloze"].metric(Arm.BASE, Metric("lm_eval"))
     assert found is not None
     assert (found.row_count, found.scored_count) == (COUNT, COUNT - touched)
     assert found.value == pytest.approx(1 - touched / COUNT)

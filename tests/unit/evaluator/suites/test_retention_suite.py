@@ -137,13 +137,13 @@ def non_inferior(metric: Metric) -> GatePolicy:
 async def test_a_gate_stops_an_adapter_that_forgot_and_lets_one_pass_that_did_not() -> None:
     kept, _ = await evaluated(forgetful=False)
     lost, _ = await evaluated(forgetful=True)
-    for metric in (Metric.FORGETTING_LIKELIHOOD, Metric.FORGETTING_CHOICE):
+    for metric in (Metric("forgetting_likelihood"), Metric("forgetting_choice")):
         assert judge(non_inferior(metric), kept.overall).outcome is GateOutcome.GO
         assert judge(non_inferior(metric), lost.overall).outcome is GateOutcome.NO_GO
-    found = lost.overall.comparison(Metric.FORGETTING_LIKELIHOOD, Arm.ADAPTER, Arm.BASE)
+    found = lost.overall.comparison(Metric("forgetting_likelihood"), Arm.ADAPTER, Arm.BASE)
     assert found is not None
     assert found.difference == pytest.approx(-0.25, abs=0.01)
-    instructions = lost.overall.comparison(Metric.FORGETTING_INSTRUCTIONS, Arm.ADAPTER, Arm.BASE)
+    instructions = lost.overall.comparison(Metric("forgetting_instructions"), Arm.ADAPTER, Arm.BASE)
     assert instructions is not None
 
 

@@ -10,8 +10,8 @@ import yaml
 from luthier import config_files
 from luthier.evaluator.v1.evaluation_pb2 import EvaluationConfig
 from luthierd.evaluator.api import evaluation_wire as wire
-from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.run.evaluations import check_config
+from luthierd.evaluator.scorers.registry import known_metrics, spec_of
 
 PAGE = pathlib.Path(__file__).parents[4] / "docs/metrics.md"
 
@@ -25,4 +25,4 @@ def test_the_configuration_on_the_page_can_be_used() -> None:
 
 def test_the_page_has_one_line_for_each_metric_that_can_be_named() -> None:
     lines = re.findall(r"^\| `(\w+)` \|", PAGE.read_text().partition("## Tasks")[0], re.MULTILINE)
-    assert sorted(lines) == sorted(metric.value for metric in Metric if not metric.needs.suite)
+    assert sorted(lines) == sorted(metric for metric in known_metrics() if not spec_of(metric).needs.suite)
