@@ -42,7 +42,7 @@ from luthierd.evaluator.scorers.registry import build_scorers, load, needs_judge
 from luthierd.evaluator.scorers.scorer import SCORERS, Scorer
 from luthierd.evaluator.suites import lm_harness
 from luthierd.evaluator.suites.retention_store import SqlRetentionSuites
-from luthierd.evaluator.suites.retention_suite import SuiteParts
+from luthierd.evaluator.suites.suite import SuiteParts
 from luthierd.jobs.worker import JobCancelled, JobContext, Outcome, run_worker
 from luthierd.rpc.auth import TokenIssuer
 from luthierd.rpc.peers import endpoints_of

@@ -14,7 +14,7 @@ from luthierd.evaluator.domain.suites import LmEvalConfig
 from luthierd.evaluator.models.generate import Generator, SystemClock
 from luthierd.evaluator.suites.lm_harness import SHIPPED, load_tasks
 from luthierd.evaluator.suites.lm_suite import LmSuite
-from luthierd.evaluator.suites.suite import SuiteGenerator
+from luthierd.evaluator.suites.run import PlainPlan, generate_answers
 from support.inference_server import BASE, InferenceServer
 
 pytestmark = pytest.mark.e2e
@@ -74,14 +74,16 @@ async def test_the_suite_gives_each_item_what_lm_evals_api_models_get_over_http_
     samples = Journal()
     targets = {Arm.BASE: BASE, Arm.ADAPTER: DEPLOYMENT}
     tasks = await asyncio.to_thread(load_tasks, LmEvalConfig(TASKS, COUNT), [SHIPPED])
-    suite = LmSuite(tasks, seed=0, n_resamples=200)
+    suite = LmSuite(tasks=tasks, seed=0, n_resamples=200)
     async with AsyncClient(Endpoints(inference=f"127.0.0.1:{server.port}"), server.token("examiner")) as client:
         revision = server.add_revision("examiner", "r1", seed=72, adapter="examined")
         await client.deployments.deploy(DEPLOYMENT, adapter_revision=revision)
         chat_model = InferenceModel(client, targets.__getitem__, timeout_s=60)
-        generator = SuiteGenerator(Generator(chat_model, samples, SystemClock(), max_tokens=MAX_TOKENS), samples)
+        generator = Generator(chat_model, samples, SystemClock(), max_tokens=MAX_TOKENS)
         likelihoods = SdkLikelihoods(client, targets.__getitem__, timeout_s=60)
-        answers = await suite.generate(generator, likelihoods, list(targets))
+        answers = await generate_answers(
+            suite, list(targets), PlainPlan(), generator=generator, samples=samples, likelihoods=likelihoods
+        )
     assert all(answer.error is None for given in answers.values() for answer in given.values())
     said = {
         arm: {row_id.removeprefix("suite:lm_eval/"): answer.text for row_id, answer in given.items()}
@@ -95,7 +97,7 @@ async def test_the_suite_gives_each_item_what_lm_evals_api_models_get_over_http_
         for sample in await by_lm_eval(server, "local-chat-completions", model, INSTRUCTIONS):
             assert [[said[arm][f"{INSTRUCTIONS}/{sample['doc_id']}/0"]]] == sample["resps"]
     assert said[Arm.BASE] != said[Arm.ADAPTER]
-    assert set(suite.measure(answers).slices) == {f"lm_eval:{task}" for task in TASKS}
+    assert set((await suite.score(answers)).slices) == {f"lm_eval:{task}" for task in TASKS}
 
 
 async def test_lm_eval_with_another_tenants_token_is_refused(server: InferenceServer) -> None:

@@ -350,6 +350,7 @@ class EvaluationConfig(_message.Message):
     RETENTION_SUITE_FIELD_NUMBER: _builtins.int
     COUNTERFACTUAL_SUITE_FIELD_NUMBER: _builtins.int
     LM_EVAL_SUITE_FIELD_NUMBER: _builtins.int
+    SUITES_FIELD_NUMBER: _builtins.int
     split: _builtins.str
     """Split to evaluate: `holdout` or `validation`. Default `holdout`."""
     row_limit: _builtins.int
@@ -459,6 +460,10 @@ class EvaluationConfig(_message.Message):
         `lm_eval:TASK`. Default: not run.
         """
 
+    @_builtins.property
+    def suites(self) -> _containers.RepeatedCompositeFieldContainer[Global___SuiteSpec]:
+        """Suites that the server has beyond the ones above, by name. Default: none."""
+
     def __init__(
         self,
         *,
@@ -496,10 +501,11 @@ class EvaluationConfig(_message.Message):
         retention_suite: Global___RetentionSuite | None = ...,
         counterfactual_suite: Global___CounterfactualSuite | None = ...,
         lm_eval_suite: Global___LmEvalSuite | None = ...,
+        suites: _abc.Iterable[Global___SuiteSpec] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_passage_characters", b"_passage_characters", "_repeat_count", b"_repeat_count", "_repeat_temperature", b"_repeat_temperature", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "concurrency", b"concurrency", "counterfactual_suite", b"counterfactual_suite", "endpoint", b"endpoint", "final", b"final", "judge", b"judge", "lm_eval_suite", b"lm_eval_suite", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "passage_characters", b"passage_characters", "repeat_count", b"repeat_count", "repeat_temperature", b"repeat_temperature", "resample_count", b"resample_count", "retention_suite", b"retention_suite", "row_limit", b"row_limit", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "use_cache", b"use_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_passage_characters", b"_passage_characters", "_repeat_count", b"_repeat_count", "_repeat_temperature", b"_repeat_temperature", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "arms", b"arms", "challenge_set", b"challenge_set", "challenger_revision", b"challenger_revision", "concurrency", b"concurrency", "counterfactual_suite", b"counterfactual_suite", "endpoint", b"endpoint", "final", b"final", "instruction", b"instruction", "json_schema", b"json_schema", "judge", b"judge", "label_field", b"label_field", "lm_eval_suite", b"lm_eval_suite", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "metrics", b"metrics", "passage_characters", b"passage_characters", "passages", b"passages", "prompt", b"prompt", "purpose", b"purpose", "raft_adapter_revision", b"raft_adapter_revision", "repeat_count", b"repeat_count", "repeat_temperature", b"repeat_temperature", "resample_count", b"resample_count", "retention_suite", b"retention_suite", "retrievers", b"retrievers", "row_limit", b"row_limit", "rubric", b"rubric", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "split", b"split", "task", b"task", "text_field", b"text_field", "use_cache", b"use_cache"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_final", b"_final", "_machine_price_per_hour", b"_machine_price_per_hour", "_max_answer_tokens", b"_max_answer_tokens", "_passage_characters", b"_passage_characters", "_repeat_count", b"_repeat_count", "_repeat_temperature", b"_repeat_temperature", "_resample_count", b"_resample_count", "_row_limit", b"_row_limit", "_seed", b"_seed", "_shot_count", b"_shot_count", "_use_cache", b"_use_cache", "arms", b"arms", "challenge_set", b"challenge_set", "challenger_revision", b"challenger_revision", "concurrency", b"concurrency", "counterfactual_suite", b"counterfactual_suite", "endpoint", b"endpoint", "final", b"final", "instruction", b"instruction", "json_schema", b"json_schema", "judge", b"judge", "label_field", b"label_field", "lm_eval_suite", b"lm_eval_suite", "machine_price_per_hour", b"machine_price_per_hour", "max_answer_tokens", b"max_answer_tokens", "metrics", b"metrics", "passage_characters", b"passage_characters", "passages", b"passages", "prompt", b"prompt", "purpose", b"purpose", "raft_adapter_revision", b"raft_adapter_revision", "repeat_count", b"repeat_count", "repeat_temperature", b"repeat_temperature", "resample_count", b"resample_count", "retention_suite", b"retention_suite", "retrievers", b"retrievers", "row_limit", b"row_limit", "rubric", b"rubric", "seed", b"seed", "sequential", b"sequential", "shot_count", b"shot_count", "split", b"split", "suites", b"suites", "task", b"task", "text_field", b"text_field", "use_cache", b"use_cache"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
     _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015
@@ -551,6 +557,54 @@ class EvaluationConfig(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__use_cache) -> _WhichOneofReturnType__use_cache | None: ...
 
 Global___EvaluationConfig: _TypeAlias = EvaluationConfig  # noqa: Y015
+
+@_typing.final
+class SuiteSpec(_message.Message):
+    """A suite by name. INVALID_ARGUMENT for a suite that the server does not have, or settings that it does not take."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class SettingsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the suite."""
+    @_builtins.property
+    def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What the suite reads; its documentation lists the keys."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        settings: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuiteSpec: _TypeAlias = SuiteSpec  # noqa: Y015
 
 @_typing.final
 class EndpointTarget(_message.Message):

@@ -146,7 +146,7 @@ def _add_results(message: pb.Evaluation, results: Results) -> None:
     message.differences.extend(difference_to_proto(found) for found in results.overall.comparisons)
     if results.retrieval:
         message.retrieval.CopyFrom(retrieval_wire.summary_to_proto(results.retrieval))
-    message.suites.extend(suite_wire.suite_to_proto(found) for found in results.suites)
+    message.suites.extend(to_proto(pb.SuiteResult, found) for found in results.suites)
     message.sequential_decisions.extend(
         to_proto(pb.SequentialDecision, found) for found in results.sequential_decisions
     )

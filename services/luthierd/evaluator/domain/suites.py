@@ -1,8 +1,9 @@
-"""What an evaluation asks beyond the holdout. Off unless it is asked for."""
+"""The suites of an evaluation beyond its holdout; none by default."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from luthierd.errors import FieldViolation
 
@@ -29,13 +30,28 @@ class LmEvalConfig:
 
 
 @dataclass(frozen=True)
+class SuiteSpec:
+    """A suite by name, with settings that it reads itself."""
+
+    name: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class SuiteConfig:
-    """`challenge_set`: a set's name, empty for none. `retention_item_count`: items of each part, None for no suite."""
+    """`challenge_set`: a set's name, empty for none. `retention_item_count`: items of each part, None for no suite.
+    `specs`: other suites.
+    """
 
     challenge_set: str = ""
     retention_item_count: int | None = None
     counterfactual: CounterfactualConfig | None = None
     lm_eval: LmEvalConfig | None = None
+    specs: tuple[SuiteSpec, ...] = ()
+
+    def settings_of(self, name: str) -> Mapping[str, str] | None:
+        """The settings of a suite among `specs`; None if it is not there."""
+        return next((spec.settings for spec in self.specs if spec.name == name), None)
 
 
 def suite_violations(config: SuiteConfig, *, field: str) -> list[FieldViolation]:

@@ -37,9 +37,8 @@ from luthierd.evaluator.run.sequential_run import SequentialRun, score_sequentia
 from luthierd.evaluator.scorers.metric_details import judge_report
 from luthierd.evaluator.scorers.scorer import Scorer, ScoringMaterial
 from luthierd.evaluator.scorers.scoring import Scoring
-from luthierd.evaluator.suites.retention_suite import SuiteParts
-from luthierd.evaluator.suites.run import SuiteRun, with_suites
-from luthierd.evaluator.suites.suite import SuiteFindings, SuiteGenerator
+from luthierd.evaluator.suites.run import SuiteFindings, SuiteRun, with_suites
+from luthierd.evaluator.suites.suite import SuiteContext, SuiteParts
 
 
 class Embedder(Protocol):
@@ -276,18 +275,17 @@ class EvaluationRun:
 
     async def _suites(self, material: Material, scoring: Scoring, finder: Finder | None) -> Sequence[SuiteFindings]:
         """What the configuration asks for beyond the holdout."""
-        suites = SuiteRun(
-            self.config,
-            self.inputs,
-            SuiteGenerator(self.generator, self.samples),
-            self.blobs,
-            scoring,
-            lambda rows: self._plan(replace(material, rows=rows), finder),
-            material.rows,
-            material.train,
-            self.suite_parts,
+        context = SuiteContext(
+            config=self.config,
+            inputs=self.inputs,
+            blobs=self.blobs,
+            scoring=scoring,
+            plan=lambda rows: self._plan(replace(material, rows=rows), finder),
+            rows=material.rows,
+            train=material.train,
+            parts=self.suite_parts,
         )
-        return await suites.run()
+        return await SuiteRun(context, self.generator, self.samples).run()
 
     def _results(self, material: Material, generated: Generated, scored: Scored, finder: Finder | None) -> Results:
         costs = arm_costs(

@@ -39,6 +39,7 @@ from luthierd.evaluator.run.metric_rules import (
 from luthierd.evaluator.run.resolve_inputs import InputResolver
 from luthierd.evaluator.run.sequential_rules import holdout_violations
 from luthierd.evaluator.suites.challenge_sets import ChallengeSets
+from luthierd.evaluator.suites.run import spec_violations
 from luthierd.jobs.queue import Job, JobNotFoundError, JobQueue, JobState
 from luthierd.names import ADAPTER_REVISION, DATASET_REVISION, EVALUATION, TENANT, parse_id
 from luthierd.paging import Page, PageRequest
@@ -301,6 +302,7 @@ def check_config(config: EvaluationConfig) -> None:
     violations.extend(metric_violations(config))
     violations += target_violations(config)
     violations += suite_violations(config.suites, field="evaluation.config")
+    violations += spec_violations(config.suites.specs, field="evaluation.config.suites")
     if violations:
         message = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
         raise InvalidArgumentError(message, metadata={"field": violations[0].field}, violations=violations)

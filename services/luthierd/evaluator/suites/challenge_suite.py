@@ -1,23 +1,35 @@
-"""Challenge cases as slices of their own: `challenge` for all, `challenge:KIND` for each kind.
+"""Challenge cases as slices: `challenge` for all, `challenge:KIND` for each kind.
 
-A slice has the task's metrics over its cases that expect an answer, and three figures of behaviour: the share of cases
+A slice has the task's metrics over its cases that expect an answer, and three metrics of behaviour: the share of cases
 with the expected behaviour, and precision and recall of abstaining. A case without an answer abstains from nothing: it
 lacks the expected behaviour and lowers recall.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from luthierd.evaluator.dataset.abstention import Behaviour, behaviour_of
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.rows import Answer, Row
 from luthierd.evaluator.domain.scores import Comparison, MetricResult, MetricResults, Scored
+from luthierd.evaluator.scorers.metric_table import PAIRS
+from luthierd.evaluator.scorers.registry import spec_of
 from luthierd.evaluator.scorers.suite_metrics import ABSTENTION_PRECISION, ABSTENTION_RECALL, EXPECTED_BEHAVIOUR
-from luthierd.evaluator.suites.challenge_cases import ChallengeCase, Kind
-from luthierd.evaluator.suites.suite import ID_PREFIX, Answers, merged, paired_results, ratio_of
+from luthierd.evaluator.suites.challenge_cases import ChallengeCase, Kind, read_cases
+from luthierd.evaluator.suites.suite import (
+    ID_PREFIX,
+    Answers,
+    Suite,
+    SuiteContext,
+    SuiteScores,
+    merged,
+    paired_results,
+    ratio_of,
+)
 from luthierd.statistics import compare, proportions
 from luthierd.statistics.compare import PairedRows
 
@@ -27,7 +39,7 @@ ALL = "challenge"
 class QualityScoring(Protocol):
     """The scoring of the holdout; see `scoring.Scoring`."""
 
-    async def score(self, rows: Sequence[Row], answers: Mapping[Arm, Mapping[str, Answer]]) -> Scored: ...
+    async def score(self, rows: Sequence[Row], answers: Answers) -> Scored: ...
 
 
 def slice_of(kind: Kind) -> str:
@@ -36,22 +48,52 @@ def slice_of(kind: Kind) -> str:
 
 
 def rows_of(cases: Sequence[ChallengeCase]) -> list[Row]:
-    """The cases as rows that arms can be asked."""
+    """The cases as rows that arms can answer."""
     return [
         Row(f"{ID_PREFIX}{ALL}/{case.case_id}", case.group or case.case_id, None, case.turns, case.reference)
         for case in cases
     ]
 
 
-@dataclass(frozen=True)
-class ChallengeSuite:
-    """Measures answers to challenge cases. `pairs`: the (arm, reference) whose differences are told."""
+@dataclass(frozen=True, kw_only=True)
+class ChallengeSuite(Suite):
+    """Scores answers to challenge cases. `pairs`: the (arm, reference) whose differences are reported."""
+
+    name = ALL
+    config_field = "challenge_set"
+    order = 0
+    runs_every_arm = True
 
     cases: Sequence[ChallengeCase]
     scoring: QualityScoring
-    pairs: Sequence[tuple[Arm, Arm]]
+    pairs: Sequence[tuple[Arm, Arm]] = PAIRS
     seed: int
     n_resamples: int
+    sha256: str = ""
+
+    @classmethod
+    async def of(cls, context: SuiteContext) -> ChallengeSuite | None:
+        sha256, config = context.inputs.challenge_sha256, context.config
+        if not sha256:
+            return None
+        cases = read_cases(await asyncio.to_thread(context.blobs.read_bytes, sha256))
+        # Perturbations are made of the holdout's rows only: no case has what their metrics read.
+        scorers = [scorer for scorer in context.scoring.scorers if not spec_of(scorer.metric).needs.asks]
+        scoring = replace(context.scoring, scorers=scorers)
+        return cls(cases=cases, scoring=scoring, seed=config.seed, n_resamples=config.resample_count, sha256=sha256)
+
+    @property
+    def rows(self) -> list[Row]:
+        return rows_of(self.cases)
+
+    @property
+    def item_count(self) -> int:
+        return len(self.cases)
+
+    async def score(self, answers: Answers) -> SuiteScores:
+        """The behaviour over all cases is added to the holdout's results, so that a gate needs no slice for it."""
+        slices = await self.slices(answers)
+        return SuiteScores(self.behaviour(self.cases, answers), slices)
 
     async def slices(self, answers: Answers) -> dict[str, MetricResults]:
         """The figures of each slice that has cases."""
@@ -93,7 +135,7 @@ class ChallengeSuite:
     def _precision(
         self, cases: Sequence[ChallengeCase], seen: Mapping[Arm, Sequence[Behaviour | None]], over: PairedRows
     ) -> MetricResults:
-        """Of the abstentions of an arm the share that was due. An arm that never abstains has no such figure."""
+        """Of the abstentions of an arm the share that was due. An arm that never abstains has none."""
         metrics: list[MetricResult] = []
         ratios = {}
         for arm, said in seen.items():

@@ -9,127 +9,90 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.domain.rows import Answer, Message, Row
-from luthierd.evaluator.domain.scores import MetricResults, SuiteFigure
-from luthierd.evaluator.domain.suites import LmEvalConfig
-from luthierd.evaluator.models.generate import ChatModel
+from luthierd.evaluator.domain.rows import Answer, Row
+from luthierd.evaluator.domain.scores import SuiteFigure
 from luthierd.evaluator.scorers.suite_metrics import FORGETTING_CHOICE, FORGETTING_INSTRUCTIONS, FORGETTING_LIKELIHOOD
 from luthierd.evaluator.suites.instruction_rules import InstructionItem, keeps_rule
-from luthierd.evaluator.suites.lm_harness import LmTask
-from luthierd.evaluator.suites.retention_items import ChoiceItem, RetentionItems, TextItem, build_items
+from luthierd.evaluator.suites.retention_items import (
+    ChoiceItem,
+    RetentionItems,
+    TextItem,
+    build_items,
+    without_overlap,
+)
 from luthierd.evaluator.suites.suite import (
-    ID_PREFIX,
     Answers,
-    PlainPlan,
-    SuiteGenerator,
+    Suite,
+    SuiteContext,
+    SuiteScores,
     merged,
     paired_results,
     ratio_of,
+    said,
+    scored_row,
+    text_row,
 )
 from luthierd.statistics import clustered
-from luthierd.statistics.compare import PairedRows
-from luthierd.storage.blobs import Blob
 
 NAME = "retention"
-# Roles of a query that is scored, not answered: no chat has them.
-SHOWN, SCORED = "shown", "scored"
 
 
-class RetentionSuiteCatalogue(Protocol):
-    """Which blob holds the suite of a base model."""
+@dataclass(frozen=True, kw_only=True)
+class RetentionSuite(Suite):
+    """Scores the items. `items.texts` must not overlap with the tenant's."""
 
-    async def find(self, base_model_sha256: str, item_count: int) -> str | None: ...
-
-    async def add(self, base_model_sha256: str, item_count: int, *, blob_sha256: str) -> None: ...
-
-
-class Blobs(Protocol):
-    """The blob store. Methods block."""
-
-    def read_bytes(self, sha256: str) -> bytes: ...
-
-    def put_bytes(self, data: bytes) -> Blob: ...
-
-
-@dataclass(frozen=True)
-class KeptItems:
-    """A suite, and the digest of the blob that holds it."""
+    name = NAME
+    config_field = "retention_suite"
+    order = 1
 
     items: RetentionItems
-    sha256: str
+    context: SuiteContext
+    sha256: str = ""
+    left_out_count: int = 0
 
-
-@dataclass(frozen=True)
-class SuiteParts:
-    """What suites need beyond what an evaluation has. `likelihoods` answers a query of the roles SHOWN and SCORED with
-    the scored text's log-probability in nats; `lm_tasks` reads tasks of lm-eval and holds the CPU.
-    """
-
-    likelihoods: ChatModel
-    catalogue: RetentionSuiteCatalogue
-    lm_tasks: Callable[[LmEvalConfig], Sequence[LmTask]]
-
-
-async def items_of(
-    base_model_sha256: str, item_count: int, *, catalogue: RetentionSuiteCatalogue, blobs: Blobs
-) -> KeptItems:
-    """The suite of a base model: the one that was made first, whatever Python made it."""
-    sha256 = await catalogue.find(base_model_sha256, item_count)
-    if sha256 is None:
-        built = await asyncio.to_thread(build_items, base_model_sha256, item_count)
-        blob = await asyncio.to_thread(blobs.put_bytes, built.serialise())
-        await catalogue.add(base_model_sha256, item_count, blob_sha256=blob.sha256)
-        sha256 = await catalogue.find(base_model_sha256, item_count) or blob.sha256
-    return KeptItems(RetentionItems.deserialise(await asyncio.to_thread(blobs.read_bytes, sha256)), sha256)
-
-
-@dataclass(frozen=True)
-class GeneralFigures:
-    """The metrics with their paired differences, and bits per byte of each arm."""
-
-    figures: MetricResults
-    bits_per_byte: Sequence[SuiteFigure]
-
-
-@dataclass(frozen=True)
-class RetentionSuite:
-    """Asks and measures the items. `items.texts` must be without those of the tenant's own."""
-
-    items: RetentionItems
-    seed: int
-    n_resamples: int
+    @classmethod
+    async def of(cls, context: SuiteContext) -> RetentionSuite | None:
+        item_count = context.config.suites.retention_item_count
+        if item_count is None:
+            return None
+        sha256 = await _kept(context, item_count)
+        items = RetentionItems.deserialise(await asyncio.to_thread(context.blobs.read_bytes, sha256))
+        own = [f"{row.question}\n{row.reference}" for row in context.train]
+        texts = await asyncio.to_thread(without_overlap, items.texts, own)
+        left_out = len(items.texts) - len(texts)
+        items = replace(items, texts=tuple(texts))
+        return cls(items=items, context=context, sha256=sha256, left_out_count=left_out)
 
     @property
     def rows(self) -> list[Row]:
-        """Everything that is asked, in order: scored texts, scored choices, instructions."""
+        """Scored texts, scored choices, instructions."""
         found = [_text_row(item) for item in self.items.texts]
         for item in self.items.choices:
             found += _choice_rows(item)
         return found + [_instruction_row(item) for item in self.items.instructions]
 
-    async def generate(self, generator: SuiteGenerator, likelihoods: ChatModel, arms: Sequence[Arm]) -> Answers:
-        """The answers of each arm to each row; those to scored rows are log-probabilities."""
-        answered = {_instruction_row(item).id for item in self.items.instructions}
-        scoring = SuiteGenerator(replace(generator.generator, chat_model=likelihoods), generator.samples)
-        asked = await generator.generate(arms, [row for row in self.rows if row.id in answered], PlainPlan())
-        scored = await scoring.generate(arms, [row for row in self.rows if row.id not in answered], PlainPlan())
-        return {arm: {**asked[arm], **scored[arm]} for arm in arms}
+    @property
+    def item_count(self) -> int:
+        return sum(map(len, (self.items.texts, self.items.choices, self.items.instructions)))
 
-    def measure(self, answers: Answers) -> GeneralFigures:
-        """The three metrics of each arm with their paired differences, and bits per byte."""
+    async def score(self, answers: Answers) -> SuiteScores:
+        """The three metrics, and bits per byte of each arm."""
+        return await asyncio.to_thread(self._score, answers)
+
+    def _score(self, answers: Answers) -> SuiteScores:
         parts = []
         for metric, groups, values in (self._likelihood(answers), self._choice(answers), self._instructions(answers)):
             if groups:
                 scores = {(metric, arm): found for arm, found in values.items()}
-                parts.append(paired_results(scores, PairedRows(groups, self.seed, self.n_resamples)))
+                parts.append(paired_results(scores, self.context.paired(groups)))
         bits = [figure for arm, given in answers.items() if (figure := self._bits_per_byte(arm, given))]
-        return GeneralFigures(merged(parts), bits)
+        return SuiteScores(merged(parts), figures=bits)
 
     def _likelihood(self, answers: Answers) -> _Part:
         values = {
@@ -144,7 +107,7 @@ class RetentionSuite:
 
     def _instructions(self, answers: Answers) -> _Part:
         values = {
-            arm: [_is_kept(given.get(_instruction_row(item).id), item) for item in self.items.instructions]
+            arm: [_is_kept(said(given, _instruction_row(item)), item) for item in self.items.instructions]
             for arm, given in answers.items()
         }
         return _Part(FORGETTING_INSTRUCTIONS, [item.item_id for item in self.items.instructions], values)
@@ -157,7 +120,8 @@ class RetentionSuite:
         bits = [-nats / math.log(2) for _, nats in scored]
         sizes = [float(len(item.predicted.encode())) for item, _ in scored]
         data = ratio_of(bits, sizes, [item.group for item, _ in scored])
-        interval = clustered.bootstrap_interval(data, seed=self.seed, n_resamples=self.n_resamples)
+        config = self.context.config
+        interval = clustered.bootstrap_interval(data, seed=config.seed, n_resamples=config.resample_count)
         return SuiteFigure(arm, "bits_per_byte", data.value(), interval, len(scored))
 
 
@@ -167,34 +131,38 @@ class _Part(NamedTuple):
     values: dict[Arm, list[float | None]]
 
 
+async def _kept(context: SuiteContext, item_count: int) -> str:
+    """The blob with the items of the base model: those that were made first, whatever Python made them."""
+    base, catalogue = context.inputs.base_model_sha256, context.needed_parts.catalogue
+    found = await catalogue.find(base, item_count)
+    if found is not None:
+        return found
+    built = await asyncio.to_thread(build_items, base, item_count)
+    sha256 = await context.put(built.serialise())
+    await catalogue.add(base, item_count, blob_sha256=sha256)
+    return await catalogue.find(base, item_count) or sha256
+
+
 def _text_row(item: TextItem) -> Row:
-    return _scored_row(item.item_id, item.group, item.shown, item.predicted)
+    return scored_row(NAME, item.item_id, item.group, item.shown, item.predicted)
 
 
 def _choice_rows(item: ChoiceItem) -> list[Row]:
     """One for each choice, in the form that lm-eval gives to such questions."""
     shown = f"Question: {item.question}\nAnswer:"
     return [
-        _scored_row(f"{item.item_id}/{number}", item.item_id, shown, f" {choice}")
+        scored_row(NAME, f"{item.item_id}/{number}", item.item_id, shown, f" {choice}")
         for number, choice in enumerate(item.choices)
     ]
 
 
 def _instruction_row(item: InstructionItem) -> Row:
-    return Row(f"{ID_PREFIX}{NAME}/{item.item_id}", item.item_id, None, (Message("user", item.prompt),), "")
-
-
-def _scored_row(item_id: str, group: str, shown: str, scored: str) -> Row:
-    prompt = (Message(SHOWN, shown), Message(SCORED, scored))
-    return Row(f"{ID_PREFIX}{NAME}/{item_id}", group, None, prompt, "")
+    return text_row(NAME, item.item_id, item.item_id, item.prompt)
 
 
 def _nats(given: Mapping[str, Answer], row: Row) -> float | None:
-    answer = given.get(row.id)
-    if answer is None or answer.error is not None:
-        return None
-    value = float(answer.text)
-    return value if math.isfinite(value) else None
+    text = said(given, row)
+    return float(text) if text is not None and math.isfinite(float(text)) else None
 
 
 def _byte_probability(nats: float | None, text: str) -> float | None:
@@ -212,5 +180,5 @@ def _is_right(given: Mapping[str, Answer], item: ChoiceItem) -> float | None:
     return float(per_byte.index(max(per_byte)) == item.correct)
 
 
-def _is_kept(answer: Answer | None, item: InstructionItem) -> float | None:
-    return None if answer is None or answer.error is not None else float(keeps_rule(item, answer.text))
+def _is_kept(text: str | None, item: InstructionItem) -> float | None:
+    return None if text is None else float(keeps_rule(item, text))

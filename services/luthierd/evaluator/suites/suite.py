@@ -1,75 +1,174 @@
-"""What an evaluation asks beyond the holdout: suites of rows of their own, asked after the holdout through the same
-journal, so that no question is paid twice, and told as figures beside the holdout's.
+"""What a suite is: rows beyond the holdout, generated after it, whose scores are added to the holdout's.
+
+A suite is one module of this package with a subclass of `Suite`; importing the module registers it, and `run.py` runs
+every suite that the configuration asks for. Samples are stored, so no query is paid for twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import abc
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 
+from luthierd.errors import InternalError
 from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs
 from luthierd.evaluator.domain.metrics import Metric
-from luthierd.evaluator.domain.rows import Answer, Row
-from luthierd.evaluator.domain.scores import Comparison, MetricResult, MetricResults, SuiteResult
-from luthierd.evaluator.models.arms import ArmPlan, Query, in_turns
-from luthierd.evaluator.models.generate import Generator, SampleStore
+from luthierd.evaluator.domain.rows import Answer, Message, Row
+from luthierd.evaluator.domain.scores import Comparison, MetricResult, MetricResults, SuiteFigure
+from luthierd.evaluator.domain.suites import LmEvalConfig
+from luthierd.evaluator.models.arms import ArmPlan
+from luthierd.evaluator.models.generate import ChatModel
 from luthierd.evaluator.scorers.metric_table import adjusted
 from luthierd.evaluator.scorers.registry import spec_of
+from luthierd.evaluator.scorers.scoring import Scoring
+from luthierd.evaluator.suites.lm_harness import LmTask
 from luthierd.statistics import clustered
 from luthierd.statistics.clustered import GroupSums
 from luthierd.statistics.compare import PairedRows, Scores
+from luthierd.storage.blobs import Blob
 
-# Every arm that a suite asks, against base.
+# Every arm that a suite runs, against base.
 AGAINST_BASE = tuple((arm, Arm.BASE) for arm in Arm if arm is not Arm.BASE)
-# Ids of suites' rows in the journal; a dataset's ids do not begin so.
+# Ids of suites' rows among the samples; a dataset's ids do not begin so.
 ID_PREFIX = "suite:"
+# Roles of a query that is scored instead of answered; no chat has them.
+SHOWN, SCORED = "shown", "scored"
 
-Answers = dict[Arm, dict[str, Answer]]
+Answers = Mapping[Arm, Mapping[str, Answer]]
+
+
+class Blobs(Protocol):
+    """The blob store. Methods block."""
+
+    def read_bytes(self, sha256: str) -> bytes: ...
+
+    def put_bytes(self, data: bytes) -> Blob: ...
+
+
+class RetentionSuiteCatalogue(Protocol):
+    """Which blob holds the retention suite of a base model."""
+
+    async def find(self, base_model_sha256: str, item_count: int) -> str | None: ...
+
+    async def add(self, base_model_sha256: str, item_count: int, *, blob_sha256: str) -> None: ...
 
 
 @dataclass(frozen=True)
-class SuiteFindings:
-    """What a suite found. `overall` and `slices` are added to those of the holdout, under their own metrics."""
+class SuiteParts:
+    """What suites need beyond the evaluation. `likelihoods` answers a query of the roles SHOWN and SCORED with the
+    scored text's log-probability in nats; `lm_tasks` reads tasks of lm-eval and is CPU-bound.
+    """
 
-    result: SuiteResult
+    likelihoods: ChatModel
+    catalogue: RetentionSuiteCatalogue
+    lm_tasks: Callable[[LmEvalConfig], Sequence[LmTask]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteContext:
+    """The evaluation that a suite belongs to. `rows` are the holdout's, `train` those that may be shown; `plan` builds
+    what each arm shows next to other rows, and is CPU-bound.
+    """
+
+    config: EvaluationConfig
+    inputs: EvaluationInputs
+    blobs: Blobs
+    scoring: Scoring
+    plan: Callable[[Sequence[Row]], ArmPlan]
+    rows: Sequence[Row]
+    train: Sequence[Row]
+    parts: SuiteParts | None = None
+
+    @property
+    def needed_parts(self) -> SuiteParts:
+        """InternalError without any."""
+        if self.parts is None:
+            raise InternalError("this suite needs the likelihood of texts, and none was given to this run")
+        return self.parts
+
+    def paired(self, groups: Sequence[str]) -> PairedRows:
+        """Rows of a suite with these groups."""
+        return PairedRows(groups, self.config.seed, self.config.resample_count)
+
+    async def put(self, data: bytes) -> str:
+        """The digest of a new blob."""
+        return (await asyncio.to_thread(self.blobs.put_bytes, data)).sha256
+
+
+@dataclass(frozen=True)
+class SuiteScores:
+    """`overall` and `slices` are added to those of the holdout, under the suite's metrics; `figures` are quantities
+    that are no metric of 0 to 1.
+    """
+
     overall: MetricResults
     slices: Mapping[str, MetricResults] = field(default_factory=dict)
+    figures: Sequence[SuiteFigure] = ()
 
 
-class PlainPlan(ArmPlan):
-    """Every arm gets the row as it is: no examples, no instruction."""
+class Suite(abc.ABC):
+    """A suite of one evaluation. Subclasses are registered by their name."""
 
-    def query(self, arm: Arm, row: Row) -> Query:
-        return Query(arm=arm, row=row, messages=row.prompt)
+    registered: ClassVar[dict[str, type[Suite]]] = {}
+
+    name: ClassVar[str]
+    # The field of `EvaluationConfig` that asks for it; empty: an entry of `suites`, whose settings `of` reads.
+    config_field: ClassVar[str] = ""
+    # Its place among the suites of an evaluation.
+    order: ClassVar[int] = 100
+    # True: every arm is run as on the holdout. False: each set of weights once, with the rows' prompts as they are.
+    runs_every_arm: ClassVar[bool] = False
+
+    sha256: str
+    left_out_count: int = 0
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        Suite.registered[cls.name] = cls
+
+    @classmethod
+    @abc.abstractmethod
+    async def of(cls, context: SuiteContext) -> Self | None:
+        """The suite that the configuration asks for; None if it does not."""
+
+    @classmethod
+    def problem(cls, settings: Mapping[str, str]) -> str:
+        """What is wrong with the settings of an entry of `suites`; empty if nothing."""
+        return f"the suite {cls.name} has no settings" if settings else ""
+
+    @property
+    @abc.abstractmethod
+    def rows(self) -> Sequence[Row]:
+        """What is generated, or scored where a prompt has the roles SHOWN and SCORED."""
+
+    @property
+    @abc.abstractmethod
+    def item_count(self) -> int: ...
+
+    @abc.abstractmethod
+    async def score(self, answers: Answers) -> SuiteScores:
+        """What the answers of each arm, by row id, come to. A row that was not answered is missing or has an error."""
 
 
-@dataclass(frozen=True)
-class SuiteGenerator:
-    """Asks a suite's rows and reads what the journal has of them."""
+def text_row(suite: str, item_id: str, group: str, prompt: str) -> Row:
+    """A row whose answer is generated."""
+    return Row(f"{ID_PREFIX}{suite}/{item_id}", group, None, (Message("user", prompt),), "")
 
-    generator: Generator
-    samples: SampleStore
 
-    async def generate(self, arms: Sequence[Arm], rows: Sequence[Row], plan: ArmPlan) -> Answers:
-        """The answers of each arm by row id."""
+def scored_row(suite: str, item_id: str, group: str, shown: str, scored: str) -> Row:
+    """A row whose answer is the log-probability of `scored` after `shown`."""
+    return Row(f"{ID_PREFIX}{suite}/{item_id}", group, None, (Message(SHOWN, shown), Message(SCORED, scored)), "")
 
-        async def progress(done: int, total: int, arm: Arm | None) -> None:
-            """The holdout's progress is what is told."""
 
-        order = in_turns(arms, rows, window=self.generator.concurrency)
-        queries: list[Query] = [plan.query(arm, row) for arm, row in order]
-        await self.generator.generate_all(queries, progress=progress)
-        return await self.answers(arms, {row.id for row in rows})
-
-    async def answers(self, arms: Sequence[Arm], row_ids: set[str]) -> Answers:
-        """What the journal has of these rows."""
-        found: Answers = {arm: {} for arm in arms}
-        for answer in await self.samples.answers():
-            if answer.arm in found and answer.row_id in row_ids:
-                found[answer.arm][answer.row_id] = answer
-        return found
+def said(given: Mapping[str, Answer], row: Row) -> str | None:
+    """The answer's text; None where it failed."""
+    answer = given.get(row.id)
+    return None if answer is None or answer.error is not None else answer.text
 
 
 def paired_results(
@@ -90,7 +189,7 @@ def paired_results(
 
 
 def ratio_of(numerators: Sequence[float], denominators: Sequence[float], groups: Sequence[str]) -> GroupSums:
-    """The ratio of two sums over rows; NaN in a draw whose denominator is 0."""
+    """The ratio of two sums over rows; NaN in a resample whose denominator is 0."""
     sums = [clustered.mean_of(values, groups).sums[:, 0] for values in (numerators, denominators)]
 
     def ratio(drawn: clustered.Array) -> clustered.Array:
@@ -100,11 +199,11 @@ def ratio_of(numerators: Sequence[float], denominators: Sequence[float], groups:
     return GroupSums(np.stack(sums, axis=1), ratio)
 
 
-def merged(figures: Sequence[MetricResults]) -> MetricResults:
+def merged(results: Sequence[MetricResults]) -> MetricResults:
     """All of them as one, with the p-values corrected for all; the counts are those of the largest."""
     return MetricResults(
-        [metric for one in figures for metric in one.metrics],
-        adjusted([comparison for one in figures for comparison in one.comparisons]),
-        max((one.row_count for one in figures), default=0),
-        max((one.group_count for one in figures), default=0),
+        [metric for one in results for metric in one.metrics],
+        adjusted([comparison for one in results for comparison in one.comparisons]),
+        max((one.row_count for one in results), default=0),
+        max((one.group_count for one in results), default=0),
     )

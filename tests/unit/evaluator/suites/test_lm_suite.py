@@ -21,7 +21,7 @@ from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.domain.suites import LM_TASKS, LmEvalConfig, SuiteConfig, suite_violations
 from luthierd.evaluator.suites.lm_harness import SHIPPED, LmTask, LmTaskNotFoundError, LmTaskUnusableError, load_tasks
 from luthierd.evaluator.suites.lm_tasks import items
-from luthierd.evaluator.suites.retention_suite import SuiteParts
+from luthierd.evaluator.suites.suite import SuiteParts
 from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedModel, adapter_knows, quick_run
 
 COUNT = 12

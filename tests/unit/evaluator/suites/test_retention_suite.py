@@ -16,7 +16,7 @@ from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.domain.suites import SuiteConfig
 from luthierd.evaluator.suites.instruction_rules import RULES, InstructionItem, keeps_rule
 from luthierd.evaluator.suites.retention_items import RetentionItems, build_items, without_overlap
-from luthierd.evaluator.suites.retention_suite import SCORED, SHOWN, SuiteParts
+from luthierd.evaluator.suites.suite import SCORED, SHOWN, SuiteParts
 from support.evaluator_material import FakePeers, MemoryBlobs, ScriptedModel, adapter_knows, quick_run
 
 BASE = "b" * 64
