@@ -1,5 +1,5 @@
-"""Evaluations of other tools as ours: rows of a dataset, an EvaluationConfig, a GatePolicy, and a list of what has no
-counterpart. Nothing is dropped in silence.
+"""Evaluations of other tools, converted: rows of a dataset, an EvaluationConfig, a GatePolicy, and a list of what
+cannot be converted. Nothing is dropped silently.
 
 OpenAI's evals (hosted graders end on 30 November 2026) and promptfoo.
 """
@@ -21,7 +21,7 @@ MAX_DESCRIPTION_CHARACTERS = 2000
 
 @dataclass(kw_only=True)
 class Imported:
-    """What an import makes. `unsupported` says where, what, and what to do; `notes` where a meaning changed."""
+    """The result. unsupported: what could not be converted, where, and what to do; notes: where a meaning changed."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     metrics: list[str] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Imported:
         return {"conditions": self.conditions} if self.conditions else {}
 
     def metric(self, name: str, *, at_least: object = None, where: str = "") -> None:
-        """Asks for a metric, and for a condition if there is a threshold."""
+        """Adds a metric, and a condition if there is a threshold."""
         if name not in self.metrics:
             self.metrics.append(name)
         if isinstance(at_least, int | float) and not isinstance(at_least, bool):
@@ -53,7 +53,7 @@ class Imported:
             self.notes.append(f"{where}: the threshold {at_least:g} was for each row; here the mean must lie above it")
 
     def criterion(self, name: str, description: str, *, where: str) -> None:
-        """Asks a judge. Criteria are numbered where names clash."""
+        """Adds a criterion for the judge. Criteria are numbered where names clash."""
         slug = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_")[:50] or "criterion"
         slug = slug if slug[0].isalpha() else f"c_{slug}"
         if any(one["description"] == description for one in self.rubric):
@@ -84,8 +84,8 @@ def import_openai(document: Mapping[str, Any], items: Sequence[Mapping[str, Any]
         found.unsupported.append("no criterion names a reference ({{item.FIELD}}): there are no rows without")
         return found
     for at, given in enumerate(items):
-        item = given.get("item", given)
-        _row(found, f"item {at + 1}", template, references[0], {"item": item}, at)
+        values = {"item": given.get("item", given)}
+        _add_row(found, at, where=f"item {at + 1}", template=template, reference=references[0], values=values)
     return found
 
 
@@ -102,12 +102,12 @@ def _grader(found: Imported, grader: Mapping[str, Any], where: str, references: 
         else:
             found.unsupported.append(f"{where}: string_check {grader.get('operation')!r}; only eq is an exact match")
     elif kind == "text_similarity":
-        measure = str(grader.get("evaluation_metric"))
-        if measure in SIMILARITIES:
-            found.metric(SIMILARITIES[measure], at_least=grader.get("pass_threshold"), where=where)
+        similarity = str(grader.get("evaluation_metric"))
+        if similarity in SIMILARITIES:
+            found.metric(SIMILARITIES[similarity], at_least=grader.get("pass_threshold"), where=where)
         else:
             known = ", ".join(SIMILARITIES)
-            found.unsupported.append(f"{where}: text_similarity {measure!r}; there are {known}")
+            found.unsupported.append(f"{where}: text_similarity {similarity!r}; choose one of {known}")
     elif kind in ("score_model", "label_model"):
         _model_grader(found, grader, where)
     elif kind == "multi":
@@ -117,7 +117,7 @@ def _grader(found: Imported, grader: Mapping[str, Any], where: str, references: 
             f"{where}: calculate_output {grader.get('calculate_output')!r}; each metric stands alone"
         )
     else:
-        reason = "code of others is not run" if kind == "python" else "it is not known here"
+        reason = "custom code is not run" if kind == "python" else "unknown"
         found.unsupported.append(f"{where}: grader {kind!r}; {reason}")
 
 
@@ -130,7 +130,7 @@ def _model_grader(found: Imported, grader: Mapping[str, Any], where: str) -> Non
     found.criterion(str(grader.get("name") or grader["type"]), description, where=where)
     found.notes.append(
         f"{where}: asked of model {grader.get('model')!r}; here of `judge`, the base model unless the configuration "
-        "names an endpoint, on its own scale; templates in its text are read by the judge as they stand"
+        "names an endpoint, on its own scale; the judge sees templates in the text unchanged"
     )
     if "pass_threshold" in grader:
         found.unsupported.append(f"{where}: pass_threshold {grader['pass_threshold']} on its own scale")
@@ -140,7 +140,7 @@ def import_promptfoo(document: Mapping[str, Any]) -> Imported:
     """A configuration with its tests inline: prompts, tests, vars, asserts."""
     found = Imported()
     for key in sorted(set(document) - {"description", "prompts", "tests", "defaultTest"}):
-        found.unsupported.append(f"{key}: not imported; what answers is chosen by the arms of `luthier evaluate`")
+        found.unsupported.append(f"{key}: not imported; the arms of `luthier evaluate` choose what answers")
     prompts, tests = document.get("prompts") or [], document.get("tests") or []
     if isinstance(prompts, str) or isinstance(tests, str) or not prompts or not tests:
         raise _unreadable("`prompts` and `tests` must be lists in the file itself, neither of them empty")
@@ -148,7 +148,7 @@ def import_promptfoo(document: Mapping[str, Any]) -> Imported:
     if not prompt or prompt.startswith("file://"):
         raise _unreadable(f"prompts[0] is {prompts[0]!r}; write its text into the file")
     for at in range(1, len(prompts)):
-        found.unsupported.append(f"prompts[{at}]: the first is used; try it with `luthier prompt optimise`")
+        found.unsupported.append(f"prompts[{at}]: only the first is used; try `luthier prompt optimise`")
     default = document.get("defaultTest") or {}
     for at, test in enumerate(tests):
         where = f"tests[{at}]"
@@ -162,9 +162,9 @@ def import_promptfoo(document: Mapping[str, Any]) -> Imported:
         references = list(_asserts(found, asserts, where))
         if references:
             template = [{"role": "user", "content": prompt}]
-            _row(found, where, template, references[0], values, at)
+            _add_row(found, at, where=where, template=template, reference=references[0], values=values)
         else:
-            found.unsupported.append(f"{where}: no assert says what the answer should be; the row has no reference")
+            found.unsupported.append(f"{where}: no assert gives the expected answer, so the row has no reference")
     return found
 
 
@@ -190,25 +190,26 @@ def _asserts(found: Imported, asserts: Sequence[Mapping[str, Any]], where: str) 
             found.metric("json_schema_valid" if value else "json_valid")
         elif kind in ("llm-rubric", "model-graded-closedqa", "g-eval"):
             found.criterion(kind, str(value), where=place)
-            found.notes.append(f"{place}: the criterion is asked of every row, not of this one alone")
+            found.notes.append(f"{place}: the criterion applies to every row, not only to this one")
         else:
-            found.unsupported.append(f"{place}: {kind}; there is no such metric")
+            found.unsupported.append(f"{place}: {kind}; no metric corresponds to it")
     yield from weaker
 
 
-def _row(
+def _add_row(
     found: Imported,
+    at: int,
+    *,
     where: str,
     template: Sequence[Mapping[str, Any]],
     reference: str,
     values: Mapping[str, Any],
-    at: int,
 ) -> None:
     try:
         turns = [{"role": str(turn["role"]), "content": _filled(_text(turn["content"]), values)} for turn in template]
         turns.append({"role": "assistant", "content": _filled(reference, values)})
     except KeyError as error:
-        found.unsupported.append(f"{where}: nothing is called {error.args[0]!r}; the row is left out")
+        found.unsupported.append(f"{where}: {error.args[0]!r} is not defined; the row is left out")
         return
     found.rows.append({"id": f"row-{at + 1}", "group": f"row-{at + 1}", "messages": turns})
 

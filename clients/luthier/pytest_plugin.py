@@ -3,7 +3,7 @@
     def test_the_adapter_may_go_live(luthier_gate):
         luthier_gate("tenants/acme/evaluations/nightly", policy="gate.yaml")
 
-pytest imports this module at every start: nothing but pytest is imported before the fixture is used.
+pytest imports this module at every start, so the SDK is imported only when the fixture is used.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def luthier_gate() -> Iterator[Callable[..., GateDecision]]:
     the command (`LUTHIER_ENDPOINT`, `LUTHIER_TOKEN`).
     """
     from luthier import config_files, gate_reports
+    from luthier.display import enum_name
     from luthier.evaluator.v1.gate_pb2 import GatePolicy
     from luthier.sync import Client
 
@@ -35,9 +36,9 @@ def luthier_gate() -> Iterator[Callable[..., GateDecision]]:
             stored = isinstance(policy, str) and policy.startswith("tenants/")
             rule = str(policy) if stored else config_files.load(pathlib.Path(policy), GatePolicy)
             decision = client.gates.run(evaluation, policy=rule)
-            outcome = gate_reports.outcome_of(decision)
+            outcome = enum_name(decision, "outcome")
             reasons = [f"{line.outcome}: {line.why}" for line in gate_reports.lines_of(decision)]
-            text = "\n".join([f"the gate says {outcome} of {evaluation}", *reasons])
+            text = "\n".join([f"the gate says {outcome} for {evaluation}", *reasons])
             if outcome == "INCONCLUSIVE" and inconclusive_ok:
                 pytest.skip(text)
             if outcome != "GO":

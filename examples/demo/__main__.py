@@ -219,7 +219,7 @@ def main() -> int:
         print(f"\nthe demo stopped: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted; the services are stopped. `make demo` starts anew", file=sys.stderr)
+        print("\ninterrupted; the services are stopped. `make demo` starts over", file=sys.stderr)
         return 130
 
 

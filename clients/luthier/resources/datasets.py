@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import pathlib
@@ -51,7 +50,7 @@ class Datasets(Resource["rpc.DatasetServiceAsyncStub"]):
 
         Or the rows of one Parquet file: either with the keys of rows as columns, or an export of feedback.
         """
-        source = await asyncio.to_thread(uploading.files, [pathlib.Path(path) for path in paths])
+        source = await uploading.files([pathlib.Path(path) for path in paths])
         return await self._import(name, source, request_id=request_id, timeout_s=timeout_s)
 
     async def _import(
@@ -61,7 +60,7 @@ class Datasets(Resource["rpc.DatasetServiceAsyncStub"]):
         header = api.ImportDatasetHeader(
             parent=parsed.parent,
             dataset_id=parsed.id,
-            expected_sha256=await source.sha256(),
+            expected_sha256=source.sha256,
             request_id=request_id or new_request_id(),
         )
 
