@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pool
@@ -13,6 +14,9 @@ from luthier.options.v1 import call_policy_pb2
 from luthier.services import SCOPES
 
 from luthierd.config import ConfigError
+
+Context = grpc.aio.ServicerContext[Any, Any]
+"""What a servicer's method gets beside the request."""
 
 DEFAULT_LIMIT_S = 60.0
 """For methods without `limit`; documented in call_policy.proto."""

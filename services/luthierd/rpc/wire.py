@@ -27,6 +27,7 @@ from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from luthierd.errors import InvalidArgumentError
+from luthierd.paging import Page
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -78,6 +79,12 @@ def from_proto(kind: type[T], message: Message, /, *, path: str = "", **given: A
         if name in hints and name not in given:
             values[name] = _read(hints[name], field, item, f"{path}.{field.name}" if path else field.name)
     return kind(**values | given)
+
+
+def page_to_proto(response: type[M], page: Page[T], convert: Callable[[T], Message]) -> M:
+    """The answer of a List: the items in field 1, and the token of the next page."""
+    items = response.DESCRIPTOR.fields_by_number[1].name
+    return response(**{items: list(map(convert, page.items))}, next_page_token=page.next_page_token)
 
 
 def enum_to_proto(descriptor: EnumDescriptor, member: enum.Enum | None) -> int:

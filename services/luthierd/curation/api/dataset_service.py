@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from typing import Any
 
-import grpc
 from luthier.curation.v1 import dataset_service_pb2 as pb
 from luthier.curation.v1 import dataset_service_pb2_grpc as rpc
 
@@ -15,12 +13,12 @@ from luthierd.curation.api import dataset_wire as wire
 from luthierd.curation.datasets import Datasets
 from luthierd.curation.revisions import Revisions
 from luthierd.errors import InvalidArgumentError
-from luthierd.jobs.events import watch
 from luthierd.jobs.queue import JobQueue
+from luthierd.rpc.contract import Context
 from luthierd.rpc.idempotency import ReplayStore, RequestIdReusedError
+from luthierd.rpc.job_resource import JobResource
+from luthierd.rpc.wire import page_to_proto
 from luthierd.storage.replays import Replay
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class DatasetServicer(rpc.DatasetServiceServicer):
@@ -31,11 +29,12 @@ class DatasetServicer(rpc.DatasetServiceServicer):
     ) -> None:
         self._datasets = datasets
         self._revisions = revisions
-        self._queue = queue
         self._replays = replays
-        self._stopping = stopping
+        self._jobs = JobResource(revisions, queue, stopping, to_proto=wire.revision_to_proto)
 
-    async def ImportDataset(self, requests: AsyncIterator[pb.ImportDatasetRequest], context: Context) -> Any:
+    async def ImportDataset(
+        self, requests: AsyncIterator[pb.ImportDatasetRequest], context: Context
+    ) -> pb.ImportDatasetResponse:
         header = await _read_header(requests)
         key, fingerprint = _replay_key(header), hashlib.sha256(header.SerializeToString(deterministic=True)).hexdigest()
         replay = await self._replays.get(key) if header.request_id else None
@@ -54,44 +53,40 @@ class DatasetServicer(rpc.DatasetServiceServicer):
             await self._replays.put(key, Replay(fingerprint, response.SerializeToString()))
         return response
 
-    async def GetDataset(self, request: pb.GetDatasetRequest, context: Context) -> Any:
+    async def GetDataset(self, request: pb.GetDatasetRequest, context: Context) -> pb.GetDatasetResponse:
         return pb.GetDatasetResponse(dataset=wire.dataset_to_proto(await self._datasets.get(request.name)))
 
-    async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> Any:
+    async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:
         page = await self._datasets.list(request.parent, request.page_size, request.page_token)
-        return pb.ListDatasetsResponse(
-            datasets=[wire.dataset_to_proto(item) for item in page.items], next_page_token=page.next_page_token
-        )
+        return page_to_proto(pb.ListDatasetsResponse, page, wire.dataset_to_proto)
 
-    async def CurateDataset(self, request: pb.CurateDatasetRequest, context: Context) -> Any:
+    async def CurateDataset(self, request: pb.CurateDatasetRequest, context: Context) -> pb.CurateDatasetResponse:
         revision = await self._revisions.curate(request.name, wire.recipe_from_proto(request.recipe))
-        return pb.CurateDatasetResponse(revision=wire.revision_to_proto(revision))
+        return self._jobs.answer(pb.CurateDatasetResponse, revision)
 
-    async def GetDatasetRevision(self, request: pb.GetDatasetRevisionRequest, context: Context) -> Any:
-        revision = await self._revisions.get(request.name)
-        return pb.GetDatasetRevisionResponse(revision=wire.revision_to_proto(revision))
+    async def GetDatasetRevision(
+        self, request: pb.GetDatasetRevisionRequest, context: Context
+    ) -> pb.GetDatasetRevisionResponse:
+        return await self._jobs.get(request, pb.GetDatasetRevisionResponse)
 
-    async def ListDatasetRevisions(self, request: pb.ListDatasetRevisionsRequest, context: Context) -> Any:
-        page = await self._revisions.list(request.parent, request.page_size, request.page_token)
-        return pb.ListDatasetRevisionsResponse(
-            revisions=[wire.revision_to_proto(item) for item in page.items], next_page_token=page.next_page_token
-        )
+    async def ListDatasetRevisions(
+        self, request: pb.ListDatasetRevisionsRequest, context: Context
+    ) -> pb.ListDatasetRevisionsResponse:
+        return await self._jobs.list(request, pb.ListDatasetRevisionsResponse)
 
-    async def CancelDatasetRevision(self, request: pb.CancelDatasetRevisionRequest, context: Context) -> Any:
-        revision = await self._revisions.cancel(request.name)
-        return pb.CancelDatasetRevisionResponse(revision=wire.revision_to_proto(revision))
+    async def CancelDatasetRevision(
+        self, request: pb.CancelDatasetRevisionRequest, context: Context
+    ) -> pb.CancelDatasetRevisionResponse:
+        return await self._jobs.cancel(request, pb.CancelDatasetRevisionResponse)
 
-    async def WatchDatasetRevision(
+    def WatchDatasetRevision(
         self, request: pb.WatchDatasetRevisionRequest, context: Context
     ) -> AsyncIterator[pb.WatchDatasetRevisionResponse]:
-        await self._revisions.get(request.name)
-        after = request.after_event_id
-        async for event in watch(self._queue, request.name, after_event_id=after, stopping=self._stopping):
-            message = wire.event_to_proto(event)
-            if message is not None:
-                yield pb.WatchDatasetRevisionResponse(event=message)
+        return self._jobs.watch(request, pb.WatchDatasetRevisionResponse, wire.event_to_proto)
 
-    async def ReadDatasetRevision(self, request: pb.ReadDatasetRevisionRequest, context: Context) -> Any:
+    async def ReadDatasetRevision(
+        self, request: pb.ReadDatasetRevisionRequest, context: Context
+    ) -> pb.ReadDatasetRevisionResponse:
         part = None if request.datasheet else wire.split_from_proto(request.split)
         piece = await self._revisions.read(
             request.name, part, offset_bytes=request.offset_bytes, limit_bytes=request.limit_bytes

@@ -12,6 +12,7 @@ from luthierd.curation.recipe import Recipe, parse_recipe
 from luthierd.curation.revisions import Revision
 from luthierd.errors import InvalidArgumentError
 from luthierd.jobs.queue import JobEvent, JobState
+from luthierd.rpc import job_resource
 from luthierd.rpc.status import status_from_failure
 
 DOMAIN = "curation.luthier.dev"
@@ -114,17 +115,13 @@ def step_to_proto(step: StepSummary) -> pb.StepSummary:
 
 
 def event_to_proto(event: JobEvent | None) -> pb.DatasetRevisionEvent | None:
-    """An event of a revision's job, or a heartbeat for None; None for kinds that the contract does not have."""
-    if event is None:
-        return pb.DatasetRevisionEvent(heartbeat=pb.DatasetRevisionHeartbeat())
-    message = pb.DatasetRevisionEvent(event_id=event.event_id, create_time=_timestamp(event.create_time))
-    if event.kind == "state":
-        message.state = _STATES[JobState(event.data["state"])]
-    elif event.kind == "progress":
-        message.progress.CopyFrom(pb.CurationProgress(**event.data))
-    else:
-        return None
-    return message
+    """See `rpc.job_resource.event_to_proto`."""
+    return job_resource.event_to_proto(
+        pb.DatasetRevisionEvent,
+        event,
+        state=_STATES.__getitem__,
+        progress=lambda data: pb.CurationProgress(**data),
+    )
 
 
 def split_from_proto(number: int) -> Split:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator
-from typing import Any
 
-import grpc
 from luthier.evaluator.v1 import evaluation_service_pb2 as pb
 from luthier.evaluator.v1 import evaluation_service_pb2_grpc as evaluation_rpc
 from luthier.evaluator.v1 import gate_pb2, gate_plan_pb2
@@ -18,12 +17,11 @@ from luthierd.evaluator.api import gate_wire
 from luthierd.evaluator.decisions.gate_selftest import DEFAULT_EXPERIMENTS
 from luthierd.evaluator.decisions.gates import Gates
 from luthierd.evaluator.run.evaluations import Evaluations
-from luthierd.jobs.events import watch
 from luthierd.jobs.queue import JobQueue
 from luthierd.rpc.auth import current_principal
-from luthierd.rpc.wire import to_proto
-
-Context = grpc.aio.ServicerContext[Any, Any]
+from luthierd.rpc.contract import Context
+from luthierd.rpc.job_resource import JobResource
+from luthierd.rpc.wire import page_to_proto, to_proto
 
 
 class EvaluationServicer(evaluation_rpc.EvaluationServiceServicer):
@@ -31,10 +29,11 @@ class EvaluationServicer(evaluation_rpc.EvaluationServiceServicer):
 
     def __init__(self, evaluations: Evaluations, queue: JobQueue, stopping: asyncio.Event) -> None:
         self._evaluations = evaluations
-        self._queue = queue
-        self._stopping = stopping
+        self._jobs = JobResource(evaluations, queue, stopping, to_proto=wire.evaluation_to_proto)
 
-    async def CreateEvaluation(self, request: pb.CreateEvaluationRequest, context: Context) -> Any:
+    async def CreateEvaluation(
+        self, request: pb.CreateEvaluationRequest, context: Context
+    ) -> pb.CreateEvaluationResponse:
         created = await self._evaluations.create(
             request.parent,
             adapter_revision=request.evaluation.adapter_revision,
@@ -43,40 +42,34 @@ class EvaluationServicer(evaluation_rpc.EvaluationServiceServicer):
             evaluation_id=request.evaluation_id,
             subject=current_principal().subject,
         )
-        return pb.CreateEvaluationResponse(evaluation=wire.evaluation_to_proto(created))
+        return self._jobs.answer(pb.CreateEvaluationResponse, created)
 
-    async def GetEvaluation(self, request: pb.GetEvaluationRequest, context: Context) -> Any:
-        found = await self._evaluations.get(request.name)
-        return pb.GetEvaluationResponse(evaluation=wire.evaluation_to_proto(found))
+    async def GetEvaluation(self, request: pb.GetEvaluationRequest, context: Context) -> pb.GetEvaluationResponse:
+        return await self._jobs.get(request, pb.GetEvaluationResponse)
 
-    async def ListEvaluations(self, request: pb.ListEvaluationsRequest, context: Context) -> Any:
-        page = await self._evaluations.list(request.parent, request.page_size, request.page_token)
-        return pb.ListEvaluationsResponse(
-            evaluations=[wire.evaluation_to_proto(item, with_slices=False) for item in page.items],
-            next_page_token=page.next_page_token,
-        )
+    async def ListEvaluations(self, request: pb.ListEvaluationsRequest, context: Context) -> pb.ListEvaluationsResponse:
+        brief = functools.partial(wire.evaluation_to_proto, with_slices=False)
+        return await self._jobs.list(request, pb.ListEvaluationsResponse, to_proto=brief)
 
-    async def CancelEvaluation(self, request: pb.CancelEvaluationRequest, context: Context) -> Any:
-        found = await self._evaluations.cancel(request.name)
-        return pb.CancelEvaluationResponse(evaluation=wire.evaluation_to_proto(found))
+    async def CancelEvaluation(
+        self, request: pb.CancelEvaluationRequest, context: Context
+    ) -> pb.CancelEvaluationResponse:
+        return await self._jobs.cancel(request, pb.CancelEvaluationResponse)
 
-    async def WatchEvaluation(
+    def WatchEvaluation(
         self, request: pb.WatchEvaluationRequest, context: Context
     ) -> AsyncIterator[pb.WatchEvaluationResponse]:
-        await self._evaluations.get(request.name)
-        after = request.after_event_id
-        async for event in watch(self._queue, request.name, after_event_id=after, stopping=self._stopping):
-            message = wire.event_to_proto(event)
-            if message is not None:
-                yield pb.WatchEvaluationResponse(event=message)
+        return self._jobs.watch(request, pb.WatchEvaluationResponse, wire.event_to_proto)
 
-    async def ListEvaluationRows(self, request: pb.ListEvaluationRowsRequest, context: Context) -> Any:
+    async def ListEvaluationRows(
+        self, request: pb.ListEvaluationRowsRequest, context: Context
+    ) -> pb.ListEvaluationRowsResponse:
         page = await self._evaluations.rows(request.parent, request.page_size, request.page_token)
-        return pb.ListEvaluationRowsResponse(
-            rows=[wire.row_to_proto(row) for row in page.items], next_page_token=page.next_page_token
-        )
+        return page_to_proto(pb.ListEvaluationRowsResponse, page, wire.row_to_proto)
 
-    async def ReadEvaluationReport(self, request: pb.ReadEvaluationReportRequest, context: Context) -> Any:
+    async def ReadEvaluationReport(
+        self, request: pb.ReadEvaluationReportRequest, context: Context
+    ) -> pb.ReadEvaluationReportResponse:
         piece = await self._evaluations.report(request.name, request.offset_bytes, request.limit_bytes)
         return pb.ReadEvaluationReportResponse(data=piece.data, size_bytes=piece.size_bytes, sha256=piece.sha256)
 
@@ -87,7 +80,7 @@ class GateServicer(gate_rpc.GateServiceServicer):
     def __init__(self, gates: Gates) -> None:
         self._gates = gates
 
-    async def RunGate(self, request: gate_pb.RunGateRequest, context: Context) -> Any:
+    async def RunGate(self, request: gate_pb.RunGateRequest, context: Context) -> gate_pb.RunGateResponse:
         subject = current_principal().subject
         given = gate_wire.policy_of_request(request)
         decision = await self._gates.run(request.evaluation, given, subject=subject)
@@ -95,7 +88,7 @@ class GateServicer(gate_rpc.GateServiceServicer):
             decision=to_proto(gate_pb2.GateDecision, decision, evaluation=request.evaluation)
         )
 
-    async def PlanGate(self, request: gate_pb.PlanGateRequest, context: Context) -> Any:
+    async def PlanGate(self, request: gate_pb.PlanGateRequest, context: Context) -> gate_pb.PlanGateResponse:
         plan = await self._gates.plan(
             request.dataset_revision,
             gate_wire.policy_of_request(request),
@@ -105,22 +98,28 @@ class GateServicer(gate_rpc.GateServiceServicer):
         )
         return gate_pb.PlanGateResponse(plan=gate_wire.plan_to_proto(plan, dataset_revision=request.dataset_revision))
 
-    async def SelfTestGate(self, request: gate_pb.SelfTestGateRequest, context: Context) -> Any:
+    async def SelfTestGate(
+        self, request: gate_pb.SelfTestGateRequest, context: Context
+    ) -> gate_pb.SelfTestGateResponse:
         count = request.experiment_count if request.HasField("experiment_count") else DEFAULT_EXPERIMENTS
         found = await self._gates.self_test(request.evaluation, experiments=count, seed=request.seed)
         return gate_pb.SelfTestGateResponse(self_test=to_proto(gate_plan_pb2.GateSelfTest, found))
 
-    async def CreateGatePolicy(self, request: gate_pb.CreateGatePolicyRequest, context: Context) -> Any:
+    async def CreateGatePolicy(
+        self, request: gate_pb.CreateGatePolicyRequest, context: Context
+    ) -> gate_pb.CreateGatePolicyResponse:
         policy = gate_wire.policy_from_proto(request.gate_policy)
         stored = await self._gates.create(request.parent, request.gate_policy_id, policy)
         return gate_pb.CreateGatePolicyResponse(gate_policy=gate_wire.policy_to_proto(stored))
 
-    async def GetGatePolicy(self, request: gate_pb.GetGatePolicyRequest, context: Context) -> Any:
+    async def GetGatePolicy(
+        self, request: gate_pb.GetGatePolicyRequest, context: Context
+    ) -> gate_pb.GetGatePolicyResponse:
         stored = await self._gates.get(request.name)
         return gate_pb.GetGatePolicyResponse(gate_policy=gate_wire.policy_to_proto(stored))
 
-    async def ListGatePolicies(self, request: gate_pb.ListGatePoliciesRequest, context: Context) -> Any:
+    async def ListGatePolicies(
+        self, request: gate_pb.ListGatePoliciesRequest, context: Context
+    ) -> gate_pb.ListGatePoliciesResponse:
         page = await self._gates.list(request.parent, request.page_size, request.page_token)
-        return gate_pb.ListGatePoliciesResponse(
-            gate_policies=[gate_wire.policy_to_proto(item) for item in page.items], next_page_token=page.next_page_token
-        )
+        return page_to_proto(gate_pb.ListGatePoliciesResponse, page, gate_wire.policy_to_proto)

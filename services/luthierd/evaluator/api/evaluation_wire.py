@@ -25,6 +25,7 @@ from luthierd.evaluator.api.wire_parts import ARMS as ARMS
 from luthierd.evaluator.api.wire_parts import arm_from_proto as arm_from_proto
 from luthierd.evaluator.api.wire_parts import arm_to_proto as arm_to_proto
 from luthierd.evaluator.api.wire_parts import timestamp
+from luthierd.evaluator.codec import from_json
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import AdapterRevision, DatasetRevision, EvaluationConfig, Progress, Results
 from luthierd.evaluator.domain.metric_details import MetricDetails
@@ -35,6 +36,7 @@ from luthierd.evaluator.models.generate import Reply
 from luthierd.evaluator.models.multiple_choice import Likelihood
 from luthierd.evaluator.run.evaluations import Evaluation
 from luthierd.jobs.queue import JobEvent, JobState
+from luthierd.rpc import job_resource
 from luthierd.rpc.status import status_from_failure
 from luthierd.rpc.wire import to_proto
 from luthierd.statistics.estimates import Bounds, Interval
@@ -260,23 +262,12 @@ def progress_to_proto(progress: Progress) -> pb.EvaluationProgress:
 
 
 def event_to_proto(event: JobEvent | None) -> pb.EvaluationEvent | None:
-    """An event, or a heartbeat for None; None for a kind that the contract does not show."""
-    if event is None:
-        heartbeat = pb.EvaluationEvent(heartbeat=pb.EvaluationHeartbeat())
-        heartbeat.create_time.GetCurrentTime()
-        return heartbeat
-    message = pb.EvaluationEvent(event_id=event.event_id, create_time=timestamp(event.create_time))
-    if event.kind == "state":
-        message.state = state_to_proto(JobState(event.data["state"]))
-    elif event.kind == "progress":
-        arm = event.data.get("arm")
-        progress = Progress(
-            event.data["phase"], Arm(arm) if arm else None, event.data["done_count"], event.data["total_count"]
-        )
-        message.progress.CopyFrom(progress_to_proto(progress))
-    else:
-        return None
-    return message
+    """See `rpc.job_resource.event_to_proto`."""
+    return job_resource.event_to_proto(pb.EvaluationEvent, event, progress=_stored_progress_to_proto)
+
+
+def _stored_progress_to_proto(data: Mapping[str, Any]) -> pb.EvaluationProgress:
+    return progress_to_proto(from_json(Progress, data))
 
 
 def row_to_proto(row: Mapping[str, Any]) -> pb.EvaluationRow:

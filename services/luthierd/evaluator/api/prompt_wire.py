@@ -13,6 +13,7 @@ from luthierd.evaluator.run.prompt_search import Measured, PromptSearch
 from luthierd.evaluator.run.prompts import Prompt
 from luthierd.evaluator.scorers.registry import known_metrics
 from luthierd.jobs.queue import JobEvent
+from luthierd.rpc import job_resource
 from luthierd.rpc.status import status_from_failure
 
 DOMAIN = "evaluator.luthier.dev"
@@ -92,20 +93,11 @@ def prompt_to_proto(prompt: Prompt) -> prompt_pb2.Prompt:
     return message
 
 
-def event_to_proto(event: JobEvent | None, *, query_budget: int) -> prompt_pb2.PromptEvent:
-    """An event of a search of at most `query_budget` queries, or a heartbeat for None."""
-    if event is None:
-        heartbeat = prompt_pb2.PromptEvent(heartbeat=prompt_pb2.PromptHeartbeat())
-        heartbeat.create_time.GetCurrentTime()
-        return heartbeat
-    message = prompt_pb2.PromptEvent(event_id=event.event_id, create_time=timestamp(event.create_time))
-    if event.kind == "state":
-        message.state = _state(event.data["state"])
-    elif event.kind == "progress":
-        message.progress.CopyFrom(_progress(event.data["done_count"], query_budget))
-    else:
-        message.message = event.data["message"]
-    return message
+def event_to_proto(event: JobEvent | None, *, query_budget: int) -> prompt_pb2.PromptEvent | None:
+    """See `rpc.job_resource.event_to_proto`; the search has at most `query_budget` queries."""
+    return job_resource.event_to_proto(
+        prompt_pb2.PromptEvent, event, progress=lambda data: _progress(data["done_count"], query_budget)
+    )
 
 
 def _state(state: str) -> evaluation_pb2.EvaluationState.ValueType:

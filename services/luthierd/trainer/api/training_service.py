@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
-import grpc
 from luthier.trainer.v1 import adapter_service_pb2 as adapter_api
 from luthier.trainer.v1 import adapter_service_pb2_grpc as adapter_rpc
 from luthier.trainer.v1 import base_model_service_pb2 as model_api
@@ -14,14 +12,14 @@ from luthier.trainer.v1 import base_model_service_pb2_grpc as model_rpc
 from luthier.trainer.v1 import training_job_service_pb2 as job_api
 from luthier.trainer.v1 import training_job_service_pb2_grpc as job_rpc
 
-from luthierd.jobs.events import watch
 from luthierd.jobs.queue import JobQueue
+from luthierd.rpc.contract import Context
+from luthierd.rpc.job_resource import JobResource
+from luthierd.rpc.wire import page_to_proto
 from luthierd.trainer.adapters import Adapters
 from luthierd.trainer.api import training_wire as wire
 from luthierd.trainer.base_models import BaseModels
 from luthierd.trainer.jobs import TrainingJobs
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class BaseModelServicer(model_rpc.BaseModelServiceServicer):
@@ -30,28 +28,35 @@ class BaseModelServicer(model_rpc.BaseModelServiceServicer):
     def __init__(self, base_models: BaseModels) -> None:
         self._base_models = base_models
 
-    async def ImportBaseModel(self, request: model_api.ImportBaseModelRequest, context: Context) -> Any:
+    async def ImportBaseModel(
+        self, request: model_api.ImportBaseModelRequest, context: Context
+    ) -> model_api.ImportBaseModelResponse:
         model = await self._base_models.import_model(request.base_model_id, path=request.path, package=request.package)
         return model_api.ImportBaseModelResponse(base_model=wire.base_model_to_proto(model))
 
-    async def GetBaseModel(self, request: model_api.GetBaseModelRequest, context: Context) -> Any:
+    async def GetBaseModel(
+        self, request: model_api.GetBaseModelRequest, context: Context
+    ) -> model_api.GetBaseModelResponse:
         model = await self._base_models.get(request.name)
         return model_api.GetBaseModelResponse(base_model=wire.base_model_to_proto(model))
 
-    async def ListBaseModels(self, request: model_api.ListBaseModelsRequest, context: Context) -> Any:
+    async def ListBaseModels(
+        self, request: model_api.ListBaseModelsRequest, context: Context
+    ) -> model_api.ListBaseModelsResponse:
         page = await self._base_models.list(request.page_size, request.page_token)
-        return model_api.ListBaseModelsResponse(
-            base_models=[wire.base_model_to_proto(model) for model in page.items], next_page_token=page.next_page_token
-        )
+        return page_to_proto(model_api.ListBaseModelsResponse, page, wire.base_model_to_proto)
 
 
 class TrainingJobServicer(job_rpc.TrainingJobServiceServicer):
     """`luthier.trainer.v1.TrainingJobService`."""
 
     def __init__(self, jobs: TrainingJobs, queue: JobQueue, stopping: asyncio.Event) -> None:
-        self._jobs, self._queue, self._stopping = jobs, queue, stopping
+        self._jobs = jobs
+        self._resource = JobResource(jobs, queue, stopping, to_proto=wire.job_to_proto)
 
-    async def CreateTrainingJob(self, request: job_api.CreateTrainingJobRequest, context: Context) -> Any:
+    async def CreateTrainingJob(
+        self, request: job_api.CreateTrainingJobRequest, context: Context
+    ) -> job_api.CreateTrainingJobResponse:
         wanted = request.training_job
         job = await self._jobs.create(
             request.parent,
@@ -61,29 +66,27 @@ class TrainingJobServicer(job_rpc.TrainingJobServiceServicer):
             dataset_revision=wanted.dataset_revision,
             config=wire.config_from_proto(wanted.config),
         )
-        return job_api.CreateTrainingJobResponse(training_job=wire.job_to_proto(job))
+        return self._resource.answer(job_api.CreateTrainingJobResponse, job)
 
-    async def GetTrainingJob(self, request: job_api.GetTrainingJobRequest, context: Context) -> Any:
-        job = await self._jobs.get(request.name)
-        return job_api.GetTrainingJobResponse(training_job=wire.job_to_proto(job))
+    async def GetTrainingJob(
+        self, request: job_api.GetTrainingJobRequest, context: Context
+    ) -> job_api.GetTrainingJobResponse:
+        return await self._resource.get(request, job_api.GetTrainingJobResponse)
 
-    async def ListTrainingJobs(self, request: job_api.ListTrainingJobsRequest, context: Context) -> Any:
-        page = await self._jobs.list(request.parent, request.page_size, request.page_token)
-        return job_api.ListTrainingJobsResponse(
-            training_jobs=[wire.job_to_proto(job) for job in page.items], next_page_token=page.next_page_token
-        )
+    async def ListTrainingJobs(
+        self, request: job_api.ListTrainingJobsRequest, context: Context
+    ) -> job_api.ListTrainingJobsResponse:
+        return await self._resource.list(request, job_api.ListTrainingJobsResponse)
 
-    async def CancelTrainingJob(self, request: job_api.CancelTrainingJobRequest, context: Context) -> Any:
-        job = await self._jobs.cancel(request.name)
-        return job_api.CancelTrainingJobResponse(training_job=wire.job_to_proto(job))
+    async def CancelTrainingJob(
+        self, request: job_api.CancelTrainingJobRequest, context: Context
+    ) -> job_api.CancelTrainingJobResponse:
+        return await self._resource.cancel(request, job_api.CancelTrainingJobResponse)
 
-    async def WatchTrainingJob(
+    def WatchTrainingJob(
         self, request: job_api.WatchTrainingJobRequest, context: Context
     ) -> AsyncIterator[job_api.WatchTrainingJobResponse]:
-        await self._jobs.get(request.name)
-        after = request.after_event_id
-        async for event in watch(self._queue, request.name, after_event_id=after, stopping=self._stopping):
-            yield job_api.WatchTrainingJobResponse(event=wire.event_to_proto(event))
+        return self._resource.watch(request, job_api.WatchTrainingJobResponse, wire.event_to_proto)
 
 
 class AdapterServicer(adapter_rpc.AdapterServiceServicer):
@@ -92,18 +95,20 @@ class AdapterServicer(adapter_rpc.AdapterServiceServicer):
     def __init__(self, adapters: Adapters) -> None:
         self._adapters = adapters
 
-    async def ListAdapters(self, request: adapter_api.ListAdaptersRequest, context: Context) -> Any:
+    async def ListAdapters(
+        self, request: adapter_api.ListAdaptersRequest, context: Context
+    ) -> adapter_api.ListAdaptersResponse:
         page = await self._adapters.list(request.parent, request.page_size, request.page_token)
-        return adapter_api.ListAdaptersResponse(
-            adapters=[wire.adapter_to_proto(adapter) for adapter in page.items], next_page_token=page.next_page_token
-        )
+        return page_to_proto(adapter_api.ListAdaptersResponse, page, wire.adapter_to_proto)
 
-    async def GetAdapterRevision(self, request: adapter_api.GetAdapterRevisionRequest, context: Context) -> Any:
+    async def GetAdapterRevision(
+        self, request: adapter_api.GetAdapterRevisionRequest, context: Context
+    ) -> adapter_api.GetAdapterRevisionResponse:
         revision = await self._adapters.get_revision(request.name)
         return adapter_api.GetAdapterRevisionResponse(revision=wire.revision_to_proto(revision))
 
-    async def ListAdapterRevisions(self, request: adapter_api.ListAdapterRevisionsRequest, context: Context) -> Any:
+    async def ListAdapterRevisions(
+        self, request: adapter_api.ListAdapterRevisionsRequest, context: Context
+    ) -> adapter_api.ListAdapterRevisionsResponse:
         page = await self._adapters.list_revisions(request.parent, request.page_size, request.page_token)
-        return adapter_api.ListAdapterRevisionsResponse(
-            revisions=[wire.revision_to_proto(item) for item in page.items], next_page_token=page.next_page_token
-        )
+        return page_to_proto(adapter_api.ListAdapterRevisionsResponse, page, wire.revision_to_proto)

@@ -10,6 +10,7 @@ from luthier.curation.v1 import dataset_pb2
 from luthier.trainer.v1 import adapter_pb2, base_model_pb2, training_job_pb2
 
 from luthierd.jobs.queue import Job, JobEvent, JobState
+from luthierd.rpc import job_resource
 from luthierd.rpc.status import status_from_failure
 from luthierd.trainer.domain import (
     Adapter,
@@ -104,18 +105,11 @@ def progress_from_proto(message: training_job_pb2.TrainingProgress) -> TrainingP
     )
 
 
-def event_to_proto(event: JobEvent | None) -> training_job_pb2.TrainingJobEvent:
-    """An event; None is a heartbeat."""
-    if event is None:
-        return training_job_pb2.TrainingJobEvent(heartbeat=training_job_pb2.TrainingJobHeartbeat())
-    message = training_job_pb2.TrainingJobEvent(event_id=event.event_id, create_time=timestamp(event.create_time))
-    if event.kind == "state":
-        message.state = _JOB_STATES[JobState(event.data["state"])]
-    elif event.kind == "progress":
-        message.progress.CopyFrom(progress_to_proto(TrainingProgress(**event.data)))
-    else:
-        message.message = event.data["message"]
-    return message
+def event_to_proto(event: JobEvent | None) -> training_job_pb2.TrainingJobEvent | None:
+    """See `rpc.job_resource.event_to_proto`."""
+    return job_resource.event_to_proto(
+        training_job_pb2.TrainingJobEvent, event, progress=lambda data: progress_to_proto(TrainingProgress(**data))
+    )
 
 
 def base_model_to_proto(model: BaseModel) -> base_model_pb2.BaseModel:
