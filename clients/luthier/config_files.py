@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import difflib
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from google.api import field_behavior_pb2
 from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from luthier.errors import ConfigError, UnknownKeyError
@@ -65,8 +65,18 @@ def _unreadable(path: pathlib.Path, why: str) -> ConfigError:
 
 
 def nearest_key(key: str, known: Iterable[str]) -> str:
-    """The known key that looks most like `key`; empty if none looks like it."""
+    """The known key that is most similar to `key`; empty if none is."""
     return next(iter(difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)), "")
+
+
+def unknown_key(path: str, known: Sequence[str], *, of: str = "") -> UnknownKeyError:
+    """The error for the key at the dotted path `path`, which is not one of `known`. of: what the key is in."""
+    parent, _, key = path.rpartition(".")
+    nearest = nearest_key(key, known)
+    near_path = f"{parent}.{nearest}" if parent and of else nearest
+    hint = f"did you mean '{near_path}'?" if nearest else f"known keys: {', '.join(known)}"
+    where = f" in {of}" if of else ""
+    return UnknownKeyError(f"unknown key '{path}'{where}; {hint}", path=path, nearest=nearest)
 
 
 def _message(found: Any, descriptor: Any, *, path: str) -> dict[str, Any]:
@@ -77,7 +87,7 @@ def _message(found: Any, descriptor: Any, *, path: str) -> dict[str, Any]:
         field = descriptor.fields_by_name.get(str(key))
         where = f"{path}.{key}" if path else str(key)
         if field is None:
-            raise _unknown(where, str(key), descriptor)
+            raise unknown_key(where, [one.name for one in descriptor.fields if not _is_output(one)])
         if value is not None:
             checked[str(key)] = _value(value, field, path=where)
     return checked
@@ -112,7 +122,7 @@ _FLOATS = {FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT}
 
 
 def _scalar(value: Any, field: FieldDescriptor, *, path: str) -> Any:
-    """Checks the type here, where the path is known. YAML reads 5e-4 as text (it wants 5.0e-4): such text counts."""
+    """Checks the type here, where the path is known. Accepts text as a number, since YAML reads 5e-4 as text."""
     kind = field.cpp_type
     if kind == FieldDescriptor.CPPTYPE_BOOL:
         if isinstance(value, bool):
@@ -142,7 +152,7 @@ def _enum_value(value: Any, enum: EnumDescriptor, *, path: str) -> str:
 
 
 def _is_output(field: FieldDescriptor) -> bool:
-    """Whether a service fills the field in: no use in a file."""
+    """Whether only the service sets the field, so that it does not belong into a file."""
     behaviors = set(field.GetOptions().Extensions[field_behavior_pb2.field_behavior])
     return bool(behaviors & {field_behavior_pb2.OUTPUT_ONLY, field_behavior_pb2.IDENTIFIER})
 
@@ -150,10 +160,3 @@ def _is_output(field: FieldDescriptor) -> bool:
 def _misfit(path: str, wanted: str, found: Any) -> ConfigError:
     what = f"key '{path}'" if path else "the configuration"
     return ConfigError(f"{what} must be {wanted}, not {found!r}", metadata={"path": path, "wanted": wanted})
-
-
-def _unknown(path: str, key: str, descriptor: Descriptor) -> UnknownKeyError:
-    known = [field.name for field in descriptor.fields if not _is_output(field)]
-    nearest = nearest_key(key, known)
-    hint = f"did you mean '{nearest}'?" if nearest else f"known keys: {', '.join(known)}"
-    return UnknownKeyError(f"unknown key '{path}'; {hint}", path=path, nearest=nearest)

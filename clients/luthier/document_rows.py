@@ -1,4 +1,4 @@
-"""Documents as rows of a dataset, so that curation cleans, masks and forgets them as it does everything else.
+"""Documents as rows of a dataset, so that curation cleans, masks and deletes them like any other rows.
 
 A line is `{"text": ..., "id": ..., "source": ...}`; without `id` the file and the line make one, without `source` the
 id stands for it.

@@ -1,4 +1,4 @@
-"""What can go wrong in a call, one class for each kind.
+"""The errors of the SDK, one class per kind.
 
 LuthierError
 +-- RpcError                     a service answered with a status, or could not be reached
@@ -23,7 +23,7 @@ LuthierError
 |   +-- UnknownKeyError          .path, .nearest
 +-- ProfileError                 no installation, address or key to talk with
 
-This module needs nothing but the standard library: the translation from gRPC is in `luthier.status`.
+This module needs only the standard library; the translation from gRPC is in `luthier.status`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class LuthierError(Exception):
 
 @dataclass(frozen=True)
 class FieldViolation:
-    """One field of a request that was refused."""
+    """A field of a rejected request."""
 
     field: str
     description: str
@@ -57,7 +57,7 @@ class FieldViolation:
 
 @dataclass(frozen=True)
 class PreconditionViolation:
-    """One condition that did not hold."""
+    """A condition that does not hold."""
 
     type: str
     subject: str
@@ -67,10 +67,9 @@ class PreconditionViolation:
 class RpcError(LuthierError):
     """A call ended with a status other than OK.
 
-    code: the gRPC status by name, e.g. `NOT_FOUND`. service and method: who was asked for what. domain: who gave the
-    reason, e.g. `trainer.luthier.dev`; empty if the answer did not come from a Luthier service.
-    retry_after_s: when the service asks to be called again; None if it does not say. request_id: the call's id in the
-    service's log; empty if the call did not get there.
+    code: the gRPC status by name, e.g. `NOT_FOUND`. service and method: what was called. domain: the source of the
+    reason, e.g. `trainer.luthier.dev`; empty if the status did not come from a Luthier service. retry_after_s: the delay
+    that the service asks for; None: none. request_id: the call's id in the service's log; empty if it did not arrive.
     """
 
     code = "UNKNOWN"
@@ -186,7 +185,7 @@ class ConfigError(LuthierError):
 
 
 class UnknownKeyError(ConfigError):
-    """A key that the configuration does not know. `path` is dotted; `nearest` is empty if nothing is near."""
+    """An unknown key. path: dotted. nearest: the most similar known key; empty if none is similar."""
 
     reason = "UNKNOWN_CONFIG_KEY"
 

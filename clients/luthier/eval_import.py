@@ -129,7 +129,7 @@ def _model_grader(found: Imported, grader: Mapping[str, Any], where: str) -> Non
         description += f"\nThe best grade if the label is one of: {passing}. The worst otherwise."
     found.criterion(str(grader.get("name") or grader["type"]), description, where=where)
     found.notes.append(
-        f"{where}: asked of model {grader.get('model')!r}; here of `judge`, the base model unless the configuration "
+        f"{where}: graded by model {grader.get('model')!r}; here by `judge`, the base model unless the configuration "
         "names an endpoint, on its own scale; the judge sees templates in the text unchanged"
     )
     if "pass_threshold" in grader:

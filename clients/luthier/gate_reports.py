@@ -83,9 +83,9 @@ def junit(decision: GateDecision) -> str:
         case = ElementTree.SubElement(suite, "testcase", attributes)
         tag = _tag(line)
         if tag:
-            told = ElementTree.SubElement(case, tag, message=_clean(line.why))
+            outcome = ElementTree.SubElement(case, tag, message=_clean(line.why))
             if tag != "skipped":
-                told.set("type", line.outcome)
+                outcome.set("type", line.outcome)
         ElementTree.SubElement(case, "system-out").text = _clean(line.why)
     for tag, count in (("failure", "failures"), ("error", "errors"), ("skipped", "skipped")):
         suite.set(count, str(sum(_tag(line) == tag for line in lines)))

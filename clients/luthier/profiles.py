@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier import names, tokens
-from luthier.config_files import nearest_key, read_mapping
+from luthier.config_files import read_mapping, unknown_key
 from luthier.endpoints import Endpoints, TlsOptions
-from luthier.errors import ConfigError, ProfileError, UnknownKeyError
+from luthier.errors import ConfigError, ProfileError
 from luthier.services import SERVICES
 from luthier.transport import TokenSource
 
@@ -143,7 +143,4 @@ def _tls(stored: Any) -> TlsOptions | None:
 def _refuse_unknown(stored: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> None:
     for key in stored:
         if key not in known:
-            nearest = nearest_key(str(key), known)
-            hint = f"; did you mean '{prefix}{nearest}'?" if nearest else f"; known keys: {', '.join(known)}"
-            path = f"{prefix}{key}"
-            raise UnknownKeyError(f"unknown key '{path}' in the profile{hint}", path=path, nearest=nearest)
+            raise unknown_key(f"{prefix}{key}", known, of="the profile")

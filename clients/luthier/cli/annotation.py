@@ -172,15 +172,15 @@ def _show_summary(session: Session, found: AnnotationSummary) -> None:
     if found.judge_metric:
         click.echo(f"judge {found.judge_metric}: alpha {found.judge_alpha:.2f}, kappa {found.judge_kappa:.2f}")
     rows = []
-    for figure in found.figures:
-        of = arm_name(figure.arm) + (f" over {arm_name(figure.reference)}" if figure.reference else "")
-        estimates = [_estimate(figure, name) for name in ("human", "judge", "corrected")]
-        rows.append((of, *estimates, f"{figure.judge_weight:.2f}" if figure.HasField("corrected") else ""))
+    for result in found.figures:
+        of = arm_name(result.arm) + (f" over {arm_name(result.reference)}" if result.reference else "")
+        estimates = [_estimate(result, name) for name in ("human", "judge", "corrected")]
+        rows.append((of, *estimates, f"{result.judge_weight:.2f}" if result.HasField("corrected") else ""))
     session.table(["of", "#people", "#judge", "#judge, corrected by people", "#weight"], rows, title="[95 % interval]")
 
 
-def _estimate(figure: Any, name: str) -> str:
-    if not figure.HasField(name):
+def _estimate(result: Any, name: str) -> str:
+    if not result.HasField(name):
         return ""
-    found: Estimate = getattr(figure, name)
+    found: Estimate = getattr(result, name)
     return f"{interval(found.value, found.interval_low, found.interval_high)} ({found.item_count:,})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -21,43 +22,30 @@ BATCH_SIZE = 64
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def targeted(function: F) -> F:
-    """Adds the options that name what answers."""
-    for option in reversed(
-        (
-            click.option("--deployment", metavar="NAME", help="A deployment of the tenant."),
-            click.option("--base", metavar="M", help="A base model without any adapter."),
-            click.option("--adapter", metavar="REVISION", help="An adapter revision, deployed or not."),
-            click.option("--session", "session_id", default="", help="Keeps a conversation on one loaded adapter."),
-        )
-    ):
-        function = option(function)
-    return function
+def _all_of(*options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """One decorator that adds all options, in this order."""
+    return lambda function: functools.reduce(lambda decorated, option: option(decorated), reversed(options), function)
 
 
-def answering(function: F) -> F:
-    """Adds the options that name what answers, and how."""
-    for option in reversed(
-        (
-            targeted,
-            click.option("--max-tokens", type=click.IntRange(min=1), help="Maximum tokens to generate. Default 256."),
-            click.option("--temperature", type=click.FloatRange(min=0), help="0 is greedy. Default 0."),
-            click.option(
-                "--top-p", type=click.FloatRange(min=0, max=1, min_open=True), help="Nucleus sampling. Default 1."
-            ),
-            click.option("--seed", type=int, help="Seed for temperatures above 0."),
-            click.option("--stop", multiple=True, help="Text that ends the answer; may be repeated."),
-            click.option("--top-k", type=click.IntRange(min=0), help="Sample from the K likeliest tokens."),
-            click.option("--json-schema", type=click.File(), help="The answer must be JSON that this schema allows."),
-            click.option("--regex", metavar="R", help="The whole answer must match this regular expression."),
-            click.option("--grammar", type=click.File(), help="The answer must follow this grammar (GBNF or Lark)."),
-            click.option(
-                "--choice", "choices", multiple=True, help="The answer must be one of these; may be repeated."
-            ),
-        )
-    ):
-        function = option(function)
-    return function
+targeted = _all_of(
+    click.option("--deployment", metavar="NAME", help="A deployment of the tenant."),
+    click.option("--base", metavar="M", help="A base model without any adapter."),
+    click.option("--adapter", metavar="REVISION", help="An adapter revision, deployed or not."),
+    click.option("--session", "session_id", default="", help="Keeps a conversation on one loaded adapter."),
+)
+answering = _all_of(
+    targeted,
+    click.option("--max-tokens", type=click.IntRange(min=1), help="Maximum tokens to generate. Default 256."),
+    click.option("--temperature", type=click.FloatRange(min=0), help="0 is greedy. Default 0."),
+    click.option("--top-p", type=click.FloatRange(min=0, max=1, min_open=True), help="Nucleus sampling. Default 1."),
+    click.option("--seed", type=int, help="Seed for temperatures above 0."),
+    click.option("--stop", multiple=True, help="Text that ends the answer; may be repeated."),
+    click.option("--top-k", type=click.IntRange(min=0), help="Sample from the K likeliest tokens."),
+    click.option("--json-schema", type=click.File(), help="The answer must be JSON that this schema allows."),
+    click.option("--regex", metavar="R", help="The whole answer must match this regular expression."),
+    click.option("--grammar", type=click.File(), help="The answer must follow this grammar (GBNF or Lark)."),
+    click.option("--choice", "choices", multiple=True, help="The answer must be one of these; may be repeated."),
+)
 
 
 @click.command(cls=Command)
