@@ -68,8 +68,9 @@ class RpcError(LuthierError):
     """A call ended with a status other than OK.
 
     code: the gRPC status by name, e.g. `NOT_FOUND`. service and method: what was called. domain: the source of the
-    reason, e.g. `trainer.luthier.dev`; empty if the status did not come from a Luthier service. retry_after_s: the delay
-    that the service asks for; None: none. request_id: the call's id in the service's log; empty if it did not arrive.
+    reason, e.g. `trainer.luthier.dev`; empty if the status did not come from a Luthier service.
+    retry_after_s: the delay that the service asks for; None: none. request_id: the call's id in the service's log;
+    empty if the call did not arrive.
     """
 
     code = "UNKNOWN"
