@@ -1,4 +1,4 @@
-"""Small fake services on real sockets: what they were asked is kept, how they answer is scripted."""
+"""Small fake services on real sockets: they record requests and give scripted answers."""
 
 from __future__ import annotations
 
