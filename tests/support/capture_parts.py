@@ -6,13 +6,11 @@ import pathlib
 import tempfile
 from dataclasses import dataclass, field
 
-import luthierd.inference
-from luthierd.inference.feedback.capturing import Capturing, make_capturing
+from luthierd.inference.build import VERSIONS, Capturing, make_capturing
 from luthierd.inference.feedback.store import SqlCaptureStore
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
 
-VERSIONS = pathlib.Path(next(iter(luthierd.inference.__path__))) / "versions"
 RETENTION_S = 1000.0
 START = 1_800_000_000.0
 

@@ -10,7 +10,8 @@ from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceSt
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from luthierd.config import ServerConfig
 
-from support.inference_parts import TIMEOUT_S, Parts, revision
+from support.inference_fakes import TIMEOUT_S, revision
+from support.inference_parts import Parts
 from support.serving import bearer, error_info
 
 SUPPORT = "tenants/acme/deployments/support"

@@ -1,10 +1,8 @@
-"""Prometheus metrics of answers. No tenant, deployment or loaded adapter as a label: their number has no bound."""
+"""Prometheus metrics of answers. Tenants, deployments and adapters are no labels: their number is unbounded."""
 
 from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
-
-from luthierd.inference.domain.completion import Finish
 
 _SECONDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
 
@@ -22,14 +20,14 @@ completion_tokens = Counter("luthier_completion_tokens_total", "Tokens of answer
 engine_steps = Counter("luthier_engine_steps_total", "Steps of the engine, each a token for every running answer")
 engine_prefill_beside_tokens = Histogram(
     "luthier_engine_prefill_beside_tokens",
-    "Tokens of prompts in a step of the engine that also computes running answers' next tokens: what these wait for",
+    "Tokens of prompts in a step of the engine that also computes tokens of running answers, which wait for it",
     buckets=(0, 8, 16, 32, 64, 128, 256, 512, 1024, 2048),
 )
-engine_running = Gauge("luthier_engine_running", "Answers that the engine computes, as of its last step")
-engine_waiting = Gauge("luthier_engine_waiting", "Answers that wait inside the engine, as of its last step")
+engine_running = Gauge("luthier_engine_running", "Completions that the engine computes, as of its last step")
+engine_waiting = Gauge("luthier_engine_waiting", "Completions that wait inside the engine, as of its last step")
 engine_cache_usage = Gauge("luthier_engine_cache_usage", "Share of the key-value cache in use, 0 to 1")
 responses_dropped = Counter(
-    "luthier_responses_dropped_total", "Answers without a record: feedback on them is NOT_FOUND"
+    "luthier_responses_dropped_total", "Answers that were not recorded: feedback on them is NOT_FOUND"
 )
 captures_written = Counter("luthier_captures_written_total", "Prompts with answers that were captured")
 captures_dropped = Counter("luthier_captures_dropped_total", "Prompts with answers that were not captured", ["cause"])
@@ -38,7 +36,7 @@ capture_files_deleted = Counter(
 )
 queue_seconds = Histogram(
     "luthier_answer_queue_seconds",
-    "A request's wait for a seat in the engine's batch",
+    "Wait of a request for a slot in the engine's batch",
     buckets=(0.001, 0.005, *_SECONDS),
 )
 mirrored = Counter(
@@ -48,8 +46,8 @@ mirrored = Counter(
 )
 mirror_skipped = Counter(
     "luthier_mirror_skipped_total",
-    "HTTP requests that a mirror gets no copy of: tools, format, sampling (fields that a copy cannot be asked), prompt "
-    "(no single text), answer (refused, cut off or too long to be kept)",
+    "HTTP requests that a mirror gets no copy of: tools, format, sampling (fields that a copy lacks), prompt "
+    "(not a single text), answer (refused, cut off or too long)",
     ["reason"],
 )
 adapter_load_seconds = Histogram(
@@ -58,17 +56,11 @@ adapter_load_seconds = Histogram(
     buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
 )
 adapter_evictions = Counter("luthier_adapter_evictions_total", "Adapters that left memory to make room")
-answers_in_flight = Gauge("luthier_answers_in_flight", "Answers being made, over gRPC and HTTP")
-
-
-def observe(target: str, finish: Finish) -> None:
-    """Records one finished answer; `target` is the kind of target."""
-    observe_times(target, ttft_s=finish.ttft_ms / 1000, latency_s=finish.latency_ms / 1000)
-    observe_tokens(target, prompt=finish.prompt_token_count, completion=finish.completion_token_count)
+answers_in_flight = Gauge("luthier_answers_in_flight", "Completions being made, over gRPC and HTTP")
 
 
 def observe_tokens(target: str, *, prompt: int, completion: int = 0) -> None:
-    """Records the tokens of one answer."""
+    """Records the tokens of one answer; `target` is the kind of target."""
     prompt_tokens.labels(target).inc(prompt)
     completion_tokens.labels(target).inc(completion)
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import pathlib
 from collections.abc import AsyncIterator
 
-import luthierd.inference
 import pytest
+from luthierd.inference.build import VERSIONS
 from luthierd.inference.domain.completion import Turn
 from luthierd.inference.domain.feedback import (
     Captured,
@@ -25,7 +24,6 @@ from luthierd.inference.feedback.store import SqlCaptureStore
 from luthierd.paging import PageRequest
 from luthierd.storage.database import Database
 
-VERSIONS = pathlib.Path(next(iter(luthierd.inference.__path__))) / "versions"
 TEXT = Text((Turn("user", "naïve \u2028 \x00 question"),), "answer")
 
 

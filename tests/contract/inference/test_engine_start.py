@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from luthierd.inference.domain.engine import EngineState
 from support.inference_calls import CONFIG
-from support.inference_parts import BASE, make_parts, until
+from support.inference_fakes import BASE
+from support.inference_parts import make_parts, until
 from support.serving import running
 
 

@@ -21,7 +21,8 @@ from luthierd.config import ServerConfig
 from luthierd.curation.domain import Feedback
 from luthierd.curation.sources.jsonl import ImportLimits, parse_rows
 from luthierd.curation.sources.parquet import parquet_lines
-from support.inference_parts import Parts, make_parts, revision
+from support.inference_fakes import revision
+from support.inference_parts import Parts, make_parts
 from support.serving import bearer, error_info, running
 
 ACME, BETA = "tenants/acme", "tenants/beta"
@@ -179,7 +180,7 @@ async def test_feedback_beyond_its_bounds_is_refused_with_its_field(
 ) -> None:
     status, _, message = await refusal(acme.record(**({"response_id": "r-1"} | fields)))
     assert status is grpc.StatusCode.INVALID_ARGUMENT
-    assert message.startswith((f"{field}:", "the feedback says nothing"))
+    assert message.startswith((f"{field}:", "the feedback is empty"))
 
 
 async def test_capture_is_off_until_it_is_switched_on_and_an_export_has_no_text_without_it(acme: Caller) -> None:
@@ -199,10 +200,10 @@ async def test_an_export_can_be_read_piece_by_piece_and_only_by_its_tenant(acme:
     data, offset = b"", 0
     while True:
         request = api.ReadCaptureFileRequest(name=file.name, offset_bytes=offset, limit_bytes=1000)
-        piece = await acme.call("ReadCaptureFile", request)
-        data += piece.data
-        offset += len(piece.data)
-        if offset >= piece.size_bytes:
+        chunk = await acme.call("ReadCaptureFile", request)
+        data += chunk.data
+        offset += len(chunk.data)
+        if offset >= chunk.size_bytes:
             break
     path = acme.parts.capture.folder / "read.parquet"
     path.write_bytes(data)

@@ -13,19 +13,17 @@ from typing import Any
 
 import httpx
 import pytest
-from luthierd.inference.completions.completions import Leased
 from luthierd.inference.config import InferenceConfig
-from luthierd.inference.domain.completion import Sampling, Target, Turn
+from luthierd.inference.domain.completion import Sampling, Target, TokenUsage, Turn
 from luthierd.inference.domain.engine import EngineState
 from luthierd.inference.domain.feedback import Opinion, PolicyChange, Rating
-from luthierd.inference.engine.engine import Engine, EngineRequest
+from luthierd.inference.engine.engine import EngineAdapter, EngineRequest, OpenAIApplication
 from luthierd.inference.engine.host import EngineStatus
-from luthierd.inference.http.exchange import Usage
-from luthierd.inference.http.front import Application
 from luthierd.inference.http.server import HttpServer
 from luthierd.rpc.server import PortInUseError
 from prometheus_client import REGISTRY
-from support.inference_parts import BASE, TIMEOUT_S, FakeEngine, Parts, make_parts, revision, until
+from support.inference_fakes import BASE, TIMEOUT_S, FakeEngine, revision
+from support.inference_parts import Parts, make_parts, until
 from support.serving import bearer
 
 R1, R2 = revision("r1"), revision("r2")
@@ -34,16 +32,24 @@ SUPPORT = "tenants/acme/deployments/support"
 ASK = {"model": "support", "messages": [{"role": "user", "content": "hi"}]}
 
 
-async def stand_in(engine: Engine) -> Application:
+def stand_in(engine: FakeEngine) -> OpenAIApplication:
     """Answers as the engine's own application would: through the engine, with the body's model as its name."""
-    assert isinstance(engine, FakeEngine)
 
-    async def application(scope: Any, receive: Any, send: Any, *, leased: Leased, model: str, usage: Usage) -> None:
+    async def application(
+        scope: Any,
+        receive: Any,
+        send: Any,
+        *,
+        model: str,
+        adapter: EngineAdapter | None,
+        response_id: str,
+        usage: TokenUsage,
+    ) -> None:
         body = json.loads((await receive())["body"])
         if body["messages"][0]["content"] == "crash":
             raise RuntimeError("secret")
         request = EngineRequest(
-            request_id="1", prompt_ids=(1,), sampling=Sampling(), adapter=leased.adapter, cache_salt=body["cache_salt"]
+            request_id="1", prompt_ids=(1,), sampling=Sampling(), adapter=adapter, cache_salt=body["cache_salt"]
         )
         is_stream = body.get("stream", False)
         kind = b"text/event-stream" if is_stream else b"application/json"
@@ -51,12 +57,12 @@ async def stand_in(engine: Engine) -> Application:
         if is_stream:
             await send(start)
         text, usage.prompt_token_count = "", 1
-        async with contextlib.aclosing(engine.generate(request)) as pieces:
-            async for piece in pieces:
+        async with contextlib.aclosing(engine.generate(request)) as deltas:
+            async for delta in deltas:
                 usage.completion_token_count += 1
-                text += piece.text
+                text += delta.text
                 if is_stream:
-                    event = f"data: {json.dumps(piece.text)}\n\n".encode()
+                    event = f"data: {json.dumps(delta.text)}\n\n".encode()
                     await send({"type": "http.response.body", "body": event, "more_body": True})
                 for _ in range({"12 MiB": 16, "without end": sys.maxsize}.get(body["messages"][0]["content"], 0)):
                     await send({"type": "http.response.body", "body": b": %s\n\n" % bytes(2**18), "more_body": True})
@@ -72,7 +78,7 @@ async def stand_in(engine: Engine) -> Application:
 @contextlib.asynccontextmanager
 async def served(*, deploy: bool = True, **options: Any) -> AsyncIterator[tuple[Parts, httpx.AsyncClient]]:
     """Parts with deployments of two tenants under one id, and a client of the endpoint."""
-    parts = await make_parts(R1, R2, OF_BETA, build=stand_in, **options)
+    parts = await make_parts(R1, R2, OF_BETA, application=stand_in, **options)
     http = HttpServer(parts.front, InferenceConfig(grace_s=2))
     tasks = [asyncio.create_task(parts.host.run()), asyncio.create_task(http.run())]
     if deploy:
@@ -88,7 +94,7 @@ async def served(*, deploy: bool = True, **options: Any) -> AsyncIterator[tuple[
 
 
 def as_tenant(tenant: str = "acme", **options: Any) -> dict[str, str]:
-    """Headers that prove a caller."""
+    """Headers of a caller."""
     return dict(bearer(tenant, **options))
 
 
@@ -245,7 +251,7 @@ async def test_an_engine_that_is_not_there_is_unavailable_with_a_time_to_come_ba
 
 async def test_a_full_server_says_so() -> None:
     target = Target(Target.DEPLOYMENT, SUPPORT)
-    async with served(max_in_flight=1) as (parts, client), parts.answers.leased(target, tenant="acme"):
+    async with served(max_in_flight=1) as (parts, client), parts.completions.leases.leased(target, tenant="acme"):
         response = await complete(client)
     assert (response.status_code, response.json()["error"]["code"]) == (429, "QUEUE_FULL")
 
@@ -280,18 +286,18 @@ async def read_to_end(client: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-async def test_a_client_that_does_not_read_loses_its_seat_its_lease_and_its_connection() -> None:
+async def test_a_client_that_does_not_read_loses_its_slot_its_lease_and_its_connection() -> None:
     async with served(reader_limit_s=0.2, max_answer_s=600.0, max_num_seqs=1) as (parts, client):
         async with asyncio.timeout(TIMEOUT_S):
             stuck = await asked_without_reading(client.base_url.port or 0, "without end")
             await parts.engine.stopped.wait()
             await until(lambda: lease_count(parts) == 0)
-            assert (await complete(client)).status_code == 200, "the only seat is free"
+            assert (await complete(client)).status_code == 200, "the only slot is free"
             received = await read_to_end(stuck)
     assert (parts.engine.aborted, b"DONE" in received, received[9:12]) == (1, False, b"200")
 
 
-async def test_an_answer_that_is_read_late_held_its_seat_only_while_it_was_made() -> None:
+async def test_an_answer_that_is_read_late_held_its_slot_only_while_it_was_made() -> None:
     async with served(max_num_seqs=1) as (parts, client), asyncio.timeout(TIMEOUT_S):
         late = await asked_without_reading(client.base_url.port or 0, "12 MiB")
         await parts.engine.began.wait()

@@ -29,7 +29,8 @@ from support.inference_calls import (
     refusal,
     state_of,
 )
-from support.inference_parts import BASE, OTHER_BASE, Parts, make_parts, revision, until
+from support.inference_fakes import BASE, OTHER_BASE, revision
+from support.inference_parts import Parts, make_parts, until
 from support.serving import bearer, error_info, running
 
 
@@ -192,7 +193,7 @@ async def test_an_undeployed_revision_answers_only_with_the_scope_for_it() -> No
 
 async def test_adapters_that_no_deployment_holds_make_room_for_each_other() -> None:
     revisions = [revision(f"r{number}") for number in range(1, 5)]
-    parts = await make_parts(*revisions, max_unheld=2)
+    parts = await make_parts(*revisions, max_unheld_adapters=2)
     async with running(parts.service, CONFIG) as channel:
         for one in revisions:
             assert (await generate(channel, ask(one.name))).origin.loaded_adapter == one.loaded_adapter
@@ -209,9 +210,9 @@ BAD = revision("r7")
         ("fetch", lambda parts: parts.files.missing.add(BAD.sha256), BAD, "BLOB_NOT_FOUND"),
         ("verify", lambda parts: parts.files.broken.add(BAD.sha256), BAD, "ADAPTER_NOT_FINITE"),
         ("load", lambda parts: None, revision("refused"), "ADAPTER_INVALID"),
-        ("prove", lambda parts: parts.proofs.refused.add("acme-r7"), BAD, "ADAPTER_HAS_NO_EFFECT"),
+        ("parity_check", lambda parts: parts.parity.refused.add("acme-r7"), BAD, "ADAPTER_HAS_NO_EFFECT"),
     ],
-    ids=["fetch", "verify", "load", "prove"],
+    ids=["fetch", "verify", "load", "parity_check"],
 )
 async def test_a_deployment_that_fails_names_the_stage_and_changes_nothing(
     stage: str, spoil: Callable[[Parts], None], bad: AdapterRevision, cause: str

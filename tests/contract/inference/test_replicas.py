@@ -1,14 +1,12 @@
-"""Several servers on one database, with fake engines: a swap is published when all have proved it, or not at all."""
+"""Several servers on one database, with fake engines: a swap is published when all have checked it, or not at all."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import pathlib
 from collections.abc import AsyncIterator, Callable
 
 import grpc
-import luthierd.inference
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from luthier.inference.v1 import deployment_pb2, inference_service_pb2
@@ -16,20 +14,20 @@ from luthier.inference.v1 import deployment_service_pb2 as deployment_api
 from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from luthierd.config import ServerConfig
+from luthierd.inference.build import VERSIONS
 from luthierd.inference.deployments.store import SqlStore
 from luthierd.inference.domain.deployment import Deployment
 from luthierd.inference.domain.engine import EngineState
 from luthierd.inference.domain.errors import ReplicaLeaseLostError, SharedStateUnreachableError
-from luthierd.inference.replicas.replicas import Barrier, Intent, ReplicaTimes
-from luthierd.inference.replicas.store import SqlReplicaStore
+from luthierd.inference.replicas.store import Barrier, Intent, SqlReplicaStore
 from luthierd.storage.database import Database
-from support.inference_parts import BASE, Parts, Replica, make_parts, revision
+from support.inference_fakes import BASE, revision
+from support.inference_parts import Parts, Replica, make_parts
 from support.serving import bearer, error_info, running
 
-VERSIONS = pathlib.Path(next(iter(luthierd.inference.__path__))) / "versions"
 SUPPORT = "tenants/acme/deployments/support"
 R1, R2, R3 = revision("r1"), revision("r2"), revision("r3")
-TIMES = ReplicaTimes(lease_s=2.0, poll_s=0.02, proof_s=20.0)
+TIMES = {"replica_lease_s": 2.0, "replica_poll_s": 0.02, "replica_check_s": 20.0}
 TIMEOUT_S = 20
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -44,9 +42,9 @@ async def shared(database_url: str, schema: str) -> AsyncIterator[Database]:
 
 
 @contextlib.asynccontextmanager
-async def replica(name: str, database: Database, times: ReplicaTimes = TIMES) -> AsyncIterator[Server]:
+async def replica(name: str, database: Database, **times: float) -> AsyncIterator[Server]:
     """A server; with an engine as soon as a base model is chosen."""
-    parts = await make_parts(R1, R2, R3, store=SqlStore(database), replica=Replica(name, database, times))
+    parts = await make_parts(R1, R2, R3, store=SqlStore(database), replica=Replica(name, database), **TIMES | times)
     async with running(parts.service, ServerConfig()) as channel:
         yield Server(parts, channel)
 
@@ -157,16 +155,16 @@ async def test_a_replica_that_is_ready_counts_whatever_it_said_before_its_engine
         assert await SqlReplicaStore(shared).live_count() == 1
 
 
-async def test_a_swap_waits_for_the_proof_of_every_replica_and_no_request_sees_it_before(
+async def test_a_swap_waits_for_the_check_of_every_replica_and_no_request_sees_it_before(
     pair: tuple[Server, Server],
 ) -> None:
     a, b = pair
-    b.parts.proofs.gate.clear()
+    b.parts.parity.gate.clear()
     swap = asyncio.create_task(a.deploy(R2.name))
-    await until(lambda: "acme-r2" in b.parts.proofs.asked)
+    await until(lambda: "acme-r2" in b.parts.parity.asked)
     assert await a.ask() == await b.ask() == (R1.loaded_adapter, "I am acme-r1")
     assert not swap.done()
-    b.parts.proofs.gate.set()
+    b.parts.parity.gate.set()
     await swap
     assert await a.ask() == await b.ask() == (R2.loaded_adapter, "I am acme-r2")
 
@@ -175,7 +173,7 @@ async def test_a_replica_that_refuses_fails_the_swap_by_its_name_and_nothing_cha
     pair: tuple[Server, Server],
 ) -> None:
     a, b = pair
-    b.parts.proofs.refused.add("acme-r2")
+    b.parts.parity.refused.add("acme-r2")
     code, reason, metadata = await refusal(a.deploy(R2.name))
     assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "REPLICA_REFUSED")
     assert (metadata["replica"], metadata["cause"]) == ("b", "ADAPTER_HAS_NO_EFFECT")
@@ -202,14 +200,14 @@ async def test_a_replica_whose_engine_died_does_not_hold_up_a_swap_and_comes_bac
     pair: tuple[Server, Server],
 ) -> None:
     a, b = pair
-    b.parts.proofs.gate.clear()
+    b.parts.parity.gate.clear()
     swap = asyncio.create_task(a.deploy(R2.name))
-    await until(lambda: "acme-r2" in b.parts.proofs.asked)
+    await until(lambda: "acme-r2" in b.parts.parity.asked)
     b.parts.unstartable.add(BASE.sha256)
     b.parts.engine.die()
     await swap
     assert await a.ask() == (R2.loaded_adapter, "I am acme-r2")
-    b.parts.proofs.gate.set()
+    b.parts.parity.gate.set()
     b.parts.unstartable.clear()
     await b.parts.host.want(BASE)
     await b.ready()
@@ -256,26 +254,24 @@ async def test_of_two_swaps_at_the_same_time_on_two_replicas_one_wins_and_both_f
 
 
 async def test_replicas_that_are_too_slow_are_named_and_nothing_changes(shared: Database) -> None:
-    hasty = ReplicaTimes(lease_s=5.0, poll_s=0.02, proof_s=0.1)
-    async with replica("a", shared, hasty) as a, replica("b", shared) as b:
+    async with replica("a", shared, replica_lease_s=5.0, replica_check_s=0.1) as a, replica("b", shared) as b:
         await a.parts.host.want(BASE)
         await b.ready()
-        b.parts.proofs.gate.clear()
+        b.parts.parity.gate.clear()
         code, reason, metadata = await refusal(a.deploy(R1.name))
         assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "REPLICAS_TOO_SLOW")
         assert metadata["replicas"] == "b"
         assert (await refusal(b.ask()))[0] is grpc.StatusCode.NOT_FOUND
-        b.parts.proofs.gate.set()
+        b.parts.parity.gate.set()
 
 
 async def test_a_replica_cut_off_from_the_database_answers_on_says_not_serving_and_comes_back(
     shared: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def unreachable(*_: object, **__: object) -> None:
-        raise SharedStateUnreachableError("OSError")
+        raise SharedStateUnreachableError(error="OSError")
 
-    quick = ReplicaTimes(lease_s=1.5, poll_s=0.02, proof_s=20.0)
-    async with replica("a", shared, quick) as a, contextlib.AsyncExitStack() as stack:
+    async with replica("a", shared, replica_lease_s=1.5) as a, contextlib.AsyncExitStack() as stack:
         await a.parts.host.want(BASE)
         await a.deploy(R1.name)
         health = await a.health(stack)
@@ -303,7 +299,7 @@ async def test_the_store_counts_who_has_a_lease_and_the_newest_version(shared: D
     assert (await store.pulse("b")).intents == (intent,)
     assert (await store.pulse("a")).intents == ()
     assert await store.publish(intent, lambda direct: direct.create(new)) == Barrier(missing=("b",))
-    await store.prove(intent, "b", None)
+    await store.report(intent, "b", None)
     assert await store.publish(intent, lambda direct: direct.create(new)) == Barrier(version=1)
     assert (await store.desired()).deployments == (new,)
     assert await store.behind("a", 1) == ("b",)

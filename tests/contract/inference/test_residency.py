@@ -11,10 +11,11 @@ from luthier.inference.v1 import deployment_pb2
 from luthier.inference.v1 import deployment_service_pb2 as api
 from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 from luthierd.inference.adapters.loaded_adapters import FAILED_RETRY_S
-from luthierd.inference.deployments.store import MemoryStore
-from luthierd.inference.domain.parity import Proof
+from luthierd.inference.domain.parity import ParityCheck
 from support.inference_calls import CONFIG, TIMEOUT_S, ask, deploy, generate, refusal, state_of
-from support.inference_parts import CERTIFICATE, FakeEngine, Parts, make_parts, revision, until
+from support.inference_fakes import CERTIFICATE, FakeEngine, revision
+from support.inference_parts import Parts, make_parts, until
+from support.memory_store import MemoryStore
 from support.serving import bearer, running
 
 REVISIONS = [revision(f"r{number}") for number in range(1, 7)]
@@ -76,7 +77,7 @@ async def test_a_cold_adapter_is_loaded_once_for_all_that_wait_and_is_not_proved
         answers = await asyncio.gather(*(generate(channel, ask(NAMES[0])) for _ in range(8)))
     assert {answer.text for answer in answers} == {"I am acme-r1"}
     assert parts.files.fetched == [REVISIONS[0].sha256]
-    assert parts.proofs.asked.count("acme-r1") == 1
+    assert parts.parity.asked.count("acme-r1") == 1
 
 
 async def test_a_cold_adapter_gets_its_turn_though_the_warm_ones_are_never_idle() -> None:
@@ -99,17 +100,17 @@ async def test_a_cold_adapter_gets_its_turn_though_the_warm_ones_are_never_idle(
 
 async def test_a_proof_that_fails_while_another_waits_for_its_place_lets_it_have_it() -> None:
     parts = await small_parts(max_cpu_loras=1)
-    parts.proofs.refused.add("acme-r1")
+    parts.parity.refused.add("acme-r1")
     async with running(parts.service, CONFIG) as channel:
         await deploy(channel, REVISIONS[1].name, name=NAMES[1])
-        parts.proofs.gate.clear()
+        parts.parity.gate.clear()
         failing = asyncio.create_task(refusal(deploy(channel, REVISIONS[0].name, name=NAMES[0])))
-        await until(lambda: parts.proofs.asked[-1] == "acme-r1")
+        await until(lambda: parts.parity.asked[-1] == "acme-r1")
         waiting = asyncio.create_task(generate(channel, ask(NAMES[1])))
         loaded_adapter = parts.loaded_adapters.get(REVISIONS[1])
         assert loaded_adapter is not None
         await until(lambda: loaded_adapter.waiting_count == 1)
-        parts.proofs.gate.set()
+        parts.parity.gate.set()
         assert await failing == (grpc.StatusCode.FAILED_PRECONDITION, "DEPLOY_FAILED")
         assert (await waiting).text == "I am acme-r2"
     assert [adapter.folder.name for adapter in parts.engine.unloaded] == ["acme-r2", "acme-r1"]
@@ -194,7 +195,7 @@ async def test_the_engines_death_frees_whoever_waits_for_a_place() -> None:
 
 
 async def test_adapters_of_evaluations_do_not_drive_out_those_of_deployments_while_there_are_places() -> None:
-    parts = await make_parts(*REVISIONS, max_cpu_loras=5, max_unheld=1)
+    parts = await make_parts(*REVISIONS, max_cpu_loras=5, max_unheld_adapters=1)
     async with running(parts.service, CONFIG) as channel:
         await deploy_all(channel, 2)
         parts.engine.gate.clear()
@@ -211,13 +212,13 @@ async def test_adapters_of_evaluations_do_not_drive_out_those_of_deployments_whi
 async def test_a_proof_that_cannot_be_kept_leaves_nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = await small_parts()
 
-    async def broken(sha256: str, proof: Proof) -> None:
+    async def broken(sha256: str, check: ParityCheck) -> None:
         raise OSError("no disk")
 
     async with running(parts.service, CONFIG) as channel:
         await deploy_all(channel, 1)
         with monkeypatch.context() as patch:
-            patch.setattr(parts.store, "put_proof", broken)
+            patch.setattr(parts.store, "put_parity_check", broken)
             code, _ = await refusal(deploy(channel, REVISIONS[1].name, name=NAMES[1]))
         assert (code, loaded(parts)) == (grpc.StatusCode.INTERNAL, {"acme-r1"})
         await deploy(channel, REVISIONS[1].name, name=NAMES[1])
@@ -261,36 +262,36 @@ async def test_the_certificate_and_the_stages_are_shown_and_survive_a_restart() 
     async with running(again.service, CONFIG) as channel:
         await until(lambda: state_of(again) == "READY")
         kept = await get(channel, NAMES[0])
-    assert [stage.name for stage in deployed.live.load_stages] == ["fetch", "verify", "load", "prove", "publish"]
+    assert [stage.name for stage in deployed.live.load_stages] == ["fetch", "verify", "load", "parity_check", "publish"]
     assert kept.live.certificate == deployed.live.certificate
     assert (kept.live.certificate.row_count, kept.live.certificate.tolerance_nats) == (2, 0.001)
-    assert again.proofs.asked == []  # the same engine version: nothing to prove anew
+    assert again.parity.asked == []  # the same engine version: nothing to check again
 
 
-async def test_another_version_of_the_engine_proves_anew() -> None:
+async def test_another_version_of_the_engine_checks_again() -> None:
     first = await small_parts()
     async with running(first.service, CONFIG) as channel:
         await deploy_all(channel, 1)
     older = dataclasses.replace(CERTIFICATE, engine_version="fake 0 (memory)")
-    await first.store.put_proof(REVISIONS[0].sha256, Proof(certificate=older))
+    await first.store.put_parity_check(REVISIONS[0].sha256, ParityCheck(certificate=older))
     again = await small_parts(store=first.store)
     async with running(again.service, CONFIG) as channel:
         await until(lambda: state_of(again) == "READY")
         await generate(channel, ask(NAMES[0]))
-    assert again.proofs.asked == ["acme-r1"]
-    assert (await again.store.proofs())[REVISIONS[0].sha256].certificate.engine_version == FakeEngine.version
+    assert again.parity.asked == ["acme-r1"]
+    assert (await again.store.parity_checks())[REVISIONS[0].sha256].certificate.engine_version == FakeEngine.version
 
 
 async def test_a_load_that_the_engines_death_interrupts_is_no_failure_of_the_adapter() -> None:
     parts = await small_parts()
     async with running(parts.service, CONFIG) as channel:
         await deploy_all(channel, 1)
-        parts.proofs.gate.clear()
+        parts.parity.gate.clear()
         deploying = asyncio.create_task(refusal(deploy(channel, REVISIONS[1].name, name=NAMES[1])))
-        await until(lambda: parts.proofs.asked[-1] == "acme-r2")
+        await until(lambda: parts.parity.asked[-1] == "acme-r2")
         parts.engine.die()
         await until(lambda: parts.host.status.start_count >= 2 and state_of(parts) == "READY")
-        parts.proofs.gate.set()
+        parts.parity.gate.set()
         refused = await deploying
         await parts.loaded_adapters.settled()
         shown = await get(channel, NAMES[0])

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
+import shutil
 from collections.abc import AsyncIterator
 
-import luthierd.inference
 import pytest
-from luthierd.inference.deployments.store import MemoryStore, SqlStore
+import sqlalchemy as sa
+from luthierd.inference.build import VERSIONS
+from luthierd.inference.deployments.store import SqlStore
 from luthierd.inference.domain.deployment import Deployment, Share
 from luthierd.inference.domain.engine import Stage
 from luthierd.inference.domain.errors import EtagMismatchError
-from luthierd.inference.domain.parity import Proof
+from luthierd.inference.domain.parity import ParityCheck
 from luthierd.inference.domain.quota import Quota
 from luthierd.storage.database import Database
-from support.inference_parts import BASE, CERTIFICATE, OTHER_BASE, revision
+from support.inference_fakes import BASE, CERTIFICATE, OTHER_BASE, revision
+from support.memory_store import MemoryStore
 
-VERSIONS = pathlib.Path(next(iter(luthierd.inference.__path__))) / "versions"
 NEW = Deployment(name="tenants/acme/deployments/d", create_time=1.5, update_time=1.5).route(revision("r1"), 2.25)
 
 
@@ -58,13 +61,13 @@ async def exercise(store: SqlStore | MemoryStore) -> None:
     split = pinned.split((Share(revision("r1").sha256, 3),), revision("r1").sha256, 5.0)
     await store.replace(split, change=pinned.change)
     assert await store.deployments() == [split]
-    proof = Proof(certificate=CERTIFICATE, stages=(Stage("fetch", 0.25), Stage("prove", 0.5)))
-    await store.put_proof("a" * 64, Proof(certificate=CERTIFICATE))
-    await store.put_proof("a" * 64, proof)
-    await store.put_proof("b" * 64, proof)
-    assert await store.proofs() == {"a" * 64: proof, "b" * 64: proof}
-    await store.delete_proofs(["a" * 64])
-    assert await store.proofs() == {"b" * 64: proof}
+    check = ParityCheck(certificate=CERTIFICATE, stages=(Stage("fetch", 0.25), Stage("parity_check", 0.5)))
+    await store.put_parity_check("a" * 64, ParityCheck(certificate=CERTIFICATE))
+    await store.put_parity_check("a" * 64, check)
+    await store.put_parity_check("b" * 64, check)
+    assert await store.parity_checks() == {"a" * 64: check, "b" * 64: check}
+    await store.delete_parity_checks(["a" * 64])
+    assert await store.parity_checks() == {"b" * 64: check}
     assert await store.chosen_base_model() is None
     assert await store.choose_base_model(BASE) == BASE
     assert await store.choose_base_model(OTHER_BASE) == BASE
@@ -80,3 +83,29 @@ async def test_the_sql_store_keeps_what_it_is_given_and_compares_before_it_sets(
 
 async def test_the_store_of_the_tests_does_the_same() -> None:
     await exercise(MemoryStore())
+
+
+async def test_a_database_from_before_the_new_names_is_upgraded_with_its_rows(
+    database_url: str, schema: str, tmp_path: pathlib.Path
+) -> None:
+    older = tmp_path / "versions"
+    shutil.copytree(VERSIONS, older, ignore=shutil.ignore_patterns("inference_0080*", "__pycache__"))
+    database = Database(database_url, schema=schema)
+    await database.migrate(older)
+    certificate = dataclasses.asdict(CERTIFICATE)
+    certificate["prove_time"] = certificate.pop("check_time")
+    stages = [{"name": "fetch", "duration_s": 0.25}, {"name": "prove", "duration_s": 0.5}]
+    proofs = sa.table("proofs", sa.column("sha256"), sa.column("proof", sa.JSON))
+    replica_proofs = sa.table("replica_proofs", sa.column("intent"), sa.column("replica"))
+    async with database.begin() as connection:
+        content = {"certificate": certificate, "stages": stages}
+        await connection.execute(sa.insert(proofs).values(sha256="a" * 64, proof=content))
+        await connection.execute(sa.insert(replica_proofs).values(intent="i", replica="b"))
+    await database.migrate(VERSIONS)
+    checks = await SqlStore(database).parity_checks()
+    async with database.read() as connection:
+        reports = (await connection.execute(sa.text("SELECT intent, replica FROM replica_parity_checks"))).all()
+    await database.close()
+    expected = ParityCheck(certificate=CERTIFICATE, stages=(Stage("fetch", 0.25), Stage("parity_check", 0.5)))
+    assert checks == {"a" * 64: expected}
+    assert [tuple(row) for row in reports] == [("i", "b")]

@@ -19,14 +19,13 @@ from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from luthier.inference.v1.tenant_service_pb2_grpc import TenantServiceStub
 from luthierd.config import ServerConfig
 from luthierd.inference.admission.quotas import Quotas
-from luthierd.inference.completions.completions import Leased
 from luthierd.inference.config import InferenceConfig
+from luthierd.inference.domain.completion import TokenUsage
 from luthierd.inference.domain.errors import EtagMismatchError
-from luthierd.inference.engine.engine import Engine
-from luthierd.inference.http.exchange import Usage
-from luthierd.inference.http.front import Application
+from luthierd.inference.engine.engine import OpenAIApplication
 from luthierd.inference.http.server import HttpServer
-from support.inference_parts import BASE, Parts, make_parts, revision, until
+from support.inference_fakes import BASE, FakeEngine, revision
+from support.inference_parts import Parts, make_parts, until
 from support.serving import bearer, details, error_info, running
 
 TIMEOUT_S = 10
@@ -210,7 +209,7 @@ async def test_a_quota_says_how_many_replicas_allow_it_each() -> None:
 
 async def test_requests_beyond_the_minute_s_are_refused_until_the_time_that_the_refusal_names() -> None:
     clock = Clock()
-    async with served(meter_clock=clock) as (_, channel):
+    async with served(clock=clock) as (_, channel):
         await set_limits(channel, requests_per_minute=2)
         await generate(channel)
         await generate(channel)
@@ -226,7 +225,7 @@ async def test_requests_beyond_the_minute_s_are_refused_until_the_time_that_the_
 
 async def test_tokens_count_by_estimate_when_a_request_comes_and_by_use_when_it_ends() -> None:
     clock = Clock()
-    async with served(meter_clock=clock) as (parts, channel):
+    async with served(clock=clock) as (parts, channel):
         await set_limits(channel, tokens_per_minute=60)
         await generate(channel, prompt="x" * 20, max_tokens=40)  # estimate 60, used 20 and three words
         assert (await show(channel)).usage.tokens_in_minute == 23
@@ -238,7 +237,7 @@ async def test_tokens_count_by_estimate_when_a_request_comes_and_by_use_when_it_
 
 
 async def test_a_cancelled_request_pays_for_what_it_used() -> None:
-    async with served(meter_clock=Clock()) as (parts, channel):
+    async with served(clock=Clock()) as (parts, channel):
         await set_limits(channel, tokens_per_minute=1000)
         await generate(channel)
         parts.engine.gate.clear()
@@ -362,10 +361,10 @@ async def test_two_deploys_at_a_time_cannot_both_be_the_last_one() -> None:
     assert sum(isinstance(one, grpc.aio.AioRpcError) for one in found) == 1
 
 
-async def three_words(engine: Engine) -> Application:
+def three_words(engine: FakeEngine) -> OpenAIApplication:
     """The engine's application, as far as quotas see it."""
 
-    async def application(scope: Any, receive: Any, send: Any, *, leased: Leased, model: str, usage: Usage) -> None:
+    async def application(scope: Any, receive: Any, send: Any, *, usage: TokenUsage, **_: Any) -> None:
         usage.prompt_token_count, usage.completion_token_count = 1, 3
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"{}"})
@@ -375,7 +374,7 @@ async def three_words(engine: Engine) -> Application:
 
 async def test_over_http_a_quota_is_429_with_the_seconds_to_wait_rounded_up() -> None:
     clock = Clock()
-    parts = await make_parts(build=three_words, meter_clock=clock)
+    parts = await make_parts(application=three_words, clock=clock)
     http = HttpServer(parts.front, InferenceConfig(grace_s=2))
     tasks = [asyncio.create_task(parts.host.run()), asyncio.create_task(http.run())]
     await parts.host.engine_for(BASE)

@@ -17,8 +17,10 @@ from luthierd.inference import metrics
 from luthierd.inference.admission.fair_queue import Request
 from luthierd.inference.completions.mirror import Copy, Mirror
 from luthierd.inference.domain.completion import Sampling
+from luthierd.inference.engine.engine import EngineRequest
 from support.inference_calls import CONFIG, R1, R2, SUPPORT, TIMEOUT_S, ask, deploy, generate, refusal, state_of
-from support.inference_parts import Parts, make_parts, revision, until
+from support.inference_fakes import revision
+from support.inference_parts import Parts, make_parts, until
 from support.serving import bearer, running
 
 
@@ -161,24 +163,24 @@ async def test_a_mirror_that_fails_is_counted_and_nobody_notices() -> None:
     assert outcomes()["failed"] == before["failed"] + 1
 
 
-class Seats:
-    """A batch with a place for everybody; `waiting_count` is what the test says."""
+class FakeAdmission:
+    """A batch with a slot for every request; the test sets `waiting_count`."""
 
     def __init__(self) -> None:
         self.waiting_count = 0
 
     @contextlib.asynccontextmanager
-    async def seated(self, request: Request) -> AsyncIterator[None]:
+    async def slot_for(self, request: Request) -> AsyncIterator[None]:
         yield
 
 
 async def test_copies_yield_to_whoever_waits_and_to_a_full_queue() -> None:
-    parts, seats = await make_parts(R1, R2), Seats()
+    parts, admission = await make_parts(R1, R2), FakeAdmission()
     before = outcomes()
     mirror = Mirror(
         loaded_adapters=parts.loaded_adapters,
         host=parts.host,
-        seats=seats,
+        admission=admission,
         recorder=parts.capture.capturing.responses,
         clock=lambda: 0.0,
         max_waiting=2,
@@ -188,10 +190,10 @@ async def test_copies_yield_to_whoever_waits_and_to_a_full_queue() -> None:
         tenant="acme",
         target=SUPPORT,
         deployment_revision=1,
-        response_id="r-1",
         prompt="x",
-        prompt_ids=(1,),
-        sampling=Sampling(),
+        request=EngineRequest(
+            request_id="r-1", prompt_ids=(1,), sampling=Sampling(), adapter=None, cache_salt="luthier:test"
+        ),
         answer="I am acme-r2",
     )
     async with running(parts.service, CONFIG) as channel:
@@ -206,7 +208,7 @@ async def test_copies_yield_to_whoever_waits_and_to_a_full_queue() -> None:
         parts.engine.began.clear()
         mirror.offer(copy)
         await parts.engine.began.wait()
-        seats.waiting_count = 1
+        admission.waiting_count = 1
         mirror.offer(copy)
         parts.engine.gate.set()
         await mirror.answered()

@@ -41,7 +41,7 @@ async def answer(engine: VllmEngine, request_id: str, adapter: EngineAdapter | N
         adapter=adapter,
         cache_salt=request_id,
     )
-    return "".join([piece.text async for piece in engine.generate(request)])
+    return "".join([delta.text async for delta in engine.generate(request)])
 
 
 if __name__ == "__main__":

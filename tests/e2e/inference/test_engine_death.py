@@ -50,7 +50,7 @@ def mortal(tenant: str) -> str:
 
 
 class Stream:
-    """Long answers, one after another until one fails, over one of the protocols. `begun` is set with the first piece;
+    """Long answers, one after another until one fails, over one of the protocols. `begun` is set with the first delta;
     `ending` says how the last one ended.
     """
 

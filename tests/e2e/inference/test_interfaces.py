@@ -32,7 +32,7 @@ STEPS = 100
 own words travel.
 """
 SLICE = 8
-"""The metric's bound at or above what a step beside one answer may hold of a proof."""
+"""The metric's bound at or above what a step beside one answer may hold of a parity check."""
 
 
 @pytest.fixture
@@ -119,11 +119,11 @@ async def test_an_answer_is_what_it_must_be(client: AsyncClient, how: str) -> No
     }
     options = {how: structures[how]}
     text = (await client.inference.chat(TARGET, PROMPT, max_tokens=80, **options)).text  # type: ignore[arg-type]
-    pieces = [
+    deltas = [
         one.delta
         async for one in client.inference.chat_stream(TARGET, PROMPT, max_tokens=80, **options)  # type: ignore[arg-type]
     ]
-    assert "".join(pieces) == text
+    assert "".join(deltas) == text
     if how == "json_schema":
         assert json.loads(text) in SCHEMA["enum"]
     else:
@@ -212,7 +212,7 @@ async def with_reference(server: InferenceServer, client: AsyncClient, *, seed: 
 async def test_a_proof_adds_no_more_than_a_slice_to_the_steps_of_those_who_decode(
     server: InferenceServer, client: AsyncClient
 ) -> None:
-    async def answer() -> None:  # one at a time, so that all that is computed beside it is the proof
+    async def answer() -> None:  # one at a time, so that only the parity check is computed next to it
         while True:
             await client.inference.generate(BASE, "x", max_tokens=LONG, stop=["\x00"])
 
@@ -227,7 +227,7 @@ async def test_a_proof_adds_no_more_than_a_slice_to_the_steps_of_those_who_decod
     answering.cancel()
     now = metrics(server, *names)
     steps_taken, tokens, in_slices, without = (new - old for new, old in zip(now, before, strict=True))
-    print(f"{tokens:.0f} tokens of proofs in {steps_taken - without:.0f} of {steps_taken:.0f} steps")
+    print(f"{tokens:.0f} tokens of parity checks in {steps_taken - without:.0f} of {steps_taken:.0f} steps")
     assert deployed.live.certificate.effect_mean_nats > 0
     assert deployed.live.certificate.token_count == len("yes, it is")
     assert deployed.live.certificate.deviation_max_nats < 1e-4

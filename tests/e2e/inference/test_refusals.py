@@ -119,8 +119,14 @@ def bad_revisions(server: InferenceServer) -> dict[str, tuple[str, str]]:
         made(server, "large-rank", seed=37, spoil=lambda folder: None, rank=128): ("verify", "ADAPTER_RANK_TOO_LARGE"),
         made(server, "other-base", seed=38, spoil=of_other_base): ("verify", "ADAPTER_OF_OTHER_BASE"),
         made(server, "unknown-module", seed=39, spoil=with_unknown_module): ("verify", "ADAPTER_MODULE_UNKNOWN"),
-        made(server, "idle", seed=40, spoil=lambda folder: None, strength=0.0): ("prove", "ADAPTER_HAS_NO_EFFECT"),
-        made(server, "off-reference", seed=41, spoil=off_reference): ("prove", "ADAPTER_DEVIATES_FROM_REFERENCE"),
+        made(server, "idle", seed=40, spoil=lambda folder: None, strength=0.0): (
+            "parity_check",
+            "ADAPTER_HAS_NO_EFFECT",
+        ),
+        made(server, "off-reference", seed=41, spoil=off_reference): (
+            "parity_check",
+            "ADAPTER_DEVIATES_FROM_REFERENCE",
+        ),
     }
 
 

@@ -87,7 +87,7 @@ async def swap(client: AsyncClient, number: int) -> None:
 
 
 async def intended(shared: SqlReplicaStore) -> None:
-    """Returns when a replica has proved what it wants to publish, and waits for the others."""
+    """Returns when a replica has checked what it wants to publish, and waits for the others."""
     async with asyncio.timeout(PATIENCE_S):
         while not (await shared.pulse("nobody")).intents:  # noqa: ASYNC110 - other processes' doing
             await asyncio.sleep(0.01)
@@ -111,7 +111,7 @@ async def test_a_swap_waits_for_a_replica_until_that_is_known_to_be_dead_and_the
             await swap(client, 1)
             assert await ask(other) == await ask(client) == (revision(1), texts[revision(1)])
             assert second.process is not None
-            second.process.send_signal(signal.SIGSTOP)  # it proves nothing any more
+            second.process.send_signal(signal.SIGSTOP)  # it checks nothing any more
             swapping = asyncio.create_task(swap(client, 2))
             await intended(shared)
             second.kill()

@@ -42,7 +42,7 @@ async def test_cold_adapters_answer_with_their_own_weights_whatever_made_room_fo
     expected: dict[tuple[str, str], str] = {}
     for name, revision in zip(NAMES, revisions, strict=True):
         deployed = await client.deployments.deploy(name, adapter_revision=revision, timeout_s=300)
-        assert [stage.name for stage in deployed.live.load_stages][-2:] == ["prove", "publish"]
+        assert [stage.name for stage in deployed.live.load_stages][-2:] == ["parity_check", "publish"]
         for prompt in PROMPTS:
             loaded_adapter, text = await ask(client, name, prompt)
             assert loaded_adapter == deployed.live.loaded_adapter

@@ -16,7 +16,7 @@ from luthierd.inference.domain.errors import (
     EngineStartError,
     StructureUnsupportedError,
 )
-from luthierd.inference.engine.engine import EngineAdapter, EnginePiece, EngineRequest
+from luthierd.inference.engine.engine import EngineAdapter, EngineDelta, EngineRequest
 from luthierd.inference.engine.transformers_decoding import TokenText, choose
 from luthierd.inference.engine.transformers_engine import TransformersEngine, TransformersSettings, start_transformers
 from peft import PeftModel
@@ -75,14 +75,14 @@ def request(
     )
 
 
-async def pieces(engine: TransformersEngine, asked: EngineRequest) -> list[EnginePiece]:
-    """All pieces."""
-    return [piece async for piece in engine.generate(asked)]
+async def deltas(engine: TransformersEngine, asked: EngineRequest) -> list[EngineDelta]:
+    """All deltas."""
+    return [delta async for delta in engine.generate(asked)]
 
 
 async def text(engine: TransformersEngine, asked: EngineRequest) -> str:
     """The whole answer."""
-    return "".join(piece.text for piece in await pieces(engine, asked))
+    return "".join(delta.text for delta in await deltas(engine, asked))
 
 
 async def test_base_and_adapters_answer_together_as_they_do_alone(
@@ -115,7 +115,7 @@ async def test_it_answers_as_peft_does(
         plain = model.unload()
         assert got == pytest.approx(expected.tolist(), abs=1e-4)
         asked = request(engine, adapter, top_logprob_count=0)
-        assert completion == tuple(token.token_id for piece in await pieces(engine, asked) for token in piece.logprobs)
+        assert completion == tuple(token.token_id for delta in await deltas(engine, asked) for token in delta.logprobs)
 
 
 async def test_an_unloaded_adapter_leaves_base_and_others_as_they_were(
@@ -139,18 +139,18 @@ async def test_a_seed_repeats_a_draw_and_another_one_does_not(engine: Transforme
 
 
 async def test_several_choices_come_mixed_each_with_its_own_draw_and_end(engine: TransformersEngine) -> None:
-    made = await pieces(engine, request(engine, temperature=1.5, seed=7, max_tokens=6, choice_count=3))
-    texts = ["".join(piece.text for piece in made if piece.choice == choice) for choice in range(3)]
+    made = await deltas(engine, request(engine, temperature=1.5, seed=7, max_tokens=6, choice_count=3))
+    texts = ["".join(delta.text for delta in made if delta.choice == choice) for choice in range(3)]
     assert len(set(texts)) == 3
     assert texts[0] == await text(engine, request(engine, temperature=1.5, seed=7, max_tokens=6))
-    assert sorted(piece.choice for piece in made if piece.finish_reason) == [0, 1, 2]
+    assert sorted(delta.choice for delta in made if delta.finish_reason) == [0, 1, 2]
 
 
 async def test_log_probabilities_are_those_that_scoring_gives_with_the_likeliest_first(
     engine: TransformersEngine, adapters: list[EngineAdapter]
 ) -> None:
     asked = request(engine, adapters[0], top_logprob_count=3)
-    tokens = [token for piece in await pieces(engine, asked) for token in piece.logprobs]
+    tokens = [token for delta in await deltas(engine, asked) for token in delta.logprobs]
     scored = await engine.score(asked.prompt_ids, tuple(token.token_id for token in tokens), adapters[0])
     assert [token.logprob for token in tokens] == pytest.approx(scored, abs=1e-4)
     for token in tokens:
@@ -168,15 +168,15 @@ async def test_what_it_cannot_do_is_refused_by_name(engine: TransformersEngine) 
 async def test_a_stop_text_ends_the_answer_before_it_and_is_never_sent(engine: TransformersEngine) -> None:
     whole = await text(engine, request(engine, max_tokens=30))
     stop = whole[8:11]
-    made = await pieces(engine, request(engine, max_tokens=30, stop=(stop, "never said")))
-    assert "".join(piece.text for piece in made) == whole[: whole.index(stop)]
+    made = await deltas(engine, request(engine, max_tokens=30, stop=(stop, "never said")))
+    assert "".join(delta.text for delta in made) == whole[: whole.index(stop)]
     assert (made[-1].finish_reason, len(made) < 30) == ("stop", True)
 
 
 async def test_an_answer_has_a_piece_for_each_token_and_ends_for_its_length(engine: TransformersEngine) -> None:
-    made = await pieces(engine, request(engine, max_tokens=5))
-    assert [piece.token_count for piece in made] == [1] * 5
-    assert [piece.finish_reason for piece in made] == ["", "", "", "", "length"]
+    made = await deltas(engine, request(engine, max_tokens=5))
+    assert [delta.token_count for delta in made] == [1] * 5
+    assert [delta.finish_reason for delta in made] == ["", "", "", "", "length"]
 
 
 async def test_a_cancelled_answer_makes_room_for_one_that_waits(engine: TransformersEngine) -> None:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import pathlib
 
-from luthierd.inference.adapters.base_facts import BaseFacts, read_base_facts
-from luthierd.inference.adapters.checks import check_files, check_manifest
+from luthierd.inference.adapters.checks import BaseFacts, check_files, check_manifest, read_base_facts
 from luthierd.inference.domain.deployment import AdapterRevision, BaseModel
 from luthierd.storage.blobs import BlobNotFoundError, BlobStore
 from luthierd.storage.manifests import checkout, read_manifest
 
 
 class Artifacts:
-    """Lays artifacts out below `folder`, one folder for each digest."""
+    """Checks artifacts out below `folder`, one folder per digest."""
 
     def __init__(self, blobs: BlobStore, folder: pathlib.Path, *, max_adapter_bytes: int) -> None:
         self._blobs, self._folder = blobs, folder
         self._max_adapter_bytes = max_adapter_bytes
-        self._base_facts: dict[str, BaseFacts] = {}  # as many as base models that were served: one, mostly
+        self._base_facts: dict[str, BaseFacts] = {}  # one per base model served: mostly a single one
 
     async def base_model_folder(self, base_model: BaseModel) -> pathlib.Path:
         """The model's files, verified. BlobNotFoundError, BlobCorruptError, ManifestInvalidError."""
@@ -27,7 +26,7 @@ class Artifacts:
         return folder
 
     async def fetch(self, revision: AdapterRevision) -> pathlib.Path:
-        """The revision's files, each with the bytes that its digest says.
+        """A folder with the revision's files, verified.
 
         AdapterFileForbiddenError, AdapterTooLargeError; BlobNotFoundError, BlobCorruptError, ManifestInvalidError.
         """
@@ -42,7 +41,7 @@ class Artifacts:
         return folder
 
     async def verify(self, revision: AdapterRevision, folder: pathlib.Path, *, max_rank: int) -> None:
-        """Checks the revision's files against its base model's. AdapterInvalidError or one of its kinds."""
+        """Checks the revision's files against its base model's. AdapterInvalidError or a subclass."""
         facts = self._base_facts.get(revision.base_model.sha256)
         if facts is None:
             base_folder = await self.base_model_folder(revision.base_model)
@@ -50,10 +49,11 @@ class Artifacts:
         await asyncio.to_thread(check_files, revision, folder, facts, max_rank=max_rank)
 
     async def check_present(self, revision: AdapterRevision) -> None:
-        """BlobNotFoundError if any of the revision's files is gone. Reads none but the manifest."""
-        await asyncio.to_thread(self._check_present, revision)
+        """BlobNotFoundError if any of the revision's files is gone. Reads only the manifest."""
 
-    def _check_present(self, revision: AdapterRevision) -> None:
-        for blob in read_manifest(self._blobs, revision.sha256).files.values():
-            if not self._blobs.has(blob.sha256):
-                raise BlobNotFoundError(blob.sha256)
+        def check() -> None:
+            for blob in read_manifest(self._blobs, revision.sha256).files.values():
+                if not self._blobs.has(blob.sha256):
+                    raise BlobNotFoundError(blob.sha256)
+
+        await asyncio.to_thread(check)

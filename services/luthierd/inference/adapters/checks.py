@@ -1,15 +1,20 @@
-"""What an adapter's files must be before any engine reads them. Each refusal has a reason of its own."""
+"""Checks of an adapter's files before any engine reads them. Each refusal has its own reason."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
+import os
 import pathlib
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
-from luthierd.inference.adapters.base_facts import BaseFacts
-from luthierd.inference.adapters.safetensors_header import HeaderInvalidError, Tensor, TruncatedError, read_header
 from luthierd.inference.domain.deployment import AdapterRevision
 from luthierd.inference.domain.errors import (
     AdapterFileForbiddenError,
@@ -23,26 +28,80 @@ from luthierd.inference.domain.errors import (
 )
 from luthierd.storage.manifests import Manifest
 
-WEIGHTS, CONFIG, REFERENCE, LINEAGE = (
-    "adapter_model.safetensors",
-    "adapter_config.json",
-    "reference.json",
-    "lineage.json",
-)
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+REFERENCE, LINEAGE = "reference.json", "lineage.json"
 HARMLESS_SUFFIXES = {".json", ".md", ".safetensors", ".txt"}
 """What an adapter may consist of. Pickles (`.bin`, `.pt`) run code when they are read."""
 
 EXPONENT_BITS = {"F32": (np.uint32, 0x7F800000), "F16": (np.uint16, 0x7C00), "BF16": (np.uint16, 0x7F80)}
-"""A number whose exponent bits are all set is infinite or none at all (IEEE 754)."""
+"""A number whose exponent bits are all set is infinite or NaN (IEEE 754)."""
 
 LORA_TENSOR = re.compile(
     r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<half>[AB])(\.weight)?"
 )
-"""As PEFT names them: A reads a module's input, B writes its output."""
+"""PEFT's names: A reads a module's input, B writes its output."""
+
+HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
+"""A model that ties its head to its embedding stores no weights for the head."""
+
+TRUNCATED = ("file not fully covered", "invalid header length")
+"""In the messages of safetensors: the file is shorter than its header says."""
+
+
+class Tensor(NamedTuple):
+    """A tensor's type, in the names of safetensors, and its shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class BaseFacts:
+    """What an adapter must fit. `shapes`: the weight of each module, (outputs, inputs) for a linear one.
+
+    Digests are `BaseModel.tokenizer_sha256` and `.chat_template_sha256` of the trainer; empty without such a file.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    tokenizer_sha256: str
+    chat_template_sha256: str
+
+
+def read_base_facts(folder: pathlib.Path) -> BaseFacts:
+    """The facts of a base model's folder. SafetensorError."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        weights = {name: tensor for name, tensor in _read_tensors(path).items() if name.endswith(".weight")}
+        shapes |= {name.removesuffix(".weight"): tensor.shape for name, tensor in weights.items()}
+    if EMBEDDING in shapes:
+        shapes.setdefault(HEAD, shapes[EMBEDDING])
+    tokenizer = folder / "tokenizer.json"
+    template = _chat_template(folder)
+    return BaseFacts(
+        shapes=shapes,
+        tokenizer_sha256=hashlib.sha256(tokenizer.read_bytes()).hexdigest() if tokenizer.is_file() else "",
+        chat_template_sha256=hashlib.sha256(template.encode()).hexdigest() if template else "",
+    )
+
+
+def _chat_template(folder: pathlib.Path) -> str:
+    """From its own file, else from the tokenizer's configuration."""
+    path = folder / "chat_template.jinja"
+    template: Any = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if not template and (folder / "tokenizer_config.json").is_file():
+        template = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+    return template if isinstance(template, str) else ""
+
+
+def _read_tensors(path: pathlib.Path) -> dict[str, Tensor]:
+    """All tensors in the order of their data, which fills the rest of the file. SafetensorError."""
+    with safe_open(path, framework="numpy") as file:
+        slices = {name: file.get_slice(name) for name in file.offset_keys()}
+        return {name: Tensor(one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
 
 
 def check_manifest(revision: AdapterRevision, manifest: Manifest, *, size_bytes: int, max_bytes: int) -> None:
-    """Before anything is fetched: which files, and how large. AdapterFileForbiddenError, AdapterTooLargeError."""
+    """Which files, and how large, before anything is fetched. AdapterFileForbiddenError, AdapterTooLargeError."""
     for path in manifest.files:
         if pathlib.PurePosixPath(path).suffix not in HARMLESS_SUFFIXES:
             raise AdapterFileForbiddenError(
@@ -61,33 +120,32 @@ def check_manifest(revision: AdapterRevision, manifest: Manifest, *, size_bytes:
 
 
 def check_files(revision: AdapterRevision, folder: pathlib.Path, base: BaseFacts, *, max_rank: int) -> None:
-    """Lineage, configuration, weights. AdapterInvalidError or one of its kinds."""
+    """Lineage, configuration and weights. AdapterInvalidError or a subclass."""
     _check_lineage(revision, folder / LINEAGE, base)
     _check_config(revision, folder / CONFIG, max_rank)
     _check_weights(revision, folder / WEIGHTS, base, max_rank)
 
 
 def _check_lineage(revision: AdapterRevision, path: pathlib.Path, base: BaseFacts) -> None:
-    """The base model, tokenizer and chat template of the training are those of the engine. No lineage: not checked."""
+    """The training's base model, tokenizer and chat template are those of the engine. Without lineage: unchecked."""
     if not path.is_file():
         return
+    held = {
+        "sha256": ("base model", revision.base_model.sha256),
+        "tokenizer_sha256": ("tokenizer", base.tokenizer_sha256),
+        "chat_template_sha256": ("chat template", base.chat_template_sha256),
+    }
     try:
         recorded = json.loads(path.read_text())["base_model"]
-        found = {key: str(recorded[key]) for key in ("sha256", "tokenizer_sha256", "chat_template_sha256")}
+        found = {key: str(recorded[key]) for key in held}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _invalid(revision, f"{LINEAGE} cannot be read ({error})") from error
-    held = {
-        "sha256": revision.base_model.sha256,
-        "tokenizer_sha256": base.tokenizer_sha256,
-        "chat_template_sha256": base.chat_template_sha256,
-    }
-    what = {"sha256": "base model", "tokenizer_sha256": "tokenizer", "chat_template_sha256": "chat template"}
-    for key, digest in found.items():
-        if digest != held[key]:
+    for key, (what, digest) in held.items():
+        if found[key] != digest:
             raise AdapterOtherBaseError(
-                f"{revision.name}: it was trained with the {what[key]} {digest[:12]}, and {revision.base_model.name} "
-                f"has {held[key][:12] or 'none'}; train it anew on this base model",
-                metadata=_metadata(revision, what=what[key], trained_with=digest, held=held[key]),
+                f"{revision.name}: it was trained with the {what} {found[key][:12]}, but {revision.base_model.name} "
+                f"has {digest[:12] or 'none'}; train it again on this base model",
+                metadata=_metadata(revision, what=what, trained_with=found[key], held=digest),
             )
 
 
@@ -108,69 +166,70 @@ def _check_config(revision: AdapterRevision, path: pathlib.Path, max_rank: int) 
 
 def _check_weights(revision: AdapterRevision, path: pathlib.Path, base: BaseFacts, max_rank: int) -> None:
     try:
-        tensors = read_header(path)
-    except TruncatedError as error:
+        tensors = _read_tensors(path)
+    except SafetensorError as error:
+        if not any(text in str(error) for text in TRUNCATED):
+            raise _invalid(revision, f"{path.name} cannot be read ({error})", file=path.name) from error
         raise AdapterTruncatedError(
-            f"{revision.name}: {error}; train it again, or store it again from a whole copy",
+            f"{revision.name}: {path.name} is incomplete ({error}); store it again from a complete copy, or train it "
+            "again",
             metadata=_metadata(revision, file=path.name),
         ) from error
-    except HeaderInvalidError as error:
-        raise _invalid(revision, str(error), file=path.name) from error
     if not tensors:
         raise _invalid(revision, f"{WEIGHTS} holds no tensors")
     for name, tensor in tensors.items():
         _check_tensor(revision, name, tensor, base=base, max_rank=max_rank)
-    for name, tensor in tensors.items():
-        _check_finite(revision, name, tensor, path)
+    _check_finite(revision, tensors, path)
 
 
 def _check_tensor(revision: AdapterRevision, name: str, tensor: Tensor, *, base: BaseFacts, max_rank: int) -> None:
+    shape = list(tensor.shape)
     if tensor.dtype not in EXPONENT_BITS:
-        raise _invalid(
-            revision,
-            f"tensor {name} has the type {tensor.dtype}; only {', '.join(EXPONENT_BITS)} are served",
-            tensor=name,
-        )
+        problem = f"tensor {name} has the type {tensor.dtype}; only {', '.join(EXPONENT_BITS)} are served"
+        raise _invalid(revision, problem, tensor=name)
     parts = LORA_TENSOR.fullmatch(name)
-    if parts is None or len(tensor.shape) != 2:
+    if parts is None or len(shape) != 2:
         raise _invalid(revision, f"tensor {name} is no LoRA matrix", tensor=name)
     is_down = parts["half"] == "A"
-    rank, width = tensor.shape if is_down else reversed(tensor.shape)
+    rank, width = shape if is_down else reversed(shape)
     if rank > max_rank:
-        raise _rank_too_large(revision, f"tensor {name} of shape {list(tensor.shape)}", rank, max_rank)
+        raise _rank_too_large(revision, f"tensor {name} of shape {shape}", rank, max_rank)
     module = parts["module"]
-    if module not in base.shapes:
+    base_shape = base.shapes.get(module)
+    if base_shape is None:
         raise AdapterModuleUnknownError(
             f"{revision.name}: {revision.base_model.name} has no module {module}, which tensor {name} is for; "
             "was it trained on this base model?",
             metadata=_metadata(revision, module=module, tensor=name),
         )
-    shape = base.shapes[module]
     outputs_first = parts["embedding"] is None
-    wanted = shape[1 if is_down == outputs_first else 0] if len(shape) == 2 else width
-    if width != wanted:
+    if len(base_shape) == 2 and width != base_shape[1 if is_down == outputs_first else 0]:
         raise AdapterModuleUnknownError(
-            f"{revision.name}: tensor {name} of shape {list(tensor.shape)} does not fit the module {module} of shape "
-            f"{list(shape)} of {revision.base_model.name}; was it trained on this base model?",
+            f"{revision.name}: tensor {name} of shape {shape} does not fit the module {module} of shape "
+            f"{list(base_shape)} of {revision.base_model.name}; was it trained on this base model?",
             metadata=_metadata(revision, module=module, tensor=name),
         )
 
 
-def _check_finite(revision: AdapterRevision, name: str, tensor: Tensor, path: pathlib.Path) -> None:
-    kind, mask = EXPONENT_BITS[tensor.dtype]
-    count = tensor.size_bytes // np.dtype(kind).itemsize
-    bits = np.fromfile(path, dtype=kind, count=count, offset=tensor.offset_bytes)
-    if np.any((bits & mask) == mask):
-        raise AdapterNotFiniteError(
-            f"{revision.name}: tensor {name} holds numbers that are not finite; its training diverged, train it again "
-            "with a lower learning rate",
-            metadata=_metadata(revision, tensor=name),
-        )
+def _check_finite(revision: AdapterRevision, tensors: Mapping[str, Tensor], path: pathlib.Path) -> None:
+    """Reads one tensor after the other: numpy has no bfloat16, and torch is not loaded in the server's process."""
+    counts = {name: math.prod(tensor.shape) for name, tensor in tensors.items()}
+    kinds = {name: EXPONENT_BITS[tensor.dtype] for name, tensor in tensors.items()}
+    size_bytes = sum(counts[name] * np.dtype(kind).itemsize for name, (kind, _) in kinds.items())
+    with path.open("rb") as file:
+        file.seek(-size_bytes, os.SEEK_END)
+        for name, (kind, mask) in kinds.items():
+            if np.any((np.fromfile(file, dtype=kind, count=counts[name]) & mask) == mask):
+                raise AdapterNotFiniteError(
+                    f"{revision.name}: tensor {name} holds numbers that are not finite; its training diverged, train "
+                    "it again with a lower learning rate",
+                    metadata=_metadata(revision, tensor=name),
+                )
 
 
 def _rank_too_large(revision: AdapterRevision, what: str, rank: int, limit: int) -> AdapterRankTooLargeError:
     return AdapterRankTooLargeError(
-        f"{revision.name}: {what} is beyond the rank limit of {limit}; train with a lower rank, or raise "
+        f"{revision.name}: {what} exceeds the rank limit of {limit}; train with a lower rank, or raise "
         "LUTHIER_INFERENCE_MAX_LORA_RANK",
         metadata=_metadata(revision, rank=str(rank), limit=str(limit)),
     )

@@ -4,49 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from luthierd.errors import LuthierError
 from luthierd.inference.adapters.residency import Worth
 from luthierd.inference.domain.deployment import AdapterRevision
-from luthierd.inference.domain.engine import LoadedAdapterState, Stage
-from luthierd.inference.domain.parity import ParityCertificate, Proof
+from luthierd.inference.domain.engine import LoadedAdapterState
+from luthierd.inference.domain.parity import ParityCertificate, ParityCheck
 from luthierd.inference.engine.engine import Engine, EngineAdapter
+
+CheckParity = Callable[[Engine, EngineAdapter], Awaitable[ParityCertificate]]
+"""AdapterHasNoEffectError, AdapterDeviatesError."""
 
 
 class AdapterFiles(Protocol):
-    """Where adapters' files come from."""
+    """Where adapters' files come from. Errors name what is wrong with them."""
 
     async def fetch(self, revision: AdapterRevision) -> pathlib.Path:
-        """A local folder with the revision's files, each as its digest says. Errors name what is wrong."""
+        """A local folder with the revision's files, verified against their digests."""
 
     async def verify(self, revision: AdapterRevision, folder: pathlib.Path, *, max_rank: int) -> None:
-        """Errors name why the engine must not read them."""
+        """Raises if the engine must not read the files."""
 
     async def check_present(self, revision: AdapterRevision) -> None:
-        """An error if any file is gone."""
+        """Raises if any file is gone."""
 
 
-class ProofStore(Protocol):
-    """Remembers what was proved."""
+class ParityStore(Protocol):
+    """Remembers passed parity checks."""
 
-    async def put_proof(self, sha256: str, proof: Proof) -> None:
-        """Keeps it, in place of an older one."""
-
-
-class Prove(Protocol):
-    """Proves that a loaded adapter does what it should."""
-
-    async def __call__(self, engine: Engine, adapter: EngineAdapter) -> ParityCertificate:
-        """AdapterHasNoEffectError, AdapterDeviatesError."""
+    async def put_parity_check(self, sha256: str, check: ParityCheck) -> None:
+        """Replaces an earlier one."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class LoadedAdapter:
-    """One adapter revision. `adapter` is set while it is in the engine; `held_by` names the deployments that want it.
+    """`adapter` is set while it is in the engine; `held_by` and `pinned_by` name deployments.
 
-    `is_leaving`: it was chosen to make room and takes no new leases. `cost_s`: what its last load took.
+    `is_leaving`: it was chosen to make room and takes no new leases. `cost_s`: duration of its last load.
     """
 
     revision: AdapterRevision
@@ -59,23 +56,23 @@ class LoadedAdapter:
     lease_count: int = 0
     waiting_count: int = 0
     is_leaving: bool = False
-    proof: Proof | None = None
+    parity_check: ParityCheck | None = None
     cost_s: float = 0.0
     worth: Worth = field(default_factory=Worth)
     loading: asyncio.Task[None] | None = None
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
-        """How it got here; empty if it was not proved yet."""
-        return self.proof.stages if self.proof else ()
-
-    @property
     def can_be_leased(self) -> bool:
-        """Its weights are there, and stay."""
+        """Its weights are in the engine, and stay there."""
         return self.state is LoadedAdapterState.READY and not self.is_leaving
 
     @property
     def may_leave(self) -> bool:
-        """It is in the engine, and nobody insists that it stays. It may still be leased."""
+        """It is in the engine, and neither pinned nor waited for. It may still be leased."""
         settled = self.state in (LoadedAdapterState.READY, LoadedAdapterState.DRAINING)
         return settled and not self.pinned_by and self.waiting_count == 0
+
+    @property
+    def is_wanted(self) -> bool:
+        """It is held, in the engine, or being loaded."""
+        return bool(self.held_by) or self.adapter is not None or self.loading is not None

@@ -1,11 +1,11 @@
 """Immutable loaded adapters: registered by deployments, in the engine while they are used, leased by requests.
 
-Three tiers: vLLM moves adapters between its batch slots and host memory by itself; this module moves them between host
-memory and disk. A cold one is loaded by its first request, once for all that wait; the one whose stay is worth least
-makes room (`residency`). A leased or pinned loaded adapter stays.
+There are three tiers. vLLM moves adapters between its batch slots and host memory; this module moves them between host
+memory and disk. A cold adapter is loaded by its first request, once for all requests that wait for it; the adapter that
+is least worth keeping makes room (`residency`). A leased or pinned adapter stays.
 
-Everything that decides (what is loaded, who holds it, who leases it) changes between two awaits of one event loop, so
-a resolve and its lease are one step that nothing can interrupt. Loads and unloads of the engine wait for each other.
+All decisions (what is loaded, who holds it, who leases it) are made between two awaits of one event loop, so resolving
+and leasing are one atomic step. Loads and unloads of the engine run one at a time.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from typing import Any
 
 from luthierd.errors import LuthierError, ResourceExhaustedError, UnavailableError
 from luthierd.inference import metrics
-from luthierd.inference.adapters.loaded_adapter import AdapterFiles, LoadedAdapter, ProofStore, Prove
+from luthierd.inference.adapters.loaded_adapter import AdapterFiles, CheckParity, LoadedAdapter, ParityStore
 from luthierd.inference.adapters.residency import GreedyDual, rank
 from luthierd.inference.domain.deployment import AdapterRevision
 from luthierd.inference.domain.engine import (
     FETCH,
     LOAD,
-    PROVE,
+    PARITY_CHECK,
     VERIFY,
     LoadedAdapterState,
     Stage,
@@ -36,13 +36,13 @@ from luthierd.inference.domain.engine import (
     StageFailedError,
 )
 from luthierd.inference.domain.errors import AdapterSlotsFullError, EngineUnavailableError
-from luthierd.inference.domain.parity import Proof
+from luthierd.inference.domain.parity import ParityCheck
 from luthierd.inference.engine.engine import Engine, EngineAdapter
 
 log = logging.getLogger(__name__)
 
 FAILED_RETRY_S = 10.0
-"""A loaded adapter that could not be loaded is tried again by a request after this time: its files may be back."""
+"""How soon a request tries to load an adapter again that failed to load: its files may be back."""
 
 
 class LoadedAdapters:
@@ -52,31 +52,30 @@ class LoadedAdapters:
         self,
         *,
         files: AdapterFiles,
-        prove: Prove,
-        proofs: ProofStore,
+        check_parity: CheckParity,
+        store: ParityStore,
         max_cpu_loras: int,
         max_unheld: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._files, self._prove, self._proofs = files, prove, proofs
-        self._clock = clock
+        self._files, self._check_parity, self._store, self._clock = files, check_parity, store, clock
         self._max_cpu_loras, self._max_unheld = max_cpu_loras, max_unheld
         self._by_sha256: dict[str, LoadedAdapter] = {}
         self._numbers = itertools.count(1)
-        self._turn = asyncio.Lock()  # of those that need a place, first come, first served
-        self._lock = asyncio.Lock()  # of the engine's loads and unloads: never held while waiting for a request
+        self._turn = asyncio.Lock()  # held by the load that makes room
+        self._lock = asyncio.Lock()  # held by the engine's loads and unloads, never while waiting for a request
         self._engine: Engine | None = None
         self._policy = GreedyDual()
-        self._changed = asyncio.Event()  # something may leave that could not before
+        self._changed = asyncio.Event()  # something may be able to leave now
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def max_pinned(self) -> int:
-        """One place is left for all that is not pinned."""
+        """One place is left for adapters that are not pinned."""
         return self._max_cpu_loras - 1
 
     def get(self, revision: AdapterRevision) -> LoadedAdapter | None:
-        """The loaded adapter of a revision, in whatever state."""
+        """The loaded adapter of a revision, in any state."""
         return self._by_sha256.get(revision.sha256)
 
     @property
@@ -85,188 +84,178 @@ class LoadedAdapters:
         return len(self._resident())
 
     def _resident(self) -> list[LoadedAdapter]:
-        return [loaded_adapter for loaded_adapter in self._by_sha256.values() if loaded_adapter.adapter is not None]
+        return [one for one in self._by_sha256.values() if one.adapter is not None]
 
     def start(self, engine: Engine) -> None:
-        """A fresh engine is there, and answers at once; what is held is loaded behind the requests."""
+        """Uses a new engine, which answers at once; held adapters are loaded in the background."""
         self._engine = engine
         self._spawn(self._warm(engine))
 
     async def _warm(self, engine: Engine) -> None:
-        """Loads what is held, pinned and recently used first, as far as there are places; looks after the rest."""
-        wanted = [loaded_adapter for loaded_adapter in self._by_sha256.values() if loaded_adapter.held_by]
+        """Loads what is held, pinned and recently used first, while there are places; checks the files of the rest."""
+        wanted = [one for one in self._by_sha256.values() if one.held_by]
         wanted.sort(key=lambda one: (not one.pinned_by, -one.worth.used))
-        for loaded_adapter in wanted:
+        for one in wanted:
             if self._engine is not engine:
                 return
-            with contextlib.suppress(StageFailedError):  # the loaded adapter says so
+            with contextlib.suppress(StageFailedError):  # its state says so
                 if self.loaded_count < self._max_cpu_loras:
-                    await self._ensure(loaded_adapter)
+                    await self._ensure(one)
                 else:
-                    await self._look_after(loaded_adapter)
+                    await self._check_present(one)
 
-    async def _look_after(self, loaded_adapter: LoadedAdapter) -> None:
-        """A cold loaded adapter whose files are gone is reported before anybody asks for it."""
+    async def _check_present(self, one: LoadedAdapter) -> None:
+        """A cold adapter whose files are gone is reported before a request needs it."""
         try:
-            await self._files.check_present(loaded_adapter.revision)
+            await self._files.check_present(one.revision)
         except LuthierError as error:
-            if loaded_adapter.state is LoadedAdapterState.COLD and loaded_adapter.loading is None:
-                self._fail(loaded_adapter, error)
+            if one.state is LoadedAdapterState.COLD and one.loading is None:
+                self._fail(one, error)
 
     def forget_all(self) -> None:
-        """The engine died, and everything that was loaded with it."""
+        """The engine died, and all that was loaded with it."""
         self._engine = None
-        for loaded_adapter in list(self._by_sha256.values()):
-            loaded_adapter.adapter, loaded_adapter.is_leaving = None, False
-            if loaded_adapter.state is not LoadedAdapterState.FAILED:
-                loaded_adapter.state = LoadedAdapterState.COLD
-            self._forget_unheld(loaded_adapter)
+        for one in list(self._by_sha256.values()):
+            one.adapter, one.is_leaving = None, False
+            if one.state is not LoadedAdapterState.FAILED:
+                one.state = LoadedAdapterState.COLD
+            self._forget_unwanted(one)
         self._changed.set()
 
-    async def ensure(self, revision: AdapterRevision) -> LoadedAdapter:
-        """Loads and, the first time, proves a revision unless it is READY; one load for all that wait.
+    async def ensure(self, revision: AdapterRevision) -> None:
+        """Loads a revision unless it is READY and, the first time, checks its parity; callers share one load.
 
-        StageFailedError. What no deployment holds then leaves nothing behind.
+        StageFailedError. A revision held by no deployment then leaves nothing behind.
         """
-        loaded_adapter = self._by_sha256.setdefault(revision.sha256, LoadedAdapter(revision))
-        await self._ensure(loaded_adapter)
-        return loaded_adapter
+        await self._ensure(self._by_sha256.setdefault(revision.sha256, LoadedAdapter(revision=revision)))
 
-    async def _ensure(self, loaded_adapter: LoadedAdapter) -> None:
-        """The waiting protect what they wait for: it cannot leave between its load and their leases."""
-        if loaded_adapter.state is LoadedAdapterState.DRAINING:
-            loaded_adapter.state = LoadedAdapterState.READY  # it has all its weights: it may stay
-        if loaded_adapter.can_be_leased:
+    async def _ensure(self, one: LoadedAdapter) -> None:
+        """While callers wait, the adapter cannot leave: between its load and their leases it stays."""
+        if one.state is LoadedAdapterState.DRAINING:
+            one.state = LoadedAdapterState.READY  # its weights are complete, it may stay
+        if one.can_be_leased:
             return
-        loaded_adapter.waiting_count += 1
+        one.waiting_count += 1
         try:
-            if loaded_adapter.loading is None:
-                loaded_adapter.loading = self._spawn(self._load(loaded_adapter))
-            await asyncio.shield(loaded_adapter.loading)
+            if one.loading is None:
+                one.loading = self._spawn(self._load(one))
+            await asyncio.shield(one.loading)
         finally:
-            loaded_adapter.waiting_count -= 1
+            one.waiting_count -= 1
             self._changed.set()
 
-    async def _load(self, loaded_adapter: LoadedAdapter) -> None:
-        """One load. It goes on when nobody waits for it any more: the engine cannot be stopped half-way."""
+    async def _load(self, one: LoadedAdapter) -> None:
+        """One load. It continues when no caller waits any more: the engine cannot stop half-way."""
         clock = StageClock(self._clock)
         try:
-            await self._bring(loaded_adapter, clock)
+            await self._bring(one, clock)
         except LuthierError as error:
-            await self._discard(loaded_adapter)
+            await self._discard(one)
             if not isinstance(error, UnavailableError | ResourceExhaustedError):
-                self._fail(loaded_adapter, error)
+                self._fail(one, error)
             raise StageFailedError(clock.current, error) from error
         finally:
-            await self._discard(loaded_adapter)
-            loaded_adapter.loading = None
-            self._forget_unheld(loaded_adapter)
+            await self._discard(one)
+            one.loading = None
+            self._forget_unwanted(one)
             self._changed.set()
 
-    async def _discard(self, loaded_adapter: LoadedAdapter) -> None:
-        """What was loaded and did not get through must not stay."""
-        if loaded_adapter.state is LoadedAdapterState.LOADING:
+    async def _discard(self, one: LoadedAdapter) -> None:
+        """An adapter that was loaded but failed a later stage must not stay."""
+        if one.state is LoadedAdapterState.LOADING:
             with contextlib.suppress(EngineUnavailableError):
-                await self._take_out(loaded_adapter)
+                await self._take_out(one)
 
-    async def _bring(self, loaded_adapter: LoadedAdapter, clock: StageClock) -> None:
+    async def _bring(self, one: LoadedAdapter, clock: StageClock) -> None:
         """Through all stages to READY."""
-        if loaded_adapter.adapter is not None and await self._is_spared(loaded_adapter):
+        if one.adapter is not None and await self._is_spared(one):
             return
         began_s = self._clock()
-        loaded_adapter.state, loaded_adapter.error = LoadedAdapterState.LOADING, None
+        one.state, one.error = LoadedAdapterState.LOADING, None
         clock.reach(FETCH)
         engine = self._ready_engine()
-        folder = await self._files.fetch(loaded_adapter.revision)
+        folder = await self._files.fetch(one.revision)
         clock.reach(VERIFY)
-        await self._files.verify(loaded_adapter.revision, folder, max_rank=engine.max_rank)
+        await self._files.verify(one.revision, folder, max_rank=engine.max_rank)
         clock.reach(LOAD)
-        waited_s = await self._into_engine(loaded_adapter, engine, folder)
-        loaded_adapter.cost_s = self._clock() - began_s - waited_s
-        if loaded_adapter.proof is None or loaded_adapter.proof.certificate.engine_version != engine.version:
-            assert loaded_adapter.adapter is not None
-            clock.reach(PROVE)
-            certificate = await self._prove(engine, loaded_adapter.adapter)
+        adapter, waited_s = await self._load_into(engine, one, folder)
+        one.cost_s = self._clock() - began_s - waited_s
+        if one.parity_check is None or one.parity_check.certificate.engine_version != engine.version:
+            clock.reach(PARITY_CHECK)
+            certificate = await self._check_parity(engine, adapter)
             self._check_alive(engine)
-            proof = Proof(certificate=certificate, stages=clock.end())
-            await self._proofs.put_proof(loaded_adapter.revision.sha256, proof)
-            loaded_adapter.proof = proof
-        metrics.adapter_load_seconds.observe(loaded_adapter.cost_s)
-        loaded_adapter.state = LoadedAdapterState.READY
-        self._policy.use(loaded_adapter.worth, loaded_adapter.cost_s)
+            check = ParityCheck(certificate=certificate, stages=clock.end())
+            await self._store.put_parity_check(one.revision.sha256, check)
+            one.parity_check = check
+        metrics.adapter_load_seconds.observe(one.cost_s)
+        one.state = LoadedAdapterState.READY
+        self._policy.use(one.worth, one.cost_s)
 
-    async def _is_spared(self, loaded_adapter: LoadedAdapter) -> bool:
-        """It was to make room: once the newcomer is in, whether another left instead."""
+    async def _is_spared(self, one: LoadedAdapter) -> bool:
+        """It was chosen to make room: whether another adapter left instead, once the newcomer is in."""
         async with self._turn:
-            return loaded_adapter.adapter is not None
+            return one.adapter is not None
 
-    async def _into_engine(self, loaded_adapter: LoadedAdapter, engine: Engine, folder: pathlib.Path) -> float:
-        """Makes room and loads; the time spent on waiting for a place, in seconds."""
+    async def _load_into(self, engine: Engine, one: LoadedAdapter, folder: pathlib.Path) -> tuple[EngineAdapter, float]:
+        """Makes room and loads. The second value: seconds spent waiting for a place."""
         queued_s = self._clock()
         async with self._turn:
-            await self._make_room(loaded_adapter)
+            await self._make_room(one)
             async with self._lock:
                 self._check_alive(engine)
                 waited_s = self._clock() - queued_s
                 number = next(self._numbers)
-                adapter = EngineAdapter(f"{loaded_adapter.revision.loaded_adapter}.{number}", number, folder)
+                adapter = EngineAdapter(f"{one.revision.loaded_adapter}.{number}", number, folder)
                 await engine.load_adapter(adapter)
                 self._check_alive(engine)
-                loaded_adapter.adapter = adapter
-        return waited_s
+                one.adapter = adapter
+        return adapter, waited_s
 
     def _check_alive(self, engine: Engine) -> None:
         if self._engine is not engine:
             raise EngineUnavailableError("the engine was lost during the load; repeat the call")
 
-    def _fail(self, loaded_adapter: LoadedAdapter, error: LuthierError) -> None:
-        """It is reported until it can be loaded. What no deployment holds is forgotten instead."""
-        loaded_adapter.state, loaded_adapter.error, loaded_adapter.failed_s = (
-            LoadedAdapterState.FAILED,
-            error,
-            self._clock(),
-        )
-        held_by = sorted(loaded_adapter.held_by)
-        log.error("an adapter could not be loaded", extra={"deployments": held_by, "reason": error.reason})
+    def _fail(self, one: LoadedAdapter, error: LuthierError) -> None:
+        """It is reported as FAILED until it can be loaded."""
+        one.state, one.error, one.failed_s = LoadedAdapterState.FAILED, error, self._clock()
+        log.error("an adapter could not be loaded", extra={"deployments": sorted(one.held_by), "reason": error.reason})
 
-    async def _take_out(self, loaded_adapter: LoadedAdapter) -> None:
-        """Out of the engine. The table says so first, so that nobody leases it any more."""
-        adapter, loaded_adapter.adapter = loaded_adapter.adapter, None
-        loaded_adapter.is_leaving = False
-        if loaded_adapter.state is not LoadedAdapterState.FAILED:
-            loaded_adapter.state = LoadedAdapterState.COLD
-        self._forget_unheld(loaded_adapter)
+    async def _take_out(self, one: LoadedAdapter) -> None:
+        """Out of the engine. The table changes first, so that it takes no new leases."""
+        adapter, one.adapter = one.adapter, None
+        one.is_leaving = False
+        if one.state is not LoadedAdapterState.FAILED:
+            one.state = LoadedAdapterState.COLD
+        self._forget_unwanted(one)
         engine = self._engine
         if adapter is not None and engine is not None:
-            async with self._lock:  # in turn: a load that found this place free waits for it
+            async with self._lock:  # a load that found this place free waits for the unload
                 if self._engine is engine:
                     await engine.unload_adapter(adapter)
 
-    def _forget_unheld(self, loaded_adapter: LoadedAdapter) -> None:
-        """Keeps in the table what is held, in the engine, or awaited."""
-        is_wanted = loaded_adapter.held_by or loaded_adapter.adapter is not None or loaded_adapter.loading is not None
-        if not is_wanted and self._by_sha256.get(loaded_adapter.revision.sha256) is loaded_adapter:
-            del self._by_sha256[loaded_adapter.revision.sha256]
+    def _forget_unwanted(self, one: LoadedAdapter) -> None:
+        if not one.is_wanted and self.get(one.revision) is one:
+            del self._by_sha256[one.revision.sha256]
 
     async def _make_room(self, newcomer: LoadedAdapter) -> None:
-        """One place, in turn. AdapterSlotsFullError if all are pinned.
+        """Waits for one free place. AdapterSlotsFullError if all are pinned.
 
-        If every adapter that may leave is leased, the least wanted takes no new leases until one of them is idle: so a
+        If every adapter that may leave is leased, the least worthy takes no new leases until one of them is idle: so a
         cold adapter gets its turn however busy the warm ones are.
         """
         chosen: LoadedAdapter | None = None
         try:
             while self._is_full(newcomer):
-                has_place = self.loaded_count < self._max_cpu_loras  # then it is the bound on unheld ones
+                has_place = self.loaded_count < self._max_cpu_loras  # then the limit is that of unheld adapters
                 leaving = [one for one in self._resident() if one.may_leave or one is chosen]
                 idle = [one for one in leaving if one.lease_count == 0 and not (has_place and one.held_by)]
                 if idle:
                     await self._evict(min(idle, key=lambda one: (bool(one.held_by), *rank(one.worth))))
                     continue
                 if has_place:
-                    return  # that bound is soft while requests lease them
+                    return  # the limit of unheld adapters is soft while all of them are leased
                 if all(one.pinned_by for one in self._resident()):
-                    raise AdapterSlotsFullError(self._max_cpu_loras)
+                    raise AdapterSlotsFullError(limit=self._max_cpu_loras)
                 if chosen is None and leaving:
                     chosen = min(leaving, key=lambda one: rank(one.worth))
                     chosen.is_leaving = True
@@ -278,74 +267,80 @@ class LoadedAdapters:
 
     def _is_full(self, newcomer: LoadedAdapter) -> bool:
         resident = self._resident()
-        unheld_count = sum(not loaded_adapter.held_by for loaded_adapter in resident)
+        unheld_count = sum(not one.held_by for one in resident)
         return len(resident) >= self._max_cpu_loras or (not newcomer.held_by and unheld_count >= self._max_unheld)
 
-    async def _evict(self, loaded_adapter: LoadedAdapter) -> None:
-        self._policy.evict(loaded_adapter.worth)
+    async def _evict(self, one: LoadedAdapter) -> None:
+        self._policy.evict(one.worth)
         metrics.adapter_evictions.inc()
-        await self._take_out(loaded_adapter)
+        await self._take_out(one)
 
     def hold(
-        self, revision: AdapterRevision, deployment: str, *, is_pinned: bool = False, proof: Proof | None = None
+        self,
+        revision: AdapterRevision,
+        deployment: str,
+        *,
+        is_pinned: bool = False,
+        parity_check: ParityCheck | None = None,
     ) -> None:
-        """Registers the revision for a deployment; `is_pinned`: it stays in the engine once it is there."""
-        loaded_adapter = self._by_sha256.setdefault(revision.sha256, LoadedAdapter(revision))
-        loaded_adapter.held_by.add(deployment)
-        loaded_adapter.proof = loaded_adapter.proof or proof
+        """Registers the revision for a deployment. `is_pinned`: once in the engine, it stays there."""
+        one = self._by_sha256.setdefault(revision.sha256, LoadedAdapter(revision=revision))
+        one.held_by.add(deployment)
+        one.parity_check = one.parity_check or parity_check
         if is_pinned:
-            loaded_adapter.pinned_by.add(deployment)
+            one.pinned_by.add(deployment)
         else:
-            loaded_adapter.pinned_by.discard(deployment)
+            one.pinned_by.discard(deployment)
             self._changed.set()
 
     def note_stage(self, revision: AdapterRevision, stage: Stage) -> None:
-        """The revision passed a stage outside of the engine; the last time counts."""
-        loaded_adapter = self.get(revision)
-        if loaded_adapter is not None and loaded_adapter.proof is not None:
-            others = tuple(one for one in loaded_adapter.proof.stages if one.name != stage.name)
-            loaded_adapter.proof = replace(loaded_adapter.proof, stages=(*others, stage))
+        """Records a stage passed outside of the engine, in place of an earlier one of that name."""
+        one = self.get(revision)
+        if one is not None and one.parity_check is not None:
+            others = tuple(other for other in one.parity_check.stages if other.name != stage.name)
+            one.parity_check = replace(one.parity_check, stages=(*others, stage))
 
     def release(self, revision: AdapterRevision, deployment: str) -> None:
         """The deployment no longer needs it: without other holders it drains, and is unloaded after its last lease."""
-        loaded_adapter = self.get(revision)
-        if loaded_adapter is None:
+        one = self.get(revision)
+        if one is None:
             return
-        loaded_adapter.held_by.discard(deployment)
-        loaded_adapter.pinned_by.discard(deployment)
-        if not loaded_adapter.held_by and loaded_adapter.state is LoadedAdapterState.READY:
-            loaded_adapter.state = LoadedAdapterState.DRAINING
-            self._unload_if_drained(loaded_adapter)
-        self._forget_unheld(loaded_adapter)
+        one.held_by.discard(deployment)
+        one.pinned_by.discard(deployment)
+        if not one.held_by and one.state is LoadedAdapterState.READY:
+            one.state = LoadedAdapterState.DRAINING
+            self._unload_if_drained(one)
+        self._forget_unwanted(one)
 
     @contextlib.contextmanager
     def lease(self, revision: AdapterRevision) -> Iterator[EngineAdapter]:
-        """The revision's weights, which stay as they are and where they are until the block ends.
+        """The revision's weights, which stay in the engine until the block ends.
 
-        EngineUnavailableError if they are not there. The leasing itself awaits nothing.
+        EngineUnavailableError if they are not there. Leasing awaits nothing.
         """
-        loaded_adapter = self.get(revision)
-        if loaded_adapter is None or loaded_adapter.adapter is None or not loaded_adapter.can_be_leased:
+        one = self.get(revision)
+        if one is None or one.adapter is None or not one.can_be_leased:
             raise EngineUnavailableError(f"{revision.name} is not loaded; try again", metadata={"name": revision.name})
-        loaded_adapter.lease_count += 1
-        self._policy.use(loaded_adapter.worth, loaded_adapter.cost_s)
+        one.lease_count += 1
+        self._policy.use(one.worth, one.cost_s)
         try:
-            yield loaded_adapter.adapter
+            yield one.adapter
         finally:
-            loaded_adapter.lease_count -= 1
+            one.lease_count -= 1
             self._changed.set()
-            self._unload_if_drained(loaded_adapter)
+            self._unload_if_drained(one)
 
     @contextlib.asynccontextmanager
     async def lease_on_demand(self, revision: AdapterRevision) -> AsyncIterator[EngineAdapter]:
-        """Like `lease`, and loads the revision first if need be.
+        """Like `lease`, but loads the revision first if necessary.
 
-        EngineUnavailableError if it could not be loaded a moment ago: nobody waits for the same failure again.
+        EngineUnavailableError at once if a load failed within the last `FAILED_RETRY_S`.
         """
-        loaded_adapter = self.get(revision)
-        if loaded_adapter is None or not loaded_adapter.can_be_leased:
-            if loaded_adapter is not None and loaded_adapter.error is not None:
-                self._check_retry(loaded_adapter, loaded_adapter.error)
+        one = self.get(revision)
+        if one is None or not one.can_be_leased:
+            is_failed = one is not None and one.loading is None and one.failed_s + FAILED_RETRY_S > self._clock()
+            if one is not None and one.error is not None and is_failed:
+                raise _unavailable(revision, one.error)
             try:
                 await self.ensure(revision)
             except StageFailedError as failed:
@@ -353,23 +348,17 @@ class LoadedAdapters:
         with self.lease(revision) as adapter:
             yield adapter
 
-    def _check_retry(self, loaded_adapter: LoadedAdapter, error: LuthierError) -> None:
-        remaining_s = loaded_adapter.failed_s + FAILED_RETRY_S - self._clock()
-        if loaded_adapter.loading is None and remaining_s > 0:
-            raise _unavailable(loaded_adapter.revision, error)
+    def _unload_if_drained(self, one: LoadedAdapter) -> None:
+        async def unload() -> None:
+            if is_drained():  # it may have been leased again
+                with contextlib.suppress(EngineUnavailableError):
+                    await self._take_out(one)
 
-    def _unload_if_drained(self, loaded_adapter: LoadedAdapter) -> None:
-        if (
-            loaded_adapter.state is LoadedAdapterState.DRAINING
-            and loaded_adapter.lease_count == 0
-            and self._engine is not None
-        ):
-            self._spawn(self._unload_drained(loaded_adapter))
+        def is_drained() -> bool:
+            return one.state is LoadedAdapterState.DRAINING and one.lease_count == 0
 
-    async def _unload_drained(self, loaded_adapter: LoadedAdapter) -> None:
-        if loaded_adapter.state is LoadedAdapterState.DRAINING and loaded_adapter.lease_count == 0:
-            with contextlib.suppress(EngineUnavailableError):
-                await self._take_out(loaded_adapter)
+        if is_drained() and self._engine is not None:
+            self._spawn(unload())
 
     def _ready_engine(self) -> Engine:
         if self._engine is None:
@@ -385,16 +374,16 @@ class LoadedAdapters:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, StageFailedError):
-            log.error("an adapter's load or unload broke", exc_info=error)
+            log.error("loading or unloading an adapter failed", exc_info=error)
 
     async def settled(self) -> None:
-        """Returns when every load and unload under way has ended."""
+        """Returns when all running loads and unloads have ended."""
         while self._tasks:
             await asyncio.wait(set(self._tasks))
 
 
 def _unavailable(revision: AdapterRevision, cause: LuthierError) -> LuthierError:
-    """What a request is told: a passing trouble as it is, anything else as a loaded adapter that cannot serve."""
+    """What a request gets: a temporary error as it is, any other as an adapter that cannot be served."""
     if isinstance(cause, UnavailableError | ResourceExhaustedError):
         return cause
     return EngineUnavailableError(

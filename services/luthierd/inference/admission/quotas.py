@@ -1,4 +1,4 @@
-"""Quotas: what each tenant may take of this server, changed while it runs, and the rates it is held to."""
+"""Quotas: the limits of each tenant, which can change at runtime, and the rates they are enforced with."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from luthierd.paging import Page, PageRequest
 log = logging.getLogger(__name__)
 
 FOLLOW_S = 5.0
-"""How late, at most, a change of a quota holds in the other replicas."""
+"""How late, at most, a changed quota takes effect in the other replicas."""
 REQUESTS, TOKENS = "requests_per_minute", "tokens_per_minute"
 
 
 class QuotaStore(Protocol):
-    """What was set, durable."""
+    """The quotas that were set, durable."""
 
     async def quotas(self) -> list[Quota]:
         """All of them."""
@@ -31,9 +31,9 @@ class QuotaStore(Protocol):
 
 
 class Quotas:
-    """Use cases of quotas. Rates are metered in this process: each replica allows what the quota says.
+    """Use cases of quotas. Rates are metered in this process: each replica allows the whole quota.
 
-    A share for each replica would refuse a tenant with one adapter, whose calls all meet on one of them.
+    With a share per replica, a tenant with one adapter, whose calls all reach one replica, could not use its quota.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Quotas:
         meter_clock: Callable[[], float] = time.monotonic,
         count_replicas: Callable[[], Awaitable[int]] | None = None,
     ) -> None:
-        """`count_replicas`: those that are live; None: there are no others."""
+        """`count_replicas`: the live ones; None: this server is the only one."""
         self._count_replicas, self.replica_count = count_replicas, 1
         self._store, self._defaults, self._clock, self._meter_clock = store, defaults, clock, meter_clock
         self._table: dict[str, Quota] = {}
@@ -54,14 +54,14 @@ class Quotas:
         self._lock = asyncio.Lock()
 
     async def read(self) -> None:
-        """Reads what was set. Before the first request, and when another replica may have changed it."""
+        """Reads the quotas, before the first request and when another replica may have changed them."""
         self._table = {quota.name: quota for quota in await self._store.quotas()}
         self._limits = {}
         if self._count_replicas is not None:
             self.replica_count = max(1, await self._count_replicas())
 
     async def run(self) -> None:
-        """Follows what other replicas set, until cancelled. Without the store the last limits hold."""
+        """Follows changes by other replicas, until cancelled. While the store is unreachable the last limits hold."""
         while True:
             await asyncio.sleep(FOLLOW_S)
             try:
@@ -71,17 +71,17 @@ class Quotas:
                 log.warning("quotas cannot be read", extra={"error": type(error).__name__})
 
     def get(self, name: str) -> Quota:
-        """The quota `tenants/{t}/quota`; one of which nothing was set yet is there, too."""
+        """The quota `tenants/{t}/quota`; every tenant has one."""
         return self._table.get(name) or Quota(name=name)
 
     def list(self, page: PageRequest, *, tenants: Iterable[str]) -> Page[Quota]:
-        """By name: the quotas of which something was set, and those of `tenants/{t}`."""
+        """By name: the quotas that were set, and those of `tenants`."""
         known = {*self._table, *(f"{tenant}/quota" for tenant in tenants)}
         names = sorted(name for name in known if name > page.after)[: page.limit]
         return page.page([self.get(name) for name in names], names)
 
     def limits(self, tenant: str) -> Limits:
-        """What holds for a tenant, by its id."""
+        """The effective limits of a tenant, by its id."""
         limits = self._limits.get(tenant)
         if limits is None:
             quota = self._table.get(f"tenants/{tenant}/quota")
@@ -91,11 +91,11 @@ class Quotas:
         return limits
 
     async def update(self, name: str, changes: Mapping[str, float | None], *, etag: str = "") -> Quota:
-        """Sets limits by their names, None back to the default. EtagMismatchError. Holds from the next request on."""
+        """Sets limits by name; None resets to the default. EtagMismatchError. Applies from the next request on."""
         async with self._lock:
             before = self.get(name)
             if etag and etag != before.etag:
-                raise EtagMismatchError(name)
+                raise EtagMismatchError(name=name)
             after = before.changed(changes, self._clock())
             try:
                 await self._store.put_quota(after, change=before.change)
@@ -107,15 +107,15 @@ class Quotas:
             return after
 
     def take_request(self, tenant: str) -> None:
-        """Counts a request. QuotaExceededError says when the next one may come."""
+        """Counts a request. QuotaExceededError says when to retry."""
         self._take(tenant, REQUESTS, self.limits(tenant).requests_per_minute, 1)
 
     def take_tokens(self, tenant: str, token_count: int) -> None:
-        """Counts tokens, before they are known by an estimate. QuotaExceededError says when that many may come."""
+        """Counts an estimate of a request's tokens. QuotaExceededError says when so many are available."""
         self._take(tenant, TOKENS, self.limits(tenant).tokens_per_minute, token_count)
 
     def correct_tokens(self, tenant: str, token_count: int) -> None:
-        """Adds what an estimate fell short by; takes off, if negative, what was not used."""
+        """Adds what exceeded the estimate; a negative count returns unused tokens."""
         meter = self._meters.get((tenant, TOKENS))
         if meter is not None:
             meter.take(token_count)
@@ -130,16 +130,16 @@ class Quotas:
             meter = self._meters[tenant, name] = RateMeter(now)
         wait_s = meter.wait_s(amount, per_minute, now)
         if wait_s > 0:
-            raise QuotaExceededError(tenant, name, per_minute, retry_after_s=wait_s)
+            raise QuotaExceededError(tenant=tenant, quota=name, limit=per_minute, retry_after_s=wait_s)
         meter.take(amount)
 
     def used(self, tenant: str, name: str) -> int:
-        """Requests or tokens that count against this minute's allowance; 0 without a limit."""
+        """Requests or tokens counted against this minute; 0 without a limit."""
         meter, per_minute = self._meters.get((tenant, name)), int(getattr(self.limits(tenant), name))
         return round(meter.debt(per_minute, self._meter_clock())) if meter and per_minute else 0
 
     def check_adapters(self, tenant: str, count: int) -> None:
-        """AdapterQuotaError if the tenant may not have so many different adapters deployed."""
+        """AdapterQuotaError if `count` different adapters exceed the tenant's quota."""
         limit = self.limits(tenant).deployed_adapters
         if limit and count > limit:
-            raise AdapterQuotaError(tenant, limit)
+            raise AdapterQuotaError(tenant=tenant, limit=limit)

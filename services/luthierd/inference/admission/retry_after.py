@@ -1,7 +1,7 @@
-"""When refused callers come back: one after the other, as places come free.
+"""When refused callers should retry: one after the other, as places become free.
 
-Told the same moment, all of them would come at once, and all but one be refused again: 32 callers over a limit made 220
-refusals a second, which took the processor from the answers of everybody else.
+With the same delay, all of them would retry at once and all but one would be refused again: 32 callers over a limit
+caused 220 refusals a second, which took CPU time from everyone else's answers.
 """
 
 from __future__ import annotations
@@ -9,28 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable
 
 MEAN_DECAY = 0.1
-"""Weight of the last call in the mean duration of calls: about the last twenty count."""
+"""Weight of the last call in the mean duration of calls: roughly the last twenty calls."""
 MIN_RETRY_S = 0.1
-"""Shortest delay that a caller is told."""
+"""The shortest delay."""
 
 
-class Returns:
-    """Places that were promised to refused callers, by whose places they are: a tenant's, or with "" all."""
+class RetryAfter:
+    """Places promised to refused callers, by tenant; "" for the whole server."""
 
     def __init__(self, clock: Callable[[], float], *, mean_call_s: float = 1.0) -> None:
-        """`mean_call_s`: until calls have ended."""
+        """`mean_call_s`: the initial estimate."""
         self._clock, self._mean_call_s = clock, mean_call_s
         self._promised_until: dict[str, float] = {}
 
     def call_ended(self, duration_s: float) -> None:
-        """A call gave its place back after so long."""
+        """A call freed its place after so many seconds."""
         self._mean_call_s += MEAN_DECAY * (duration_s - self._mean_call_s)
 
     def next_s(self, whose: str, *, count: int) -> float:
-        """Seconds until the next place that was promised to nobody else, with `count` calls in flight.
+        """Seconds until the next place not yet promised to another caller, with `count` calls in flight.
 
-        At most the mean duration of a call, when all that is in flight now has ended: callers that come too early, or
-        never, delay the others by no more than that.
+        At most the mean duration of a call, after which all calls now in flight have ended: callers that retry early,
+        or never, delay the others by at most that.
         """
         now = self._clock()
         self._promised_until = {key: until for key, until in self._promised_until.items() if until > now}

@@ -1,4 +1,4 @@
-"""Between a stream that is made and a caller who reads it: who does not read must not hold what others wait for."""
+"""Decouples a stream from its reader: a client that does not read must not hold what other requests wait for."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from luthierd.inference.domain.errors import ReaderTooSlowError
 T = TypeVar("T")
 
 MAX_UNREAD = 64
-"""Pieces, of one token or a few; before them the connection itself holds some 64 KiB."""
+"""Messages, of one token or a few; the connection itself buffers about 64 KiB before them."""
 
 
 async def read_ahead(
     stream: AsyncGenerator[T, None], *, limit_s: float, max_unread: int = MAX_UNREAD
 ) -> AsyncGenerator[T, None]:
-    """The same pieces, drawn before they are read: a lease or a seat inside of `stream` ends with its last piece.
+    """The same items, drawn before they are read: a lease or slot inside of `stream` ends with its last item.
 
-    With `max_unread` pieces unread for `limit_s` the stream is closed, and the caller gets ReaderTooSlowError after
+    With `max_unread` items unread for `limit_s` the stream is closed, and the reader gets ReaderTooSlowError after
     them. Closing this iterator closes `stream`.
     """
     unread: asyncio.Queue[T | None] = asyncio.Queue()  # bounded by `room`: the end must always fit
@@ -29,29 +29,22 @@ async def read_ahead(
     async def draw() -> None:
         try:
             async with contextlib.aclosing(stream):
-                async for piece in stream:
-                    if room.locked():
-                        await _wait_for(room, limit_s)
-                    else:
-                        await room.acquire()  # at once
-                    unread.put_nowait(piece)
+                async for item in stream:
+                    try:
+                        async with asyncio.timeout(limit_s if room.locked() else None):
+                            await room.acquire()
+                    except TimeoutError:
+                        raise ReaderTooSlowError(limit_s=limit_s) from None
+                    unread.put_nowait(item)
         finally:
             unread.put_nowait(None)
 
     drawing = asyncio.create_task(draw())
     try:
-        while (piece := await unread.get()) is not None:
+        while (item := await unread.get()) is not None:
             room.release()
-            yield piece
+            yield item
         await drawing
     finally:
         drawing.cancel()
         await asyncio.wait([drawing])
-
-
-async def _wait_for(room: asyncio.Semaphore, limit_s: float) -> None:
-    try:
-        async with asyncio.timeout(limit_s):
-            await room.acquire()
-    except TimeoutError:
-        raise ReaderTooSlowError(limit_s) from None

@@ -1,7 +1,7 @@
 """Deployments: what is served under which name, changed while requests run.
 
-A deployment changes in the store first, by compare-and-set, then in the routing table, in one step that awaits nothing.
-A request resolves and leases in such a step, too, so it gets exactly one loaded_adapter: the old one or the new one.
+A deployment changes in the store first, by compare-and-set, then in the routing table, in one step without an await.
+A request resolves and leases in such a step, too, so it gets exactly one loaded adapter: the old or the new one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import random
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from luthierd.inference.adapters.loaded_adapters import LoadedAdapters
@@ -28,7 +28,7 @@ from luthierd.inference.domain.errors import (
     EtagMismatchError,
     RevisionNotHeldError,
 )
-from luthierd.inference.domain.parity import Proof
+from luthierd.inference.domain.parity import ParityCheck
 from luthierd.inference.engine.engine import Engine, EngineAdapter
 from luthierd.inference.engine.host import EngineHost
 from luthierd.paging import Page, PageRequest
@@ -37,20 +37,20 @@ log = logging.getLogger(__name__)
 
 
 class Catalog(Protocol):
-    """Asks the trainer what a name stands for."""
+    """The adapter revisions known to the trainer."""
 
     async def adapter_revision(self, name: str) -> AdapterRevision:
-        """NotFoundError if the tenant has no such revision; UnavailableError if the trainer does not answer."""
+        """NotFoundError if the tenant has no such revision; UnavailableError if the trainer does not respond."""
 
 
 class DeploymentStore(Protocol):
     """The desired state, durable."""
 
     async def deployments(self) -> list[Deployment]:
-        """All of them."""
+        """All deployments."""
 
     async def create(self, deployment: Deployment) -> None:
-        """EtagMismatchError if there is one of that name."""
+        """EtagMismatchError if the name exists."""
 
     async def replace(self, deployment: Deployment, *, change: int) -> None:
         """EtagMismatchError unless the stored one is at `change`."""
@@ -58,10 +58,10 @@ class DeploymentStore(Protocol):
     async def delete(self, name: str, *, change: int) -> None:
         """EtagMismatchError unless the stored one is at `change`."""
 
-    async def proofs(self) -> dict[str, Proof]:
-        """What was proved, by the adapters' sha256."""
+    async def parity_checks(self) -> dict[str, ParityCheck]:
+        """Passed parity checks, by the adapters' sha256."""
 
-    async def delete_proofs(self, sha256s: Sequence[str]) -> None:
+    async def delete_parity_checks(self, sha256s: Sequence[str]) -> None:
         """Forgets them."""
 
 
@@ -86,49 +86,49 @@ class Deployments:
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def read(self) -> None:
-        """Reads the desired state and registers what it holds. Once, before the first request."""
+        """Reads the desired state and holds its adapters. Once, before the first request."""
         self._table = {deployment.name: deployment for deployment in await self._store.deployments()}
         newest_first = sorted(self._table.values(), key=lambda one: -one.update_time)
-        proofs = await self._store.proofs()
-        for is_live in (True, False):  # in this order they are loaded again
+        checks = await self._store.parity_checks()
+        for is_live in (True, False):  # the order in which they are loaded again
             for one in newest_first:
-                for revision in _distinct(one):
+                for revision in one.distinct:
                     if (revision == one.live) is is_live:
-                        proof = proofs.get(revision.sha256)
-                        self._loaded_adapters.hold(revision, one.name, is_pinned=one.is_pinned, proof=proof)
+                        self._loaded_adapters.hold(
+                            revision, one.name, is_pinned=one.is_pinned, parity_check=checks.get(revision.sha256)
+                        )
         held = {revision.sha256 for one in newest_first for revision in one.held}
-        await self._store.delete_proofs([sha256 for sha256 in proofs if sha256 not in held])
+        await self._store.delete_parity_checks([sha256 for sha256 in checks if sha256 not in held])
 
     async def replay(self, engine: Engine) -> None:
-        """A fresh engine is there for the desired state."""
+        """Loads the desired state into a new engine."""
         self._loaded_adapters.start(engine)
 
     def adopt(self, stored: Sequence[Deployment]) -> None:
-        """Routes as `stored`, all of the desired state, says: in one step that awaits nothing. For what another replica
-        published; what this one knows to be newer stays.
+        """Routes by the whole desired state published by another replica, in one step without an await.
+
+        Deployments that are newer here stay.
         """
         names = {one.name for one in stored}
         for gone in [one for one in self._table.values() if one.name not in names]:
             del self._table[gone.name]
-            self._let_go(gone, None)
+            self._swap(gone, None)
         for one in stored:
             self._route(one)
 
     def _route(self, after: Deployment) -> None:
-        """Makes `after` what requests go by, unless the table has a newer one; what is not needed any more drains."""
+        """Routes by `after`, unless the table has a newer one; adapters that are no longer needed drain."""
         before = self._table.get(after.name)
         if before and (before.create_time, before.change) > (after.create_time, after.change):
-            self._let_go(after, before)
+            self._swap(after, before)
             return
         self._table[after.name] = after
-        for revision in _distinct(after):
-            self._loaded_adapters.hold(revision, after.name, is_pinned=after.is_pinned)
-        self._let_go(before, after)
+        self._swap(before, after)
 
     def get(self, name: str) -> Deployment:
         """DeploymentNotFoundError."""
         if name not in self._table:
-            raise DeploymentNotFoundError(name)
+            raise DeploymentNotFoundError(deployment=name)
         return self._table[name]
 
     def list(self, parent: str, page: PageRequest) -> Page[Deployment]:
@@ -139,24 +139,18 @@ class Deployments:
 
     @contextlib.asynccontextmanager
     async def leased(self, name: str, *, session_id: str = "") -> AsyncIterator[tuple[Origin, EngineAdapter]]:
-        """What is live under a name, leased. If it is in the engine nothing is awaited, so no change of routing falls
-        into it; a cold one is loaded first.
+        """Leases what answers under a name. If it is in the engine nothing is awaited, so routing cannot change
+        meanwhile; a cold adapter is loaded first.
 
-        `session_id`: what keeps a conversation on one loaded adapter where there are several; empty: none.
+        `session_id`: keeps a conversation on one of several revisions; empty: none.
         """
         if self._host.status.state is EngineState.STARTING:
-            self._host.ready_engine()  # first: other replicas publish without one that has no engine
+            self._host.ready_engine()  # checked first: other replicas publish without one that has no engine
         deployment = self.get(name)
         revision = self._routed(deployment, session_id)
-        origin = Origin(
-            loaded_adapter=revision.loaded_adapter,
-            deployment_revision=deployment.revision,
-            adapter_revision=revision.name,
-            base_model=revision.base_model.name,
-        )
         self._host.ready_engine()
         async with self._loaded_adapters.lease_on_demand(revision) as adapter:
-            yield origin, adapter
+            yield Origin.of_revision(revision, deployment_revision=deployment.revision), adapter
 
     def _routed(self, deployment: Deployment, session_id: str) -> AdapterRevision:
         """The revision that answers a request."""
@@ -171,54 +165,49 @@ class Deployments:
         return revision
 
     def mirror_of(self, name: str, loaded_adapter: str) -> AdapterRevision | None:
-        """The revision that answers a copy of what `loaded adapter` answers now under a name; None: nobody."""
+        """The revision that gets copies of what `loaded_adapter` answers under a name; None: no mirror."""
         deployment = self._table.get(name)
         mirror = deployment.holding(deployment.mirror_sha256) if deployment else None
         return mirror if mirror is not None and mirror.loaded_adapter != loaded_adapter else None
 
     async def deploy(self, name: str, adapter_revision: str, *, stage_only: bool = False, etag: str = "") -> Deployment:
-        """Fetches, verifies, loads and probes a revision, then makes it live or, with `stage_only`, the candidate.
+        """Fetches, verifies, loads and checks a revision, then makes it live or, with `stage_only`, the candidate.
 
-        DeployFailedError names the stage; the deployment is then as it was. What is live or staged already stays.
+        DeployFailedError names the stage; the deployment is then unchanged. What is live or staged already stays.
         """
         async with self._locks.setdefault(name, asyncio.Lock()):
             before = self._table.get(name)
             self._check_etag(name, before, etag)
             revision = await self._catalog.adapter_revision(adapter_revision)
-            there = before and (before.candidate if stage_only else before.live)
-            loaded_adapter = self._loaded_adapters.get(revision)
-            if (
-                before
-                and there
-                and (there.sha256, there.base_model) == (revision.sha256, revision.base_model)
-                and loaded_adapter is not None
-                and loaded_adapter.error is None
-            ):
+            if before and self._is_there(before.candidate if stage_only else before.live, revision):
                 return before
             now = self._clock()
             base = before or Deployment(name=name, create_time=now, update_time=now)
             after = base.stage(revision, now) if stage_only else base.route(revision, now)
             with self._counted(name, revision, is_staged=stage_only):
-                await self._load(revision)
-                published = await self._publish(before, after)
-            self._log_stages(name, revision)
+                published = await self._publish(before, after, load=[revision])
+            loaded = self._loaded_adapters.get(revision)
+            stages = loaded.parity_check.stages if loaded and loaded.parity_check else ()
+            durations = {one.name: round(one.duration_s, 4) for one in stages}
+            fields = {"deployment": name, "loaded_adapter": revision.loaded_adapter, "stages_s": durations}
+            log.info("deployed", extra=fields)
             return published
 
-    def _log_stages(self, name: str, revision: AdapterRevision) -> None:
-        loaded_adapter = self._loaded_adapters.get(revision)
-        durations = {one.name: round(one.duration_s, 4) for one in loaded_adapter.stages} if loaded_adapter else {}
-        log.info(
-            "deployed", extra={"deployment": name, "loaded_adapter": revision.loaded_adapter, "stages_s": durations}
-        )
+    def _is_there(self, held: AdapterRevision | None, revision: AdapterRevision) -> bool:
+        """The same weights on the same base model, loaded without an error."""
+        loaded = self._loaded_adapters.get(revision)
+        if held is None or loaded is None or loaded.error is not None:
+            return False
+        return (held.sha256, held.base_model) == (revision.sha256, revision.base_model)
 
     def tenants(self) -> set[str]:
-        """`tenants/{t}` of those that have deployments."""
+        """`tenants/{t}` of those with deployments."""
         return {name.partition("/deployments/")[0] for name in self._table}
 
     def deployed_adapters(self, parent: str, *, without: str = "") -> set[str]:
-        """Digests of the adapters that are live, staged or on their way there in `tenants/{t}`'s deployments.
+        """Digests of the adapters of `tenants/{t}` that are live, staged, or being deployed.
 
-        `without`: a deployment whose live one does not count, because it is being replaced.
+        `without`: a deployment whose live adapter does not count because it is being replaced.
         """
         prefix = f"{parent}/deployments/"
         found = {arriving.sha256 for name, arriving in self._arriving.items() if name.startswith(prefix)}
@@ -230,7 +219,7 @@ class Deployments:
 
     @contextlib.contextmanager
     def _counted(self, name: str, revision: AdapterRevision, *, is_staged: bool) -> Iterator[None]:
-        """Counts a revision as deployed while it gets there. AdapterQuotaError if it would be one too many."""
+        """Counts a revision as deployed while it is being deployed. AdapterQuotaError."""
         parent = name.partition("/deployments/")[0]
         there = self.deployed_adapters(parent, without="" if is_staged else name)
         self._check_adapters(parent.partition("/")[2], len(there | {revision.sha256}))
@@ -241,7 +230,7 @@ class Deployments:
             del self._arriving[name]
 
     async def _load(self, revision: AdapterRevision) -> None:
-        """Gets the revision into the engine. DeployFailedError names the stage that it did not pass."""
+        """Loads the revision into the engine. DeployFailedError names the stage that failed."""
         await self._host.engine_for(revision.base_model)
         try:
             await self._loaded_adapters.ensure(revision)
@@ -251,7 +240,7 @@ class Deployments:
             raise DeployFailedError(revision.name, failed.stage, failed.cause) from failed
 
     async def prefetch(self, name: str) -> Deployment:
-        """Loads what requests under a name go to, so that none of them waits for it."""
+        """Loads the revisions that requests under a name reach, so that none of them waits for a load."""
         deployment = self.get(name)
         for revision in deployment.routed:
             await self._load(revision)
@@ -260,79 +249,72 @@ class Deployments:
     async def set_traffic(
         self, name: str, weights: Mapping[str, int], *, mirror_revision: str = "", etag: str = ""
     ) -> Deployment:
-        """Splits requests over held adapter revisions, by name; no weights: all go to the live one.
+        """Splits requests over held revisions, by name; without weights all go to the live one.
 
-        RevisionNotHeldError, EtagMismatchError; DeployFailedError if one cannot be loaded. Nothing is routed to what is
-        not proved.
+        RevisionNotHeldError, EtagMismatchError; DeployFailedError if one cannot be loaded.
         """
-        async with self._locks.setdefault(name, asyncio.Lock()):
-            before = self.get(name)
-            self._check_etag(name, before, etag)
+        async with self._changing(name, etag) as before:
             held = {revision.name: revision.sha256 for revision in before.held}
             for wanted in (*weights, mirror_revision):
                 if wanted and wanted not in held:
-                    raise RevisionNotHeldError(name, wanted)
+                    raise RevisionNotHeldError(deployment=name, revision=wanted)
             shares = tuple(Share(held[revision], weight) for revision, weight in weights.items())
             after = before.split(shares, held.get(mirror_revision, ""), self._clock())
-            for revision in after.routed:
-                await self._load(revision)
-            return await self._publish(before, after)
+            return await self._publish(before, after, load=after.routed)
 
     async def pin(self, name: str, *, is_pinned: bool, etag: str = "") -> Deployment:
-        """Keeps all that the deployment holds in memory, or no longer. AdapterPlacesPinnedError, EtagMismatchError."""
-        async with self._locks.setdefault(name, asyncio.Lock()):
-            before = self.get(name)
-            self._check_etag(name, before, etag)
+        """Keeps all held revisions in memory, or no longer. AdapterPlacesPinnedError, EtagMismatchError."""
+        async with self._changing(name, etag) as before:
             if before.is_pinned == is_pinned:
                 return before
             after = before.pin(self._clock(), is_pinned=is_pinned)
-            self._check_pins(after)
-            if is_pinned:
-                for revision in _distinct(after):
-                    await self._load(revision)
-            return await self._publish(before, after)
+            self._check_pins(after)  # before the loads
+            return await self._publish(before, after, load=after.distinct if is_pinned else ())
 
     async def promote(self, name: str, *, etag: str = "") -> Deployment:
         """Makes the candidate live. NoCandidateError, EtagMismatchError."""
-        return await self._reroute(name, etag, lambda before: before.promote(self._clock()))
+        async with self._changing(name, etag) as before:
+            after = before.promote(self._clock())
+            return await self._publish(before, after, load=filter(None, [after.live]))
 
     async def roll_back(self, name: str, *, etag: str = "") -> Deployment:
         """Makes the previous revision live again. NoPreviousError, EtagMismatchError."""
-        return await self._reroute(name, etag, lambda before: before.roll_back(self._clock()))
-
-    async def _reroute(self, name: str, etag: str, change: Callable[[Deployment], Deployment]) -> Deployment:
-        async with self._locks.setdefault(name, asyncio.Lock()):
-            before = self.get(name)
-            self._check_etag(name, before, etag)
-            after = change(before)
-            if after.live is not None:
-                await self._load(after.live)  # it is loaded already, unless it made room for others
-            return await self._publish(before, after)
+        async with self._changing(name, etag) as before:
+            after = before.roll_back(self._clock())
+            return await self._publish(before, after, load=filter(None, [after.live]))
 
     async def delete(self, name: str, *, etag: str = "") -> None:
         """Removes a deployment; requests in flight finish on their loaded adapter."""
+        async with self._changing(name, etag) as before:
+            await self._store.delete(name, change=before.change)
+            self._table.pop(name, None)
+            self._swap(before, None)
+
+    @contextlib.asynccontextmanager
+    async def _changing(self, name: str, etag: str) -> AsyncIterator[Deployment]:
+        """The deployment, which nothing else changes on this server. DeploymentNotFoundError, EtagMismatchError."""
         async with self._locks.setdefault(name, asyncio.Lock()):
             before = self.get(name)
             self._check_etag(name, before, etag)
-            await self._store.delete(name, change=before.change)
-            self._table.pop(name, None)
-            for revision in _distinct(before):
-                self._loaded_adapters.release(revision, name)
+            yield before
 
-    async def _publish(self, before: Deployment | None, after: Deployment) -> Deployment:
-        """Makes `after` what holds; what it no longer needs drains. Without success, what was held for it is let go."""
+    async def _publish(
+        self, before: Deployment | None, after: Deployment, *, load: Iterable[AdapterRevision]
+    ) -> Deployment:
+        """Loads what `after` needs (it may have made room for others), stores it and routes by it."""
+        for revision in load:
+            await self._load(revision)
         self._check_pins(after)
         clock = StageClock()
         clock.reach(PUBLISH)
-        for revision in _distinct(after):
-            self._loaded_adapters.hold(revision, after.name, is_pinned=after.is_pinned)
+        self._hold(after)
         try:
             if before is None:
                 await self._store.create(after)
             else:
                 await self._store.replace(after, change=before.change)
         except BaseException:
-            self._let_go(after, before)
+            self._swap(after, before)
             raise
         self._route(after)
         (published,) = clock.end()
@@ -340,30 +322,32 @@ class Deployments:
             self._loaded_adapters.note_stage(revision, published)
         return after
 
-    def _let_go(self, held: Deployment | None, kept: Deployment | None) -> None:
-        """Of what `held` needed, the rest than `kept` needs; and `kept` is pinned as it says."""
+    def _hold(self, deployment: Deployment) -> None:
+        for revision in deployment.distinct:
+            self._loaded_adapters.hold(revision, deployment.name, is_pinned=deployment.is_pinned)
+
+    def _swap(self, held: Deployment | None, kept: Deployment | None) -> None:
+        """Releases what only `held` needs, and holds what `kept` needs."""
         needed = {revision.sha256 for revision in kept.held} if kept else set()
-        for revision in _distinct(held):
-            if held is not None and revision.sha256 not in needed:
-                self._loaded_adapters.release(revision, held.name)
-        for revision in _distinct(kept):
-            if kept is not None:
-                self._loaded_adapters.hold(revision, kept.name, is_pinned=kept.is_pinned)
+        if held is not None:
+            for revision in held.distinct:
+                if revision.sha256 not in needed:
+                    self._loaded_adapters.release(revision, held.name)
+        if kept is not None:
+            self._hold(kept)
 
     def _check_pins(self, after: Deployment) -> None:
-        """AdapterPlacesPinnedError if `after` leaves no place for what is not pinned."""
+        """AdapterPlacesPinnedError if `after` leaves no place for adapters that are not pinned."""
         if not after.is_pinned:
             return
         table = {**self._table, after.name: after}
         pinned = {revision.sha256 for one in table.values() if one.is_pinned for revision in one.held}
         if len(pinned) > self._loaded_adapters.max_pinned:
-            raise AdapterPlacesPinnedError(after.name, wanted=len(pinned), limit=self._loaded_adapters.max_pinned)
+            raise AdapterPlacesPinnedError(
+                deployment=after.name, wanted=len(pinned), limit=self._loaded_adapters.max_pinned
+            )
 
     @staticmethod
     def _check_etag(name: str, deployment: Deployment | None, etag: str) -> None:
         if etag and (deployment is None or deployment.etag != etag):
-            raise EtagMismatchError(name)
-
-
-def _distinct(deployment: Deployment | None) -> list[AdapterRevision]:
-    return list({revision.sha256: revision for revision in deployment.held}.values()) if deployment else []
+            raise EtagMismatchError(name=name)

@@ -3,11 +3,40 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+from luthierd.errors import InvalidArgumentError
+from luthierd.inference.domain.deployment import AdapterRevision
+
 BASE_LOADED_ADAPTER = "base"
 """Name of the loaded adapter that answers for a base model alone."""
+ABORTED = "aborted"
+"""Finish reason of an answer without an end: cancelled, timed out, or its engine died."""
+MAX_CHOICES = 8
+MAX_INPUTS = 64
+"""Prompts of a batch, texts to embed."""
+MAX_SESSION_ID = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """The required form of an answer: `kind` is one of the constants, `text` its content, `choices` for CHOICES."""
+
+    kind: str
+    text: str = ""
+    choices: tuple[str, ...] = ()
+
+    JSON_SCHEMA: ClassVar[str] = "json_schema"
+    REGEX: ClassVar[str] = "regex"
+    GRAMMAR: ClassVar[str] = "grammar"
+    CHOICES: ClassVar[str] = "choices"
+
+    @property
+    def field(self) -> str:
+        """Its path in a request."""
+        return f"sampling.{self.kind}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,27 +56,8 @@ class Sampling:
     structure: Structure | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Structure:
-    """What an answer must be: `kind` is one of the constants, `text` its content, `choices` for CHOICES."""
-
-    kind: str
-    text: str = ""
-    choices: tuple[str, ...] = ()
-
-    JSON_SCHEMA: ClassVar[str] = "json_schema"
-    REGEX: ClassVar[str] = "regex"
-    GRAMMAR: ClassVar[str] = "grammar"
-    CHOICES: ClassVar[str] = "choices"
-
-    @property
-    def field(self) -> str:
-        """Where a request has it."""
-        return f"sampling.{self.kind}"
-
-
 class TokenAlternative(NamedTuple):
-    """A token that could have been made."""
+    """A token that could have been generated."""
 
     token_id: int
     text: str
@@ -56,7 +66,7 @@ class TokenAlternative(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLogprob:
-    """A token that was made or scored; `alternatives` likeliest first."""
+    """A token that was generated or scored; `alternatives` most likely first."""
 
     token_id: int
     text: str
@@ -79,77 +89,8 @@ class TokenIds:
     ids: tuple[int, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """Who answered."""
-
-    loaded_adapter: str
-    deployment_revision: int
-    adapter_revision: str
-    base_model: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finish:
-    """How an answer came about. Times count from the arrival of the call."""
-
-    reason: str
-    prompt_token_count: int
-    completion_token_count: int
-    ttft_ms: float
-    latency_ms: float
-    cached_prompt_token_count: int = 0
-    queue_ms: float = 0.0
-
-    @classmethod
-    def without_times(cls, prompt_token_count: int, completion_token_count: int) -> Finish:
-        """Of work that is whole when it ends: a score, an embedding."""
-        return cls(
-            reason="stop",
-            prompt_token_count=prompt_token_count,
-            completion_token_count=completion_token_count,
-            ttft_ms=0.0,
-            latency_ms=0.0,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """One of the answers to a prompt."""
-
-    text: str
-    reason: str
-    completion_token_count: int
-    logprobs: tuple[TokenLogprob, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """A whole answer; `choices` has as many as were asked for."""
-
-    choices: tuple[Choice, ...]
-    finish: Finish
-    origin: Origin
-    response_id: str
-
-    @property
-    def text(self) -> str:
-        """Of the first choice."""
-        return self.choices[0].text
-
-
-@dataclass(frozen=True, kw_only=True)
-class Piece:
-    """A part of an answer. The last one of a choice has `reason`, the last one of all has `finish`."""
-
-    delta: str
-    origin: Origin
-    response_id: str
-    token_count: int = 0
-    logprobs: tuple[TokenLogprob, ...] = ()
-    choice: int = 0
-    reason: str = ""
-    finish: Finish | None = None
+Prompt = str | Sequence[Turn] | TokenIds
+"""A text to continue as it is, a conversation to answer through the chat template, or tokens."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +105,100 @@ class Target:
     ADAPTER_REVISION = "adapter_revision"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Who answered. `deployment_revision` 0: no deployment; `adapter_revision` empty: the base model alone."""
+
+    loaded_adapter: str
+    deployment_revision: int
+    adapter_revision: str
+    base_model: str
+
+    @classmethod
+    def of_revision(cls, revision: AdapterRevision, *, deployment_revision: int = 0) -> Origin:
+        """An adapter revision that answers."""
+        return cls(
+            loaded_adapter=revision.loaded_adapter,
+            deployment_revision=deployment_revision,
+            adapter_revision=revision.name,
+            base_model=revision.base_model.name,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish:
+    """How an answer ended. Times count from the arrival of the call; 0 for scores and embeddings."""
+
+    finish_reason: str
+    prompt_token_count: int
+    completion_token_count: int = 0
+    ttft_ms: float = 0.0
+    latency_ms: float = 0.0
+    cached_prompt_token_count: int = 0
+    queue_ms: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One of the answers to a prompt."""
+
+    text: str
+    finish_reason: str
+    completion_token_count: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """A whole answer with as many `choices` as requested."""
+
+    choices: tuple[Choice, ...]
+    finish: Finish
+    origin: Origin
+    response_id: str
+
+    @property
+    def text(self) -> str:
+        """Of the first choice."""
+        return self.choices[0].text
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprob, ...]:
+        """Of the first choice."""
+        return self.choices[0].logprobs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delta:
+    """A part of an answer. The last one of a choice has `finish_reason`, the very last one `finish`."""
+
+    text: str
+    origin: Origin
+    response_id: str
+    token_count: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+    choice: int = 0
+    finish_reason: str = ""
+    finish: Finish | None = None
+
+
+@dataclass
+class TokenUsage:
+    """Token counts of an answer, updated while it is made."""
+
+    prompt_token_count: int = 0
+    completion_token_count: int = 0
+
+
+def check_session_id(session_id: str, *, field: str = "session_id") -> str:
+    """The same id. InvalidArgumentError if it is too long."""
+    if len(session_id) > MAX_SESSION_ID:
+        raise InvalidArgumentError.of_field(
+            field, f"it has {len(session_id)} characters, the limit is {MAX_SESSION_ID}"
+        )
+    return session_id
+
+
 def cache_salt(tenant: str, loaded_adapter: str) -> str:
-    """Keeps prefix caches apart by tenant and weights. The tag keeps it apart from any other salt (vllm 44701)."""
+    """Separates prefix caches by tenant and weights. The tag separates it from any other salt (vllm 44701)."""
     return "luthier:v1:" + hashlib.sha256(f"{tenant}\0{loaded_adapter}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The states of the engine and of adapters in it, and the stages in which either is loaded."""
+"""The states of the engine and of loaded adapters, and the stages of loading either."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from luthierd.errors import LuthierError
 
-FETCH, VERIFY, LOAD, PROVE, PUBLISH = "fetch", "verify", "load", "prove", "publish"
+FETCH, VERIFY, LOAD, PARITY_CHECK, PUBLISH = "fetch", "verify", "load", "parity_check", "publish"
+"""The stages of a deploy."""
 
 
 class LoadedAdapterState(enum.Enum):
@@ -33,14 +34,14 @@ class EngineState(enum.Enum):
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a deploy: fetch, verify, load, prove, publish."""
+    """A stage that was passed."""
 
     name: str
     duration_s: float
 
 
 class StageFailedError(Exception):
-    """A stage could not be passed. Inside of the service only: `DeployFailedError` is what callers get."""
+    """A stage failed. Internal: callers get a `DeployFailedError`."""
 
     def __init__(self, stage: str, cause: LuthierError) -> None:
         super().__init__(f"{stage}: {cause}")
@@ -48,7 +49,7 @@ class StageFailedError(Exception):
 
 
 class StageClock:
-    """Times one stage after the other."""
+    """Times consecutive stages."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -57,12 +58,12 @@ class StageClock:
         self.current = ""
 
     def reach(self, name: str) -> None:
-        """Ends the stage before, if there is one, and begins this one."""
+        """Ends the current stage, if any, and begins this one."""
         self.end()
         self.current, self._began_s = name, self._clock()
 
     def end(self) -> tuple[Stage, ...]:
-        """Ends the last stage; all of them, in order."""
+        """Ends the current stage; all stages in order."""
         if self.current:
             self._ended.append(Stage(self.current, self._clock() - self._began_s))
             self.current = ""

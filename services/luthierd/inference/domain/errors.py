@@ -2,84 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from luthierd import errors
 
 ENGINE_RETRY_AFTER_S = 10.0
-"""What a start of the engine takes at best."""
+"""The shortest start of the engine."""
 
 
-class DeploymentNotFoundError(errors.NotFoundError):
+class _DescribedError(errors.LuthierError):
+    """An error whose `message` is filled with the constructor's keywords; they are its metadata, too.
+
+    `retry_s`: the default delay of errors that can be retried.
+    """
+
+    message: ClassVar[str]
+    retry_s: ClassVar[float] = 1.0
+
+    def __init__(self, **fields: object) -> None:
+        retry: dict[str, Any] = {}
+        if isinstance(self, errors.RetryableError):
+            retry = {"retry_after_s": fields.get("retry_after_s", self.retry_s)}
+        metadata = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in fields.items()}
+        super().__init__(self.message.format(**fields), metadata=metadata, **retry)
+
+
+class DeploymentNotFoundError(_DescribedError, errors.NotFoundError):
     """No such deployment."""
 
     reason = "DEPLOYMENT_NOT_FOUND"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"there is no deployment {name}; `luthier deploy` makes one, `luthier deployments` lists them",
-            metadata={"deployment": name},
-        )
+    message = "there is no deployment {deployment}; `luthier deploy` makes one, `luthier deployments` lists them"
 
 
-class EtagMismatchError(errors.AbortedError):
-    """The deployment or quota changed since the caller read it."""
+class EtagMismatchError(_DescribedError, errors.AbortedError):
+    """The deployment, quota or policy changed since the caller read it."""
 
     reason = "ETAG_MISMATCH"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"{name} was changed by somebody else; read it again, then repeat", metadata={"name": name})
+    message = "{name} was changed by another caller; read it again, then repeat"
 
 
-class NoCandidateError(errors.FailedPreconditionError):
+class NoCandidateError(_DescribedError, errors.FailedPreconditionError):
     """Nothing is staged."""
 
     reason = "NO_CANDIDATE"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"{name} has no candidate; deploy one with stage_only first", metadata={"deployment": name})
+    message = "{deployment} has no candidate; deploy one with stage_only first"
 
 
-class NoPreviousError(errors.FailedPreconditionError):
+class NoPreviousError(_DescribedError, errors.FailedPreconditionError):
     """There is nothing to roll back to."""
 
     reason = "NO_PREVIOUS_REVISION"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"{name} has no previous loaded adapter to roll back to; deploy the wanted revision instead",
-            metadata={"deployment": name},
-        )
+    message = "{deployment} has no previous revision to roll back to; deploy the wanted revision instead"
 
 
-class RevisionNotHeldError(errors.FailedPreconditionError):
+class RevisionNotHeldError(_DescribedError, errors.FailedPreconditionError):
     """Traffic for a revision that the deployment does not hold."""
 
     reason = "REVISION_NOT_HELD"
-
-    def __init__(self, name: str, revision: str) -> None:
-        super().__init__(
-            f"{name} does not hold {revision}; it can be its live, candidate or previous revision: deploy it with "
-            "stage_only first",
-            metadata={"deployment": name, "revision": revision},
-        )
+    message = (
+        "{deployment} does not hold {revision}; only its live, candidate and previous revisions can get traffic: "
+        "deploy it with stage_only first"
+    )
 
 
-class OtherBaseModelError(errors.FailedPreconditionError):
+class OtherBaseModelError(_DescribedError, errors.FailedPreconditionError):
     """The engine holds another base model."""
 
     reason = "ENGINE_HOLDS_OTHER_BASE_MODEL"
-
-    def __init__(self, *, wanted: str, wanted_sha256: str, held: str, held_sha256: str) -> None:
-        super().__init__(
-            f"the engine of this server holds {held} ({held_sha256[:12]}), not {wanted} ({wanted_sha256[:12]}); "
-            "use another adapter, or another server",
-            metadata={"wanted": wanted, "wanted_sha256": wanted_sha256, "held": held, "held_sha256": held_sha256},
-        )
+    message = (
+        "the engine of this server holds {held} ({held_sha256:.12}), not {wanted} ({wanted_sha256:.12}); use another "
+        "adapter or another server"
+    )
 
 
 class DeployFailedError(errors.FailedPreconditionError):
-    """An adapter revision did not get through a stage; the deployment is as it was."""
+    """An adapter revision failed at a stage; the deployment is unchanged."""
 
     reason = "DEPLOY_FAILED"
 
@@ -91,13 +88,13 @@ class DeployFailedError(errors.FailedPreconditionError):
 
 
 class AdapterInvalidError(errors.FailedPreconditionError):
-    """The files of an adapter revision are not what this engine can serve."""
+    """The engine cannot serve the files of the adapter revision."""
 
     reason = "ADAPTER_INVALID"
 
 
 class AdapterFileForbiddenError(AdapterInvalidError):
-    """A file of a kind that may run code when it is read."""
+    """A file of a type that can run code when it is read."""
 
     reason = "ADAPTER_FILE_FORBIDDEN"
 
@@ -109,13 +106,13 @@ class AdapterTooLargeError(AdapterInvalidError):
 
 
 class AdapterRankTooLargeError(AdapterInvalidError):
-    """A rank beyond the engine's."""
+    """A rank above the engine's limit."""
 
     reason = "ADAPTER_RANK_TOO_LARGE"
 
 
 class AdapterTruncatedError(AdapterInvalidError):
-    """The weights' file ends before its last number."""
+    """The file of weights does not have the size that its header says."""
 
     reason = "ADAPTER_TRUNCATED"
 
@@ -139,58 +136,50 @@ class AdapterModuleUnknownError(AdapterInvalidError):
 
 
 class AdapterHasNoEffectError(errors.FailedPreconditionError):
-    """The engine loaded the adapter, and answers as if it had not."""
+    """With the adapter loaded, the engine answers as without it."""
 
     reason = "ADAPTER_HAS_NO_EFFECT"
 
 
 class AdapterDeviatesError(errors.FailedPreconditionError):
-    """The engine's log-probabilities are not those of the training."""
+    """The engine's log-probabilities differ from those of the training."""
 
     reason = "ADAPTER_DEVIATES_FROM_REFERENCE"
 
 
-class AdapterSlotsFullError(errors.ResourceExhaustedError):
+class AdapterSlotsFullError(_DescribedError, errors.ResourceExhaustedError):
     """Every place for an adapter is pinned."""
 
     reason = "ADAPTER_SLOTS_FULL"
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(
-            f"all {limit} places for adapters are pinned; unpin one, or raise LUTHIER_INFERENCE_MAX_CPU_LORAS",
-            metadata={"limit": str(limit)},
-            retry_after_s=5.0,
-        )
+    message = "all {limit} places for adapters are pinned; unpin one, or raise LUTHIER_INFERENCE_MAX_CPU_LORAS"
+    retry_s = 5.0
 
 
-class AdapterPlacesPinnedError(errors.ResourceExhaustedError):
+class AdapterPlacesPinnedError(_DescribedError, errors.ResourceExhaustedError):
     """Pinned adapters would leave no place for the others."""
 
     reason = "ADAPTER_PLACES_PINNED"
-
-    def __init__(self, name: str, *, wanted: int, limit: int) -> None:
-        super().__init__(
-            f"with {name} {wanted} adapters would be pinned, and {limit} may be; unpin a deployment, or raise "
-            "LUTHIER_INFERENCE_MAX_CPU_LORAS",
-            metadata={"deployment": name, "wanted": str(wanted), "limit": str(limit)},
-            retry_after_s=60.0,
-        )
+    message = (
+        "{deployment} would raise the number of pinned adapters to {wanted}, and the limit is {limit}; unpin a "
+        "deployment, or raise LUTHIER_INFERENCE_MAX_CPU_LORAS"
+    )
+    retry_s = 60.0
 
 
 class EngineUnavailableError(errors.UnavailableError):
-    """The engine is starting again, or could not."""
+    """The engine is starting again, or could not start."""
 
     reason = "ENGINE_UNAVAILABLE"
 
 
 class EngineDiedError(EngineUnavailableError):
-    """The engine's process is gone. Raised by engines in `generate` and the like."""
+    """The engine's process is gone."""
 
     reason = "ENGINE_DIED"
 
     def __init__(self) -> None:
         super().__init__(
-            "the engine's process died; it is being started again, repeat the call in some seconds",
+            "the engine's process died and is being restarted; repeat the call in some seconds",
             retry_after_s=ENGINE_RETRY_AFTER_S,
         )
 
@@ -201,46 +190,35 @@ class EngineStartError(errors.FailedPreconditionError):
     reason = "ENGINE_START_FAILED"
 
 
-class EmbedUnsupportedError(errors.FailedPreconditionError):
-    """The engine makes no vectors."""
+class EmbedUnsupportedError(_DescribedError, errors.FailedPreconditionError):
+    """The engine cannot compute embeddings."""
 
     reason = "ENGINE_CANNOT_EMBED"
-
-    def __init__(self, version: str) -> None:
-        super().__init__(
-            f"this server's engine, {version}, answers but does not embed; ask a server whose engine is transformers",
-            metadata={"engine": version},
-        )
+    message = "this server's engine, {engine}, cannot embed; call a server whose engine is transformers"
 
 
-class StructureUnsupportedError(errors.FailedPreconditionError):
-    """The engine cannot hold an answer to a schema, a regular expression or a grammar."""
+class StructureUnsupportedError(_DescribedError, errors.FailedPreconditionError):
+    """The engine cannot constrain an answer to a schema, a regular expression or a grammar."""
 
     reason = "ENGINE_CANNOT_STRUCTURE"
-
-    def __init__(self, version: str, field: str) -> None:
-        super().__init__(
-            f"this server's engine, {version}, makes free text only; leave out {field}, or ask a server whose engine "
-            "is vLLM",
-            metadata={"engine": version, "field": field},
-        )
+    message = (
+        "this server's engine, {engine}, generates free text only; leave out {field}, or call a server whose engine is "
+        "vLLM"
+    )
 
 
-class HttpUnsupportedError(errors.FailedPreconditionError):
+class HttpUnsupportedError(_DescribedError, errors.FailedPreconditionError):
     """The engine has no OpenAI application."""
 
     reason = "ENGINE_SERVES_NO_HTTP"
-
-    def __init__(self, version: str) -> None:
-        super().__init__(
-            f"the OpenAI protocol is not served by this server's engine, {version}; call over gRPC, or run the server "
-            "with LUTHIER_INFERENCE_ENGINE=vllm",
-            metadata={"engine": version},
-        )
+    message = (
+        "this server's engine, {engine}, does not serve the OpenAI protocol; call over gRPC, or run the server with "
+        "LUTHIER_INFERENCE_ENGINE=vllm"
+    )
 
 
 class ReplicaRefusedError(errors.FailedPreconditionError):
-    """Another replica of this server could not prove an adapter revision; the deployment is as it was."""
+    """Another replica cannot serve an adapter revision; the deployment is unchanged."""
 
     reason = "REPLICA_REFUSED"
 
@@ -251,44 +229,30 @@ class ReplicaRefusedError(errors.FailedPreconditionError):
         )
 
 
-class ReplicasTooSlowError(errors.UnavailableError):
-    """Live replicas did not prove a revision in the time that they have; the deployment is as it was."""
+class ReplicasTooSlowError(_DescribedError, errors.UnavailableError):
+    """Live replicas did not check a revision in time; the deployment is unchanged."""
 
     reason = "REPLICAS_TOO_SLOW"
-
-    def __init__(self, replicas: Sequence[str], *, limit_s: float) -> None:
-        super().__init__(
-            f"{', '.join(replicas)} did not prove the revision within {limit_s:g} s; nothing was changed, repeat the "
-            "call, or look at those replicas",
-            metadata={"replicas": ",".join(replicas), "limit_s": f"{limit_s:g}"},
-            retry_after_s=5.0,
-        )
+    message = (
+        "{replicas} did not load and check the revision within {limit_s:g} s; nothing was changed, repeat the call, or "
+        "look at those replicas"
+    )
+    retry_s = 5.0
 
 
-class ReplicaLeaseLostError(errors.UnavailableError):
-    """The replica that was asked for a change does not count as live; the deployment is as it was."""
+class ReplicaLeaseLostError(_DescribedError, errors.UnavailableError):
+    """The replica that makes a change no longer counts as live; the deployment is unchanged."""
 
     reason = "REPLICA_LEASE_LOST"
-
-    def __init__(self, replica: str) -> None:
-        super().__init__(
-            f"the lease of replica {replica} ran out during the change; nothing was changed, repeat the call",
-            metadata={"replica": replica},
-            retry_after_s=1.0,
-        )
+    message = "the lease of replica {replica} expired during the change; nothing was changed, repeat the call"
 
 
-class SharedStateUnreachableError(errors.UnavailableError):
-    """The database that replicas share does not answer."""
+class SharedStateUnreachableError(_DescribedError, errors.UnavailableError):
+    """The database shared by the replicas does not respond."""
 
     reason = "SHARED_STATE_UNREACHABLE"
-
-    def __init__(self, error: str) -> None:
-        super().__init__(
-            f"the database of the desired state does not answer ({error}); answers go on, changes must wait",
-            metadata={"error": error},
-            retry_after_s=2.0,
-        )
+    message = "the shared database does not respond ({error}); requests are answered, but nothing can be changed"
+    retry_s = 2.0
 
 
 class PromptTooLongError(errors.InvalidArgumentError):
@@ -304,69 +268,106 @@ class PromptTooLongError(errors.InvalidArgumentError):
         )
 
 
-class ReaderTooSlowError(errors.AbortedError):
-    """The caller of a stream does not read what was answered."""
+class ReaderTooSlowError(_DescribedError, errors.AbortedError):
+    """The client of a stream does not read the answer."""
 
     reason = "READER_TOO_SLOW"
-
-    def __init__(self, limit_s: float) -> None:
-        super().__init__(
-            f"nothing of the stream was read for {limit_s:.0f} s, so the answer was given up; read it as it comes, or "
-            "ask for a whole answer",
-            metadata={"limit_s": f"{limit_s:.0f}"},
-        )
+    message = "the client read nothing for {limit_s:.0f} s; read the stream as it comes, or request a whole answer"
 
 
-class QueueFullError(errors.ResourceExhaustedError):
+class QueueFullError(_DescribedError, errors.ResourceExhaustedError):
     """Too many requests wait or run."""
 
     reason = "QUEUE_FULL"
-
-    def __init__(self, limit: int, *, retry_after_s: float = 1.0) -> None:
-        super().__init__(
-            f"{limit} requests are in flight, as many as this server takes; try again in {retry_after_s:.1f} s",
-            metadata={"limit": str(limit), "retry_after_s": f"{retry_after_s:.1f}"},
-            retry_after_s=retry_after_s,
-        )
+    message = "{limit} requests are in flight, the limit of this server; retry in {retry_after_s:.1f} s"
 
 
-class TenantQueueFullError(errors.ResourceExhaustedError):
+class TenantQueueFullError(_DescribedError, errors.ResourceExhaustedError):
     """Too many requests of one tenant wait or run."""
 
     reason = "TENANT_QUEUE_FULL"
-
-    def __init__(self, tenant: str, limit: int, *, retry_after_s: float) -> None:
-        super().__init__(
-            f"tenant {tenant} has {limit} requests in flight, as many as this server takes of one tenant; "
-            f"try again in {retry_after_s:.1f} s",
-            metadata={"tenant": tenant, "limit": str(limit), "retry_after_s": f"{retry_after_s:.1f}"},
-            retry_after_s=retry_after_s,
-        )
+    message = (
+        "tenant {tenant} has {limit} requests in flight, the limit of this server for one tenant; retry in "
+        "{retry_after_s:.1f} s"
+    )
 
 
-class QuotaExceededError(errors.ResourceExhaustedError):
+class QuotaExceededError(_DescribedError, errors.ResourceExhaustedError):
     """The tenant's quota of requests, tokens or concurrent requests is used up for now."""
 
     reason = "QUOTA_EXCEEDED"
-
-    def __init__(self, tenant: str, quota: str, limit: int, *, retry_after_s: float) -> None:
-        super().__init__(
-            f"tenant {tenant} has used up its quota of {limit} {quota.replace('_', ' ')}; try again in "
-            f"{retry_after_s:.1f} s, or have an operator raise it (luthier quota set)",
-            metadata={"tenant": tenant, "quota": quota, "limit": str(limit), "retry_after_s": f"{retry_after_s:.1f}"},
-            retry_after_s=retry_after_s,
-        )
+    message = (
+        "tenant {tenant} has used up its quota {quota}={limit}; retry in {retry_after_s:.1f} s, or have an operator "
+        "raise it (luthier quota set)"
+    )
 
 
-class AdapterQuotaError(errors.ResourceExhaustedError):
+class AdapterQuotaError(_DescribedError, errors.ResourceExhaustedError):
     """The tenant has as many different adapters deployed as its quota allows."""
 
     reason = "ADAPTER_QUOTA_EXCEEDED"
+    message = (
+        "tenant {tenant} may have {limit} different adapters deployed; undeploy one first, or have an operator raise "
+        "the quota (luthier quota set)"
+    )
+    retry_s = 60.0
 
-    def __init__(self, tenant: str, limit: int) -> None:
-        super().__init__(
-            f"tenant {tenant} may have {limit} different adapters deployed; undeploy one first, or have an operator "
-            "raise the quota (luthier quota set)",
-            metadata={"tenant": tenant, "limit": str(limit)},
-            retry_after_s=60.0,
-        )
+
+class ResponseNotFoundError(_DescribedError, errors.NotFoundError):
+    """The tenant has no such answer, or it is no longer remembered."""
+
+    reason = "RESPONSE_NOT_FOUND"
+    message = "this tenant has no response {response_id}, or it ended too long ago; use the response id of the answer"
+
+
+class CaptureFileNotFoundError(_DescribedError, errors.NotFoundError):
+    """No such file, or it was deleted."""
+
+    reason = "CAPTURE_FILE_NOT_FOUND"
+    message = (
+        "there is no capture file {capture_file}; `luthier capture list` lists them, `luthier feedback export` makes "
+        "one"
+    )
+
+
+class ExportTooLargeError(_DescribedError, errors.InvalidArgumentError):
+    """More feedback than fits into one file."""
+
+    reason = "EXPORT_TOO_LARGE"
+    message = "the export has more than {limit} rows; narrow it to a deployment or a rating"
+
+
+class ExportOvertakenError(_DescribedError, errors.FailedPreconditionError):
+    """Capture was switched off while the export was made, so it was discarded."""
+
+    reason = "EXPORT_OVERTAKEN"
+    message = "capture of {parent} was switched off during the export; export again"
+
+
+class RevisionNotFoundError(_DescribedError, errors.NotFoundError):
+    """The tenant has no such adapter revision."""
+
+    reason = "ADAPTER_REVISION_NOT_FOUND"
+    message = "there is no adapter revision {adapter_revision}; `luthier jobs list` shows the results of trainings"
+
+
+class BaseModelNotFoundError(_DescribedError, errors.NotFoundError):
+    """No such base model."""
+
+    reason = "BASE_MODEL_NOT_FOUND"
+    message = "there is no base model {base_model}; `luthier model import` adds one"
+
+
+class BaseModelNotReadyError(_DescribedError, errors.FailedPreconditionError):
+    """The base model is being imported, or its import failed."""
+
+    reason = "BASE_MODEL_NOT_READY"
+    message = "the import of {base_model} is not complete; watch it with `luthier model list`"
+
+
+class TrainerUnavailableError(_DescribedError, errors.UnavailableError):
+    """The trainer does not respond."""
+
+    reason = "TRAINER_UNAVAILABLE"
+    message = "the trainer did not respond ({code}: {detail}); `luthier status` shows whether it runs"
+    retry_s = 2.0

@@ -1,11 +1,11 @@
-"""What is remembered of answers, what is said about them, and what may be kept. Pure rules; standard library only."""
+"""What is recorded of answers, what users say about them, and what may be kept."""
 
 from __future__ import annotations
 
 import enum
 import hashlib
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from luthierd.errors import FieldViolation, InvalidArgumentError
 from luthierd.inference.domain.completion import Turn
@@ -14,12 +14,10 @@ MIN_RETENTION_S, MAX_RETENTION_S = 60.0, 366 * 86400.0
 DEFAULT_RETENTION_S = 30 * 86400.0
 MAX_CORRECTION_CHARACTERS = 32_768
 MAX_LABELS, MAX_LABEL_CHARACTERS = 16, 64
-ABORTED = "aborted"
-"""Finish reason of an answer that did not come to its end: cancelled, timed out, or its engine died."""
 
 
 class Rating(enum.Enum):
-    """A judgement of one answer."""
+    """A rating of one answer."""
 
     UNSPECIFIED = "UNSPECIFIED"
     BAD = "BAD"
@@ -27,7 +25,7 @@ class Rating(enum.Enum):
 
 
 class FileKind(enum.Enum):
-    """What a capture file holds."""
+    """The kind of a capture file."""
 
     PART = "PART"
     EXPORT = "EXPORT"
@@ -35,7 +33,7 @@ class FileKind(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Response:
-    """One answer that ended: who gave it, when, how long. No text of anybody's. Times: seconds since the epoch."""
+    """One answer that ended: who gave it, when, how long. It has no text. Times: seconds since the epoch."""
 
     response_id: str
     tenant: str
@@ -51,25 +49,42 @@ class Response:
     ttft_ms: float
     latency_ms: float
     mirror_of: str = ""
-    """The response id of the live answer, if this one is shadow traffic's."""
+    """The response id of the live answer that it copies."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """A prompt, as turns (one of the user's for a plain text), and the answer to it."""
+    """A prompt, as turns (a single user turn for a plain text), and the answer to it."""
 
     messages: tuple[Turn, ...]
     completion: str
 
     @property
     def character_count(self) -> int:
-        """What it costs to keep."""
+        """The size for all limits."""
         return len(self.completion) + sum(len(turn.content) for turn in self.messages)
+
+
+@dataclass(frozen=True)
+class Captured:
+    """An answer with its text; None if the text was not captured."""
+
+    response: Response
+    text: Text | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyChange:
+    """Fields to change; None leaves a field unchanged."""
+
+    enabled: bool | None = None
+    retention_s: float | None = None
+    sample_rate: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class CapturePolicy:
-    """Whether and how long a tenant's texts are kept. `enabled_time`: since when without a break; 0 while off."""
+    """Whether and how long a tenant's texts are kept. `enabled_time`: start of the current period; 0 while off."""
 
     tenant: str
     enabled: bool = False
@@ -81,35 +96,26 @@ class CapturePolicy:
 
     @property
     def etag(self) -> str:
-        """Another one after every change."""
+        """Changes with every change."""
         return hashlib.sha256(f"{self.tenant}\0{self.change}".encode()).hexdigest()[:16]
 
     def changed(self, change: PolicyChange, now: float) -> CapturePolicy:
-        """With what `change` says. InvalidArgumentError names the field that is out of its range."""
-        enabled = self.enabled if change.enabled is None else change.enabled
-        retention_s = self.retention_s if change.retention_s is None else change.retention_s
-        sample_rate = self.sample_rate if change.sample_rate is None else change.sample_rate
-        if not MIN_RETENTION_S <= retention_s <= MAX_RETENTION_S:
+        """The changed policy. InvalidArgumentError names the field that is out of range."""
+        given = {name: value for name, value in vars(change).items() if value is not None}
+        after = replace(self, **given, change=self.change + 1, update_time=now)
+        if not MIN_RETENTION_S <= after.retention_s <= MAX_RETENTION_S:
             raise InvalidArgumentError.of_field(
-                "capture_policy.retention", f"{retention_s:g} s is not from 1 minute to 366 days"
+                "capture_policy.retention", f"{after.retention_s:g} s is not from 1 minute to 366 days"
             )
-        if not (math.isfinite(sample_rate) and 0 < sample_rate <= 1):
+        if not (math.isfinite(after.sample_rate) and 0 < after.sample_rate <= 1):
             raise InvalidArgumentError.of_field(
-                "capture_policy.sample_rate", f"{sample_rate:g} is not above 0 and at most 1"
+                "capture_policy.sample_rate", f"{after.sample_rate:g} is not above 0 and at most 1"
             )
-        since = (self.enabled_time if self.enabled else now) if enabled else 0.0
-        return replace(
-            self,
-            enabled=enabled,
-            retention_s=retention_s,
-            sample_rate=sample_rate,
-            enabled_time=since,
-            change=self.change + 1,
-            update_time=now,
-        )
+        since = self.enabled_time if self.enabled else now
+        return replace(after, enabled_time=since if after.enabled else 0.0)
 
     def takes(self, response_id: str) -> bool:
-        """Whether this answer belongs to the sample. The same answer gets the same verdict everywhere."""
+        """Whether this answer belongs to the sample. The same answer gets the same result on every server."""
         if not self.enabled:
             return False
         share = int.from_bytes(hashlib.sha256(response_id.encode()).digest()[:8], "big") / 2**64
@@ -117,17 +123,8 @@ class CapturePolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyChange:
-    """Fields to change; None stays as it is."""
-
-    enabled: bool | None = None
-    retention_s: float | None = None
-    sample_rate: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Opinion:
-    """What somebody says about an answer."""
+    """What a user says about an answer."""
 
     rating: Rating = Rating.UNSPECIFIED
     correction: str = ""
@@ -135,32 +132,32 @@ class Opinion:
 
     @classmethod
     def parse(cls, rating: Rating, correction: str, labels: tuple[str, ...]) -> Opinion:
-        """InvalidArgumentError if it says nothing, or a part of it is beyond its bound."""
+        """InvalidArgumentError if it is empty, or a part of it exceeds its limit."""
         if rating is Rating.UNSPECIFIED and not correction.strip() and not labels:
             raise InvalidArgumentError(
-                "the feedback says nothing; give a rating, a correction or labels",
+                "the feedback is empty; give a rating, a correction or labels",
                 violations=[FieldViolation("rating", "or `correction` or `labels`: one is needed")],
             )
         if len(correction) > MAX_CORRECTION_CHARACTERS:
             raise InvalidArgumentError.of_field(
-                "correction", f"{len(correction)} characters; at most {MAX_CORRECTION_CHARACTERS}"
+                "correction", f"{len(correction)} characters; the limit is {MAX_CORRECTION_CHARACTERS}"
             )
         if "\0" in correction:
-            raise InvalidArgumentError.of_field("correction", "it holds the character U+0000; remove it")
+            raise InvalidArgumentError.of_field("correction", "it contains the character U+0000; remove it")
         if len(labels) > MAX_LABELS:
-            raise InvalidArgumentError.of_field("labels", f"{len(labels)} labels; at most {MAX_LABELS}")
+            raise InvalidArgumentError.of_field("labels", f"{len(labels)} labels; the limit is {MAX_LABELS}")
         for index, label in enumerate(labels):
             if not (0 < len(label) <= MAX_LABEL_CHARACTERS and label.isprintable() and label.strip() == label):
                 raise InvalidArgumentError.of_field(
                     f"labels[{index}]",
-                    f"it must have 1 to {MAX_LABEL_CHARACTERS} visible characters, and no blanks around them",
+                    f"it must have 1 to {MAX_LABEL_CHARACTERS} visible characters, without blanks around them",
                 )
         return cls(rating=rating, correction=correction.strip() and correction, labels=tuple(sorted(set(labels))))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Feedback:
-    """An opinion that is kept, with the answer that it is about."""
+    """A stored opinion with the answer that it is about."""
 
     response: Response
     opinion: Opinion
@@ -184,15 +181,7 @@ class CaptureFile:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportFilter:
-    """Which feedback; an empty or unspecified field lets everything through."""
+    """Which feedback to export; an empty or unspecified field matches everything."""
 
     deployment: str = ""
     rating: Rating = Rating.UNSPECIFIED
-
-
-@dataclass(frozen=True)
-class Captured:
-    """An answer with its text, None where it was not captured."""
-
-    response: Response
-    text: Text | None = field(default=None)

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from luthierd.inference.domain.engine import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceRow:
-    """A greedy continuation as the training recorded it, with its log-probabilities without and with the adapter."""
+    """A greedy continuation recorded by the training, with its log-probabilities without and with the adapter."""
 
     prompt_ids: tuple[int, ...]
-    completion_ids: tuple[int, ...] = field(default=())
-    base_logprobs: tuple[float, ...] = field(default=())
-    tuned_logprobs: tuple[float, ...] = field(default=())
+    completion_ids: tuple[int, ...] = ()
+    base_logprobs: tuple[float, ...] = ()
+    tuned_logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParityCertificate:
-    """What the proof of a loaded adapter found. Deviations are means of absolute differences, per completion token.
+    """The result of a parity check. All differences are absolute, per completion token.
 
-    `deviation`: engine with the adapter against the training's record of it; `base_deviation`: the same without it;
-    `effect`: engine with against engine without. `row_count` 0: nothing was recorded, only the effect is proved.
+    Deviation: engine with the adapter against the training with it; base deviation: both without it; effect: engine
+    with the adapter against the engine without it. `row_count` 0: the training recorded nothing, only the effect was
+    checked.
     """
 
     row_count: int
@@ -40,8 +41,8 @@ class ParityCertificate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Proof:
-    """A loaded adapter's certificate, and how long each stage took to get it there."""
+class ParityCheck:
+    """A passed check, and how long each stage of loading the adapter took."""
 
     certificate: ParityCertificate
     stages: tuple[Stage, ...] = ()

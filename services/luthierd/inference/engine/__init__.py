@@ -1,1 +1,1 @@
-"""Engines behind the `Engine` Protocol of `engine_host`. The only place, with the plugin, that imports vLLM."""
+"""Engines behind the `Engine` Protocol. Only this package imports vLLM, transformers and PEFT."""

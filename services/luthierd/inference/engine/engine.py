@@ -1,4 +1,4 @@
-"""What an engine is: a base model in memory, many adapters beside it, and the calls that answer with them."""
+"""What an engine is: one base model in memory, many adapters on it, and the calls that use them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from luthierd.inference.domain.completion import Sampling, Structure, TokenLogprob, Turn
+from starlette.types import Receive, Scope, Send
+
+from luthierd.inference.domain.completion import Sampling, Structure, TokenLogprob, TokenUsage, Turn
 from luthierd.inference.domain.engine import Stage
 
 
 @dataclass(frozen=True)
 class EngineAdapter:
-    """One load of an adapter: `engine_name` and `number` are never used for anything else while the engine lives."""
+    """One load of an adapter: `engine_name` and `number` are never reused while the engine lives."""
 
     engine_name: str
     number: int
@@ -22,7 +24,7 @@ class EngineAdapter:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRequest:
-    """One prompt for the engine. `prompt_ids` must leave room for an answer."""
+    """One prompt. `prompt_ids` must leave room for an answer."""
 
     request_id: str
     prompt_ids: tuple[int, ...]
@@ -31,24 +33,44 @@ class EngineRequest:
     cache_salt: str
 
 
-@dataclass(frozen=True)
-class EnginePiece:
-    """What the engine made of one choice since that choice's last piece."""
+@dataclass(frozen=True, kw_only=True)
+class EngineDelta:
+    """What the engine generated for one choice since its last delta."""
 
     text: str
     token_count: int
     finish_reason: str = ""
-    """`stop` or `length`, in the last piece of each choice."""
+    """`stop` or `length`, in the last delta of each choice."""
     choice: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
-    """One for each of `token_count`, if the sampling asked for them."""
+    """One for each of `token_count`, if the sampling requests them."""
     cached_prompt_token_count: int = 0
     queue_s: float = 0.0
-    """From the call of `generate` to the first computation; 0 if the engine does not tell."""
+    """From the call of `generate` to the first computation; 0 if unknown."""
+
+
+class OpenAIApplication(Protocol):
+    """An ASGI application that serves one request whose model is already resolved."""
+
+    async def __call__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        model: str,
+        adapter: EngineAdapter | None,
+        response_id: str,
+        usage: TokenUsage,
+    ) -> None:
+        """Answers with the adapter's weights, or the base model's, and counts tokens in `usage`.
+
+        `model`: the name in the answer. However the call ends, it stops all computation for the request.
+        """
 
 
 class Engine(Protocol):
-    """A running engine that holds one base model and many adapters."""
+    """A running engine with one base model and many adapters."""
 
     @property
     def version(self) -> str:
@@ -56,11 +78,11 @@ class Engine(Protocol):
 
     @property
     def dtype(self) -> str:
-        """In what it computes, e.g. `float32`."""
+        """Data type of the computation, e.g. `float32`."""
 
     @property
     def window(self) -> int:
-        """Most tokens of prompt and answer together."""
+        """Maximum tokens of prompt and answer together."""
 
     @property
     def vocabulary_size(self) -> int:
@@ -68,26 +90,26 @@ class Engine(Protocol):
 
     @property
     def max_rank(self) -> int:
-        """Largest LoRA rank it takes."""
+        """Maximum LoRA rank."""
 
     @property
     def start_stages(self) -> tuple[Stage, ...]:
-        """What its start consisted of, in order."""
+        """The stages of its start, in order."""
 
     def tokenize(self, text: str, *, is_prompt: bool = True) -> tuple[int, ...]:
-        """A text's tokens, as a prompt of its own; else as they stand within a text. Blocks, like the next three."""
+        """A text's tokens as a prompt, or as a part of a text. Blocks, like the next three."""
 
     def token_texts(self, token_ids: Sequence[int]) -> tuple[str, ...]:
         """The text of each token, all below `vocabulary_size`."""
 
     def check_structure(self, structure: Structure) -> None:
-        """InvalidArgumentError, of `structure.field`, if the engine cannot hold an answer to it."""
+        """InvalidArgumentError, of `structure.field`, if the engine cannot constrain an answer to it."""
 
     def render_chat(self, turns: Sequence[Turn]) -> tuple[int, ...]:
         """A conversation's tokens through the base model's chat template, up to where the assistant begins."""
 
-    def generate(self, request: EngineRequest) -> AsyncGenerator[EnginePiece, None]:
-        """The answer, piece by piece, with several choices mixed; closing the iterator stops it. EngineDiedError."""
+    def generate(self, request: EngineRequest) -> AsyncGenerator[EngineDelta, None]:
+        """The answer, its choices interleaved; closing the iterator stops it. EngineDiedError."""
 
     async def score(
         self,
@@ -99,7 +121,7 @@ class Engine(Protocol):
     ) -> tuple[float, ...]:
         """Log-probability of each token of the completion after the prompt. EngineDiedError.
 
-        `is_background`: takes as long as it takes, so that others' next tokens do not wait for it.
+        `is_background`: may take longer, so that the next tokens of other requests do not wait for it.
         """
 
     async def embed(
@@ -111,7 +133,10 @@ class Engine(Protocol):
         """AdapterInvalidError if the engine cannot serve the files."""
 
     async def unload_adapter(self, adapter: EngineAdapter) -> None:
-        """Frees the adapter's place. Nobody may use it any more."""
+        """Frees the adapter's place. No request may use it any more."""
+
+    async def openai_application(self) -> OpenAIApplication:
+        """HttpUnsupportedError if the engine has none."""
 
     async def wait_dead(self) -> None:
         """Returns when the engine's process has ended by itself."""

@@ -1,44 +1,34 @@
-"""Which engine runs, by configuration. Imports no model library by itself."""
+"""Which engine runs, by configuration. Imports no model library itself."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import importlib.util
-from typing import Any, NamedTuple
+from typing import Any
 
 from luthierd.config import ConfigError
 from luthierd.inference.config import InferenceConfig
-from luthierd.inference.domain.errors import HttpUnsupportedError
-from luthierd.inference.engine.engine import Engine, StartEngine
+from luthierd.inference.engine.engine import StartEngine
 from luthierd.inference.engine.transformers_engine import TransformersSettings, start_transformers
 from luthierd.inference.engine.vllm_engine import VllmSettings, start_vllm
-from luthierd.inference.engine.vllm_openai import openai_application
-from luthierd.inference.http.front import Application, BuildApplication
 
 ENGINES = ("vllm", "transformers")
 EXECUTORS = ("auto", "uni", "mp", "ray")
 
 
-class ChosenEngine(NamedTuple):
-    """How to start it, and how to make its OpenAI application."""
-
-    start: StartEngine
-    openai_application: BuildApplication
-
-
-def chosen_engine(config: InferenceConfig) -> ChosenEngine:
-    """The engine that `config.engine` names. ConfigError for what cannot work on any machine, or not on this one."""
+def chosen_engine(config: InferenceConfig) -> StartEngine:
+    """Starts the engine that `config.engine` names. ConfigError if the settings cannot work on this machine."""
     _check(config)
     if config.engine == "transformers":
         transformers = TransformersSettings(**_settings(config, TransformersSettings))
-        return ChosenEngine(functools.partial(start_transformers, settings=transformers), _no_application)
+        return functools.partial(start_transformers, settings=transformers)
     vllm = VllmSettings(**_settings(config, VllmSettings))
-    return ChosenEngine(functools.partial(start_vllm, settings=vllm), openai_application)
+    return functools.partial(start_vllm, settings=vllm)
 
 
 def _settings(config: InferenceConfig, cls: type) -> dict[str, Any]:
-    """The values of the fields that the settings have in common with the configuration."""
+    """The values of the fields that the settings share with the configuration."""
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(cls) if hasattr(config, field.name)}
 
 
@@ -59,13 +49,9 @@ def _check(config: InferenceConfig) -> None:
 
 def _one_of(value: str, known: tuple[str, ...], variable: str) -> None:
     if value not in known:
-        raise _wrong(variable, value, f"it must be one of {', '.join(known)}")
+        raise _wrong(variable, value, f"choose one of {', '.join(known)}")
 
 
 def _wrong(variable: str, value: str, problem: str) -> ConfigError:
     variable = f"LUTHIER_INFERENCE_{variable}"
     return ConfigError(f"{variable}={value}: {problem}", metadata={"variable": variable, "value": value})
-
-
-async def _no_application(engine: Engine) -> Application:
-    raise HttpUnsupportedError(engine.version)

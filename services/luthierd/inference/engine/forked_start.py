@@ -1,8 +1,8 @@
-"""A warm process for vLLM's engine core to be forked from. No vLLM here.
+"""A process that has imported vLLM, from which vLLM's engine core is forked. Does not import vLLM itself.
 
-Importing vLLM takes 23 s of a core on a small machine, once in the server and once more in a spawned engine process. A
-fork server imports it at the same time as the server does, and again never: an engine starts in 34 s instead of 51 s,
-and after a crash in 9 s (measured, 2 cores). Only for CPUs: a CUDA context does not survive a fork.
+Importing vLLM takes 23 s of a core on a small machine, once in the server and again in a spawned engine process. A fork
+server imports it once, at the same time as the server: an engine starts in 34 s instead of 51 s, and after a crash in
+9 s (measured, 2 cores). For CPUs only: a CUDA context does not survive a fork.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ PRELOADS = [
 
 
 def warm_context(environment: Mapping[str, str]) -> BaseContext:
-    """A multiprocessing context whose processes are forked from one that has `environment` and has imported vLLM.
+    """A multiprocessing context whose processes are forked from one with `environment` that has imported vLLM.
 
-    Returns at once; the first process waits for the import. One environment for the life of this process.
+    Returns at once; the first process waits for the import. This process can use only one environment.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADS)
@@ -37,7 +37,7 @@ def warm_context(environment: Mapping[str, str]) -> BaseContext:
 
 @contextlib.contextmanager
 def variables(environment: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables while the block runs: for processes that are started in it."""
+    """Sets environment variables while the block runs, for processes started in it."""
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     try:

@@ -1,6 +1,6 @@
-"""The life of the one engine: which base model it holds, its start, its death and its return.
+"""The life of the one engine: its base model, its start, its death and its restart.
 
-The choice of the base model is durable. An engine whose process dies is started again with everything that should be
+The choice of the base model is durable. An engine whose process dies is restarted with everything that should be
 loaded; calls in flight fail with UNAVAILABLE.
 """
 
@@ -28,7 +28,7 @@ from luthierd.inference.engine.engine import Engine, StartEngine
 log = logging.getLogger(__name__)
 
 MAX_STARTS_IN_A_ROW = 3
-"""A third death within `STABLE_S` of a start is no accident: FAILED, for a person to look at."""
+"""A third death within `STABLE_S` of a start is not an accident: FAILED, for an operator to investigate."""
 STABLE_S = 60.0
 
 
@@ -40,16 +40,16 @@ class BaseModelFiles(Protocol):
 
 
 class ChoiceStore(Protocol):
-    """Remembers which base model this server holds."""
+    """Remembers the base model of this server."""
 
     async def chosen_base_model(self) -> BaseModel | None:
-        """The choice, if one was made."""
+        """The choice, if any."""
 
     async def choose_base_model(self, base_model: BaseModel) -> BaseModel:
-        """Makes the choice unless there is one; returns what holds now."""
+        """Makes the choice unless there is one; returns the stored choice."""
 
     async def forget_base_model(self, base_model: BaseModel) -> None:
-        """Takes the choice back, if it is this one."""
+        """Takes this choice back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class EngineStatus:
 
 
 class EngineHost:
-    """Owns the engine. `on_started` loads what should be loaded before the engine counts as READY."""
+    """Owns the engine. `on_started` loads what should be loaded before the engine is READY."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class EngineHost:
         self._start_engine, self._files, self._store = start, files, store
         self._set_serving, self._clock = set_serving, clock
         self._engine: Engine | None = None
-        self._is_mourning = False  # an engine died, and none has been started since
+        self._awaiting_restart = False
         self._changed = asyncio.Event()
         self._wanted = asyncio.Event()
         self.status = EngineStatus()
@@ -90,24 +90,23 @@ class EngineHost:
         """Chooses the base model, durably, and has the engine started. OtherBaseModelError if it holds another."""
         chosen = await self._store.choose_base_model(base_model)
         if chosen != base_model and self.status.state is EngineState.FAILED:
-            await self._store.forget_base_model(chosen)  # what never ran must not stand in the way of what may
+            await self._store.forget_base_model(chosen)  # a model that never started must not block another
             chosen = await self._store.choose_base_model(base_model)
         if chosen != base_model:
             raise OtherBaseModelError(
                 wanted=base_model.name, wanted_sha256=base_model.sha256, held=chosen.name, held_sha256=chosen.sha256
             )
         if self.status.state in (EngineState.STOPPED, EngineState.FAILED):
-            self._become(
-                EngineStatus(state=EngineState.STARTING, base_model=chosen, start_count=self.status.start_count)
-            )
+            start_count = self.status.start_count
+            self._become(EngineStatus(state=EngineState.STARTING, base_model=chosen, start_count=start_count))
             self._wanted.set()
 
     async def engine_for(self, base_model: BaseModel) -> Engine:
-        """The engine, started if need be, once it is ready. OtherBaseModelError, EngineUnavailableError."""
+        """The engine once it is ready, started if necessary. OtherBaseModelError, EngineUnavailableError."""
         if self.status.base_model == base_model and self._engine is not None:
             return self._engine
         await self.want(base_model)
-        if self._is_mourning:
+        if self._awaiting_restart:
             raise EngineDiedError
         while self.status.state is EngineState.STARTING:
             await self._changed.wait()
@@ -140,16 +139,16 @@ class EngineHost:
         quick_deaths = 0
         while True:
             await self._wanted.wait()
-            engine, started = await self._started(), self._clock()
+            engine, started = await self._start(), self._clock()
             if engine is None:
                 self._wanted.clear()  # `want` sets it again
                 continue
             await engine.wait_dead()
             quick_deaths = quick_deaths + 1 if self._clock() - started < STABLE_S else 1
-            await self._buried(engine, give_up=quick_deaths >= MAX_STARTS_IN_A_ROW)
+            await self._on_engine_death(engine, give_up=quick_deaths >= MAX_STARTS_IN_A_ROW)
 
-    async def _started(self) -> Engine | None:
-        """Starts the engine and loads what should be loaded. None, and FAILED, if it cannot be."""
+    async def _start(self) -> Engine | None:
+        """Starts the engine and loads what should be loaded. On an error: None, and FAILED."""
         base_model, start_count = self.status.base_model, self.status.start_count + 1
         assert base_model is not None
         began, engine, stages = self._clock(), None, StageClock(self._clock)
@@ -165,11 +164,11 @@ class EngineHost:
             log.error("the engine could not start", extra={"base_model": base_model.name, "reason": error.reason})
             if engine is not None:
                 await engine.close()
-            self._is_mourning = False
+            self._awaiting_restart = False
             self._become(replace(self.status, state=EngineState.FAILED, error=error, start_count=start_count))
             await self._set_serving(False)
             return None
-        self._engine, self._is_mourning = engine, False
+        self._engine, self._awaiting_restart = engine, False
         self._become(
             EngineStatus(
                 state=EngineState.READY,
@@ -188,8 +187,8 @@ class EngineHost:
         )
         return engine
 
-    async def _buried(self, engine: Engine, *, give_up: bool) -> None:
-        self._engine, self._is_mourning = None, not give_up
+    async def _on_engine_death(self, engine: Engine, *, give_up: bool) -> None:
+        self._engine, self._awaiting_restart = None, not give_up
         error = EngineDiedError() if give_up else None
         self._become(replace(self.status, state=EngineState.FAILED if give_up else EngineState.STARTING, error=error))
         log.error("the engine's process died", extra={"start_count": self.status.start_count, "give_up": give_up})
@@ -206,7 +205,7 @@ class EngineHost:
         self._changed = asyncio.Event()
 
     async def close(self) -> None:
-        """Ends the engine. Called after the last request."""
+        """Ends the engine, after the last request."""
         engine, self._engine = self._engine, None
         if engine is not None:
             await engine.close()

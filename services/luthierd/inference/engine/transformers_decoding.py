@@ -1,7 +1,7 @@
-"""Decoding, one token a step: rows of one adapter that began together share a batch and a key-value cache.
+"""Decoding, one token per step: rows of one adapter that began together share a batch and a key-value cache.
 
-Rows are padded on the left; a row that ends leaves the batch, with its part of the cache, before the next step. Rows of
-two adapters never share a forward pass. Axes: B rows, T positions, V vocabulary.
+Rows are padded on the left; a row that ends leaves the batch and its cache before the next step. Rows of different
+adapters never share a forward pass. Axes: B rows, T positions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ import torch
 from torch import Tensor
 
 from luthierd.inference.domain.completion import Sampling, TokenAlternative, TokenLogprob
-from luthierd.inference.engine.engine import EnginePiece
+from luthierd.inference.engine.engine import EngineDelta
 from luthierd.inference.engine.transformers_model import LoraModel
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-"""What a tokenizer decodes the first bytes of an unfinished character to."""
+"""What a tokenizer decodes an incomplete character to."""
 
 
 class TokenText:
-    """Text of tokens as they come: what a stop text or an unfinished character might still change is held back."""
+    """Text of tokens as they arrive. What may still become a stop text or a complete character is held back."""
 
     def __init__(self, tokenizer: Any, stops: Sequence[str]) -> None:
         self._tokenizer, self._stops = tokenizer, stops
         self._hold_back = max((len(stop) - 1 for stop in stops), default=0)
         self._ids: list[int] = []
-        self._first, self._read = 0, 0  # tokens from `first` are decoded together, up to `read` they were taken
+        self._first, self._read = 0, 0  # tokens from `first` on are decoded together; those before `read` were used
         self._text, self._sent = "", 0
 
     def add(self, token_id: int) -> tuple[str, bool]:
-        """What can be sent after one more token, and whether a stop text has ended the answer."""
+        """The text to send after this token, and whether a stop text ended the answer."""
         self._ids.append(token_id)
         self._take()
         found = [place for stop in self._stops if (place := self._text.find(stop, self._sent)) >= 0]
@@ -44,7 +44,7 @@ class TokenText:
         return self._send(self._hold_back), False
 
     def rest(self) -> str:
-        """What was held back for a stop text, once no token follows; never a part of a character (as vLLM does)."""
+        """The text held back for a stop text, after the last token; never an incomplete character (like vLLM)."""
         return self._send(0)
 
     def of(self, token_id: int) -> str:
@@ -69,13 +69,13 @@ class TokenText:
 
 @dataclass(eq=False)
 class Row:
-    """One answer in the making. `emit` hears each piece; `is_cancelled` may be set from any thread."""
+    """One answer being generated. `emit` gets each delta; `is_cancelled` may be set from any thread."""
 
     prompt_ids: tuple[int, ...]
     sampling: Sampling
     adapter: str | None
     text: TokenText
-    emit: Callable[[EnginePiece | BaseException], None]
+    emit: Callable[[EngineDelta | BaseException], None]
     choice: int = 0
     is_cancelled: bool = False
     token_ids: list[int] = field(default_factory=list)
@@ -85,26 +85,35 @@ class Row:
 
     def __post_init__(self) -> None:
         seed = self.sampling.seed
-        if seed is not None:  # as vLLM does, each of several choices has a seed of its own
+        if seed is not None:  # like vLLM: each choice has its own seed
             seed = (seed + self.choice) % 2**63
         self.generator = torch.Generator().manual_seed(secrets.randbits(63) if seed is None else seed)
 
     def accept(self, logits_V: Tensor, end_ids: frozenset[int]) -> bool:
-        """Chooses the next token and sends what there is to send. True if it was the last one."""
+        """Chooses the next token and emits its text. True if it was the last one."""
         token_id = choose(logits_V, self.sampling, self.generator)
         self.token_ids.append(token_id)
-        delta, reason = "", ""
+        reason = ""
         if token_id in end_ids:
-            delta, reason = self.text.rest(), "stop"
+            text, reason = self.text.rest(), "stop"
         else:
-            delta, is_stopped = self.text.add(token_id)
+            text, is_stopped = self.text.add(token_id)
             if is_stopped:
                 reason = "stop"
             elif len(self.token_ids) >= self.sampling.max_tokens:
-                delta, reason = delta + self.text.rest(), "length"
+                text, reason = text + self.text.rest(), "length"
         count = self.sampling.top_logprob_count
         logprobs = () if count is None else (self._logprob(logits_V, token_id, count),)
-        self.emit(EnginePiece(delta, 1, reason, choice=self.choice, logprobs=logprobs, queue_s=self.queue_s))
+        self.emit(
+            EngineDelta(
+                text=text,
+                token_count=1,
+                finish_reason=reason,
+                choice=self.choice,
+                logprobs=logprobs,
+                queue_s=self.queue_s,
+            )
+        )
         return bool(reason)
 
     def _logprob(self, logits_V: Tensor, token_id: int, count: int) -> TokenLogprob:
@@ -121,7 +130,7 @@ class Row:
 
 
 def choose(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """The likeliest token at temperature 0; else a draw from the `top_k` likeliest, cut to those that hold `top_p`."""
+    """The most likely token at temperature 0; else drawn from the `top_k` most likely, cut to a mass of `top_p`."""
     if sampling.temperature == 0:
         return int(logits_V.argmax())
     scaled_V = logits_V.float().cpu() / sampling.temperature
@@ -144,7 +153,7 @@ class Cohort:
         self._mask_BT = torch.empty(0)
 
     def step(self) -> None:
-        """One token for each row: of the whole prompt at first, of the last token later. Ended rows leave."""
+        """One token for each row: the first step computes the prompts, later ones the last token. Ended rows leave."""
         self._leave([not row.is_cancelled for row in self.rows])
         if not self.rows:
             return

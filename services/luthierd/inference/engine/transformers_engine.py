@@ -1,8 +1,7 @@
 """Hugging Face transformers with PEFT behind the `Engine` Protocol: runs anywhere, and is the reference for parity.
 
-One thread owns the model. Between two steps it does what it was asked for (load, unload, score, embed), lets waiting
-answers begin, and gives each cohort (answers of one adapter that began together) one token in turn. It imports torch
-when an engine starts.
+One thread owns the model. Between two steps it runs jobs (load, unload, score, embed) and starts waiting answers; then
+each cohort (answers of one adapter that began together) gets one token in turn. torch is imported at an engine's start.
 """
 
 from __future__ import annotations
@@ -25,11 +24,12 @@ from luthierd.inference.domain.errors import (
     AdapterInvalidError,
     EngineDiedError,
     EngineStartError,
+    HttpUnsupportedError,
     StructureUnsupportedError,
 )
-from luthierd.inference.engine.engine import EngineAdapter, EnginePiece, EngineRequest
+from luthierd.inference.engine.engine import EngineAdapter, EngineDelta, EngineRequest, OpenAIApplication
 from luthierd.inference.engine.platform_settings import cpu_dtype
-from luthierd.inference.engine.tokenizing import Tokenizing
+from luthierd.inference.engine.tokenizing import Tokenizing, window_of
 
 if TYPE_CHECKING:
     from luthierd.inference.engine.transformers_decoding import Cohort, Row
@@ -69,7 +69,7 @@ def _start(folder: pathlib.Path, settings: TransformersSettings) -> Transformers
     import torch
     import transformers
 
-    from luthierd.inference.engine.transformers_model import LoraModel, window_of
+    from luthierd.inference.engine.transformers_model import LoraModel
 
     stages.reach("load")
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -86,7 +86,7 @@ def _start(folder: pathlib.Path, settings: TransformersSettings) -> Transformers
 
 
 class TransformersEngine(Tokenizing):
-    """See `engine_host.Engine`."""
+    """See `Engine`."""
 
     def __init__(
         self,
@@ -103,22 +103,21 @@ class TransformersEngine(Tokenizing):
         self.max_rank, self.window, self.version = max_rank, window, version
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.vocabulary_size = int(model.model.config.vocab_size)
-        self._decoder = copy.deepcopy(model.tokenizer)  # of the thread's: fast tokenizers refuse two threads at a time
+        self._decoder = copy.deepcopy(model.tokenizer)  # for the thread: fast tokenizers reject two threads at a time
         self._thread = _ModelThread(model, max_num_seqs=max_num_seqs)
 
     def check_structure(self, structure: Structure) -> None:
-        """StructureUnsupportedError, always."""
-        raise StructureUnsupportedError(self.version, structure.field)
+        raise StructureUnsupportedError(engine=self.version, field=structure.field)
 
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[EnginePiece, None]:
-        """The answer, piece by piece. A closed iterator's rows leave their batch before the next step."""
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineDelta, None]:
+        """The rows of a closed iterator leave their batch before the next step."""
         from luthierd.inference.engine.transformers_decoding import Row, TokenText
 
         loop = asyncio.get_running_loop()
-        pieces: asyncio.Queue[EnginePiece | BaseException] = asyncio.Queue()
+        deltas: asyncio.Queue[EngineDelta | BaseException] = asyncio.Queue()
 
-        def emit(piece: EnginePiece | BaseException) -> None:
-            _in_loop(loop, lambda: pieces.put_nowait(piece))
+        def emit(delta: EngineDelta | BaseException) -> None:
+            _in_loop(loop, lambda: deltas.put_nowait(delta))
 
         rows = [
             Row(
@@ -135,11 +134,11 @@ class TransformersEngine(Tokenizing):
         unfinished = len(rows)
         try:
             while unfinished:
-                piece = await pieces.get()
-                if isinstance(piece, BaseException):
-                    raise piece
-                unfinished -= bool(piece.finish_reason)
-                yield piece
+                delta = await deltas.get()
+                if isinstance(delta, BaseException):
+                    raise delta
+                unfinished -= bool(delta.finish_reason)
+                yield delta
         finally:
             for row in rows:
                 row.is_cancelled = True
@@ -152,17 +151,17 @@ class TransformersEngine(Tokenizing):
         *,
         is_background: bool = False,
     ) -> tuple[float, ...]:
-        """Log-probabilities of the tokens of the completion: one computation, between two steps of others."""
+        """One computation between two steps of other requests."""
         return await self._thread.do(lambda model: model.score(_name(adapter), prompt_ids, completion_ids))
 
     async def embed(
         self, texts: Sequence[tuple[int, ...]], adapter: EngineAdapter | None
     ) -> tuple[tuple[float, ...], ...]:
-        """The mean of the last hidden state over each text's tokens, of length 1; others decode between two texts."""
+        """Other requests decode between two texts."""
         return tuple([await self._thread.do(functools.partial(_embed, _name(adapter), ids)) for ids in texts])
 
     async def load_adapter(self, adapter: EngineAdapter) -> None:
-        """Reads the files in a thread of its own; only the last part holds up the answers of others."""
+        """Reads the files in another thread; only injecting them delays other requests."""
         from luthierd.inference.engine.transformers_model import read_adapter
 
         config, tensors = await asyncio.to_thread(read_adapter, adapter.folder)
@@ -172,25 +171,27 @@ class TransformersEngine(Tokenizing):
             try:
                 model.load(name, config, tensors)
             except (ValueError, KeyError, RuntimeError, TypeError) as error:
-                raise AdapterInvalidError(f"the engine does not take it: {error}", metadata={}) from error
+                raise AdapterInvalidError(f"the engine rejects it: {error}", metadata={}) from error
 
         await self._thread.do(load)
 
     async def unload_adapter(self, adapter: EngineAdapter) -> None:
-        """Frees its memory, between two steps."""
         await self._thread.do(lambda model: model.unload(f"a{adapter.number}"))
 
+    async def openai_application(self) -> OpenAIApplication:
+        raise HttpUnsupportedError(engine=self.version)
+
     async def wait_dead(self) -> None:
-        """Returns when the thread has ended by an error of its own."""
+        """Returns when the thread has ended by an error."""
         await asyncio.wrap_future(self._thread.died)
 
     async def close(self) -> None:
-        """Ends the thread after the step it is in."""
+        """Ends the thread after its current step."""
         await asyncio.to_thread(self._thread.stop)
 
 
 class _ModelThread:
-    """The thread that owns the model. Everything public may be called from the event loop's."""
+    """The thread that owns the model. Public methods are called from the event loop's thread."""
 
     def __init__(self, model: LoraModel, *, max_num_seqs: int) -> None:
         self._model, self._max_num_seqs = model, max_num_seqs
@@ -224,7 +225,7 @@ class _ModelThread:
         return done.result()
 
     def begin(self, rows: Sequence[Row]) -> None:
-        """Has answers begin as soon as there is room. EngineDiedError."""
+        """Starts answers as soon as there is room. EngineDiedError."""
         self._put(lambda: self._waiting.extend(rows))
 
     def stop(self) -> None:
@@ -249,7 +250,7 @@ class _ModelThread:
                     for cohort in self._cohorts:
                         cohort.step()
                     self._cohorts = [cohort for cohort in self._cohorts if cohort.rows]
-        except BaseException:  # the border of this thread: whatever it was, no answer can be finished
+        except BaseException:  # the boundary of this thread: after any error, no answer can be finished
             log.exception("the engine's thread died")
         finally:
             for row in (*self._waiting, *(row for cohort in self._cohorts for row in cohort.rows)):
@@ -258,7 +259,7 @@ class _ModelThread:
                 self.died.set_result(None)
 
     def _read_inbox(self) -> None:
-        """Does what was asked for; with nothing to compute it waits for something."""
+        """Runs the jobs in the inbox; waits for one if there is nothing to compute."""
         block = not (self._cohorts or self._waiting)
         while True:
             try:
@@ -268,7 +269,7 @@ class _ModelThread:
             block = False
 
     def _admit(self) -> None:
-        """Lets those begin that have waited longest, with all others of the same adapter, as far as there is room."""
+        """Starts the rows that waited longest, together with others of the same adapter, while there is room."""
         from luthierd.inference.engine.transformers_decoding import Cohort
 
         self._waiting = [row for row in self._waiting if not row.is_cancelled]
@@ -282,15 +283,15 @@ class _ModelThread:
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], Any]) -> None:
-    """Runs `call` in the loop; nowhere if the loop is closed, when nobody listens any more."""
+    """Runs `call` in the loop, unless it is closed."""
     try:
         loop.call_soon_threadsafe(call)
     except RuntimeError:
-        log.debug("nobody listens to the engine any more")
+        log.debug("the event loop is closed")
 
 
 def _name(adapter: EngineAdapter | None) -> str | None:
-    """PEFT's name of an adapter: without the dot of ours, which torch does not allow; None for the base model."""
+    """PEFT's name of an adapter: torch allows no dot, which `engine_name` has. None for the base model."""
     return None if adapter is None else f"a{adapter.number}"
 
 

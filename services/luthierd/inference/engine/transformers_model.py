@@ -1,12 +1,11 @@
-"""A causal language model of Hugging Face with PEFT adapters beside each other: one forward pass, one set of weights.
+"""A Hugging Face causal language model with several PEFT adapters, of which one is active in a forward pass.
 
-Knows torch, transformers and PEFT; nothing of requests. Not for two threads at a time: which adapter is active is state
-of the model. Axes: B rows, T positions, V vocabulary, H hidden.
+It knows nothing of requests. Not thread-safe: which adapter is active is state of the model. Axes: B rows, T positions,
+V vocabulary, H hidden.
 """
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -23,11 +22,11 @@ from luthierd.inference.domain.errors import AdapterInvalidError
 
 WEIGHTS = "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."
-"""What PEFT puts before a module's path when it saves; the modules of a bare model have none."""
+"""PEFT's prefix of a module's path in saved files; the modules of a bare model have none."""
 
 
 class LoraModel:
-    """The base model and the adapters injected into it, by names without a dot."""
+    """The base model and the adapters injected into it, by name without a dot."""
 
     def __init__(self, folder: pathlib.Path, *, dtype: torch.dtype, device: str) -> None:
         self.model: Any = AutoModelForCausalLM.from_pretrained(
@@ -42,7 +41,7 @@ class LoraModel:
         self._active: str | None = None
 
     def load(self, name: str, config: LoraConfig, tensors: dict[str, Tensor]) -> None:
-        """Adds an adapter. AdapterInvalidError if its tensors are not those that its config and this model ask for."""
+        """Adds an adapter. AdapterInvalidError if its tensors do not match its config and this model."""
         try:
             inject_adapter_in_model(config, self.model, adapter_name=name, low_cpu_mem_usage=True)
             bare = {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in tensors.items()}
@@ -54,8 +53,7 @@ class LoraModel:
             given = {key: tensor.shape for key, tensor in bare.items()}
             if wrong := sorted(key for key in wanted.keys() | given.keys() if wanted.get(key) != given.get(key)):
                 raise AdapterInvalidError(
-                    f"{len(wrong)} of its tensors are not those that its config asks for in this base model, "
-                    f"the first is {wrong[0]}",
+                    f"{len(wrong)} of its tensors do not match its config and this base model, the first is {wrong[0]}",
                     metadata={"tensor": wrong[0], "count": str(len(wrong))},
                 )
             set_peft_model_state_dict(self.model, bare, adapter_name=name, low_cpu_mem_usage=True)
@@ -67,7 +65,7 @@ class LoraModel:
         self._refresh()
 
     def unload(self, name: str) -> None:
-        """Removes an adapter, or what there is of it."""
+        """Removes an adapter, even a partially injected one."""
         for module in self.model.modules():
             if isinstance(module, LoraLayer):
                 module.delete_adapter(name)
@@ -76,7 +74,7 @@ class LoraModel:
         self._refresh()
 
     def _refresh(self) -> None:
-        """PEFT activates an adapter when it is added, and another one when the active one is removed."""
+        """PEFT activates an adapter when it is added, and another when the active one is removed."""
         self._layers = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
         self._activate(None)
 
@@ -92,13 +90,13 @@ class LoraModel:
         self._active = name
 
     def forward(self, adapter: str | None, input_ids_BT: Tensor, **more: Any) -> Any:
-        """One forward pass of every row with the one adapter, or with none."""
+        """One forward pass of all rows with one adapter, or with none."""
         if adapter != self._active:
             self._activate(adapter)
         return self.model(input_ids=input_ids_BT, **more)
 
     def new_cache(self) -> Any:
-        """An empty key-value cache of this model's shape."""
+        """An empty key-value cache for this model."""
         return DynamicCache(config=self.model.config)
 
     def score(self, adapter: str | None, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> tuple[float, ...]:
@@ -122,7 +120,7 @@ def read_adapter(folder: pathlib.Path) -> tuple[LoraConfig, dict[str, Tensor]]:
     try:
         config = PeftConfig.from_pretrained(str(folder))
         tensors = load_file(folder / WEIGHTS)
-    except Exception as error:  # PEFT, json and safetensors raise kinds of their own
+    except Exception as error:  # PEFT, json and safetensors raise many types
         raise AdapterInvalidError(
             f"its files cannot be read ({type(error).__name__}: {error})", metadata={"detail": type(error).__name__}
         ) from error
@@ -132,14 +130,8 @@ def read_adapter(folder: pathlib.Path) -> tuple[LoraConfig, dict[str, Tensor]]:
     return config, tensors
 
 
-def window_of(folder: pathlib.Path, wanted: int) -> int:
-    """The wanted window, or the model's own if that is smaller."""
-    config = json.loads((folder / "config.json").read_text())
-    return min(wanted, int(config.get("max_position_embeddings", wanted)))
-
-
 def _end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Tokens that end an answer: the tokenizer's, and those of the model's loaded adapter config."""
+    """Tokens that end an answer: the tokenizer's, and those of the model's generation config."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     found = configured if isinstance(configured, list) else [configured]
     return [one for one in (*found, tokenizer.eos_token_id) if one is not None]

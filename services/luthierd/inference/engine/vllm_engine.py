@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import copy
 import dataclasses
-import json
 import logging
 import os
 import pathlib
@@ -17,7 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from luthierd.errors import InvalidArgumentError
-from luthierd.inference.domain.completion import Sampling, Structure, TokenAlternative, TokenLogprob
+from luthierd.inference.domain.completion import Sampling, Structure
 from luthierd.inference.domain.engine import Stage, StageClock
 from luthierd.inference.domain.errors import (
     AdapterInvalidError,
@@ -25,12 +24,20 @@ from luthierd.inference.domain.errors import (
     EngineDiedError,
     EngineStartError,
 )
-from luthierd.inference.engine.engine import EngineAdapter, EnginePiece, EngineRequest
+from luthierd.inference.engine.engine import EngineAdapter, EngineDelta, EngineRequest, OpenAIApplication
 from luthierd.inference.engine.forked_start import variables, warm_context
 from luthierd.inference.engine.platform_settings import cpu_dtype, cpu_environment, uses_gpu
 from luthierd.inference.engine.slices import BACKGROUND, SCORED_FROM, WORKER_EXTENSION, scheduler_name
-from luthierd.inference.engine.tokenizing import Tokenizing
+from luthierd.inference.engine.tokenizing import Tokenizing, window_of
 from luthierd.inference.engine.vllm_cpu_lora import CHILD_MARK
+from luthierd.inference.engine.vllm_openai import openai_application
+from luthierd.inference.engine.vllm_requests import (
+    first_line,
+    lora_request,
+    sampling_parameters,
+    structured_outputs,
+    token_logprobs,
+)
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +49,7 @@ QUIET = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     "TOKENIZERS_PARALLELISM": "false",
 }
-"""vLLM asks no hub, reports to nobody, and logs no user text."""
+"""vLLM contacts no hub, sends no usage statistics, and logs no user text."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,11 +71,11 @@ class VllmSettings:
     tool_call_parser: str = "hermes"
     enforce_eager: bool = True
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Further variables for vLLM's processes, e.g. VLLM_PLUGINS."""
+    """Additional variables for vLLM's processes, e.g. VLLM_PLUGINS."""
 
 
 async def start_vllm(folder: pathlib.Path, settings: VllmSettings) -> VllmEngine:
-    """Starts an engine on a base model's folder, in about half a minute on a CPU. EngineStartError."""
+    """Starts an engine on a base model's folder; takes about half a minute on a CPU. EngineStartError."""
     try:
         llm, stages = await _in_daemon_thread(lambda: _start(folder, settings))
         engine = VllmEngine(llm, settings, folder, stages)
@@ -88,16 +95,16 @@ async def start_vllm(folder: pathlib.Path, settings: VllmSettings) -> VllmEngine
 
 
 class Started(NamedTuple):
-    """VLLM's `AsyncLLM`, and what its start consisted of."""
+    """VLLM's `AsyncLLM`, and the stages of its start."""
 
     llm: Any
     stages: tuple[Stage, ...]
 
 
 async def _in_daemon_thread(start: Callable[[], Started]) -> Started:
-    """Like `asyncio.to_thread`, for a start that a server which is told to stop must not wait for.
+    """Like `asyncio.to_thread`, but a server that stops does not wait for it.
 
-    A start that nobody waits for any more is shut down as soon as it has come about.
+    An engine whose start is no longer awaited is shut down as soon as it runs.
     """
     loop = asyncio.get_running_loop()
     started: asyncio.Future[Started] = loop.create_future()
@@ -118,7 +125,7 @@ async def _in_daemon_thread(start: Callable[[], Started]) -> Started:
             result = start()
         except Exception as error:
             failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is about to end
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
             loop.call_soon_threadsafe(finish, result, failure)
 
     threading.Thread(target=run, name="engine-start", daemon=True).start()
@@ -155,13 +162,13 @@ def _start(folder: pathlib.Path, settings: VllmSettings) -> Started:
             process_launch.get_mp_context = lambda: context
         with variables({CHILD_MARK: str(os.getpid())}):
             stages.reach("processes")
-            # With a logger of ours and none of vLLM's: it then keeps the times of requests.
+            # With our own logger and none of vLLM's, it keeps the times of requests.
             llm = AsyncLLM.from_vllm_config(config, stat_loggers=[SchedulerGauges], disable_log_stats=True)
-            return Started(llm, _told_apart(stages.end(), llm))
+            return Started(llm, _split_last(stages.end(), llm))
 
 
-def _told_apart(stages: tuple[Stage, ...], llm: Any) -> tuple[Stage, ...]:
-    """The last stage in two: the wait for a process that has imported vLLM, and what that did to be ready."""
+def _split_last(stages: tuple[Stage, ...], llm: Any) -> tuple[Stage, ...]:
+    """Splits the last stage: the wait for a process that has imported vLLM, and the work of that process."""
     import psutil
 
     *others, last = stages
@@ -175,38 +182,31 @@ def _engine_processes(llm: Any) -> list[Any]:
 
 
 def _arguments(folder: pathlib.Path, settings: VllmSettings, *, on_gpu: bool) -> dict[str, Any]:
+    executor = None if settings.distributed_executor == "auto" else settings.distributed_executor
     return {
         "model": str(folder),
         "dtype": settings.dtype if settings.dtype != "auto" or on_gpu else cpu_dtype(),
-        "max_model_len": _window(folder, settings.max_model_len),
+        "max_model_len": window_of(folder, settings.max_model_len),
         "max_num_seqs": settings.max_num_seqs + settings.spare_batch,
         "gpu_memory_utilization": settings.gpu_memory_utilization or (0.9 if on_gpu else 0.3),
         "enforce_eager": settings.enforce_eager,
         "tensor_parallel_size": settings.tensor_parallel,
         "pipeline_parallel_size": settings.pipeline_parallel,
-        "distributed_executor_backend": None
-        if settings.distributed_executor == "auto"
-        else settings.distributed_executor,
+        "distributed_executor_backend": executor,
         "enable_prefix_caching": True,
         "enable_lora": True,
         "max_loras": settings.max_loras,
-        # vLLM must never drop one by itself, and insists on as many as fit into a batch
+        # vLLM must never evict one itself, and requires at least as many as fit into a batch
         "max_cpu_loras": max(settings.max_cpu_loras + 1, settings.max_loras),
         "max_lora_rank": settings.max_lora_rank,
         "enable_log_requests": False,
-        "enable_logging_iteration_details": True,  # for our metrics: what each step computes
+        "enable_logging_iteration_details": True,  # for our metrics
         "disable_log_stats": True,
     }
 
 
-def _window(folder: pathlib.Path, wanted: int) -> int:
-    """The wanted window, or the model's own if that is smaller."""
-    config = json.loads((folder / "config.json").read_text())
-    return min(wanted, int(config.get("max_position_embeddings", wanted)))
-
-
 class VllmEngine(Tokenizing):
-    """See `engine_host.Engine`. Made in the event loop that uses it."""
+    """See `Engine`. Created in the event loop that uses it."""
 
     def __init__(
         self, llm: Any, settings: VllmSettings, folder: pathlib.Path, start_stages: tuple[Stage, ...] = ()
@@ -222,36 +222,35 @@ class VllmEngine(Tokenizing):
         self.vocabulary_size = int(llm.model_config.get_vocab_size())
         self.dtype = str(llm.model_config.dtype).removeprefix(str(torch.__name__) + ".")
         self.version = f"vllm {vllm.__version__} ({current_platform.device_type}, {self.dtype})"
-        llm._run_output_handler()  # it was constructed outside of the loop
+        llm._run_output_handler()  # it was constructed outside of the event loop
 
     def check_structure(self, structure: Structure) -> None:
-        """As vLLM itself checks a request, before it has one."""
+        """Uses vLLM's own check of a request."""
         from vllm import SamplingParams
         from vllm.exceptions import VLLMClientError
 
-        parameters = SamplingParams(structured_outputs=_structured(structure))
+        parameters = SamplingParams(structured_outputs=structured_outputs(structure))
         config = self.llm.vllm_config
         try:
             with self._tokenizer_lock:
                 parameters.verify(
                     config.model_config, config.speculative_config, config.structured_outputs_config, self._tokenizer
                 )
-        except (VLLMClientError, ValueError) as error:  # the grammar libraries' are ValueErrors
-            raise InvalidArgumentError.of_field(structure.field, _first_line(error)) from error
+        except (VLLMClientError, ValueError) as error:  # the grammar libraries raise ValueError
+            raise InvalidArgumentError.of_field(structure.field, first_line(error)) from error
 
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[EnginePiece, None]:
-        """The answer, piece by piece."""
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineDelta, None]:
         began = time.monotonic()
-        async with contextlib.aclosing(self._outputs(request, _parameters(request.sampling))) as outputs:
+        async with contextlib.aclosing(self._outputs(request, sampling_parameters(request.sampling))) as outputs:
             async for output in outputs:
                 scheduled = output.metrics.scheduled_ts if output.metrics else 0.0
                 for completion in output.outputs:
-                    yield EnginePiece(
-                        completion.text,
-                        len(completion.token_ids),
-                        completion.finish_reason or "",
+                    yield EngineDelta(
+                        text=completion.text,
+                        token_count=len(completion.token_ids),
+                        finish_reason=completion.finish_reason or "",
                         choice=completion.index,
-                        logprobs=_logprobs(completion, request.sampling.top_logprob_count),
+                        logprobs=token_logprobs(completion, request.sampling.top_logprob_count),
                         cached_prompt_token_count=output.num_cached_tokens or 0,
                         queue_s=max(scheduled - began, 0.0),
                     )
@@ -264,7 +263,7 @@ class VllmEngine(Tokenizing):
         *,
         is_background: bool = False,
     ) -> tuple[float, ...]:
-        """Log-probabilities of the completion's tokens; in the background a slice of the prompt in each step."""
+        """In the background: a slice of the prompt in each step."""
         from vllm import SamplingParams
 
         tokens = (*prompt_ids, *completion_ids)
@@ -286,8 +285,8 @@ class VllmEngine(Tokenizing):
     async def embed(
         self, texts: Sequence[tuple[int, ...]], adapter: EngineAdapter | None
     ) -> tuple[tuple[float, ...], ...]:
-        """An engine of vLLM's generates or pools, never both."""
-        raise EmbedUnsupportedError(self.version)
+        """An engine of vLLM either generates or pools."""
+        raise EmbedUnsupportedError(engine=self.version)
 
     async def _outputs(self, request: EngineRequest, parameters: Any) -> AsyncGenerator[Any, None]:
         from vllm.exceptions import VLLMClientError
@@ -299,23 +298,25 @@ class VllmEngine(Tokenizing):
         made = self.llm.generate(prompt, parameters, request.request_id, lora_request=lora)
         is_finished = False
         try:
-            async with contextlib.aclosing(made):  # its end is what tells vLLM to stop
+            async with contextlib.aclosing(made):  # closing it tells vLLM to stop
                 async for output in made:
                     is_finished = output.finished
                     yield output
         except VLLMClientError as error:
-            raise InvalidArgumentError(f"the engine does not take the request: {_first_line(error)}") from error
+            raise InvalidArgumentError(f"the engine rejects the request: {first_line(error)}") from error
         except (EngineDeadError, EngineGenerateError) as error:
             if self.llm.errored:
                 raise EngineDiedError from error
             raise
         finally:
             if not is_finished and self.llm is not None and not self.llm.errored:
-                # vLLM forgets a request whose call is cancelled while it is being handed over
+                # vLLM does not abort a request whose call is cancelled while it is being handed over
                 await self.llm.abort(request.request_id)
 
+    async def openai_application(self) -> OpenAIApplication:
+        return await openai_application(self.llm, self.folder, tool_call_parser=self.settings.tool_call_parser)
+
     async def load_adapter(self, adapter: EngineAdapter) -> None:
-        """Loads the files; vLLM never sees the same name or number again."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
@@ -326,10 +327,9 @@ class VllmEngine(Tokenizing):
             if self.llm.errored:
                 raise EngineDiedError from error
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-            raise AdapterInvalidError(f"the engine does not take it: {reason}", metadata={"detail": reason}) from error
+            raise AdapterInvalidError(f"the engine rejects it: {reason}", metadata={"detail": reason}) from error
 
     async def unload_adapter(self, adapter: EngineAdapter) -> None:
-        """Frees its place."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
@@ -338,72 +338,11 @@ class VllmEngine(Tokenizing):
             raise EngineDiedError from error
 
     async def wait_dead(self) -> None:
-        """VLLM notices the end of its process in a thread and leaves a mark; there is nothing to await."""
+        """VLLM notices the end of its process in a thread and sets a flag; there is nothing to await."""
         while self.llm is not None and not self.llm.errored:  # noqa: ASYNC110
             await asyncio.sleep(DEATH_POLL_S)
 
     async def close(self) -> None:
-        """Ends vLLM's processes."""
-        llm, self.llm = self.llm, None  # its __del__ must run while its modules are there
+        llm, self.llm = self.llm, None  # its __del__ must run while its modules are loaded
         if llm is not None:
             await asyncio.to_thread(llm.shutdown)
-
-
-def lora_request(adapter: EngineAdapter | None) -> Any:
-    """VLLM's form of an adapter; None for the base model."""
-    if adapter is None:
-        return None
-    from vllm.lora.request import LoRARequest
-
-    return LoRARequest(adapter.engine_name, adapter.number, str(adapter.folder))
-
-
-def _parameters(sampling: Sampling) -> Any:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return SamplingParams(
-        n=sampling.choice_count,
-        max_tokens=sampling.max_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        seed=sampling.seed,
-        stop=list(sampling.stop),
-        logprobs=sampling.top_logprob_count,
-        output_kind=RequestOutputKind.DELTA,
-        structured_outputs=_structured(sampling.structure) if sampling.structure else None,
-    )
-
-
-def _structured(structure: Structure) -> Any:
-    from vllm.sampling_params import StructuredOutputsParams
-
-    if structure.kind == Structure.CHOICES:
-        return StructuredOutputsParams(choice=list(structure.choices))
-    name = "json" if structure.kind == Structure.JSON_SCHEMA else structure.kind
-    return StructuredOutputsParams(**{name: structure.text})
-
-
-def _logprobs(completion: Any, top_count: int | None) -> tuple[TokenLogprob, ...]:
-    """Of a delta's tokens. vLLM gives the chosen token first, then the likeliest, of which it may be one."""
-    if top_count is None or completion.logprobs is None:
-        return ()
-    found = []
-    for token_id, place in zip(completion.token_ids, completion.logprobs, strict=True):
-        ranked = sorted(place.items(), key=lambda item: item[1].rank)[:top_count]
-        found.append(
-            TokenLogprob(
-                token_id=token_id,
-                text=place[token_id].decoded_token or "",
-                logprob=float(place[token_id].logprob),
-                alternatives=tuple(
-                    TokenAlternative(other, one.decoded_token or "", float(one.logprob)) for other, one in ranked
-                ),
-            )
-        )
-    return tuple(found)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,43 +1,44 @@
 """vLLM's own OpenAI application on the engine that gRPC uses, with our routing in place of its table of adapters.
 
-vLLM looks a request's `model` up in `OpenAIServingModels`. Here that look-up gives what the HTTP layer resolved and
-leased for this very request (a context variable), so equal names of two tenants never meet, and an answer's `model` is
-the name that was asked for.
+vLLM looks up a request's `model` in `OpenAIServingModels`. Here that look-up returns what was resolved and leased for
+this very request (a context variable), so equal names of two tenants never collide, and an answer's `model` is the
+name in the request.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
+import pathlib
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from luthierd.inference.completions.completions import Leased
-from luthierd.inference.engine.engine import Engine
-from luthierd.inference.engine.vllm_engine import VllmEngine, lora_request
-from luthierd.inference.http.exchange import Receive, Scope, Send, Usage
-from luthierd.inference.http.front import Application
+from starlette.types import Receive, Scope, Send
+
+from luthierd.inference.domain.completion import TokenUsage
+from luthierd.inference.engine.engine import EngineAdapter, OpenAIApplication
+from luthierd.inference.engine.vllm_requests import lora_request
 
 
 @dataclass
-class _Asked:
-    """The request that is being served. `adapter`: vLLM's form of it; None for the base model."""
+class _Call:
+    """The request that is being served. `adapter`: vLLM's type of it; None for the base model."""
 
     model: str
     adapter: Any
     response_id: str
-    usage: Usage
+    usage: TokenUsage
     running: set[str] = field(default_factory=set)
     """Ids of what the engine computes for it."""
     started_count: int = 0
 
 
-_asked: contextvars.ContextVar[_Asked | None] = contextvars.ContextVar("asked", default=None)
+_call: contextvars.ContextVar[_Call] = contextvars.ContextVar("call")
 
 
 class _Counting:
-    """`AsyncLLM` as vLLM's application gets it: counts tokens, and gives the engine ids that no caller can choose."""
+    """`AsyncLLM` for vLLM's application: counts tokens, and uses request ids that no client can choose."""
 
     def __init__(self, llm: Any) -> None:
         self._llm = llm
@@ -50,97 +51,85 @@ class _Counting:
     ) -> AsyncGenerator[Any, None]:
         from vllm.sampling_params import RequestOutputKind
 
-        asked = _asked.get()
-        assert asked is not None
-        own_id, prompt_token_count = f"{asked.response_id}.{asked.started_count}", 0
-        asked.started_count += 1
-        asked.running.add(own_id)
+        call = _call.get()
+        own_id, prompt_token_count = f"{call.response_id}.{call.started_count}", 0
+        call.started_count += 1
+        call.running.add(own_id)
         if sampling_params.output_kind is RequestOutputKind.FINAL_ONLY and sampling_params.n == 1:
-            sampling_params.output_kind = RequestOutputKind.CUMULATIVE  # so that one that is cut off is counted, too
+            sampling_params.output_kind = RequestOutputKind.CUMULATIVE  # so that an interrupted one is counted, too
         is_cumulative, seen = sampling_params.output_kind is RequestOutputKind.CUMULATIVE, 0
         async with contextlib.aclosing(self._llm.generate(prompt, sampling_params, own_id, **options)) as outputs:
             async for output in outputs:
                 if not prompt_token_count:
                     prompt_token_count = len(output.prompt_token_ids or ())
-                    asked.usage.prompt_token_count += prompt_token_count
+                    call.usage.prompt_token_count += prompt_token_count
                 token_count = sum(len(one.token_ids) for one in output.outputs)
-                asked.usage.completion_token_count += token_count - (seen if is_cumulative else 0)
+                call.usage.completion_token_count += token_count - (seen if is_cumulative else 0)
                 seen = token_count
                 if output.finished:
-                    asked.running.discard(own_id)
+                    call.running.discard(own_id)
                 yield output
 
 
 class _Routed(Mapping[str, Any]):
-    """In place of vLLM's table: knows one name, the one of this request."""
+    """In place of vLLM's table: it has one name, that of this request, if an adapter answers."""
 
     def __getitem__(self, name: str) -> Any:
-        asked = _asked.get()
-        if asked is None or asked.adapter is None or name != asked.model:
+        if name not in list(self):
             raise KeyError(name)
-        return asked.adapter
+        return _call.get().adapter
 
     def __iter__(self) -> Iterator[str]:
-        asked = _asked.get()
-        return iter(() if asked is None or asked.adapter is None else (asked.model,))
+        call = _call.get(None)
+        return iter((call.model,) if call and call.adapter else ())
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
 
-def _model() -> str:
-    asked = _asked.get()
-    assert asked is not None
-    return asked.model
-
-
 def _is_base_model(name: str) -> bool:
-    asked = _asked.get()
-    return asked is not None and asked.adapter is None and asked.model == name
+    call = _call.get(None)
+    return call is not None and call.adapter is None and call.model == name
 
 
-def _tool_arguments(parser: str) -> list[str]:
-    return [] if parser == "none" else ["--enable-auto-tool-choice", "--tool-call-parser", parser]
-
-
-async def openai_application(engine: Engine) -> Application:
-    """An ASGI application that serves one request of the `model`, with the adapter, that its scope was given."""
-    assert isinstance(engine, VllmEngine)
+async def openai_application(llm: Any, folder: pathlib.Path, *, tool_call_parser: str) -> OpenAIApplication:
+    """`llm`: the engine's `AsyncLLM`; `tool_call_parser` none: requests with tools are refused."""
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+    flags = ["--enable-lora", "--disable-fastapi-docs", "--disable-log-stats"]
+    if tool_call_parser != "none":
+        flags += ["--enable-auto-tool-choice", "--tool-call-parser", tool_call_parser]
     arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(
-        [
-            "--model",
-            str(engine.folder),
-            "--served-model-name",
-            "base",
-            "--enable-lora",
-            "--disable-fastapi-docs",
-            "--disable-log-stats",
-            *_tool_arguments(engine.settings.tool_call_parser),
-        ]
+        ["--model", str(folder), "--served-model-name", "base", *flags]
     )
-    tasks = await engine.llm.get_supported_tasks()
-    app = build_app(arguments, tasks, engine.llm.model_config)
-    await init_app_state(_Counting(engine.llm), app.state, arguments, tasks)
+    tasks = await llm.get_supported_tasks()
+    app = build_app(arguments, tasks, llm.model_config)
+    await init_app_state(_Counting(llm), app.state, arguments, tasks)
     models = app.state.openai_serving_models
     models.lora_requests = _Routed()
-    models.model_name = lambda lora=None: _model()
+    models.model_name = lambda lora=None: _call.get().model
     models.registry.is_base_model = _is_base_model
 
     async def application(
-        scope: Scope, receive: Receive, send: Send, *, leased: Leased, model: str, usage: Usage
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        model: str,
+        adapter: EngineAdapter | None,
+        response_id: str,
+        usage: TokenUsage,
     ) -> None:
-        asked = _Asked(model, lora_request(leased.adapter), leased.response_id, usage)
-        _asked.set(asked)
+        call = _Call(model, lora_request(adapter), response_id, usage)
+        _call.set(call)
         try:
             await app(scope, receive, send)
         finally:
-            # vLLM's application leaves its handler running when it is cut off from outside
-            if asked.running and not engine.llm.errored:
-                await engine.llm.abort(asked.running)
+            # vLLM's application leaves its handler running when it is cancelled from outside
+            if call.running and not llm.errored:
+                await llm.abort(call.running)
 
     return application

@@ -1,7 +1,7 @@
-"""VLLM's scheduler, with proofs computed in slices. vLLM's engine process imports it when it starts.
+"""VLLM's scheduler, with parity checks computed in slices. vLLM's engine process imports it when it starts.
 
-A step computes one token of every answer and the prompts that arrived; the answers wait for all of it. A proof's prompt
-(some hundred tokens) would hold each of them up for 200 to 400 ms on two cores.
+A step computes one token of every answer and the prompts that arrived; the answers wait for all of it. The prompt of a
+parity check (some hundred tokens) would delay each of them by 200 to 400 ms on two cores.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from luthierd.inference.engine.slices import BACKGROUND, slice_tokens
 
 
 class BackgroundRequest(Request):
-    """A request that shows the scheduler no more of its tokens than `visible_token_count`; 0: all of them."""
+    """A request that shows the scheduler at most `visible_token_count` of its tokens; 0: all of them."""
 
     visible_token_count = 0
 
     @property
     def num_tokens(self) -> int:
-        """Up to where a step may compute it."""
+        """The tokens that a step may compute."""
         return min(len(self._all_token_ids), self.visible_token_count or len(self._all_token_ids))
 
     @property
     def num_tokens_with_spec(self) -> int:
-        """Never speculates: it answers with one token."""
+        """No speculation: its answer is one token."""
         return self.num_tokens
 
 
 class SlicingScheduler(Scheduler):
-    """Gives each step at most a slice of background requests while others are computed, and then all at once.
+    """Computes at most a slice of background requests per step while there are other requests, else all at once.
 
-    Only a background request's own share of a step changes: order, budget and everything about the others are vLLM's.
+    Only a background request's share of a step changes: order, budget and all other requests are handled by vLLM.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -42,7 +42,7 @@ class SlicingScheduler(Scheduler):
         self._background: dict[str, BackgroundRequest] = {}
 
     def add_request(self, request: Request) -> None:
-        """As vLLM's. Nothing else makes requests, so here one becomes a `BackgroundRequest`, if it says so."""
+        """All requests pass through here, so a marked one becomes a `BackgroundRequest` here."""
         parameters = request.sampling_params
         if parameters and (parameters.extra_args or {}).get(BACKGROUND):
             request.__class__ = BackgroundRequest
@@ -50,7 +50,7 @@ class SlicingScheduler(Scheduler):
         super().add_request(request)
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
-        """As vLLM's, with background requests cut to their slices."""
+        """Cuts background requests to their slices."""
         self._background = {name: one for name, one in self._background.items() if name in self.requests}
         if self._background:
             count = slice_tokens(
@@ -63,7 +63,7 @@ class SlicingScheduler(Scheduler):
         return super().schedule(*args, **kwargs)
 
     def _other_tokens(self) -> int:
-        """Of those who are not in the background, in the next step. Too many where a prompt is in the cache."""
+        """Tokens of the other requests in the next step; an overestimate if a prompt is in the prefix cache."""
         return sum(
             max(one.num_tokens_with_spec + one.num_output_placeholders - one.num_computed_tokens, 1)
             for name, one in self.requests.items()
@@ -71,11 +71,11 @@ class SlicingScheduler(Scheduler):
         )
 
     def _update_after_schedule(self, scheduler_output: Any) -> None:
-        """Part of `schedule`, when all are chosen: shows the whole again, by which vLLM sees that a prompt goes on."""
+        """Called by `schedule` after its choice: shows all tokens again, so that vLLM continues the prompt."""
         for one in self._background.values():
             one.visible_token_count = 0
         super()._update_after_schedule(scheduler_output)
 
 
 class AsyncSlicingScheduler(SlicingScheduler, AsyncScheduler):
-    """The same over vLLM's scheduler that prepares a step while the one before is computed."""
+    """The same for vLLM's scheduler that prepares a step while the previous one is computed."""

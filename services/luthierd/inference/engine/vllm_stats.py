@@ -1,7 +1,7 @@
-"""What vLLM's scheduler tells at each step, as our own metrics. Imported when an engine starts.
+"""The statistics of vLLM's scheduler as our own metrics. Imported when an engine starts.
 
-Without a logger of statistics vLLM keeps no times of requests either; its own logger labels metrics with the names of
-adapters, whose number has no bound.
+Without a statistics logger vLLM does not record the times of requests; its own logger labels metrics with the names of
+adapters, whose number is unbounded.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from luthierd.inference import metrics
 
 
 class SchedulerGauges(PrometheusStatLogger):
-    """In place of vLLM's own, which is added only where there is none of its kind."""
+    """Replaces vLLM's own logger, which is added only if there is none of its kind."""
 
     def __init__(self, vllm_config: Any, engine_indexes: list[int] | None = None) -> None:
-        pass  # the parent's registers its metrics
+        pass  # the parent would register its metrics
 
     def record(
         self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0

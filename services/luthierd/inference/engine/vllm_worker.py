@@ -1,4 +1,4 @@
-"""What vLLM's workers learn from us; vLLM makes its worker class inherit from it (`worker_extension_cls`)."""
+"""Our extension of vLLM's workers; vLLM makes its worker class inherit from it (`worker_extension_cls`)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class WorkerExtension:
     model_runner: Any
 
     def score_what_is_read(self) -> None:
-        """From now on a request with `SCORED_FROM` gets log-probabilities of the tokens from there on, zeros before.
+        """From now on a request with `SCORED_FROM` gets log-probabilities from that token on, and zeros before it.
 
-        vLLM scores every token of a prompt. That takes a third of a short prompt's time, and for each slice of a longer
-        one the output layer's weights are read once more: 22 ms in a step of 77 (135M model in float32, two cores).
-        vLLM's second model runner, which has another way to score, is left as it is.
+        vLLM scores every token of a prompt. That takes a third of a short prompt's time, and every slice of a long one
+        reads the weights of the output layer again: 22 ms in a step of 77 (135M model in float32, two cores). vLLM's
+        second model runner scores differently and is left unchanged.
         """
         runner = self.model_runner
         of_all = getattr(runner, "_get_prompt_logprobs_dict", None)
@@ -28,7 +28,7 @@ class WorkerExtension:
             return
 
         def of_read(hidden_states: torch.Tensor, token_counts: dict[str, int]) -> dict[str, LogprobsTensors]:
-            # In the order of their arrival, the same on all ranks: logits are gathered from them.
+            # In the order of arrival, the same on all ranks: logits are gathered from all of them.
             marked = [name for name in runner.num_prompt_logprobs if _scored_from(runner.requests[name])]
             others = {name: count for name, count in token_counts.items() if name not in marked}
             made: dict[str, LogprobsTensors] = dict(of_all(hidden_states, others))
@@ -41,19 +41,19 @@ class WorkerExtension:
 
 
 def _scored_from(request: Any) -> int:
-    """0: all of it."""
+    """0: from the start."""
     return int((request.sampling_params.extra_args or {}).get(SCORED_FROM, 0))
 
 
 def _scores(runner: Any, hidden_states_TD: torch.Tensor, name: str, token_count: int) -> LogprobsTensors | None:
-    """The whole prompt's, if this step computes its end. The state at a token predicts the next one."""
+    """The scores of the prompt, if this step computes its end. The state at a token predicts the next one."""
     request = runner.requests[name]
     token_ids, start = request.prompt_token_ids, request.num_computed_tokens
     scores = request.in_progress_prompt_logprobs_cpu
     if scores is None:
         scores = request.in_progress_prompt_logprobs_cpu = LogprobsTensors.empty_cpu(len(token_ids) - 1, 1)
         for tensor in (scores.logprob_token_ids, scores.logprobs, scores.selected_token_ranks):
-            tensor.zero_()  # vLLM makes text of every token here
+            tensor.zero_()  # vLLM decodes every token in it
     first, end = max(start, _scored_from(request) - 1), min(start + token_count, len(token_ids) - 1)
     if first < end:
         row = int(runner.query_start_loc.np[runner.input_batch.req_id_to_index[name]]) - start

@@ -1,6 +1,6 @@
-"""Captured texts become Parquet files in the blob store, and files and rows are deleted when their time is over.
+"""Captured texts are written to Parquet files in the blob store; files and rows are deleted when they expire.
 
-A file holds the texts of one tenant and of a few minutes, so that deleting it with its oldest row takes little else.
+A file holds the texts of one tenant and of a few minutes, so little else is deleted together with its oldest row.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ import hashlib
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from luthierd.errors import InvalidArgumentError, NotFoundError
+from luthierd.errors import InvalidArgumentError
 from luthierd.inference import metrics
+from luthierd.inference.domain.errors import CaptureFileNotFoundError
 from luthierd.inference.domain.feedback import Captured, CaptureFile, FileKind
 from luthierd.inference.feedback.capture_parquet import part_bytes
 from luthierd.inference.feedback.capture_policies import CapturePolicies
+from luthierd.inference.feedback.store import SqlCaptureStore
 from luthierd.names import CAPTURE_FILE, TENANT
 from luthierd.paging import Page, PageRequest
 from luthierd.storage.blobs import BlobStore
@@ -27,56 +28,12 @@ log = logging.getLogger(__name__)
 
 MAX_PART_ROWS = 2000
 MAX_PART_CHARACTERS = 16 * 1024 * 1024
-MAX_PIECE_BYTES = 1024 * 1024
-
-
-class CaptureFileNotFoundError(NotFoundError):
-    """No such file, or no longer."""
-
-    reason = "CAPTURE_FILE_NOT_FOUND"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"there is no capture file {name}; `luthier capture list` shows those there are, `luthier feedback export` "
-            "makes a new one",
-            metadata={"capture_file": name},
-        )
-
-
-class FileStore(Protocol):
-    """Where waiting texts and files are kept."""
-
-    async def waiting_tenants(self) -> Mapping[str, tuple[int, int, float]]:
-        """Of each tenant with texts that are in no file: their number, characters, and the oldest's time."""
-
-    async def waiting(self, tenant: str, *, limit: int) -> list[Captured]:
-        """The tenant's oldest texts that are in no file, with their answers."""
-
-    async def begin_file(self, file: CaptureFile) -> None:
-        """Remembers a file whose blob is about to be written."""
-
-    async def end_part(self, file: CaptureFile, response_ids: Sequence[str]) -> bool:
-        """Moves these texts into the file. False, and the file is doomed, if one of them is gone by now."""
-
-    async def file(self, name: str) -> CaptureFile | None:
-        """A file that can be read."""
-
-    async def files(self, tenant: str, kind: FileKind | None, page: PageRequest) -> Page[CaptureFile]:
-        """The tenant's files that can be read, by name."""
-
-    async def expire(self, now: float, *, response_retention_s: float) -> None:
-        """Deletes rows past their time, and dooms such files."""
-
-    async def doomed(self) -> list[CaptureFile]:
-        """Files whose blobs are to be deleted."""
-
-    async def forget_file(self, name: str) -> None:
-        """Its blob is gone."""
+MAX_CHUNK_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A piece of a file."""
+class FileChunk:
+    """A part of a file, and the whole file's size and digest."""
 
     data: bytes
     size_bytes: int
@@ -88,7 +45,7 @@ class CaptureFiles:
 
     def __init__(
         self,
-        store: FileStore,
+        store: SqlCaptureStore,
         blobs: BlobStore,
         policies: CapturePolicies,
         *,
@@ -102,32 +59,32 @@ class CaptureFiles:
         self._response_retention_s = response_retention_s
 
     async def run(self) -> None:
-        """Looks after the files until cancelled. A background task of the server."""
+        """Maintains the files until cancelled. A background task of the server."""
         while True:
             try:
                 await self._policies.read()
                 await self.write_due()
                 await self.sweep()
-            except Exception:  # a store that is away must not end the server, and is tried again
-                log.exception("capture files could not be looked after")
+            except Exception:  # an unreachable store must not end the server, and is tried again
+                log.exception("capture files could not be maintained")
             await asyncio.sleep(self._sweep_interval_s)
 
     async def write_due(self) -> None:
-        """Writes a part for each tenant whose texts are many enough or have waited long enough."""
+        """Writes a part for each tenant with enough texts, or texts that are old enough."""
         for tenant, (count, characters, oldest) in (await self._store.waiting_tenants()).items():
             is_old = self._clock() - oldest >= self._part_interval_s
             if is_old or count >= MAX_PART_ROWS or characters >= MAX_PART_CHARACTERS:
                 await self.write_parts(tenant)
 
     async def write_parts(self, tenant: str) -> None:
-        """Writes all of the tenant's waiting texts into parts."""
+        """Writes all of the tenant's waiting texts to parts."""
         while answers := await self._store.waiting(tenant, limit=MAX_PART_ROWS):
-            for part in _cut(answers):
+            for part in _split(answers):
                 if not await self._write_part(tenant, part):
-                    return  # somebody else writes them, or they may no longer be kept
+                    return  # another server writes them, or they may no longer be kept
 
     async def _write_part(self, tenant: str, answers: Sequence[Captured]) -> bool:
-        """The file's row comes first: a blob that nobody knows of could not be deleted after an opt-out."""
+        """The file's row is written first: a blob without a row could not be deleted after an opt-out."""
         data = await asyncio.to_thread(part_bytes, answers, stamp=uuid.uuid4().hex)
         file = new_file(
             tenant,
@@ -139,18 +96,15 @@ class CaptureFiles:
             oldest_time=min(one.response.create_time for one in answers),
         )
         await self._store.begin_file(file)
-        await asyncio.to_thread(self._put, data, file.sha256)
+        await asyncio.to_thread(self._blobs.put_bytes, data)
+        await asyncio.to_thread(self._blobs.drop_cached, file.sha256)
         if await self._store.end_part(file, [one.response.response_id for one in answers]):
             return True
         await self.delete_doomed()
         return False
 
-    def _put(self, data: bytes, sha256: str) -> None:
-        self._blobs.put_bytes(data)
-        self._blobs.drop_cached(sha256)
-
     async def sweep(self) -> None:
-        """Deletes what is past its time or no longer allowed: rows, then blobs, then the files' rows."""
+        """Deletes what expired or may no longer be kept: rows, then blobs, then the rows of files."""
         await self._store.expire(self._clock(), response_retention_s=self._response_retention_s)
         await self.delete_doomed()
 
@@ -162,32 +116,31 @@ class CaptureFiles:
             metrics.capture_files_deleted.inc()
 
     async def list(self, parent: str, kind: FileKind | None, page_size: int, page_token: str) -> Page[CaptureFile]:
-        """A page of the tenant's files, oldest first."""
+        """A page of the tenant's files, oldest first. `kind` None: of every kind."""
         (tenant,) = TENANT.parse(parent, field="parent")
         page = PageRequest.parse(page_size, page_token, parent, kind.value if kind else "")
         return await self._store.files(tenant, kind, page)
 
-    async def read(self, name: str, *, offset_bytes: int, limit_bytes: int) -> Piece:
-        """A piece of a file. CaptureFileNotFoundError."""
+    async def read(self, name: str, *, offset_bytes: int, limit_bytes: int) -> FileChunk:
+        """A chunk of a file, at most `MAX_CHUNK_BYTES`. CaptureFileNotFoundError."""
         CAPTURE_FILE.parse(name)
         for field, value in (("offset_bytes", offset_bytes), ("limit_bytes", limit_bytes)):
             if value < 0:
                 raise InvalidArgumentError.of_field(field, f"{value} is negative")
         file = await self._store.file(name)
         if file is None:
-            raise CaptureFileNotFoundError(name)
-        limit = min(limit_bytes or MAX_PIECE_BYTES, MAX_PIECE_BYTES)
+            raise CaptureFileNotFoundError(capture_file=name)
+        limit = min(limit_bytes or MAX_CHUNK_BYTES, MAX_CHUNK_BYTES)
         data = await asyncio.to_thread(self._blobs.read_range, file.sha256, offset_bytes, limit)
-        return Piece(data, file.size_bytes, file.sha256)
+        return FileChunk(data, file.size_bytes, file.sha256)
 
 
 def new_file(
     tenant: str, kind: FileKind, sha256: str, *, size_bytes: int, row_count: int, create_time: float, oldest_time: float
 ) -> CaptureFile:
-    """A file with its name: by time, so that names sort as files come, and by content."""
-    name = CAPTURE_FILE.format(tenant, f"c{int(create_time * 1000):014d}-{sha256[:20]}")
+    """A file whose name is made of its time, so that names sort by time, and of its content."""
     return CaptureFile(
-        name=name,
+        name=CAPTURE_FILE.format(tenant, f"c{int(create_time * 1000):014d}-{sha256[:20]}"),
         tenant=tenant,
         kind=kind,
         sha256=sha256,
@@ -198,8 +151,8 @@ def new_file(
     )
 
 
-def _cut(answers: Sequence[Captured]) -> list[list[Captured]]:
-    """Runs of answers, each within `MAX_PART_CHARACTERS` unless a single one is beyond it."""
+def _split(answers: Sequence[Captured]) -> list[list[Captured]]:
+    """Consecutive parts, each at most `MAX_PART_CHARACTERS` long unless it is a single answer."""
     parts: list[list[Captured]] = [[]]
     size = 0
     for answer in answers:

@@ -1,4 +1,4 @@
-"""The Parquet form of captured answers and of feedback. The columns are public: `CaptureFile` in the contract."""
+"""The Parquet files of captured answers and of feedback. Their columns are public: `CaptureFile` in the contract."""
 
 from __future__ import annotations
 
@@ -15,24 +15,29 @@ from luthierd.inference.domain.completion import Turn
 from luthierd.inference.domain.feedback import Captured, Feedback, Rating, Response, Text
 
 FORM = b"1"
-"""Counts changes of the columns that a reader must know of."""
+"""Increased when the columns change in a way that readers must know."""
 
 _TIME = pa.timestamp("us", tz="UTC")
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _RESPONSE_FIELDS = [
-    pa.field("response_id", pa.string(), nullable=False),
-    pa.field("target", pa.string(), nullable=False),
-    pa.field("deployment_revision", pa.int64(), nullable=False),
-    pa.field("loaded_adapter", pa.string(), nullable=False),
-    pa.field("adapter_revision", pa.string(), nullable=False),
-    pa.field("base_model", pa.string(), nullable=False),
-    pa.field("response_time", _TIME, nullable=False),
-    pa.field("finish_reason", pa.string(), nullable=False),
-    pa.field("prompt_token_count", pa.int64(), nullable=False),
-    pa.field("completion_token_count", pa.int64(), nullable=False),
-    pa.field("ttft_ms", pa.float64(), nullable=False),
-    pa.field("latency_ms", pa.float64(), nullable=False),
-    pa.field("mirror_of", pa.string(), nullable=False),
+    *(
+        pa.field(name, kind, nullable=False)
+        for name, kind in (
+            ("response_id", pa.string()),
+            ("target", pa.string()),
+            ("deployment_revision", pa.int64()),
+            ("loaded_adapter", pa.string()),
+            ("adapter_revision", pa.string()),
+            ("base_model", pa.string()),
+            ("response_time", _TIME),
+            ("finish_reason", pa.string()),
+            ("prompt_token_count", pa.int64()),
+            ("completion_token_count", pa.int64()),
+            ("ttft_ms", pa.float64()),
+            ("latency_ms", pa.float64()),
+            ("mirror_of", pa.string()),
+        )
+    ),
     pa.field("messages", _MESSAGES),
     pa.field("completion", pa.string()),
 ]
@@ -45,7 +50,7 @@ _FEEDBACK_FIELDS = [
 
 
 def part_bytes(answers: Sequence[Captured], *, stamp: str) -> bytes:
-    """A part file. `stamp` makes its content, and so its digest, its own: deleting it deletes no other file."""
+    """A part file. `stamp` makes its digest unique: deleting it deletes no other file."""
     schema = pa.schema(_RESPONSE_FIELDS, metadata=_metadata("part", stamp))
     output = io.BytesIO()
     rows = [_response_row(one.response, one.text) for one in answers]
@@ -54,7 +59,7 @@ def part_bytes(answers: Sequence[Captured], *, stamp: str) -> bytes:
 
 
 def write_export(path: pathlib.Path, batches: Iterable[Sequence[tuple[Feedback, Text | None]]], *, stamp: str) -> int:
-    """An export file; its rows. `stamp`: as for a part."""
+    """Writes an export file; the number of its rows. `stamp`: as for a part."""
     schema = pa.schema([*_RESPONSE_FIELDS, *_FEEDBACK_FIELDS], metadata=_metadata("export", stamp))
     count = 0
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
@@ -66,7 +71,7 @@ def write_export(path: pathlib.Path, batches: Iterable[Sequence[tuple[Feedback, 
 
 
 def read_texts(data: bytes, response_ids: Iterable[str]) -> dict[str, Text]:
-    """The texts of these answers in a part file."""
+    """The texts of these answers from a part file."""
     wanted = sorted(response_ids)
     table = pq.read_table(
         io.BytesIO(data), columns=["response_id", "messages", "completion"], filters=[("response_id", "in", wanted)]

@@ -11,14 +11,15 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
 
-from luthierd.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
-from luthierd.inference.domain.feedback import CaptureFile, ExportFilter, Feedback, FileKind, Opinion, Response, Text
-from luthierd.inference.feedback.capture import ResponseLog
+from luthierd.errors import InvalidArgumentError
+from luthierd.inference.domain.errors import ExportOvertakenError, ExportTooLargeError, ResponseNotFoundError
+from luthierd.inference.domain.feedback import CaptureFile, ExportFilter, Feedback, FileKind, Opinion, Text
 from luthierd.inference.feedback.capture_files import new_file
 from luthierd.inference.feedback.capture_parquet import read_texts, write_export
 from luthierd.inference.feedback.redaction import redact
+from luthierd.inference.feedback.response_log import ResponseLog
+from luthierd.inference.feedback.store import SqlCaptureStore
 from luthierd.names import DEPLOYMENT, TENANT
 from luthierd.storage.blobs import BlobNotFoundError, BlobStore
 
@@ -27,68 +28,12 @@ EXPORT_BATCH = 1000
 MAX_RESPONSE_ID = 64
 
 
-class ResponseNotFoundError(NotFoundError):
-    """No answer of that id of the caller's tenant, as far back as answers are remembered."""
-
-    reason = "RESPONSE_NOT_FOUND"
-
-    def __init__(self, response_id: str) -> None:
-        super().__init__(
-            f"there is no response {response_id} of this tenant, or it ended too long ago; use the id that the answer "
-            "carried",
-            metadata={"response_id": response_id},
-        )
-
-
-class ExportTooLargeError(InvalidArgumentError):
-    """More feedback than one file holds."""
-
-    reason = "EXPORT_TOO_LARGE"
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(
-            f"the export has more than {limit} rows; narrow it to a deployment or a rating",
-            metadata={"limit": str(limit)},
-        )
-
-
-class ExportOvertakenError(FailedPreconditionError):
-    """Capture was switched off while the export was made; nothing of it was kept."""
-
-    reason = "EXPORT_OVERTAKEN"
-
-
-class FeedbackStore(Protocol):
-    """Where answers and feedback are kept."""
-
-    async def response(self, tenant: str, response_id: str, *, since: float) -> Response | None:
-        """The tenant's answer of that id that ended after `since`."""
-
-    async def put_feedback(self, response: Response, opinion: Opinion, now: float) -> Feedback:
-        """Keeps the opinion in place of an earlier one."""
-
-    async def feedback(self, tenant: str, only: ExportFilter, *, limit: int) -> list[tuple[Feedback, str]]:
-        """The tenant's feedback with the name of the file that holds each answer's text, if any; by file."""
-
-    async def texts(self, response_ids: Sequence[str]) -> dict[str, Text]:
-        """Those of the texts that are in no file yet."""
-
-    async def file(self, name: str) -> CaptureFile | None:
-        """A file that can be read."""
-
-    async def begin_file(self, file: CaptureFile) -> None:
-        """Remembers a file whose blob is about to be written."""
-
-    async def end_export(self, file: CaptureFile) -> bool:
-        """Publishes an export. False if what is in it was doomed while it was written."""
-
-
 class Feedbacks:
-    """Use cases of feedback. Answers are found for `response_retention_s` after their end."""
+    """Use cases of feedback, which is accepted for `response_retention_s` after an answer's end."""
 
     def __init__(
         self,
-        store: FeedbackStore,
+        store: SqlCaptureStore,
         responses: ResponseLog,
         blobs: BlobStore,
         *,
@@ -99,7 +44,7 @@ class Feedbacks:
         self._response_retention_s, self._clock = response_retention_s, clock
 
     async def record(self, parent: str, response_id: str, opinion: Opinion) -> Feedback:
-        """Keeps an opinion, redacted. ResponseNotFoundError."""
+        """Stores an opinion, redacted. ResponseNotFoundError."""
         (tenant,) = TENANT.parse(parent, field="parent")
         if not 0 < len(response_id) <= MAX_RESPONSE_ID:
             raise InvalidArgumentError.of_field("response_id", f"it must have 1 to {MAX_RESPONSE_ID} characters")
@@ -108,18 +53,18 @@ class Feedbacks:
         now = self._clock()
         response = await self._store.response(tenant, response_id, since=now - self._response_retention_s)
         if response is None:
-            raise ResponseNotFoundError(response_id)
+            raise ResponseNotFoundError(response_id=response_id)
         redacted = dataclasses.replace(opinion, correction=redact(opinion.correction))
         return await self._store.put_feedback(response, redacted, now)
 
     async def export(self, parent: str, only: ExportFilter) -> CaptureFile:
-        """Writes the tenant's feedback into a file. ExportTooLargeError, ExportOvertakenError."""
+        """Writes the tenant's feedback to a file. ExportTooLargeError, ExportOvertakenError."""
         (tenant,) = TENANT.parse(parent, field="parent")
         if only.deployment:
             DEPLOYMENT.parse(only.deployment, field="deployment")
         found = await self._store.feedback(tenant, only, limit=MAX_EXPORT_ROWS + 1)
         if len(found) > MAX_EXPORT_ROWS:
-            raise ExportTooLargeError(MAX_EXPORT_ROWS)
+            raise ExportTooLargeError(limit=MAX_EXPORT_ROWS)
         parts = {name: await self._store.file(name) for name in {name for _, name in found if name}}
         unfiled = [said.response.response_id for said, name in found if not name]
         texts: dict[str, Text] = {}
@@ -144,13 +89,13 @@ class Feedbacks:
             await asyncio.to_thread(self._blobs.put_file, path)
             await asyncio.to_thread(self._blobs.drop_cached, sha256)
         if not await self._store.end_export(file):
-            raise ExportOvertakenError(f"capture of {parent} was switched off meanwhile; export again")
+            raise ExportOvertakenError(parent=parent)
         return file
 
     def _batches(
         self, found: Sequence[tuple[Feedback, str]], parts: Mapping[str, CaptureFile | None], texts: Mapping[str, Text]
     ) -> Iterator[list[tuple[Feedback, Text | None]]]:
-        """The feedback with its texts, a part file at a time: one part's texts are in memory, not all."""
+        """The feedback with its texts, read from one part file at a time."""
         for name, group in itertools.groupby(found, key=lambda pair: pair[1]):
             said = [one for one, _ in group]
             part = parts.get(name)
@@ -159,7 +104,7 @@ class Feedbacks:
                 yield [(one, of_these.get(one.response.response_id)) for one in said[start : start + EXPORT_BATCH]]
 
     def _texts_of(self, part: CaptureFile, said: Sequence[Feedback]) -> dict[str, Text]:
-        """Texts out of a part file; none if it was deleted meanwhile."""
+        """The texts of a part file; none if it was deleted meanwhile."""
         try:
             data = self._blobs.read_bytes(part.sha256)
         except BlobNotFoundError:

@@ -1,7 +1,7 @@
-"""Personal data with a form of its own is taken out of texts before they are written anywhere.
+"""Removes personal data with a recognizable format from texts before they are written.
 
-The types are those that curation masks by default. All of them are found by their form, and the checksums where they
-have one: no model, microseconds a text. What has no form (names, places) stays; curation's PII step finds those.
+The types are those that curation masks by default. They are found by patterns and checksums: no model, microseconds per
+text. Names and places are not found; curation's PII step finds those.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 CARD_DIGITS = range(12, 20)
-"""ISO/IEC 7812: account numbers of payment cards; shorter ones are out of use."""
+"""ISO/IEC 7812: account numbers of payment cards; shorter ones are no longer in use."""
 
 
 class Kind(NamedTuple):
-    """A type of personal data: how it looks, and what else must hold."""
+    """A type of personal data: its pattern, and an additional check."""
 
     entity: str
     pattern: re.Pattern[str]
@@ -24,7 +24,7 @@ class Kind(NamedTuple):
 
 
 def redact(text: str) -> str:
-    """`text` with every find replaced by `<ENTITY_TYPE>`. Earlier kinds win: an IBAN holds what looks like a phone."""
+    """`text` with every match replaced by `<ENTITY_TYPE>`. Earlier kinds win: an IBAN contains phone-like digits."""
     for kind in KINDS:
         text = kind.pattern.sub(lambda match, kind=kind: _replacement(kind, match), text)  # type: ignore[misc]
     return text
@@ -39,7 +39,7 @@ def _always(_text: str) -> bool:
 
 
 def _is_card(text: str) -> bool:
-    """The length of a card number, and Luhn's checksum."""
+    """The length of a card number, and the Luhn checksum."""
     digits = [int(character) for character in reversed(text) if character.isdigit()]
     doubled = (sum(divmod(2 * digit, 10)) for digit in digits[1::2])
     return len(digits) in CARD_DIGITS and any(digits) and (sum(digits[::2]) + sum(doubled)) % 10 == 0
@@ -52,7 +52,7 @@ def _is_iban(text: str) -> bool:
 
 
 def _is_persons_address(text: str) -> bool:
-    """An IP address that can belong to somebody: `::`, 127.0.0.1 and the like cannot."""
+    """An IP address that can identify a person: `::`, 127.0.0.1 and the like cannot."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -61,13 +61,13 @@ def _is_persons_address(text: str) -> bool:
 
 
 def _is_ssn(text: str) -> bool:
-    """Areas, groups and serials that the Social Security Administration gives out."""
+    """Areas, groups and serials that the Social Security Administration assigns."""
     area, group, serial = re.split(r"[ -]", text)
     return area not in ("000", "666") and area < "900" and group != "00" and serial != "0000"
 
 
 def _has_phone_digits(text: str) -> bool:
-    """As many digits as a national number has, and written in groups: a long bare number is as often an order's."""
+    """The digits of a national number, written in groups: a long bare number is as often an order number."""
     count = sum(character.isdigit() for character in text)
     return 8 <= count <= 12 and not text.isdigit()
 
@@ -97,4 +97,4 @@ KINDS = (
     _kind("PHONE_NUMBER", r"(?<![\w.+-])\d{2}([ .-])\d{2}(?:\1\d{2}){2,3}(?![\w.-]?\d)"),
     _kind("PHONE_NUMBER", r"(?<![\w.+-])\d{2,3}([ -])\d{3}\1\d{3}(?![\w.-]?\d)"),
 )
-"""Patterns are bounded in every repetition, so that no text takes long."""
+"""Every repetition is bounded, so that no text takes long."""

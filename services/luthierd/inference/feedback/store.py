@@ -1,12 +1,13 @@
 """Answers, feedback, policies and captured texts, in SQL.
 
-What is captured is written in one transaction with a look at the tenant's policy, so that nothing is kept after an
-opt-out. A file's row is there before its blob and stays until the blob is gone: no blob is ever forgotten. Row locks
-are taken in one order: policy, then texts, then files.
+Texts are written in the transaction that reads the tenant's policy, so nothing is kept after an opt-out. A file's row
+is written before its blob and deleted after it, so no blob is ever lost. Row locks are taken in one order: policy, then
+texts, then files.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,25 +35,12 @@ from luthierd.storage.database import Database
 WRITING, READY, OVERTAKEN, DOOMED = "writing", "ready", "overtaken", "doomed"
 """WRITING -> READY -> DOOMED -> gone; WRITING -> OVERTAKEN by an opt-out -> DOOMED, once nobody writes the blob."""
 WRITE_LIMIT_S = 600.0
-"""A file that is not whole after this was left behind by a server that died."""
+"""A file that is unfinished after this time was left behind by a server that died."""
 
-_response_columns = (
-    "response_id",
-    "tenant",
-    "target",
-    "loaded_adapter",
-    "deployment_revision",
-    "adapter_revision",
-    "base_model",
-    "create_time",
-    "finish_reason",
-    "prompt_token_count",
-    "completion_token_count",
-    "ttft_ms",
-    "latency_ms",
-    "mirror_of",
+_responses = sa.table(
+    "responses", *(sa.column(field.name) for field in dataclasses.fields(Response)), sa.column("capture_file")
 )
-_responses = sa.table("responses", *map(sa.column, _response_columns), sa.column("capture_file"))
+_response_columns = [_responses.c[field.name] for field in dataclasses.fields(Response)]
 _texts = sa.table(
     "captured_texts",
     sa.column("response_id"),
@@ -81,19 +69,17 @@ _policies = sa.table(
     sa.column("update_time"),
     sa.column("enabled_time"),
 )
-_file_columns = ("name", "tenant", "sha256", "size_bytes", "row_count", "create_time", "oldest_time")
-_files = sa.table("capture_files", *map(sa.column, _file_columns), sa.column("kind"), sa.column("state"))
+_files = sa.table(
+    "capture_files", *(sa.column(field.name) for field in dataclasses.fields(CaptureFile)), sa.column("state")
+)
 
 
 class _OvertakenError(Exception):
-    """Somebody deleted or moved a text first; the transaction must not hold."""
+    """A text was deleted or moved first; the transaction must be rolled back."""
 
 
 class SqlCaptureStore:
-    """See `capture.ResponseStore`, `capture_policies.PolicyStore`, `capture_files.FileStore`, `feedback.FeedbackStore`.
-
-    Repeating a call that was cut off does nothing twice.
-    """
+    """Repeating a call that was interrupted has no further effect."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -107,12 +93,12 @@ class SqlCaptureStore:
         return {row["tenant"]: CapturePolicy(**row) for row in rows}
 
     async def put_policy(self, policy: CapturePolicy) -> None:
-        """EtagMismatchError unless the stored one is of the change before. What an opt-out dooms is doomed with it."""
+        """EtagMismatchError unless the stored one is one change older. An opt-out deletes texts and dooms files."""
         async with self._database.begin() as connection:
             found = await _locked_policies(connection, [policy.tenant])
             before = found.get(policy.tenant, CapturePolicy(tenant=policy.tenant))
             if before.change != policy.change - 1:
-                raise EtagMismatchError(f"tenants/{policy.tenant}/capturePolicy")
+                raise EtagMismatchError(name=f"tenants/{policy.tenant}/capturePolicy")
             await connection.execute(sa.delete(_policies).where(_policies.c.tenant == policy.tenant))
             await connection.execute(sa.insert(_policies).values(vars(policy)))
             if not policy.enabled:
@@ -124,7 +110,7 @@ class SqlCaptureStore:
     # Answers
 
     async def add(self, answers: Sequence[Captured]) -> int:
-        """Keeps answers, and the texts of those tenants that still allow it since before; how many texts were kept."""
+        """Stores answers, and texts whose tenants allowed it all the time since; the number of texts stored."""
         tenants = sorted({one.response.tenant for one in answers if one.text is not None})
         async with self._database.begin() as connection:
             policies = await _locked_policies(connection, tenants)
@@ -145,8 +131,8 @@ class SqlCaptureStore:
         return len(texts)
 
     async def response(self, tenant: str, response_id: str, *, since: float) -> Response | None:
-        """The tenant's answer of that id that ended after `since`."""
-        query = sa.select(*(_responses.c[name] for name in _response_columns)).where(
+        """The tenant's answer of that id, if it ended after `since`."""
+        query = sa.select(*_response_columns).where(
             _responses.c.response_id == response_id, _responses.c.tenant == tenant, _responses.c.create_time >= since
         )
         async with self._database.read() as connection:
@@ -156,7 +142,7 @@ class SqlCaptureStore:
     # Texts that wait for their file
 
     async def waiting_tenants(self) -> Mapping[str, tuple[int, int, float]]:
-        """Of each tenant with texts that are in no file: their number, characters, and the oldest's time."""
+        """By tenant, the texts that are in no file: their number, characters, and the time of the oldest."""
         query = sa.select(
             _texts.c.tenant, sa.func.count(), sa.func.sum(_texts.c.character_count), sa.func.min(_texts.c.create_time)
         ).group_by(_texts.c.tenant)
@@ -166,9 +152,8 @@ class SqlCaptureStore:
 
     async def waiting(self, tenant: str, *, limit: int) -> list[Captured]:
         """The tenant's oldest texts that are in no file, with their answers."""
-        columns = [_responses.c[name] for name in _response_columns]
         query = (
-            sa.select(*columns, _texts.c.content)
+            sa.select(*_response_columns, _texts.c.content)
             .join_from(_texts, _responses, _texts.c.response_id == _responses.c.response_id)
             .where(_texts.c.tenant == tenant)
             .order_by(_texts.c.create_time, _texts.c.response_id)
@@ -176,10 +161,10 @@ class SqlCaptureStore:
         )
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
-        return [_captured(row) for row in rows]
+        return [Captured(_response(row), _text_from_json(row["content"])) for row in rows]
 
     async def texts(self, response_ids: Sequence[str]) -> dict[str, Text]:
-        """Those of the texts that are in no file yet."""
+        """The texts among these that are in no file yet."""
         query = sa.select(_texts.c.response_id, _texts.c.content).where(_texts.c.response_id.in_(response_ids))
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
@@ -188,13 +173,13 @@ class SqlCaptureStore:
     # Files
 
     async def begin_file(self, file: CaptureFile) -> None:
-        """Remembers a file whose blob is about to be written."""
+        """Stores a file's row before its blob is written."""
         values = {**vars(file), "kind": file.kind.value, "state": WRITING}
         async with self._database.begin() as connection:
             await connection.execute(sa.insert(_files).values(values))
 
     async def end_part(self, file: CaptureFile, response_ids: Sequence[str]) -> bool:
-        """Moves these texts into the file. False, and the file is doomed, if one of them is gone by now."""
+        """Moves these texts to the file. False, and the file is doomed, if one of them is gone by now."""
         try:
             async with self._database.begin() as connection:
                 await _locked_policies(connection, [file.tenant])
@@ -222,14 +207,14 @@ class SqlCaptureStore:
             await connection.execute(sa.update(_files).where(_files.c.name == name).values(state=DOOMED))
 
     async def file(self, name: str) -> CaptureFile | None:
-        """A file that can be read."""
+        """A finished file."""
         async with self._database.read() as connection:
             query = sa.select(_files).where(_files.c.name == name, _files.c.state == READY)
             row = (await connection.execute(query)).mappings().one_or_none()
         return _file(row) if row else None
 
     async def files(self, tenant: str, kind: FileKind | None, page: PageRequest) -> Page[CaptureFile]:
-        """The tenant's files that can be read, by name."""
+        """A page of the tenant's finished files, by name."""
         query = sa.select(_files).where(_files.c.tenant == tenant, _files.c.state == READY, _files.c.name > page.after)
         if kind is not None:
             query = query.where(_files.c.kind == kind.value)
@@ -239,7 +224,7 @@ class SqlCaptureStore:
         return page.page(found, [file.name for file in found])
 
     async def expire(self, now: float, *, response_retention_s: float) -> None:
-        """Deletes rows past their time, and dooms such files. Files that nobody finished are doomed, too."""
+        """Deletes expired rows, and dooms expired and unfinished files."""
         policies = await self.policies()
         async with self._database.begin() as connection:
             tenants = (await connection.execute(_every_tenant())).scalars().all()
@@ -264,13 +249,13 @@ class SqlCaptureStore:
             await connection.execute(sa.delete(_responses).where(unneeded))
 
     async def doomed(self) -> list[CaptureFile]:
-        """Files whose blobs are to be deleted."""
+        """Files whose blobs must be deleted."""
         async with self._database.read() as connection:
             rows = (await connection.execute(sa.select(_files).where(_files.c.state == DOOMED))).mappings().all()
         return [_file(row) for row in rows]
 
     async def forget_file(self, name: str) -> None:
-        """Its blob is gone."""
+        """Deletes the row of a file whose blob is gone."""
         async with self._database.begin() as connection:
             await connection.execute(
                 sa.update(_responses).where(_responses.c.capture_file == name).values(capture_file="")
@@ -280,7 +265,7 @@ class SqlCaptureStore:
     # Feedback
 
     async def put_feedback(self, response: Response, opinion: Opinion, now: float) -> Feedback:
-        """Keeps the opinion in place of an earlier one."""
+        """Stores the opinion, in place of an earlier one."""
         async with self._database.begin() as connection:
             query = sa.select(_feedback.c.create_time).where(_feedback.c.response_id == response.response_id)
             create_time = (await connection.execute(query.with_for_update())).scalar_one_or_none()
@@ -291,10 +276,9 @@ class SqlCaptureStore:
 
     async def feedback(self, tenant: str, only: ExportFilter, *, limit: int) -> list[tuple[Feedback, str]]:
         """The tenant's feedback with the file that holds each answer's text, if any; by file, then by time."""
-        columns = [_responses.c[name] for name in _response_columns]
         query = (
             sa.select(
-                *columns,
+                *_response_columns,
                 _responses.c.capture_file,
                 _feedback.c.create_time.label("said_time"),
                 _feedback.c.update_time,
@@ -317,7 +301,7 @@ class SqlCaptureStore:
 
 
 async def _locked_policies(connection: AsyncConnection, tenants: Sequence[str]) -> dict[str, CapturePolicy]:
-    """The policies, which nobody changes until the transaction ends. (SQLite has one writer at a time anyway.)"""
+    """The policies, locked until the transaction ends. (SQLite has one writer at a time anyway.)"""
     if not tenants:
         return {}
     query = sa.select(_policies).where(_policies.c.tenant.in_(tenants)).order_by(_policies.c.tenant)
@@ -335,7 +319,7 @@ def _every_tenant() -> Any:
 
 
 def _allows(policy: CapturePolicy | None, response: Response) -> bool:
-    """Whether the tenant's capture is on, and was when the answer ended."""
+    """Whether the tenant's capture has been on since the answer ended."""
     return policy is not None and policy.enabled and policy.enabled_time <= response.create_time
 
 
@@ -355,15 +339,12 @@ def _text_from_json(content: Any) -> Text:
 
 
 def _response(row: sa.RowMapping) -> Response:
-    return Response(**{name: row[name] for name in _response_columns})
-
-
-def _captured(row: sa.RowMapping) -> Captured:
-    return Captured(_response(row), _text_from_json(row["content"]))
+    return Response(**{column.name: row[column.name] for column in _response_columns})
 
 
 def _file(row: sa.RowMapping) -> CaptureFile:
-    return CaptureFile(**{name: row[name] for name in _file_columns}, kind=FileKind(row["kind"]))
+    values = {field.name: row[field.name] for field in dataclasses.fields(CaptureFile)}
+    return CaptureFile(**{**values, "kind": FileKind(row["kind"])})
 
 
 def _feedback_row(kept: Feedback) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One HTTP exchange over ASGI: its response, its failures in OpenAI's form, its end before its time."""
+"""One HTTP exchange: its response, its errors in OpenAI's format, and its limits."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+from starlette.types import Message, Receive
 
 from luthierd import logs
 from luthierd.errors import (
@@ -21,16 +24,11 @@ from luthierd.errors import (
     RetryableError,
 )
 from luthierd.inference import metrics
+from luthierd.inference.domain.completion import TokenUsage
 from luthierd.inference.domain.errors import ReaderTooSlowError
 from luthierd.inference.http.outbox import Outbox
 from luthierd.rpc.status import code_of
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[Mapping[str, Any]], Awaitable[None]]
-
-CLIENT_GONE = 499
-"""Status in the log of a request whose client hung up; nobody gets it (nginx's convention)."""
 HTTP_STATUS = {
     "INVALID_ARGUMENT": (400, "invalid_request_error"),
     "UNAUTHENTICATED": (401, "authentication_error"),
@@ -45,102 +43,88 @@ HTTP_STATUS = {
 
 
 class RouteUnknownError(PermissionDeniedError):
-    """Not one of `ROUTES`, or not with this method."""
+    """No such route, or not with this method."""
 
     reason = "ROUTE_UNKNOWN"
 
 
 class BodyTooLargeError(ResourceExhaustedError):
-    """A body beyond the limit."""
+    """The body exceeds the limit."""
 
     reason = "BODY_TOO_LARGE"
 
 
-@dataclass
-class Usage:
-    """Tokens of an answer, as the engine's application counts them while it makes it."""
-
-    prompt_token_count: int = 0
-    completion_token_count: int = 0
-
-
-class Response:
-    """Sends a response; remembers whether and when it began, and adds headers to the engine's."""
+class Reply:
+    """Sends a response, with additional `headers`; records whether and when it began."""
 
     def __init__(self, outbox: Outbox, clock: Callable[[], float] = time.monotonic) -> None:
         self.outbox, self._clock = outbox, clock
-        self._arrived = clock()
+        self._arrived_s = clock()
         self._first_s: float | None = None
         self.status = 0
         self.is_complete = False
         self._is_event_stream = False
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.headers: dict[str, str] = {}
 
     @property
-    def elapsed_ms(self) -> float:
+    def elapsed_s(self) -> float:
         """Since the request's arrival."""
-        return round((self._clock() - self._arrived) * 1000, 3)
+        return self._clock() - self._arrived_s
 
     @property
     def ttft_s(self) -> float:
         """From the arrival to the first part of the body; 0 before it."""
         return self._first_s or 0.0
 
-    async def __call__(self, message: Mapping[str, Any]) -> None:
+    async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            request_id = (b"x-request-id", logs.request_id.get().encode())
-            own = [pair for pair in message.get("headers", ()) if pair[0].lower() != b"x-request-id"]
-            message = {**message, "headers": [*own, *self.headers, request_id]}
-            self._is_event_stream = dict(own).get(b"content-type", b"").startswith(b"text/event-stream")
+            headers = MutableHeaders(raw=list(message.get("headers", ())))
+            self._is_event_stream = headers.get("content-type", "").startswith("text/event-stream")
+            headers.update({**self.headers, "x-request-id": logs.request_id.get()})
+            message = {**message, "headers": headers.raw}
         else:
             self.is_complete = not message.get("more_body", False)
             if self._first_s is None and message.get("body"):
-                self._first_s = self._clock() - self._arrived
+                self._first_s = self.elapsed_s
         await self.outbox.put(message)
 
-    def observe(self, target: str, usage: Usage) -> None:
-        """Records the tokens of an answer, and its times if it was sent to its end."""
+    def observe(self, target: str, usage: TokenUsage) -> None:
+        """Records the tokens of an answer, and its times if it was sent completely."""
         metrics.observe_tokens(target, prompt=usage.prompt_token_count, completion=usage.completion_token_count)
         if self._first_s is not None and self.is_complete:
-            metrics.observe_times(target, ttft_s=self._first_s, latency_s=self._clock() - self._arrived)
+            metrics.observe_times(target, ttft_s=self._first_s, latency_s=self.elapsed_s)
 
-    async def json(self, status: int, content: object, headers: Mapping[str, str] | None = None) -> None:
-        body = json.dumps(content).encode()
-        fields = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
-        encoded = [(name.encode(), value.encode()) for name, value in fields.items()]
-        await self({"type": "http.response.start", "status": status, "headers": encoded})
-        await self({"type": "http.response.body", "body": body})
+    async def send(self, response: JSONResponse) -> None:
+        """Sends a whole response."""
+        await self({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+        await self({"type": "http.response.body", "body": response.body})
 
     async def fail(self, status: int, error: Mapping[str, object], headers: Mapping[str, str]) -> None:
-        """An error in OpenAI's form; in a stream that has begun, its last event. Any other response is cut off."""
+        """An error in OpenAI's format; in a stream that has begun, the last event. Other responses are cut off."""
         if self.is_complete:
             return
         if self.status:
             last = f"data: {json.dumps({'error': error})}\n\n".encode() if self._is_event_stream else b""
             await self.outbox.put({"type": "http.response.body", "body": last, "more_body": False})
             return
-        self.headers = []
-        await self.json(status, {"error": error}, headers)
-
-
-class ClientGoneError(Exception):
-    """The client hung up."""
+        self.headers = {}
+        await self.send(JSONResponse({"error": error}, status, headers))
 
 
 class _Client:
-    """What the client does after its request: it reads, or it hangs up, or it does neither."""
+    """What the client does after its request: it reads, or disconnects, or neither."""
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
+    def __init__(self, receive: Receive, reply: Reply, deadline: asyncio.Timeout) -> None:
+        self._receive, self._reply, self._deadline = receive, reply, deadline
         self.is_gone = asyncio.Event()
         self.failure: Exception | None = None
 
     def replay(self, content: bytes) -> Receive:
-        """`receive` for the application: a body in place of the one that was read, then the client's hanging up."""
+        """`receive` for the engine's application: `content` in place of the body, then the disconnect."""
         bodies = [content]
 
-        async def replayed() -> dict[str, Any]:
+        async def replayed() -> Message:
             if bodies:
                 return {"type": "http.request", "body": bodies.pop(), "more_body": False}
             await self.is_gone.wait()
@@ -148,37 +132,38 @@ class _Client:
 
         return replayed
 
-    async def watch(self, response: Response, deadline: asyncio.Timeout) -> None:
-        """Brings the deadline forward when the client hangs up."""
+    async def watch_connection(self) -> None:
+        """Brings the deadline forward when the client disconnects."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        if not response.is_complete:  # after a response an ASGI server says the same
+        if not self._reply.is_complete:  # after a response, an ASGI server sends the same message
             self.is_gone.set()
-            self._fail(ClientGoneError(), deadline)
+            self._fail(ClientDisconnect())
 
-    async def watch_reading(self, outbox: Outbox, deadline: asyncio.Timeout) -> None:
+    async def watch_reading(self) -> None:
         """Brings the deadline forward when the client does not read."""
-        await outbox.is_stuck.wait()
-        self._fail(ReaderTooSlowError(outbox.limit_s), deadline)
+        await self._reply.outbox.is_stuck.wait()
+        self._fail(ReaderTooSlowError(limit_s=self._reply.outbox.limit_s))
 
-    def _fail(self, failure: Exception, deadline: asyncio.Timeout) -> None:
+    def _fail(self, failure: Exception) -> None:
         self.failure = self.failure or failure
-        deadline.reschedule(asyncio.get_running_loop().time())
+        self._deadline.reschedule(asyncio.get_running_loop().time())
 
 
 @contextlib.asynccontextmanager
-async def bounded(receive: Receive, response: Response, *, limit_s: float) -> AsyncIterator[Callable[[bytes], Receive]]:
-    """Cancels its block when the client hangs up or does not read, or the time is over: ClientGoneError,
+async def bounded(receive: Receive, reply: Reply, *, limit_s: float) -> AsyncIterator[Callable[[bytes], Receive]]:
+    """Cancels its block if the client disconnects or does not read, or after `limit_s`: ClientDisconnect,
     ReaderTooSlowError, DeadlineExceededError.
 
-    Gives what makes a `receive` for the application from the body that it should see.
+    Yields what makes `receive` for the engine's application from the body that it should see.
     """
-    client = _Client(receive)
+    deadline = asyncio.timeout(limit_s)
+    client = _Client(receive, reply, deadline)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(client.is_gone.set)
         try:
-            async with asyncio.timeout(limit_s) as deadline:
-                for watch in (client.watch(response, deadline), client.watch_reading(response.outbox, deadline)):
+            async with deadline:
+                for watch in (client.watch_connection(), client.watch_reading()):
                     stack.callback(asyncio.create_task(watch).cancel)
                 yield client.replay
         except TimeoutError:
@@ -187,8 +172,7 @@ async def bounded(receive: Receive, response: Response, *, limit_s: float) -> As
             if not deadline.expired():
                 raise
             raise DeadlineExceededError(
-                f"the answer was not complete after the {limit_s:g} s that it may take",
-                metadata={"limit_s": f"{limit_s:g}"},
+                f"the answer was not complete after its limit of {limit_s:g} s", metadata={"limit_s": f"{limit_s:g}"}
             ) from None
 
 

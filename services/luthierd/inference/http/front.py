@@ -1,47 +1,39 @@
-"""The OpenAI-compatible endpoint's front: token, tenant, routing, lease and headers around the engine's application.
+"""The OpenAI-compatible endpoint: token, tenant, routing, lease and headers around the engine's own application.
 
 Only the routes of `ROUTES` exist. `model` is a deployment's id or full name, or a base model's full name; the answer's
-`model` is the name that was asked for, and its headers name who answered.
+`model` is the name in the request, and its headers say who answered.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import math
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 
 from luthierd import logs
 from luthierd.errors import InvalidArgumentError, LuthierError
 from luthierd.inference import metrics
-from luthierd.inference.api import completion_wire as answer_wire
-from luthierd.inference.completions.completions import Answers, Leased
+from luthierd.inference.completions.completions import Completions
+from luthierd.inference.completions.leases import Leased
 from luthierd.inference.deployments.deployments import Deployments
-from luthierd.inference.domain.completion import Target
+from luthierd.inference.domain.completion import Target, TokenUsage, check_session_id
 from luthierd.inference.domain.engine import EngineState
 from luthierd.inference.domain.errors import ReaderTooSlowError
-from luthierd.inference.engine.engine import Engine
+from luthierd.inference.engine.engine import Engine, OpenAIApplication
 from luthierd.inference.engine.host import EngineHost
-from luthierd.inference.http.copies import NotCopiedError, sampling_of
-from luthierd.inference.http.exchange import (
-    CLIENT_GONE,
-    BodyTooLargeError,
-    ClientGoneError,
-    Receive,
-    Response,
-    RouteUnknownError,
-    Scope,
-    Send,
-    Usage,
-    bounded,
-    failure_of,
-)
+from luthierd.inference.http.body import NotCopiedError, estimate, parse_body, prompt_of, sampling_of
+from luthierd.inference.http.exchange import BodyTooLargeError, Reply, RouteUnknownError, bounded, failure_of
 from luthierd.inference.http.outbox import Outbox
-from luthierd.inference.http.recording import AnswerTap, prompt_of
-from luthierd.inference.http.slot import http_seat
+from luthierd.inference.http.recording import AnswerTap
 from luthierd.names import BASE_MODEL, DEPLOYMENT
 from luthierd.paging import MAX_PAGE_SIZE, PageRequest
 from luthierd.rpc.auth import Principal, TokenVerifier
@@ -49,151 +41,117 @@ from luthierd.rpc.auth import Principal, TokenVerifier
 log = logging.getLogger(__name__)
 
 SESSION_HEADER = "x-luthier-session-id"
-"""What keeps a conversation on one loaded adapter while traffic is split."""
+"""Keeps a conversation on one loaded adapter while traffic is split."""
 TIMEOUT_HEADER = "x-luthier-timeout-s"
-"""Seconds that the answer may take; what is over is stopped, in the engine, too."""
+"""Maximum seconds for the answer; after them the engine stops computing it."""
 GENERATE_SCOPE = "inference.generate"
 COMPLETIONS = {"/v1/chat/completions", "/v1/completions"}
 ROUTES = {"/v1/models": "GET", "/health": "GET", **dict.fromkeys(COMPLETIONS, "POST")}
-
-REFUSED_FIELDS = {
-    "cache_salt",
-    "chat_template",
-    "data_parallel_rank",
-    "kv_transfer_params",
-    "mm_processor_kwargs",
-    "priority",
-    "prompt_embeds",
-    "request_id",
-    "vllm_xargs",
-}
-"""vLLM's own fields by which a request could reach beyond itself."""
-
+CLIENT_GONE = 499
+"""Status in the log of a request whose client disconnected (nginx's convention); it is never sent."""
 MAX_REQUEST_ID = 64
 
 
-class Application(Protocol):
-    """The engine's OpenAI application, for one request whose model is resolved."""
-
-    async def __call__(
-        self, scope: Scope, receive: Receive, send: Send, *, leased: Leased, model: str, usage: Usage
-    ) -> None:
-        """Answers the request with the lease's weights, and counts the tokens. Its end, however it comes, stops all
-        computation for it.
-        """
-
-
-BuildApplication = Callable[[Engine], Awaitable[Application]]
-
-
 class HttpFront:
-    """The ASGI application."""
+    """The ASGI application. It has no framework's router: four routes, and errors after a stream has begun."""
 
     def __init__(
         self,
         *,
         verifier: TokenVerifier,
-        answers: Answers,
+        completions: Completions,
         deployments: Deployments,
         host: EngineHost,
-        build: BuildApplication,
         max_body_bytes: int,
         max_answer_s: float,
         reader_limit_s: float,
     ) -> None:
-        self._verifier, self._answers, self._deployments, self._host = verifier, answers, deployments, host
-        self._build, self._max_body_bytes, self._max_answer_s = build, max_body_bytes, max_answer_s
-        self._reader_limit_s = reader_limit_s
-        self._built: tuple[Engine, Application] | None = None
+        self._verifier, self._completions, self._deployments, self._host = verifier, completions, deployments, host
+        self._max_body_bytes, self._max_answer_s, self._reader_limit_s = max_body_bytes, max_answer_s, reader_limit_s
+        self._built: tuple[Engine, OpenAIApplication] | None = None
         self._building = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request. A LuthierError becomes OpenAI's form of an error, anything else an id in the log."""
+        """One request. A LuthierError becomes an OpenAI error, anything else an id in the log."""
         if scope["type"] != "http":
             return
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        logs.request_id.set(_request_id(headers.get("x-request-id", "")))
+        request = Request(scope, receive)
+        logs.request_id.set(_request_id(request.headers.get("x-request-id", "")))
         outbox = Outbox(send, limit_s=self._reader_limit_s)
         async with outbox.sending(rest_limit_s=self._max_answer_s):
-            await self._answer(scope, receive, Response(outbox), headers=headers)
+            await self._answer(request, Reply(outbox))
 
-    async def _answer(self, scope: Scope, receive: Receive, state: Response, *, headers: Mapping[str, str]) -> None:
+    async def _answer(self, request: Request, reply: Reply) -> None:
+        path = request.scope["path"]
         try:
-            await self._route(scope, receive, state, headers=headers)
-        except ClientGoneError:
-            state.status = CLIENT_GONE
-        except ReaderTooSlowError as error:  # who does not read is not told, the server closes the connection
+            await self._route(request, reply)
+        except ClientDisconnect:
+            reply.status = CLIENT_GONE
+        except ReaderTooSlowError as error:  # a client that does not read gets no error, the connection is closed
             log.info("a client did not read", extra={"reason": error.reason, "limit_s": self._reader_limit_s})
         except LuthierError as error:
-            await state.fail(*failure_of(error))
+            await reply.fail(*failure_of(error))
         except Exception:
             error_id = uuid.uuid4().hex[:12]
-            log.exception("internal error", extra={"method": scope["path"], "error_id": error_id})
+            log.exception("internal error", extra={"method": path, "error_id": error_id})
             message = f"internal error {error_id}; the server's log has the details under this id"
-            await state.fail(500, {"message": message, "type": "internal_error", "code": "INTERNAL"}, {})
+            await reply.fail(500, {"message": message, "type": "internal_error", "code": "INTERNAL"}, {})
         finally:
-            log.info("http", extra={"path": scope["path"], "status": state.status, "elapsed_ms": state.elapsed_ms})
+            elapsed_ms = round(reply.elapsed_s * 1000, 3)
+            log.info("http", extra={"path": path, "status": reply.status, "elapsed_ms": elapsed_ms})
 
-    async def _route(self, scope: Scope, receive: Receive, send: Response, *, headers: Mapping[str, str]) -> None:
-        path = scope["path"]
-        if ROUTES.get(path) != scope["method"]:
+    async def _route(self, request: Request, reply: Reply) -> None:
+        path = request.scope["path"]
+        if ROUTES.get(path) != request.method:
+            served = ", ".join(f"{method} {route}" for route, method in ROUTES.items())
             raise RouteUnknownError(
-                f"{scope['method']} {path} is not served here; served are "
-                + ", ".join(f"{method} {route}" for route, method in ROUTES.items()),
-                metadata={"path": path},
+                f"{request.method} {path} does not exist; choose one of {served}", metadata={"path": path}
             )
         if path == "/health":
-            ready = self._host.status.state is EngineState.READY
-            await send.json(200 if ready else 503, {"engine": self._host.status.state.value})
+            state = self._host.status.state
+            await reply.send(JSONResponse({"engine": state.value}, 200 if state is EngineState.READY else 503))
             return
-        principal = self._verifier.verify(headers.get("authorization"))
+        principal = self._verifier.verify(request.headers.get("authorization"))
         principal.require_scope(GENERATE_SCOPE)
         if path == "/v1/models":
-            await send.json(200, self._models(principal))
-            return
-        body = await self._body(receive)
-        session_id = answer_wire.session_id_of(headers.get(SESSION_HEADER, ""), field=SESSION_HEADER)
-        limit_s = _limit_s(headers.get(TIMEOUT_HEADER, ""), self._max_answer_s)
-        await self._complete(
-            scope, receive, send, body=body, principal=principal, session_id=session_id, limit_s=limit_s
-        )
+            await reply.send(JSONResponse(self._models(principal)))
+        else:
+            await self._complete(request, reply, principal)
 
-    async def _complete(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Response,
-        *,
-        body: dict[str, Any],
-        principal: Principal,
-        session_id: str,
-        limit_s: float,
-    ) -> None:
+    async def _complete(self, request: Request, reply: Reply, principal: Principal) -> None:
         """Resolves and leases the body's model, then lets the engine's application answer."""
-        model = str(body["model"])
-        target = _target(model, principal)
-        usage = Usage()
+        body = parse_body(await self._read(request))
+        session_id = check_session_id(request.headers.get(SESSION_HEADER, ""), field=SESSION_HEADER)
+        limit_s = _limit_s(request.headers.get(TIMEOUT_HEADER, ""), self._max_answer_s)
+        target, usage, leases = _target(body["model"], principal), TokenUsage(), self._completions.leases
         try:
             async with (
-                bounded(receive, send, limit_s=limit_s) as replay,
-                self._answers.leased(target, tenant=principal.tenant, session_id=session_id) as leased,
+                bounded(request.receive, reply, limit_s=limit_s) as replay,
+                leases.leased(target, tenant=principal.tenant, session_id=session_id) as leased,
             ):
                 application = await self._application(leased.engine)
                 content = json.dumps({**body, "cache_salt": leased.cache_salt}).encode()
-                send.headers = _origin_headers(leased)
-                inner = {**scope, "headers": _inner_headers(scope, leased, content)}
-                async with http_seat(leased, body, usage):
-                    with self._answers.recording(leased, prompt_of(body)) as recording:
-                        tap = AnswerTap(send, recording, keeps_text=self._answers.is_mirrored(leased))
-                        await application(inner, replay(content), tap, leased=leased, model=model, usage=usage)
-                        tap.finish(usage, ttft_s=send.ttft_s, latency_s=send.elapsed_ms / 1000)
+                reply.headers = _origin_headers(leased)
+                async with _slot(leased, body, usage):
+                    with leases.recording(leased, prompt_of(body)) as recording:
+                        tap = AnswerTap(reply, recording, keeps_text=leases.mirror_of(leased) is not None)
+                        await application(
+                            _inner_scope(request, leased, content),
+                            replay(content),
+                            tap,
+                            model=body["model"],
+                            adapter=leased.adapter,
+                            response_id=leased.response_id,
+                            usage=usage,
+                        )
+                        tap.finish(usage, ttft_s=reply.ttft_s, latency_s=reply.elapsed_s)
                 await self._copy(leased, body, tap.answer)
         finally:
-            send.observe(target.kind, usage)
+            reply.observe(target.kind, usage)
 
     async def _copy(self, leased: Leased, body: dict[str, Any], answer: str | None) -> None:
-        """Has the deployment's mirror, if there is one, answer the same; the log says why where it cannot be asked."""
-        if not self._answers.is_mirrored(leased):
+        """Offers the deployment's mirror, if any, the same request; logs the reason if it cannot be copied."""
+        if self._completions.leases.mirror_of(leased) is None:
             return
         try:
             if answer is None:
@@ -206,90 +164,70 @@ class HttpFront:
             metrics.mirror_skipped.labels(error.reason).inc()
             log.info("not mirrored", extra={"reason": error.reason, "target": leased.target.name})
         else:
-            await self._answers.copy(leased, prompt, sampling, answer=answer)
+            await self._completions.copy(leased, prompt, sampling, answer=answer)
 
-    async def _application(self, engine: Engine) -> Application:
-        """The application on this engine, built at its first request."""
+    async def _application(self, engine: Engine) -> OpenAIApplication:
+        """The engine's application, built for its first request."""
         async with self._building:
             if self._built is None or self._built[0] is not engine:
-                self._built = (engine, await self._build(engine))
+                self._built = (engine, await engine.openai_application())
             return self._built[1]
 
     def _models(self, principal: Principal) -> dict[str, Any]:
         """The tenant's deployments, and the base model."""
+
+        def card(name: str, created: float, owner: str) -> dict[str, Any]:
+            return {"id": name, "object": "model", "created": int(created), "owned_by": owner}
+
         page = self._deployments.list(f"tenants/{principal.tenant}", PageRequest.parse(MAX_PAGE_SIZE, ""))
-        cards = [
-            {
-                "id": one.name.rpartition("/")[2],
-                "object": "model",
-                "created": int(one.create_time),
-                "owned_by": principal.tenant,
-            }
-            for one in page.items
-            if one.live
-        ]
+        live = [one for one in page.items if one.live]
+        cards = [card(one.name.rpartition("/")[2], one.create_time, principal.tenant) for one in live]
         base_model = self._host.status.base_model
         if base_model is not None:
-            cards.append({"id": base_model.name, "object": "model", "created": 0, "owned_by": "luthier"})
+            cards.append(card(base_model.name, 0, "luthier"))
         return {"object": "list", "data": cards}
 
-    async def _body(self, receive: Receive) -> dict[str, Any]:
-        parts, size = [], 0
-        while True:
-            message = await receive()
-            if message["type"] != "http.request":
-                raise asyncio.CancelledError
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > self._max_body_bytes:
-                raise BodyTooLargeError(
-                    f"the body is larger than {self._max_body_bytes} bytes",
-                    metadata={"limit": str(self._max_body_bytes)},
-                )
-            if not message.get("more_body"):
-                break
-        return _checked(b"".join(parts))
+    async def _read(self, request: Request) -> bytes:
+        """The body. ClientDisconnect, BodyTooLargeError."""
+        content = bytearray()
+        async for part in request.stream():
+            content += part
+            if len(content) > self._max_body_bytes:
+                limit = str(self._max_body_bytes)
+                raise BodyTooLargeError(f"the body is larger than {limit} bytes", metadata={"limit": limit})
+        return bytes(content)
+
+
+@contextlib.asynccontextmanager
+async def _slot(leased: Leased, body: dict[str, Any], usage: TokenUsage) -> AsyncIterator[None]:
+    """A slot in the engine's batch, charged with an estimate and then with `usage`."""
+    async with leased.slot(**estimate(body, leased.engine.window)) as slot:
+        try:
+            yield
+        finally:
+            slot.prompt_token_count, slot.answer_token_count = usage.prompt_token_count, usage.completion_token_count
 
 
 def _request_id(given: str) -> str:
-    """The caller's, if it is fit for a log, else a new one."""
+    """The client's, if it is safe to log, else a new one."""
     return given if 0 < len(given) <= MAX_REQUEST_ID and given.isascii() and given.isprintable() else uuid.uuid4().hex
 
 
-def _checked(content: bytes) -> dict[str, Any]:
-    """The body as an object that names a model and reaches no further than itself."""
-    try:
-        body = json.loads(content)
-    except ValueError as error:
-        raise InvalidArgumentError.of_field("body", f"it is not JSON ({error})") from error
-    if not isinstance(body, dict) or not isinstance(body.get("model"), str) or not body["model"]:
-        raise InvalidArgumentError.of_field("model", "name a deployment or a base model; GET /v1/models lists them")
-    if refused := sorted(REFUSED_FIELDS & body.keys()):
-        raise InvalidArgumentError.of_field(refused[0], "this field is not served here; leave it out")
-    prompts = body.get("prompt")
-    if isinstance(prompts, list) and len(prompts) > answer_wire.MAX_INPUTS and not isinstance(prompts[0], int):
-        raise InvalidArgumentError.of_field("prompt", f"at most {answer_wire.MAX_INPUTS} prompts")
-    for field in ("n", "best_of"):
-        if isinstance(body.get(field), int) and body[field] > answer_wire.MAX_CHOICES:
-            raise InvalidArgumentError.of_field(field, f"at most {answer_wire.MAX_CHOICES}")
-    return body
-
-
-def _limit_s(given: str, most_s: float) -> float:
-    """Seconds that an answer may take. InvalidArgumentError for what is none."""
+def _limit_s(given: str, max_answer_s: float) -> float:
+    """Maximum seconds for the answer. InvalidArgumentError."""
     if not given:
-        return most_s
+        return max_answer_s
     try:
         limit_s = float(given)
     except ValueError:
         limit_s = 0.0
     if not 0 < limit_s < math.inf:
-        raise InvalidArgumentError.of_field(TIMEOUT_HEADER, "name the seconds that the answer may take, above 0")
-    return min(limit_s, most_s)
+        raise InvalidArgumentError.of_field(TIMEOUT_HEADER, "give the maximum seconds for the answer, above 0")
+    return min(limit_s, max_answer_s)
 
 
 def _target(model: str, principal: Principal) -> Target:
-    """What a `model` stands for. PermissionDeniedError for another tenant's, InvalidArgumentError for no name."""
+    """What a `model` names. PermissionDeniedError for another tenant's, InvalidArgumentError for an invalid name."""
     if model.startswith("baseModels/"):
         BASE_MODEL.parse(model, field="model")
         return Target(Target.BASE_MODEL, model)
@@ -299,20 +237,21 @@ def _target(model: str, principal: Principal) -> Target:
     return Target(Target.DEPLOYMENT, name)
 
 
-def _inner_headers(scope: Scope, leased: Leased, content: bytes) -> list[tuple[bytes, bytes]]:
-    """What the engine's application sees of the headers. It makes an answer's `id` of the request id."""
-    return [
-        *((name, value) for name, value in scope["headers"] if name.lower() == b"accept"),
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(content)).encode()),
-        (b"x-request-id", leased.response_id.encode()),
-    ]
+def _inner_scope(request: Request, leased: Leased, content: bytes) -> Scope:
+    """The request as the engine's application sees it. It makes the answer's `id` from the request id."""
+    accepts = [pair for pair in request.headers.raw if pair[0] == b"accept"]
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(content)),
+        "x-request-id": leased.response_id,
+    }
+    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return {**request.scope, "headers": accepts + encoded}
 
 
-def _origin_headers(leased: Leased) -> list[tuple[bytes, bytes]]:
-    origin = leased.origin
-    return [
-        (b"x-luthier-loaded-adapter", origin.loaded_adapter.encode()),
-        (b"x-luthier-deployment-revision", str(origin.deployment_revision).encode()),
-        (b"x-luthier-response-id", leased.response_id.encode()),
-    ]
+def _origin_headers(leased: Leased) -> dict[str, str]:
+    return {
+        "x-luthier-loaded-adapter": leased.origin.loaded_adapter,
+        "x-luthier-deployment-revision": str(leased.origin.deployment_revision),
+        "x-luthier-response-id": leased.response_id,
+    }

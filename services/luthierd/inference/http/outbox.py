@@ -1,11 +1,12 @@
-"""Between a response that is made and a client that reads it: who does not read must not hold what others wait for."""
+"""Decouples a response from its client: a client that does not read must not hold what other requests wait for."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator
+
+from starlette.types import Message, Send
 
 from luthierd.inference.completions.read_ahead import MAX_UNREAD
 
@@ -13,16 +14,16 @@ from luthierd.inference.completions.read_ahead import MAX_UNREAD
 class Outbox:
     """Takes a response's messages at once, up to `MAX_UNREAD`, and sends them as fast as they are read."""
 
-    def __init__(self, send: Callable[[Mapping[str, Any]], Awaitable[None]], *, limit_s: float) -> None:
+    def __init__(self, send: Send, *, limit_s: float) -> None:
         self._send, self.limit_s = send, limit_s
-        self._unread: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(MAX_UNREAD)
+        self._unread: asyncio.Queue[Message] = asyncio.Queue(MAX_UNREAD)
         self.is_stuck = asyncio.Event()
-        """There was no room for `limit_s`: whoever makes the response is to stop. Nothing is taken any more."""
+        """There was no room for `limit_s`: the response must be given up. No message is taken any more."""
 
-    async def put(self, message: Mapping[str, Any]) -> None:
+    async def put(self, message: Message) -> None:
         """Waits while there is no room. A message that finds none in time is lost."""
         if self.is_stuck.is_set():
-            await asyncio.sleep(0)  # the end that is coming must find its moment
+            await asyncio.sleep(0)  # lets the cancellation that follows arrive
             return
         if not self._unread.full():
             self._unread.put_nowait(message)
@@ -35,7 +36,7 @@ class Outbox:
 
     @contextlib.asynccontextmanager
     async def sending(self, *, rest_limit_s: float) -> AsyncIterator[None]:
-        """Sends while the block runs and, unless the client is stuck, what is left then, for `rest_limit_s`."""
+        """Sends while the block runs and, unless the client is stuck, for up to `rest_limit_s` after it."""
         pump = asyncio.create_task(self._pump())
         rest = None
         try:

@@ -1,48 +1,23 @@
-"""Reads answers out of OpenAI's responses as they pass, for the log of answers. What passes is not changed."""
+"""Reads answers from OpenAI responses as they pass, for the log of answers. What passes is unchanged."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
 
-from luthierd.inference.domain.completion import Finish, Turn
-from luthierd.inference.feedback.capture import Recording
-from luthierd.inference.http.exchange import Send, Usage
+from starlette.datastructures import Headers
+from starlette.types import Message, Send
+
+from luthierd.inference.completions.leases import Recording
+from luthierd.inference.domain.completion import Finish, TokenUsage
 
 MAX_WHOLE_BYTES = 16 * 1024 * 1024
-"""A response that is not a stream, or a line of one, is read up to here; log-probabilities may make it longer."""
+"""The size up to which a whole response, or a line of a stream, is read; log-probabilities may exceed it."""
 UNREAD = "unread"
-"""Finish reason of an answer that was sent, and was too long to be read."""
-
-
-def prompt_of(body: Mapping[str, Any]) -> str | tuple[Turn, ...] | None:
-    """A request's prompt as text; None if it is tokens, several prompts, or holds more than text."""
-    prompt = body.get("prompt")
-    if "messages" not in body:
-        if isinstance(prompt, list) and len(prompt) == 1:
-            (prompt,) = prompt
-        return prompt if isinstance(prompt, str) else None
-    turns = []
-    for message in body["messages"] if isinstance(body["messages"], list) else ():
-        content = _text_of(message.get("content")) if isinstance(message, dict) else None
-        if content is None:
-            return None
-        turns.append(Turn(str(message.get("role")), content))
-    return tuple(turns) or None
-
-
-def _text_of(content: Any) -> str | None:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return None
-    texts = [part.get("text") if isinstance(part, dict) else None for part in content]
-    return "\n".join(texts) if texts and all(isinstance(text, str) for text in texts) else None  # type: ignore[arg-type]
+"""Finish reason of an answer that was sent but was too long to be read."""
 
 
 class AnswerTap:
-    """Passes a response on, and tells `recording` the first choice's text. `finish` it. A refusal is not recorded.
+    """Passes a response on, and records the text of its first choice. Then `finish` it. A refusal is not recorded.
 
     `keeps_text`: the text is kept in `answer`, too.
     """
@@ -50,24 +25,24 @@ class AnswerTap:
     def __init__(self, send: Send, recording: Recording, *, keeps_text: bool = False) -> None:
         self._keeps_text, self._kept = keeps_text, list[str]()
         self._send, self._recording = send, recording
-        self._rest, self._is_stream, self._is_ok, self._reason = b"", False, False, ""
+        self._rest, self._is_stream, self._is_ok, self._finish_reason = b"", False, False, ""
         recording.is_discarded = True
 
-    async def __call__(self, message: Mapping[str, Any]) -> None:
+    async def __call__(self, message: Message) -> None:
         await self._send(message)
         if message["type"] == "http.response.start":
-            headers = {name.lower(): value for name, value in message.get("headers", ())}
-            self._is_stream = headers.get(b"content-type", b"").startswith(b"text/event-stream")
+            content_type = Headers(raw=[(key.lower(), value) for key, value in message.get("headers", ())])
+            self._is_stream = content_type.get("content-type", "").startswith("text/event-stream")
             self._is_ok = message["status"] == 200
             self._recording.is_discarded = not self._is_ok
         elif self._is_ok:
             self._read(message.get("body", b""), is_last=not message.get("more_body"))
 
-    def finish(self, usage: Usage, *, ttft_s: float, latency_s: float) -> None:
-        """The response was sent. One without an end of its answer was cut off."""
-        if self._reason:
+    def finish(self, usage: TokenUsage, *, ttft_s: float, latency_s: float) -> None:
+        """The response was sent. If its answer has no end, it was cut off."""
+        if self._finish_reason:
             outcome = Finish(
-                reason=self._reason,
+                finish_reason=self._finish_reason,
                 prompt_token_count=usage.prompt_token_count,
                 completion_token_count=usage.completion_token_count,
                 ttft_ms=ttft_s * 1000,
@@ -77,11 +52,11 @@ class AnswerTap:
 
     @property
     def answer(self) -> str | None:
-        """The first choice's text, if it was kept and came to its end."""
-        return "".join(self._kept) if self._keeps_text and self._reason not in ("", UNREAD) else None
+        """The text of the first choice, if it was kept and complete."""
+        return "".join(self._kept) if self._keeps_text and self._finish_reason not in ("", UNREAD) else None
 
     def _read(self, data: bytes, *, is_last: bool) -> None:
-        if self._reason == UNREAD:
+        if self._finish_reason == UNREAD:
             return
         self._rest += data
         if self._is_stream:
@@ -92,11 +67,11 @@ class AnswerTap:
         elif is_last:
             self._take(self._rest, within="message")
         if len(self._rest) > MAX_WHOLE_BYTES:
-            self._rest, self._reason = b"", UNREAD
+            self._rest, self._finish_reason = b"", UNREAD
             self._recording.drop_text()
 
     def _take(self, data: bytes, *, within: str) -> None:
-        """One JSON document of the engine's: a chunk, or the whole response. What cannot be read is no answer."""
+        """One JSON document of the engine: a chunk, or the whole response. What cannot be parsed is ignored."""
         try:
             document = json.loads(data)
         except ValueError:
@@ -109,4 +84,4 @@ class AnswerTap:
                 self._recording.add(text or "")
                 if self._keeps_text:
                     self._kept.append(text or "")
-                self._reason = choice.get("finish_reason") or self._reason
+                self._finish_reason = choice.get("finish_reason") or self._finish_reason

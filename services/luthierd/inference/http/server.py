@@ -1,4 +1,4 @@
-"""Runs the OpenAI-compatible endpoint beside the gRPC server, in the same event loop."""
+"""Runs the OpenAI-compatible endpoint next to the gRPC server, in the same event loop."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from luthierd.rpc.server import PortInUseError
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
-"""Connections that wait to be taken. Listening begins with the bind: two sockets may bind a port, not listen on it."""
+"""Connections that wait to be accepted. Listening follows the bind: two sockets can bind a port, but not listen."""
 
 
 class HttpServer:
-    """An ASGI application on a port. The port is taken at once, so that a taken one ends the start."""
+    """An ASGI application on a port. The port is bound at once, so that a port in use ends the start."""
 
     def __init__(self, application: Any, config: InferenceConfig) -> None:
         self._socket = socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections inherit it
-            # A closed connection stays until all is read: who never reads must not keep it. Twice the limit, so that
-            # a stream ends by the limit itself and says so in the log.
+            # A closed connection stays until all data is read, which a stuck client must not delay forever. Twice the
+            # limit, so that a stream ends by the limit itself and the log says so.
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(2000 * config.reader_limit_s))
         try:
             self._socket.bind((config.host, config.http_port))
             self._socket.listen(BACKLOG)
         except OSError as error:
             self._socket.close()
+            address = f"{config.host}:{config.http_port}"
             raise PortInUseError(
-                f"{config.host}:{config.http_port} is in use or not of this machine; set LUTHIER_INFERENCE_HTTP_PORT",
-                metadata={"address": f"{config.host}:{config.http_port}"},
+                f"{address} is in use or not an address of this machine; set LUTHIER_INFERENCE_HTTP_PORT",
+                metadata={"address": address},
             ) from error
         self.port = int(self._socket.getsockname()[1])
         self._server = _Server(
@@ -55,15 +56,15 @@ class HttpServer:
         self._serving: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Serves until `close`. A background task of the server, which outlives its cancellation: see `close`."""
+        """Serves until `close`, even when this background task is cancelled."""
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
         log.info("http started", extra={"port": self.port})
         await asyncio.shield(self._serving)
 
     async def close(self) -> None:
-        """Refuses new requests, waits for those in flight as long as gRPC waits for its own.
+        """Refuses new requests and waits for those in flight as long as gRPC does.
 
-        Gives the port free where `run` was never called: another part of the server could not start.
+        If `run` was never called because another part of the server could not start, only frees the port.
         """
         if self._serving is None:
             self._socket.close()

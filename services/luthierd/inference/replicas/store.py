@@ -1,35 +1,28 @@
-"""What replicas share, in SQL: who is live, which version holds, what is intended and who has proved it."""
+"""What replicas share, in SQL: who is live, the published version, intended changes and the reports on them.
+
+Times are the database's, so that the clocks of machines need not agree.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import secrets
-import socket
+import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
 
-from luthierd.inference.config import InferenceConfig
-from luthierd.inference.deployments.store import SqlStore, revision_from_json, revision_to_json
-from luthierd.inference.domain.deployment import BaseModel
+from luthierd.inference.deployments.deployments import DeploymentStore
+from luthierd.inference.deployments.store import SqlStore, revision_from_json
+from luthierd.inference.domain.deployment import AdapterRevision, BaseModel, Deployment
 from luthierd.inference.domain.errors import ReplicaLeaseLostError, SharedStateUnreachableError
-from luthierd.inference.replicas.replicas import (
-    Barrier,
-    Change,
-    Desired,
-    Intent,
-    Pulse,
-    Refusal,
-    Replicas,
-    ReplicaTimes,
-)
 from luthierd.storage.database import Database
 
 FORGOTTEN_AFTER_S = 3600.0
-"""Rows of a replica that died are removed so long after its lease ended; they mean nothing from the lease's end on."""
+"""Rows of a dead replica are removed so long after its lease expired; they have no effect after the expiry."""
 
 _desired = sa.table("replica_desired", sa.column("slot"), sa.column("version", sa.BigInteger))
 _replicas = sa.table(
@@ -42,11 +35,59 @@ _intents = sa.table(
     sa.column("coordinator"),
     sa.column("revisions", sa.JSON),
 )
-_proofs = sa.table("replica_proofs", sa.column("intent"), sa.column("replica"), sa.column("refusal", sa.JSON))
+_reports = sa.table("replica_parity_checks", sa.column("intent"), sa.column("replica"), sa.column("refusal", sa.JSON))
+
+Change = Callable[[DeploymentStore], Awaitable[None]]
+"""A compare-and-set of one deployment."""
+
+
+@dataclass(frozen=True)
+class Intent:
+    """A change that a replica wants to publish, and the revisions that the others must check first."""
+
+    id: str
+    deployment: str
+    coordinator: str
+    revisions: tuple[AdapterRevision, ...]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a replica cannot serve a revision."""
+
+    replica: str
+    revision: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Desired:
+    """All deployments, at least as new as `version`, which every published change increases."""
+
+    version: int
+    deployments: tuple[Deployment, ...]
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """What a replica polls: the version, and the open intents of other live replicas."""
+
+    version: int
+    intents: tuple[Intent, ...]
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """The state of an intent: `version` once it is published, until then the replicas that are missing or refused."""
+
+    version: int = 0
+    missing: tuple[str, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
 
 
 class _Now(sa.sql.functions.FunctionElement[float]):
-    """Seconds since 1970 by the database's clock, at the statement and not at the transaction's begin."""
+    """Seconds since 1970 by the database's clock, at the statement and not at the start of the transaction."""
 
     type = sa.Float()
     inherit_cache = True
@@ -63,105 +104,103 @@ def _now_in_sqlite(element: Any, compiler: Any, **options: Any) -> str:
 
 
 class SqlReplicaStore:
-    """See `replicas.ReplicaStore`. Joining and publishing take turns: both lock the row that holds the version."""
+    """Joining and publishing exclude each other: both lock the row with the version."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def desired(self) -> Desired:
-        """The version is read first: rows that are newer than it only mean that they are read once more."""
+        """The version is read first: if rows are newer than it, they are only read once more."""
         async with self._read() as connection:
-            version = await self._version(connection)
+            version = await _version(connection)
             return Desired(version, tuple(await _store_within(connection).deployments()))
 
     async def join(self, replica: str, version: int, *, lease_s: float) -> bool:
-        """False if `version` is no longer the newest. Sweeps out who died long ago."""
+        """Counts the replica as live from now on; False, without effect, if `version` is no longer the newest.
+
+        Removes the rows of replicas that died long ago.
+        """
         async with self._begin() as connection:
-            if await self._version(connection, lock=True) != version:
+            if await _version(connection, lock=True) != version:
                 return False
-            await connection.execute(sa.delete(_replicas).where(_replicas.c.lease_until < _Now() - FORGOTTEN_AFTER_S))
-            await connection.execute(
-                sa.delete(_intents).where(_intents.c.coordinator.not_in(sa.select(_replicas.c.name)))
-            )
-            await connection.execute(sa.delete(_proofs).where(_proofs.c.intent.not_in(sa.select(_intents.c.id))))
-            await connection.execute(sa.delete(_replicas).where(_replicas.c.name == replica))
-            await connection.execute(
-                sa.insert(_replicas).values(name=replica, lease_until=_Now() + lease_s, follows=version)
-            )
+            lease_until = _Now() + lease_s
+            for statement in (
+                sa.delete(_replicas).where(_replicas.c.lease_until < _Now() - FORGOTTEN_AFTER_S),
+                sa.delete(_intents).where(_intents.c.coordinator.not_in(sa.select(_replicas.c.name))),
+                sa.delete(_reports).where(_reports.c.intent.not_in(sa.select(_intents.c.id))),
+                sa.delete(_replicas).where(_replicas.c.name == replica),
+                sa.insert(_replicas).values(name=replica, lease_until=lease_until, follows=version),
+            ):
+                await connection.execute(statement)
             return True
 
     async def renew(self, replica: str, *, lease_s: float) -> bool:
-        """False if the lease had ended already."""
+        """False if the lease had expired already: the replica must join again."""
         query = sa.update(_replicas).where(_replicas.c.name == replica, _replicas.c.lease_until > _Now())
         async with self._begin() as connection:
             return bool((await connection.execute(query.values(lease_until=_Now() + lease_s))).rowcount)
 
     async def follow(self, replica: str, version: int) -> None:
-        """Says that the replica routes by `version`."""
+        """The replica routes by `version`."""
         query = sa.update(_replicas).where(_replicas.c.name == replica).values(follows=version)
         async with self._begin() as connection:
             await connection.execute(query)
 
     async def leave(self, replica: str) -> None:
-        """Stops counting it, and whatever it intended."""
+        """The replica, and its intents, no longer count."""
         async with self._begin() as connection:
             await connection.execute(sa.delete(_replicas).where(_replicas.c.name == replica))
 
     async def pulse(self, replica: str) -> Pulse:
-        """Intents are read first: one that is gone by then was given up, or is in the version that is read after."""
+        """Intents are read first: one that is gone by then was given up, or is in the version read afterwards."""
         coordinators = _live().where(_replicas.c.name != replica)
         query = sa.select(_intents).where(_intents.c.coordinator.in_(coordinators))
         async with self._read() as connection:
             rows = (await connection.execute(query)).all()
             intents = tuple(_intent(row) for row in rows)
-            return Pulse(await self._version(connection), intents)
+            return Pulse(await _version(connection), intents)
 
     async def open_intent(self, intent: Intent) -> None:
-        """Lets the other replicas see it."""
-        revisions = [revision_to_json(revision) for revision in intent.revisions]
-        values = {
-            "id": intent.id,
-            "deployment": intent.deployment,
-            "coordinator": intent.coordinator,
-            "revisions": revisions,
-        }
+        """Shows the intent to the other replicas."""
         async with self._begin() as connection:
-            await connection.execute(sa.insert(_intents).values(values))
+            await connection.execute(sa.insert(_intents).values(dataclasses.asdict(intent)))
 
     async def close_intent(self, intent: Intent) -> None:
-        """Gives it up, if it is not published."""
+        """Gives the intent up, if it is not published."""
         async with self._begin() as connection:
-            await self._close(connection, intent)
+            await _close(connection, intent)
 
-    async def prove(self, intent: Intent, replica: str, refusal: Refusal | None) -> None:
-        """Nothing happens if the intent was closed meanwhile."""
+    async def report(self, intent: Intent, replica: str, refusal: Refusal | None) -> None:
+        """The replica holds all revisions of the intent, loaded and checked; or it refuses. No effect once closed."""
         content = refusal and {"revision": refusal.revision, "reason": refusal.reason, "message": refusal.message}
+        values = {"intent": intent.id, "replica": replica, "refusal": content or sa.null()}
         async with self._begin() as connection:
             is_open = sa.select(_intents.c.id).where(_intents.c.id == intent.id)
             if (await connection.execute(is_open)).one_or_none() is not None:
-                mine = (_proofs.c.intent == intent.id, _proofs.c.replica == replica)
-                await connection.execute(sa.delete(_proofs).where(*mine))
-                await connection.execute(
-                    sa.insert(_proofs).values(intent=intent.id, replica=replica, refusal=content or sa.null())
-                )
+                mine = (_reports.c.intent == intent.id, _reports.c.replica == replica)
+                await connection.execute(sa.delete(_reports).where(*mine))
+                await connection.execute(sa.insert(_reports).values(values))
 
     async def publish(self, intent: Intent, change: Change) -> Barrier:
-        """One transaction: whoever is live, what is proved and what holds cannot change in it."""
+        """Makes the change and closes the intent, in one transaction, if every live replica reported success.
+
+        EtagMismatchError; ReplicaLeaseLostError if the coordinator itself is not live.
+        """
         async with self._begin() as connection:
-            version = await self._version(connection, lock=True)
+            version = await _version(connection, lock=True)
             live = set((await connection.execute(_live())).scalars())
             if intent.coordinator not in live:
-                raise ReplicaLeaseLostError(intent.coordinator)
-            query = sa.select(_proofs.c.replica, _proofs.c.refusal).where(_proofs.c.intent == intent.id)
-            proofs = {row.replica: row.refusal for row in (await connection.execute(query)).all()}
+                raise ReplicaLeaseLostError(replica=intent.coordinator)
+            query = sa.select(_reports.c.replica, _reports.c.refusal).where(_reports.c.intent == intent.id)
+            reports = {row.replica: row.refusal for row in (await connection.execute(query)).all()}
             needed = (live - {intent.coordinator}) if intent.revisions else set()
-            refusals = tuple(Refusal(name, **proofs[name]) for name in sorted(needed & proofs.keys()) if proofs[name])
-            missing = tuple(sorted(needed - proofs.keys()))
+            refusals = tuple(Refusal(name, **reports[name]) for name in sorted(needed) if reports.get(name))
+            missing = tuple(sorted(needed - reports.keys()))
             if missing or refusals:
                 return Barrier(missing=missing, refusals=refusals)
             await change(_store_within(connection))
             await connection.execute(sa.update(_desired).values(version=version + 1))
-            await self._close(connection, intent)
+            await _close(connection, intent)
             return Barrier(version=version + 1)
 
     async def live_count(self) -> int:
@@ -170,25 +209,15 @@ class SqlReplicaStore:
             return len((await connection.execute(_live())).all())
 
     async def behind(self, replica: str, version: int) -> tuple[str, ...]:
-        """Live replicas that do not route by `version` or a newer one yet."""
+        """Live replicas, other than this one, that do not route by `version` or a newer one yet."""
         query = _live().where(_replicas.c.name != replica, _replicas.c.follows < version)
         async with self._read() as connection:
             return tuple((await connection.execute(query)).scalars())
 
     async def chosen_base_model(self) -> BaseModel | None:
-        """What every replica's engine holds."""
+        """The base model of every replica's engine."""
         async with self._read() as connection:
             return await _store_within(connection).chosen_base_model()
-
-    @staticmethod
-    async def _close(connection: AsyncConnection, intent: Intent) -> None:
-        await connection.execute(sa.delete(_intents).where(_intents.c.id == intent.id))
-        await connection.execute(sa.delete(_proofs).where(_proofs.c.intent == intent.id))
-
-    @staticmethod
-    async def _version(connection: AsyncConnection, *, lock: bool = False) -> int:
-        query = sa.select(_desired.c.version)
-        return int((await connection.execute(query.with_for_update() if lock else query)).scalar_one())
 
     @contextlib.asynccontextmanager
     async def _begin(self) -> AsyncIterator[AsyncConnection]:
@@ -203,19 +232,8 @@ class SqlReplicaStore:
                 yield connection
 
 
-def make_replicas(
-    database: Database, direct: SqlStore, config: InferenceConfig, set_serving: Callable[[bool], Awaitable[None]]
-) -> Replicas | None:
-    """A server among the others that use the same PostgreSQL. None on SQLite: there are no others."""
-    if not database.is_shared:
-        return None
-    name = f"{config.replica_name or socket.gethostname()}-{secrets.token_hex(3)}"
-    times = ReplicaTimes(lease_s=config.replica_lease_s, poll_s=config.replica_poll_s, proof_s=config.replica_proof_s)
-    return Replicas(name, store=SqlReplicaStore(database), direct=direct, times=times, set_serving=set_serving)
-
-
 class _Within:
-    """A `Database` whose every transaction is the one that runs already."""
+    """A `Database` with one transaction, which is already running."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
@@ -231,6 +249,16 @@ def _store_within(connection: AsyncConnection) -> SqlStore:
     return SqlStore(cast(Database, _Within(connection)))
 
 
+async def _version(connection: AsyncConnection, *, lock: bool = False) -> int:
+    query = sa.select(_desired.c.version)
+    return int((await connection.execute(query.with_for_update() if lock else query)).scalar_one())
+
+
+async def _close(connection: AsyncConnection, intent: Intent) -> None:
+    await connection.execute(sa.delete(_intents).where(_intents.c.id == intent.id))
+    await connection.execute(sa.delete(_reports).where(_reports.c.intent == intent.id))
+
+
 def _live() -> Any:
     return sa.select(_replicas.c.name).where(_replicas.c.lease_until > _Now())
 
@@ -242,8 +270,8 @@ def _intent(row: Any) -> Intent:
 
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
-    """A database that cannot be reached is UNAVAILABLE, not ours to mend."""
+    """An unreachable database is UNAVAILABLE, not an internal error."""
     try:
         yield
     except (OSError, sa.exc.DBAPIError) as error:
-        raise SharedStateUnreachableError(type(error).__name__) from error
+        raise SharedStateUnreachableError(error=type(error).__name__) from error

@@ -11,6 +11,15 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Renames a column, and the keys of stored proofs."""
+    """Renames tables, columns, and the keys and stages of stored parity checks."""
     op.alter_column("responses", "generation", new_column_name="loaded_adapter", existing_type=sa.String(64))
-    rename_keys(op.get_bind(), "proofs", "proof", primary_key=["sha256"], keys={"prove_time": "check_time"})
+    op.rename_table("replica_proofs", "replica_parity_checks")
+    op.rename_table("proofs", "parity_checks")
+    op.alter_column("parity_checks", "proof", new_column_name="result", existing_type=sa.JSON)
+    connection = op.get_bind()
+    rename_keys(connection, "parity_checks", "result", primary_key=["sha256"], keys={"prove_time": "check_time"})
+    checks = sa.table("parity_checks", sa.column("sha256"), sa.column("result", sa.JSON))
+    for sha256, result in connection.execute(sa.select(checks)).all():
+        for stage in result["stages"]:
+            stage["name"] = "parity_check" if stage["name"] == "prove" else stage["name"]
+        connection.execute(sa.update(checks).where(checks.c.sha256 == sha256).values(result=result))

@@ -1,4 +1,4 @@
-"""The proof at load: an adapter does something, and what it was trained to do."""
+"""The parity check at load: an adapter has an effect, and it is the one it was trained to have."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 import pathlib
 
 import pytest
-from luthierd.inference.adapters.parity import Reference, prove, read_reference
+from luthierd.inference.adapters.parity import Reference, check_parity, read_reference
 from luthierd.inference.domain.errors import AdapterDeviatesError, AdapterHasNoEffectError
 from luthierd.inference.domain.parity import ReferenceRow
 from luthierd.inference.engine.engine import EngineAdapter
-from support.inference_parts import FakeEngine
+from support.inference_fakes import FakeEngine
 
 
 class ScoringEngine(FakeEngine):
@@ -54,25 +54,25 @@ async def test_an_adapter_that_does_nothing_is_refused(
     tmp_path: pathlib.Path, trained: float | None, tuned: float
 ) -> None:
     with pytest.raises(AdapterHasNoEffectError):
-        await prove(ScoringEngine(tuned), adapter(tmp_path, trained=trained))
+        await check_parity(ScoringEngine(tuned), adapter(tmp_path, trained=trained))
 
 
 async def test_an_adapter_with_another_effect_than_in_training_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(AdapterDeviatesError, match=r"0\.7000 nats off") as caught:
-        await prove(ScoringEngine(-0.3), adapter(tmp_path, trained=-1.0))
+        await check_parity(ScoringEngine(-0.3), adapter(tmp_path, trained=-1.0))
     assert caught.value.metadata["deviation_nats"] == "0.7000"
 
 
 async def test_the_tolerance_is_that_of_the_coarser_side(tmp_path: pathlib.Path) -> None:
     with pytest.raises(AdapterDeviatesError, match=r"where 0\.001 are allowed"):
-        await prove(ScoringEngine(-0.3), adapter(tmp_path, trained=-0.35))
+        await check_parity(ScoringEngine(-0.3), adapter(tmp_path, trained=-0.35))
     for engine, trained in (("bfloat16", "float32"), ("float32", "bfloat16")):
-        certificate = await prove(ScoringEngine(-0.3, engine), adapter(tmp_path, trained=-0.35, dtype=trained))
+        certificate = await check_parity(ScoringEngine(-0.3, engine), adapter(tmp_path, trained=-0.35, dtype=trained))
         assert certificate.tolerance_nats == 0.06
 
 
 async def test_the_certificate_says_what_was_compared_with_what(tmp_path: pathlib.Path) -> None:
-    found = await prove(ScoringEngine(-0.3), adapter(tmp_path, trained=-0.3005), clock=lambda: 12.5)
+    found = await check_parity(ScoringEngine(-0.3), adapter(tmp_path, trained=-0.3005), clock=lambda: 12.5)
     assert (found.row_count, found.token_count, found.check_time) == (1, 2, 12.5)
     assert (found.engine_dtype, found.training_dtype, found.engine_version) == ("float32", "float32", "fake 1 (memory)")
     measured = (found.deviation_mean_nats, found.deviation_max_nats, found.base_deviation_mean_nats)
@@ -90,13 +90,13 @@ async def test_the_shortest_rows_are_compared_until_there_are_enough_tokens(
     ]
     (tmp_path / "reference.json").write_text(json.dumps({"dtype": dtype, "rows": rows}))
     engine = ScoringEngine(-0.3)
-    found = await prove(engine, EngineAdapter("g-1.1", 1, tmp_path))
+    found = await check_parity(engine, EngineAdapter("g-1.1", 1, tmp_path))
     assert (found.row_count, found.token_count) == (count, 16 * count)
     assert engine.scored == [*[(5, True), (7, True), (9, True)][:count], (5, False)]
 
 
-async def test_without_a_record_only_the_effect_is_proved(tmp_path: pathlib.Path) -> None:
-    found = await prove(ScoringEngine(-0.3), adapter(tmp_path, trained=None))
+async def test_without_a_record_only_the_effect_is_checked(tmp_path: pathlib.Path) -> None:
+    found = await check_parity(ScoringEngine(-0.3), adapter(tmp_path, trained=None))
     assert (found.row_count, found.training_dtype) == (0, "")
     assert found.effect_max_nats == pytest.approx(0.7)
 

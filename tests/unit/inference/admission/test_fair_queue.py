@@ -15,7 +15,7 @@ LONGEST_RUN = 100
 SEEDS = range(40)
 
 
-def request(tenant: str, adapter: str = "", *, tokens: int = 10, weight: float = 1.0, seats: int = 1) -> Request:
+def request(tenant: str, adapter: str = "", *, tokens: int = 10, weight: float = 1.0, slots: int = 1) -> Request:
     """A request whose cost is known from the start."""
     return Request(
         tenant=tenant,
@@ -23,7 +23,7 @@ def request(tenant: str, adapter: str = "", *, tokens: int = 10, weight: float =
         prompt_token_count=tokens,
         max_answer_token_count=0,
         weight=weight,
-        seat_count=seats,
+        slot_count=slots,
     )
 
 
@@ -44,9 +44,9 @@ class Engine:
     """
 
     def __init__(
-        self, queue: FairQueue, *, seats: int, slots: int, answer_tokens: Callable[[Request], int] | None = None
+        self, queue: FairQueue, *, slots: int, adapter_slots: int, answer_tokens: Callable[[Request], int] | None = None
     ) -> None:
-        self.queue, self.seats, self.slots = queue, seats, slots
+        self.queue, self.slots, self.adapter_slots = queue, slots, adapter_slots
         self.step = 0
         self.running: list[tuple[int, int, Request]] = []
         self.answer_tokens = answer_tokens
@@ -84,12 +84,12 @@ class Engine:
             self.waiting[one.tenant].remove(one)
         for oldest in (queue[0] for queue in self.waiting.values() if queue and queue[0].stuck_since):
             self.stuck_since.setdefault(oldest, self.step)
-        assert sum(one.seat_count for *_, one in self.running) <= self.seats
-        assert len({one.adapter for *_, one in self.running} - {""}) <= self.slots
+        assert sum(one.slot_count for *_, one in self.running) <= self.slots
+        assert len({one.adapter for *_, one in self.running} - {""}) <= self.adapter_slots
 
 
 def test_a_tenant_that_comes_later_goes_before_a_flood() -> None:
-    queue = FairQueue(seat_count=1, spare_count=0, slot_count=1, patience=0)
+    queue = FairQueue(slot_count=1, spare_count=0, adapter_slot_count=1, patience=0)
     for _ in range(10):
         queue.push(request("flood"))
     [running] = take_all(queue)
@@ -101,34 +101,34 @@ def test_a_tenant_that_comes_later_goes_before_a_flood() -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_tenants_that_always_wait_get_tokens_by_weight_within_the_bound_of_sfq(seed: int) -> None:
     rng = random.Random(seed)
-    seats = rng.randint(1, 16)
+    slots = rng.randint(1, 16)
     weights = {f"t{number}": rng.choice((0.5, 1.0, 2.0, 4.0)) for number in range(rng.randint(2, 6))}
-    queue = FairQueue(seat_count=seats, spare_count=0, slot_count=4, patience=4)
-    engine = Engine(queue, seats=seats, slots=4)
+    queue = FairQueue(slot_count=slots, spare_count=0, adapter_slot_count=4, patience=4)
+    engine = Engine(queue, slots=slots, adapter_slots=4)
     largest = {tenant: rng.randint(1, LONGEST_RUN) for tenant in weights}
 
     def push(tenant: str) -> None:
         engine.push(request(tenant, tokens=rng.randint(1, largest[tenant]), weight=weights[tenant]))
 
     for tenant in weights:
-        for _ in range(seats + 2):
+        for _ in range(slots + 2):
             push(tenant)
     engine.on_end = lambda one: push(one.tenant)
     for _ in range(3000):
         engine.advance()
         for a, b in itertools.combinations(weights, 2):
             apart = abs(engine.served[a] / weights[a] - engine.served[b] / weights[b])
-            assert apart <= (seats + 1) * (largest[a] / weights[a] + largest[b] / weights[b])
+            assert apart <= (slots + 1) * (largest[a] / weights[a] + largest[b] / weights[b])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_no_request_starves_whatever_adapters_the_others_ask_for(seed: int) -> None:
     """The bound that the module states: 2 n + patience runs of the longest request."""
     rng = random.Random(seed)
-    seats, slots, patience = rng.randint(2, 16), rng.randint(1, 4), rng.randint(0, 4)
+    slots, adapter_slots, patience = rng.randint(2, 16), rng.randint(1, 4), rng.randint(0, 4)
     spare = rng.randint(0, 4)
-    queue = FairQueue(seat_count=seats, spare_count=spare, slot_count=slots, patience=patience)
-    engine = Engine(queue, seats=seats + spare, slots=slots)
+    queue = FairQueue(slot_count=slots, spare_count=spare, adapter_slot_count=adapter_slots, patience=patience)
+    engine = Engine(queue, slots=slots + spare, adapter_slots=adapter_slots)
     tenants = [f"t{number}" for number in range(rng.randint(1, 5))]
     adapter_counts = {tenant: rng.randint(0, 8) for tenant in tenants}
 
@@ -139,7 +139,7 @@ def test_no_request_starves_whatever_adapters_the_others_ask_for(seed: int) -> N
         engine.push(request(tenant, adapter, tokens=rng.choice((1, 5, LONGEST_RUN))))
 
     for tenant in tenants:
-        for _ in range(3 * seats if rng.random() < 0.5 else 1):
+        for _ in range(3 * slots if rng.random() < 0.5 else 1):
             push(tenant)
     engine.on_end = lambda one: push(one.tenant)
     for _ in range(4000):
@@ -150,8 +150,8 @@ def test_no_request_starves_whatever_adapters_the_others_ask_for(seed: int) -> N
 
 
 def test_one_adapter_in_demand_does_not_keep_another_out_for_ever() -> None:
-    queue = FairQueue(seat_count=4, spare_count=0, slot_count=1, patience=2)
-    engine = Engine(queue, seats=4, slots=1)
+    queue = FairQueue(slot_count=4, spare_count=0, adapter_slot_count=1, patience=2)
+    engine = Engine(queue, slots=4, adapter_slots=1)
     for _ in range(8):
         engine.push(request("a", "hot", tokens=7))
     engine.on_end = lambda one: engine.push(request("a", "hot", tokens=7))
@@ -164,7 +164,7 @@ def test_one_adapter_in_demand_does_not_keep_another_out_for_ever() -> None:
 
 
 def test_a_tenant_that_floods_with_many_adapters_gives_a_slot_to_one_that_has_none() -> None:
-    queue = FairQueue(seat_count=8, spare_count=2, slot_count=4, patience=1000)
+    queue = FairQueue(slot_count=8, spare_count=2, adapter_slot_count=4, patience=1000)
     for number in range(40):
         queue.push(request("flood", f"f{number % 4}"))
     running = take_all(queue)
@@ -180,8 +180,8 @@ def test_a_tenant_that_floods_with_many_adapters_gives_a_slot_to_one_that_has_no
     assert len(started) <= 8
 
 
-def test_spare_seats_are_for_tenants_below_their_share_only() -> None:
-    queue = FairQueue(seat_count=4, spare_count=2, slot_count=1, patience=0)
+def test_spare_slots_are_for_tenants_below_their_share_only() -> None:
+    queue = FairQueue(slot_count=4, spare_count=2, adapter_slot_count=1, patience=0)
     for _ in range(10):
         queue.push(request("flood"))
     assert len(take_all(queue)) == 4
@@ -192,11 +192,11 @@ def test_spare_seats_are_for_tenants_below_their_share_only() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_flood_of_long_answers_does_not_delay_a_tenant_of_short_ones_that_keeps_to_its_share(seed: int) -> None:
-    """Its share: half of the seats."""
+    """Its share: half of the slots."""
     rng = random.Random(seed)
     lengths = {"a": range(8, 14), "flood": range(20, 33)}
-    queue = FairQueue(seat_count=16, spare_count=8, slot_count=1, patience=0)
-    engine = Engine(queue, seats=24, slots=1, answer_tokens=lambda one: rng.choice(lengths[one.tenant]))
+    queue = FairQueue(slot_count=16, spare_count=8, adapter_slot_count=1, patience=0)
+    engine = Engine(queue, slots=24, adapter_slots=1, answer_tokens=lambda one: rng.choice(lengths[one.tenant]))
 
     def push(tenant: str) -> None:
         longest = lengths[tenant][-1]
@@ -215,7 +215,7 @@ def test_a_flood_of_long_answers_does_not_delay_a_tenant_of_short_ones_that_keep
 
 
 def test_what_a_tenant_did_not_use_of_its_estimate_is_given_back_to_it() -> None:
-    queue = FairQueue(seat_count=1, spare_count=0, slot_count=1, patience=0)
+    queue = FairQueue(slot_count=1, spare_count=0, adapter_slot_count=1, patience=0)
     mine = [Request(tenant="a", adapter="", prompt_token_count=1, max_answer_token_count=1000) for _ in range(3)]
     for one in mine:
         queue.push(one)
@@ -230,7 +230,7 @@ def test_what_a_tenant_did_not_use_of_its_estimate_is_given_back_to_it() -> None
 
 
 def test_a_request_that_gives_up_leaves_nothing_behind() -> None:
-    queue = FairQueue(seat_count=1, spare_count=0, slot_count=1, patience=0)
+    queue = FairQueue(slot_count=1, spare_count=0, adapter_slot_count=1, patience=0)
     queue.push(request("a", "x"))
     [running] = take_all(queue)
     waiting = [request("b", "y"), request("b", "z"), request("c")]
@@ -245,16 +245,16 @@ def test_a_request_that_gives_up_leaves_nothing_behind() -> None:
     [last] = take_all(queue)
     finish(queue, last)
     assert not vars(queue)["_flows"]
-    assert not vars(queue)["_slots"]
+    assert not vars(queue)["_adapter_slots"]
 
 
-def test_a_request_of_many_seats_is_not_starved_by_small_ones() -> None:
-    queue = FairQueue(seat_count=4, spare_count=0, slot_count=1, patience=0)
+def test_a_request_of_many_slots_is_not_starved_by_small_ones() -> None:
+    queue = FairQueue(slot_count=4, spare_count=0, adapter_slot_count=1, patience=0)
     for _ in range(8):
         queue.push(request("small"))
     running = take_all(queue)
-    queue.push(request("large", seats=9))
+    queue.push(request("large", slots=9))
     for _ in range(4):
         finish(queue, running.pop(0))
         running += take_all(queue)
-    assert [(one.tenant, one.seat_count) for one in running] == [("large", 4)]
+    assert [(one.tenant, one.slot_count) for one in running] == [("large", 4)]

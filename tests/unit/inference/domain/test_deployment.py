@@ -6,7 +6,7 @@ import pytest
 from luthierd.inference.domain.completion import cache_salt
 from luthierd.inference.domain.deployment import Deployment, Share
 from luthierd.inference.domain.errors import NoCandidateError, NoPreviousError
-from support.inference_parts import revision
+from support.inference_fakes import revision
 
 NEW = Deployment(name="tenants/acme/deployments/d", create_time=1.0, update_time=1.0)
 R1, R2, R3 = revision("r1"), revision("r2"), revision("r3")

@@ -16,7 +16,7 @@ from luthierd.inference.engine.vllm_engine import VllmSettings
 
 def settings(**fields: Any) -> object:
     """What the chosen engine would be started with."""
-    start = chosen_engine(InferenceConfig(**fields)).start
+    start = chosen_engine(InferenceConfig(**fields))
     assert isinstance(start, functools.partial)
     return start.keywords["settings"]
 

@@ -1,4 +1,4 @@
-"""How much of a proof goes into a step."""
+"""How much of a parity check goes into a step."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import pytest
 from luthierd.errors import InvalidArgumentError, NotFoundError
 from luthierd.inference import metrics
 from luthierd.inference.domain.completion import Finish, Origin, Turn
-from luthierd.inference.domain.errors import EtagMismatchError
+from luthierd.inference.domain.errors import EtagMismatchError, ExportOvertakenError, ResponseNotFoundError
 from luthierd.inference.domain.feedback import (
     Captured,
     CaptureFile,
@@ -21,9 +21,8 @@ from luthierd.inference.domain.feedback import (
     PolicyChange,
     Rating,
 )
-from luthierd.inference.feedback import capture
-from luthierd.inference.feedback.capture import ResponseLog
-from luthierd.inference.feedback.feedback import ExportOvertakenError, ResponseNotFoundError
+from luthierd.inference.feedback import response_log
+from luthierd.inference.feedback.response_log import ResponseLog
 from support.capture_parts import START, CaptureParts, make_capture_parts, over
 
 POLICY, ACME = "tenants/acme/capturePolicy", "tenants/acme"
@@ -34,7 +33,7 @@ ORIGIN = Origin(
     adapter_revision="tenants/acme/adapters/a/revisions/r1",
     base_model="baseModels/m",
 )
-FINISH = Finish(reason="stop", prompt_token_count=5, completion_token_count=7, ttft_ms=1.5, latency_ms=9.0)
+FINISH = Finish(finish_reason="stop", prompt_token_count=5, completion_token_count=7, ttft_ms=1.5, latency_ms=9.0)
 PROMPT = (Turn("system", "be brief"), Turn("user", "I am ada@example.org"))
 ON = PolicyChange(enabled=True)
 
@@ -54,7 +53,7 @@ async def answer(
     text: str = "call (212) 555-0187",
     is_whole: bool = True,
 ) -> None:
-    """An answer in two pieces, written down."""
+    """An answer in two parts, written to the store."""
     with parts.capturing.responses.recording(
         response_id, tenant=tenant, target=DEPLOYMENT, origin=ORIGIN, prompt=PROMPT
     ) as recording:
@@ -149,7 +148,7 @@ async def test_a_full_queue_drops_and_counts_and_never_waits(parts: CaptureParts
 async def test_a_text_beyond_the_bound_is_not_captured_and_its_answer_still_is(
     parts: CaptureParts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capture, "MAX_TEXT_CHARACTERS", 30)
+    monkeypatch.setattr(response_log, "MAX_TEXT_CHARACTERS", 30)
     await parts.capturing.policies.update(POLICY, ON)
     before = metrics.captures_dropped.labels("too_long")._value.get()
     await answer(parts, "r-1", text="x" * 31)

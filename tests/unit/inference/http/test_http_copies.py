@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from luthierd.inference.domain.completion import Sampling, Structure
-from luthierd.inference.http.copies import NotCopiedError, sampling_of
+from luthierd.inference.http.body import NotCopiedError, sampling_of
 
 
 @pytest.mark.parametrize(

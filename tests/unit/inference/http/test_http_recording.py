@@ -1,4 +1,4 @@
-"""Answers are read out of OpenAI's responses while they pass, whatever pieces they come in."""
+"""Answers are read out of OpenAI's responses while they pass, in whatever parts they arrive."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from luthierd.inference.domain.completion import Turn
-from luthierd.inference.feedback.capture import Recording
+from luthierd.inference.domain.completion import TokenUsage, Turn
+from luthierd.inference.feedback.response_log import Recording
 from luthierd.inference.http import recording as http_recording
-from luthierd.inference.http.exchange import Usage
-from luthierd.inference.http.recording import AnswerTap, prompt_of
+from luthierd.inference.http.body import prompt_of
+from luthierd.inference.http.recording import AnswerTap
 
 CHUNKS = [
     {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]},
@@ -24,8 +24,8 @@ LINES = [*(json.dumps(chunk, ensure_ascii=False).encode() for chunk in CHUNKS), 
 STREAM = b"".join(b"data: " + line + b"\n\n" for line in LINES)
 
 
-async def passed(body: bytes, *, kind: str, status: int = 200, piece_bytes: int = 7) -> tuple[Recording, bytes]:
-    """What was recorded of a response in small pieces, and what came out."""
+async def passed(body: bytes, *, kind: str, status: int = 200, part_bytes: int = 7) -> tuple[Recording, bytes]:
+    """What was recorded of a response in small parts, and what came out."""
     sent: list[bytes] = []
 
     async def send(message: Mapping[str, Any]) -> None:
@@ -34,19 +34,19 @@ async def passed(body: bytes, *, kind: str, status: int = 200, piece_bytes: int 
     recording = Recording(wants_text=True)
     tap = AnswerTap(send, recording)
     await tap({"type": "http.response.start", "status": status, "headers": [(b"Content-Type", kind.encode())]})
-    for start in range(0, len(body), piece_bytes):
-        await tap({"type": "http.response.body", "body": body[start : start + piece_bytes], "more_body": True})
+    for start in range(0, len(body), part_bytes):
+        await tap({"type": "http.response.body", "body": body[start : start + part_bytes], "more_body": True})
     await tap({"type": "http.response.body", "body": b""})
-    tap.finish(Usage(3, 2), ttft_s=0.5, latency_s=1.0)
+    tap.finish(TokenUsage(3, 2), ttft_s=0.5, latency_s=1.0)
     return recording, b"".join(sent)
 
 
-async def test_a_stream_in_any_pieces_gives_the_first_choice_and_passes_unchanged() -> None:
+async def test_a_stream_in_any_parts_gives_the_first_choice_and_passes_unchanged() -> None:
     recording, sent = await passed(STREAM, kind="text/event-stream; charset=utf-8")
     assert (recording.completion, sent) == ("Grüße", STREAM)
     assert recording.outcome is not None
     found = recording.outcome
-    assert (found.reason, found.prompt_token_count, found.completion_token_count, found.ttft_ms) == (
+    assert (found.finish_reason, found.prompt_token_count, found.completion_token_count, found.ttft_ms) == (
         "length",
         3,
         2,
@@ -84,7 +84,7 @@ async def test_a_response_beyond_the_bound_passes_and_its_text_is_not_captured(m
     recording, sent = await passed(body, kind="application/json")
     assert (recording.completion, sent) == (None, body)
     assert recording.outcome is not None
-    assert recording.outcome.reason == "unread"
+    assert recording.outcome.finish_reason == "unread"
 
 
 def test_prompts_are_read_as_text_or_not_at_all() -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from luthierd.inference.http.slot import estimate
+from luthierd.inference.http.body import estimate
 
 WINDOW = 1000
 CHAT = {"messages": [{"role": "user", "content": "x" * 360}]}
 
 
 @pytest.mark.parametrize(
-    ("body", "max_answer_token_count", "seat_count"),
+    ("body", "max_answer_token_count", "slot_count"),
     [
         (CHAT | {"max_tokens": 50}, 50, 1),
         (CHAT | {"max_completion_tokens": 40, "max_tokens": 50}, 40, 1),
@@ -26,10 +26,10 @@ CHAT = {"messages": [{"role": "user", "content": "x" * 360}]}
     ],
 )
 def test_a_body_is_taken_at_its_word_and_at_most_for_the_window(
-    body: dict[str, Any], max_answer_token_count: int | None, seat_count: int
+    body: dict[str, Any], max_answer_token_count: int | None, slot_count: int
 ) -> None:
     found = estimate(body, WINDOW)
-    assert found["seat_count"] == seat_count
+    assert found["slot_count"] == slot_count
     assert found["max_answer_token_count"] == (max_answer_token_count or WINDOW - found["prompt_token_count"])
 
 
@@ -42,4 +42,4 @@ def test_a_prompt_counts_by_its_length_and_at_most_as_the_window() -> None:
     "body", [{}, {"prompt": []}, {"messages": "no list"}, {"prompt": "x", "n": -4}, {"prompt": "x", "max_tokens": "y"}]
 )
 def test_what_is_not_well_formed_counts_as_little_and_is_left_to_the_application(body: dict[str, Any]) -> None:
-    assert estimate(body, WINDOW)["seat_count"] == 1
+    assert estimate(body, WINDOW)["slot_count"] == 1

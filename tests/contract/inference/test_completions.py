@@ -11,7 +11,8 @@ import pytest
 from luthier.inference.v1 import inference_service_pb2 as api
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from luthierd.config import ServerConfig
-from support.inference_parts import BASE, Parts, make_parts, revision
+from support.inference_fakes import BASE, revision
+from support.inference_parts import Parts, make_parts
 from support.serving import bearer, details, error_info, running
 
 SUPPORT = "tenants/acme/deployments/support"
@@ -114,11 +115,11 @@ async def test_the_tokens_of_an_answer_come_with_their_log_probabilities_and_as_
         stream = stub.GenerateStream(
             api.GenerateStreamRequest(target=TARGET, prompt="x", sampling=sampling), metadata=bearer()
         )
-        pieces = [message async for message in stream]
+        deltas = [message async for message in stream]
     assert len(plain.logprobs) == 0
     assert [token.text for token in whole.logprobs] == ["I ", "am ", "acme-r1"]
     assert [(one.token_id, one.logprob) for one in whole.logprobs[0].alternatives] == [(0, -1.0), (1, -2.0)]
-    assert [token for message in pieces for token in message.logprobs] == list(whole.logprobs)
+    assert [token for message in deltas for token in message.logprobs] == list(whole.logprobs)
 
 
 async def test_several_choices_come_in_one_answer_and_count_together() -> None:

@@ -1,7 +1,7 @@
-"""The log of answers: every answer's metadata, and the texts of tenants that opted in. It never holds an answer up.
+"""The log of answers: the metadata of each, and the texts of tenants that opted in. It never delays an answer.
 
-An answer's end puts a record into a bounded queue; when that is full the record is dropped and counted. A background
-task redacts and writes the records in batches, a second after their answer at the latest.
+When an answer ends, a record goes into a bounded queue; if the queue is full the record is dropped and counted. A
+background task redacts and writes the records in batches, at most a second after their answers.
 """
 
 from __future__ import annotations
@@ -12,73 +12,59 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 from luthierd.inference import metrics
-from luthierd.inference.domain.completion import Finish, Origin, TokenIds, Turn
-from luthierd.inference.domain.feedback import ABORTED, Captured, Response, Text
+from luthierd.inference.domain.completion import ABORTED, Finish, Origin, Prompt, TokenIds, Turn
+from luthierd.inference.domain.feedback import Captured, Response, Text
 from luthierd.inference.feedback.capture_policies import CapturePolicies
 from luthierd.inference.feedback.redaction import redact
+from luthierd.inference.feedback.store import SqlCaptureStore
 
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 8192
-"""Records that wait to be written: at 1,000 answers a second, eight seconds of a database that does not answer."""
+"""Records that wait to be written: at 1,000 answers a second, eight seconds of an unreachable database."""
 MAX_WAITING_CHARACTERS = 32 * 1024 * 1024
 MAX_TEXT_CHARACTERS = 256 * 1024
-"""Longer prompts with their answers are not captured: a row of the files stays a row that can be read."""
+"""Longer prompts with their answers are not captured, to keep the rows of files readable."""
 BATCH = 256
 WRITE_INTERVAL_S = 0.5
 RETRY_INTERVAL_S = 2.0
 MAX_ATTEMPTS = 30
-"""After a minute of refusals a batch is given up, lest it stand in the way of all others."""
+"""A batch that cannot be written for a minute is given up, so that it does not block the others."""
 
-NO_OUTCOME = Finish(reason=ABORTED, prompt_token_count=0, completion_token_count=0, ttft_ms=0.0, latency_ms=0.0)
-
-Prompt = str | Sequence[Turn] | TokenIds | None
-"""Tokens are not captured: they are text of nobody until they are decoded. None: there is no text."""
-
-
-class ResponseStore(Protocol):
-    """Where answers are kept."""
-
-    async def add(self, answers: Sequence[Captured]) -> int:
-        """Keeps answers, and the texts of those tenants that still allow it; how many texts were kept."""
+NO_OUTCOME = Finish(finish_reason=ABORTED, prompt_token_count=0)
 
 
 class Recording:
-    """One answer while it is made. `add` its pieces, then `finish` it."""
+    """One answer while it is made: `add` its texts, then `finish` it."""
 
     def __init__(self, *, wants_text: bool) -> None:
-        self._pieces: list[str] | None = [] if wants_text else None
+        self._parts: list[str] | None = [] if wants_text else None
         self._character_count = 0
         self.outcome: Finish | None = None
         self.is_discarded = False
-        """There was no answer: the request was refused."""
 
     def add(self, text: str) -> None:
-        """A piece of the answer."""
-        if self._pieces is not None:
+        if self._parts is not None:
             self._character_count += len(text)
             if self._character_count > MAX_TEXT_CHARACTERS:
                 self.drop_text()
             else:
-                self._pieces.append(text)
+                self._parts.append(text)
 
     def drop_text(self) -> None:
-        """The answer is too long to be captured."""
-        if self._pieces is not None:
-            self._pieces = None
+        if self._parts is not None:
+            self._parts = None
             metrics.captures_dropped.labels("too_long").inc()
 
     def finish(self, outcome: Finish) -> None:
-        """How it ended. Without it, it was aborted."""
         self.outcome = outcome
 
     @property
     def completion(self) -> str | None:
-        """The answer; None if it is not wanted, or too long."""
-        return None if self._pieces is None else "".join(self._pieces)
+        """The whole answer; None if it is aborted, not wanted, or too long."""
+        return None if self._parts is None or self.outcome is None else "".join(self._parts)
 
 
 class ResponseLog:
@@ -86,7 +72,7 @@ class ResponseLog:
 
     def __init__(
         self,
-        store: ResponseStore,
+        store: SqlCaptureStore,
         policies: CapturePolicies,
         *,
         max_waiting: int = MAX_WAITING,
@@ -102,11 +88,11 @@ class ResponseLog:
 
     @contextlib.contextmanager
     def recording(
-        self, response_id: str, *, tenant: str, target: str, origin: Origin, prompt: Prompt, mirror_of: str = ""
+        self, response_id: str, *, tenant: str, target: str, origin: Origin, prompt: Prompt | None, mirror_of: str = ""
     ) -> Iterator[Recording]:
-        """Records the answer that is made in the block, also one that is aborted.
+        """Records the answer made in the block, also an aborted one.
 
-        `mirror_of`: the live answer's id, if this one is shadow traffic's; both are captured or neither.
+        `mirror_of`: the id of the live answer that it copies; both are captured or neither.
         """
         messages = _turns(prompt)
         recording = Recording(
@@ -121,25 +107,22 @@ class ResponseLog:
                     response_id=response_id,
                     tenant=tenant,
                     target=target,
-                    loaded_adapter=origin.loaded_adapter,
-                    deployment_revision=origin.deployment_revision,
-                    adapter_revision=origin.adapter_revision,
-                    base_model=origin.base_model,
+                    **vars(origin),
                     create_time=self._clock(),
-                    finish_reason=outcome.reason,
+                    finish_reason=outcome.finish_reason,
                     prompt_token_count=outcome.prompt_token_count,
-                    mirror_of=mirror_of,
-                    ttft_ms=outcome.ttft_ms,
                     completion_token_count=outcome.completion_token_count,
+                    ttft_ms=outcome.ttft_ms,
                     latency_ms=outcome.latency_ms,
+                    mirror_of=mirror_of,
                 )
-                completion = recording.completion if recording.outcome is not None else None
+                completion = recording.completion
                 text = None if messages is None or completion is None else Text(messages, completion)
                 self._put(Captured(response, text))
 
     def _put(self, answer: Captured) -> None:
-        """Takes an answer into the queue, or drops it; awaits nothing."""
-        size = answer.text.character_count if answer.text else 0
+        """Queues an answer or drops it; awaits nothing."""
+        size = _size(answer)
         if size > MAX_TEXT_CHARACTERS or self._waiting_characters + size > MAX_WAITING_CHARACTERS:
             metrics.captures_dropped.labels("too_long" if size > MAX_TEXT_CHARACTERS else "queue_full").inc()
             answer, size = Captured(answer.response), 0
@@ -152,7 +135,7 @@ class ResponseLog:
             self._wanted.set()
 
     def is_waiting(self, response_id: str) -> bool:
-        """Whether the answer ended, and is not written yet."""
+        """Whether the answer ended but is not written yet."""
         return response_id in self._waiting
 
     async def run(self) -> None:
@@ -165,7 +148,7 @@ class ResponseLog:
             try:
                 await self.flush()
                 attempt_count = 0
-            except Exception:  # a database that is away must end neither the answers nor this task
+            except Exception:  # an unreachable database must end neither the answers nor this task
                 log.exception("answers could not be recorded", extra={"waiting_count": len(self._waiting)})
                 attempt_count += 1
                 if attempt_count >= MAX_ATTEMPTS:
@@ -180,19 +163,23 @@ class ResponseLog:
             while left > 0:
                 batch = list(self._waiting.values())[: min(BATCH, left)]
                 redacted = await asyncio.to_thread(_redacted, batch)
-                kept = await self._store.add(redacted)
-                metrics.captures_written.inc(kept)
+                metrics.captures_written.inc(await self._store.add(redacted))
                 left -= self._forget(batch)
 
     def _forget(self, answers: Sequence[Captured]) -> int:
-        """Takes answers out of the queue; how many."""
+        """Removes answers from the queue; how many."""
         for answer in answers:
-            self._waiting_characters -= answer.text.character_count if answer.text else 0
+            self._waiting_characters -= _size(answer)
             del self._waiting[answer.response.response_id]
         return len(answers)
 
 
-def _turns(prompt: Prompt) -> tuple[Turn, ...] | None:
+def _size(answer: Captured) -> int:
+    return answer.text.character_count if answer.text else 0
+
+
+def _turns(prompt: Prompt | None) -> tuple[Turn, ...] | None:
+    """None for token ids, too: they are not captured, as they are only text once they are decoded."""
     if prompt is None or isinstance(prompt, TokenIds):
         return None
     return (Turn("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
@@ -208,5 +195,5 @@ def redacted_text(text: Text) -> Text:
 
 
 def _clean(text: str) -> str:
-    """Redacted, and without the halves of surrogate pairs that JSON lets through and no file takes."""
+    """Redacted, and without lone surrogates, which JSON allows but no file can store."""
     return redact(text.encode("utf-8", "replace").decode())

@@ -1,0 +1,176 @@
+"""The body of an OpenAI request: its checks, its prompt as text, its cost, and its sampling for a copy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from luthierd.errors import InvalidArgumentError
+from luthierd.inference.domain.completion import MAX_CHOICES, MAX_INPUTS, Sampling, Structure, Turn
+
+REFUSED_FIELDS = {
+    "cache_salt",
+    "chat_template",
+    "data_parallel_rank",
+    "kv_transfer_params",
+    "mm_processor_kwargs",
+    "priority",
+    "prompt_embeds",
+    "request_id",
+    "vllm_xargs",
+}
+"""vLLM's own fields that could affect more than the request itself."""
+
+CHARACTERS_PER_TOKEN = 4
+"""Of English text, roughly (OpenAI's rule of thumb); used only to charge a request until its tokens are known."""
+DEFAULT_COMPLETION_TOKENS = 16
+"""`max_tokens` of /v1/completions if a request does not set it (OpenAI's API, and vLLM's)."""
+
+COPIED_FIELDS = {
+    "frequency_penalty",
+    "logprobs",
+    "max_completion_tokens",
+    "max_tokens",
+    "messages",
+    "metadata",
+    "model",
+    "n",
+    "presence_penalty",
+    "prompt",
+    "response_format",
+    "seed",
+    "service_tier",
+    "stop",
+    "store",
+    "stream",
+    "stream_options",
+    "structured_outputs",
+    "temperature",
+    "tool_choice",
+    "tools",
+    "top_k",
+    "top_logprobs",
+    "top_p",
+    "user",
+}
+WITHOUT_EFFECT = {"frequency_penalty": 0, "presence_penalty": 0}
+"""With any other value these change an answer in a way that a copy cannot repeat."""
+STRUCTURES = {"json": Structure.JSON_SCHEMA, "regex": Structure.REGEX, "grammar": Structure.GRAMMAR}
+"""vLLM's fields of `structured_outputs`; `choice` is a list."""
+
+
+class NotCopiedError(Exception):
+    """The mirror gets no copy. `reason` is one of a few words: a label of a metric."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def parse_body(content: bytes) -> dict[str, Any]:
+    """The body as an object with a `model` and without refused fields. InvalidArgumentError."""
+    try:
+        body = json.loads(content)
+    except ValueError as error:
+        raise InvalidArgumentError.of_field("body", f"it is not JSON ({error})") from error
+    if not isinstance(body, dict) or not isinstance(body.get("model"), str) or not body["model"]:
+        raise InvalidArgumentError.of_field("model", "name a deployment or a base model; GET /v1/models lists them")
+    if refused := sorted(REFUSED_FIELDS & body.keys()):
+        raise InvalidArgumentError.of_field(refused[0], "this field is not supported; leave it out")
+    prompts = body.get("prompt")
+    if isinstance(prompts, list) and len(prompts) > MAX_INPUTS and not isinstance(prompts[0], int):
+        raise InvalidArgumentError.of_field("prompt", f"at most {MAX_INPUTS} prompts")
+    for field in ("n", "best_of"):
+        if isinstance(body.get(field), int) and body[field] > MAX_CHOICES:
+            raise InvalidArgumentError.of_field(field, f"at most {MAX_CHOICES}")
+    return body
+
+
+def prompt_of(body: Mapping[str, Any]) -> str | tuple[Turn, ...] | None:
+    """A request's prompt as text; None if it is tokens, several prompts, or has more than text."""
+    prompt = body.get("prompt")
+    if "messages" not in body:
+        if isinstance(prompt, list) and len(prompt) == 1:
+            (prompt,) = prompt
+        return prompt if isinstance(prompt, str) else None
+    turns = []
+    for message in body["messages"] if isinstance(body["messages"], list) else ():
+        content = _text_of(message.get("content")) if isinstance(message, dict) else None
+        if content is None:
+            return None
+        turns.append(Turn(str(message.get("role")), content))
+    return tuple(turns) or None
+
+
+def _text_of(content: Any) -> str | None:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return None
+    texts = [part.get("text") if isinstance(part, dict) else None for part in content]
+    return "\n".join(texts) if texts and all(isinstance(text, str) for text in texts) else None  # type: ignore[arg-type]
+
+
+def estimate(body: Mapping[str, Any], window: int) -> dict[str, int]:
+    """The arguments of `Leased.slot`, with the prompt's tokens guessed from its length.
+
+    A malformed body counts as little; the engine's application refuses it.
+    """
+    prompt = body.get("prompt") or body.get("messages") or ""
+    prompt_token_count = min(window, 1 + len(json.dumps(prompt)) // CHARACTERS_PER_TOKEN)
+    several = "prompt" in body and isinstance(prompt, list) and not isinstance(prompt[0], int)
+    choice_count = max((body[name] for name in ("n", "best_of") if isinstance(body.get(name), int)), default=1)
+    slot_count = max(1, choice_count) * (len(prompt) if several else 1)
+    limits = (body.get(name) for name in ("max_completion_tokens", "max_tokens"))
+    room = DEFAULT_COMPLETION_TOKENS if "prompt" in body else window
+    max_tokens = next((limit for limit in limits if isinstance(limit, int)), room)
+    return {
+        "prompt_token_count": prompt_token_count,
+        "max_answer_token_count": slot_count * max(1, min(max_tokens, window - prompt_token_count)),
+        "slot_count": slot_count,
+    }
+
+
+def sampling_of(body: Mapping[str, Any], *, window: int) -> Sampling:
+    """The sampling of an answered request, for a copy. NotCopiedError: `tools`, `format` or `sampling`."""
+    given = {name: value for name, value in body.items() if value is not None}
+    if given.get("tools"):
+        raise NotCopiedError("tools")  # the chat template shows them to the model, and the answer is parsed for calls
+    if given.keys() - COPIED_FIELDS or any(given.get(name, value) != value for name, value in WITHOUT_EFFECT.items()):
+        raise NotCopiedError("sampling")
+    room = DEFAULT_COMPLETION_TOKENS if "prompt" in given else window
+    stop = given.get("stop", ())
+    return Sampling(
+        max_tokens=int(given.get("max_completion_tokens", given.get("max_tokens", room))),
+        temperature=float(given.get("temperature", 1.0)),
+        top_p=float(given.get("top_p", 1.0)),
+        top_k=max(0, int(given.get("top_k", 0))),
+        seed=given.get("seed"),
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        structure=_structure_of(given),
+    )
+
+
+def _structure_of(given: Mapping[str, Any]) -> Structure | None:
+    """The required form of the answer. NotCopiedError for a form that `Structure` does not have, like `json_object`."""
+    kind, wanted = given.get("response_format"), given.get("structured_outputs")
+    if kind is not None and not isinstance(kind, dict):
+        raise NotCopiedError("format")
+    if kind is not None and kind.get("type") == "text":
+        kind = None
+    if kind is None and wanted is None:
+        return None
+    if kind is not None and wanted is None and kind.get("type") == "json_schema":
+        wanted = {"json": (kind.get("json_schema") or {}).get("schema")}
+    elif kind is not None or not isinstance(wanted, dict):
+        raise NotCopiedError("format")
+    fields = {name: value for name, value in wanted.items() if value is not None}
+    if len(fields) != 1:
+        raise NotCopiedError("format")
+    ((name, value),) = fields.items()
+    if name == "choice":
+        return Structure(kind=Structure.CHOICES, choices=tuple(value))
+    if name not in STRUCTURES:
+        raise NotCopiedError("format")
+    return Structure(kind=STRUCTURES[name], text=value if isinstance(value, str) else json.dumps(value))
