@@ -61,3 +61,9 @@ class PageRequest:
             return Page(tuple(items), "")
         content = json.dumps({"after": keys[self.size - 1], "binding": self.binding}).encode()
         return Page(tuple(items[: self.size]), base64.urlsafe_b64encode(content).decode())
+
+    def slice(self, items: Sequence[T]) -> Page[T]:
+        """The page of a list that was read whole; its tokens are positions."""
+        first = int(self.after or 0)
+        chosen = items[first : first + self.limit]
+        return self.page(chosen, [str(first + i + 1) for i in range(len(chosen))])

@@ -10,6 +10,7 @@ from luthierd.evaluator.api.metric_wire import metric_from_name
 from luthierd.evaluator.human_review.queues import AnnotationQueues
 from luthierd.rpc.auth import current_principal
 from luthierd.rpc.contract import Context
+from luthierd.rpc.wire import to_proto
 
 
 class AnnotationQueueServicer(rpc.AnnotationQueueServiceServicer):
@@ -74,6 +75,5 @@ class AnnotationQueueServicer(rpc.AnnotationQueueServiceServicer):
         self, request: pb.GetAnnotationSummaryRequest, context: Context
     ) -> pb.GetAnnotationSummaryResponse:
         judge = metric_from_name(request.judge_metric, field="judge_metric") if request.judge_metric else None
-        return pb.GetAnnotationSummaryResponse(
-            summary=wire.summary_to_proto(await self._queues.summary(request.name, judge))
-        )
+        found = await self._queues.summary(request.name, judge)
+        return to_proto(pb.GetAnnotationSummaryResponse, None, summary=found)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from luthier.evaluator.v1 import challenge_set_service_pb2 as pb
 from luthier.evaluator.v1 import challenge_set_service_pb2_grpc as rpc
 
-from luthierd.evaluator.api import challenge_set_wire as wire
+from luthierd.evaluator.api.challenge_set_wire import case_from_proto
 from luthierd.evaluator.suites.challenge_sets import ChallengeSets
 from luthierd.rpc.auth import current_principal
 from luthierd.rpc.contract import Context
+from luthierd.rpc.wire import to_proto
 
 DEFAULT_PER_KIND_COUNT = 20
 
@@ -26,30 +27,26 @@ class ChallengeSetServicer(rpc.ChallengeSetServiceServicer):
         cases = await self._sets.generate(
             request.dataset_revision, split=request.split or "holdout", per_kind_count=count, seed=request.seed
         )
-        return pb.GenerateChallengeCasesResponse(cases=[wire.case_to_proto(case) for case in cases])
+        return to_proto(pb.GenerateChallengeCasesResponse, None, cases=cases)
 
     async def CreateChallengeSet(
         self, request: pb.CreateChallengeSetRequest, context: Context
     ) -> pb.CreateChallengeSetResponse:
-        cases = [wire.case_from_proto(case, field=f"cases[{index}]") for index, case in enumerate(request.cases)]
+        cases = [case_from_proto(case, path=f"cases[{index}]") for index, case in enumerate(request.cases)]
         created = await self._sets.create(request.parent, cases, reviewer=current_principal().subject)
-        return pb.CreateChallengeSetResponse(challenge_set=wire.set_to_proto(created))
+        return to_proto(pb.CreateChallengeSetResponse, None, challenge_set=created)
 
     async def GetChallengeSet(self, request: pb.GetChallengeSetRequest, context: Context) -> pb.GetChallengeSetResponse:
-        return pb.GetChallengeSetResponse(challenge_set=wire.set_to_proto(await self._sets.get(request.name)))
+        return to_proto(pb.GetChallengeSetResponse, None, challenge_set=await self._sets.get(request.name))
 
     async def ListChallengeSets(
         self, request: pb.ListChallengeSetsRequest, context: Context
     ) -> pb.ListChallengeSetsResponse:
         page = await self._sets.list(request.parent, request.page_size, request.page_token)
-        return pb.ListChallengeSetsResponse(
-            challenge_sets=[wire.set_to_proto(item) for item in page.items], next_page_token=page.next_page_token
-        )
+        return to_proto(pb.ListChallengeSetsResponse, page, challenge_sets=page.items)
 
     async def ListChallengeCases(
         self, request: pb.ListChallengeCasesRequest, context: Context
     ) -> pb.ListChallengeCasesResponse:
         page = await self._sets.cases(request.parent, request.page_size, request.page_token)
-        return pb.ListChallengeCasesResponse(
-            cases=[wire.case_to_proto(item) for item in page.items], next_page_token=page.next_page_token
-        )
+        return to_proto(pb.ListChallengeCasesResponse, page, cases=page.items)

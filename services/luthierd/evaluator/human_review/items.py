@@ -1,4 +1,4 @@
-"""What people judge: items of a queue, in an order and at positions that the seed draws, and the votes on them."""
+"""What people judge: the items of a queue, in random order and at random positions, and the votes on them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.domain.arm import Arm
 
 MAX_ARMS = 8
@@ -34,12 +35,12 @@ class Choice(enum.StrEnum):
     TIE = "tie"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class QueueConfig:
     """How a queue is made; bounds: `AnnotationQueue` of the contract."""
 
     evaluation: str
-    arms: tuple[Arm, ...]
+    arms: tuple[Arm, ...] = ()
     mode: Mode = Mode.PAIRWISE
     row_limit: int = 0
     votes_per_item: int = 2
@@ -47,19 +48,18 @@ class QueueConfig:
     shows_reference: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AnnotationQueue:
-    """A queue. `items_sha256` is the blob with its items, `answers_sha256` that of the evaluation's rows."""
+    """A queue. `items_sha256` is the blob with its items."""
 
     name: str
     config: QueueConfig
     item_count: int
     items_sha256: str
-    answers_sha256: str
     create_time: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Item:
     """Something to judge: a row, and the answers of some arms in the queue's order."""
 
@@ -72,7 +72,7 @@ class Item:
     answers: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Vote:
     """What a rater said. `arms` are those whose answers were shown, left first; `choice` is set in PAIRWISE, `rating`
     in RATING.
@@ -95,60 +95,43 @@ class Vote:
 
 
 def make_items(rows: Sequence[Mapping[str, Any]], config: QueueConfig) -> list[Item]:
-    """The items of the evaluation's rows (`rows.write_rows`) that every arm answered, in drawn order: whoever
-    stops early has judged a random part.
+    """The items of the evaluation's rows (`rows.write_rows`) that every arm answered, in random order: who stops early
+    has judged a random part.
     """
     rng = random.Random(f"{config.seed}/items")  # noqa: S311
     usable = [(row, said) for row in rows if (said := _answers(row, config.arms)) is not None]
     chosen = rng.sample(usable, min(len(usable), config.row_limit or MAX_ROWS, MAX_ROWS))
-    found = []
-    for row, said in chosen:
-        shown = [config.arms] if config.mode is Mode.PAIRWISE else [(arm,) for arm in config.arms]
-        for arms in shown:
-            texts = tuple(said[arm] for arm in arms)
-            found.append(Item("", row["row_id"], row["group"], row["question"], row["reference"], arms, texts))
+    shown = [config.arms] if config.mode is Mode.PAIRWISE else [(arm,) for arm in config.arms]
+    found = [
+        Item(
+            item_id="",
+            **{name: row[name] for name in ("row_id", "group", "question", "reference")},
+            arms=arms,
+            answers=tuple(said[arm] for arm in arms),
+        )
+        for row, said in chosen
+        for arms in shown
+    ]
     rng.shuffle(found)
-    return [_numbered(item, number) for number, item in enumerate(found, start=1)]
+    return [replace(item, item_id=f"i{number:05d}") for number, item in enumerate(found, start=1)]
 
 
 def shown_arms(item: Item, *, seed: int, rater: str) -> tuple[Arm, ...]:
-    """The arms in the order in which this rater sees their answers: drawn for each rater and item, and stays."""
+    """The arms in the order in which this rater sees their answers; random but fixed for each rater and item."""
     drawn = hashlib.sha256(f"{seed}/{item.item_id}/{rater}".encode()).digest()[0]
     return tuple(reversed(item.arms)) if drawn & 1 else item.arms
 
 
 def write_items(items: Sequence[Item]) -> bytes:
     """One JSON line an item."""
-    return "".join(json.dumps(_plain(item), sort_keys=True, ensure_ascii=False) + "\n" for item in items).encode()
+    return "".join(json.dumps(to_json(item), sort_keys=True, ensure_ascii=False) + "\n" for item in items).encode()
 
 
 def read_items(data: bytes) -> list[Item]:
     """What `write_items` wrote."""
-    found = []
-    for line in data.decode().split("\n"):
-        if line:
-            raw = json.loads(line)
-            arms, answers = tuple(Arm(arm) for arm in raw.pop("arms")), tuple(raw.pop("answers"))
-            found.append(Item(arms=arms, answers=answers, **raw))
-    return found
+    return [from_json(Item, json.loads(line)) for line in data.decode().split("\n") if line]
 
 
 def _answers(row: Mapping[str, Any], arms: Sequence[Arm]) -> dict[Arm, str] | None:
     said = {Arm(one["arm"]): one["text"] for one in row["answers"] if not one["error_reason"]}
     return {arm: said[arm] for arm in arms} if all(arm in said for arm in arms) else None
-
-
-def _numbered(item: Item, number: int) -> Item:
-    return Item(f"i{number:05d}", item.row_id, item.group, item.question, item.reference, item.arms, item.answers)
-
-
-def _plain(item: Item) -> dict[str, object]:
-    return {
-        "item_id": item.item_id,
-        "row_id": item.row_id,
-        "group": item.group,
-        "question": item.question,
-        "reference": item.reference,
-        "arms": [arm.value for arm in item.arms],
-        "answers": list(item.answers),
-    }

@@ -1,11 +1,8 @@
-"""Blind comparison by people as a resource: making a queue of an evaluation's answers, handing out items, keeping
-votes, and saying what they come to.
-"""
+"""Annotation queues as a resource: people compare or rate an evaluation's answers blindly."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 import uuid
 from collections import Counter
@@ -20,7 +17,6 @@ from luthierd.errors import (
     InvalidArgumentError,
     NotFoundError,
 )
-from luthierd.evaluator.domain.evaluation import Results
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.human_review.items import (
     HIGHEST_RATING,
@@ -130,8 +126,8 @@ class AnnotationStore(Protocol):
 class Evaluations(Protocol):
     """Finished evaluations."""
 
-    async def results(self, name: str) -> Results:
-        """EvaluationNotFoundError, EvaluationNotFinishedError."""
+    async def scored_rows(self, name: str) -> Sequence[dict[str, Any]]:
+        """All rows with answers and scores (`rows.write_rows`). EvaluationNotFoundError, EvaluationNotFinishedError."""
 
 
 class Blobs(Protocol):
@@ -159,21 +155,21 @@ class AnnotationQueues:
         EVALUATION.parse(config.evaluation, field="annotation_queue.evaluation")
         check_config(config)
         queue_id = parse_id(queue_id or f"q{uuid.uuid4().hex[:12]}", field="annotation_queue_id")
-        results = await self._evaluations.results(config.evaluation)
-        items = await asyncio.to_thread(self._items, results.answers_sha256, config)
+        rows = await self._evaluations.scored_rows(config.evaluation)
+        items = await asyncio.to_thread(make_items, rows, config)
         if not items:
             raise NothingToCompareError(config.evaluation)
         blob = await asyncio.to_thread(self._blobs.put_bytes, write_items(items))
         name = ANNOTATION_QUEUE.format(tenant, queue_id)
-        queue = AnnotationQueue(name, config, len(items), blob.sha256, results.answers_sha256, self._now())
+        queue = AnnotationQueue(
+            name=name,
+            config=config,
+            item_count=len(items),
+            items_sha256=blob.sha256,
+            create_time=self._now(),
+        )
         await self._store.add(queue)
         return queue
-
-    def _items(self, answers_sha256: str, config: QueueConfig) -> list[Item]:
-        return make_items(self._rows(answers_sha256), config)
-
-    def _rows(self, answers_sha256: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._blobs.read_bytes(answers_sha256).splitlines()]
 
     async def get(self, name: str) -> AnnotationQueue:
         """QueueNotFoundError."""
@@ -206,14 +202,21 @@ class AnnotationQueues:
     async def record(
         self, name: str, *, item_id: str, rater: str, choice: Choice | None, rating: int | None, comment: str
     ) -> Vote:
-        """Keeps a vote. ItemNotFoundError, VoteExistsError; InvalidArgumentError for a vote of the other mode."""
+        """Stores a vote. ItemNotFoundError, VoteExistsError; InvalidArgumentError for a vote of the other mode."""
         queue = await self.get(name)
         _check_vote(queue.config.mode, choice, rating, comment)
         item = next((item for item in await self._read_items(queue) if item.item_id == item_id), None)
         if item is None:
             raise ItemNotFoundError(name, item_id)
-        arms = shown_arms(item, seed=queue.config.seed, rater=rater)
-        vote = Vote(item_id, rater, arms, choice, rating, comment, self._now())
+        vote = Vote(
+            item_id=item_id,
+            rater=rater,
+            arms=shown_arms(item, seed=queue.config.seed, rater=rater),
+            choice=choice,
+            rating=rating,
+            comment=comment,
+            create_time=self._now(),
+        )
         await self._store.add_vote(name, vote)
         return vote
 
@@ -222,17 +225,13 @@ class AnnotationQueues:
         page = PageRequest.parse(page_size, page_token, name)
         queue = await self.get(name)
         by_id = {item.item_id: item for item in await self._read_items(queue)}
-        votes = await self._store.votes(name)
-        first = int(page.after or 0)
-        chosen = votes[first : first + page.limit]
-        found = [(vote, by_id[vote.item_id]) for vote in chosen]
-        return page.page(found, [str(first + i + 1) for i in range(len(chosen))])
+        return page.slice([(vote, by_id[vote.item_id]) for vote in await self._store.votes(name)])
 
     async def summary(self, name: str, judge: Metric | None) -> AnnotationSummary:
-        """What the votes come to, and what they make of the judge's figures."""
+        """The votes summarised, and with a judge its means corrected by them."""
         queue = await self.get(name)
         votes, items = await self._store.votes(name), await self._read_items(queue)
-        rows = await asyncio.to_thread(self._rows, queue.answers_sha256) if judge else []
+        rows = await self._evaluations.scored_rows(queue.config.evaluation) if judge else []
         return await asyncio.to_thread(summarise, queue.config, items, votes, rows=rows, judge=judge)
 
     async def _read_items(self, queue: AnnotationQueue) -> Sequence[Item]:

@@ -1,5 +1,5 @@
-"""What votes come to: the people's figures, how far they agree with each other and with a judge, and the judge's
-figures corrected by theirs.
+"""Votes summarised: people's means, how far they agree with each other and with a judge, and the judge's means
+corrected by theirs.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Estimate:
     item_count: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HumanFigure:
-    """One quantity by people, by the judge and by the judge corrected; the last two None without a judge."""
+    """One mean by people, by the judge, and by the judge corrected; the last two are None without a judge."""
 
     arm: Arm
     reference: Arm | None
@@ -45,9 +45,9 @@ class HumanFigure:
     judge_weight: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AnnotationSummary:
-    """See `AnnotationSummary` of the contract; agreement is NaN where it cannot be told."""
+    """See `AnnotationSummary` of the contract; agreement is NaN where it is undefined."""
 
     vote_count: int
     rater_count: int
@@ -55,7 +55,7 @@ class AnnotationSummary:
     item_count: int
     rater_alpha: float
     rater_kappa: float
-    judge: Metric | None
+    judge_metric: Metric | None
     judge_alpha: float
     judge_kappa: float
     figures: tuple[HumanFigure, ...]
@@ -83,7 +83,7 @@ def summarise(
         item_count=len(items),
         rater_alpha=krippendorff_alpha(list(said.values()), Level.NOMINAL if pairwise else Level.ORDINAL),
         rater_kappa=_mean_kappa(config, votes),
-        judge=judge,
+        judge_metric=judge,
         judge_alpha=krippendorff_alpha(both, Level.NOMINAL if pairwise else Level.INTERVAL),
         judge_kappa=cohen_kappa(*zip(*both, strict=True)) if pairwise and both else math.nan,
         figures=tuple(_figure(config, arms, items, said, scores) for arms in _quantities(config)),

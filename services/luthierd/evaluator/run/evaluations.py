@@ -219,9 +219,8 @@ class Evaluations:
         results = await self.results(name)
         page = PageRequest.parse(page_size, page_token, name)
         lines = (await asyncio.to_thread(self._blobs.read_bytes, results.answers_sha256)).splitlines()
-        first = int(page.after or 0)
-        chosen = lines[first : first + page.limit]
-        return page.page([json.loads(line) for line in chosen], [str(first + i + 1) for i in range(len(chosen))])
+        found = page.slice(lines)
+        return Page(tuple(json.loads(line) for line in found.items), found.next_page_token)
 
     async def scored_rows(self, name: str) -> Sequence[dict[str, Any]]:
         """All rows with all answers and scores. EvaluationNotFinishedError."""

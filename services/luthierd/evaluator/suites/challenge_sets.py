@@ -65,7 +65,7 @@ class ChallengeSetStore(Protocol):
 
 
 class Datasets(Protocol):
-    """Curation, asked in the name of a tenant."""
+    """Curation, called on behalf of a tenant."""
 
     async def dataset_revision(self, tenant: str, name: str) -> DatasetRevision: ...
 
@@ -134,6 +134,4 @@ class ChallengeSets:
         page = PageRequest.parse(page_size, page_token, name)
         found = await self.get(name)
         cases = read_cases(await asyncio.to_thread(self._blobs.read_bytes, found.sha256))
-        first = int(page.after or 0)
-        chosen = cases[first : first + page.limit]
-        return page.page(chosen, [str(first + i + 1) for i in range(len(chosen))])
+        return page.slice(cases)
