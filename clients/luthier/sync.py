@@ -5,7 +5,6 @@ Made of `AsyncClient` by the loops below. Type checkers read `sync.pyi`, which `
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Self
 
 from luthier.blocking import LoopThread, SyncIterator, SyncNoun, blocking
@@ -44,7 +43,5 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

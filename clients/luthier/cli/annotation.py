@@ -43,13 +43,8 @@ def create(session: Session, *, evaluation: str, arms: str, mode: str, **options
     resource = session.name("evaluation", evaluation)
     named = [arm.strip() for arm in arms.split(",") if arm.strip()]
     how = config_files.load({"arms": named, "mode": mode}, AnnotationQueue)
-
-    async def work(client: AsyncClient) -> AnnotationQueue:
-        return await client.annotation_queues.create(
-            session.parent, evaluation=resource, arms=how.arms, mode=how.mode, **options
-        )
-
-    found = session.run(work)
+    options |= {"evaluation": resource, "arms": how.arms, "mode": how.mode}
+    found = session.run(lambda client: client.annotation_queues.create(session.parent, **options))
     session.show(found, lambda found: click.echo(found.name))
     session.note(f"{found.item_count:,} items; raters need a token: luthier auth issue --scopes evaluator.rate")
     session.note(f"then: luthier annotate rate {found.name}")

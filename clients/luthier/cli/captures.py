@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from luthier.cli.durations import seconds
 from luthier.cli.session import Group, Session
-from luthier.client import AsyncClient
 from luthier.display import enum_name, size, when
 from luthier.inference.v1.feedback_pb2 import CapturePolicy
 
@@ -31,16 +32,11 @@ def set_(
     session: Session, *, enabled: bool | None, retention: str | None, sample_rate: float | None, etag: str
 ) -> None:
     """Change the tenant's policy; options not given stay as they are. Texts are redacted before they are written."""
-    if enabled is None and retention is None and sample_rate is None:
-        raise click.UsageError("there is nothing to change; give --on, --off, --retention or --sample-rate")
     retention_s = None if retention is None else seconds(retention, option="--retention")
-
-    async def work(client: AsyncClient) -> CapturePolicy:
-        return await client.captures.update_policy(
-            session.parent, enabled=enabled, retention_s=retention_s, sample_rate=sample_rate, etag=etag
-        )
-
-    _show(session, session.run(work))
+    changes: dict[str, Any] = {"enabled": enabled, "retention_s": retention_s, "sample_rate": sample_rate}
+    if all(value is None for value in changes.values()):
+        raise click.UsageError("there is nothing to change; give --on, --off, --retention or --sample-rate")
+    _show(session, session.run(lambda client: client.captures.update_policy(session.parent, etag=etag, **changes)))
 
 
 @capture.command("list")

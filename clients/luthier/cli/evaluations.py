@@ -13,7 +13,7 @@ from luthier import config_files
 from luthier.cli import challenge_files, revisions
 from luthier.cli.evaluation_tables import show_evaluation
 from luthier.cli.files import NEW_FILE, PATH
-from luthier.cli.following import follow_new
+from luthier.cli.following import follow_new, show_new
 from luthier.cli.session import Command, Session
 from luthier.client import AsyncClient
 from luthier.evaluator.v1.evaluation_pb2 import Arm, EndpointTarget, Evaluation, EvaluationConfig
@@ -79,17 +79,11 @@ def evaluate(
         return found
 
     evaluation = session.run(work)
-    if session.as_json:
-        session.emit(evaluation, **({} if detach else {"event": "result"}))
-        return
-    click.echo(evaluation.name)
-    if detach:
-        session.note(f"watch it: luthier jobs watch {evaluation.name}")
-        return
-    show_evaluation(session, evaluation)
+    show_new(session, evaluation, waited=not detach, show=lambda: show_evaluation(session, evaluation))
     if report:
         session.note(f"report: {report}")
-    session.note(f"next: luthier gate {evaluation.name} --policy FILE.yaml")
+    if not detach:
+        session.note(f"next: luthier gate {evaluation.name} --policy FILE.yaml")
 
 
 def _config(path: pathlib.Path | None, *, arms: str | None, sequential: bool, **options: object) -> EvaluationConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
+from typing import Any
 
 import click
 
@@ -11,7 +12,7 @@ from luthier.cli.files import PATH, save
 from luthier.cli.session import Group, Session
 from luthier.client import AsyncClient
 from luthier.display import size
-from luthier.inference.v1.feedback_pb2 import CaptureFile, Feedback, Rating
+from luthier.inference.v1.feedback_pb2 import CaptureFile, Rating
 
 RATINGS = ("good", "bad")
 
@@ -32,12 +33,8 @@ def record(session: Session, *, response_id: str, rating: str | None, correction
         raise click.UsageError("there is nothing to record; give --rating, --correction or --label")
     text = sys.stdin.read() if correction == "-" else correction
 
-    async def work(client: AsyncClient) -> Feedback:
-        return await client.feedback.record(
-            session.parent, response_id, rating=_rating(rating), correction=text, labels=labels
-        )
-
-    found = session.run(work)
+    given: dict[str, Any] = {"rating": _rating(rating), "correction": text, "labels": labels}
+    found = session.run(lambda client: client.feedback.record(session.parent, response_id, **given))
     session.show(found, lambda found: click.echo(found.name))
     session.note(f"about an answer of {found.target}, loaded adapter {found.loaded_adapter}")
 

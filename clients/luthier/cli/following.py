@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
+import click
+
 from luthier import names
 from luthier.cli.progress import Progress
 from luthier.cli.session import Session
@@ -67,6 +69,18 @@ async def follow_new(client: AsyncClient, session: Session, created: Any, *, wai
     if session.as_json:
         session.emit(created, event="created")
     return await follow(client, session, created.name)
+
+
+def show_new(session: Session, job: Any, *, waited: bool, show: Callable[[], object]) -> None:
+    """Prints a job from `follow_new`: as JSON, or its name, followed by `show()` if it was waited for."""
+    if session.as_json:
+        session.emit(job, **({"event": "result"} if waited else {}))
+        return
+    click.echo(job.name)
+    if waited:
+        show()
+    else:
+        session.note(f"watch it: luthier jobs watch {job.name}")
 
 
 def kind_of(name: str) -> str:

@@ -8,7 +8,7 @@ import click
 
 from luthier import config_files
 from luthier.cli.files import PATH
-from luthier.cli.following import follow_new
+from luthier.cli.following import follow_new, show_new
 from luthier.cli.revisions import adapter_revision, dataset_revision
 from luthier.cli.session import Group, Session
 from luthier.client import AsyncClient
@@ -64,12 +64,8 @@ def optimise(
         return found
 
     found = session.run(work)
-    if session.as_json:
-        session.emit(found, **({} if detach else {"event": "result"}))
-        return
-    click.echo(found.name)
+    show_new(session, found, waited=not detach, show=lambda: _show(session, found))
     if not detach:
-        _show(session, found)
         session.note(f"next: luthier evaluate ... --config FILE.yaml, with `prompt: {found.name}`")
 
 

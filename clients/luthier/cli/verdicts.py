@@ -6,7 +6,6 @@ import click
 
 from luthier.cli import exits
 from luthier.cli.session import Command, Session
-from luthier.client import AsyncClient
 from luthier.display import arm_name, enum_name, interval
 from luthier.evaluator.v1.verdict_pb2 import Verdict, VerdictOption, VerdictPreferences
 from luthier.evaluator.v1.verdict_service_pb2 import CompareEvaluationsResponse
@@ -71,11 +70,8 @@ def _refresh(option: VerdictOption) -> str:
 def compare(session: Session, *, evaluation: str, reference: str) -> None:
     """Compare EVALUATION with REFERENCE: each arm on the rows they share, and everything else in which they differ."""
     names = session.name("evaluation", evaluation), session.name("evaluation", reference)
-
-    async def work(client: AsyncClient) -> CompareEvaluationsResponse:
-        return await client.verdicts.compare(*names)
-
-    session.show(session.run(work), lambda found: _show_comparison(session, found))
+    found = session.run(lambda client: client.verdicts.compare(*names))
+    session.show(found, lambda found: _show_comparison(session, found))
 
 
 def _show_comparison(session: Session, found: CompareEvaluationsResponse) -> None:
