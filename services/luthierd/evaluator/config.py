@@ -20,7 +20,7 @@ class EvaluatorConfig(ServerConfig):
     shot_characters: int = 240
     """Characters of an example's question in a prompt; longer ones are cut. More make retrieval arms slower."""
     endpoints_path: pathlib.Path | None = None
-    """YAML file of the OpenAI-compatible servers that evaluations may call (`evaluator/endpoints.py`); empty: none."""
+    """YAML file of the OpenAI-compatible servers that evaluations may call (`models/endpoints.py`); empty: none."""
     lm_tasks_path: pathlib.Path | None = None
     """Folder with YAML files of further lm-evaluation-harness tasks that evaluations may name; empty: the shipped ones
     only. A task can run code: take files that you trust, over data that lies on this machine."""

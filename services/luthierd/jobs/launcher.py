@@ -1,4 +1,4 @@
-"""Starts workers for waiting jobs: processes of their own that outlive the API process."""
+"""Starts workers for waiting jobs: processes that outlive the API process."""
 
 from __future__ import annotations
 

@@ -223,7 +223,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
 
 
 async def _checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """A stream of requests, each held against the caller's tenant."""
+    """A stream of requests, each checked against the caller's tenant."""
     async for request in requests:
         check_tenant(request, current_principal())
         yield request

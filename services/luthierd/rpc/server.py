@@ -50,7 +50,7 @@ KEEPALIVE_MIN_PING_MS = 10_000
 
 
 class PortInUseError(FailedPreconditionError):
-    """Somebody else listens there."""
+    """Another process listens on the port."""
 
     reason = "PORT_IN_USE"
 

@@ -32,18 +32,18 @@ class BlobNotFoundError(NotFoundError):
 
     def __init__(self, sha256: str) -> None:
         super().__init__(
-            f"the blob {sha256} is not in the store; restore it, or make its owner anew", metadata={"sha256": sha256}
+            f"the blob {sha256} is not in the store; restore it, or create its owner again", metadata={"sha256": sha256}
         )
 
 
 class BlobCorruptError(DataLossError):
-    """The bytes of a blob are not those of its name."""
+    """The content of a blob does not match its digest."""
 
     reason = "BLOB_CORRUPT"
 
 
 class DiskFullError(ResourceExhaustedError):
-    """No room for the blob."""
+    """No disk space for the blob."""
 
     reason = "DISK_FULL"
 

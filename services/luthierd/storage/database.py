@@ -1,6 +1,6 @@
 """A service's database: SQLAlchemy's async engine over SQLite (WAL) or PostgreSQL, and its migrations.
 
-On PostgreSQL each service has a schema of its own name; on SQLite a file of its own.
+On PostgreSQL each service has a schema with its name; on SQLite its own file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The gRPC servicer of curation: the wire to the use cases and back. It holds no rule of its own."""
+"""The gRPC servicer of curation: the wire to the use cases and back. It contains no rules."""
 
 from __future__ import annotations
 

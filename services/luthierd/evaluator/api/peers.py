@@ -137,7 +137,7 @@ class EngineVersion:
 
 
 class SdkLikelihoods:
-    """Inference's Score; see `retention_suite.SuiteParts`. The reply's text is the log-probability in nats."""
+    """Inference's Score; see `suite.SuiteParts`. The reply's text is the log-probability in nats."""
 
     def __init__(self, client: AsyncClient, target: Callable[[Arm], str], *, timeout_s: float) -> None:
         self._inference = client.inference

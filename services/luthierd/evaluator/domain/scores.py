@@ -129,7 +129,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class SuiteFigure:
-    """A figure of a suite that is no metric of 0 to 1, or a part of one. `interval` is None with too few groups."""
+    """A quantity of a suite that is not a metric, or a part of one. `interval` is None with too few groups."""
 
     arm: Arm
     quantity: str

@@ -106,7 +106,7 @@ class Judge:
             raise
 
     def report(self) -> JudgeReport:
-        """What it did so far; pairs are counted by `pairwise.py`."""
+        """Statistics so far; the metric `pairwise` adds those about pairs."""
         described = json.dumps([sorted(self._templates), dict(self.model.parameters)], sort_keys=True, default=str)
         return JudgeReport(
             judge=self.model.name,

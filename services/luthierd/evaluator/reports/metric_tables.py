@@ -28,7 +28,7 @@ from luthierd.evaluator.suites import retention_suite as retention_suite
 
 CHALLENGE = (EXPECTED_BEHAVIOUR, ABSTENTION_PRECISION, ABSTENTION_RECALL)
 FORGETTING = (FORGETTING_LIKELIHOOD, FORGETTING_CHOICE, FORGETTING_INSTRUCTIONS)
-# Rarer labels are in the API and `luthier evaluations show --json`; a report of hundreds is read by nobody.
+# Rarer labels are only in the API: a report with hundreds of labels is unreadable.
 LABELS_SHOWN = 12
 
 

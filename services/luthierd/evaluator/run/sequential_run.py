@@ -40,7 +40,7 @@ class MetricNotMeasuredError(FailedPreconditionError):
 
     def __init__(self, metric: Metric, known: Sequence[Metric]) -> None:
         super().__init__(
-            f"the rows of this dataset have no {metric}, which a sequential target names; choose of {', '.join(known)}",
+            f"the rows have no {metric}, which a sequential target names; choose one of {', '.join(known)}",
             metadata={"metric": metric, "known": ",".join(known)},
         )
 

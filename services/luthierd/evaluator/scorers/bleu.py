@@ -1,7 +1,7 @@
 """BLEU of the text field: up to 4-grams with brevity penalty (Papineni 2002), by sentence, through sacrebleu.
 
 Not through RAGAS: its BleuScore 0.4.3 splits at ". " and hands each sentence of the reference to sacrebleu as a
-reference stream of its own, so that equal texts of two sentences do not score 1.
+separate reference stream, so that equal texts of two sentences do not score 1.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class Scoring:
     passages: Mapping[str, Row] = field(default_factory=dict)
     """Training rows by id, for the scorers that read what stood in a prompt."""
     perturbations: Mapping[tuple[Arm, str], Mapping[str, str]] = field(default_factory=dict)
-    """What was said to further questions; see `perturbations.perturbed_answers`."""
+    """Answers to the additional queries; see `perturbations.perturbed_answers`."""
     judge: Judge | None = None
 
     async def score(self, rows: Sequence[Row], answers: Mapping[Arm, Mapping[str, Answer]]) -> Scored:

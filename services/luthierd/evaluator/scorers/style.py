@@ -1,6 +1,6 @@
 """Style: does an answer read like the tenant's own texts, or like the base model's? A classifier over character n-grams
 learns the difference from the training references and the base arm's answers. Nobody grades it but itself: its accuracy
-on texts that it did not learn from stands beside the metric.
+on texts that it did not learn from is reported with the metric.
 """
 
 from __future__ import annotations

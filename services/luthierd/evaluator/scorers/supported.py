@@ -1,4 +1,4 @@
-"""Hallucination by lookup: numbers and names of the answer that stand in no source (`sources.py`)."""
+"""Hallucination by lookup: numbers and names of the answer that occur in no source."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ _suites = sa.table(
 
 
 class SqlRetentionSuites:
-    """See `retention_suite.RetentionSuiteCatalogue`. Suites hold nothing of a tenant's, so tenants share them."""
+    """See `suite.RetentionSuiteCatalogue`. Suites contain no tenant's data, so tenants share them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

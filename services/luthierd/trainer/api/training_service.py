@@ -1,4 +1,4 @@
-"""The gRPC servicers of the trainer: the wire to the use cases and back. They hold no rule of their own."""
+"""The gRPC servicers of the trainer: the wire to the use cases and back. They contain no rules."""
 
 from __future__ import annotations
 

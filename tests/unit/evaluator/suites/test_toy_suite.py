@@ -14,14 +14,14 @@ from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Message, Row
-from luthierd.evaluator.scorers.scorer import MetricSpec, register_spec
+from luthierd.evaluator.scorers.scorer import MetricSpec, Needs, register_spec
 from luthierd.evaluator.suites.suite import Answers, Suite, SuiteContext, SuiteScores, paired_results, said, text_row
 from luthierd.statistics.compare import PairedRows
 from luthierd.storage.database import Database
 from support.evaluator_material import ScriptedModel, adapter_knows
 from support.evaluator_service import House, refused, served
 
-CAPITALS = register_spec(MetricSpec(Metric("capitals"), is_proportion=True))
+CAPITALS = register_spec(MetricSpec(Metric("capitals"), is_proportion=True, needs=Needs(opt_in=True, suite=True)))
 
 
 @dataclass(frozen=True, kw_only=True)
