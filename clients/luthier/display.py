@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import ListValue, Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.status_pb2 import Status
 
@@ -24,7 +24,7 @@ def to_document(message: Message) -> dict[str, Any]:
         if field.has_presence and not message.HasField(field.name):
             continue
         value = getattr(message, field.name)
-        if isinstance(value, Mapping):
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
             document[field.name] = dict(value)
         elif field.is_repeated:
             document[field.name] = [_plain(item, field) for item in value]
@@ -39,6 +39,8 @@ def _plain(value: Any, field: Any) -> Any:
     if isinstance(value, Status):
         message, reason, metadata = error_from_status(value)
         return {"message": message, "reason": reason, "metadata": metadata}
+    if isinstance(value, Struct):
+        return _struct(value)
     if isinstance(value, Message):
         return to_document(value)
     if field.enum_type is not None:
@@ -46,6 +48,15 @@ def _plain(value: Any, field: Any) -> Any:
     if isinstance(value, bytes):
         return value.hex()
     return value
+
+
+def _struct(value: Any) -> Any:
+    """A Struct has only doubles; those without a fraction are shown as integers."""
+    if isinstance(value, Struct):
+        return {name: _struct(item) for name, item in value.items()}
+    if isinstance(value, ListValue):
+        return [_struct(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def enum_name(message: Message, field: str) -> str:

@@ -1,10 +1,11 @@
-"""When two texts count as alike: the one rule of curation's near duplicates and of the evaluator's leakage check."""
+"""When texts count as alike: the one rule of curation's near duplicates, the evaluator's leakage check, and hints."""
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 SHINGLE_WORDS = 3
 
@@ -29,3 +30,8 @@ def jaccard(left: frozenset[str], right: frozenset[str]) -> float:
     """Size of the intersection over size of the union; 0 for two empty sets."""
     common = len(left & right)
     return common / (len(left) + len(right) - common) if common else 0.0
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that looks most like `word`, for "did you mean"; empty if none looks like it."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), "")

@@ -5,6 +5,7 @@ A field of a message takes the attribute of the same name. Besides:
 - an enum member becomes the value `<PREFIX>_<NAME>`; None becomes the zero value;
 - seconds since the epoch become a Timestamp; the attribute `remaining_s` becomes the Duration `remaining_duration`;
 - `interval_low` and `interval_high` are the ends of the attribute `interval`; so for every `<x>_low` and `<x>_high`;
+- a mapping becomes a Struct, and back;
 - None leaves a field unset; a double that cannot be unset becomes NaN.
 
 What differs in name or meaning is given by keyword. Messages are read with `from_proto`: what is unset takes the
@@ -22,7 +23,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from google.protobuf import duration_pb2, message_factory, timestamp_pb2
+from google.protobuf import duration_pb2, message_factory, struct_pb2, timestamp_pb2
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
@@ -85,6 +86,13 @@ def page_to_proto(response: type[M], page: Page[T], convert: Callable[[T], Messa
     """The answer of a List: the items in field 1, and the token of the next page."""
     items = response.DESCRIPTOR.fields_by_number[1].name
     return response(**{items: list(map(convert, page.items))}, next_page_token=page.next_page_token)
+
+
+def plain(value: Any) -> Any:
+    """A Struct as mappings, lists and scalars. All its numbers are floats."""
+    if isinstance(value, struct_pb2.Struct):
+        return {name: plain(item) for name, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, struct_pb2.ListValue) else value
 
 
 def enum_to_proto(descriptor: EnumDescriptor, member: enum.Enum | None) -> int:
@@ -161,7 +169,11 @@ def _single_writer(field: FieldDescriptor) -> Callable[[Any], Any]:
         kind = field.enum_type
         return lambda value: value if isinstance(value, int) else enum_to_proto(kind, value)
     if field.message_type is not None:
-        special = {"google.protobuf.Timestamp": timestamp, "google.protobuf.Duration": duration}
+        special: dict[str, Callable[[Any], Any]] = {
+            "google.protobuf.Timestamp": timestamp,
+            "google.protobuf.Duration": duration,
+            "google.protobuf.Struct": dict,
+        }
         inner = message_factory.GetMessageClass(field.message_type)
         convert: Callable[[Any], Any] = special.get(field.message_type.full_name, functools.partial(to_proto, inner))
         return lambda value: value if value is None or isinstance(value, Message) else convert(value)
@@ -188,5 +200,7 @@ def _value(hint: Any, field: FieldDescriptor, value: Any, path: str) -> Any:
     if field.message_type is not None:
         if field.message_type.full_name in ("google.protobuf.Timestamp", "google.protobuf.Duration"):
             return value.ToNanoseconds() / 1e9
+        if field.message_type.full_name == "google.protobuf.Struct":
+            return plain(value)
         return from_proto(hint, value, path=path)
     return value

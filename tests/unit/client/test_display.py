@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2
+from luthier.curation.v1.dataset_pb2 import CurationStage
 from luthier.display import arm_name, enum_name, interval, size, state_of, to_document, when
 from luthier.evaluator.v1 import evaluation_pb2
 from luthier.trainer.v1 import training_job_pb2 as pb
@@ -46,3 +47,10 @@ def test_a_size_has_a_unit(size_bytes, text):
 def test_an_unset_time_is_empty():
     assert when(Timestamp()) == ""
     assert when(Timestamp(seconds=86400)) == "1970-01-02 00:00:00"
+
+
+def test_settings_are_plain_values_with_whole_numbers_as_integers():
+    settings = {"seed": 7, "threshold": 0.5, "entities": ["A"], "nested": {"on": True, "none": None}}
+    document = to_document(CurationStage(stage="s", settings=settings))
+    assert document == {"stage": "s", "settings": settings}
+    assert isinstance(document["settings"]["seed"], int)
