@@ -121,7 +121,7 @@ async def _curate(story: Story, tenants: list[Tenant]) -> None:
     rows = []
     for tenant in tenants:
         counts = [str(split.row_count) for split in tenant.dataset.splits]
-        dropped = ", ".join(f"{step.step} {step.dropped_count}" for step in tenant.dataset.steps if step.dropped_count)
+        dropped = ", ".join(f"{one.stage} {one.dropped_count}" for one in tenant.dataset.stages if one.dropped_count)
         rows.append([tenant.library, str(tenant.imported_row_count), *counts, dropped])
     story.table(
         "what is left, and what was dropped", ["tenant", "rows", "train", "validation", "holdout", "dropped by"], rows

@@ -49,7 +49,7 @@ async def curate(tenant: Tenant, bar: Bar) -> None:
     revision = await tenant.client.datasets.curate(tenant.dataset_name, recipe=recipe)
     async for event in tenant.client.datasets.watch_revision(revision.name):
         if event.WhichOneof("event") == "progress":
-            bar.update(event.progress.done_row_count, max(1, event.progress.total_row_count), event.progress.step)
+            bar.update(event.progress.done_row_count, max(1, event.progress.total_row_count), event.progress.stage)
     tenant.dataset = await tenant.client.datasets.wait_revision(revision.name)
     bar.update(1, 1, "done")
 

@@ -98,7 +98,7 @@ def _tenant(tenant: Tenant) -> dict[str, Any]:
             "sha256": tenant.dataset.sha256,
             "imported_row_count": tenant.imported_row_count,
             "row_counts": {enum_name(one, "split").lower(): one.row_count for one in tenant.dataset.splits},
-            "dropped": {step.step: dict(step.reason_counts) for step in tenant.dataset.steps},
+            "dropped": {stage.stage: dict(stage.reason_counts) for stage in tenant.dataset.stages},
         },
         "adapters": [
             {

@@ -8,6 +8,7 @@ import json
 import pathlib
 import uuid
 from collections.abc import AsyncIterator, Iterable
+from typing import Any
 
 import grpc
 import pytest
@@ -170,15 +171,25 @@ async def test_datasets_are_listed_by_page_and_by_tenant(stub: DatasetServiceStu
 
 async def test_a_curation_is_acknowledged_with_every_default_of_its_recipe(stub: DatasetServiceStub) -> None:
     dataset = await import_rows(stub, GOOD)
-    recipe = pb.CurationRecipe(split=pb.SplitStep(holdout_fraction=0.0, seed=7))
+    chosen = {"holdout_fraction": 0.0, "seed": 7}
+    recipe = pb.CurationRecipe(stages=[pb.CurationStage(stage="pii"), pb.CurationStage(stage="split", settings=chosen)])
     answer = await stub.CurateDataset(api.CurateDatasetRequest(name=SUMS, recipe=recipe), metadata=bearer(), timeout=5)
     revision = answer.revision
     assert (revision.name, revision.state) == (f"{SUMS}/revisions/r1", pb.DATASET_REVISION_STATE_CURATING)
     assert revision.source_sha256 == dataset.source_sha256
-    assert (revision.recipe.split.holdout_fraction, revision.recipe.split.seed) == (0.0, 7)
-    assert revision.recipe.split.validation_fraction == 0.1
-    assert revision.recipe.pii.action == pb.PII_ACTION_MASK
-    assert "EMAIL_ADDRESS" in revision.recipe.pii.entities
+    assert [one.stage for one in revision.recipe.stages] == ["pii", "split"]
+    pii, split = (json_format.MessageToDict(one.settings) for one in revision.recipe.stages)
+    assert (split["holdout_fraction"], split["seed"]) == (0.0, 7)
+    assert split["validation_fraction"] == 0.1
+    assert pii["action"] == "mask"
+    assert "EMAIL_ADDRESS" in pii["entities"]
+
+
+async def test_a_recipe_without_stages_has_the_default_ones(stub: DatasetServiceStub) -> None:
+    await import_rows(stub, GOOD)
+    answer = await stub.CurateDataset(api.CurateDatasetRequest(name=SUMS), metadata=bearer(), timeout=5)
+    stages = [one.stage for one in answer.revision.recipe.stages]
+    assert stages == ["clean", "exact_duplicates", "pii", "contradictions", "near_duplicates", "split"]
 
 
 async def test_a_repeated_curate_request_begins_one_revision(stub: DatasetServiceStub) -> None:
@@ -191,21 +202,24 @@ async def test_a_repeated_curate_request_begins_one_revision(stub: DatasetServic
 
 
 @pytest.mark.parametrize(
-    ("recipe", "field"),
+    ("stage", "settings", "field"),
     [
-        ({"split": {"holdout_fraction": 1.5}}, "recipe.split.holdout_fraction"),
-        ({"split": {"holdout_fraction": 0.5, "validation_fraction": 0.5}}, "recipe.split.holdout_fraction"),
-        ({"deduplicate": {"near_duplicate_threshold": 0.1}}, "recipe.deduplicate.near_duplicate_threshold"),
-        ({"clean": {"max_row_characters": 0}}, "recipe.clean.max_row_characters"),
-        ({"pii": {"min_score": 2}}, "recipe.pii.min_score"),
-        ({"pii": {"action": 77}}, "recipe.pii.action"),
+        ("split", {"holdout_fraction": 1.5}, "recipe.split.holdout_fraction"),
+        ("split", {"holdout_fraction": 0.5, "validation_fraction": 0.5}, "recipe.split.holdout_fraction"),
+        ("split", {"holdout_fracton": 0.5}, "recipe.split.holdout_fracton"),
+        ("near_duplicates", {"threshold": 0.1}, "recipe.near_duplicates.threshold"),
+        ("clean", {"max_row_characters": 0}, "recipe.clean.max_row_characters"),
+        ("pii", {"min_score": 2}, "recipe.pii.min_score"),
+        ("pii", {"action": "burn"}, "recipe.pii.action"),
+        ("claen", {}, "recipe.stages[0].stage"),
     ],
 )
 async def test_a_recipe_out_of_range_names_its_field(
-    stub: DatasetServiceStub, recipe: dict[str, dict[str, float]], field: str
+    stub: DatasetServiceStub, stage: str, settings: dict[str, Any], field: str
 ) -> None:
     await import_rows(stub, GOOD)
-    request = json_format.ParseDict({"name": SUMS, "recipe": recipe}, api.CurateDatasetRequest())
+    recipe = pb.CurationRecipe(stages=[pb.CurationStage(stage=stage, settings=settings)])
+    request = api.CurateDatasetRequest(name=SUMS, recipe=recipe)
     error = await refusal(stub.CurateDataset(request, metadata=bearer(), timeout=5))
     assert error_info(error).reason == "RECIPE_INVALID"
     assert field.encode() in details(error).SerializeToString()

@@ -41,8 +41,14 @@ TOPICS = (
     "ink",
 )
 RECIPE = dataset_pb2.CurationRecipe(
-    deduplicate=dataset_pb2.DeduplicateStep(near_duplicate_threshold=1.0),
-    split=dataset_pb2.SplitStep(validation_fraction=0.2, holdout_fraction=0.25, seed=1),
+    stages=[
+        dataset_pb2.CurationStage(stage="clean"),
+        dataset_pb2.CurationStage(stage="exact_duplicates"),
+        dataset_pb2.CurationStage(stage="pii"),
+        dataset_pb2.CurationStage(
+            stage="split", settings={"validation_fraction": 0.2, "holdout_fraction": 0.25, "seed": 1}
+        ),
+    ]
 )
 CONFIG = training_job_pb2.TrainingConfig(
     rank=4,

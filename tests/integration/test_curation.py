@@ -98,18 +98,18 @@ async def test_rows_go_in_and_come_out_curated_split_and_explained(house: House)
     imported = await datasets.import_rows(DATASET, given)
     assert imported.row_count == len(given)
     begun = await datasets.curate(DATASET)
-    steps = [event.progress.step async for event in datasets.watch_revision(begun.name) if event.HasField("progress")]
-    assert list(dict.fromkeys(steps)) == ["clean", "exact_duplicates", "pii", "near_duplicates", "split"]
+    stages = [event.progress.stage async for event in datasets.watch_revision(begun.name) if event.HasField("progress")]
+    assert list(dict.fromkeys(stages)) == ["clean", "exact_duplicates", "pii", "near_duplicates", "split"]
     revision = await datasets.wait_revision(begun.name, timeout_s=WAIT_S)
 
     assert revision.state == pb.DATASET_REVISION_STATE_READY
     assert (await datasets.get(DATASET)).latest_revision == revision.name
     assert [found.name async for found in datasets.list_revisions(DATASET)] == [revision.name]
-    by_step = {step.step: step for step in revision.steps}
-    assert dict(by_step["exact_duplicates"].reason_counts) == {"same_messages": 1}
-    assert dict(by_step["near_duplicates"].reason_counts) == {"near_duplicate": 1}
-    assert dict(by_step["pii"].reason_counts) == {"masked_EMAIL_ADDRESS": 16}
-    assert dict(by_step["clean"].reason_counts) == {"text_normalised": 1}
+    by_stage = {one.stage: one for one in revision.stages}
+    assert dict(by_stage["exact_duplicates"].reason_counts) == {"same_messages": 1}
+    assert dict(by_stage["near_duplicates"].reason_counts) == {"near_duplicate": 1}
+    assert dict(by_stage["pii"].reason_counts) == {"masked_EMAIL_ADDRESS": 16}
+    assert dict(by_stage["clean"].reason_counts) == {"text_normalised": 1}
 
     groups: dict[str, str] = {}
     ids: list[str] = []
@@ -141,7 +141,7 @@ async def test_a_killed_worker_is_replaced_and_the_revision_is_the_same(house: H
 
     async def follow() -> None:
         async for event in datasets.watch_revision(begun.name):
-            if event.progress.step == "pii" and event.progress.done_row_count > 0:
+            if event.progress.stage == "pii" and event.progress.done_row_count > 0:
                 seen.set()
 
     watching = asyncio.create_task(follow())
@@ -163,7 +163,7 @@ async def test_a_cancel_ends_a_running_curation(house: House) -> None:
     await datasets.import_rows(DATASET, rows(2000))
     begun = await datasets.curate(DATASET)
     async for event in datasets.watch_revision(begun.name):
-        if event.progress.step == "pii":
+        if event.progress.stage == "pii":
             break
     async with asyncio.timeout(20):
         answer = await datasets.cancel_revision(begun.name)
@@ -176,17 +176,19 @@ async def test_a_cancel_ends_a_running_curation(house: House) -> None:
 @pytest.mark.parametrize(
     ("count", "recipe", "reason"),
     [
-        (1, pb.CurationRecipe(), "SPLIT_WOULD_BE_EMPTY"),
-        (9, pb.CurationRecipe(clean=pb.CleanStep(min_completion_characters=9000)), "CURATION_DROPPED_ALL_ROWS"),
-        (9, pb.CurationRecipe(pii=pb.PiiStep(entities=["EMIAL_ADDRESS"])), "RECIPE_INVALID"),
+        (1, {}, "SPLIT_WOULD_BE_EMPTY"),
+        (9, {"clean": {"min_completion_characters": 9000}}, "CURATION_DROPPED_ALL_ROWS"),
+        (9, {"pii": {"entities": ["EMIAL_ADDRESS"]}}, "RECIPE_INVALID"),
     ],
 )
 async def test_a_curation_that_cannot_end_well_says_why(
-    house: House, count: int, recipe: pb.CurationRecipe, reason: str
+    house: House, count: int, recipe: dict[str, dict[str, Any]], reason: str
 ) -> None:
     datasets = house.client.datasets
     await datasets.import_rows(DATASET, [{**row, "group": "one"} for row in rows(count)])
-    begun = await datasets.curate(DATASET, recipe=recipe)
+    stages = [pb.CurationStage(stage=name, settings=settings) for name, settings in recipe.items()]
+    chosen = pb.CurationRecipe(stages=[*stages, pb.CurationStage(stage="split")]) if stages else None
+    begun = await datasets.curate(DATASET, recipe=chosen)
     with pytest.raises(JobFailedError):
         await datasets.wait_revision(begun.name, timeout_s=WAIT_S)
     failed = await datasets.get_revision(begun.name)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
-from luthierd.curation.domain import Message, Role, Row
-from luthierd.curation.stages.pii import Span
+from luthierd.curation.domain import Message, Role, Row, Span
+from luthierd.curation.recipe import parse_recipe
+from luthierd.curation.stages.pii import Pii
+from luthierd.curation.stages.stage import STAGES, Applied, Stage
 
 MAIL = re.compile(r"\S+@\S+\.\w+")
 NAME = re.compile(r"\b(Ada|Grace)\b")
@@ -16,7 +19,22 @@ def row(number: int, *, prompt: str = "", completion: str = "", group: str = "",
     """A row unlike any other number's."""
     words = " ".join(f"w{number}x{i}" for i in range(30))
     messages = (Message(Role.USER, prompt or words), Message(Role.ASSISTANT, completion or f"answer {number}"))
-    return Row(f"row-{number}", group or f"row-{number}", label, messages)
+    return Row(id=f"row-{number}", group=group or f"row-{number}", label=label, messages=messages)
+
+
+def stages_of(*names: str, **settings: dict[str, Any]) -> list[Stage]:
+    """Stages with their settings by name; without names the default ones. The scanner is `MailScanner`."""
+    chosen = names or tuple(one.stage for one in parse_recipe(None).stages)
+    listed = [{"stage": name, "settings": settings.get(name)} for name in chosen]
+    return [
+        Pii(one.settings, MailScanner()) if one.stage == Pii.name else STAGES.find(one.stage)(one.settings)  # type: ignore[misc]
+        for one in parse_recipe({"stages": listed}).stages
+    ]
+
+
+def apply(stage: Stage, rows: Sequence[Row]) -> Applied:
+    """What a stage makes of rows."""
+    return stage.apply(rows, lambda done: None)
 
 
 class MailScanner:

@@ -104,12 +104,12 @@ def place_of(files: tuple[pathlib.Path, ...], line: int) -> tuple[pathlib.Path, 
 
 @dataset.command()
 @click.argument("name")
-@click.option("--recipe", type=PATH, help="YAML of a CurationRecipe.")
+@click.option("--recipe", type=PATH, help="YAML of a CurationRecipe: a list of stages.")
 @click.option("--detach", is_flag=True, help="Do not wait.")
 def curate(session: Session, *, name: str, recipe: pathlib.Path | None, detach: bool) -> None:
     """Curate dataset NAME into a new immutable revision: clean, deduplicate, mask personal data, split."""
     resource = session.name("dataset", name)
-    how = config_files.load(recipe, CurationRecipe) if recipe else None
+    how = _load_recipe(recipe) if recipe else None
 
     async def work(client: AsyncClient) -> DatasetRevision:
         revision = await client.datasets.curate(resource, recipe=how)
@@ -126,6 +126,25 @@ def curate(session: Session, *, name: str, recipe: pathlib.Path | None, detach: 
         session.note(f"watch it: luthier jobs watch {revision.name}")
     else:
         _show_revision(session, revision)
+
+
+def _load_recipe(path: pathlib.Path) -> CurationRecipe:
+    """A recipe file. The form of 0.1, with a section for each kind of stage, is still read."""
+    found = config_files.read_mapping(path)
+    if found and set(found) <= {"clean", "deduplicate", "pii", "split"}:
+        threshold = (found.get("deduplicate") or {}).get("near_duplicate_threshold", 0.85)
+        near = [{"stage": "near_duplicates", "settings": {"threshold": threshold}}] if threshold < 1 else []
+        found = {
+            "stages": [
+                {"stage": "clean", "settings": found.get("clean")},
+                {"stage": "exact_duplicates"},
+                {"stage": "pii", "settings": found.get("pii")},
+                {"stage": "contradictions"},
+                *near,
+                {"stage": "split", "settings": found.get("split")},
+            ]
+        }
+    return config_files.load(found, CurationRecipe)
 
 
 @dataset.command()
@@ -223,8 +242,8 @@ def _show_revision(session: Session, revision: DatasetRevision) -> None:
         for one in revision.splits
     ]
     session.table(["split", "#rows", "#groups", "sha256"], rows)
-    steps = []
-    for step in revision.steps:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(step.reason_counts.items()))
-        steps.append((step.step, step.dropped_count, step.changed_count, reasons))
-    session.table(["step", "#dropped", "#changed", "reasons"], steps)
+    stages = []
+    for stage in revision.stages:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(stage.reason_counts.items()))
+        stages.append((stage.stage, stage.dropped_count, stage.changed_count, reasons))
+    session.table(["stage", "#dropped", "#changed", "reasons"], stages)

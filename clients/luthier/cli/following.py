@@ -114,7 +114,7 @@ def _show_progress(progress: Progress, event_type: str, found: Any) -> None:
     elif event_type == "PromptEvent":
         progress.update("searching", done=found.done_count, total=found.total_count)
     else:
-        progress.update(found.step.replace("_", " "), done=found.done_row_count, total=found.total_row_count)
+        progress.update(found.stage.replace("_", " "), done=found.done_row_count, total=found.total_row_count)
 
 
 def training_detail(found: Any) -> str:

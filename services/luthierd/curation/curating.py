@@ -1,27 +1,34 @@
-"""Curation from the first row to the datasheet: the steps in their order, and what they left behind.
+"""Curation from blob to blobs: the source goes through the stages and becomes splits, provenance and a datasheet.
 
-Pure but for the scanner: the same rows and recipe give the same result, so that a worker that died is replaced by one
-that starts again.
+The same source, recipe and versions give the same digests, so that a worker that died is replaced by one that starts
+again.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import hashlib
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-from luthierd.curation.domain import Change, Row, Split, Step, StepSummary
-from luthierd.curation.recipe import Recipe, RecipeError
-from luthierd.curation.stages.clean import clean
-from luthierd.curation.stages.contradictions import find_contradictions
-from luthierd.curation.stages.exact_duplicates import drop_exact_duplicates
-from luthierd.curation.stages.near_duplicates import drop_near_duplicates
-from luthierd.curation.stages.pii import PiiCounts, Scanner, treat_pii
-from luthierd.curation.stages.split import split_rows
+from luthierd.curation.datasheet import build_datasheet, provenance_line
+from luthierd.curation.domain import (
+    Curated,
+    RevisionContent,
+    Row,
+    Split,
+    SplitFile,
+    canonical_json,
+    row_from_json,
+    row_to_json,
+)
+from luthierd.curation.stages.stage import Stage
 from luthierd.errors import FailedPreconditionError
+from luthierd.storage.blobs import Blob, BlobStore
 
-Progress = Callable[[Step, int, int], None]
-"""Hears step, rows done and rows in all; raises to stop the work."""
+Progress = Callable[[str, int, int], None]
+"""Takes the stage, rows done and rows in all; raises to stop the work."""
 
 
 class NothingLeftError(FailedPreconditionError):
@@ -30,79 +37,74 @@ class NothingLeftError(FailedPreconditionError):
     reason = "CURATION_DROPPED_ALL_ROWS"
 
 
-@dataclass(frozen=True)
-class Curated:
-    """What curation made of the rows, and why."""
-
-    recipe: Recipe
-    source_row_count: int
-    rows_by_split: dict[Split, list[Row]]
-    changes: list[Change]
-    """Provenance: rows without a line here came through as they were."""
-    steps: list[StepSummary]
-    contradictions: list[list[str]]
-    """Ids of rows that answer one prompt differently, before near duplicates were dropped."""
-    pii: PiiCounts
-    unit_count: int
-    """Parts that the split did not divide."""
-
-
-def curate(rows: Sequence[Row], recipe: Recipe, scanner: Scanner, *, progress: Progress) -> Curated:
-    """Runs all steps. NothingLeftError, SplitWouldBeEmptyError; RecipeError for an entity unknown to the scanner."""
-    unknown = sorted(set(recipe.pii.entities) - scanner.entities)
-    if unknown:
-        known = ", ".join(sorted(scanner.entities))
-        raise RecipeError.at(
-            "pii.entities", f"{unknown[0]} is not known to the scanner; known are {known}", entity=unknown[0]
-        )
-    source_row_count, changes = len(rows), []
-
-    def finish(step: Step, left: Sequence[Row], done: list[Change]) -> None:
-        progress(step, source_row_count, source_row_count)
-        changes.extend(done)
-        if not left:
+def curate(rows: Sequence[Row], stages: Sequence[Stage], *, progress: Progress) -> Curated:
+    """Applies the stages in their order. NothingLeftError, and the stages' own errors."""
+    curated = Curated(len(rows), rows)
+    progress(stages[0].name, 0, len(rows))
+    for stage in stages:
+        name, total = stage.name, len(curated.rows)
+        applied = stage.apply(curated.rows, _within(name, total, progress))
+        curated.rows = applied.rows
+        if applied.findings:
+            curated.findings[name] = applied.findings
+        curated.pages += [applied.page] if applied.page else []
+        if not stage.changes_rows:
+            continue
+        curated.changes[name] = applied.changes
+        progress(name, total, total)
+        if not applied.rows:
             raise NothingLeftError(
-                f"the step {step} dropped the last of {source_row_count} rows; loosen the recipe's rules for it",
-                metadata={"step": step, "row_count": str(source_row_count)},
+                f"the stage {name} dropped the last of {len(rows)} rows; loosen its settings in the recipe",
+                metadata={"stage": name, "row_count": str(len(rows))},
             )
+    return curated
 
-    progress(Step.CLEAN, 0, source_row_count)
-    kept, done = clean(rows, recipe.clean)
-    finish(Step.CLEAN, kept, done)
-    kept, done = drop_exact_duplicates(kept)
-    finish(Step.EXACT_DUPLICATES, kept, done)
-    total = len(kept)
-    pii = treat_pii(kept, recipe.pii, scanner, progress=lambda count: progress(Step.PII, count, total))
-    finish(Step.PII, pii.rows, pii.changes)
-    contradictions = [[row.id for row in same] for same in find_contradictions(pii.rows)]
-    kept, clusters = pii.rows, dict[str, str]()
-    threshold, total = recipe.deduplicate.near_duplicate_threshold, len(kept)
-    if threshold < 1:
-        near = drop_near_duplicates(
-            kept, threshold, progress=lambda count: progress(Step.NEAR_DUPLICATES, count, total)
-        )
-        kept, clusters = near.rows, near.cluster_by_id
-        finish(Step.NEAR_DUPLICATES, kept, near.changes)
-    split = split_rows(kept, recipe.split, cluster_by_id=clusters)
-    finish(Step.SPLIT, kept, split.changes)
-    return Curated(
+
+def _within(stage: str, total: int, progress: Progress) -> Callable[[int], None]:
+    return lambda done: progress(stage, done, total)
+
+
+def curate_source(
+    source_sha256: str,
+    stages: Sequence[Stage],
+    *,
+    revision: str,
+    recipe: Mapping[str, Any],
+    blobs: BlobStore,
+    versions: Mapping[str, str],
+    progress: Progress,
+) -> RevisionContent:
+    """Makes the content of a revision. `recipe` and `versions` are for the datasheet."""
+    with blobs.local_path(source_sha256).open("rb") as source:
+        rows = [row_from_json(line) for line in source]
+    curated = curate(rows, stages, progress=progress)
+    files = [_put_split(blobs, split, curated.rows_of(split)) for split in Split]
+    lines = (provenance_line(stage, change) for stage, changes in curated.changes.items() for change in changes)
+    sheet = build_datasheet(
+        curated,
+        revision=revision,
+        source_sha256=source_sha256,
         recipe=recipe,
-        source_row_count=source_row_count,
-        rows_by_split=split.rows_by_split,
-        changes=changes,
-        steps=summarise(changes),
-        contradictions=contradictions,
-        pii=pii.counts,
-        unit_count=split.unit_count,
+        versions=versions,
+        files=files,
+        provenance_sha256=_put_lines(blobs, map(canonical_json, lines)).sha256,
+    )
+    return RevisionContent(
+        sha256=hashlib.sha256(canonical_json({file.split: file.sha256 for file in files})).hexdigest(),
+        splits=tuple(files),
+        stages=curated.summaries(),
+        datasheet_sha256=blobs.put_bytes(canonical_json(sheet)).sha256,
     )
 
 
-def summarise(changes: Sequence[Change]) -> list[StepSummary]:
-    """Counts by step, for every step, in their order."""
-    summaries = []
-    for step in Step:
-        own = [change for change in changes if change.step is step]
-        dropped = sum(change.is_dropped for change in own)
-        reasons = Counter(change.reason for change in own)
-        summaries.append(StepSummary(step, dropped, len(own) - dropped, dict(sorted(reasons.items()))))
-    return summaries
+def _put_split(blobs: BlobStore, split: Split, rows: Sequence[Row]) -> SplitFile:
+    blob = _put_lines(blobs, map(row_to_json, rows))
+    return SplitFile(split, blob.sha256, blob.size_bytes, len(rows), len({row.group for row in rows}))
+
+
+def _put_lines(blobs: BlobStore, lines: Iterable[bytes]) -> Blob:
+    with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
+        for line in lines:
+            file.write(line + b"\n")
+        file.flush()
+        return blobs.put_file(pathlib.Path(file.name))

@@ -1,15 +1,15 @@
-"""The datasheet: what a revision holds, what was dropped and why. It names rows by id and holds none of their text."""
+"""The datasheet: what a revision contains, what was dropped and why. It names rows by id and has none of their text."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from luthierd.curation.curating import Curated
-from luthierd.curation.domain import Change, Row, SplitFile
+from luthierd.curation.domain import Change, Curated, Row, Split, SplitFile
+from luthierd.curation.markdown import markdown_table
 
-FORMAT = "luthier.datasheet/1"
+FORMAT = "luthier.datasheet/2"
 EXAMPLE_COUNT = 5
 MAX_LABELS = 100
 QUANTILES = {"min": 0.0, "p05": 0.05, "p50": 0.5, "p95": 0.95, "max": 1.0}
@@ -18,69 +18,62 @@ QUANTILES = {"min": 0.0, "p05": 0.05, "p50": 0.5, "p95": 0.95, "max": 1.0}
 def build_datasheet(
     curated: Curated,
     *,
-    name: str,
+    revision: str,
     source_sha256: str,
+    recipe: Mapping[str, Any],
+    versions: Mapping[str, str],
     files: Sequence[SplitFile],
     provenance_sha256: str,
-    versions: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The datasheet as plain values; docs/datasheet.md is its schema. No clock: the same rows give the same bytes."""
-    return {
+    """The datasheet as plain values; docs/datasheet.md is its schema. No clock: the same rows give the same bytes.
+
+    Each stage's findings are under its name.
+    """
+    sheet = {
+        **curated.findings,
         "format": FORMAT,
-        "revision": name,
+        "revision": revision,
         "source": {"sha256": source_sha256, "row_count": curated.source_row_count},
-        "recipe": curated.recipe.to_mapping(),
-        "steps": [
+        "recipe": dict(recipe),
+        "stages": [
             {
-                "step": step.step,
-                "dropped_count": step.dropped_count,
-                "changed_count": step.changed_count,
-                "reasons": _reasons([change for change in curated.changes if change.step is step.step]),
+                "stage": stage.stage,
+                "dropped_count": stage.dropped_count,
+                "changed_count": stage.changed_count,
+                "reasons": _reasons(curated.changes[stage.stage]),
             }
-            for step in curated.steps
+            for stage in curated.summaries()
         ],
-        "splits": {file.split: _describe_split(file, curated.rows_by_split[file.split]) for file in files},
-        "unit_count": curated.unit_count,
+        "splits": {file.split: _describe_split(file, curated.rows_of(file.split)) for file in files},
         "labels_unseen_in_training": _unseen_labels(curated),
-        "contradictions": {
-            "prompt_count": len(curated.contradictions),
-            "row_count": sum(map(len, curated.contradictions)),
-            "examples": curated.contradictions[:EXAMPLE_COUNT],
-        },
-        "pii": _describe_pii(curated),
         "provenance_sha256": provenance_sha256,
         "versions": dict(versions),
     }
+    return sheet | {"page_markdown": _page(sheet, curated.pages)}
 
 
-def provenance_line(change: Change) -> dict[str, Any]:
+def provenance_line(stage: str, change: Change) -> dict[str, Any]:
     """One line of the provenance blob."""
     return {
         "id": change.row_id,
-        "step": change.step,
+        "stage": stage,
         "action": "dropped" if change.is_dropped else "changed",
         "reason": change.reason,
-        "kept_id": change.other_row_id,
+        "kept_id": change.kept_id,
     }
 
 
 def quantiles(values: Sequence[int]) -> dict[str, int]:
     """Nearest-rank quantiles; empty for no values."""
-    ordered = sorted(values)
-    return (
-        {name: ordered[min(len(ordered) - 1, int(q * len(ordered)))] for name, q in QUANTILES.items()}
-        if ordered
-        else {}
-    )
+    ordered, last = sorted(values), len(values) - 1
+    return {name: ordered[min(last, int(q * len(ordered)))] for name, q in QUANTILES.items()} if ordered else {}
 
 
 def _reasons(changes: Sequence[Change]) -> dict[str, Any]:
-    counts = Counter(change.reason for change in changes)
-    examples: dict[str, list[str]] = {reason: [] for reason in counts}
+    ids: dict[str, list[str]] = {}
     for change in changes:
-        if len(examples[change.reason]) < EXAMPLE_COUNT:
-            examples[change.reason].append(change.row_id)
-    return {reason: {"count": counts[reason], "example_ids": examples[reason]} for reason in sorted(counts)}
+        ids.setdefault(change.reason, []).append(change.row_id)
+    return {reason: {"count": len(ids[reason]), "example_ids": ids[reason][:EXAMPLE_COUNT]} for reason in sorted(ids)}
 
 
 def _describe_split(file: SplitFile, rows: Sequence[Row]) -> dict[str, Any]:
@@ -98,26 +91,61 @@ def _describe_split(file: SplitFile, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _unseen_labels(curated: Curated) -> dict[str, int]:
-    """Rows outside training whose label training never shows, by split: nobody can learn to answer these."""
-    splits = dict(curated.rows_by_split)
-    known = {row.label for split, rows in splits.items() if split == "train" for row in rows}
-    return {
-        split: sum(row.label is not None and row.label not in known for row in rows)
-        for split, rows in splits.items()
-        if split != "train"
-    }
+    """By split: rows whose label no training row has. No model can learn to answer these."""
+    known = {row.label for row in curated.rows_of(Split.TRAIN)} | {None}
+    others = (split for split in Split if split is not Split.TRAIN)
+    return {split: sum(row.label not in known for row in curated.rows_of(split)) for split in others}
 
 
-def _describe_pii(curated: Curated) -> dict[str, Any]:
-    counts = curated.pii
-    return {
-        "found": {
-            entity: {"span_count": count, "row_count": counts.rows_by_entity[entity]}
-            for entity, count in sorted(counts.spans_by_entity.items())
-        },
-        "masked_span_count": dict(sorted(counts.masked_spans_by_entity.items())),
-        "masked_character_count": counts.masked_character_count,
-        "scanned_character_count": counts.character_count,
-        "completions_masked_count": counts.completions_masked_count,
-        "completions_underivable_count": counts.completions_underivable_count,
-    }
+def _page(sheet: Mapping[str, Any], stage_pages: Iterable[str]) -> str:
+    """The sheet for people: Markdown tables of stages, splits and labels, then the stages' own sections."""
+    source, splits = sheet["source"], sheet["splits"]
+    dropped = sum(stage["dropped_count"] for stage in sheet["stages"])
+    stay = sum(split["row_count"] for split in splits.values())
+    unseen = " ".join(
+        f"{count} rows of {split} have a label that no training row has."
+        for split, count in sheet["labels_unseen_in_training"].items()
+        if count
+    )
+    parts = [
+        f"# {sheet['revision']}\n",
+        f"{source['row_count']} rows came in, {dropped} were dropped, {stay} stay.\n",
+        f"Source sha256: `{source['sha256']}`\n",
+        "## What was dropped or changed, and why\n",
+        markdown_table(("stage", "reason", "rows", "for example"), _stage_rows(sheet)),
+        "## Splits\n",
+        markdown_table(
+            ("split", "rows", "groups", "labels", "prompt characters p50 (p95)", "answer characters p50 (p95)"),
+            (
+                (
+                    name,
+                    *(split[key] for key in ("row_count", "group_count", "label_count")),
+                    *(_middle(split[key]) for key in ("prompt_characters", "completion_characters")),
+                )
+                for name, split in splits.items()
+            ),
+        ),
+        *([unseen + "\n"] if unseen else []),
+        "## Labels\n",
+        markdown_table(("label", *splits), _label_rows(splits)),
+        *stage_pages,
+    ]
+    return "\n".join(parts)
+
+
+def _stage_rows(sheet: Mapping[str, Any]) -> Iterable[Sequence[object]]:
+    for stage in sheet["stages"]:
+        if not stage["reasons"]:
+            yield stage["stage"], "nothing", 0, ""
+        for reason, found in stage["reasons"].items():
+            yield stage["stage"], reason, found["count"], ", ".join(f"`{row}`" for row in found["example_ids"][:2])
+
+
+def _label_rows(splits: Mapping[str, Any]) -> Iterable[Sequence[object]]:
+    totals = sum((Counter(split["labels"]) for split in splits.values()), Counter[str]())
+    for label in sorted(totals, key=lambda one: (-totals[one], one)):
+        yield label, *(split["labels"].get(label, 0) for split in splits.values())
+
+
+def _middle(found: Mapping[str, int]) -> str:
+    return f"{found['p50']} ({found['p95']})" if found else "-"

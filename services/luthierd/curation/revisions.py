@@ -44,7 +44,7 @@ class RevisionNotReadyError(FailedPreconditionError):
         super().__init__(f"{name} is {shown}, not READY; {advice}", metadata={"dataset_revision": name, "state": shown})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Revision:
     """A revision as it is now. `content` is there once `state` is SUCCEEDED, which is called READY outside."""
 
@@ -87,7 +87,7 @@ class Revisions:
     async def curate(self, dataset_name: str, recipe: Recipe) -> Revision:
         """Begins a revision of the dataset's present source. DatasetNotFoundError."""
         DATASET.parse(dataset_name)
-        job = await self._store.begin_revision(dataset_name, recipe.to_mapping())
+        job = await self._store.begin_revision(dataset_name, recipe.to_json())
         if job is None:
             raise DatasetNotFoundError(dataset_name)
         self._wake()

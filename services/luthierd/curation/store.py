@@ -51,7 +51,9 @@ class SqlDatasetStore:
         async with self._database.begin() as tx:
             found = await _read(tx, name, for_update=True)
             if found is None:
-                new = Dataset(name, source_sha256, row_count, create_time=now, update_time=now)
+                new = Dataset(
+                    name=name, source_sha256=source_sha256, row_count=row_count, create_time=now, update_time=now
+                )
                 await tx.execute(sa.insert(_datasets).values(**dataclasses.asdict(new)))
                 return new
             if found.source_sha256 == source_sha256:

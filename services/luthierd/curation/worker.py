@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import platform
-import sys
+from collections.abc import Sequence
 
 from luthierd.curation.config import CurationConfig
-from luthierd.curation.curation_run import curate_source
-from luthierd.curation.domain import RevisionContent, Step
-from luthierd.curation.recipe import parse_recipe
-from luthierd.curation.stages.pii import Scanner
+from luthierd.curation.curating import curate_source
+from luthierd.curation.domain import RevisionContent
+from luthierd.curation.recipe import make_stages, parse_recipe
+from luthierd.curation.stages.stage import Stage
 from luthierd.curation.store import set_latest_revision
 from luthierd.jobs.worker import JobContext, Outcome, run_worker
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
-
-UNUSED_PACKAGES = ("torch", "transformers")
-"""spaCy and Presidio import them where they are installed, for models not used here: 11 of 14 s of the start."""
 
 
 async def work(context: JobContext, config: CurationConfig, _database: Database) -> Outcome:
@@ -28,39 +25,34 @@ async def work(context: JobContext, config: CurationConfig, _database: Database)
 
 
 def curate_job(context: JobContext, blobs: BlobStore) -> RevisionContent:
-    """The work itself, in a thread. JobCancelled soon after a cancel was asked for."""
+    """The work itself, in a thread. JobCancelled soon after a cancel."""
 
-    def progress(step: Step, done: int, total: int) -> None:
+    def progress(stage: str, done: int, total: int) -> None:
         context.raise_if_cancelled()
-        context.emit("progress", {"step": step.value, "done_row_count": done, "total_row_count": total})
+        context.emit("progress", {"stage": stage, "done_row_count": done, "total_row_count": total})
 
     payload = context.job.payload
-    progress(Step.CLEAN, 0, payload["row_count"])
-    scanner, scanner_versions = load_scanner()
+    recipe = parse_recipe(payload["recipe"])
+    progress(recipe.stages[0].stage, 0, payload["row_count"])  # making the stages takes seconds
+    stages = make_stages(recipe)
     return curate_source(
-        context.job.name,
         payload["source_sha256"],
-        parse_recipe(payload["recipe"]),
+        stages,
+        revision=context.job.name,
+        recipe=recipe.to_json(),
         blobs=blobs,
-        scanner=scanner,
-        versions=versions() | scanner_versions,
+        versions=versions_of(stages),
         progress=progress,
     )
 
 
-def load_scanner() -> tuple[Scanner, dict[str, str]]:
-    """Presidio with its model, in this process only: it makes `UNUSED_PACKAGES` impossible to import."""
-    for package in UNUSED_PACKAGES:
-        sys.modules.setdefault(package, None)  # type: ignore[arg-type]  # None: "not installed" to every later import
-    from luthierd.curation.presidio import PresidioScanner, scanner_versions
-
-    return PresidioScanner(), scanner_versions()
-
-
-def versions() -> dict[str, str]:
-    """What the content depends on, beside the scanner."""
-    packages = {package: importlib.metadata.version(package) for package in ("luthier", "rensa")}
-    return packages | {"python": platform.python_version()}
+def versions_of(stages: Sequence[Stage]) -> dict[str, str]:
+    """What the content depends on."""
+    packages = {"luthier": "luthier"}
+    for stage in stages:
+        packages |= stage.packages
+    installed = {label: importlib.metadata.version(package) for label, package in packages.items()}
+    return installed | {"python": platform.python_version()}
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Renames keys inside stored JSON, for migrations."""
+"""Changes stored JSON, for migrations: renames keys, or rewrites whole documents."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -28,7 +28,14 @@ def renamed(value: Any, keys: Mapping[str, str], parent: str = "") -> Any:
 def rename_keys(
     connection: sa.Connection, table: str, column: str, *, primary_key: Sequence[str], keys: Mapping[str, str]
 ) -> None:
-    """Renames the keys of every document in `table.column`; rows that hold none of them are not written."""
+    """Renames the keys of every document in `table.column`."""
+    rewrite_documents(connection, table, column, primary_key=primary_key, rewrite=lambda found: renamed(found, keys))
+
+
+def rewrite_documents(
+    connection: sa.Connection, table: str, column: str, *, primary_key: Sequence[str], rewrite: Callable[[Any], Any]
+) -> None:
+    """Applies `rewrite` to every document in `table.column`; rows that it leaves as they are are not written."""
     known = sa.table(table, *map(sa.column, primary_key), sa.column(column, sa.JSON))
     columns = [known.c[name] for name in primary_key]
     after: tuple[Any, ...] | None = None
@@ -38,7 +45,7 @@ def rename_keys(
             query = query.where(sa.tuple_(*columns) > sa.tuple_(*map(sa.literal, after)))
         rows = connection.execute(query).all()
         for *identity, document in rows:
-            changed = renamed(document, keys)
+            changed = rewrite(document)
             if json.dumps(changed) != json.dumps(document):
                 matches = [one == value for one, value in zip(columns, identity, strict=True)]
                 connection.execute(sa.update(known).where(*matches).values({column: changed}))

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from google.protobuf import json_format
 from luthier import config_files
-from luthier.curation.v1.dataset_pb2 import PII_ACTION_DROP, CurationRecipe
+from luthier.curation.v1.dataset_pb2 import CurationRecipe
 from luthier.errors import ConfigError, UnknownKeyError
 from luthier.evaluator.v1.evaluation_pb2 import ARM_ADAPTER_RAG, ARM_BASE, EvaluationConfig
 from luthier.evaluator.v1.gate_pb2 import GATE_TIER_ADVISORY, GatePolicy
@@ -19,8 +20,9 @@ def test_a_file_becomes_a_message_and_unset_differs_from_zero(tmp_path):
 
 
 def test_nested_steps_and_short_enum_values_are_understood():
-    recipe = config_files.load({"pii": {"action": "drop", "entities": ["IBAN_CODE"]}}, CurationRecipe)
-    assert recipe.pii.action == PII_ACTION_DROP
+    settings = {"action": "drop", "entities": ["IBAN_CODE"], "min_score": 0.5}
+    recipe = config_files.load({"stages": [{"stage": "pii", "settings": settings}]}, CurationRecipe)
+    assert json_format.MessageToDict(recipe) == {"stages": [{"stage": "pii", "settings": settings}]}
     config = config_files.load({"arms": ["base", "ARM_ADAPTER_RAG"]}, EvaluationConfig)
     assert list(config.arms) == [ARM_BASE, ARM_ADAPTER_RAG]
     condition = {"metric": "rouge_l", "tier": "advisory", "at_least": -0.01}
@@ -32,7 +34,7 @@ def test_nested_steps_and_short_enum_values_are_understood():
     ("mapping", "kind", "path", "nearest"),
     [
         ({"lerning_rate": 1}, TrainingConfig, "lerning_rate", "learning_rate"),
-        ({"split": {"holdout_fracton": 0.1}}, CurationRecipe, "split.holdout_fracton", "holdout_fraction"),
+        ({"stages": [{"stage": "split", "setings": {}}]}, CurationRecipe, "stages[0].setings", "settings"),
         ({"conditions": [{"metrc": "x"}]}, GatePolicy, "conditions[0].metrc", "metric"),
         ({"zzz": 1}, TrainingConfig, "zzz", ""),
         ({"create_tim": 1}, GatePolicy, "create_tim", ""),
@@ -55,8 +57,9 @@ def test_an_unknown_key_is_named_with_its_path_and_the_nearest_known_one(mapping
         ({"use_rslora": 1}, TrainingConfig, "use_rslora"),
         ({"dtype": 16}, TrainingConfig, "dtype"),
         ({"target_modules": "q_proj"}, TrainingConfig, "target_modules"),
-        ({"pii": {"action": "burn"}}, CurationRecipe, "pii.action"),
-        ({"pii": [1]}, CurationRecipe, "pii"),
+        ({"stages": [{"stage": 3}]}, CurationRecipe, "stages[0].stage"),
+        ({"stages": {"stage": "pii"}}, CurationRecipe, "stages"),
+        ({"stages": ["pii"]}, CurationRecipe, "stages[0]"),
     ],
 )
 def test_a_value_that_does_not_fit_is_named_by_its_path(mapping, kind, path):

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+from typing import Any
 
 import pytest
-from luthierd.curation.curating import Curated, NothingLeftError, curate
-from luthierd.curation.curation_run import curate_source
+from luthierd.curation.curating import NothingLeftError, curate, curate_source
 from luthierd.curation.datasheet import quantiles
-from luthierd.curation.domain import RevisionContent, Row, Step, row_to_json
-from luthierd.curation.recipe import RecipeError, parse_recipe
+from luthierd.curation.domain import Curated, RevisionContent, Row, Split, row_to_json
+from luthierd.curation.stages.stage import RecipeError
 from luthierd.storage.blobs import BlobStore
-from support.curation_material import MailScanner, row
+from support.curation_material import row, stages_of
 
 
 def material() -> list[Row]:
@@ -27,41 +27,42 @@ def material() -> list[Row]:
     return rows
 
 
-def quiet(step: Step, done: int, total: int) -> None:
+def quiet(stage: str, done: int, total: int) -> None:
     pass
 
 
-def run(rows: list[Row], **recipe: object) -> Curated:
-    return curate(rows, parse_recipe(recipe), MailScanner(), progress=quiet)
+def run(rows: list[Row], *names: str, **settings: Any) -> Curated:
+    return curate(rows, stages_of(*names, **settings), progress=quiet)
 
 
 def test_every_row_is_in_a_split_or_dropped_with_a_reason() -> None:
     rows = material()
     result = run(rows)
-    kept = {one.id for members in result.rows_by_split.values() for one in members}
-    dropped = {change.row_id for change in result.changes if change.is_dropped}
+    kept = {one.id for split in Split for one in result.rows_of(split)}
+    dropped = {change.row_id for changes in result.changes.values() for change in changes if change.is_dropped}
     assert kept | dropped == {one.id for one in rows}
     assert not kept & dropped
-    assert [(step.step, step.dropped_count, step.changed_count) for step in result.steps] == [
+    assert [(one.stage, one.dropped_count, one.changed_count) for one in result.summaries()] == [
         ("clean", 0, 0),
         ("exact_duplicates", 2, 0),
         ("pii", 0, 1),
         ("near_duplicates", 1, 0),
         ("split", 0, 0),
     ]
-    assert result.contradictions == [["row-8", "row-9"]]
+    assert result.findings["contradictions"]["examples"] == [["row-8", "row-9"]]
 
 
 def test_rows_alike_but_for_a_masked_address_are_near_duplicates() -> None:
     rows = [row(i) for i in range(10)]
     rows += [row(20 + i, prompt=f"x{i}@corp.example is away", completion="Noted.") for i in range(3)]
     result = run(rows)
-    assert sum(change.step is Step.NEAR_DUPLICATES for change in result.changes) == 2
+    assert len(result.changes["near_duplicates"]) == 2
 
 
 def test_near_duplicates_can_be_left_alone() -> None:
-    result = run(material(), deduplicate={"near_duplicate_threshold": 1})
-    assert not [change for change in result.changes if change.step is Step.NEAR_DUPLICATES]
+    result = run(material(), "clean", "split")
+    assert list(result.changes) == ["clean", "split"]
+    assert len(result.rows) == 20
 
 
 def test_an_entity_that_the_scanner_does_not_know_is_named() -> None:
@@ -69,8 +70,8 @@ def test_an_entity_that_the_scanner_does_not_know_is_named() -> None:
         run(material(), pii={"entities": ["EMIAL_ADDRESS"]})
 
 
-def test_a_step_that_drops_the_last_row_is_named() -> None:
-    with pytest.raises(NothingLeftError, match="the step clean dropped the last of 20 rows"):
+def test_a_stage_that_drops_the_last_row_is_named() -> None:
+    with pytest.raises(NothingLeftError, match="the stage clean dropped the last of 20 rows"):
         run(material(), clean={"min_completion_characters": 1000})
 
 
@@ -78,11 +79,11 @@ def curate_blobs(folder: pathlib.Path, rows: list[Row]) -> tuple[RevisionContent
     blobs = BlobStore(f"file://{folder}")
     source = blobs.put_bytes(b"".join(row_to_json(one) + b"\n" for one in rows))
     content = curate_source(
-        "tenants/t/datasets/d/revisions/r1",
         source.sha256,
-        parse_recipe({}),
+        stages_of(),
+        revision="tenants/t/datasets/d/revisions/r1",
+        recipe={},
         blobs=blobs,
-        scanner=MailScanner(),
         versions={"luthier": "0"},
         progress=quiet,
     )
@@ -103,7 +104,7 @@ def test_the_datasheet_explains_and_holds_no_text(tmp_path: pathlib.Path) -> Non
     assert b"ada@" not in data
     assert b"w6x1" not in data
     assert sheet["source"]["row_count"] == 20
-    assert sheet["steps"][1]["reasons"]["same_messages"] == {"count": 2, "example_ids": ["row-3", "row-4"]}
+    assert sheet["stages"][1]["reasons"]["same_messages"] == {"count": 2, "example_ids": ["row-3", "row-4"]}
     assert sheet["contradictions"] == {"prompt_count": 1, "row_count": 2, "examples": [["row-8", "row-9"]]}
     assert sheet["pii"]["masked_span_count"] == {"EMAIL_ADDRESS": 1}
     assert sum(split["row_count"] for split in sheet["splits"].values()) == 17
@@ -113,7 +114,7 @@ def test_the_datasheet_explains_and_holds_no_text(tmp_path: pathlib.Path) -> Non
     provenance = [json.loads(line) for line in blobs.read_bytes(sheet["provenance_sha256"]).splitlines()]
     assert {
         "id": "row-3",
-        "step": "exact_duplicates",
+        "stage": "exact_duplicates",
         "action": "dropped",
         "reason": "same_messages",
         "kept_id": "row-2",
@@ -125,12 +126,12 @@ def test_progress_can_stop_the_work() -> None:
     class StopError(Exception):
         pass
 
-    def stop(step: Step, done: int, total: int) -> None:
-        if step is Step.PII:
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "pii":
             raise StopError
 
     with pytest.raises(StopError):
-        curate(material(), parse_recipe({}), MailScanner(), progress=stop)
+        curate(material(), stages_of(), progress=stop)
 
 
 def test_quantiles_are_by_nearest_rank() -> None:
@@ -138,14 +139,10 @@ def test_quantiles_are_by_nearest_rank() -> None:
     assert quantiles(range(101)) == {"min": 0, "p05": 5, "p50": 50, "p95": 95, "max": 100}
 
 
-def test_progress_is_told_within_the_long_steps() -> None:
+def test_progress_is_told_within_the_long_stages() -> None:
     heard = []
-    curate(
-        [row(i) for i in range(600)],
-        parse_recipe({}),
-        MailScanner(),
-        progress=lambda step, done, total: heard.append((step.value, done, total)),
-    )
+    rows = [row(i) for i in range(600)]
+    curate(rows, stages_of(), progress=lambda stage, done, total: heard.append((stage, done, total)))
     assert heard[0] == ("clean", 0, 600)
     assert ("pii", 320, 600) in heard
     assert ("near_duplicates", 512, 600) in heard

@@ -7,7 +7,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 from luthierd.curation.build import VERSIONS
+from luthierd.curation.recipe import parse_recipe
+from luthierd.curation.stages.pii import MASKED_BY_DEFAULT
 from luthierd.curation.store import SqlDatasetStore, set_latest_revision
+from luthierd.curation.versions.curation_0070_stages import with_stages
 from luthierd.jobs.queue import JobQueue, JobState
 from luthierd.paging import PageRequest
 from luthierd.storage.database import Database
@@ -67,3 +70,17 @@ async def test_a_tenants_list_is_not_that_of_one_whose_name_begins_alike(store: 
         await store.put_source(f"tenants/{tenant}/datasets/d", "s", 1)
     page = await store.list("acme", PageRequest.parse(0, ""))
     assert [item.name for item in page.items] == [NAME]
+
+
+def test_a_stored_recipe_of_sections_becomes_the_stages_that_it_stood_for() -> None:
+    sections = {
+        "clean": {"min_completion_characters": 1, "max_row_characters": 32768},
+        "deduplicate": {"near_duplicate_threshold": 0.85},
+        "pii": {"action": "mask", "entities": list(MASKED_BY_DEFAULT), "min_score": 0.5},
+        "split": {"validation_fraction": 0.1, "holdout_fraction": 0.2, "seed": 0, "max_train_rows": 0},
+    }
+    payload = with_stages({"source_sha256": "s", "recipe": sections})
+    assert parse_recipe(payload["recipe"]) == parse_recipe(None)
+    assert with_stages(payload) == payload
+    off = sections | {"deduplicate": {"near_duplicate_threshold": 1.0}}
+    assert "near_duplicates" not in str(with_stages({"recipe": off}))

@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!luthier/curation/v1/dataset.proto\x12\x13luthier.curation.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xbc\x02\n\x07\x44\x61taset\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x35\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1b\n\rsource_sha256\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\trow_count\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1d\n\x0flatest_revision\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03:F\xea\x41\x43\n\x1c\x63uration.luthier.dev/Dataset\x12#tenants/{tenant}/datasets/{dataset}\"\xd9\x04\n\x0f\x44\x61tasetRevision\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12>\n\x05state\x18\x02 \x01(\x0e\x32).luthier.curation.v1.DatasetRevisionStateB\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x1b\n\rsource_sha256\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06sha256\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x34\n\x06splits\x18\x08 \x03(\x0b\x32\x1e.luthier.curation.v1.SplitFileB\x04\xe2\x41\x01\x03\x12\x39\n\x06recipe\x18\t \x01(\x0b\x32#.luthier.curation.v1.CurationRecipeB\x04\xe2\x41\x01\x03\x12\x1e\n\x10\x64\x61tasheet_sha256\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x05steps\x18\x0b \x03(\x0b\x32 .luthier.curation.v1.StepSummaryB\x04\xe2\x41\x01\x03:c\xea\x41`\n$curation.luthier.dev/DatasetRevision\x12\x38tenants/{tenant}/datasets/{dataset}/revisions/{revision}\"\x82\x01\n\tSplitFile\x12)\n\x05split\x18\x01 \x01(\x0e\x32\x1a.luthier.curation.v1.Split\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x11\n\trow_count\x18\x04 \x01(\x03\x12\x13\n\x0bgroup_count\x18\x05 \x01(\x03\"\xc9\x01\n\x0bStepSummary\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x15\n\rdropped_count\x18\x02 \x01(\x03\x12\x15\n\rchanged_count\x18\x03 \x01(\x03\x12I\n\rreason_counts\x18\x04 \x03(\x0b\x32\x32.luthier.curation.v1.StepSummary.ReasonCountsEntry\x1a\x33\n\x11ReasonCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xec\x01\n\x0e\x43urationRecipe\x12\x33\n\x05\x63lean\x18\x01 \x01(\x0b\x32\x1e.luthier.curation.v1.CleanStepB\x04\xe2\x41\x01\x01\x12?\n\x0b\x64\x65\x64uplicate\x18\x02 \x01(\x0b\x32$.luthier.curation.v1.DeduplicateStepB\x04\xe2\x41\x01\x01\x12/\n\x03pii\x18\x03 \x01(\x0b\x32\x1c.luthier.curation.v1.PiiStepB\x04\xe2\x41\x01\x01\x12\x33\n\x05split\x18\x04 \x01(\x0b\x32\x1e.luthier.curation.v1.SplitStepB\x04\xe2\x41\x01\x01\"\x95\x01\n\tCleanStep\x12,\n\x19min_completion_characters\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12%\n\x12max_row_characters\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x42\x1c\n\x1a_min_completion_charactersB\x15\n\x13_max_row_characters\"[\n\x0f\x44\x65\x64uplicateStep\x12+\n\x18near_duplicate_threshold\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x42\x1b\n\x19_near_duplicate_threshold\"\x83\x01\n\x07PiiStep\x12\x34\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\x1e.luthier.curation.v1.PiiActionB\x04\xe2\x41\x01\x01\x12\x16\n\x08\x65ntities\x18\x02 \x03(\tB\x04\xe2\x41\x01\x01\x12\x1c\n\tmin_score\x18\x03 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x42\x0c\n\n_min_score\"\xd7\x02\n\tSplitStep\x12&\n\x13validation_fraction\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12#\n\x10holdout_fraction\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x17\n\x04seed\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12!\n\x0emax_train_rows\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12#\n\x10max_holdout_rows\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x01H\x04\x88\x01\x01\x12&\n\x13max_validation_rows\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x01H\x05\x88\x01\x01\x42\x16\n\x14_validation_fractionB\x13\n\x11_holdout_fractionB\x07\n\x05_seedB\x11\n\x0f_max_train_rowsB\x13\n\x11_max_holdout_rowsB\x16\n\x14_max_validation_rows\"\x9d\x02\n\x14\x44\x61tasetRevisionEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\x05state\x18\x03 \x01(\x0e\x32).luthier.curation.v1.DatasetRevisionStateH\x00\x12\x39\n\x08progress\x18\x04 \x01(\x0b\x32%.luthier.curation.v1.CurationProgressH\x00\x12\x42\n\theartbeat\x18\x05 \x01(\x0b\x32-.luthier.curation.v1.DatasetRevisionHeartbeatH\x00\x42\x07\n\x05\x65vent\"Q\n\x10\x43urationProgress\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x16\n\x0e\x64one_row_count\x18\x02 \x01(\x03\x12\x17\n\x0ftotal_row_count\x18\x03 \x01(\x03\"\x1a\n\x18\x44\x61tasetRevisionHeartbeat*X\n\x05Split\x12\x15\n\x11SPLIT_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSPLIT_TRAIN\x10\x01\x12\x14\n\x10SPLIT_VALIDATION\x10\x02\x12\x11\n\rSPLIT_HOLDOUT\x10\x03*h\n\tPiiAction\x12\x1a\n\x16PII_ACTION_UNSPECIFIED\x10\x00\x12\x15\n\x11PII_ACTION_REPORT\x10\x01\x12\x13\n\x0fPII_ACTION_MASK\x10\x02\x12\x13\n\x0fPII_ACTION_DROP\x10\x03*\xf5\x01\n\x14\x44\x61tasetRevisionState\x12&\n\"DATASET_REVISION_STATE_UNSPECIFIED\x10\x00\x12#\n\x1f\x44\x41TASET_REVISION_STATE_CURATING\x10\x01\x12 \n\x1c\x44\x41TASET_REVISION_STATE_READY\x10\x02\x12!\n\x1d\x44\x41TASET_REVISION_STATE_FAILED\x10\x03\x12%\n!DATASET_REVISION_STATE_CANCELLING\x10\x04\x12$\n DATASET_REVISION_STATE_CANCELLED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!luthier/curation/v1/dataset.proto\x12\x13luthier.curation.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xbc\x02\n\x07\x44\x61taset\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x35\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1b\n\rsource_sha256\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\trow_count\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1d\n\x0flatest_revision\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03:F\xea\x41\x43\n\x1c\x63uration.luthier.dev/Dataset\x12#tenants/{tenant}/datasets/{dataset}\"\xdb\x04\n\x0f\x44\x61tasetRevision\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12>\n\x05state\x18\x02 \x01(\x0e\x32).luthier.curation.v1.DatasetRevisionStateB\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x1b\n\rsource_sha256\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06sha256\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x34\n\x06splits\x18\x08 \x03(\x0b\x32\x1e.luthier.curation.v1.SplitFileB\x04\xe2\x41\x01\x03\x12\x39\n\x06recipe\x18\t \x01(\x0b\x32#.luthier.curation.v1.CurationRecipeB\x04\xe2\x41\x01\x03\x12\x1e\n\x10\x64\x61tasheet_sha256\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12\x37\n\x06stages\x18\x0b \x03(\x0b\x32!.luthier.curation.v1.StageSummaryB\x04\xe2\x41\x01\x03:c\xea\x41`\n$curation.luthier.dev/DatasetRevision\x12\x38tenants/{tenant}/datasets/{dataset}/revisions/{revision}\"\x82\x01\n\tSplitFile\x12)\n\x05split\x18\x01 \x01(\x0e\x32\x1a.luthier.curation.v1.Split\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x11\n\trow_count\x18\x04 \x01(\x03\x12\x13\n\x0bgroup_count\x18\x05 \x01(\x03\"\xcc\x01\n\x0cStageSummary\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x15\n\rdropped_count\x18\x02 \x01(\x03\x12\x15\n\rchanged_count\x18\x03 \x01(\x03\x12J\n\rreason_counts\x18\x04 \x03(\x0b\x32\x33.luthier.curation.v1.StageSummary.ReasonCountsEntry\x1a\x33\n\x11ReasonCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"P\n\x0e\x43urationRecipe\x12\x38\n\x06stages\x18\x05 \x03(\x0b\x32\".luthier.curation.v1.CurationStageB\x04\xe2\x41\x01\x01J\x04\x08\x01\x10\x05\"U\n\rCurationStage\x12\x13\n\x05stage\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12/\n\x08settings\x18\x02 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\xe2\x41\x01\x01\"\x9d\x02\n\x14\x44\x61tasetRevisionEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\x05state\x18\x03 \x01(\x0e\x32).luthier.curation.v1.DatasetRevisionStateH\x00\x12\x39\n\x08progress\x18\x04 \x01(\x0b\x32%.luthier.curation.v1.CurationProgressH\x00\x12\x42\n\theartbeat\x18\x05 \x01(\x0b\x32-.luthier.curation.v1.DatasetRevisionHeartbeatH\x00\x42\x07\n\x05\x65vent\"R\n\x10\x43urationProgress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x16\n\x0e\x64one_row_count\x18\x02 \x01(\x03\x12\x17\n\x0ftotal_row_count\x18\x03 \x01(\x03\"\x1a\n\x18\x44\x61tasetRevisionHeartbeat*X\n\x05Split\x12\x15\n\x11SPLIT_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSPLIT_TRAIN\x10\x01\x12\x14\n\x10SPLIT_VALIDATION\x10\x02\x12\x11\n\rSPLIT_HOLDOUT\x10\x03*\xf5\x01\n\x14\x44\x61tasetRevisionState\x12&\n\"DATASET_REVISION_STATE_UNSPECIFIED\x10\x00\x12#\n\x1f\x44\x41TASET_REVISION_STATE_CURATING\x10\x01\x12 \n\x1c\x44\x41TASET_REVISION_STATE_READY\x10\x02\x12!\n\x1d\x44\x41TASET_REVISION_STATE_FAILED\x10\x03\x12%\n!DATASET_REVISION_STATE_CANCELLING\x10\x04\x12$\n DATASET_REVISION_STATE_CANCELLED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -71,74 +72,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATASETREVISION'].fields_by_name['recipe']._serialized_options = b'\342A\001\003'
   _globals['_DATASETREVISION'].fields_by_name['datasheet_sha256']._loaded_options = None
   _globals['_DATASETREVISION'].fields_by_name['datasheet_sha256']._serialized_options = b'\342A\001\003'
-  _globals['_DATASETREVISION'].fields_by_name['steps']._loaded_options = None
-  _globals['_DATASETREVISION'].fields_by_name['steps']._serialized_options = b'\342A\001\003'
+  _globals['_DATASETREVISION'].fields_by_name['stages']._loaded_options = None
+  _globals['_DATASETREVISION'].fields_by_name['stages']._serialized_options = b'\342A\001\003'
   _globals['_DATASETREVISION']._loaded_options = None
   _globals['_DATASETREVISION']._serialized_options = b'\352A`\n$curation.luthier.dev/DatasetRevision\0228tenants/{tenant}/datasets/{dataset}/revisions/{revision}'
-  _globals['_STEPSUMMARY_REASONCOUNTSENTRY']._loaded_options = None
-  _globals['_STEPSUMMARY_REASONCOUNTSENTRY']._serialized_options = b'8\001'
-  _globals['_CURATIONRECIPE'].fields_by_name['clean']._loaded_options = None
-  _globals['_CURATIONRECIPE'].fields_by_name['clean']._serialized_options = b'\342A\001\001'
-  _globals['_CURATIONRECIPE'].fields_by_name['deduplicate']._loaded_options = None
-  _globals['_CURATIONRECIPE'].fields_by_name['deduplicate']._serialized_options = b'\342A\001\001'
-  _globals['_CURATIONRECIPE'].fields_by_name['pii']._loaded_options = None
-  _globals['_CURATIONRECIPE'].fields_by_name['pii']._serialized_options = b'\342A\001\001'
-  _globals['_CURATIONRECIPE'].fields_by_name['split']._loaded_options = None
-  _globals['_CURATIONRECIPE'].fields_by_name['split']._serialized_options = b'\342A\001\001'
-  _globals['_CLEANSTEP'].fields_by_name['min_completion_characters']._loaded_options = None
-  _globals['_CLEANSTEP'].fields_by_name['min_completion_characters']._serialized_options = b'\342A\001\001'
-  _globals['_CLEANSTEP'].fields_by_name['max_row_characters']._loaded_options = None
-  _globals['_CLEANSTEP'].fields_by_name['max_row_characters']._serialized_options = b'\342A\001\001'
-  _globals['_DEDUPLICATESTEP'].fields_by_name['near_duplicate_threshold']._loaded_options = None
-  _globals['_DEDUPLICATESTEP'].fields_by_name['near_duplicate_threshold']._serialized_options = b'\342A\001\001'
-  _globals['_PIISTEP'].fields_by_name['action']._loaded_options = None
-  _globals['_PIISTEP'].fields_by_name['action']._serialized_options = b'\342A\001\001'
-  _globals['_PIISTEP'].fields_by_name['entities']._loaded_options = None
-  _globals['_PIISTEP'].fields_by_name['entities']._serialized_options = b'\342A\001\001'
-  _globals['_PIISTEP'].fields_by_name['min_score']._loaded_options = None
-  _globals['_PIISTEP'].fields_by_name['min_score']._serialized_options = b'\342A\001\001'
-  _globals['_SPLITSTEP'].fields_by_name['validation_fraction']._loaded_options = None
-  _globals['_SPLITSTEP'].fields_by_name['validation_fraction']._serialized_options = b'\342A\001\001'
-  _globals['_SPLITSTEP'].fields_by_name['holdout_fraction']._loaded_options = None
-  _globals['_SPLITSTEP'].fields_by_name['holdout_fraction']._serialized_options = b'\342A\001\001'
-  _globals['_SPLITSTEP'].fields_by_name['seed']._loaded_options = None
-  _globals['_SPLITSTEP'].fields_by_name['seed']._serialized_options = b'\342A\001\001'
-  _globals['_SPLITSTEP'].fields_by_name['max_train_rows']._loaded_options = None
-  _globals['_SPLITSTEP'].fields_by_name['max_train_rows']._serialized_options = b'\342A\001\001'
-  _globals['_SPLITSTEP'].fields_by_name['max_holdout_rows']._loaded_options = None
-  _globals['_SPLITSTEP'].fields_by_name['max_holdout_rows']._serialized_options = b'\342A\001\001'
-  _globals['_SPLITSTEP'].fields_by_name['max_validation_rows']._loaded_options = None
-  _globals['_SPLITSTEP'].fields_by_name['max_validation_rows']._serialized_options = b'\342A\001\001'
-  _globals['_SPLIT']._serialized_start=2799
-  _globals['_SPLIT']._serialized_end=2887
-  _globals['_PIIACTION']._serialized_start=2889
-  _globals['_PIIACTION']._serialized_end=2993
-  _globals['_DATASETREVISIONSTATE']._serialized_start=2996
-  _globals['_DATASETREVISIONSTATE']._serialized_end=3241
-  _globals['_DATASET']._serialized_start=177
-  _globals['_DATASET']._serialized_end=493
-  _globals['_DATASETREVISION']._serialized_start=496
-  _globals['_DATASETREVISION']._serialized_end=1097
-  _globals['_SPLITFILE']._serialized_start=1100
-  _globals['_SPLITFILE']._serialized_end=1230
-  _globals['_STEPSUMMARY']._serialized_start=1233
-  _globals['_STEPSUMMARY']._serialized_end=1434
-  _globals['_STEPSUMMARY_REASONCOUNTSENTRY']._serialized_start=1383
-  _globals['_STEPSUMMARY_REASONCOUNTSENTRY']._serialized_end=1434
-  _globals['_CURATIONRECIPE']._serialized_start=1437
-  _globals['_CURATIONRECIPE']._serialized_end=1673
-  _globals['_CLEANSTEP']._serialized_start=1676
-  _globals['_CLEANSTEP']._serialized_end=1825
-  _globals['_DEDUPLICATESTEP']._serialized_start=1827
-  _globals['_DEDUPLICATESTEP']._serialized_end=1918
-  _globals['_PIISTEP']._serialized_start=1921
-  _globals['_PIISTEP']._serialized_end=2052
-  _globals['_SPLITSTEP']._serialized_start=2055
-  _globals['_SPLITSTEP']._serialized_end=2398
-  _globals['_DATASETREVISIONEVENT']._serialized_start=2401
-  _globals['_DATASETREVISIONEVENT']._serialized_end=2686
-  _globals['_CURATIONPROGRESS']._serialized_start=2688
-  _globals['_CURATIONPROGRESS']._serialized_end=2769
-  _globals['_DATASETREVISIONHEARTBEAT']._serialized_start=2771
-  _globals['_DATASETREVISIONHEARTBEAT']._serialized_end=2797
+  _globals['_STAGESUMMARY_REASONCOUNTSENTRY']._loaded_options = None
+  _globals['_STAGESUMMARY_REASONCOUNTSENTRY']._serialized_options = b'8\001'
+  _globals['_CURATIONRECIPE'].fields_by_name['stages']._loaded_options = None
+  _globals['_CURATIONRECIPE'].fields_by_name['stages']._serialized_options = b'\342A\001\001'
+  _globals['_CURATIONSTAGE'].fields_by_name['stage']._loaded_options = None
+  _globals['_CURATIONSTAGE'].fields_by_name['stage']._serialized_options = b'\342A\001\002'
+  _globals['_CURATIONSTAGE'].fields_by_name['settings']._loaded_options = None
+  _globals['_CURATIONSTAGE'].fields_by_name['settings']._serialized_options = b'\342A\001\001'
+  _globals['_SPLIT']._serialized_start=2040
+  _globals['_SPLIT']._serialized_end=2128
+  _globals['_DATASETREVISIONSTATE']._serialized_start=2131
+  _globals['_DATASETREVISIONSTATE']._serialized_end=2376
+  _globals['_DATASET']._serialized_start=207
+  _globals['_DATASET']._serialized_end=523
+  _globals['_DATASETREVISION']._serialized_start=526
+  _globals['_DATASETREVISION']._serialized_end=1129
+  _globals['_SPLITFILE']._serialized_start=1132
+  _globals['_SPLITFILE']._serialized_end=1262
+  _globals['_STAGESUMMARY']._serialized_start=1265
+  _globals['_STAGESUMMARY']._serialized_end=1469
+  _globals['_STAGESUMMARY_REASONCOUNTSENTRY']._serialized_start=1418
+  _globals['_STAGESUMMARY_REASONCOUNTSENTRY']._serialized_end=1469
+  _globals['_CURATIONRECIPE']._serialized_start=1471
+  _globals['_CURATIONRECIPE']._serialized_end=1551
+  _globals['_CURATIONSTAGE']._serialized_start=1553
+  _globals['_CURATIONSTAGE']._serialized_end=1638
+  _globals['_DATASETREVISIONEVENT']._serialized_start=1641
+  _globals['_DATASETREVISIONEVENT']._serialized_end=1926
+  _globals['_CURATIONPROGRESS']._serialized_start=1928
+  _globals['_CURATIONPROGRESS']._serialized_end=2010
+  _globals['_DATASETREVISIONHEARTBEAT']._serialized_start=2012
+  _globals['_DATASETREVISIONHEARTBEAT']._serialized_end=2038
 # @@protoc_insertion_point(module_scope)

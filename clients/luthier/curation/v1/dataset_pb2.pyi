@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -48,34 +49,6 @@ SPLIT_VALIDATION: Split.ValueType  # 2
 SPLIT_HOLDOUT: Split.ValueType  # 3
 """What only the evaluator reads."""
 Global___Split: _TypeAlias = Split  # noqa: Y015
-
-class _PiiAction:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _PiiActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PiiAction.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    PII_ACTION_UNSPECIFIED: _PiiAction.ValueType  # 0
-    """The default, MASK."""
-    PII_ACTION_REPORT: _PiiAction.ValueType  # 1
-    """Count them in the datasheet and keep the row as it is."""
-    PII_ACTION_MASK: _PiiAction.ValueType  # 2
-    """Replace each span by `<ENTITY_TYPE>`."""
-    PII_ACTION_DROP: _PiiAction.ValueType  # 3
-    """Drop the row."""
-
-class PiiAction(_PiiAction, metaclass=_PiiActionEnumTypeWrapper):
-    """What happens to rows with personal data."""
-
-PII_ACTION_UNSPECIFIED: PiiAction.ValueType  # 0
-"""The default, MASK."""
-PII_ACTION_REPORT: PiiAction.ValueType  # 1
-"""Count them in the datasheet and keep the row as it is."""
-PII_ACTION_MASK: PiiAction.ValueType  # 2
-"""Replace each span by `<ENTITY_TYPE>`."""
-PII_ACTION_DROP: PiiAction.ValueType  # 3
-"""Drop the row."""
-Global___PiiAction: _TypeAlias = PiiAction  # noqa: Y015
 
 class _DatasetRevisionState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -184,7 +157,7 @@ class DatasetRevision(_message.Message):
     SPLITS_FIELD_NUMBER: _builtins.int
     RECIPE_FIELD_NUMBER: _builtins.int
     DATASHEET_SHA256_FIELD_NUMBER: _builtins.int
-    STEPS_FIELD_NUMBER: _builtins.int
+    STAGES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `tenants/{tenant}/datasets/{dataset}/revisions/{revision}`; revisions are `r1`, `r2`, ..."""
     state: Global___DatasetRevisionState.ValueType
@@ -216,8 +189,8 @@ class DatasetRevision(_message.Message):
         """The recipe as applied, with every default filled in."""
 
     @_builtins.property
-    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepSummary]:
-        """Rows dropped or changed, by step, in the order of the steps."""
+    def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageSummary]:
+        """Rows dropped or changed, by stage, in the order of the stages."""
 
     def __init__(
         self,
@@ -232,11 +205,11 @@ class DatasetRevision(_message.Message):
         splits: _abc.Iterable[Global___SplitFile] | None = ...,
         recipe: Global___CurationRecipe | None = ...,
         datasheet_sha256: _builtins.str = ...,
-        steps: _abc.Iterable[Global___StepSummary] | None = ...,
+        stages: _abc.Iterable[Global___StageSummary] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "datasheet_sha256", b"datasheet_sha256", "end_time", b"end_time", "error", b"error", "name", b"name", "recipe", b"recipe", "sha256", b"sha256", "source_sha256", b"source_sha256", "splits", b"splits", "state", b"state", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "datasheet_sha256", b"datasheet_sha256", "end_time", b"end_time", "error", b"error", "name", b"name", "recipe", b"recipe", "sha256", b"sha256", "source_sha256", b"source_sha256", "splits", b"splits", "stages", b"stages", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -281,8 +254,8 @@ class SplitFile(_message.Message):
 Global___SplitFile: _TypeAlias = SplitFile  # noqa: Y015
 
 @_typing.final
-class StepSummary(_message.Message):
-    """What one curation step did."""
+class StageSummary(_message.Message):
+    """What one stage did."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -306,235 +279,89 @@ class StepSummary(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    STEP_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
     DROPPED_COUNT_FIELD_NUMBER: _builtins.int
     CHANGED_COUNT_FIELD_NUMBER: _builtins.int
     REASON_COUNTS_FIELD_NUMBER: _builtins.int
-    step: _builtins.str
-    """The step: `clean`, `exact_duplicates`, `near_duplicates`, `pii`, `split`."""
+    stage: _builtins.str
+    """The stage, e.g. `clean`."""
     dropped_count: _builtins.int
-    """Rows the step removed."""
+    """Rows dropped by the stage."""
     changed_count: _builtins.int
-    """Rows the step changed and kept."""
+    """Rows changed and kept by the stage."""
     @_builtins.property
     def reason_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """The step's reasons and how many rows each one touched."""
+        """Number of rows by reason."""
 
     def __init__(
         self,
         *,
-        step: _builtins.str = ...,
+        stage: _builtins.str = ...,
         dropped_count: _builtins.int = ...,
         changed_count: _builtins.int = ...,
         reason_counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_count", b"changed_count", "dropped_count", b"dropped_count", "reason_counts", b"reason_counts", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_count", b"changed_count", "dropped_count", b"dropped_count", "reason_counts", b"reason_counts", "stage", b"stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___StepSummary: _TypeAlias = StepSummary  # noqa: Y015
+Global___StageSummary: _TypeAlias = StageSummary  # noqa: Y015
 
 @_typing.final
 class CurationRecipe(_message.Message):
-    """How to curate. Unset fields take the stated default."""
+    """How to curate: stages, in the order in which they run."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    CLEAN_FIELD_NUMBER: _builtins.int
-    DEDUPLICATE_FIELD_NUMBER: _builtins.int
-    PII_FIELD_NUMBER: _builtins.int
-    SPLIT_FIELD_NUMBER: _builtins.int
+    STAGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def clean(self) -> Global___CleanStep:
-        """Unicode, whitespace and length rules."""
-
-    @_builtins.property
-    def deduplicate(self) -> Global___DeduplicateStep:
-        """Exact and near-duplicate removal."""
-
-    @_builtins.property
-    def pii(self) -> Global___PiiStep:
-        """Personal data."""
-
-    @_builtins.property
-    def split(self) -> Global___SplitStep:
-        """Train, validation and holdout."""
+    def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___CurationStage]:
+        """Each stage at most once, one of them `split`. Empty: `clean`, `exact_duplicates`, `pii`, `contradictions`,
+        `near_duplicates`, `split`, each with its defaults.
+        """
 
     def __init__(
         self,
         *,
-        clean: Global___CleanStep | None = ...,
-        deduplicate: Global___DeduplicateStep | None = ...,
-        pii: Global___PiiStep | None = ...,
-        split: Global___SplitStep | None = ...,
+        stages: _abc.Iterable[Global___CurationStage] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["clean", b"clean", "deduplicate", b"deduplicate", "pii", b"pii", "split", b"split"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clean", b"clean", "deduplicate", b"deduplicate", "pii", b"pii", "split", b"split"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stages", b"stages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CurationRecipe: _TypeAlias = CurationRecipe  # noqa: Y015
 
 @_typing.final
-class CleanStep(_message.Message):
-    """Rules of the clean step."""
+class CurationStage(_message.Message):
+    """One stage of a recipe."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    MIN_COMPLETION_CHARACTERS_FIELD_NUMBER: _builtins.int
-    MAX_ROW_CHARACTERS_FIELD_NUMBER: _builtins.int
-    min_completion_characters: _builtins.int
-    """Shortest completion kept, in characters. Default 1."""
-    max_row_characters: _builtins.int
-    """Longest row kept, in characters over all messages. Default 32,768."""
-    def __init__(
-        self,
-        *,
-        min_completion_characters: _builtins.int | None = ...,
-        max_row_characters: _builtins.int | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_row_characters", b"_max_row_characters", "_min_completion_characters", b"_min_completion_characters", "max_row_characters", b"max_row_characters", "min_completion_characters", b"min_completion_characters"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_row_characters", b"_max_row_characters", "_min_completion_characters", b"_min_completion_characters", "max_row_characters", b"max_row_characters", "min_completion_characters", b"min_completion_characters"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__max_row_characters: _TypeAlias = _typing.Literal["max_row_characters"]  # noqa: Y015
-    _WhichOneofArgType__max_row_characters: _TypeAlias = _typing.Literal["_max_row_characters", b"_max_row_characters"]  # noqa: Y015
-    _WhichOneofReturnType__min_completion_characters: _TypeAlias = _typing.Literal["min_completion_characters"]  # noqa: Y015
-    _WhichOneofArgType__min_completion_characters: _TypeAlias = _typing.Literal["_min_completion_characters", b"_min_completion_characters"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_row_characters) -> _WhichOneofReturnType__max_row_characters | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_completion_characters) -> _WhichOneofReturnType__min_completion_characters | None: ...
-
-Global___CleanStep: _TypeAlias = CleanStep  # noqa: Y015
-
-@_typing.final
-class DeduplicateStep(_message.Message):
-    """Rules of the duplicate steps."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NEAR_DUPLICATE_THRESHOLD_FIELD_NUMBER: _builtins.int
-    near_duplicate_threshold: _builtins.float
-    """Jaccard similarity of word 3-shingles from which on two rows are near duplicates, 0 to 1. Default 0.85; 1 turns the step off."""
-    def __init__(
-        self,
-        *,
-        near_duplicate_threshold: _builtins.float | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_near_duplicate_threshold", b"_near_duplicate_threshold", "near_duplicate_threshold", b"near_duplicate_threshold"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_near_duplicate_threshold", b"_near_duplicate_threshold", "near_duplicate_threshold", b"near_duplicate_threshold"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__near_duplicate_threshold: _TypeAlias = _typing.Literal["near_duplicate_threshold"]  # noqa: Y015
-    _WhichOneofArgType__near_duplicate_threshold: _TypeAlias = _typing.Literal["_near_duplicate_threshold", b"_near_duplicate_threshold"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__near_duplicate_threshold) -> _WhichOneofReturnType__near_duplicate_threshold | None: ...
-
-Global___DeduplicateStep: _TypeAlias = DeduplicateStep  # noqa: Y015
-
-@_typing.final
-class PiiStep(_message.Message):
-    """Rules of the PII step."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ACTION_FIELD_NUMBER: _builtins.int
-    ENTITIES_FIELD_NUMBER: _builtins.int
-    MIN_SCORE_FIELD_NUMBER: _builtins.int
-    action: Global___PiiAction.ValueType
-    """What happens to a row in which one of `entities` is found. Default MASK."""
-    min_score: _builtins.float
-    """Least confidence to act on, 0 to 1. Default 0.5."""
+    STAGE_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    stage: _builtins.str
+    """Name of the stage: one of those above, or of an installed plug-in."""
     @_builtins.property
-    def entities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Presidio entity types to act on. Default: EMAIL_ADDRESS, PHONE_NUMBER, CREDIT_CARD, IBAN_CODE, IP_ADDRESS, US_SSN, CRYPTO.
-        Other types found are only reported in the datasheet.
-        """
+    def settings(self) -> _struct_pb2.Struct:
+        """Settings of the stage by name; the rest take their defaults. docs/datasheet.md lists them."""
 
     def __init__(
         self,
         *,
-        action: Global___PiiAction.ValueType = ...,
-        entities: _abc.Iterable[_builtins.str] | None = ...,
-        min_score: _builtins.float | None = ...,
+        stage: _builtins.str = ...,
+        settings: _struct_pb2.Struct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "min_score", b"min_score"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "action", b"action", "entities", b"entities", "min_score", b"min_score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings", "stage", b"stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
-    _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_score) -> _WhichOneofReturnType__min_score | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___PiiStep: _TypeAlias = PiiStep  # noqa: Y015
-
-@_typing.final
-class SplitStep(_message.Message):
-    """Rules of the split step. Groups and clusters of near duplicates never straddle splits."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    VALIDATION_FRACTION_FIELD_NUMBER: _builtins.int
-    HOLDOUT_FRACTION_FIELD_NUMBER: _builtins.int
-    SEED_FIELD_NUMBER: _builtins.int
-    MAX_TRAIN_ROWS_FIELD_NUMBER: _builtins.int
-    MAX_HOLDOUT_ROWS_FIELD_NUMBER: _builtins.int
-    MAX_VALIDATION_ROWS_FIELD_NUMBER: _builtins.int
-    validation_fraction: _builtins.float
-    """Share of rows for validation, 0 to 1. Default 0.1."""
-    holdout_fraction: _builtins.float
-    """Share of rows for the holdout, 0 to 1. Default 0.2."""
-    seed: _builtins.int
-    """Seed of the assignment. Default 0."""
-    max_train_rows: _builtins.int
-    """Most rows in the training split; further rows are dropped by seed. Default 0: no bound."""
-    max_holdout_rows: _builtins.int
-    """Most rows in the holdout. Default 0: no bound."""
-    max_validation_rows: _builtins.int
-    """Most rows in the validation split. Default 0: no bound."""
-    def __init__(
-        self,
-        *,
-        validation_fraction: _builtins.float | None = ...,
-        holdout_fraction: _builtins.float | None = ...,
-        seed: _builtins.int | None = ...,
-        max_train_rows: _builtins.int | None = ...,
-        max_holdout_rows: _builtins.int | None = ...,
-        max_validation_rows: _builtins.int | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_holdout_fraction", b"_holdout_fraction", "_max_holdout_rows", b"_max_holdout_rows", "_max_train_rows", b"_max_train_rows", "_max_validation_rows", b"_max_validation_rows", "_seed", b"_seed", "_validation_fraction", b"_validation_fraction", "holdout_fraction", b"holdout_fraction", "max_holdout_rows", b"max_holdout_rows", "max_train_rows", b"max_train_rows", "max_validation_rows", b"max_validation_rows", "seed", b"seed", "validation_fraction", b"validation_fraction"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_holdout_fraction", b"_holdout_fraction", "_max_holdout_rows", b"_max_holdout_rows", "_max_train_rows", b"_max_train_rows", "_max_validation_rows", b"_max_validation_rows", "_seed", b"_seed", "_validation_fraction", b"_validation_fraction", "holdout_fraction", b"holdout_fraction", "max_holdout_rows", b"max_holdout_rows", "max_train_rows", b"max_train_rows", "max_validation_rows", b"max_validation_rows", "seed", b"seed", "validation_fraction", b"validation_fraction"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__holdout_fraction: _TypeAlias = _typing.Literal["holdout_fraction"]  # noqa: Y015
-    _WhichOneofArgType__holdout_fraction: _TypeAlias = _typing.Literal["_holdout_fraction", b"_holdout_fraction"]  # noqa: Y015
-    _WhichOneofReturnType__max_holdout_rows: _TypeAlias = _typing.Literal["max_holdout_rows"]  # noqa: Y015
-    _WhichOneofArgType__max_holdout_rows: _TypeAlias = _typing.Literal["_max_holdout_rows", b"_max_holdout_rows"]  # noqa: Y015
-    _WhichOneofReturnType__max_train_rows: _TypeAlias = _typing.Literal["max_train_rows"]  # noqa: Y015
-    _WhichOneofArgType__max_train_rows: _TypeAlias = _typing.Literal["_max_train_rows", b"_max_train_rows"]  # noqa: Y015
-    _WhichOneofReturnType__max_validation_rows: _TypeAlias = _typing.Literal["max_validation_rows"]  # noqa: Y015
-    _WhichOneofArgType__max_validation_rows: _TypeAlias = _typing.Literal["_max_validation_rows", b"_max_validation_rows"]  # noqa: Y015
-    _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
-    _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
-    _WhichOneofReturnType__validation_fraction: _TypeAlias = _typing.Literal["validation_fraction"]  # noqa: Y015
-    _WhichOneofArgType__validation_fraction: _TypeAlias = _typing.Literal["_validation_fraction", b"_validation_fraction"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__holdout_fraction) -> _WhichOneofReturnType__holdout_fraction | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_holdout_rows) -> _WhichOneofReturnType__max_holdout_rows | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_train_rows) -> _WhichOneofReturnType__max_train_rows | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_validation_rows) -> _WhichOneofReturnType__max_validation_rows | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__validation_fraction) -> _WhichOneofReturnType__validation_fraction | None: ...
-
-Global___SplitStep: _TypeAlias = SplitStep  # noqa: Y015
+Global___CurationStage: _TypeAlias = CurationStage  # noqa: Y015
 
 @_typing.final
 class DatasetRevisionEvent(_message.Message):
@@ -557,7 +384,7 @@ class DatasetRevisionEvent(_message.Message):
 
     @_builtins.property
     def progress(self) -> Global___CurationProgress:
-        """A step made progress."""
+        """A stage made progress."""
 
     @_builtins.property
     def heartbeat(self) -> Global___DatasetRevisionHeartbeat:
@@ -588,25 +415,25 @@ class CurationProgress(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    STEP_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
     DONE_ROW_COUNT_FIELD_NUMBER: _builtins.int
     TOTAL_ROW_COUNT_FIELD_NUMBER: _builtins.int
-    step: _builtins.str
-    """The step at work: see `StepSummary.step`."""
+    stage: _builtins.str
+    """The stage that is running."""
     done_row_count: _builtins.int
-    """Rows the step has seen."""
+    """Rows done by the stage."""
     total_row_count: _builtins.int
-    """Rows the step has to see."""
+    """Rows of the stage in all."""
     def __init__(
         self,
         *,
-        step: _builtins.str = ...,
+        stage: _builtins.str = ...,
         done_row_count: _builtins.int = ...,
         total_row_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done_row_count", b"done_row_count", "step", b"step", "total_row_count", b"total_row_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done_row_count", b"done_row_count", "stage", b"stage", "total_row_count", b"total_row_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

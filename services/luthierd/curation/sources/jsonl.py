@@ -178,12 +178,18 @@ def parse_rows(lines: Iterable[tuple[int, bytes]], limits: ImportLimits) -> Iter
                 first_line=str(line_by_id[row_id]),
             )
         line_by_id[row_id] = number
-        group, label = _parse_name(raw, "group", number) or row_id, _parse_name(raw, "label", number)
-        feedback = _parse_feedback(raw.get("feedback"), number)
-        choices, sources = _parse_texts(raw, "choices", number), _parse_texts(raw, "sources", number)
+        choices = _parse_texts(raw, "choices", number)
         if choices and messages[-1].content not in choices:
             raise RowShapeInvalidError(number, 'the answer is not one of "choices"; add it to them', key="choices")
-        yield Row(row_id, group, label, messages, feedback, choices, sources)
+        yield Row(
+            id=row_id,
+            group=_parse_name(raw, "group", number) or row_id,
+            label=_parse_name(raw, "label", number),
+            messages=messages,
+            feedback=_parse_feedback(raw.get("feedback"), number),
+            choices=choices,
+            sources=_parse_texts(raw, "sources", number),
+        )
     if not line_by_id:
         raise ImportEmptyError
 

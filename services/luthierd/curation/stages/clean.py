@@ -1,13 +1,15 @@
-"""The clean step: one form of Unicode, no invisible characters, tidy blanks, bounded lengths."""
+"""Clean: one form of Unicode, no invisible characters, tidy blanks, bounded lengths."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from luthierd.curation.domain import Change, Message, Row, Step
-from luthierd.curation.recipe import CleanRules
+from luthierd.curation.domain import Change, Message, Row
+from luthierd.curation.stages.stage import STAGES, Applied, Progress, Stage
+from luthierd.settings import setting
 
 _LINE_BREAK = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
 _INVISIBLE = re.compile(
@@ -35,28 +37,41 @@ def clean_text(text: str) -> str:
     return text if "\n" in text else text.strip()
 
 
-def clean(rows: Iterable[Row], rules: CleanRules) -> tuple[list[Row], list[Change]]:
-    """The rows that stay, cleaned, and what was dropped or changed, in the order of `rows`."""
-    kept, changes = [], []
-    for row in rows:
-        cleaned = row.with_parts([Message(part.role, clean_text(part.content)) for part in row.parts])
-        reason = _reason_to_drop(cleaned, rules)
-        if reason:
-            changes.append(Change(row.id, Step.CLEAN, True, reason))
-            continue
-        if cleaned != row:
-            changes.append(Change(row.id, Step.CLEAN, False, "text_normalised"))
-        kept.append(cleaned)
-    return kept, changes
+@dataclass(frozen=True, kw_only=True)
+class CleanSettings:
+    """Lengths of the rows that stay."""
+
+    min_completion_characters: int = setting(1, at_least=1)
+    max_row_characters: int = setting(32_768, at_least=1)
+    """Over all messages and choices."""
 
 
-def _reason_to_drop(row: Row, rules: CleanRules) -> str | None:
-    if any(not message.content for message in row.messages):
-        return "message_empty"
-    if not all(row.choices):
-        return "choice_empty"
-    if len(row.completion) < rules.min_completion_characters:
-        return "completion_too_short"
-    if row.character_count > rules.max_row_characters:
-        return "row_too_long"
-    return None
+@STAGES.register
+class Clean(Stage):
+    """Cleans every text; drops rows with an empty message, a short completion, or too much text."""
+
+    name, Settings = "clean", CleanSettings
+    settings: CleanSettings
+
+    def apply(self, rows: Sequence[Row], progress: Progress) -> Applied:
+        kept, changes = [], []
+        for row in rows:
+            cleaned = row.with_parts([Message(part.role, clean_text(part.content)) for part in row.parts])
+            if reason := self._reason_to_drop(cleaned):
+                changes.append(Change(row.id, reason, is_dropped=True))
+                continue
+            if cleaned != row:
+                changes.append(Change(row.id, "text_normalised"))
+            kept.append(cleaned)
+        return Applied(kept, changes)
+
+    def _reason_to_drop(self, row: Row) -> str | None:
+        if any(not message.content for message in row.messages):
+            return "message_empty"
+        if not all(row.choices):
+            return "choice_empty"
+        if len(row.completion) < self.settings.min_completion_characters:
+            return "completion_too_short"
+        if row.character_count > self.settings.max_row_characters:
+            return "row_too_long"
+        return None

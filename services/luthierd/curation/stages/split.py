@@ -6,16 +6,18 @@ duplicates. Of many seeded orders of the units the one that comes nearest to the
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from luthierd.curation.clusters import clusters_of
-from luthierd.curation.domain import Change, Row, Split, Step
-from luthierd.curation.recipe import SplitRules
+from luthierd.curation.domain import Change, Row, Split
+from luthierd.curation.stages.stage import STAGES, Applied, Progress, Stage
 from luthierd.errors import InvalidArgumentError
+from luthierd.settings import Fault, setting
 
 MAX_ORDERS, MAX_UNITS_TRIED = 256, 200_000
 """Orders tried, fewer where there are many units: chance then evens out by itself. About half a second."""
@@ -42,13 +44,26 @@ class SplitWouldBeEmptyError(InvalidArgumentError):
         )
 
 
-@dataclass(frozen=True)
-class SplitResult:
-    """The rows of each split, in their order, and those that a bound dropped."""
+@dataclass(frozen=True, kw_only=True)
+class SplitSettings:
+    """Fractions for validation and holdout; the rest is for training. A maximum of 0 rows means no limit."""
 
-    rows_by_split: dict[Split, list[Row]]
-    changes: list[Change]
-    unit_count: int
+    validation_fraction: float = setting(0.1, at_least=0, below=1)
+    holdout_fraction: float = setting(0.2, at_least=0, below=1)
+    seed: int = 0
+    max_train_rows: int = setting(0, at_least=0)
+    max_holdout_rows: int = setting(0, at_least=0)
+    max_validation_rows: int = setting(0, at_least=0)
+
+    def faults(self) -> Iterator[Fault]:
+        """Something must be left to train on."""
+        if self.validation_fraction + self.holdout_fraction >= 1:
+            given = f"validation {self.validation_fraction} and holdout {self.holdout_fraction}"
+            yield Fault("holdout_fraction", f"{given} leave nothing to train on")
+
+    def max_rows(self, split: Split) -> int:
+        """The limit of a split."""
+        return int(getattr(self, f"max_{split}_rows"))
 
 
 @dataclass(frozen=True)
@@ -57,52 +72,57 @@ class _Unit:
     labels: Counter[str]
 
 
-def split_rows(rows: Sequence[Row], rules: SplitRules, *, cluster_by_id: Mapping[str, str]) -> SplitResult:
+@STAGES.register
+class SplitRows(Stage):
     """Assigns every row; the same rows and seed give the same split. SplitWouldBeEmptyError."""
-    shares = _shares(rules)
-    units = _units(rows, cluster_by_id)
-    if len(units) < len(shares):
-        groups = len({row.group for row in rows})
-        raise SplitWouldBeEmptyError(
-            row_count=len(rows), unit_count=len(units), group_count=groups, splits=list(shares)
-        )
-    order_count = max(1, min(MAX_ORDERS, MAX_UNITS_TRIED // len(units)))
-    orders = (_assign(units, shares, rules.seed, order) for order in range(order_count))
-    best = min(orders, key=lambda assigned: _cost(assigned, shares))
-    bounds = {
-        Split.TRAIN: rules.max_train_rows,
-        Split.VALIDATION: rules.max_validation_rows,
-        Split.HOLDOUT: rules.max_holdout_rows,
-    }
-    changes: list[Change] = []
-    rows_by_split: dict[Split, list[Row]] = {split: [] for split in Split}
-    for split, members in best.items():
-        positions = sorted(position for unit in members for position in unit.rows)
-        chosen = _bounded([rows[position] for position in positions], bounds[split], rules.seed)
-        kept = {row.id for row in chosen}
-        rows_by_split[split] = chosen
-        dropped = [rows[position].id for position in positions if rows[position].id not in kept]
-        changes += [Change(row_id, Step.SPLIT, True, f"over_max_{split}_rows") for row_id in dropped]
-    return SplitResult(rows_by_split, changes, len(units))
+
+    name, Settings = "split", SplitSettings
+    assigns_splits = True
+    settings: SplitSettings
+
+    def apply(self, rows: Sequence[Row], progress: Progress) -> Applied:
+        settings, shares, units = self.settings, _shares(self.settings), _units(rows)
+        if len(units) < len(shares):
+            raise SplitWouldBeEmptyError(
+                row_count=len(rows),
+                unit_count=len(units),
+                group_count=len({row.group for row in rows}),
+                splits=list(shares),
+            )
+        order_count = max(1, min(MAX_ORDERS, MAX_UNITS_TRIED // len(units)))
+        orders = (_assign(units, shares, settings.seed, order) for order in range(order_count))
+        best = min(orders, key=lambda assigned: _cost(assigned, shares))
+        kept: list[Row] = []
+        changes: list[Change] = []
+        for split, members in best.items():
+            found = [rows[position] for position in sorted(position for unit in members for position in unit.rows)]
+            chosen = _limited(found, settings.max_rows(split), settings.seed)
+            kept += [dataclasses.replace(row, split=split) for row in chosen]
+            ids = {row.id for row in chosen}
+            reason = f"over_max_{split}_rows"
+            changes += [Change(row.id, reason, is_dropped=True) for row in found if row.id not in ids]
+        text = f"{len(units)} parts were not divided: groups, equal prompts, clusters of near duplicates."
+        page = f"## What the split kept together\n\n{text}\n"
+        return Applied(kept, changes, {"unit_count": len(units)}, page)
 
 
-def _shares(rules: SplitRules) -> dict[Split, float]:
+def _shares(settings: SplitSettings) -> dict[Split, float]:
     """The splits that are wanted at all."""
     shares = {
-        Split.TRAIN: 1 - rules.validation_fraction - rules.holdout_fraction,
-        Split.VALIDATION: rules.validation_fraction,
-        Split.HOLDOUT: rules.holdout_fraction,
+        Split.TRAIN: 1 - settings.validation_fraction - settings.holdout_fraction,
+        Split.VALIDATION: settings.validation_fraction,
+        Split.HOLDOUT: settings.holdout_fraction,
     }
     return {split: share for split, share in shares.items() if share > 0}
 
 
-def _units(rows: Sequence[Row], cluster_by_id: Mapping[str, str]) -> list[_Unit]:
+def _units(rows: Sequence[Row]) -> list[_Unit]:
     """Connected rows, by the order of their first row."""
     first_by_key: dict[object, int] = {}
     links = [
         (position, first_by_key.setdefault(key, position))
         for position, row in enumerate(rows)
-        for key in (("group", row.group), ("cluster", cluster_by_id.get(row.id, row.id)), ("prompt", row.prompt))
+        for key in (("group", row.group), ("cluster", row.cluster or row.id), ("prompt", row.prompt))
     ]
     members: dict[int, list[int]] = defaultdict(list)
     for position, first in enumerate(clusters_of(len(rows), links)):
@@ -145,7 +165,7 @@ def _cost(assigned: Mapping[Split, Sequence[_Unit]], shares: Mapping[Split, floa
     return misplaced + SCARCE_LABEL_WEIGHT * scarce + 0.5 * mix
 
 
-def _bounded(rows: list[Row], limit: int, seed: int) -> list[Row]:
+def _limited(rows: list[Row], limit: int, seed: int) -> list[Row]:
     """At most `limit` rows (0: all), drawn by seed and id, in their order."""
     if not limit or len(rows) <= limit:
         return rows

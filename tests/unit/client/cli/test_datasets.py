@@ -13,7 +13,7 @@ READY = {
     "state": pb.DATASET_REVISION_STATE_READY,
     "sha256": "ab" * 32,
     "splits": [{"split": pb.SPLIT_TRAIN, "row_count": 320, "group_count": 40}],
-    "steps": [{"step": "near_duplicates", "dropped_count": 7, "reason_counts": {"jaccard": 7}}],
+    "stages": [{"stage": "near_duplicates", "dropped_count": 7, "reason_counts": {"jaccard": 7}}],
 }
 
 
@@ -45,9 +45,9 @@ async def test_a_file_that_is_missing_is_wrong_usage(services, luthier, tmp_path
 
 
 async def test_curating_shows_progress_and_ends_with_the_revision(services, luthier, tmp_path):
-    (tmp_path / "recipe.yaml").write_text("split: {holdout_fraction: 0.3}\n")
+    (tmp_path / "recipe.yaml").write_text("stages: [{stage: split, settings: {holdout_fraction: 0.3}}]\n")
     services.answers["CurateDataset"] = {"revision": {"name": REVISION}}
-    progress = {"step": "pii", "done_row_count": 5, "total_row_count": 9}
+    progress = {"stage": "pii", "done_row_count": 5, "total_row_count": 9}
     services.answers["WatchDatasetRevision"] = [
         {"event": {"event_id": 1, "progress": progress}},
         {"event": {"event_id": 2, "state": pb.DATASET_REVISION_STATE_READY}},
@@ -58,7 +58,8 @@ async def test_curating_shows_progress_and_ends_with_the_revision(services, luth
     assert found.out.splitlines()[0] == REVISION
     assert "jaccard 7" in found.out
     assert "pii 5/9" in found.err
-    assert services.asked["CurateDataset"][0].recipe.split.holdout_fraction == 0.3
+    stages = {one.stage: dict(one.settings) for one in services.asked["CurateDataset"][0].recipe.stages}
+    assert stages["split"] == {"holdout_fraction": 0.3}
     as_json = await luthier("dataset", "curate", "docs", "--json")
     assert [line["event"] for line in as_json.lines] == ["progress", "state", "result"]
     assert as_json.lines[-1]["splits"][0] | {"sha256": "", "size_bytes": 0} == {
@@ -70,11 +71,34 @@ async def test_curating_shows_progress_and_ends_with_the_revision(services, luth
     }
 
 
+async def test_a_recipe_of_sections_is_read_as_the_stages_that_it_stood_for(services, luthier, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("clean: {max_row_characters: 9}\ndeduplicate: {near_duplicate_threshold: 0.8}\nsplit:\n")
+    services.answers["CurateDataset"] = {"revision": {"name": REVISION}}
+    found = await luthier("dataset", "curate", "docs", "--recipe", path, "--detach")
+    assert found.code == 0, found.err
+    path.write_text("deduplicate: {near_duplicate_threshold: 1}\n")
+    await luthier("dataset", "curate", "docs", "--recipe", path, "--detach")
+    first, second = (
+        [(one.stage, dict(one.settings)) for one in request.recipe.stages]
+        for request in services.asked["CurateDataset"]
+    )
+    assert first == [
+        ("clean", {"max_row_characters": 9}),
+        ("exact_duplicates", {}),
+        ("pii", {}),
+        ("contradictions", {}),
+        ("near_duplicates", {"threshold": 0.8}),
+        ("split", {}),
+    ]
+    assert [stage for stage, _ in second] == ["clean", "exact_duplicates", "pii", "contradictions", "split"]
+
+
 async def test_a_recipe_with_an_unknown_key_is_refused_before_any_call(services, luthier, tmp_path):
-    (tmp_path / "recipe.yaml").write_text("spilt: {}\n")
+    (tmp_path / "recipe.yaml").write_text("stagse: []\n")
     found = await luthier("dataset", "curate", "docs", "--recipe", tmp_path / "recipe.yaml")
     assert found.code == 64
-    assert "unknown key 'spilt'; did you mean 'split'?" in found.err
+    assert "unknown key 'stagse'; did you mean 'stages'?" in found.err
     assert services.asked == {}
 
 

@@ -6,8 +6,7 @@ import io
 import json
 
 import pytest
-from luthierd.curation.domain import Message, Role, Row, row_from_json, row_to_json
-from luthierd.curation.recipe import CleanRules
+from luthierd.curation.domain import Message, Role, Row, Span, row_from_json, row_to_json
 from luthierd.curation.sources.jsonl import (
     ImportEmptyError,
     ImportLimits,
@@ -27,8 +26,9 @@ from luthierd.curation.sources.jsonl import (
     parse_rows,
     read_lines,
 )
-from luthierd.curation.stages.clean import clean
-from luthierd.curation.stages.pii import PiiCounts, Span, mask_row
+from luthierd.curation.stages.clean import Clean, CleanSettings
+from luthierd.curation.stages.pii import PiiCounts, mask_row
+from support.curation_material import apply
 
 LIMITS = ImportLimits(max_row_bytes=500, max_row_count=20)
 GOOD = b'{"prompt": "2 + 2?", "completion": "4"}\n'
@@ -48,7 +48,8 @@ ASSISTANT = {"role": "assistant", "content": "a"}
 
 def test_a_prompt_and_completion_become_a_user_s_and_an_assistant_s_message() -> None:
     (row,) = parse(b'{"prompt": "2 + 2?", "completion": "4", "group": "sums", "label": "easy", "id": "one"}')
-    assert row == Row("one", "sums", "easy", (Message(Role.USER, "2 + 2?"), Message(Role.ASSISTANT, "4")))
+    messages = (Message(Role.USER, "2 + 2?"), Message(Role.ASSISTANT, "4"))
+    assert row == Row(id="one", group="sums", label="easy", messages=messages)
 
 
 def test_a_chat_keeps_its_turns() -> None:
@@ -148,7 +149,7 @@ def test_choices_and_sources_are_kept_cleaned_and_masked_like_every_text() -> No
     line = b'{"prompt": "Who?", "completion": "Ann Lee ", "choices": ["Ann Lee ", "Bob"], "sources": ["row-1"]}'
     (row,) = parse_rows([(1, line)], ImportLimits())
     assert row_from_json(row_to_json(row)) == row
-    kept, _ = clean([row], CleanRules(min_completion_characters=1))
+    kept = apply(Clean(CleanSettings()), [row]).rows
     assert (kept[0].choices, kept[0].completion, kept[0].sources) == (("Ann Lee", "Bob"), "Ann Lee", ("row-1",))
     spans = [[], [Span(0, 7, "PERSON", 0.9)], [], []]
     masked = mask_row(kept[0], spans, PiiCounts())

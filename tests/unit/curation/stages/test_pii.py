@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from luthierd.curation.recipe import PiiAction, PiiRules
-from luthierd.curation.stages.pii import PiiResult, Span, mask_text, merge_spans, treat_pii
-from support.curation_material import MailScanner, row
+from typing import Any
+
+from luthierd.curation.domain import Row, Span
+from luthierd.curation.stages.pii import Pii, PiiAction, PiiSettings, mask_text, merge_spans
+from luthierd.curation.stages.stage import Applied
+from support.curation_material import MailScanner, apply, row
 
 MAIL_ROW = row(1, prompt="Write to ada@corp.example, says Ada", completion="To ada@corp.example.")
 
 
-def treat(*rows_: object, **rules: object) -> PiiResult:
-    return treat_pii(list(rows_), PiiRules(**rules), MailScanner(), progress=lambda count: None)  # type: ignore[arg-type]
+def treat(*rows: Row, **settings: Any) -> Applied:
+    return apply(Pii(PiiSettings(**settings), MailScanner()), rows)
+
+
+def answers_of(result: Applied) -> tuple[int, int]:
+    return result.findings["completions_masked_count"], result.findings["completions_underivable_count"]
 
 
 def test_what_identifies_is_masked_and_names_are_only_counted() -> None:
@@ -20,22 +27,24 @@ def test_what_identifies_is_masked_and_names_are_only_counted() -> None:
         "To <EMAIL_ADDRESS>.",
     ]
     assert [(c.row_id, c.is_dropped, c.reason) for c in result.changes] == [("row-1", False, "masked_EMAIL_ADDRESS")]
-    assert dict(result.counts.spans_by_entity) == {"EMAIL_ADDRESS": 2, "PERSON": 1}
-    assert dict(result.counts.rows_by_entity) == {"EMAIL_ADDRESS": 1, "PERSON": 1}
-    assert dict(result.counts.masked_spans_by_entity) == {"EMAIL_ADDRESS": 2}
-    assert result.counts.masked_character_count == 2 * len("ada@corp.example")
-    assert (result.counts.completions_masked_count, result.counts.completions_underivable_count) == (1, 0)
+    assert result.findings["found"] == {
+        "EMAIL_ADDRESS": {"span_count": 2, "row_count": 1},
+        "PERSON": {"span_count": 1, "row_count": 1},
+    }
+    assert result.findings["masked_span_count"] == {"EMAIL_ADDRESS": 2}
+    assert result.findings["masked_character_count"] == 2 * len("ada@corp.example")
+    assert answers_of(result) == (1, 0)
 
 
 def test_an_answer_masked_in_a_value_that_its_prompt_lacks_counts_as_underivable() -> None:
     result = treat(row(1, prompt="Who answers?", completion="grace@corp.example"))
-    assert (result.counts.completions_masked_count, result.counts.completions_underivable_count) == (1, 1)
+    assert answers_of(result) == (1, 1)
 
 
 def test_reporting_leaves_rows_as_they_are() -> None:
     result = treat(MAIL_ROW, action=PiiAction.REPORT)
     assert (result.rows, result.changes) == ([MAIL_ROW], [])
-    assert result.counts.spans_by_entity["EMAIL_ADDRESS"] == 2
+    assert result.findings["found"]["EMAIL_ADDRESS"]["span_count"] == 2
 
 
 def test_dropping_drops_only_rows_with_the_named_types() -> None:
@@ -44,10 +53,10 @@ def test_dropping_drops_only_rows_with_the_named_types() -> None:
     assert result.changes[0].reason == "holds_EMAIL_ADDRESS"
 
 
-def test_finds_below_the_least_score_do_not_count() -> None:
+def test_finds_below_the_minimum_score_do_not_count() -> None:
     result = treat(MAIL_ROW, entities=("PERSON",), min_score=0.9)
     assert result.rows == [MAIL_ROW]
-    assert "PERSON" not in result.counts.spans_by_entity
+    assert "PERSON" not in result.findings["found"]
 
 
 def test_a_masked_value_is_masked_wherever_the_row_repeats_it() -> None:
@@ -59,14 +68,14 @@ def test_a_masked_value_is_masked_wherever_the_row_repeats_it() -> None:
             ]
 
     mail = row(1, prompt="From grace@corp.example", completion='{"to": "grace@corp.example"}')
-    result = treat_pii([mail], PiiRules(), FirstOnly(), progress=lambda count: None)
+    result = apply(Pii(PiiSettings(), FirstOnly()), [mail])
     assert result.rows[0].completion == '{"to": "<EMAIL_ADDRESS>"}'
 
 
 def test_equal_texts_are_scanned_once_in_a_batch() -> None:
     scanner = MailScanner()
     rows = [row(i, prompt="the same instruction", completion=f"{i}") for i in range(10)]
-    treat_pii(rows, PiiRules(), scanner, progress=lambda count: None)
+    apply(Pii(PiiSettings(), scanner), rows)
     assert scanner.text_count == 11
 
 

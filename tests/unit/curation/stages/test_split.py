@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
-from luthierd.curation.domain import Row, Split
-from luthierd.curation.recipe import SplitRules
-from luthierd.curation.stages.split import SplitResult, SplitWouldBeEmptyError, split_rows
-from support.curation_material import row
+from luthierd.curation.domain import Change, Row, Split
+from luthierd.curation.stages.split import SplitRows, SplitSettings, SplitWouldBeEmptyError
+from support.curation_material import apply, row
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    rows_by_split: dict[Split, list[Row]]
+    changes: Sequence[Change]
 
 
 def grouped(count: int, groups: int, seed: int = 1) -> list[Row]:
@@ -16,8 +25,10 @@ def grouped(count: int, groups: int, seed: int = 1) -> list[Row]:
     return [row(i, group=f"g{int(groups * rng.random() ** 2)}", label=f"l{rng.randrange(4)}") for i in range(count)]
 
 
-def split(rows: list[Row], clusters: dict[str, str] | None = None, **rules: float) -> SplitResult:
-    return split_rows(rows, SplitRules(**rules), cluster_by_id=clusters or {})  # type: ignore[arg-type]
+def split(rows: list[Row], clusters: dict[str, str] | None = None, **settings: Any) -> SplitResult:
+    clustered = [dataclasses.replace(one, cluster=(clusters or {}).get(one.id)) for one in rows]
+    applied = apply(SplitRows(SplitSettings(**settings)), clustered)
+    return SplitResult({name: [one for one in applied.rows if one.split is name] for name in Split}, applied.changes)
 
 
 def test_no_group_is_in_two_splits_and_no_row_is_lost() -> None:
