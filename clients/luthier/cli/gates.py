@@ -161,9 +161,9 @@ def _show_plan(session: Session, found: GatePlan) -> None:
         )
         for one in found.conditions
     ]
-    columns = ["metric", "required", "#expected", "#provable from", "#rows", "#groups", "#rows needed"]
+    columns = ["metric", "required", "#expected", "#detectable at 80 % power", "#rows", "#groups", "#rows needed"]
     columns += ["#groups needed", "variance", "outcome", "explanation"]
-    session.table(columns, rows, title=f"{found.dataset_revision}: effects provable at 80 % power")
+    session.table(columns, rows, title=found.dataset_revision)
     click.echo(_outcome(found))
 
 

@@ -53,7 +53,15 @@ def _show_verdict(session: Session, found: Verdict) -> None:
         )
         for option in found.options
     ]
-    columns = ["way", "", f"#{found.preferences.metric}", "#price of 1,000", "#p50 ms", "#p95 ms", "new data needs"]
+    columns = [
+        "arm",
+        "standing",
+        f"#{found.preferences.metric}",
+        "#price of 1,000",
+        "#p50 ms",
+        "#p95 ms",
+        "new data needs",
+    ]
     session.table(columns, rows, title=f"{found.evaluation}: mean [95 % interval]")
     for reason in found.reasons:
         click.echo(f"- {reason}")
@@ -89,9 +97,9 @@ def _show_comparison(session: Session, found: CompareEvaluationsResponse) -> Non
     title = f"{found.common_row_count} common rows, {left_out} others left out [95 % interval, clustered by group]"
     session.table(["arm", "metric", "#difference", "#rows", "#groups"], differences, title=title)
     changes = [
-        (one.subject, one.evaluation_value, one.reference_value, "changes scores by itself" * one.affects_scoring)
+        (one.subject, one.evaluation_value, one.reference_value, "affects scores" * one.affects_scoring)
         for one in found.changes
     ]
-    session.table(["differs in", "evaluation", "reference", ""], changes)
+    session.table(["differs in", "evaluation", "reference", "effect"], changes)
     if found.not_compared:
         session.table(["not compared", "why"], [(gap.subject, gap.reason) for gap in found.not_compared])

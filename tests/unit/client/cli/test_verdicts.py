@@ -67,7 +67,7 @@ async def test_a_comparison_shows_differences_and_what_else_differs(services, lu
     assert "0.100 [0.050, 0.150]" in found.out
     assert "40 common rows, 3 others left out" in found.out
     assert "versions.ragas" in found.out
-    assert "changes scores by itself" in found.out
+    assert "affects scores" in found.out
     assert re.search(r"suite retention.*only the evaluation has it", found.out)
     [request] = services.asked["CompareEvaluations"]
     assert (request.evaluation, request.reference) == (EVALUATION, "tenants/acme/evaluations/e2")
