@@ -15,27 +15,14 @@ DETAILS_KEY = "grpc-status-details-bin"
 REQUEST_ID_KEY = "x-request-id"
 
 BY_CODE: dict[grpc.StatusCode, type[RpcError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidArgumentError,
+    **{grpc.StatusCode[kind.code]: kind for kind in RpcError.__subclasses__()},
     grpc.StatusCode.OUT_OF_RANGE: errors.InvalidArgumentError,
-    grpc.StatusCode.NOT_FOUND: errors.NotFoundError,
-    grpc.StatusCode.ALREADY_EXISTS: errors.AlreadyExistsError,
-    grpc.StatusCode.FAILED_PRECONDITION: errors.FailedPreconditionError,
-    grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDeniedError,
-    grpc.StatusCode.UNAUTHENTICATED: errors.UnauthenticatedError,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.ResourceExhaustedError,
-    grpc.StatusCode.UNAVAILABLE: errors.UnavailableError,
-    grpc.StatusCode.ABORTED: errors.AbortedError,
-    grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceededError,
-    grpc.StatusCode.CANCELLED: errors.CallCancelledError,
-    grpc.StatusCode.DATA_LOSS: errors.DataLossError,
-    grpc.StatusCode.UNIMPLEMENTED: errors.UnimplementedError,
-    grpc.StatusCode.INTERNAL: errors.InternalError,
     grpc.StatusCode.UNKNOWN: errors.InternalError,
 }
 
 
 def error_from_rpc(failure: grpc.aio.AioRpcError, *, service: str, address: str, method: str) -> RpcError:
-    """The typed error of a failed call. A status without `ErrorInfo` did not come from one of our handlers."""
+    """The typed error of a failed call. A status without `ErrorInfo` does not come from one of our handlers."""
     kind = BY_CODE.get(failure.code(), RpcError)
     found = _details(failure)
     if "reason" in found:
@@ -83,7 +70,7 @@ def _trailer(failure: grpc.aio.AioRpcError, key: str) -> str | bytes | None:
 
 
 def _unpack(status: status_pb2.Status) -> dict[str, Any]:
-    """Arguments of `RpcError` from the details that we know; others are passed over."""
+    """Arguments of `RpcError` from the known details; skips others."""
     found: dict[str, Any] = {}
     for detail in status.details:
         if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
