@@ -22,29 +22,18 @@ from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInp
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.scores import ArmCost, Confusion, MetricResult
 from luthierd.evaluator.models.arms import shorten
-from luthierd.evaluator.reports.metric_tables import measure_tables
 from luthierd.evaluator.reports.plots import ForestLine, PlanePoint, cost_quality_plane, forest_plot
-from luthierd.evaluator.reports.sections import tables
+from luthierd.evaluator.reports.tables import ARM_LABELS, metric_tables, other_tables
 from luthierd.evaluator.scorers.registry import known_metrics, spec_of
 from luthierd.statistics.clustered import MIN_GROUPS
 
-ARM_LABELS = {
-    Arm.BASE: "Base",
-    Arm.PROMPTED: "Prompted",
-    Arm.RAG: "RAG",
-    Arm.ADAPTER: "Adapter",
-    Arm.ADAPTER_RAG: "Adapter + RAG",
-    Arm.ADAPTER_RAFT: "Adapter for retrieval + RAG",
-    Arm.CHALLENGER: "Other adapter",
-    Arm.ENDPOINT: "Endpoint",
-}
 WORST_COUNT = 6
 MATRIX_LABELS = 12
 REST = "(rest)"
 QUESTION_CHARACTERS = 420
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReportData:
     """What a report is made of. `rows` are those of `rows.write_rows`; `shown` has the texts of what was
     retrieved or shown, by id.
@@ -59,22 +48,23 @@ class ReportData:
     shown: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A figure of the table. `share` is the width of its bar, 0 to 100; `is_best` marks the best arm of the metric."""
+    """A mean in the table. `share` is the width of its bar, 0 to 100; `is_best` marks the best arm of the metric;
+    `failures` says what failed rows could make of the mean, empty where none failed.
+    """
 
-    value: str
-    interval: str
-    coverage: str
-    share: float
-    is_best: bool
+    value: str = "-"
+    interval: str = ""
+    coverage: str = ""
+    share: float = 0.0
+    is_best: bool = False
     failures: str = ""
-    """What failed rows could make of the figure; empty where none failed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Regression:
-    """A row on which the adapter did worse than the rival, side by side."""
+    """A row on which the adapter did worse than the rival. `shown`: id and text of what the rival was shown."""
 
     row_id: str
     group: str
@@ -84,8 +74,7 @@ class Regression:
     rival_score: float
     adapter: str
     adapter_score: float
-    shown: tuple[tuple[str, str], ...] = ()
-    """Id and text of what the rival was shown."""
+    shown: tuple[tuple[str, str], ...]
 
     @property
     def difference(self) -> float:
@@ -116,7 +105,7 @@ def render_report(data: ReportData) -> str:
         "forest": forest_plot(forest_lines(data.results, compared)),
         "plane": cost_quality_plane(plane_points(data.results, primary), quality_label=spec_of(primary).title),
         "rival": rival,
-        "tables": measure_tables(data.results, ARM_LABELS) + tables(data.results, primary, rival, ARM_LABELS),
+        "tables": metric_tables(data.results) + other_tables(data.results, primary, rival),
         "holdout_warning": data.results.holdout_use.warning if data.results.holdout_use else "",
         "regressions": regressions(data.rows, primary, rival, data.shown) if rival else [],
         "confusion": confusion_table(data.confusions.get(Arm.ADAPTER)),
@@ -135,12 +124,12 @@ def strongest_rival(results: Results, metric: Metric) -> Arm | None:
 
 
 def cell(results: Results, arm: Arm, metric: Metric) -> Cell:
-    """One figure of the table."""
+    """One mean of the table."""
     found = results.overall.metric(arm, metric)
     if found is None:
-        return Cell("-", "", "", 0.0, False)
+        return Cell()
     if not found.scored_count:
-        return Cell("-", "no row has a score", f"{found.coverage:.0%}", 0.0, False)
+        return Cell(interval="no row has a score", coverage=f"{found.coverage:.0%}")
     best = max(one.value for one in results.overall.metrics if one.metric == metric)
     return Cell(
         value=f"{found.value:.3f}",

@@ -320,7 +320,16 @@ class EvaluationRun:
         shown = {
             one: known[one] for row in rows for said in row["answers"] for one in said["shown_row_ids"] if one in known
         }
-        html = render_report(ReportData(self.name, self.inputs, self.config, results, rows, scored.confusions, shown))
+        report = ReportData(
+            name=self.name,
+            inputs=self.inputs,
+            config=self.config,
+            results=results,
+            rows=rows,
+            confusions=scored.confusions,
+            shown=shown,
+        )
+        html = render_report(report)
         return replace(results, report_sha256=self.blobs.put_bytes(html.encode()).sha256)
 
     def _report(self, phase: str, *, done: int, total: int, arm: Arm | None = None) -> None:

@@ -46,9 +46,9 @@ from luthierd.evaluator.domain.scores import (
 )
 from luthierd.evaluator.domain.sequential import SequentialDecision, SequentialOutcome, SequentialTarget
 from luthierd.evaluator.models.costs import arm_costs
-from luthierd.evaluator.reports.metric_tables import measure_tables
 from luthierd.evaluator.reports.plots import Axis, cost_quality_plane, forest_plot
-from luthierd.evaluator.reports.report import ARM_LABELS, ReportData, cell, confusion_table, forest_lines, render_report
+from luthierd.evaluator.reports.report import ReportData, cell, confusion_table, forest_lines, render_report
+from luthierd.evaluator.reports.tables import ARM_LABELS, metric_tables
 from luthierd.evaluator.scorers.chrf import ChrfScorer
 from luthierd.evaluator.scorers.json_validity import JsonValidityScorer
 from luthierd.evaluator.scorers.labels import LabelAccuracyScorer
@@ -119,7 +119,14 @@ async def data() -> ReportData:
     )
     written = write_rows(ROWS, answers, scored.rows)
     assert len(to_jsonl(written).splitlines()) == len(ROWS)
-    return ReportData("tenants/acme/evaluations/e1", INPUTS, config, results, written, scored.confusions)
+    return ReportData(
+        name="tenants/acme/evaluations/e1",
+        inputs=INPUTS,
+        config=config,
+        results=results,
+        rows=written,
+        confusions=scored.confusions,
+    )
 
 
 async def test_the_report_is_one_file_that_fetches_nothing_and_runs_no_script() -> None:
@@ -326,7 +333,7 @@ async def test_what_is_measured_beyond_the_holdout_is_no_column_of_the_holdout_s
 
 
 async def test_lm_eval_s_tasks_stand_together_and_one_by_one_with_base_beside_adapter() -> None:
-    (table,) = [one for one in measure_tables((await measured()).results, ARM_LABELS) if one.title == LM_TASKS]
+    (table,) = [one for one in metric_tables((await measured()).results) if one.title == LM_TASKS]
     assert table.heads == ("Task", "Items", "Base", "Adapter", "Adapter minus Base")
     assert table.rows[0][:2] == ("all tasks", "7")
     assert table.rows[1:] == (("luthier_cloze", "5", "0.200", "0.600", ""),)
@@ -334,7 +341,7 @@ async def test_lm_eval_s_tasks_stand_together_and_one_by_one_with_base_beside_ad
 
 async def test_every_row_of_a_table_is_as_long_as_its_heads() -> None:
     results = (await measured()).results
-    found = measure_tables(results, ARM_LABELS)
+    found = metric_tables(results)
     assert [table.title for table in found] == list(SECTIONS)
     assert {len(row) - len(table.heads) for table in found for row in table.rows} == {0}
 
