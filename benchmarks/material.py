@@ -7,6 +7,7 @@ import pathlib
 import shutil
 from collections.abc import Sequence
 
+from luthierd.codec import to_json
 from luthierd.trainer.base_model_files import import_package
 
 ADAPTER_RANK = 16
@@ -64,7 +65,7 @@ def record_references(model: pathlib.Path, adapters: Sequence[pathlib.Path]) -> 
     for path in adapters:
         set_peft_model_state_dict(tuned, load_file(path / "adapter_model.safetensors"))
         references = [
-            Reference(*row, base_logprobs=base_logprobs, tuned_logprobs=completion_logprobs(tuned, *row)).to_dict()
+            Reference(*row, base_logprobs=base_logprobs, tuned_logprobs=completion_logprobs(tuned, *row))
             for row, base_logprobs in zip(rows, base, strict=True)
         ]
-        (path / REFERENCE_FILE).write_text(json.dumps({"dtype": "float32", "rows": references}))
+        (path / REFERENCE_FILE).write_text(json.dumps({"dtype": "float32", "rows": to_json(references)}))

@@ -17,8 +17,8 @@ from luthier.evaluator.v1 import gate_service_pb2_grpc as gate_rpc
 from luthier.evaluator.v1 import holdout_service_pb2_grpc as holdout_rpc
 from luthier.evaluator.v1 import prompt_service_pb2_grpc as prompt_rpc
 from luthier.evaluator.v1 import verdict_service_pb2_grpc as verdict_rpc
+from luthierd.codec import from_json, to_json
 from luthierd.evaluator.build import build
-from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, Progress

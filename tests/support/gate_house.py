@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from luthierd.evaluator.codec import from_json, to_json
+from luthierd.codec import from_json, to_json
 from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.domain.evaluation import EvaluationConfig
 from luthierd.evaluator.run.evaluations import KIND

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 from luthier.client import AsyncClient
 
+from luthierd.codec import from_json, to_json
 from luthierd.evaluator.api.peers import EngineVersion, InferenceModel, SdkChat, SdkLikelihoods, client_of
-from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.decisions.holdout_ledger import EvaluationAccesses
 from luthierd.evaluator.decisions.holdout_store import SqlLedger

@@ -10,6 +10,7 @@ import platform
 from collections.abc import Sequence
 from typing import Any
 
+from luthierd.codec import to_json
 from luthierd.files import write_atomically
 from luthierd.trainer.blocks.lora import save_adapter
 from luthierd.trainer.blocks.references import Reference
@@ -41,7 +42,7 @@ def export_adapter(
     )
     lineage = lineage_of(trained, name=name, training_job=training_job, task=task, row_counts=row_counts, dtype=dtype)
     _write_json(folder / LINEAGE_FILE, lineage)
-    _write_json(folder / REFERENCE_FILE, {"dtype": dtype, "rows": [row.to_dict() for row in references]})
+    _write_json(folder / REFERENCE_FILE, {"dtype": dtype, "rows": to_json(references)})
     write_atomically(folder / CARD_FILE, iter([model_card(lineage).encode()]))
 
 
@@ -66,7 +67,7 @@ def lineage_of(
             "tokenizer_sha256": task.base_model_info.tokenizer_sha256,
             "chat_template_sha256": task.base_model_info.chat_template_sha256,
         },
-        "config": task.config.to_dict(),
+        "config": to_json(task.config),
         "dtype": dtype,
         "seed": task.config.seed,
         "result": {

@@ -229,15 +229,6 @@ class TrainingConfig:
             ),
         }
 
-    def to_dict(self) -> dict[str, Any]:
-        """For a job's payload and for lineage; `TrainingConfig(**...)` reads it back."""
-        return dataclasses.asdict(self) | {"target_modules": list(self.target_modules)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrainingConfig:
-        """The inverse of `to_dict`."""
-        return cls(**values | {"target_modules": tuple(values["target_modules"])})
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingProgress:
@@ -276,11 +267,6 @@ class ImportSource:
     """`path` or `package`."""
     value: str
     label: str
-
-    @classmethod
-    def from_dict(cls, values: dict[str, str]) -> ImportSource:
-        """From a job's payload."""
-        return cls(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,21 +309,6 @@ class TrainingTask:
     base_model_info: BaseModelInfo
     adapter: str
     config: TrainingConfig = field(default_factory=TrainingConfig)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return dataclasses.asdict(self) | {"config": self.config.to_dict()}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrainingTask:
-        """The inverse of `to_dict`."""
-        return cls(
-            dataset=DatasetSplits(**values["dataset"]),
-            base_model=values["base_model"],
-            base_model_info=BaseModelInfo(**values["base_model_info"]),
-            adapter=values["adapter"],
-            config=TrainingConfig.from_dict(values["config"]),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import uuid
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from luthierd.codec import to_json
 from luthierd.errors import FieldViolation
 from luthierd.jobs.queue import Job
 from luthierd.names import ADAPTER, BASE_MODEL, DATASET_REVISION, TENANT, TRAINING_JOB, parse_id
@@ -101,7 +103,7 @@ class TrainingJobs:
             config=settings,
         )
         name = TRAINING_JOB.format(tenant, job_id)
-        job = await self._store.submit_training(name, task.to_dict(), adapter=adapter, now=self._now())
+        job = await self._store.submit_training(name, to_json(task), adapter=adapter, now=self._now())
         self._wake()
         return job
 
@@ -140,4 +142,4 @@ def with_row_limit(config: TrainingConfig, info: BaseModelInfo) -> TrainingConfi
             f"max_seq_length: {violation.description}", metadata={"fields": violation.field}, violations=[violation]
         )
     limit = config.max_seq_length or min(window, DEFAULT_MAX_SEQ_LENGTH)
-    return TrainingConfig.from_dict(config.to_dict() | {"max_seq_length": limit})
+    return dataclasses.replace(config, max_seq_length=limit)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from luthierd.codec import from_json, to_json
 from luthierd.jobs.queue import Job, JobQueue, JobState
 from luthierd.names import ADAPTER, ADAPTER_REVISION
 from luthierd.paging import Page, PageRequest
@@ -75,7 +75,7 @@ class SqlStore:
         for a new name. False, and nothing done, if somebody else was faster.
         """
         values: dict[str, Any] = {
-            "source": dataclasses.asdict(source),
+            "source": to_json(source),
             "import_job": job,
             "create_time": now,
             "info": None,
@@ -89,7 +89,7 @@ class SqlStore:
                 await tx.execute(sa.insert(_models).values(name=name, **values))
             else:
                 await tx.execute(sa.update(_models).where(_models.c.name == name).values(**values))
-            payload = {"base_model": name, "source": dataclasses.asdict(source)}
+            payload = {"base_model": name, "source": to_json(source)}
             await self._queue.submit(job, IMPORT, payload, connection=tx)
         return True
 
@@ -141,7 +141,7 @@ class SqlStore:
 
 async def set_base_model_info(tx: AsyncConnection, name: str, info: BaseModelInfo) -> None:
     """For the import worker, in the transaction that ends its job."""
-    values = {"info": dataclasses.asdict(info)}
+    values = {"info": to_json(info)}
     await tx.execute(sa.update(_models).where(_models.c.name == name).values(**values))
 
 
@@ -176,12 +176,12 @@ def _base_model(row: Any) -> BaseModel:
     return BaseModel(
         name=row.name,
         state=state,
-        source=ImportSource.from_dict(row.source),
+        source=from_json(ImportSource, row.source),
         import_job=row.import_job,
         create_time=row.create_time,
         end_time=row.end_time,
         error=row.error if state is BaseModelState.FAILED else None,
-        info=BaseModelInfo(**row.info) if row.info is not None else None,
+        info=from_json(BaseModelInfo, row.info) if row.info is not None else None,
     )
 
 

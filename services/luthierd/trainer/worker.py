@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import importlib
 import shutil
 import time
@@ -11,6 +10,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from luthierd.codec import from_json, to_json
 from luthierd.jobs.worker import JobCancelled, JobContext, Outcome, run_worker
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
@@ -35,13 +35,13 @@ async def import_base_model(context: JobContext, blobs: BlobStore, config: Train
     from luthierd.trainer.recipes.import_run import import_base_model as read_source
 
     payload = context.job.payload
-    source = ImportSource.from_dict(payload["source"])
+    source = from_json(ImportSource, payload["source"])
     folder = config.scratch / context.job.name
     try:
         info = await asyncio.to_thread(read_source, source, folder, blobs)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return Outcome(dataclasses.asdict(info), lambda tx: set_base_model_info(tx, payload["base_model"], info))
+    return Outcome(to_json(info), lambda tx: set_base_model_info(tx, payload["base_model"], info))
 
 
 async def train_adapter(context: JobContext, blobs: BlobStore, config: TrainerConfig) -> Outcome:
@@ -49,7 +49,7 @@ async def train_adapter(context: JobContext, blobs: BlobStore, config: TrainerCo
     from luthierd.trainer.blocks.errors import TrainingCancelled
     from luthierd.trainer.recipes.sft_run import Folders, run_sft
 
-    job, task = context.job, TrainingTask.from_dict(context.job.payload)
+    job, task = context.job, from_json(TrainingTask, context.job.payload)
     folders = Folders(
         checkpoints=config.checkpoints / job.name,
         adapter=config.scratch / job.name,
@@ -94,7 +94,7 @@ class JobReport:
 
     def progress(self, progress: TrainingProgress) -> None:
         """As an event, and as the job's progress."""
-        self._context.emit("progress", dataclasses.asdict(progress))
+        self._context.emit("progress", to_json(progress))
 
     def message(self, text: str) -> None:
         """As an event."""

@@ -9,7 +9,7 @@ import pytest
 from luthier.evaluator.v1 import evaluation_pb2
 from luthier.evaluator.v1 import prompt_pb2 as pb
 from luthier.evaluator.v1 import prompt_service_pb2 as api
-from luthierd.evaluator.codec import from_json, to_json
+from luthierd.codec import from_json, to_json
 from luthierd.evaluator.models.generate import Generator
 from luthierd.evaluator.run.prompt_run import PromptInputs, PromptRun
 from luthierd.evaluator.run.prompt_search import PromptSearch

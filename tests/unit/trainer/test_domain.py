@@ -4,6 +4,7 @@ import pathlib
 from typing import Any
 
 import pytest
+from luthierd.codec import from_json, to_json
 from luthierd.errors import InvalidArgumentError
 from luthierd.trainer.base_models import resolve_source
 from luthierd.trainer.domain import (
@@ -82,7 +83,7 @@ def test_a_task_survives_its_json_form() -> None:
         adapter="tenants/acme/adapters/a",
         config=TrainingConfig(target_modules=("q_proj",)),
     )
-    assert TrainingTask.from_dict(task.to_dict()) == task
+    assert from_json(TrainingTask, to_json(task)) == task
 
 
 def test_a_source_is_one_of_path_and_package(tmp_path: pathlib.Path) -> None:

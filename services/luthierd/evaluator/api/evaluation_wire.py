@@ -11,6 +11,7 @@ from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.inference.v1 import deployment_pb2, inference_service_pb2
 from luthier.trainer.v1 import adapter_pb2, training_job_pb2
 
+from luthierd.codec import from_json
 from luthierd.evaluator.api import retrieval_wire, suite_wire
 from luthierd.evaluator.api.holdout_wire import sequential_from_proto
 from luthierd.evaluator.api.metric_wire import (
@@ -25,7 +26,6 @@ from luthierd.evaluator.api.wire_parts import ARMS as ARMS
 from luthierd.evaluator.api.wire_parts import arm_from_proto as arm_from_proto
 from luthierd.evaluator.api.wire_parts import arm_to_proto as arm_to_proto
 from luthierd.evaluator.api.wire_parts import timestamp
-from luthierd.evaluator.codec import from_json
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import AdapterRevision, DatasetRevision, EvaluationConfig, Progress, Results
 from luthierd.evaluator.domain.metric_details import MetricDetails

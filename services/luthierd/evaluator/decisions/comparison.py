@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from luthierd.codec import to_json
 from luthierd.errors import FailedPreconditionError
-from luthierd.evaluator.codec import to_json
 from luthierd.evaluator.dataset.rows import ScoresByArm, scores_by_arm, scores_on
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import FinishedEvaluation

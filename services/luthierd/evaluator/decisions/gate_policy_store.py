@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from luthierd.evaluator.codec import from_json, to_json
+from luthierd.codec import from_json, to_json
 from luthierd.evaluator.decisions.gate_policy import GatePolicy
 from luthierd.evaluator.decisions.gates import PolicyExistsError, PolicyNotFoundError, StoredPolicy
 from luthierd.paging import Page, PageRequest

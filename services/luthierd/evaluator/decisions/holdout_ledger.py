@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
+from luthierd.codec import to_json
 from luthierd.errors import FailedPreconditionError
-from luthierd.evaluator.codec import to_json
 from luthierd.evaluator.dataset.rows import parse_rows
 from luthierd.evaluator.decisions.gate import GateDecision
 from luthierd.evaluator.decisions.gate_policy import GatePolicy

@@ -7,7 +7,7 @@ import time
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from luthierd.evaluator.codec import from_json, to_json
+from luthierd.codec import from_json, to_json
 from luthierd.evaluator.models.chat_endpoint import Completion
 from luthierd.storage.database import Database
 

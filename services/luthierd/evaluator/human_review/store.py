@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from luthierd.evaluator.codec import from_json, to_json
+from luthierd.codec import from_json, to_json
 from luthierd.evaluator.human_review.items import AnnotationQueue, Vote
 from luthierd.evaluator.human_review.queues import QueueExistsError, QueueNotFoundError, VoteExistsError
 from luthierd.paging import Page, PageRequest

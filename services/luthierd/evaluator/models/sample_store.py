@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from luthierd.evaluator.codec import from_json, to_json
+from luthierd.codec import from_json, to_json
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs
 from luthierd.evaluator.domain.rows import Answer
 from luthierd.evaluator.models.arms import Query, target_of

@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 
-from luthierd.evaluator.codec import to_json
+from luthierd.codec import to_json
 from luthierd.evaluator.decisions.gate import judge
 from luthierd.evaluator.decisions.gate_policy import default_policy
 from luthierd.evaluator.decisions.verdict import decide

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from luthierd.codec import from_json, to_json
 from luthierd.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError, NotFoundError
-from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.dataset.rows import parse_rows
 from luthierd.evaluator.decisions.holdout_ledger import Holdouts
 from luthierd.evaluator.domain.evaluation import (

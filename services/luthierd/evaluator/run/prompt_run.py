@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from luthierd.evaluator.codec import to_json
+from luthierd.codec import to_json
 from luthierd.evaluator.dataset.leakage import refuse_leakage
 from luthierd.evaluator.dataset.parsing import detect_task, has_labels, parse_answer
 from luthierd.evaluator.dataset.rows import parse_rows

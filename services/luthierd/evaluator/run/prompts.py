@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from luthierd.codec import from_json, to_json
 from luthierd.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
-from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.domain.evaluation import AdapterRevision, DatasetRevision
 from luthierd.evaluator.run.prompt_run import METRICS, PromptInputs, PromptResult
 from luthierd.evaluator.run.prompt_search import INSTRUCTIONS, PromptSearch

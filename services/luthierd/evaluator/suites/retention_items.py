@@ -19,7 +19,7 @@ import zoneinfo
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from luthierd.evaluator.codec import from_json, to_json
+from luthierd.codec import from_json, to_json
 from luthierd.evaluator.suites.instruction_rules import InstructionItem, instruction_items
 
 # A paragraph is cut here: a third is shown, the rest is predicted. About 150 tokens in all.

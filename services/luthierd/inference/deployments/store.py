@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import sqlalchemy as sa
 
-from luthierd.inference.domain.deployment import AdapterRevision, BaseModel, Deployment, Share
-from luthierd.inference.domain.engine import Stage
+from luthierd.codec import from_json, to_json
+from luthierd.inference.domain.deployment import BaseModel, Deployment
 from luthierd.inference.domain.errors import EtagMismatchError, SharedStateUnreachableError
-from luthierd.inference.domain.parity import ParityCertificate, ParityCheck
+from luthierd.inference.domain.parity import ParityCheck
 from luthierd.inference.domain.quota import Quota
 from luthierd.storage.database import Database
 
@@ -47,17 +45,17 @@ class SqlStore:
     async def deployments(self) -> list[Deployment]:
         async with self._database.read() as connection:
             rows = (await connection.execute(sa.select(_deployments))).mappings().all()
-        return [_from_row(dict(row)) for row in rows]
+        return [_deployment(row) for row in rows]
 
     async def create(self, deployment: Deployment) -> None:
         try:
             async with self._database.begin() as connection:
-                await connection.execute(sa.insert(_deployments).values(dataclasses.asdict(deployment)))
+                await connection.execute(sa.insert(_deployments).values(to_json(deployment)))
         except sa.exc.IntegrityError:
             raise EtagMismatchError(name=deployment.name) from None
 
     async def replace(self, deployment: Deployment, *, change: int) -> None:
-        query = sa.update(_deployments).values(dataclasses.asdict(deployment))
+        query = sa.update(_deployments).values(to_json(deployment))
         await self._change(query, deployment.name, change)
 
     async def delete(self, name: str, *, change: int) -> None:
@@ -73,10 +71,10 @@ class SqlStore:
     async def parity_checks(self) -> dict[str, ParityCheck]:
         async with self._database.read() as connection:
             rows = (await connection.execute(sa.select(_parity_checks))).all()
-        return {row.sha256: _parity_check_from_json(row.result) for row in rows}
+        return {row.sha256: from_json(ParityCheck, row.result) for row in rows}
 
     async def put_parity_check(self, sha256: str, check: ParityCheck) -> None:
-        values = {"sha256": sha256, "result": dataclasses.asdict(check)}
+        values = {"sha256": sha256, "result": to_json(check)}
         with contextlib.suppress(sa.exc.IntegrityError):  # another replica stored its own at the same time
             async with self._database.begin() as connection:
                 await connection.execute(sa.delete(_parity_checks).where(_parity_checks.c.sha256 == sha256))
@@ -126,19 +124,6 @@ class SqlStore:
             raise EtagMismatchError(name=quota.name) from None
 
 
-def _from_row(row: dict[str, Any]) -> Deployment:
-    revisions = {field: revision_from_json(row[field]) for field in ("live", "candidate", "previous")}
-    shares = tuple(Share(**share) for share in row["shares"] or ())
-    return Deployment(**{**row, **revisions, "shares": shares})
-
-
-def _parity_check_from_json(content: Any) -> ParityCheck:
-    stages = tuple(Stage(**stage) for stage in content["stages"])
-    return ParityCheck(certificate=ParityCertificate(**content["certificate"]), stages=stages)
-
-
-def revision_from_json(content: Any) -> AdapterRevision | None:
-    """A revision from a JSON column."""
-    if content is None:
-        return None
-    return AdapterRevision(content["name"], content["sha256"], BaseModel(**content["base_model"]))
+def _deployment(row: sa.RowMapping) -> Deployment:
+    """A NULL is what was not stored before there was its column."""
+    return from_json(Deployment, {name: value for name, value in row.items() if value is not None})

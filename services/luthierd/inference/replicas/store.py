@@ -6,7 +6,6 @@ Times are the database's, so that the clocks of machines need not agree.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,8 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
 
+from luthierd.codec import from_json, to_json
 from luthierd.inference.deployments.deployments import DeploymentStore
-from luthierd.inference.deployments.store import SqlStore, revision_from_json
+from luthierd.inference.deployments.store import SqlStore
 from luthierd.inference.domain.deployment import AdapterRevision, BaseModel, Deployment
 from luthierd.inference.domain.errors import ReplicaLeaseLostError, SharedStateUnreachableError
 from luthierd.storage.database import Database
@@ -156,14 +156,14 @@ class SqlReplicaStore:
         coordinators = _live().where(_replicas.c.name != replica)
         query = sa.select(_intents).where(_intents.c.coordinator.in_(coordinators))
         async with self._read() as connection:
-            rows = (await connection.execute(query)).all()
-            intents = tuple(_intent(row) for row in rows)
+            rows = (await connection.execute(query)).mappings().all()
+            intents = tuple(from_json(Intent, dict(row)) for row in rows)
             return Pulse(await _version(connection), intents)
 
     async def open_intent(self, intent: Intent) -> None:
         """Shows the intent to the other replicas."""
         async with self._begin() as connection:
-            await connection.execute(sa.insert(_intents).values(dataclasses.asdict(intent)))
+            await connection.execute(sa.insert(_intents).values(to_json(intent)))
 
     async def close_intent(self, intent: Intent) -> None:
         """Gives the intent up, if it is not published."""
@@ -261,11 +261,6 @@ async def _close(connection: AsyncConnection, intent: Intent) -> None:
 
 def _live() -> Any:
     return sa.select(_replicas.c.name).where(_replicas.c.lease_until > _Now())
-
-
-def _intent(row: Any) -> Intent:
-    revisions = tuple(revision for content in row.revisions if (revision := revision_from_json(content)))
-    return Intent(row.id, row.deployment, row.coordinator, revisions)
 
 
 @contextlib.contextmanager

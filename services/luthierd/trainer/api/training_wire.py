@@ -9,9 +9,11 @@ from google.protobuf import duration_pb2, timestamp_pb2
 from luthier.curation.v1 import dataset_pb2
 from luthier.trainer.v1 import adapter_pb2, base_model_pb2, training_job_pb2
 
+from luthierd.codec import from_json
 from luthierd.jobs.queue import Job, JobEvent, JobState
 from luthierd.rpc import job_resource
 from luthierd.rpc.status import status_from_failure
+from luthierd.rpc.wire import to_proto
 from luthierd.trainer.domain import (
     Adapter,
     AdapterRevision,
@@ -51,12 +53,12 @@ def config_from_proto(message: training_job_pb2.TrainingConfig) -> dict[str, Any
 
 def config_to_proto(config: TrainingConfig) -> training_job_pb2.TrainingConfig:
     """Every field set."""
-    return training_job_pb2.TrainingConfig(**config.to_dict())
+    return to_proto(training_job_pb2.TrainingConfig, config)
 
 
 def job_to_proto(job: Job) -> training_job_pb2.TrainingJob:
     """A job as callers see it."""
-    task = TrainingTask.from_dict(job.payload)
+    task = from_json(TrainingTask, job.payload)
     message = training_job_pb2.TrainingJob(
         name=job.name,
         dataset_revision=task.dataset.name,

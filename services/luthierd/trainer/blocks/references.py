@@ -7,7 +7,7 @@ without the adapter. A server that gets the base's numbers has not applied the a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,10 +27,6 @@ class Reference:
     completion_ids: list[int]
     base_logprobs: list[float]
     tuned_logprobs: list[float]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return asdict(self)
 
 
 def reference_rows(model: Any, rows: Sequence[EncodedRow]) -> list[Reference]:

@@ -9,6 +9,7 @@ import pathlib
 import shutil
 from dataclasses import dataclass
 
+from luthierd.codec import to_json
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.manifests import checkout, put_folder, read_manifest
 from luthierd.trainer.artifacts import export_adapter
@@ -96,4 +97,4 @@ def run_sft(
 
 def fingerprint(task: TrainingTask) -> str:
     """Identifies a run: the same data, model and settings give the same losses."""
-    return hashlib.sha256(json.dumps(task.to_dict(), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(to_json(task), sort_keys=True).encode()).hexdigest()

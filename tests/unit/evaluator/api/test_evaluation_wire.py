@@ -12,9 +12,9 @@ from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.evaluator.v1 import gate_pb2
 from luthier.trainer.v1 import adapter_pb2
 from luthierd import errors
+from luthierd.codec import from_json, to_json
 from luthierd.evaluator.api import evaluation_wire as wire
 from luthierd.evaluator.api import gate_wire
-from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.decisions.gate_policy import GateCondition, GateLimit, GatePolicy, Quantity, Tier
 from luthierd.evaluator.decisions.gates import StoredPolicy
 from luthierd.evaluator.domain.arm import Arm

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from luthierd.codec import from_json, to_json
 from luthierd.evaluator.api import evaluation_wire as wire
-from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Results
 from luthierd.evaluator.domain.retrieval import Passage, Relevance, RetrievalSummary, Retriever

@@ -7,7 +7,7 @@ import itertools
 import json
 
 import pytest
-from luthierd.evaluator.codec import from_json, to_json
+from luthierd.codec import from_json, to_json
 from luthierd.evaluator.dataset.abstention import Behaviour
 from luthierd.evaluator.dataset.leakage import LeakageError
 from luthierd.evaluator.dataset.parsing import parse_answer

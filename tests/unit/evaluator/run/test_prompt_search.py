@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 
 import pytest
+from luthierd.codec import from_json, to_json
 from luthierd.errors import InvalidArgumentError
-from luthierd.evaluator.codec import from_json, to_json
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig
 from luthierd.evaluator.domain.rows import Message, Row
