@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from luthierd.evaluator.codec import from_json, to_json
+from luthierd.codec import from_json, to_json
 from luthierd.evaluator.domain.arm import Arm
 
 MAX_ARMS = 8
