@@ -16,7 +16,7 @@ from luthier.services import SCOPES
 from luthierd.config import ConfigError
 
 Context = grpc.aio.ServicerContext[Any, Any]
-"""What a servicer's method gets beside the request."""
+"""The second argument of a servicer's method."""
 
 DEFAULT_LIMIT_S = 60.0
 """For methods without `limit`; documented in call_policy.proto."""

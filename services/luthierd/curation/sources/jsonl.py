@@ -40,19 +40,19 @@ class RowError(InvalidArgumentError):
 
 
 class RowTooLargeError(RowError):
-    """A line is longer than a row may be."""
+    """A row exceeds the size limit."""
 
     reason = "ROW_TOO_LARGE"
 
 
 class RowIdDuplicateError(RowError):
-    """Two rows have one id."""
+    """Two rows have the same id."""
 
     reason = "ROW_ID_DUPLICATE"
 
 
 class RowNotUtf8Error(RowError):
-    """A line holds bytes that are no UTF-8."""
+    """A line is not valid UTF-8."""
 
     reason = "ROW_NOT_UTF8"
 
@@ -64,13 +64,13 @@ class RowNotJsonError(RowError):
 
 
 class RowNotObjectError(RowError):
-    """A line is JSON, but no object."""
+    """A line is JSON but not an object."""
 
     reason = "ROW_NOT_OBJECT"
 
 
 class RowKeyUnknownError(RowError):
-    """A key that the format does not have."""
+    """A key that is not part of the format."""
 
     reason = "ROW_KEY_UNKNOWN"
 
@@ -94,7 +94,7 @@ class RowRoleMissingError(RowError):
 
 
 class RowRoleUnknownError(RowError):
-    """A role that the format does not have."""
+    """A role that is not part of the format."""
 
     reason = "ROW_ROLE_UNKNOWN"
 
@@ -106,7 +106,7 @@ class RowContentEmptyError(RowError):
 
 
 class ImportEmptyError(InvalidArgumentError):
-    """There is not one row."""
+    """The import has no rows."""
 
     reason = "IMPORT_EMPTY"
 
@@ -117,7 +117,7 @@ class ImportEmptyError(InvalidArgumentError):
 
 
 class TooManyRowsError(InvalidArgumentError):
-    """More rows than one dataset may hold."""
+    """The import exceeds the row limit."""
 
     reason = "IMPORT_TOO_MANY_ROWS"
 

@@ -26,7 +26,7 @@ SCARCE_LABEL_WEIGHT = 2.0
 
 
 class SplitWouldBeEmptyError(InvalidArgumentError):
-    """There are fewer units than splits, so that one would be empty."""
+    """There are fewer units than splits, so one would be empty."""
 
     reason = "SPLIT_WOULD_BE_EMPTY"
 

@@ -139,7 +139,7 @@ class StyleReport:
 
 @dataclass(frozen=True)
 class MetricDetails:
-    """What measuring found beside the figures, by arm where arms differ."""
+    """Details found while scoring, by arm where arms differ."""
 
     labels: Mapping[str, LabelReport] = field(default_factory=dict)
     criteria: Mapping[str, tuple[CriterionValue, ...]] = field(default_factory=dict)

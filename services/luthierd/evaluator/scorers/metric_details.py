@@ -1,4 +1,4 @@
-"""What measuring says beside the figures: labels by class, criteria of a rubric, failures by reason, judge, style."""
+"""Details of scoring: labels by class, criteria of a rubric, failures by reason, judge, style."""
 
 from __future__ import annotations
 

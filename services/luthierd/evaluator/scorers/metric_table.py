@@ -121,7 +121,7 @@ class MetricTable:
         )
 
     def _f1_comparison(self, arm: Arm, reference: Arm) -> Comparison:
-        """The rule of `compare.py` for a statistic that is no mean over rows."""
+        """The rule of `compare.py` for a statistic that is not a mean over rows."""
         given, compared = self.samples[arm], self.samples[reference]
         filled = [own if sample.answer is None else sample for own, sample in zip(given, compared, strict=True)]
         bounds = Bounds(

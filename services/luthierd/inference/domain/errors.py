@@ -66,7 +66,7 @@ class RevisionNotHeldError(_DescribedError, errors.FailedPreconditionError):
 
 
 class OtherBaseModelError(_DescribedError, errors.FailedPreconditionError):
-    """The engine holds another base model."""
+    """The engine serves another base model."""
 
     reason = "ENGINE_HOLDS_OTHER_BASE_MODEL"
     message = (
@@ -100,7 +100,7 @@ class AdapterFileForbiddenError(AdapterInvalidError):
 
 
 class AdapterTooLargeError(AdapterInvalidError):
-    """More bytes than the limit."""
+    """The adapter exceeds the size limit."""
 
     reason = "ADAPTER_TOO_LARGE"
 
@@ -124,7 +124,7 @@ class AdapterNotFiniteError(AdapterInvalidError):
 
 
 class AdapterOtherBaseError(AdapterInvalidError):
-    """Trained with another base model, tokenizer or chat template than the engine has."""
+    """Trained with another base model, tokenizer or chat template than the engine uses."""
 
     reason = "ADAPTER_OF_OTHER_BASE"
 
@@ -185,7 +185,7 @@ class EngineDiedError(EngineUnavailableError):
 
 
 class EngineStartError(errors.FailedPreconditionError):
-    """The engine does not start on this base model or machine."""
+    """The engine cannot start with this base model or on this machine."""
 
     reason = "ENGINE_START_FAILED"
 
@@ -276,14 +276,14 @@ class ReaderTooSlowError(_DescribedError, errors.AbortedError):
 
 
 class QueueFullError(_DescribedError, errors.ResourceExhaustedError):
-    """Too many requests wait or run."""
+    """Too many requests are waiting or running."""
 
     reason = "QUEUE_FULL"
     message = "{limit} requests are in flight, the limit of this server; retry in {retry_after_s:.1f} s"
 
 
 class TenantQueueFullError(_DescribedError, errors.ResourceExhaustedError):
-    """Too many requests of one tenant wait or run."""
+    """Too many requests of one tenant are waiting or running."""
 
     reason = "TENANT_QUEUE_FULL"
     message = (
