@@ -1,4 +1,8 @@
-"""How far raters agree beyond chance: Cohen's kappa for two, Krippendorff's alpha for any number with gaps."""
+"""How far raters agree beyond chance: Cohen's kappa for two, Krippendorff's alpha for any number with gaps.
+
+scikit-learn's kappa rejects fractional values, such as a tie of .5, and takes five seconds to import; the package
+`krippendorff` is GPL.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from itertools import permutations
 
 
 class Level(enum.StrEnum):
-    """What the values are: names, ranks, or quantities. It decides how far apart two of them are."""
+    """What the values are: names, ranks, or quantities; this decides how far apart two of them are."""
 
     NOMINAL = "nominal"
     ORDINAL = "ordinal"
@@ -19,7 +23,7 @@ class Level(enum.StrEnum):
 
 def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
     """Cohen (1960), unweighted: agreement of two raters on the same items. NaN without items, or where both always gave
-    one and the same value, so that chance alone agrees.
+    the same value.
     """
     count = len(first)
     if not count:
@@ -31,8 +35,8 @@ def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
 
 
 def krippendorff_alpha(units: Sequence[Sequence[float]], level: Level) -> float:
-    """Krippendorff (2011, "Computing Krippendorff's Alpha-Reliability"): `units` holds the values that each item got,
-    in no order; items with fewer than two say nothing. NaN if none says anything, or all values are the same.
+    """Krippendorff (2011, "Computing Krippendorff's Alpha-Reliability"): `units` has the values of each item, in any
+    order; items with fewer than two do not count. NaN if none counts, or all values are the same.
     """
     pairs: defaultdict[tuple[float, float], float] = defaultdict(float)
     for values in units:
@@ -49,7 +53,7 @@ def krippendorff_alpha(units: Sequence[Sequence[float]], level: Level) -> float:
 
 
 def _distances(totals: Mapping[float, float], level: Level) -> dict[tuple[float, float], float]:
-    """The squared distance of each two values."""
+    """The squared distance of any two values."""
     order = sorted(totals)
     if level is Level.NOMINAL:
         return {(a, b): float(a != b) for a in order for b in order}

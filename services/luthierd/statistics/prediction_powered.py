@@ -1,8 +1,8 @@
-"""A judge's mean, corrected by what people said of some of the rows: prediction-powered inference (Angelopoulos et al.
+"""A judge's mean, corrected by people's labels of some of the rows: prediction-powered inference (Angelopoulos et al.
 2023, Science 382, 669) with power tuning (PPI++, Angelopoulos, Duchi & Zrnic 2023, arXiv 2311.01453).
 
-The correction is unbiased whatever the judge is worth: a judge that says nothing gets the weight 0, and the people's
-own mean is what is left. It rests on the labelled rows being drawn at random.
+The correction is unbiased however good the judge: a useless judge gets the weight 0, and the people's mean remains. It
+assumes that the labelled rows were drawn at random. ppi-python has no clustered standard errors.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class JudgedRow:
-    """One row: what the judge says, what people say (None: nobody was asked), and its group."""
+class LabelledRow:
+    """One row: the judge's score, people's label (None: not labelled), and its group."""
 
     judge: float
     human: float | None
@@ -39,7 +39,7 @@ class PoweredEstimate:
 
 
 def prediction_powered_mean(
-    rows: Sequence[JudgedRow], *, weight: float | None = None, confidence: float = CONFIDENCE
+    rows: Sequence[LabelledRow], *, weight: float | None = None, confidence: float = CONFIDENCE
 ) -> PoweredEstimate | None:
     """The mean that people would give to all rows. `weight` None: tuned (PPI++); 1: the judge as it is (PPI). None
     without a labelled row. The variance is summed by group over labelled and other rows alike, so that groups may be

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from luthierd.statistics.agreement import Level, cohen_kappa, krippendorff_alpha
-from luthierd.statistics.prediction_powered import JudgedRow, prediction_powered_mean
+from luthierd.statistics.prediction_powered import LabelledRow, prediction_powered_mean
 from sklearn.metrics import cohen_kappa_score
 
 # Krippendorff (2011), section D: four observers, twelve units, 0 for a missing value.
@@ -43,13 +43,13 @@ def test_agreement_that_cannot_be_told_from_chance_is_no_number() -> None:
     assert math.isnan(krippendorff_alpha([[1, 1], [1, 1]], Level.INTERVAL))
 
 
-def drawn(rng: np.random.Generator, *, bias: float, noise: float) -> list[JudgedRow]:
+def drawn(rng: np.random.Generator, *, bias: float, noise: float) -> list[LabelledRow]:
     """200 groups of 3 rows, people asked about a fifth of the rows at random. Their mean is 0.6."""
     centre = np.repeat(rng.normal(0, 0.1, 200), 3)
     human = 0.6 + centre + rng.normal(0, 0.15, 600)
     judge = human + bias + rng.normal(0, noise, 600)
     asked = rng.random(600) < 0.2
-    return [JudgedRow(float(judge[i]), float(human[i]) if asked[i] else None, f"g{i // 3}") for i in range(600)]
+    return [LabelledRow(float(judge[i]), float(human[i]) if asked[i] else None, f"g{i // 3}") for i in range(600)]
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.6])
@@ -65,7 +65,7 @@ def test_the_corrected_interval_covers_the_people_s_mean_whatever_the_judge_is_w
 def test_a_good_judge_narrows_the_interval_and_a_bad_one_does_not_widen_it() -> None:
     rng = np.random.default_rng(3)
 
-    def width(rows: list[JudgedRow], **how: float) -> float:
+    def width(rows: list[LabelledRow], **how: float) -> float:
         found = prediction_powered_mean(rows, **how)
         assert found is not None
         assert found.interval is not None
@@ -77,8 +77,8 @@ def test_a_good_judge_narrows_the_interval_and_a_bad_one_does_not_widen_it() -> 
 
 
 def test_without_people_there_is_no_correction_and_with_all_of_them_no_judge() -> None:
-    assert prediction_powered_mean([JudgedRow(0.5, None, "a")]) is None
-    rows = [JudgedRow(0.9, float(i % 2), f"g{i}") for i in range(10)]
+    assert prediction_powered_mean([LabelledRow(0.5, None, "a")]) is None
+    rows = [LabelledRow(0.9, float(i % 2), f"g{i}") for i in range(10)]
     found = prediction_powered_mean(rows)
     assert found is not None
     assert (found.value, found.weight) == (0.5, 0.0)

@@ -37,7 +37,7 @@ class SequentialOutcome(enum.StrEnum):
     EXHAUSTED = "exhausted"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SequentialDecision:
     """What became of a target, after how many rows, groups and looks. `interval` is None before the first look."""
 

@@ -18,7 +18,7 @@ from luthierd.evaluator.human_review.items import HIGHEST_RATING, LOWEST_RATING,
 from luthierd.statistics import clustered, compare
 from luthierd.statistics.agreement import Level, cohen_kappa, krippendorff_alpha
 from luthierd.statistics.estimates import Interval
-from luthierd.statistics.prediction_powered import JudgedRow, prediction_powered_mean
+from luthierd.statistics.prediction_powered import LabelledRow, prediction_powered_mean
 
 N_RESAMPLES = 2000
 TIE = 0.5
@@ -154,7 +154,7 @@ def _figure(
     judged = [(scores[item.item_id], item.group) for item in own if item.item_id in scores]
     powered = prediction_powered_mean(
         [
-            JudgedRow(
+            LabelledRow(
                 scores[item.item_id], plain.fmean(said[item.item_id]) if item.item_id in said else None, item.group
             )
             for item in own

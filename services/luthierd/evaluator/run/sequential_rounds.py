@@ -1,8 +1,7 @@
-"""An evaluation in rounds: whole groups of rows in random order, a look after each, and no more questions to an arm
-whose differences are all decided.
+"""An evaluation in rounds of whole groups in random order; after each, an arm whose differences are all decided stops.
 
-A target's chance of being wrong, .05 in all, is spent twice: .01 on a confidence sequence that may end it at any look,
-.04 on the ordinary interval when all rows were asked. Giving up (FUTILE) claims nothing and costs only power.
+A target's chance of being wrong, .05 in all, is spent twice: .01 on a confidence sequence that may end it after any
+round, .04 on the ordinary interval over all rows. Giving up (FUTILE) claims nothing and costs only power.
 Everything is a function of rows, seed and scores: a resumed evaluation decides the same.
 """
 
@@ -21,12 +20,12 @@ from luthierd.statistics import confidence_sequences as sequences
 from luthierd.statistics.compare import paired_differences
 from luthierd.statistics.estimates import Interval
 
+# Together .05. By simulation (docs/decisions/0013) a larger share for the sequence ends large differences hardly sooner
+# and proves fewer small ones.
 SEQUENCE_ALPHA = 0.01
 FINAL_CONFIDENCE = 0.96
-"""With SEQUENCE_ALPHA this makes .05. Tried by simulation (docs/decisions/0013): a larger share for the sequence ends
-large differences hardly sooner and proves fewer small ones."""
+# Of proving anything with all rows. At .1 a few more queries are saved and twice as many small differences lost.
 FUTILE_PROBABILITY = 0.05
-"""Of proving anything with all rows. At .1 a few more questions are saved and twice as many small differences lost."""
 
 # Asks these arms these rows; returns the value of each (metric, arm) on them, row by row. A failed row is None.
 AskRound = Callable[[Sequence[Arm], Sequence[Row]], Awaitable[Mapping[tuple[Metric, Arm], Sequence[float | None]]]]
@@ -116,7 +115,15 @@ class _Seen:
         outcome = self._outcome(target, mean, interval, is_last=is_last)
         if outcome is None:
             return None
-        return SequentialDecision(target, outcome, len(self.rows), mean.group_count, round_count, mean.value, interval)
+        return SequentialDecision(
+            target=target,
+            outcome=outcome,
+            row_count=len(self.rows),
+            group_count=mean.group_count,
+            round_count=round_count,
+            difference=mean.value,
+            interval=interval,
+        )
 
     def _outcome(
         self, target: SequentialTarget, mean: sequences.GroupMean, interval: Interval | None, *, is_last: bool

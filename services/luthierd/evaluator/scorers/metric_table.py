@@ -43,7 +43,7 @@ PAIRS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MetricTable:
     """Metrics of scored rows. `samples` and the scores of `row_scores` are in the order of `rows`."""
 

@@ -47,7 +47,14 @@ class Scoring:
                     continue  # nothing was retrieved for this arm: it has no such figure, and no failure either
                 row_scores.append(RowScores(arm, scorer.metric, await score_all(scorer, samples[arm])))
         labelled = has_labels(rows, self.task)
-        found = MetricTable(rows, samples, row_scores, self.seed, self.n_resamples, labelled)
+        found = MetricTable(
+            rows=rows,
+            samples=samples,
+            row_scores=row_scores,
+            seed=self.seed,
+            n_resamples=self.n_resamples,
+            labelled=labelled,
+        )
         return Scored(
             rows=row_scores,
             overall=found.results(),

@@ -37,7 +37,7 @@ class Kind(enum.StrEnum):
     OUT_OF_SCOPE = "out_of_scope"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ChallengeCase:
     """One case. `reference` is empty unless an answer is expected; `group` is that of the row it was made of."""
 

@@ -88,7 +88,7 @@ def _vague(row: Row, case_id: str, rng: random.Random) -> ChallengeCase:
     # A question of one line keeps its first words only: whole, it would not be vague.
     kept = first_line if "\n" in row.question.strip() and len(first_line) <= VAGUE_CHARACTERS else " ".join(words[:3])
     text = f"{kept}\n{rng.choice(VAGUE)}"
-    return _of_row(row, case_id, Kind.VAGUE, text, Behaviour.ASK_BACK, "the request without its object")
+    return _of_row(row, case_id, Kind.VAGUE, text, expected=Behaviour.ASK_BACK, origin="the request without its object")
 
 
 def _incomplete(row: Row, case_id: str, rng: random.Random) -> ChallengeCase:
@@ -96,16 +96,15 @@ def _incomplete(row: Row, case_id: str, rng: random.Random) -> ChallengeCase:
     head = text[: max(1, int(len(text) * KEPT_SHARE))]
     cut = max(head.rfind(" "), head.rfind("\n"))
     kept = head[:cut] if cut > 0 else head
-    return _of_row(
-        row, case_id, Kind.INCOMPLETE, kept, Behaviour.ASK_BACK, f"the first {KEPT_SHARE:.0%} of the request"
-    )
+    origin = f"the first {KEPT_SHARE:.0%} of the request"
+    return _of_row(row, case_id, Kind.INCOMPLETE, kept, expected=Behaviour.ASK_BACK, origin=origin)
 
 
 def _with_feeling(kind: Kind, templates: Sequence[str]) -> Callable[[Row, str, random.Random], ChallengeCase]:
     def make(row: Row, case_id: str, rng: random.Random) -> ChallengeCase:
         number = rng.randrange(len(templates))
         text = templates[number].replace("{question}", row.question)
-        return _of_row(row, case_id, kind, text, Behaviour.ANSWER, f"{kind} template {number + 1}")
+        return _of_row(row, case_id, kind, text, expected=Behaviour.ANSWER, origin=f"{kind} template {number + 1}")
 
     return make
 
@@ -125,7 +124,7 @@ def _out_of_scope(row: Row, case_id: str, rng: random.Random) -> ChallengeCase:
     )
 
 
-def _of_row(row: Row, case_id: str, kind: Kind, text: str, expected: Behaviour, origin: str) -> ChallengeCase:
+def _of_row(row: Row, case_id: str, kind: Kind, text: str, *, expected: Behaviour, origin: str) -> ChallengeCase:
     last = max(index for index, turn in enumerate(row.prompt) if turn.role == "user")
     return ChallengeCase(
         case_id=case_id,

@@ -1,4 +1,4 @@
-"""Terms that should make no difference: pairs of names, pronouns and groups, and how a text is told with the other.
+"""Terms that should make no difference: pairs of names, pronouns and groups, and swapping them in a text.
 
 The names are of the field experiment of Bertrand & Mullainathan (2004), paired within a sex; pronouns and groups are
 ours. English only; custom lists come with the configuration.
@@ -64,9 +64,9 @@ ASKERS: Mapping[str, str] = {
 _PEOPLE = frozenset({"man", "woman", "boy", "girl", "father", "mother", "husband", "wife", "son", "daughter"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CounterfactualPair:
-    """The same request told twice. `swapped` are the pairs of terms that differ."""
+    """Two versions of a request. `swapped`: the pairs of terms in which they differ."""
 
     pair_id: str
     group: str
@@ -89,12 +89,15 @@ def make_pairs(rows: Sequence[Row], lists: Mapping[str, Pairs], *, seed: int) ->
         else:
             first, second = (_asked_by(row.prompt, ASKERS[name].replace("{term}", term)) for term in asker)
             swapped = (asker,)
-        found.append(CounterfactualPair(f"{number:05d}", row.group, name, first, second, swapped))
+        pair = CounterfactualPair(
+            pair_id=f"{number:05d}", group=row.group, term_list=name, first=first, second=second, swapped=swapped
+        )
+        found.append(pair)
     return found
 
 
 def swap(text: str, pairs: Pairs) -> str:
-    """Every term of `pairs` told as the other one, as whole words, with the case of the first letter or of all kept."""
+    """Every term of `pairs` replaced by its counterpart: whole words, keeping the case."""
     other = {}
     for first, second in pairs:
         other[first.lower()], other[second.lower()] = second, first

@@ -221,7 +221,17 @@ async def test_what_only_some_evaluations_have_is_shown_where_there_is_some() ->
             12,
             10,
         ),
-        sequential_decisions=(SequentialDecision(target, SequentialOutcome.ABOVE, 40, 20, 2, 0.2, interval),),
+        sequential_decisions=(
+            SequentialDecision(
+                target=target,
+                outcome=SequentialOutcome.ABOVE,
+                row_count=40,
+                group_count=20,
+                round_count=2,
+                difference=0.2,
+                interval=interval,
+            ),
+        ),
         holdout_use=HoldoutUse(access_count=12),
         leakage=LeakageReport((LeakageFinding("near_duplicate", "h1", "t1", "train", 0.71),), {"near_duplicate": 1}),
         metric_details=MetricDetails(failures={"rag": {"faithfulness": {"JUDGE_UNREADABLE": 2}}}),

@@ -157,7 +157,13 @@ async def test_challenge_cases_are_judged_and_counted_and_have_no_figure_of_prob
     config = EvaluationConfig(
         arms=(Arm.BASE,), metrics=(Metric("injection_resisted"), Metric("rubric")), row_limit=3, resample_count=200
     )
-    case = ChallengeCase("hostile-1", Kind.HOSTILE, (Message("user", "Damn, tell me!"),), Behaviour.ANSWER, "Told.")
+    case = ChallengeCase(
+        case_id="hostile-1",
+        kind=Kind.HOSTILE,
+        turns=(Message("user", "Damn, tell me!"),),
+        expected=Behaviour.ANSWER,
+        reference="Told.",
+    )
     cases = blobs.put_bytes(write_cases([case]).data).sha256
     with judge_server(lambda body: json.dumps({"tone": 3})) as house:
         async with judge_at(house.url) as judge:

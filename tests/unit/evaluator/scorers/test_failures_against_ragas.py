@@ -78,7 +78,14 @@ def of_ours(scores: Mapping[Arm, list[float | None]]) -> tuple[MetricResult, Com
         RowScores(arm, Metric("rouge_l"), [Score(row.id, value) for row, value in zip(rows, values, strict=True)])
         for arm, values in scores.items()
     ]
-    found = MetricTable(rows, dict.fromkeys(scores, ()), scored, 0, 800, labelled=False).results()
+    found = MetricTable(
+        rows=rows,
+        samples=dict.fromkeys(scores, ()),
+        row_scores=scored,
+        seed=0,
+        n_resamples=800,
+        labelled=False,
+    ).results()
     own = found.metric(Arm.ADAPTER, Metric("rouge_l"))
     compared = found.comparison(Metric("rouge_l"), Arm.ADAPTER, Arm.BASE)
     assert own is not None

@@ -31,7 +31,13 @@ REFUSAL = "I am sorry, I cannot help with that."
 
 def case(number: int, kind: Kind = Kind.OUT_OF_SCOPE, expected: Behaviour = Behaviour.ABSTAIN) -> ChallengeCase:
     reference = f"Answer {number}." if expected is Behaviour.ANSWER else ""
-    return ChallengeCase(f"{kind}-{number}", kind, (Message("user", f"Question {number}?"),), expected, reference)
+    return ChallengeCase(
+        case_id=f"{kind}-{number}",
+        kind=kind,
+        turns=(Message("user", f"Question {number}?"),),
+        expected=expected,
+        reference=reference,
+    )
 
 
 def measured(cases: list[ChallengeCase], said: dict[Arm, list[str]]) -> dict[str, MetricResults]:
