@@ -17,7 +17,8 @@ from luthier.evaluator.v1 import challenge_set_service_pb2_grpc as rpc
 from luthier.evaluator.v1 import evaluation_pb2
 from luthierd.errors import InvalidArgumentError
 from luthierd.evaluator.api.challenge_set_service import ChallengeSetServicer
-from luthierd.evaluator.api.evaluation_wire import config_from_proto, config_to_proto, evaluation_to_proto
+from luthierd.evaluator.api.config_wire import config_from_proto, config_to_proto
+from luthierd.evaluator.api.evaluation_wire import evaluation_to_proto
 from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.decisions.holdout_ledger import Holdouts
 from luthierd.evaluator.decisions.holdout_store import SqlLedger

@@ -12,8 +12,8 @@ from luthier.evaluator.v1 import gate_pb2, gate_plan_pb2
 from luthier.evaluator.v1 import gate_service_pb2 as gate_pb
 from luthier.evaluator.v1 import gate_service_pb2_grpc as gate_rpc
 
+from luthierd.evaluator.api import config_wire, gate_wire
 from luthierd.evaluator.api import evaluation_wire as wire
-from luthierd.evaluator.api import gate_wire
 from luthierd.evaluator.decisions.gate_selftest import DEFAULT_EXPERIMENTS
 from luthierd.evaluator.decisions.gates import Gates
 from luthierd.evaluator.run.evaluations import Evaluations
@@ -38,7 +38,7 @@ class EvaluationServicer(evaluation_rpc.EvaluationServiceServicer):
             request.parent,
             adapter_revision=request.evaluation.adapter_revision,
             dataset_revision=request.evaluation.dataset_revision,
-            config=wire.config_from_proto(request.evaluation.config),
+            config=config_wire.config_from_proto(request.evaluation.config),
             evaluation_id=request.evaluation_id,
             subject=current_principal().subject,
         )

@@ -5,8 +5,7 @@ from __future__ import annotations
 from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.evaluator.v1 import holdout_pb2
 
-from luthierd.evaluator.api.metric_wire import metric_from_name
-from luthierd.evaluator.api.wire_parts import arm_from_proto
+from luthierd.evaluator.api.metric_wire import arm_from_proto, metric_from_name
 from luthierd.evaluator.decisions.holdout_ledger import HoldoutAccess
 from luthierd.evaluator.domain.sequential import SequentialConfig, SequentialTarget
 from luthierd.rpc.wire import from_proto, to_proto

@@ -5,8 +5,7 @@ from __future__ import annotations
 from luthier.evaluator.v1 import verdict_pb2 as pb
 from luthier.evaluator.v1 import verdict_service_pb2
 
-from luthierd.evaluator.api.evaluation_wire import difference_to_proto, metric_to_proto
-from luthierd.evaluator.api.metric_wire import metric_from_name
+from luthierd.evaluator.api.metric_wire import difference_to_proto, metric_from_name, metric_to_proto
 from luthierd.evaluator.decisions.comparison import EvaluationComparison
 from luthierd.evaluator.decisions.verdict import Preferences, Verdict
 from luthierd.rpc.wire import from_proto, to_proto

@@ -22,38 +22,6 @@ from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.scores import Comparison, MetricResult
 from luthierd.statistics.compare import PairedRows
 
-# Least effort first: what has to be built, and rebuilt when the data changes.
-EFFORT = (
-    Arm.BASE,
-    Arm.PROMPTED,
-    Arm.ENDPOINT,
-    Arm.RAG,
-    Arm.ADAPTER,
-    Arm.CHALLENGER,
-    Arm.ADAPTER_RAG,
-    Arm.ADAPTER_RAFT,
-)
-ADVICE = {
-    Arm.BASE: "Use the base model as it is, do not fine-tune",
-    Arm.PROMPTED: "Prompt, do not fine-tune",
-    Arm.ENDPOINT: "Use the endpoint's model, do not fine-tune",
-    Arm.RAG: "Retrieve, do not fine-tune",
-    Arm.ADAPTER: "Fine-tune",
-    Arm.CHALLENGER: "Fine-tune, and use the challenger",
-    Arm.ADAPTER_RAG: "Fine-tune, and retrieve",
-    Arm.ADAPTER_RAFT: "Fine-tune for retrieval, and retrieve",
-}
-# What has to be done when the data changes.
-REFRESH = {
-    Arm.BASE: "nothing",
-    Arm.PROMPTED: "choose instruction and examples again",
-    Arm.ENDPOINT: "nothing",
-    Arm.RAG: "index again",
-    Arm.ADAPTER: "train again",
-    Arm.CHALLENGER: "train again",
-    Arm.ADAPTER_RAG: "train and index again",
-    Arm.ADAPTER_RAFT: "train and index again",
-}
 # Confidence with which all of a verdict's intervals hold together.
 JOINT_CONFIDENCE = 0.95
 MIN_COVERAGE = 0.95
@@ -175,7 +143,7 @@ def decide(
 def _options(results: Results, metric: Metric, *, training_s: float | None, price_per_hour: float) -> list[Option]:
     """By effort; those that were evaluated."""
     found = []
-    for arm in EFFORT:
+    for arm in sorted(Arm, key=lambda arm: arm.spec.effort):
         quality, cost = results.overall.metric(arm, metric), results.cost(arm)
         if quality is not None and cost is not None:
             # The time of a challenger's or RAFT adapter's training is not known.
@@ -185,7 +153,7 @@ def _options(results: Results, metric: Metric, *, training_s: float | None, pric
                 price_per_1000=cost.cost_per_1000_answers,
                 latency_ms_p50=cost.latency_ms_p50,
                 latency_ms_p95=cost.latency_ms_p95,
-                refresh=REFRESH[arm],
+                refresh=arm.spec.refresh,
                 refresh_s=spent_s,
                 refresh_price=None if spent_s is None else spent_s / 3600 * price_per_hour,
             )
@@ -213,7 +181,7 @@ def exclusion(option: Option, preferences: Preferences) -> str:
 
 def recommend(options: Sequence[Option], differences: Sequence[Comparison], preferences: Preferences) -> Verdict:
     """The verdict on `options` by the `differences` of the usable ones, as `Verdict` has them. A pure function."""
-    ordered = sorted(options, key=lambda option: EFFORT.index(option.arm))
+    ordered = sorted(options, key=lambda option: option.arm.spec.effort)
     excluded = {
         option.arm: replace(option, explanation=why) for option in ordered if (why := exclusion(option, preferences))
     }
@@ -300,8 +268,8 @@ def _placed(
 
 def _headline(chosen: Arm, open_arms: Sequence[Arm]) -> str:
     if not open_arms:
-        return f"{ADVICE[chosen]}."
-    return f"{ADVICE[chosen]}: not shown to differ from {' and '.join(open_arms)}, which takes more effort."
+        return f"{chosen.spec.advice}."
+    return f"{chosen.spec.advice}: not shown to differ from {' and '.join(open_arms)}, which takes more effort."
 
 
 def _payback(chosen: Option, usable: Sequence[Option]) -> list[str]:

@@ -98,7 +98,7 @@ class LabelReport:
     precision_macro: float
     recall_macro: float
     classes: tuple[ClassMetrics, ...] = ()
-    cells: tuple[ConfusionCell, ...] = ()
+    confusion: tuple[ConfusionCell, ...] = ()
 
 
 @dataclass(frozen=True)

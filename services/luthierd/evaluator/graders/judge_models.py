@@ -43,7 +43,7 @@ class EndpointJudge:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgeReply:
     """An answer of our inference service, and which adapter revision gave it (empty: the base model)."""
 
     completion: Completion
@@ -55,7 +55,7 @@ class Chat(Protocol):
 
     def __call__(
         self, target: str, messages: Sequence[Message], *, max_tokens: int, json_schema: str | None
-    ) -> Awaitable[Judged]: ...
+    ) -> Awaitable[JudgeReply]: ...
 
 
 @dataclass(frozen=True)

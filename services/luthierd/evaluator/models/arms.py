@@ -19,11 +19,6 @@ TURN_WINDOWS = 4
 # A retrieved or fixed example shows its task, not its whole body: three of them at 240 characters are about 330 tokens
 # with their answers, a fifth of a second of prefill on two cores.
 MAX_QUESTION_CHARACTERS = 240
-NEEDS = {
-    Arm.ADAPTER_RAFT: "raft_adapter_revision",
-    Arm.CHALLENGER: "challenger_revision",
-    Arm.ENDPOINT: "endpoint",
-}
 # Longer than any name that an endpoint has; it becomes part of reports.
 MAX_MODEL_CHARACTERS = 256
 
@@ -43,19 +38,16 @@ def target_of(arm: Arm, inputs: EvaluationInputs, config: EvaluationConfig) -> T
     if arm is Arm.ENDPOINT:
         assert config.endpoint is not None
         return Target(f"endpoints/{config.endpoint.endpoint}/{config.endpoint.model}", "")
-    if arm is Arm.ADAPTER_RAFT:
-        return Target(config.raft_adapter_revision, inputs.raft_sha256)
-    if arm is Arm.CHALLENGER:
-        return Target(config.challenger_revision, inputs.challenger_sha256)
-    if arm.uses_adapter:
-        return Target(inputs.adapter_revision, inputs.adapter_sha256)
-    return Target(inputs.base_model, inputs.base_model_sha256)
+    spec = arm.spec
+    name = getattr(config, spec.needs) if spec.needs else getattr(inputs, spec.name_of)
+    return Target(name, getattr(inputs, spec.sha256_of))
 
 
 def target_violations(config: EvaluationConfig) -> list[FieldViolation]:
     """What is missing or too much between the arms and the fields that they need."""
     found = []
-    for arm, needed in NEEDS.items():
+    for arm in (arm for arm in Arm if arm.spec.needs):
+        needed = arm.spec.needs
         given = bool(getattr(config, needed))
         if arm in config.arms and not given:
             found.append(FieldViolation(f"evaluation.config.{needed}", f"arm {arm} needs it"))
@@ -104,17 +96,17 @@ class ArmPlan:
         shots: Sequence[Row] = ()
         passages: Sequence[Passage] = ()
         if arm.uses_retrieval:
-            # The nearest example comes last, next to the question.
+            # The nearest example stands last, beside the question.
             shots = tuple(reversed(self.retrieved.get(row.id, ())))
             passages = self.passages.get(row.id, ())
-        if arm is Arm.PROMPTED or (arm is Arm.RAG and self.passages):
+        if arm.spec.is_instructed and (self.passages or not arm.uses_retrieval):
             shots = self.fixed
         turns = shot_turns(shots, max_characters=self.shot_characters)
-        instructed = arm in (Arm.PROMPTED, Arm.RAG)
+        instruction = self.instruction if arm.spec.is_instructed else ""
         return Query(
             arm=arm,
             row=row,
-            messages=_conversation(with_documents(row.prompt, passages), turns, self.instruction if instructed else ""),
+            messages=_conversation(with_documents(row.prompt, passages), turns, instruction),
             shown_row_ids=tuple(dict.fromkeys([*(shot.id for shot in shots), *(piece.id for piece in passages)])),
         )
 

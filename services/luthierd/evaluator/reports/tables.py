@@ -23,16 +23,7 @@ from luthierd.evaluator.scorers.suite_metrics import (
 )
 from luthierd.statistics.estimates import Interval
 
-ARM_LABELS = {
-    Arm.BASE: "Base",
-    Arm.PROMPTED: "Prompted",
-    Arm.RAG: "RAG",
-    Arm.ADAPTER: "Adapter",
-    Arm.ADAPTER_RAG: "Adapter + RAG",
-    Arm.ADAPTER_RAFT: "Adapter for retrieval + RAG",
-    Arm.CHALLENGER: "Other adapter",
-    Arm.ENDPOINT: "Endpoint",
-}
+ARM_LABELS = {arm: arm.spec.label for arm in Arm}
 # Rarer labels are in the API (`GetEvaluation`).
 LABELS_SHOWN = 12
 

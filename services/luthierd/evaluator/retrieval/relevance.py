@@ -30,7 +30,7 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Qrels:
     """By row and unit (an id for gold passages, else a position as text) a grade from 1 on."""
 
     relevance: Relevance
@@ -44,7 +44,7 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedRows:
     """Rows to judge by. `answers[i]` is what the row's reference says, `own[i]` the row's own position among the texts,
     or `NOTHING`: it does not count as a result for itself.
     """
@@ -54,29 +54,29 @@ class Judged:
     own: Sequence[int]
 
 
-def judge(judged: Judged, ids: Sequence[str], answers: Sequence[str], *, documents: bool, cutoff: int) -> Judgement:
+def qrels_of(judged: JudgedRows, ids: Sequence[str], answers: Sequence[str], *, documents: bool, cutoff: int) -> Qrels:
     """What each row should find among texts with these `ids` and `answers` (a document's answer is its text)."""
     known = set(ids)
     gold = {row.id: dict.fromkeys(known.intersection(row.sources), 1) for row in judged.rows}
     if _judges_enough(gold):
-        return Judgement(Relevance.GOLD_PASSAGES, gold, ids)
+        return Qrels(Relevance.GOLD_PASSAGES, gold, ids)
     units = [str(position) for position in range(len(ids))]
     if documents:
         holders = _holders(judged, answers)
         if _judges_enough(holders):
-            return Judgement(Relevance.CONTAINS_ANSWER, holders, units)
-    return Judgement(Relevance.SIMILAR_REFERENCE, _similar(judged, answers, cutoff), units)
+            return Qrels(Relevance.CONTAINS_ANSWER, holders, units)
+    return Qrels(Relevance.SIMILAR_REFERENCE, _similar(judged, answers, cutoff), units)
 
 
-def measure(
-    judgement: Judgement, ranking: Ranking, rows: Sequence[Row], *, cutoff: int, seed: int, n_resamples: int
+def retrieval_metrics(
+    qrels: Qrels, ranking: Ranking, rows: Sequence[Row], *, cutoff: int, seed: int, n_resamples: int
 ) -> list[RetrievalMetric]:
     """`recall@k`, `ndcg@k` and `mrr` of a ranking over the rows that can be judged; none if there are none."""
-    judged = [(at, row) for at, row in enumerate(rows) if judgement.grades[row.id]]
+    judged = [(at, row) for at, row in enumerate(rows) if qrels.grades[row.id]]
     if not judged:
         return []
-    found = {row.id: _finds(ranking[at], judgement.units, cutoff) for at, row in judged}
-    wanted = {row.id: dict(judgement.grades[row.id]) for _, row in judged}
+    found = {row.id: _finds(ranking[at], qrels.units, cutoff) for at, row in judged}
+    wanted = {row.id: dict(qrels.grades[row.id]) for _, row in judged}
     names = {
         ir_measures.R @ cutoff: f"recall@{cutoff}",
         ir_measures.nDCG @ cutoff: f"ndcg@{cutoff}",
@@ -107,7 +107,7 @@ def _judges_enough(grades: Mapping[str, Mapping[str, int]]) -> bool:
     return sum(bool(found) for found in grades.values()) >= max(1.0, MIN_JUDGED_SHARE * len(grades))
 
 
-def _holders(judged: Judged, texts: Sequence[str]) -> dict[str, dict[str, int]]:
+def _holders(judged: JudgedRows, texts: Sequence[str]) -> dict[str, dict[str, int]]:
     padded = [f" {' '.join(_words(text))} " for text in texts]
     found: dict[str, dict[str, int]] = {}
     for row, answer in zip(judged.rows, judged.answers, strict=True):
@@ -117,7 +117,7 @@ def _holders(judged: Judged, texts: Sequence[str]) -> dict[str, dict[str, int]]:
     return found
 
 
-def _similar(judged: Judged, answers: Sequence[str], cutoff: int) -> dict[str, dict[str, int]]:
+def _similar(judged: JudgedRows, answers: Sequence[str], cutoff: int) -> dict[str, dict[str, int]]:
     """Grades are tenths of Dice's coefficient over distinct words, at least 1; texts as similar as the last one that is
     shown are in.
     """

@@ -28,7 +28,7 @@ from luthierd.evaluator.retrieval.indexes import (
     fuse,
 )
 from luthierd.evaluator.retrieval.passages import Corpus, corpus_of, examples_of, passages_of
-from luthierd.evaluator.retrieval.relevance import Judged, judge, measure
+from luthierd.evaluator.retrieval.relevance import JudgedRows, qrels_of, retrieval_metrics
 from luthierd.storage.blobs import Blob
 
 # Rows that the retriever is chosen on. At 200 a difference of .07 in nDCG shows; each costs an embedding (16 ms).
@@ -189,15 +189,15 @@ class Retrieval:
         """Measures every retriever on rows that are not evaluated; the greatest nDCG is chosen."""
         judged_on, judged = self._judged(texts, train, task)
         cutoff = self.config.shot_count
-        judgement = judge(judged, texts.corpus.ids, texts.answers, documents=bool(self.config.passages), cutoff=cutoff)
+        qrels = qrels_of(judged, texts.corpus.ids, texts.answers, documents=bool(self.config.passages), cutoff=cutoff)
         # One more than is looked at: a row finds itself first, and that is taken out.
         rankings = searcher.rank([row.question for row in judged.rows], count=cutoff + 1)
         measured = []
         for retriever in (one for one in Retriever if one in self.config.retrievers):
             ranking = _without(rankings[retriever], judged.own)
             n_resamples = self.config.resample_count
-            figures = measure(
-                judgement, ranking, judged.rows, cutoff=cutoff, seed=self.config.seed, n_resamples=n_resamples
+            figures = retrieval_metrics(
+                qrels, ranking, judged.rows, cutoff=cutoff, seed=self.config.seed, n_resamples=n_resamples
             )
             measured.append(RetrieverResult(retriever, tuple(figures), searcher.sha256(retriever)))
         ndcg = f"ndcg@{cutoff}"
@@ -205,14 +205,14 @@ class Retrieval:
         return RetrievalSummary(
             chosen=best.retriever,
             judged_on=judged_on,
-            relevance=judgement.relevance,
+            relevance=qrels.relevance,
             cutoff=cutoff,
             retrievers=tuple(measured),
             row_count=len(judged.rows),
-            judged_count=len(judgement.judged),
+            judged_count=len(qrels.judged),
         )
 
-    def _judged(self, texts: Texts, train: Sequence[Row], task: TaskSpec) -> tuple[str, Judged]:
+    def _judged(self, texts: Texts, train: Sequence[Row], task: TaskSpec) -> tuple[str, JudgedRows]:
         rows, judged_on = list(train), "train"
         if self.inputs.validation_sha256 and self.config.split != "validation":
             rows = parse_rows(self.blobs.read_bytes(self.inputs.validation_sha256), split="validation")
@@ -221,7 +221,7 @@ class Retrieval:
         # Examples are compared as they are shown; of a document only the answer's text can be in it.
         answers = [parse_answer(row.reference, task).text if self.config.passages else row.reference for row in rows]
         places = {row.id: at for at, row in enumerate(texts.examples)} if judged_on == "train" else {}
-        return judged_on, Judged(rows, answers, [places.get(row.id, NOTHING) for row in rows])
+        return judged_on, JudgedRows(rows, answers, [places.get(row.id, NOTHING) for row in rows])
 
 
 def _without(ranking: Ranking, own: Sequence[int]) -> Ranking:

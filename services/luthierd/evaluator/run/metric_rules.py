@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from luthierd.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
 from luthierd.evaluator.dataset.answer_schema import AnswerSchema, SchemaProblem
-from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.arm import ADAPTER_FIELDS, Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, adapter_of
 from luthierd.evaluator.scorers.registry import metrics_of, scorer_type, spec_of
 from luthierd.names import BASE_MODEL, DEPLOYMENT, NamePattern
@@ -50,7 +50,7 @@ def metric_violations(config: EvaluationConfig) -> Iterator[FieldViolation]:
 
 def generators_of(config: EvaluationConfig, adapter_revision: str) -> set[str]:
     """The adapters whose answers are under test."""
-    tested = (adapter_revision, config.raft_adapter_revision, config.challenger_revision)
+    tested = (adapter_revision, *(getattr(config, field) for field in ADAPTER_FIELDS))
     return {adapter_of(revision) for revision in tested if revision}
 
 

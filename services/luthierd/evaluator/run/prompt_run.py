@@ -17,7 +17,7 @@ from luthierd.evaluator.domain.metrics import CHRF, EXACT_MATCH, JSON_VALID, LAB
 from luthierd.evaluator.domain.rows import Answer, Message, Row, TaskSpec
 from luthierd.evaluator.models.arms import ArmPlan
 from luthierd.evaluator.models.generate import Generator, SampleStore
-from luthierd.evaluator.run.prompt_search import Candidate, Found, Measured, PromptSearch, find_prompt
+from luthierd.evaluator.run.prompt_search import Candidate, Found, PromptSearch, ValidationScore, find_prompt
 from luthierd.evaluator.scorers.scorer import Sample, Scorer, score_all
 from luthierd.storage.blobs import Blob
 
@@ -72,8 +72,8 @@ class PromptResult:
     instruction: str
     examples: tuple[PromptExample, ...]
     metric: Metric
-    score: Measured
-    default_score: Measured
+    score: ValidationScore
+    default_score: ValidationScore
     trials: tuple[PromptTrial, ...]
     query_count: int
 

@@ -66,7 +66,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ValidationScore:
     """A mean over rows that the search did not use; `interval` is None with too few groups."""
 
     value: float
@@ -79,8 +79,8 @@ class Found:
     """What the search found."""
 
     best: Candidate
-    score: Measured
-    default_score: Measured
+    score: ValidationScore
+    default_score: ValidationScore
     trials: tuple[Trial, ...]
 
 
@@ -111,8 +111,8 @@ async def find_prompt(train: Sequence[Row], validation: Sequence[Row], search: P
     tried = candidates(train, search)
     trials = await _halved(tried, searched, search.query_budget - 2 * len(closing), ask)
     best = max(trials, key=lambda trial: (trial.row_count, trial.mean, -trial.candidate.number)).candidate
-    score = await _measured(best, closing, search.seed, ask)
-    default = score if best is tried[0] else await _measured(tried[0], closing, search.seed, ask)
+    score = await _validation_score(best, closing, search.seed, ask)
+    default = score if best is tried[0] else await _validation_score(tried[0], closing, search.seed, ask)
     return Found(best, score, default, tuple(sorted(trials, key=lambda trial: trial.candidate.number)))
 
 
@@ -144,12 +144,12 @@ async def _halved(tried: Sequence[Candidate], rows: Sequence[Row], budget: int, 
     return sorted(found, key=lambda trial: ranks.get(trial.candidate.number, len(tried)))
 
 
-async def _measured(candidate: Candidate, rows: Sequence[Row], seed: int, ask: Ask) -> Measured:
+async def _validation_score(candidate: Candidate, rows: Sequence[Row], seed: int, ask: Ask) -> ValidationScore:
     if not rows:
-        return Measured(0.0, None, 0)
+        return ValidationScore(0.0, None, 0)
     values = await ask(candidate, rows)
     data = clustered.mean_of(values, [row.group for row in rows])
-    return Measured(data.value(), compare.mean_interval(data, seed=seed), len(rows))
+    return ValidationScore(data.value(), compare.mean_interval(data, seed=seed), len(rows))
 
 
 def _mean(values: Sequence[float]) -> float:

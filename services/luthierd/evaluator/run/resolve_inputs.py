@@ -5,9 +5,10 @@ Fixed by digest when it is created.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from luthierd.errors import FailedPreconditionError, NotFoundError
+from luthierd.evaluator.domain.arm import ADAPTER_FIELDS
 from luthierd.evaluator.domain.evaluation import AdapterRevision, DatasetRevision, EvaluationConfig, EvaluationInputs
 from luthierd.evaluator.models.endpoints import Endpoints
 from luthierd.jobs.queue import JobNotFoundError, JobQueue, JobState
@@ -72,12 +73,9 @@ class InputResolver:
             self._endpoints.find(config.endpoint.endpoint, tenant=tenant)
         if config.passages:
             inputs = replace(inputs, passage_sha256s=await self._passages(tenant, config.passages))
-        if config.raft_adapter_revision:
-            adapter, inputs = await self._adapter(tenant, inputs, "raft_adapter_revision", config.raft_adapter_revision)
-            inputs = replace(inputs, raft_sha256=adapter.sha256)
-        if config.challenger_revision:
-            adapter, inputs = await self._adapter(tenant, inputs, "challenger_revision", config.challenger_revision)
-            inputs = replace(inputs, challenger_sha256=adapter.sha256)
+        for field, sha256_field in ADAPTER_FIELDS.items():
+            if name := getattr(config, field):
+                inputs = await self._with_adapter(tenant, inputs, field, name, sha256_field)
         if config.prompt:
             inputs = replace(inputs, prompt_sha256=await self._prompt(config.prompt))
         return inputs
@@ -102,12 +100,13 @@ class InputResolver:
             raise PassagesUnusableError(name, "it has no rows; import documents and curate again")
         return tuple(found.splits[split] for split in splits)
 
-    async def _adapter(
-        self, tenant: str, inputs: EvaluationInputs, field: str, name: str
-    ) -> tuple[AdapterRevision, EvaluationInputs]:
-        """A further adapter; what it learned from is among the rows that must not be evaluated."""
+    async def _with_adapter(
+        self, tenant: str, inputs: EvaluationInputs, field: str, name: str, sha256_field: str
+    ) -> EvaluationInputs:
+        """Adds an adapter; the rows that it was trained on must not be evaluated."""
         ADAPTER_REVISION.parse(name, field=f"evaluation.config.{field}")
         adapter = await self._peers.adapter_revision(tenant, name)
         trained_on = await self._peers.dataset_revision(tenant, adapter.dataset_revision)
         learned = (*inputs.other_trained_sha256s, *filter(None, [trained_on.splits.get("train", "")]))
-        return adapter, replace(inputs, other_trained_sha256s=tuple(dict.fromkeys(learned)))
+        changes: dict[str, Any] = {sha256_field: adapter.sha256, "other_trained_sha256s": tuple(dict.fromkeys(learned))}
+        return replace(inputs, **changes)

@@ -63,7 +63,7 @@ def label_report(samples: Sequence[Sample], groups: Sequence[str]) -> LabelRepor
         precision_macro=sum(one.precision.mean for one in classes) / max(1, len(classes)),
         recall_macro=sum(one.recall.mean for one in classes) / max(1, len(classes)),
         classes=classes,
-        cells=tuple(ConfusionCell(one, other, count) for (one, other), count in sorted(cells.items())),
+        confusion=tuple(ConfusionCell(one, other, count) for (one, other), count in sorted(cells.items())),
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.arm import PAIRS, Arm
 from luthierd.evaluator.domain.metrics import LABEL_F1_MACRO, Metric
 from luthierd.evaluator.domain.rows import Row
 from luthierd.evaluator.domain.scores import Comparison, Confusion, MetricResult, MetricResults, RowScores
@@ -19,28 +19,6 @@ from luthierd.statistics import clustered, compare, significance
 from luthierd.statistics.clustered import GroupSums
 from luthierd.statistics.compare import PairedRows, Scores
 from luthierd.statistics.estimates import Bounds, CommonRows
-
-# Arms and the references that they are compared with: each adapter arm against everything without it, the two against
-# each other, each helped base against base; then the adapter trained for retrieval against what it would replace, and
-# the adapter under test against other models.
-PAIRS = (
-    (Arm.ADAPTER, Arm.BASE),
-    (Arm.ADAPTER, Arm.PROMPTED),
-    (Arm.ADAPTER, Arm.RAG),
-    (Arm.ADAPTER_RAG, Arm.BASE),
-    (Arm.ADAPTER_RAG, Arm.PROMPTED),
-    (Arm.ADAPTER_RAG, Arm.RAG),
-    (Arm.ADAPTER_RAG, Arm.ADAPTER),
-    (Arm.PROMPTED, Arm.BASE),
-    (Arm.RAG, Arm.BASE),
-    (Arm.RAG, Arm.PROMPTED),
-    (Arm.ADAPTER_RAFT, Arm.RAG),
-    (Arm.ADAPTER_RAFT, Arm.ADAPTER),
-    (Arm.ADAPTER_RAFT, Arm.ADAPTER_RAG),
-    (Arm.ADAPTER, Arm.CHALLENGER),
-    (Arm.ADAPTER, Arm.ENDPOINT),
-    (Arm.ADAPTER_RAG, Arm.ENDPOINT),
-)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from luthierd.evaluator.dataset.abstention import Behaviour, behaviour_of
-from luthierd.evaluator.domain.arm import Arm
+from luthierd.evaluator.domain.arm import PAIRS, Arm
 from luthierd.evaluator.domain.rows import Answer, Row
 from luthierd.evaluator.domain.scores import Comparison, MetricResult, MetricResults, Scored
-from luthierd.evaluator.scorers.metric_table import PAIRS
 from luthierd.evaluator.scorers.registry import spec_of
 from luthierd.evaluator.scorers.suite_metrics import ABSTENTION_PRECISION, ABSTENTION_RECALL, EXPECTED_BEHAVIOUR
 from luthierd.evaluator.suites.challenge_cases import ChallengeCase, Kind, read_cases

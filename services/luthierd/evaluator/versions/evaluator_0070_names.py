@@ -26,6 +26,7 @@ KEYS = {
     ".figures": "overall",
     "retrievers.figures": "metrics",
     "measures": "metric_details",
+    "cells": "confusion",
 }
 DOCUMENTS = [
     ("jobs", "payload", ["name"]),

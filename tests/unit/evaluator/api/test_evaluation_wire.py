@@ -13,8 +13,8 @@ from luthier.evaluator.v1 import gate_pb2
 from luthier.trainer.v1 import adapter_pb2
 from luthierd import errors
 from luthierd.codec import from_json, to_json
+from luthierd.evaluator.api import config_wire, gate_wire, metric_wire, peers
 from luthierd.evaluator.api import evaluation_wire as wire
-from luthierd.evaluator.api import gate_wire
 from luthierd.evaluator.decisions.gate_policy import GateCondition, GateLimit, GatePolicy, Quantity, Tier
 from luthierd.evaluator.decisions.gates import StoredPolicy
 from luthierd.evaluator.domain.arm import Arm
@@ -51,11 +51,11 @@ CONFIG = EvaluationConfig(
 
 
 def test_a_configuration_survives_the_wire_zeros_included() -> None:
-    assert wire.config_from_proto(wire.config_to_proto(CONFIG)) == CONFIG
+    assert config_wire.config_from_proto(config_wire.config_to_proto(CONFIG)) == CONFIG
 
 
 def test_an_empty_configuration_is_the_default() -> None:
-    assert wire.config_from_proto(pb.EvaluationConfig()) == EvaluationConfig()
+    assert config_wire.config_from_proto(pb.EvaluationConfig()) == EvaluationConfig()
 
 
 def test_a_policy_survives_the_wire() -> None:
@@ -82,7 +82,7 @@ def test_the_defaults_of_a_condition_are_adapter_and_critical() -> None:
 
 
 def test_a_figure_without_an_interval_has_nan_ends() -> None:
-    message = wire.metric_to_proto(
+    message = metric_wire.metric_to_proto(
         MetricResult(arm=Arm.BASE, metric=Metric("chrf"), value=0.5, interval=None, row_count=4, scored_count=3)
     )
     assert math.isnan(message.interval_low)
@@ -103,7 +103,7 @@ def test_a_dataset_revision_is_read_by_split() -> None:
         state=dataset_pb2.DATASET_REVISION_STATE_CURATING,
         splits=[dataset_pb2.SplitFile(split=dataset_pb2.SPLIT_HOLDOUT, sha256="h", row_count=9)],
     )
-    found = wire.dataset_revision_from_proto(message)
+    found = peers.dataset_revision_from_proto(message)
     assert not found.is_ready
     assert found.splits == {"holdout": "h"}
     assert found.row_counts == {"holdout": 9}
@@ -111,7 +111,7 @@ def test_a_dataset_revision_is_read_by_split() -> None:
 
 def test_an_adapter_revision_names_its_base_and_its_dataset() -> None:
     message = adapter_pb2.AdapterRevision(name="n", base_model="baseModels/m", dataset_revision="d")
-    found = wire.adapter_revision_from_proto(message)
+    found = peers.adapter_revision_from_proto(message)
     assert (found.name, found.base_model, found.dataset_revision) == ("n", "baseModels/m", "d")
 
 

@@ -7,7 +7,7 @@ import dataclasses
 
 import pytest
 from luthierd.errors import InvalidArgumentError
-from luthierd.evaluator.api import evaluation_wire as wire
+from luthierd.evaluator.api import config_wire
 from luthierd.evaluator.domain.arm import DEFAULT_ARMS, Arm
 from luthierd.evaluator.domain.evaluation import EndpointTarget, EvaluationConfig, EvaluationInputs
 from luthierd.evaluator.domain.retrieval import Retriever
@@ -58,7 +58,7 @@ def test_what_is_named_survives_the_wire() -> None:
         retrievers=(Retriever.FUSED, Retriever.BM25),
         prompt="tenants/acme/prompts/p1",
     )
-    assert wire.config_from_proto(wire.config_to_proto(config)) == config
+    assert config_wire.config_from_proto(config_wire.config_to_proto(config)) == config
 
 
 def test_without_being_named_only_the_five_arms_run() -> None:

@@ -9,14 +9,14 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from luthierd.codec import from_json, to_json
-from luthierd.evaluator.api import evaluation_wire as wire
+from luthierd.evaluator.api import metric_wire
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Results
 from luthierd.evaluator.domain.retrieval import Passage, Relevance, RetrievalSummary, Retriever
 from luthierd.evaluator.domain.rows import Message, Row, TaskSpec
 from luthierd.evaluator.models.arms import ArmPlan, with_documents
 from luthierd.evaluator.retrieval.indexes import NOTHING
-from luthierd.evaluator.retrieval.relevance import Judged, Judgement, judge, measure
+from luthierd.evaluator.retrieval.relevance import JudgedRows, Qrels, qrels_of, retrieval_metrics
 from luthierd.evaluator.retrieval.run import Retrieval
 from support.evaluator_material import (
     FakePeers,
@@ -112,22 +112,22 @@ async def test_documents_that_hold_the_answer_are_found_and_all_three_retrievers
 
 
 async def test_a_row_that_names_its_documents_is_judged_by_them() -> None:
-    named = Judged([dataclasses.replace(fact(1, "v"), sources=("doc-1",))], ["code quartz seven"], [NOTHING])
+    named = JudgedRows([dataclasses.replace(fact(1, "v"), sources=("doc-1",))], ["code quartz seven"], [NOTHING])
     ids = ["doc-0", "doc-1", "doc-1"]
-    judgement = judge(named, ids, ["x", "y", "code quartz seven"], documents=True, cutoff=2)
+    judgement = qrels_of(named, ids, ["x", "y", "code quartz seven"], documents=True, cutoff=2)
     assert judgement.relevance is Relevance.GOLD_PASSAGES
     assert judgement.grades == {"v-1": {"doc-1": 1}}
     # Two pieces of one document are one find, at the better place.
-    figures = measure(judgement, np.array([[0, 1, 2]]), named.rows, cutoff=2, seed=0, n_resamples=100)
+    figures = retrieval_metrics(judgement, np.array([[0, 1, 2]]), named.rows, cutoff=2, seed=0, n_resamples=100)
     assert {figure.metric: figure.value for figure in figures} == pytest.approx(
         {"recall@2": 1.0, "ndcg@2": 1 / np.log2(3), "mrr": 0.5}
     )
 
 
 def test_figures_are_those_of_the_definitions_and_a_row_without_a_find_scores_zero() -> None:
-    found = Judgement(Relevance.SIMILAR_REFERENCE, {"holdout-0": {"0": 3, "2": 1}, "holdout-1": {"1": 1}}, "012")
+    found = Qrels(Relevance.SIMILAR_REFERENCE, {"holdout-0": {"0": 3, "2": 1}, "holdout-1": {"1": 1}}, "012")
     ranking = np.array([[2, 1, 0], [NOTHING, NOTHING, NOTHING]])
-    figures = measure(found, ranking, rows(2), cutoff=2, seed=0, n_resamples=100)
+    figures = retrieval_metrics(found, ranking, rows(2), cutoff=2, seed=0, n_resamples=100)
     ideal = 3 + 1 / np.log2(3)
     assert {figure.metric: figure.value for figure in figures} == pytest.approx(
         {"recall@2": 0.25, "ndcg@2": 1 / ideal / 2, "mrr": 0.5}
@@ -135,8 +135,8 @@ def test_figures_are_those_of_the_definitions_and_a_row_without_a_find_scores_ze
 
 
 def test_similar_references_are_graded_by_common_words_and_a_row_is_no_find_for_itself() -> None:
-    judged = Judged(rows(1), ["a b c d"], [0])
-    judgement = judge(judged, list("wxyz"), ["a b c d", "a b c x", "q", "a y z u"], documents=False, cutoff=1)
+    judged = JudgedRows(rows(1), ["a b c d"], [0])
+    judgement = qrels_of(judged, list("wxyz"), ["a b c d", "a b c x", "q", "a y z u"], documents=False, cutoff=1)
     assert judgement.relevance is Relevance.SIMILAR_REFERENCE
     assert judgement.grades["holdout-0"] == {
         "1": 8
@@ -144,8 +144,8 @@ def test_similar_references_are_graded_by_common_words_and_a_row_is_no_find_for_
 
 
 def test_a_reference_that_stands_everywhere_judges_nothing() -> None:
-    judged = Judged(rows(1), ["yes"], [NOTHING])
-    judgement = judge(judged, [str(at) for at in range(20)], ["yes and no"] * 20, documents=True, cutoff=1)
+    judged = JudgedRows(rows(1), ["yes"], [NOTHING])
+    judgement = qrels_of(judged, [str(at) for at in range(20)], ["yes and no"] * 20, documents=True, cutoff=1)
     assert judgement.relevance is Relevance.SIMILAR_REFERENCE
 
 
@@ -195,7 +195,7 @@ async def test_a_whole_run_reports_its_retrieval_in_its_results_and_over_the_wir
     results = await dataclasses.replace(run, inputs=inputs).run()
     assert results.retrieval is not None
     assert from_json(Results, to_json(results)).retrieval == results.retrieval
-    message = wire.retrieval_wire.summary_to_proto(results.retrieval)
+    message = metric_wire.retrieval_to_proto(results.retrieval)
     assert [len(found.metrics) for found in message.retrievers] == [3, 3, 3]
     asked = [messages[-1].content for arm, messages in chat_model.calls if arm is Arm.RAG]
     assert asked

@@ -27,11 +27,11 @@ def test_precision_recall_and_f1_by_class_are_scikit_learn_s() -> None:
         assert one.recall.low < one.recall.mean < one.recall.high
     macro = precision_recall_fscore_support(truth, said, labels=list("abcd"), average="macro", zero_division=0)
     assert (found.precision_macro, found.recall_macro) == pytest.approx(macro[:2])
-    assert sum(cell.count for cell in found.cells) == 300
+    assert sum(cell.count for cell in found.confusion) == 300
 
 
 def test_a_label_that_nobody_called_has_precision_zero_and_no_interval() -> None:
     samples = [Sample("1", text("a"), text("b")), Sample("2", text("b"), None, "PROMPT_TOO_LONG")]
     found = label_report(samples, ["g1", "g2"])
     assert [(one.precision.mean, one.recall.mean, one.recall.low) for one in found.classes] == [(0, 0, None)] * 2
-    assert {(cell.reference, cell.predicted) for cell in found.cells} == {("a", "b"), ("b", "(other)")}
+    assert {(cell.reference, cell.predicted) for cell in found.confusion} == {("a", "b"), ("b", "(other)")}

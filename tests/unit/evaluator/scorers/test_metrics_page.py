@@ -9,7 +9,7 @@ import textwrap
 import yaml
 from luthier import config_files
 from luthier.evaluator.v1.evaluation_pb2 import EvaluationConfig
-from luthierd.evaluator.api import evaluation_wire as wire
+from luthierd.evaluator.api import config_wire
 from luthierd.evaluator.run.evaluations import check_config
 from luthierd.evaluator.scorers.registry import known_metrics, spec_of
 
@@ -18,7 +18,7 @@ PAGE = pathlib.Path(__file__).parents[4] / "docs/metrics.md"
 
 def test_the_configuration_on_the_page_can_be_used() -> None:
     written = textwrap.dedent(PAGE.read_text().partition("# how.yaml\n")[2].partition("\n\n")[0])
-    config = wire.config_from_proto(config_files.load(yaml.safe_load(written), EvaluationConfig))
+    config = config_wire.config_from_proto(config_files.load(yaml.safe_load(written), EvaluationConfig))
     check_config(config)
     assert [one.name for one in config.rubric] == ["helpful"]
 
