@@ -17,7 +17,7 @@ from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.rows import Message, Row
 from luthierd.evaluator.domain.sequential import SequentialOutcome, SequentialTarget
-from luthierd.evaluator.run.sequential_rounds import FINAL_CONFIDENCE, ask_in_rounds, rounds_of
+from luthierd.evaluator.run.sequential import FINAL_CONFIDENCE, rounds_of, run_rounds
 from luthierd.statistics import clustered
 from scipy import special
 
@@ -72,7 +72,7 @@ def _both(differences: npt.NDArray[np.float64], seed: int) -> tuple[Verdict, Ver
     async def ask(arms: Sequence[Arm], batch: Sequence[Row]) -> Mapping[tuple[Metric, Arm], Sequence[float]]:
         return {BOTH[0]: [value[row.id] for row in batch], BOTH[1]: [0.0 for _ in batch]}
 
-    asked = asyncio.run(ask_in_rounds(rounds_of(rows, ROUND, seed=seed), [TARGET.arm, TARGET.reference], [TARGET], ask))
+    asked = asyncio.run(run_rounds(rounds_of(rows, ROUND, seed=seed), [TARGET.arm, TARGET.reference], [TARGET], ask))
     decision = asked.decisions[0]
     signs = {SequentialOutcome.ABOVE: 1, SequentialOutcome.BELOW: -1, SequentialOutcome.FUTILE: 0}
     sign = signs.get(decision.outcome)

@@ -32,8 +32,7 @@ from luthierd.evaluator.models.perturbations import perturbed_answers
 from luthierd.evaluator.reports.report import ReportData, render_report
 from luthierd.evaluator.retrieval.run import Blobs, Finder, IndexCatalogue, Retrieval, Retrieved
 from luthierd.evaluator.run.prompt_run import stored_prompt
-from luthierd.evaluator.run.sequential_rounds import SequentialAsked
-from luthierd.evaluator.run.sequential_run import SequentialRun, score_sequential
+from luthierd.evaluator.run.sequential import Rounds, SequentialRun, score_sequential
 from luthierd.evaluator.scorers.metric_details import judge_report
 from luthierd.evaluator.scorers.scorer import Scorer, ScoringMaterial
 from luthierd.evaluator.scorers.scoring import Scoring
@@ -74,7 +73,7 @@ class Generated:
     """The answers by arm and row id; `sequence` is None unless the evaluation is sequential."""
 
     answers: Mapping[Arm, Mapping[str, Answer]]
-    sequence: SequentialAsked | None = None
+    sequence: Rounds | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

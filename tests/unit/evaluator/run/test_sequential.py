@@ -15,8 +15,7 @@ from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.sequential import SequentialConfig, SequentialOutcome
 from luthierd.evaluator.domain.sequential import SequentialTarget as Target
 from luthierd.evaluator.run.evaluations import check_config
-from luthierd.evaluator.run.sequential_rounds import ask_in_rounds, rounds_of
-from luthierd.evaluator.run.sequential_run import MetricNotMeasuredError
+from luthierd.evaluator.run.sequential import MetricNotMeasuredError, rounds_of, run_rounds
 from luthierd.statistics import confidence_sequences as sequences
 from scipy import optimize
 from support.evaluator_material import (
@@ -201,7 +200,7 @@ def test_a_hopeless_difference_is_given_up_and_never_called_proved() -> None:
             }
 
         asked = asyncio.run(
-            ask_in_rounds(rounds_of(given, 20, seed=0), [Arm.BASE, Arm.ADAPTER], [target], ask)  # type: ignore[arg-type]
+            run_rounds(rounds_of(given, 20, seed=0), [Arm.BASE, Arm.ADAPTER], [target], ask)  # type: ignore[arg-type]
         )
         outcomes.append(asked.decisions[0].outcome)
     proved = outcomes.count(SequentialOutcome.ABOVE) + outcomes.count(SequentialOutcome.BELOW)
