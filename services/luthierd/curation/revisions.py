@@ -10,14 +10,12 @@ from typing import Any, Protocol
 from luthierd.curation.datasets import DatasetNotFoundError
 from luthierd.curation.domain import REVISION_KIND, Dataset, RevisionContent, Split
 from luthierd.curation.recipe import Recipe, parse_recipe
-from luthierd.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from luthierd.errors import FailedPreconditionError, NotFoundError
 from luthierd.jobs.queue import Job, JobNotFoundError, JobQueue, JobState
 from luthierd.names import DATASET, DATASET_REVISION, TENANT
 from luthierd.paging import Page, PageRequest
-from luthierd.storage.blobs import BlobStore
+from luthierd.storage.blobs import BlobStore, Piece, read_piece
 
-MAX_PIECE_BYTES = 1024 * 1024
-"""Most bytes of one answer of `read`."""
 EVERY_DATASET = "-"
 
 
@@ -56,15 +54,6 @@ class Revision:
     error: dict[str, Any] | None
     create_time: float
     end_time: float | None
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some bytes of a blob, and what the whole is."""
-
-    data: bytes
-    size_bytes: int
-    sha256: str
 
 
 class RevisionStore(Protocol):
@@ -122,19 +111,15 @@ class Revisions:
 
     async def read(self, name: str, part: Split | None, *, offset_bytes: int, limit_bytes: int) -> Piece:
         """A piece of a split's JSONL, or of the datasheet (None). RevisionNotReadyError."""
-        if offset_bytes < 0:
-            raise InvalidArgumentError.of_field("offset_bytes", f"{offset_bytes} is negative")
-        if limit_bytes < 0:
-            raise InvalidArgumentError.of_field("limit_bytes", f"{limit_bytes} is negative; 0 asks for the most")
         revision = await self.get(name)
         if revision.content is None:
             raise RevisionNotReadyError(name, revision.state)
         sha256 = revision.content.datasheet_sha256
         if part is not None:
             sha256 = next(file.sha256 for file in revision.content.splits if file.split is part)
-        limit_bytes = min(limit_bytes or MAX_PIECE_BYTES, MAX_PIECE_BYTES)
-        data = await asyncio.to_thread(self._blobs.read_range, sha256, offset_bytes, limit_bytes)
-        return Piece(data, await asyncio.to_thread(self._blobs.size_bytes, sha256), sha256)
+        return await asyncio.to_thread(
+            read_piece, self._blobs, sha256, offset_bytes=offset_bytes, limit_bytes=limit_bytes
+        )
 
 
 def _revision(job: Job) -> Revision:

@@ -22,6 +22,8 @@ from luthierd.errors import DataLossError, InvalidArgumentError, NotFoundError, 
 from luthierd.files import write_atomically
 
 CHUNK_BYTES = 1024 * 1024
+MAX_PIECE_BYTES = 1024 * 1024
+"""Most bytes of one answer of a method that reads a blob; the contracts say so."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -54,6 +56,15 @@ class Blob:
 
     sha256: str
     size_bytes: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some bytes of a blob; size and digest are those of the whole blob."""
+
+    data: bytes
+    size_bytes: int
+    sha256: str
 
 
 class BlobStore:
@@ -176,6 +187,19 @@ class BlobStore:
                 f"no room for the blob {sha256} below {self._root}; free some space and try again",
                 metadata={"sha256": sha256},
             ) from error
+
+
+def read_piece(
+    blobs: BlobStore, sha256: str, *, offset_bytes: int, limit_bytes: int, size_bytes: int | None = None
+) -> Piece:
+    """At most `limit_bytes` bytes from an offset on, never more than `MAX_PIECE_BYTES`, which 0 stands for; none past
+    the end. `size_bytes`: of the blob, if it is known. InvalidArgumentError for a negative number.
+    """
+    for field, value in (("offset_bytes", offset_bytes), ("limit_bytes", limit_bytes)):
+        if value < 0:
+            raise InvalidArgumentError.of_field(field, f"{value} is negative")
+    data = blobs.read_range(sha256, offset_bytes, min(limit_bytes or MAX_PIECE_BYTES, MAX_PIECE_BYTES))
+    return Piece(data, blobs.size_bytes(sha256) if size_bytes is None else size_bytes, sha256)
 
 
 def verify_file(path: pathlib.Path, sha256: str) -> None:

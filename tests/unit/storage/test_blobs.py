@@ -21,6 +21,8 @@ from luthierd.storage.blobs import (
     BlobNotFoundError,
     BlobStore,
     DiskFullError,
+    Piece,
+    read_piece,
     verify_file,
     write_atomically,
 )
@@ -248,3 +250,29 @@ def test_a_blob_dropped_from_the_cache_stays_in_the_store(store: BlobStore, tmp_
     store.drop_cached(blob.sha256)
     assert files_below(tmp_path / "cache") == []
     assert store.read_bytes(blob.sha256) == b"kept"
+
+
+# --- pieces ---
+
+
+def test_a_piece_says_what_the_whole_is(store: BlobStore) -> None:
+    blob = store.put_bytes(b"0123456789")
+    assert read_piece(store, blob.sha256, offset_bytes=2, limit_bytes=3) == Piece(b"234", 10, blob.sha256)
+    assert read_piece(store, blob.sha256, offset_bytes=10, limit_bytes=3) == Piece(b"", 10, blob.sha256)
+
+
+def test_a_limit_of_zero_or_above_the_most_is_the_most(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luthierd.storage.blobs.MAX_PIECE_BYTES", 4)
+    blob = store.put_bytes(b"0123456789")
+    assert [len(read_piece(store, blob.sha256, offset_bytes=0, limit_bytes=limit).data) for limit in (0, 3, 9)] == [
+        4,
+        3,
+        4,
+    ]
+
+
+@pytest.mark.parametrize("wrong", [{"offset_bytes": -1, "limit_bytes": 0}, {"offset_bytes": 0, "limit_bytes": -1}])
+def test_a_negative_range_is_refused(store: BlobStore, wrong: dict[str, int]) -> None:
+    blob = store.put_bytes(b"0123456789")
+    with pytest.raises(InvalidArgumentError, match="is negative"):
+        read_piece(store, blob.sha256, **wrong)

@@ -35,7 +35,7 @@ class DatasetRowError(DataLossError):
 
 def parse_rows(data: bytes, *, split: str) -> list[Row]:
     """The rows of a split, in order. The last message is the reference, the ones before it the prompt."""
-    return [_parse_row(line, split, number) for number, line in enumerate(data.decode().splitlines(), start=1) if line]
+    return [_parse_row(line, split, number) for number, line in enumerate(data.splitlines(), start=1) if line]
 
 
 def select_rows(rows: Sequence[Row], limit: int, *, seed: int) -> list[Row]:
@@ -61,7 +61,7 @@ def _round_robin(queues: list[list[Row]]) -> Iterator[Row]:
                 yield queue[depth]
 
 
-def _parse_row(line: str, split: str, number: int) -> Row:
+def _parse_row(line: bytes, split: str, number: int) -> Row:
     try:
         raw = json.loads(line)
         messages = [Message(str(turn["role"]), str(turn["content"])) for turn in raw["messages"]]
@@ -128,11 +128,6 @@ def write_rows(
         }
         for row in rows
     ]
-
-
-def to_jsonl(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """One line a row, keys sorted."""
-    return "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def _answer(

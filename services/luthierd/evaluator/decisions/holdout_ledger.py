@@ -31,6 +31,7 @@ from luthierd.evaluator.domain.holdout import MIN_FINAL_GROUPS, HoldoutUse, fina
 from luthierd.evaluator.domain.rows import Row
 from luthierd.names import EVALUATION, HOLDOUT
 from luthierd.paging import Page, PageRequest
+from luthierd.storage.blobs import BlobStore
 
 SPLIT = "holdout"
 
@@ -118,12 +119,6 @@ class Revisions(Protocol):
     async def dataset_revision(self, tenant: str, name: str) -> DatasetRevision: ...
 
 
-class Blobs(Protocol):
-    """The part of the blob store that is read here."""
-
-    def read_bytes(self, sha256: str) -> bytes: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Holdout:
     """The holdout of a dataset revision."""
@@ -155,7 +150,7 @@ class Holdouts:
     """The use cases of `HoldoutService`, and the records of evaluations and gates."""
 
     def __init__(
-        self, ledger: Ledger, revisions: Revisions, blobs: Blobs, *, now: Callable[[], float] = time.time
+        self, ledger: Ledger, revisions: Revisions, blobs: BlobStore, *, now: Callable[[], float] = time.time
     ) -> None:
         self._ledger = ledger
         self._revisions = revisions

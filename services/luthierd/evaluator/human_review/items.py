@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from luthierd.codec import from_json, to_json
 from luthierd.evaluator.domain.arm import Arm
 
 MAX_ARMS = 8
@@ -120,16 +118,6 @@ def shown_arms(item: Item, *, seed: int, rater: str) -> tuple[Arm, ...]:
     """The arms in the order in which this rater sees their answers; random but fixed for each rater and item."""
     drawn = hashlib.sha256(f"{seed}/{item.item_id}/{rater}".encode()).digest()[0]
     return tuple(reversed(item.arms)) if drawn & 1 else item.arms
-
-
-def write_items(items: Sequence[Item]) -> bytes:
-    """One JSON line an item."""
-    return "".join(json.dumps(to_json(item), sort_keys=True, ensure_ascii=False) + "\n" for item in items).encode()
-
-
-def read_items(data: bytes) -> list[Item]:
-    """What `write_items` wrote."""
-    return [from_json(Item, json.loads(line)) for line in data.decode().split("\n") if line]
 
 
 def _answers(row: Mapping[str, Any], arms: Sequence[Arm]) -> dict[Arm, str] | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from luthierd.codec import from_json
 from luthierd.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -32,14 +33,13 @@ from luthierd.evaluator.human_review.items import (
     QueueConfig,
     Vote,
     make_items,
-    read_items,
     shown_arms,
-    write_items,
 )
 from luthierd.evaluator.human_review.summary import AnnotationSummary, summarise
+from luthierd.jsonl import read_lines, write_lines
 from luthierd.names import ANNOTATION_QUEUE, EVALUATION, TENANT, parse_id
 from luthierd.paging import Page, PageRequest
-from luthierd.storage.blobs import Blob
+from luthierd.storage.blobs import BlobStore
 
 
 class QueueNotFoundError(NotFoundError):
@@ -130,19 +130,16 @@ class Evaluations(Protocol):
         """All rows with answers and scores (`rows.write_rows`). EvaluationNotFoundError, EvaluationNotFinishedError."""
 
 
-class Blobs(Protocol):
-    """The blob store. Methods block."""
-
-    def read_bytes(self, sha256: str) -> bytes: ...
-
-    def put_bytes(self, data: bytes) -> Blob: ...
-
-
 class AnnotationQueues:
     """The use cases of `AnnotationQueueService`."""
 
     def __init__(
-        self, store: AnnotationStore, evaluations: Evaluations, blobs: Blobs, *, now: Callable[[], float] = time.time
+        self,
+        store: AnnotationStore,
+        evaluations: Evaluations,
+        blobs: BlobStore,
+        *,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._evaluations = evaluations
@@ -159,7 +156,7 @@ class AnnotationQueues:
         items = await asyncio.to_thread(make_items, rows, config)
         if not items:
             raise NothingToCompareError(config.evaluation)
-        blob = await asyncio.to_thread(self._blobs.put_bytes, write_items(items))
+        blob = await asyncio.to_thread(self._blobs.put_bytes, write_lines(items))
         name = ANNOTATION_QUEUE.format(tenant, queue_id)
         queue = AnnotationQueue(
             name=name,
@@ -235,7 +232,8 @@ class AnnotationQueues:
         return await asyncio.to_thread(summarise, queue.config, items, votes, rows=rows, judge=judge)
 
     async def _read_items(self, queue: AnnotationQueue) -> Sequence[Item]:
-        return read_items(await asyncio.to_thread(self._blobs.read_bytes, queue.items_sha256))
+        data = await asyncio.to_thread(self._blobs.read_bytes, queue.items_sha256)
+        return [from_json(Item, line) for line in read_lines(data)]
 
 
 def check_config(config: QueueConfig) -> None:

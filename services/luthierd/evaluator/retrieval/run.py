@@ -29,7 +29,7 @@ from luthierd.evaluator.retrieval.indexes import (
 )
 from luthierd.evaluator.retrieval.passages import Corpus, corpus_of, examples_of, passages_of
 from luthierd.evaluator.retrieval.relevance import JudgedRows, qrels_of, retrieval_metrics
-from luthierd.storage.blobs import Blob
+from luthierd.storage.blobs import BlobStore
 
 # Rows that the retriever is chosen on. At 200 a difference of .07 in nDCG shows; each costs an embedding (16 ms).
 MAX_JUDGED_ROWS = 200
@@ -37,14 +37,6 @@ MAX_JUDGED_ROWS = 200
 FUSION_DEPTH = 100
 
 Index = TypeVar("Index", DenseIndex, Bm25Index)
-
-
-class Blobs(Protocol):
-    """The blob store. Methods block."""
-
-    def read_bytes(self, sha256: str) -> bytes: ...
-
-    def put_bytes(self, data: bytes) -> Blob: ...
 
 
 class IndexCatalogue(Protocol):
@@ -136,7 +128,7 @@ class Retrieval:
     tenant: str
     inputs: EvaluationInputs
     config: EvaluationConfig
-    blobs: Blobs
+    blobs: BlobStore
     catalogue: IndexCatalogue
 
     async def finder(

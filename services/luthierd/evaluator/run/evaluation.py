@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from luthierd.evaluator.dataset.leakage import Document, check_leakage, document_of, refuse_leakage
 from luthierd.evaluator.dataset.parsing import task_of
-from luthierd.evaluator.dataset.rows import parse_rows, select_rows, to_jsonl, write_rows
+from luthierd.evaluator.dataset.rows import parse_rows, select_rows, write_rows
 from luthierd.evaluator.decisions.holdout_ledger import SPLIT as HOLDOUT_SPLIT
 from luthierd.evaluator.decisions.holdout_ledger import EvaluationAccesses, NoFinalSliceError, slices_of
 from luthierd.evaluator.domain.arm import Arm
@@ -30,7 +30,7 @@ from luthierd.evaluator.models.generate import Generator, SampleStore
 from luthierd.evaluator.models.multiple_choice import check_choices
 from luthierd.evaluator.models.perturbations import perturbed_answers
 from luthierd.evaluator.reports.report import ReportData, render_report
-from luthierd.evaluator.retrieval.run import Blobs, Finder, IndexCatalogue, Retrieval, Retrieved
+from luthierd.evaluator.retrieval.run import Finder, IndexCatalogue, Retrieval, Retrieved
 from luthierd.evaluator.run.prompt_run import stored_prompt
 from luthierd.evaluator.run.sequential import Rounds, SequentialRun, score_sequential
 from luthierd.evaluator.scorers.metric_details import judge_report
@@ -38,6 +38,8 @@ from luthierd.evaluator.scorers.scorer import Scorer, ScoringMaterial
 from luthierd.evaluator.scorers.scoring import Scoring
 from luthierd.evaluator.suites.run import SuiteFindings, SuiteRun, with_suites
 from luthierd.evaluator.suites.suite import SuiteContext, SuiteParts
+from luthierd.jsonl import write_lines
+from luthierd.storage.blobs import BlobStore
 
 
 class Embedder(Protocol):
@@ -86,7 +88,7 @@ class EvaluationRun:
     config: EvaluationConfig
     generator: Generator
     samples: SampleStore
-    blobs: Blobs
+    blobs: BlobStore
     catalogue: IndexCatalogue
     models: Models
     versions: Callable[[], Mapping[str, str]]
@@ -314,7 +316,7 @@ class EvaluationRun:
     ) -> Results:
         """The results with the blobs of their rows and their report."""
         rows = write_rows(material.rows, generated.answers, scored.rows)
-        results = replace(results, answers_sha256=self.blobs.put_bytes(to_jsonl(rows)).sha256)
+        results = replace(results, answers_sha256=self.blobs.put_bytes(write_lines(rows)).sha256)
         known = {row.id: row.reference for row in [*material.train, *(finder.texts.documents if finder else ())]}
         shown = {
             one: known[one] for row in rows for said in row["answers"] for one in said["shown_row_ids"] if one in known

@@ -41,11 +41,12 @@ from luthierd.evaluator.run.sequential_rules import holdout_violations
 from luthierd.evaluator.suites.challenge_sets import ChallengeSets
 from luthierd.evaluator.suites.run import spec_violations
 from luthierd.jobs.queue import Job, JobNotFoundError, JobQueue, JobState
+from luthierd.jsonl import read_lines
 from luthierd.names import ADAPTER_REVISION, DATASET_REVISION, EVALUATION, TENANT, parse_id
 from luthierd.paging import Page, PageRequest
+from luthierd.storage.blobs import BlobStore, Piece, read_piece
 
 KIND = "evaluation"
-MAX_REPORT_PIECE_BYTES = 1024 * 1024
 
 # Bounds of the contract's numbers: (lowest, highest).
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -90,16 +91,6 @@ class Peers(Protocol):
     async def deployed_adapters(self, tenant: str, deployment: str) -> Sequence[str]: ...
 
 
-class Blobs(Protocol):
-    """The part of the blob store that is read here."""
-
-    def read_bytes(self, sha256: str) -> bytes: ...
-
-    def read_range(self, sha256: str, offset_bytes: int, limit_bytes: int) -> bytes: ...
-
-    def size_bytes(self, sha256: str) -> int: ...
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """An evaluation as it is now. Times are Unix time; `error` is as `Job.error`."""
@@ -116,15 +107,6 @@ class Evaluation:
     end_time: float | None
 
 
-@dataclass(frozen=True)
-class ReportPiece:
-    """Some bytes of a report, and the size and digest of the whole."""
-
-    data: bytes
-    size_bytes: int
-    sha256: str
-
-
 class Evaluations:
     """The use cases of `EvaluationService`."""
 
@@ -132,7 +114,7 @@ class Evaluations:
         self,
         queue: JobQueue,
         peers: Peers,
-        blobs: Blobs,
+        blobs: BlobStore,
         *,
         wake: Callable[[], None],
         holdouts: Holdouts,
@@ -225,8 +207,7 @@ class Evaluations:
     async def scored_rows(self, name: str) -> Sequence[dict[str, Any]]:
         """All rows with all answers and scores. EvaluationNotFinishedError."""
         digest = (await self.results(name)).answers_sha256
-        data = await asyncio.to_thread(self._blobs.read_bytes, digest)
-        return [json.loads(line) for line in data.splitlines()]
+        return read_lines(await asyncio.to_thread(self._blobs.read_bytes, digest))
 
     async def split_rows(self, dataset_revision: str, split: str) -> Sequence[Row]:
         """The rows of a split that could be evaluated on. DatasetNotReadyError, SplitEmptyError."""
@@ -237,14 +218,12 @@ class Evaluations:
         data = await asyncio.to_thread(self._blobs.read_bytes, dataset.rows_sha256(split))
         return await asyncio.to_thread(parse_rows, data, split=split)
 
-    async def report(self, name: str, offset_bytes: int, limit_bytes: int) -> ReportPiece:
+    async def report(self, name: str, offset_bytes: int, limit_bytes: int) -> Piece:
         """A piece of the HTML report; empty past the end."""
-        if offset_bytes < 0:
-            raise InvalidArgumentError.of_field("offset_bytes", f"{offset_bytes} is negative")
-        digest = (await self.results(name)).report_sha256
-        limit = min(limit_bytes, MAX_REPORT_PIECE_BYTES) if limit_bytes > 0 else MAX_REPORT_PIECE_BYTES
-        data = await asyncio.to_thread(self._blobs.read_range, digest, offset_bytes, limit)
-        return ReportPiece(data, await asyncio.to_thread(self._blobs.size_bytes, digest), digest)
+        sha256 = (await self.results(name)).report_sha256
+        return await asyncio.to_thread(
+            read_piece, self._blobs, sha256, offset_bytes=offset_bytes, limit_bytes=limit_bytes
+        )
 
     async def _check_judge(self, tenant: str, config: EvaluationConfig, adapter_name: str) -> None:
         """EndpointNotFoundError, JudgeIsGeneratorError. A later change of the deployment is seen in its answers."""

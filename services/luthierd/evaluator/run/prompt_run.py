@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from luthierd.codec import to_json
 from luthierd.evaluator.dataset.leakage import refuse_leakage
@@ -19,18 +19,10 @@ from luthierd.evaluator.models.arms import ArmPlan
 from luthierd.evaluator.models.generate import Generator, SampleStore
 from luthierd.evaluator.run.prompt_search import Candidate, Found, PromptSearch, ValidationScore, find_prompt
 from luthierd.evaluator.scorers.scorer import Sample, Scorer, score_all
-from luthierd.storage.blobs import Blob
+from luthierd.storage.blobs import BlobStore
 
 # What a search can maximise: metrics that need no model.
 METRICS = (EXACT_MATCH, JSON_VALID, LABEL_ACCURACY, ROUGE_L, CHRF)
-
-
-class Blobs(Protocol):
-    """The blob store. Methods block."""
-
-    def read_bytes(self, sha256: str) -> bytes: ...
-
-    def put_bytes(self, data: bytes) -> Blob: ...
 
 
 @dataclass(frozen=True)
@@ -106,7 +98,7 @@ class PromptRun:
     search: PromptSearch
     generator: Generator
     samples: SampleStore
-    blobs: Blobs
+    blobs: BlobStore
     scorers: Callable[[], Sequence[Scorer]]
     report: Callable[[int], None]
     tell: Callable[[str], None]

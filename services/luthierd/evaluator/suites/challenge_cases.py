@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from luthierd.errors import FieldViolation, InvalidArgumentError
 from luthierd.evaluator.dataset.abstention import Behaviour
 from luthierd.evaluator.domain.rows import Message
+from luthierd.jsonl import read_lines, write_lines
 
 MAX_CASES = 1000
 MAX_TURNS = 16
@@ -96,7 +96,7 @@ def _problems(case: ChallengeCase, ids: Counter[str]) -> list[tuple[str, str]]:
 
 def write_cases(cases: Sequence[ChallengeCase]) -> CaseFile:
     """The same cases in the same order give the same bytes."""
-    data = "".join(json.dumps(_plain(case), sort_keys=True, ensure_ascii=False) + "\n" for case in cases).encode()
+    data = write_lines(map(_plain, cases))
     counts = Counter(case.kind.value for case in cases)
     return CaseFile(data, hashlib.sha256(data).hexdigest(), {kind.value: counts[kind.value] for kind in Kind})
 
@@ -104,12 +104,10 @@ def write_cases(cases: Sequence[ChallengeCase]) -> CaseFile:
 def read_cases(data: bytes) -> list[ChallengeCase]:
     """What `write_cases` wrote."""
     found = []
-    for line in data.decode().split("\n"):
-        if line:
-            raw = json.loads(line)
-            turns = tuple(Message(role, content) for role, content in raw.pop("turns"))
-            kind, expected = Kind(raw.pop("kind")), Behaviour(raw.pop("expected"))
-            found.append(ChallengeCase(kind=kind, expected=expected, turns=turns, **raw))
+    for raw in read_lines(data):
+        turns = tuple(Message(role, content) for role, content in raw.pop("turns"))
+        kind, expected = Kind(raw.pop("kind")), Behaviour(raw.pop("expected"))
+        found.append(ChallengeCase(kind=kind, expected=expected, turns=turns, **raw))
     return found
 
 

@@ -15,7 +15,7 @@ from luthierd.evaluator.suites.challenge_cases import ChallengeCase, check_cases
 from luthierd.evaluator.suites.challenge_generation import generate_cases
 from luthierd.names import CHALLENGE_SET, DATASET_REVISION, TENANT
 from luthierd.paging import Page, PageRequest
-from luthierd.storage.blobs import Blob
+from luthierd.storage.blobs import BlobStore
 
 MAX_PER_KIND = 100
 # 160 bits of a digest: enough that two sets of a tenant never share a name, short enough for an id.
@@ -70,19 +70,11 @@ class Datasets(Protocol):
     async def dataset_revision(self, tenant: str, name: str) -> DatasetRevision: ...
 
 
-class Blobs(Protocol):
-    """The blob store. Methods block."""
-
-    def read_bytes(self, sha256: str) -> bytes: ...
-
-    def put_bytes(self, data: bytes) -> Blob: ...
-
-
 class ChallengeSets:
     """The use cases of `ChallengeSetService`."""
 
     def __init__(
-        self, store: ChallengeSetStore, datasets: Datasets, blobs: Blobs, *, now: Callable[[], float] = time.time
+        self, store: ChallengeSetStore, datasets: Datasets, blobs: BlobStore, *, now: Callable[[], float] = time.time
     ) -> None:
         self._store = store
         self._datasets = datasets

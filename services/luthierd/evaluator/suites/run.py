@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from luthierd.errors import FieldViolation, InternalError
 from luthierd.evaluator import suites
-from luthierd.evaluator.dataset.rows import to_jsonl, write_rows
+from luthierd.evaluator.dataset.rows import write_rows
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import Results
 from luthierd.evaluator.domain.rows import Answer, Row
@@ -20,6 +20,7 @@ from luthierd.evaluator.domain.suites import SuiteSpec
 from luthierd.evaluator.models.arms import ArmPlan, Query, in_turns
 from luthierd.evaluator.models.generate import ChatModel, Generator, SampleStore
 from luthierd.evaluator.suites.suite import SCORED, Answers, Suite, SuiteContext, SuiteScores, merged
+from luthierd.jsonl import write_lines
 
 
 @functools.cache
@@ -89,7 +90,7 @@ class SuiteRun:
         answers = await generate_answers(
             suite, arms, plan, generator=self.generator, samples=self.samples, likelihoods=likelihoods
         )
-        rows = await self.context.put(to_jsonl(write_rows(suite.rows, answers, [])))
+        rows = await self.context.put(write_lines(write_rows(suite.rows, answers, [])))
         scores = await suite.score(answers)
         result = SuiteResult(
             suite=suite.name,

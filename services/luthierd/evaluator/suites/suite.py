@@ -30,7 +30,7 @@ from luthierd.evaluator.suites.lm_harness import LmTask
 from luthierd.statistics import clustered
 from luthierd.statistics.clustered import GroupSums
 from luthierd.statistics.compare import PairedRows, Scores
-from luthierd.storage.blobs import Blob
+from luthierd.storage.blobs import BlobStore
 
 # Every arm that a suite runs, against base.
 AGAINST_BASE = tuple((arm, Arm.BASE) for arm in Arm if arm is not Arm.BASE)
@@ -40,14 +40,6 @@ ID_PREFIX = "suite:"
 SHOWN, SCORED = "shown", "scored"
 
 Answers = Mapping[Arm, Mapping[str, Answer]]
-
-
-class Blobs(Protocol):
-    """The blob store. Methods block."""
-
-    def read_bytes(self, sha256: str) -> bytes: ...
-
-    def put_bytes(self, data: bytes) -> Blob: ...
 
 
 class RetentionSuiteCatalogue(Protocol):
@@ -77,7 +69,7 @@ class SuiteContext:
 
     config: EvaluationConfig
     inputs: EvaluationInputs
-    blobs: Blobs
+    blobs: BlobStore
     scoring: Scoring
     plan: Callable[[Sequence[Row]], ArmPlan]
     rows: Sequence[Row]

@@ -11,9 +11,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from luthierd.errors import InvalidArgumentError
 from luthierd.inference import metrics
 from luthierd.inference.domain.errors import CaptureFileNotFoundError
 from luthierd.inference.domain.feedback import Captured, CaptureFile, FileKind
@@ -22,22 +20,12 @@ from luthierd.inference.feedback.capture_policies import CapturePolicies
 from luthierd.inference.feedback.store import SqlCaptureStore
 from luthierd.names import CAPTURE_FILE, TENANT
 from luthierd.paging import Page, PageRequest
-from luthierd.storage.blobs import BlobStore
+from luthierd.storage.blobs import BlobStore, Piece, read_piece
 
 log = logging.getLogger(__name__)
 
 MAX_PART_ROWS = 2000
 MAX_PART_CHARACTERS = 16 * 1024 * 1024
-MAX_CHUNK_BYTES = 1024 * 1024
-
-
-@dataclass(frozen=True)
-class FileChunk:
-    """A part of a file, and the whole file's size and digest."""
-
-    data: bytes
-    size_bytes: int
-    sha256: str
 
 
 class CaptureFiles:
@@ -121,18 +109,20 @@ class CaptureFiles:
         page = PageRequest.parse(page_size, page_token, parent, kind.value if kind else "")
         return await self._store.files(tenant, kind, page)
 
-    async def read(self, name: str, *, offset_bytes: int, limit_bytes: int) -> FileChunk:
-        """A chunk of a file, at most `MAX_CHUNK_BYTES`. CaptureFileNotFoundError."""
+    async def read(self, name: str, *, offset_bytes: int, limit_bytes: int) -> Piece:
+        """A piece of a file. CaptureFileNotFoundError."""
         CAPTURE_FILE.parse(name)
-        for field, value in (("offset_bytes", offset_bytes), ("limit_bytes", limit_bytes)):
-            if value < 0:
-                raise InvalidArgumentError.of_field(field, f"{value} is negative")
         file = await self._store.file(name)
         if file is None:
             raise CaptureFileNotFoundError(capture_file=name)
-        limit = min(limit_bytes or MAX_CHUNK_BYTES, MAX_CHUNK_BYTES)
-        data = await asyncio.to_thread(self._blobs.read_range, file.sha256, offset_bytes, limit)
-        return FileChunk(data, file.size_bytes, file.sha256)
+        return await asyncio.to_thread(
+            read_piece,
+            self._blobs,
+            file.sha256,
+            offset_bytes=offset_bytes,
+            limit_bytes=limit_bytes,
+            size_bytes=file.size_bytes,
+        )
 
 
 def new_file(

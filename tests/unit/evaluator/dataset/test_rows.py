@@ -32,6 +32,12 @@ def test_a_line_that_is_no_row_is_named() -> None:
         assert caught.value.metadata["line"] == "2"
 
 
+def test_a_line_separator_inside_a_text_does_not_end_the_row() -> None:
+    text = line(messages=[{"role": "user", "content": "one\u2028two\x85three"}, {"role": "assistant", "content": "!"}])
+    [parsed] = parse_rows(json.dumps(json.loads(text), ensure_ascii=False).encode(), split="holdout")
+    assert parsed.question == "one\u2028two\x85three"
+
+
 def test_a_limit_takes_every_group_before_it_takes_a_second_row_of_one() -> None:
     many = [row(i, group="big") for i in range(50)] + [row(100 + i, group=f"small-{i}") for i in range(9)]
     chosen = select_rows(many, 10, seed=0)

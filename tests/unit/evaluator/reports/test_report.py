@@ -14,7 +14,7 @@ from html.parser import HTMLParser
 
 import pytest
 from luthierd.evaluator.dataset.parsing import detect_task
-from luthierd.evaluator.dataset.rows import to_jsonl, write_rows
+from luthierd.evaluator.dataset.rows import write_rows
 from luthierd.evaluator.domain.arm import DEFAULT_ARMS, Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig, EvaluationInputs, Results
 from luthierd.evaluator.domain.holdout import HoldoutUse, LeakageFinding, LeakageReport
@@ -55,6 +55,7 @@ from luthierd.evaluator.scorers.labels import LabelAccuracyScorer
 from luthierd.evaluator.scorers.registry import spec_of
 from luthierd.evaluator.scorers.rouge_l import RougeLScorer
 from luthierd.evaluator.scorers.scoring import Scoring
+from luthierd.jsonl import write_lines
 from luthierd.statistics.estimates import Interval
 from markupsafe import escape
 from support.evaluator_material import answer, rows
@@ -118,7 +119,7 @@ async def data() -> ReportData:
         report_sha256="",
     )
     written = write_rows(ROWS, answers, scored.rows)
-    assert len(to_jsonl(written).splitlines()) == len(ROWS)
+    assert len(write_lines(written).splitlines()) == len(ROWS)
     return ReportData(
         name="tenants/acme/evaluations/e1",
         inputs=INPUTS,
