@@ -18,7 +18,7 @@ PATH = "evaluation.config"
 
 
 def config_from_proto(message: pb.EvaluationConfig) -> EvaluationConfig:
-    """The configuration with every default filled in; bounds are checked by `config_rules.check_config`."""
+    """The configuration with every default filled in; bounds are checked by `evaluations.check_config`."""
     given: dict[str, Any] = {"suites": suite_wire.suites_from_proto(message)}
     if message.metrics:
         given["metrics"] = tuple(

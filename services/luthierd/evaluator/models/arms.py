@@ -96,7 +96,7 @@ class ArmPlan:
         shots: Sequence[Row] = ()
         passages: Sequence[Passage] = ()
         if arm.uses_retrieval:
-            # The nearest example stands last, beside the question.
+            # The nearest example comes last, next to the question.
             shots = tuple(reversed(self.retrieved.get(row.id, ())))
             passages = self.passages.get(row.id, ())
         if arm.spec.is_instructed and (self.passages or not arm.uses_retrieval):
