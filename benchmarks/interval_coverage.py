@@ -15,7 +15,7 @@ from collections.abc import Callable
 from luthierd.statistics import clustered, compare, proportions
 from luthierd.statistics.estimates import Interval
 from scipy import special
-from support.interval_simulation import KINDS, SIZES, Coverage, Sample, coverage, samples
+from support.interval_simulation import KINDS, SIZES, Coverage, Sample, bca_interval, coverage, samples
 
 N_RESAMPLES = 1000
 SEEDS = itertools.count()  # a seed per sample: shared resamples would correlate the errors
@@ -28,9 +28,7 @@ def bootstrap_t(sample: Sample) -> Interval | None:
 
 
 def bca(sample: Sample) -> Interval | None:
-    return clustered.bca_interval(
-        clustered.mean_of(sample.differences, sample.groups), seed=next(SEEDS), n_resamples=N_RESAMPLES
-    )
+    return bca_interval(clustered.mean_of(sample.differences, sample.groups), seed=next(SEEDS), n_resamples=N_RESAMPLES)
 
 
 def student(sample: Sample) -> Interval | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from luthierd.statistics import clustered
 from luthierd.statistics.estimates import Interval
 from scipy import special
 
@@ -110,3 +111,24 @@ def coverage(interval: Callable[[Sample], Interval | None], drawn: Iterator[Samp
 def noise(count: int, share: float = 0.95) -> float:
     """Two standard errors of a share measured in `count` samples."""
     return 2 * float(np.sqrt(share * (1 - share) / count))
+
+
+def bca_interval(data: clustered.GroupSums, *, seed: int, n_resamples: int = clustered.N_RESAMPLES) -> Interval | None:
+    """The bias-corrected and accelerated bootstrap over groups (Efron 1987), 95 %; None below MIN_GROUPS.
+
+    It covers 93 to 95 % from about a hundred groups on and too little below (docs/statistics.md).
+    """
+    groups = data.group_count
+    if groups < clustered.MIN_GROUPS:
+        return None
+    value, left_out = data.value(), clustered.left_out(data)
+    replicates = data.statistic(clustered.group_weights(groups, seed, n_resamples) @ data.sums)
+    replicates = replicates[np.isfinite(replicates)]
+    below = (np.mean(replicates < value) + np.mean(replicates <= value)) / 2
+    bias = special.ndtri(np.clip(below, 1 / n_resamples, 1 - 1 / n_resamples))
+    deviations = left_out.mean() - left_out
+    spread = np.sum(deviations**2) ** 1.5
+    acceleration = np.sum(deviations**3) / (6 * spread) if spread > 0 else 0.0
+    z = bias + special.ndtri((1 + clustered.CONFIDENCE) / 2) * np.array([-1.0, 1.0])
+    low, high = np.quantile(replicates, special.ndtr(bias + z / (1 - acceleration * z)))
+    return Interval(float(low), float(high), "group bootstrap, BCa", groups)

@@ -138,7 +138,7 @@ def test_every_command_exists_with_its_options() -> None:
     ("text", "is_found"),
     [
         ("luthierd.statistics.clustered", True),
-        ("luthierd.statistics.clustered.bca_interval", True),
+        ("luthierd.statistics.clustered.bootstrap_interval", True),
         ("luthierd.statistics.clustered.no_interval", False),
         ("luthierd.nowhere", False),
         ("clustered.MIN_GROUPS", True),

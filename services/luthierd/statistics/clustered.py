@@ -22,7 +22,7 @@ from scipy import special  # not scipy.stats: that takes two seconds to import, 
 from luthierd.statistics.estimates import Interval
 
 Array = npt.NDArray[np.float64]
-# Maps group sums, shape (draws, columns), to one value a draw, shape (draws,).
+# Maps group sums, shape (n_resamples, columns), to one value each, shape (n_resamples,).
 Statistic = Callable[[Array], Array]
 
 # With fewer, unequal groups of skewed differences are covered 93 % or less (docs/statistics.md).
@@ -114,7 +114,7 @@ def _studentized(data: GroupSums, value: float, error: float, *, seed: int, n_re
     influences (jackknife) in the draw, so that one product serves every statistic.
     """
     groups = data.group_count
-    influence = (groups - 1) * (value - _left_out(data))
+    influence = (groups - 1) * (value - left_out(data))
     influence -= influence.mean()
     weights = group_weights(groups, seed, n_resamples)
     replicates = data.statistic(weights @ data.sums)
@@ -124,30 +124,10 @@ def _studentized(data: GroupSums, value: float, error: float, *, seed: int, n_re
     return np.asarray(studentized[np.isfinite(studentized)], dtype=np.float64)
 
 
-def bca_interval(data: GroupSums, *, seed: int, n_resamples: int = N_RESAMPLES) -> Interval | None:
-    """The bias-corrected and accelerated bootstrap over groups (Efron 1987), 95 %; None below MIN_GROUPS. It covers 93
-    to 95 % from about a hundred groups on and too little below (docs/statistics.md): offered, not used by default.
-    """
-    groups = data.group_count
-    if groups < MIN_GROUPS:
-        return None
-    value, left_out = data.value(), _left_out(data)
-    replicates = data.statistic(group_weights(groups, seed, n_resamples) @ data.sums)
-    replicates = replicates[np.isfinite(replicates)]
-    below = (np.mean(replicates < value) + np.mean(replicates <= value)) / 2
-    bias = special.ndtri(np.clip(below, 1 / n_resamples, 1 - 1 / n_resamples))
-    deviations = left_out.mean() - left_out
-    spread = np.sum(deviations**2) ** 1.5
-    acceleration = np.sum(deviations**3) / (6 * spread) if spread > 0 else 0.0
-    z = bias + special.ndtri((1 + CONFIDENCE) / 2) * np.array([-1.0, 1.0])
-    low, high = np.quantile(replicates, special.ndtr(bias + z / (1 - acceleration * z)))
-    return Interval(float(low), float(high), "group bootstrap, BCa", groups)
-
-
 @functools.lru_cache(maxsize=2)
 def group_weights(groups: int, seed: int, n_resamples: int) -> Array:
-    """How often each draw takes each group, shape (draws, groups). The same for every figure over the same groups, so
-    that figures can be compared; kept, because an evaluation asks for hundreds.
+    """How often each resample takes each group, shape (n_resamples, groups). The same for every statistic over the same
+    groups, so that they can be compared; cached, because an evaluation needs hundreds.
     """
     drawn = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=n_resamples)
     return np.asarray(drawn, dtype=np.float64)
@@ -158,8 +138,8 @@ def standard_error(data: GroupSums) -> float:
     groups = data.group_count
     if groups < 2:
         return math.nan
-    left_out = _left_out(data)
-    return float(np.sqrt((groups - 1) / groups * np.sum((left_out - left_out.mean()) ** 2)))
+    values = left_out(data)
+    return float(np.sqrt((groups - 1) / groups * np.sum((values - values.mean()) ** 2)))
 
 
 def minimum_detectable_effect(data: GroupSums) -> float | None:
@@ -172,7 +152,7 @@ def minimum_detectable_effect(data: GroupSums) -> float | None:
     return float((special.stdtrit(df, (1 + CONFIDENCE) / 2) + special.stdtrit(df, POWER)) * standard_error(data))
 
 
-def _left_out(data: GroupSums) -> Array:
+def left_out(data: GroupSums) -> Array:
     """The statistic without each group in turn."""
     return data.statistic(data.sums.sum(axis=0) - data.sums)
 

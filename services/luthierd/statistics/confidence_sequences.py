@@ -1,10 +1,10 @@
-"""Intervals that hold at every look at once, so that one may look as often as one likes and stop when one likes.
+"""Confidence sequences: intervals that hold after every round at once, so that one may stop at any of them.
 
 Method: the asymptotic confidence sequence of Robbins' normal mixture (Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas,
 "Time-uniform central limit theory and asymptotic confidence sequences", Annals of Statistics 52, 2024). The unit is the
 group, drawn in random order; a mean over rows is a ratio of group sums, linearised.
 
-A fixed-n interval read after every round would be wrong far more often than it says: at ten looks a 95 % interval
+A fixed-n interval read after every round would be wrong far more often than nominal: after ten rounds a 95 % interval
 excludes the truth once in 19 % of evaluations (Armitage, McPherson, Rowe 1969).
 """
 
@@ -20,8 +20,8 @@ from scipy import special
 from luthierd.statistics import clustered
 from luthierd.statistics.estimates import Interval
 
-MIN_LOOK_GROUPS = 20
-"""The sequence is asymptotic: before, the spread is not known well enough. Measured, see docs/decisions/0013."""
+# The sequence is asymptotic: with fewer groups the spread is not known well enough (docs/decisions/0013).
+MIN_SEQUENCE_GROUPS = 20
 METHOD = "confidence sequence, groups"
 
 
@@ -34,7 +34,7 @@ class GroupMean(NamedTuple):
 
 
 def group_mean(values: Sequence[float], groups: Sequence[str], *, value_range: float) -> GroupMean:
-    """One pretended group at a quarter of the range keeps the spread above 0 where the rows seen so far all agree.
+    """One pseudo-group at a quarter of the range keeps the spread above 0 where the rows seen so far all agree.
     (Waudby-Smith & Ramdas 2024, "Estimating means of bounded random variables by betting", pretend one at half of it,
     which at 20 groups doubles the width of ordinary scores.) `value_range`: greatest minus least possible value, 1 for
     scores and 2 for differences.
@@ -48,10 +48,10 @@ def group_mean(values: Sequence[float], groups: Sequence[str], *, value_range: f
 
 
 def running_interval(mean: GroupMean, *, alpha: float, tuned_group_count: float) -> Interval | None:
-    """The interval that contains the true mean at every look at once with probability 1 - `alpha`; None before
-    MIN_LOOK_GROUPS. It is narrowest near `tuned_group_count`, and holds everywhere.
+    """The interval that contains the true mean after every round at once with probability 1 - `alpha`; None before
+    MIN_SEQUENCE_GROUPS. It is narrowest near `tuned_group_count`, and holds everywhere.
     """
-    if mean.group_count < MIN_LOOK_GROUPS:
+    if mean.group_count < MIN_SEQUENCE_GROUPS:
         return None
     half = half_width(mean.group_count, alpha=alpha, tuned_group_count=tuned_group_count) * mean.spread
     return Interval(mean.value - half, mean.value + half, METHOD, mean.group_count)

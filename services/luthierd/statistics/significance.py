@@ -1,8 +1,7 @@
-"""p-values that agree with the intervals shown, and their correction for what was picked."""
+"""p-values that agree with the intervals shown, and their correction for several tests."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from scipy import special  # not scipy.stats: that takes two seconds to import, and only quantiles are needed
@@ -57,8 +56,3 @@ def holm(p_values: Sequence[float | None], *, picked_from: int = 1) -> list[floa
         largest = max(largest, min(1.0, value * ((len(given) - rank) * picked_from)))
         adjusted[position] = largest
     return adjusted
-
-
-def is_finite(value: float | None) -> bool:
-    """Whether there is a value to show."""
-    return value is not None and math.isfinite(value)

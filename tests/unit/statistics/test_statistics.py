@@ -10,7 +10,7 @@ from luthierd.statistics import clustered, compare, proportions
 from luthierd.statistics.estimates import Interval
 from scipy import stats
 from sklearn.metrics import f1_score
-from support.interval_simulation import Sample, coverage, noise, samples
+from support.interval_simulation import Sample, bca_interval, coverage, noise, samples
 
 SEEDS = itertools.count()
 
@@ -21,9 +21,7 @@ def bootstrap(sample: Sample) -> Interval | None:
 
 
 def bca(sample: Sample) -> Interval | None:
-    return clustered.bca_interval(
-        clustered.mean_of(sample.differences, sample.groups), seed=next(SEEDS), n_resamples=600
-    )
+    return bca_interval(clustered.mean_of(sample.differences, sample.groups), seed=next(SEEDS), n_resamples=600)
 
 
 def grouped_sample(rng: np.random.Generator, group_count: int) -> tuple[list[float], list[str]]:
@@ -40,9 +38,7 @@ def grouped_sample(rng: np.random.Generator, group_count: int) -> tuple[list[flo
 def test_bca_with_one_row_a_group_agrees_with_scipy() -> None:
     rng = np.random.default_rng(1)
     values = rng.exponential(0.2, 120)
-    found = clustered.bca_interval(
-        clustered.mean_of(list(values), [str(i) for i in range(120)]), seed=0, n_resamples=20_000
-    )
+    found = bca_interval(clustered.mean_of(list(values), [str(i) for i in range(120)]), seed=0, n_resamples=20_000)
     expected = stats.bootstrap((values,), np.mean, method="BCa", n_resamples=20_000, rng=rng).confidence_interval
     assert found is not None
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.002)
@@ -166,7 +162,7 @@ def test_ignoring_groups_would_cover_far_less() -> None:
 def test_fewer_than_eight_groups_give_no_interval_and_no_minimum_detectable_effect() -> None:
     data = clustered.mean_of([0.1, 0.2, 0.3, 0.4, 0.1, 0.2, 0.3], list("abcdefg"))
     assert clustered.bootstrap_interval(data, seed=0) is None
-    assert clustered.bca_interval(data, seed=0) is None
+    assert bca_interval(data, seed=0) is None
     assert clustered.minimum_detectable_effect(data) is None
 
 

@@ -52,9 +52,6 @@ class Rounds:
     row_counts: Mapping[Arm, int]
     decisions: tuple[SequentialDecision, ...]
 
-    def is_exhausted(self, arm: Arm) -> bool:
-        return self.row_counts[arm] == len(self.rows)
-
 
 def rounds_of(rows: Sequence[Row], round_size: int, *, seed: int) -> list[list[Row]]:
     """The rows by rounds of whole groups, each of at least `round_size` rows (the last one of what is left)."""
