@@ -25,7 +25,7 @@ IGNORED = ("config.concurrency", "config.machine_price_per_hour", "config.resamp
 
 
 class NoCommonRowError(FailedPreconditionError):
-    """Two evaluations that cannot be paired."""
+    """The two evaluations share no rows."""
 
     reason = "EVALUATIONS_WITHOUT_COMMON_ROW"
 
