@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class LuthierError(Exception):
@@ -39,6 +39,10 @@ class LuthierError(Exception):
     def __init__(self, message: str, *, metadata: dict[str, str] | None = None) -> None:
         super().__init__(message)
         self.metadata: dict[str, str] = metadata or {}
+
+    def as_failure(self) -> dict[str, Any]:
+        """The error as a job stores it."""
+        return {"code": self.code, "reason": self.reason, "message": str(self), "metadata": self.metadata}
 
 
 @dataclass(frozen=True)

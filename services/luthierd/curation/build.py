@@ -42,7 +42,7 @@ async def build(
     revisions = Revisions(store, queue, blobs, wake=launcher.wake)
     return Service(
         name="curation",
-        servicers=[DatasetServicer(datasets, revisions, queue, replays, stopping)],
+        servicers=[DatasetServicer(datasets, revisions, queue, replays=replays, stopping=stopping)],
         verifier=verifier or TokenVerifier.from_file(config.verify_key),
         replays=replays,
         background=[launcher.run],

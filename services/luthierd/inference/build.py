@@ -48,7 +48,6 @@ from luthierd.inference.replicas.replicas import Replicas, ReplicaTimes
 from luthierd.inference.replicas.store import SqlReplicaStore
 from luthierd.rpc.auth import TokenIssuer, TokenVerifier
 from luthierd.rpc.contract import services_of
-from luthierd.rpc.idempotency import ReplayStore
 from luthierd.rpc.peers import endpoints_of
 from luthierd.rpc.server import Health, Service
 from luthierd.storage.blobs import BlobStore
@@ -71,7 +70,7 @@ class Outside:
     files: Artifacts
     models: Models
     start_engine: StartEngine
-    replays: ReplayStore
+    replays: SqlReplayStore
     replica_store: SqlReplicaStore | None = None
     """None: no other server shares the desired state."""
     replica_name: str = ""

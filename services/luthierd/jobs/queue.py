@@ -21,7 +21,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from luthierd.errors import AbortedError, AlreadyExistsError, InternalError, InvalidArgumentError, NotFoundError
-from luthierd.failures import failure_of
 from luthierd.paging import Page, PageRequest
 from luthierd.storage.database import Database
 
@@ -333,7 +332,7 @@ class JobQueue:
         return _job(row)
 
     async def _give_up(self, tx: AsyncConnection, job: Job, attempt_count: int) -> None:
-        error = failure_of(WorkerDiedError(job.name, attempt_count))
+        error = WorkerDiedError(job.name, attempt_count).as_failure()
         await self._set_state(tx, job.name, JobState.FAILED, error=error, attempt_count=attempt_count)
 
     async def _set_state(self, tx: AsyncConnection, name: str, state: JobState, **values: Any) -> None:

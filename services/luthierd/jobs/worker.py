@@ -20,7 +20,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from luthierd.config import ServerConfig
 from luthierd.errors import InternalError, LuthierError
-from luthierd.failures import failure_of
 from luthierd.jobs.queue import Job, JobQueue, JobState, Lease, LeaseLostError
 from luthierd.process import run
 from luthierd.storage.database import Database
@@ -240,11 +239,11 @@ class _Frame:
 def describe_failure(error: Exception, job: str) -> dict[str, Any]:
     """The job's `error`: ours as it is, anything else as INTERNAL with an id under which the log has the trace."""
     if isinstance(error, LuthierError):
-        return failure_of(error)
+        return error.as_failure()
     error_id = uuid.uuid4().hex[:12]
     log.error("the work failed", exc_info=error, extra={"job": job, "error_id": error_id})
     message = f"internal error {error_id} ({type(error).__name__}); the worker's log has the details under this id"
-    return failure_of(InternalError(message, metadata={"error_id": error_id}))
+    return InternalError(message, metadata={"error_id": error_id}).as_failure()
 
 
 def _leave(name: str) -> None:

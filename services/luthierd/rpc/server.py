@@ -28,7 +28,7 @@ from luthierd.errors import FailedPreconditionError
 from luthierd.process import run
 from luthierd.rpc.auth import TokenVerifier
 from luthierd.rpc.contract import add_to_server, methods_of, services_of
-from luthierd.rpc.idempotency import ReplayStore, replaying
+from luthierd.rpc.idempotency import ReplayInterceptor
 from luthierd.rpc.interceptors import (
     InFlight,
     Interceptor,
@@ -41,6 +41,7 @@ from luthierd.rpc.interceptors import (
     with_request_id,
 )
 from luthierd.rpc.metrics import MetricsPage
+from luthierd.storage.replays import SqlReplayStore
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class Service:
     verifier: TokenVerifier
     limits_s: Mapping[str, float] = field(default_factory=dict)
     """Limits by method that the configuration sets, in place of the contract's; 0: no limit."""
-    replays: ReplayStore | None = None
+    replays: SqlReplayStore | None = None
     """Where answers to calls with a `request_id` are kept."""
     background: Sequence[Callable[[], Awaitable[None]]] = ()
     """Tasks that run as long as the server; one that fails ends the server."""
@@ -210,7 +211,7 @@ def _build(service: Service, config: ServerConfig, in_flight: InFlight) -> grpc.
     ]
     interceptors: list[Any] = [Interceptor(service.name, methods, middlewares)]
     if service.replays is not None:
-        interceptors.append(replaying(service.replays))
+        interceptors.append(ReplayInterceptor(service.replays))
     server = grpc.aio.server(
         interceptors=interceptors,
         maximum_concurrent_rpcs=config.max_concurrent_rpcs,

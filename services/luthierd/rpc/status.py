@@ -59,7 +59,7 @@ async def abort_with(context: grpc.aio.ServicerContext[Any, Any], error: errors.
 
 
 def status_from_failure(failure: dict[str, Any], domain: str) -> status_pb2.Status:
-    """The `error` of a job as it was stored (`failures.failure_of`), for the wire."""
+    """The `error` of a job as it was stored (`LuthierError.as_failure`), for the wire."""
     info = error_details_pb2.ErrorInfo(reason=failure["reason"], domain=domain)
     info.metadata.update({key: str(value) for key, value in failure["metadata"].items()})
     detail = any_pb2.Any()

@@ -31,7 +31,7 @@ class Replay:
 
 
 class SqlReplayStore:
-    """See `rpc.idempotency.ReplayStore`."""
+    """Responses by key, for `RETENTION_S`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

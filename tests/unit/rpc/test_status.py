@@ -6,7 +6,6 @@ import grpc
 import pytest
 from google.rpc import code_pb2, error_details_pb2
 from luthierd import errors
-from luthierd.failures import failure_of
 from luthierd.rpc.status import code_of, status_from_failure, status_of
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.LuthierError)]
@@ -37,7 +36,7 @@ def test_there_is_at_most_one_detail_of_each_kind() -> None:
 
 def test_the_error_of_a_job_is_the_same_as_on_the_wire() -> None:
     error = LeafError("full", metadata={"queue": "q"})
-    status = status_from_failure(failure_of(error), "trainer.luthier.dev")
+    status = status_from_failure(error.as_failure(), "trainer.luthier.dev")
     assert (status.code, status.message) == (code_pb2.RESOURCE_EXHAUSTED, "full")
     info = error_details_pb2.ErrorInfo()
     assert status.details[0].Unpack(info)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator
 
 from luthier.curation.v1 import dataset_service_pb2 as pb
@@ -15,43 +14,41 @@ from luthierd.curation.revisions import Revisions
 from luthierd.errors import InvalidArgumentError
 from luthierd.jobs.queue import JobQueue
 from luthierd.rpc.contract import Context
-from luthierd.rpc.idempotency import ReplayStore, RequestIdReusedError
+from luthierd.rpc.idempotency import Replays
 from luthierd.rpc.job_resource import JobResource
 from luthierd.rpc.wire import page_to_proto
-from luthierd.storage.replays import Replay
+from luthierd.storage.replays import SqlReplayStore
 
 
 class DatasetServicer(rpc.DatasetServiceServicer):
     """`luthier.curation.v1.DatasetService`."""
 
     def __init__(
-        self, datasets: Datasets, revisions: Revisions, queue: JobQueue, replays: ReplayStore, stopping: asyncio.Event
+        self,
+        datasets: Datasets,
+        revisions: Revisions,
+        queue: JobQueue,
+        *,
+        replays: SqlReplayStore,
+        stopping: asyncio.Event,
     ) -> None:
         self._datasets = datasets
         self._revisions = revisions
-        self._replays = replays
+        self._replays = Replays(replays)
         self._jobs = JobResource(revisions, queue, stopping, to_proto=wire.revision_to_proto)
 
     async def ImportDataset(
         self, requests: AsyncIterator[pb.ImportDatasetRequest], context: Context
     ) -> pb.ImportDatasetResponse:
         header = await _read_header(requests)
-        key, fingerprint = _replay_key(header), hashlib.sha256(header.SerializeToString(deterministic=True)).hexdigest()
-        replay = await self._replays.get(key) if header.request_id else None
-        if replay is not None:
-            if replay.fingerprint != fingerprint:
-                raise RequestIdReusedError(
-                    f"request_id {header.request_id} was used before for another import; make a new one",
-                    metadata={"request_id": header.request_id},
-                )
-            return pb.ImportDatasetResponse.FromString(replay.response)
-        dataset = await self._datasets.import_rows(
-            header.parent, header.dataset_id, _data(requests), expected_sha256=header.expected_sha256
-        )
-        response = pb.ImportDatasetResponse(dataset=wire.dataset_to_proto(dataset))
-        if header.request_id:
-            await self._replays.put(key, Replay(fingerprint, response.SerializeToString()))
-        return response
+
+        async def answer() -> pb.ImportDatasetResponse:
+            dataset = await self._datasets.import_rows(
+                header.parent, header.dataset_id, _data(requests), expected_sha256=header.expected_sha256
+            )
+            return pb.ImportDatasetResponse(dataset=wire.dataset_to_proto(dataset))
+
+        return pb.ImportDatasetResponse.FromString(await self._replays.once("ImportDataset", header, answer))
 
     async def GetDataset(self, request: pb.GetDatasetRequest, context: Context) -> pb.GetDatasetResponse:
         return pb.GetDatasetResponse(dataset=wire.dataset_to_proto(await self._datasets.get(request.name)))
@@ -107,7 +104,3 @@ async def _data(requests: AsyncIterator[pb.ImportDatasetRequest]) -> AsyncIterat
         if request.WhichOneof("part") != "data":
             raise InvalidArgumentError.of_field("data", "each message after the first must carry data")
         yield request.data
-
-
-def _replay_key(header: pb.ImportDatasetHeader) -> str:
-    return hashlib.sha256(f"{header.parent}\0ImportDataset\0{header.request_id}".encode()).hexdigest()
