@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import grpc
 import psutil
 from cryptography import x509
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from luthier.endpoints import TlsOptions
+from luthier.health import health_of
 from luthier.services import SERVICES
 
 from luthierd.config import ConfigError, ServerConfig, load_config
@@ -244,26 +244,21 @@ class Installation:
 
 
 def _health(address: str, tls_certificate: pathlib.Path | None) -> str:
-    """What the server says of itself: SERVING, NOT_SERVING, or UNREACHABLE. With TLS, it must have that certificate."""
-    with _channel(address, tls_certificate) as channel:
-        try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2.0)
-        except grpc.RpcError:
-            return "UNREACHABLE"
-    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+    """SERVING, NOT_SERVING or UNREACHABLE. With TLS, the server must have that certificate."""
+    return health_of({"": address}, _tls(tls_certificate))[""]
 
 
-def _channel(address: str, tls_certificate: pathlib.Path | None) -> grpc.Channel:
+def _tls(certificate_path: pathlib.Path | None) -> TlsOptions | None:
+    """None without a usable certificate: the service itself reports what is wrong with it."""
     try:
-        pem = tls_certificate.read_bytes() if tls_certificate else b""
+        pem = certificate_path.read_bytes() if certificate_path else b""
         certificate = x509.load_pem_x509_certificate(pem) if pem else None
-    except (OSError, ValueError):  # the service itself says what is wrong with it
+    except (OSError, ValueError):
         certificate = None
     if certificate is None:
-        return grpc.insecure_channel(address)
+        return None
     # The certificate may be for a name that clients elsewhere use; here the address leads to our own process.
-    options = [("grpc.ssl_target_name_override", _names_in(certificate)[0])]
-    return grpc.secure_channel(address, grpc.ssl_channel_credentials(pem), options)
+    return TlsOptions(ca_file=certificate_path, server_name=_names_in(certificate)[0])
 
 
 def _names_in(certificate: x509.Certificate) -> list[str]:

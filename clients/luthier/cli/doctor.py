@@ -17,10 +17,10 @@ import click
 
 from luthier import profiles
 from luthier.cli import exits
-from luthier.cli.health import health_of
 from luthier.cli.session import Command, Session
 from luthier.display import state_of
 from luthier.errors import LuthierError, ProfileError
+from luthier.health import health_of
 from luthier.services import SERVICES
 
 # Measured: the environment takes 3.6 to 5.2 GB, the demo's models, adapters and databases under 1.5.

@@ -14,10 +14,10 @@ import click
 
 from luthier import profiles
 from luthier.cli import exits
-from luthier.cli.health import health_of
 from luthier.cli.progress import Progress
 from luthier.cli.session import Command, Session
 from luthier.errors import LuthierError
+from luthier.health import health_of
 from luthier.services import SERVICES
 
 # Only the client reads these; servers must not see a token in their environment.

@@ -7,7 +7,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from luthier.cli import doctor, health, installation
+from luthier import health
+from luthier.cli import doctor, installation
 
 SERVING = {
     name: {"health": "SERVING", "address": f"127.0.0.1:{7101 + i}", "pid": 10 + i}
