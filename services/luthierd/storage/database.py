@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -70,6 +70,17 @@ class Database:
             reader = await connection.execution_options(**{READ_ONLY: True})
             async with reader.begin():
                 yield reader
+
+    async def rows(self, query: sa.Executable) -> Sequence[sa.RowMapping]:
+        """The rows of a query, by column name."""
+        async with self.read() as connection:
+            return (await connection.execute(query)).mappings().all()
+
+    async def execute(self, *statements: sa.Executable) -> int:
+        """Runs statements in one transaction. Returns the number of rows that the last one changed."""
+        async with self.begin() as connection:
+            results = [await connection.execute(statement) for statement in statements]
+        return results[-1].rowcount
 
     async def migrate(self, versions: pathlib.Path) -> None:
         """Brings the tables of the ground and those of the service (`versions`) to the newest state."""

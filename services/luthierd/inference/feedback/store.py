@@ -37,41 +37,25 @@ WRITING, READY, OVERTAKEN, DOOMED = "writing", "ready", "overtaken", "doomed"
 WRITE_LIMIT_S = 600.0
 """A file that is unfinished after this time was left behind by a server that died."""
 
-_responses = sa.table(
-    "responses", *(sa.column(field.name) for field in dataclasses.fields(Response)), sa.column("capture_file")
+
+def _names(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def _table(name: str, columns: Sequence[str], **types: Any) -> sa.TableClause:
+    return sa.table(name, *(sa.column(column, types.get(column)) for column in columns))
+
+
+_responses = _table("responses", [*_names(Response), "capture_file"])
+_response_columns = [_responses.c[name] for name in _names(Response)]
+_texts = _table(
+    "captured_texts", ["response_id", "tenant", "create_time", "character_count", "content"], content=sa.JSON
 )
-_response_columns = [_responses.c[field.name] for field in dataclasses.fields(Response)]
-_texts = sa.table(
-    "captured_texts",
-    sa.column("response_id"),
-    sa.column("tenant"),
-    sa.column("create_time"),
-    sa.column("character_count"),
-    sa.column("content", sa.JSON),
+_feedback = _table(
+    "feedback", ["response_id", "tenant", "create_time", "update_time", *_names(Opinion)], labels=sa.JSON
 )
-_feedback = sa.table(
-    "feedback",
-    sa.column("response_id"),
-    sa.column("tenant"),
-    sa.column("create_time"),
-    sa.column("update_time"),
-    sa.column("rating"),
-    sa.column("correction"),
-    sa.column("labels", sa.JSON),
-)
-_policies = sa.table(
-    "capture_policies",
-    sa.column("tenant"),
-    sa.column("enabled", sa.Boolean),
-    sa.column("retention_s"),
-    sa.column("sample_rate"),
-    sa.column("change"),
-    sa.column("update_time"),
-    sa.column("enabled_time"),
-)
-_files = sa.table(
-    "capture_files", *(sa.column(field.name) for field in dataclasses.fields(CaptureFile)), sa.column("state")
-)
+_policies = _table("capture_policies", _names(CapturePolicy), enabled=sa.Boolean)
+_files = _table("capture_files", [*_names(CaptureFile), "state"])
 
 
 class _OvertakenError(Exception):
@@ -88,9 +72,7 @@ class SqlCaptureStore:
 
     async def policies(self) -> dict[str, CapturePolicy]:
         """Every policy that was ever changed, by tenant."""
-        async with self._database.read() as connection:
-            rows = (await connection.execute(sa.select(_policies))).mappings().all()
-        return {row["tenant"]: CapturePolicy(**row) for row in rows}
+        return {row["tenant"]: CapturePolicy(**row) for row in await self._database.rows(sa.select(_policies))}
 
     async def put_policy(self, policy: CapturePolicy) -> None:
         """EtagMismatchError unless the stored one is one change older. An opt-out deletes texts and dooms files."""
@@ -135,20 +117,20 @@ class SqlCaptureStore:
         query = sa.select(*_response_columns).where(
             _responses.c.response_id == response_id, _responses.c.tenant == tenant, _responses.c.create_time >= since
         )
-        async with self._database.read() as connection:
-            row = (await connection.execute(query)).mappings().one_or_none()
-        return Response(**row) if row else None
+        return next((Response(**row) for row in await self._database.rows(query)), None)
 
     # Texts that wait for their file
 
     async def waiting_tenants(self) -> Mapping[str, tuple[int, int, float]]:
         """By tenant, the texts that are in no file: their number, characters, and the time of the oldest."""
         query = sa.select(
-            _texts.c.tenant, sa.func.count(), sa.func.sum(_texts.c.character_count), sa.func.min(_texts.c.create_time)
+            _texts.c.tenant,
+            sa.func.count().label("count"),
+            sa.func.sum(_texts.c.character_count).label("characters"),
+            sa.func.min(_texts.c.create_time).label("oldest"),
         ).group_by(_texts.c.tenant)
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query)).all()
-        return {row[0]: (int(row[1]), int(row[2]), float(row[3])) for row in rows}
+        rows = await self._database.rows(query)
+        return {row["tenant"]: (int(row["count"]), int(row["characters"]), float(row["oldest"])) for row in rows}
 
     async def waiting(self, tenant: str, *, limit: int) -> list[Captured]:
         """The tenant's oldest texts that are in no file, with their answers."""
@@ -159,24 +141,20 @@ class SqlCaptureStore:
             .order_by(_texts.c.create_time, _texts.c.response_id)
             .limit(limit)
         )
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query)).mappings().all()
+        rows = await self._database.rows(query)
         return [Captured(_response(row), _text_from_json(row["content"])) for row in rows]
 
     async def texts(self, response_ids: Sequence[str]) -> dict[str, Text]:
         """The texts among these that are in no file yet."""
         query = sa.select(_texts.c.response_id, _texts.c.content).where(_texts.c.response_id.in_(response_ids))
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query)).all()
-        return {row.response_id: _text_from_json(row.content) for row in rows}
+        return {row["response_id"]: _text_from_json(row["content"]) for row in await self._database.rows(query)}
 
     # Files
 
     async def begin_file(self, file: CaptureFile) -> None:
         """Stores a file's row before its blob is written."""
         values = {**vars(file), "kind": file.kind.value, "state": WRITING}
-        async with self._database.begin() as connection:
-            await connection.execute(sa.insert(_files).values(values))
+        await self._database.execute(sa.insert(_files).values(values))
 
     async def end_part(self, file: CaptureFile, response_ids: Sequence[str]) -> bool:
         """Moves these texts to the file. False, and the file is doomed, if one of them is gone by now."""
@@ -185,7 +163,9 @@ class SqlCaptureStore:
                 await _locked_policies(connection, [file.tenant])
                 ids = _texts.c.response_id.in_(response_ids)
                 moved = await connection.execute(sa.delete(_texts).where(ids))
-                if moved.rowcount != len(response_ids) or not await _publish(connection, file.name):
+                if moved.rowcount != len(response_ids):
+                    raise _OvertakenError
+                if (await connection.execute(_published(file.name))).rowcount != 1:
                     raise _OvertakenError
                 of_these = _responses.c.response_id.in_(response_ids)
                 await connection.execute(sa.update(_responses).where(of_these).values(capture_file=file.name))
@@ -196,46 +176,40 @@ class SqlCaptureStore:
 
     async def end_export(self, file: CaptureFile) -> bool:
         """Publishes an export. False, and the file is doomed, if an opt-out came while it was written."""
-        async with self._database.begin() as connection:
-            is_published = await _publish(connection, file.name)
+        is_published = await self._database.execute(_published(file.name)) == 1
         if not is_published:
             await self._doom(file.name)
         return is_published
 
     async def _doom(self, name: str) -> None:
-        async with self._database.begin() as connection:
-            await connection.execute(sa.update(_files).where(_files.c.name == name).values(state=DOOMED))
+        await self._database.execute(sa.update(_files).where(_files.c.name == name).values(state=DOOMED))
 
     async def file(self, name: str) -> CaptureFile | None:
         """A finished file."""
-        async with self._database.read() as connection:
-            query = sa.select(_files).where(_files.c.name == name, _files.c.state == READY)
-            row = (await connection.execute(query)).mappings().one_or_none()
-        return _file(row) if row else None
+        query = sa.select(_files).where(_files.c.name == name, _files.c.state == READY)
+        return next((_file(row) for row in await self._database.rows(query)), None)
 
     async def files(self, tenant: str, kind: FileKind | None, page: PageRequest) -> Page[CaptureFile]:
         """A page of the tenant's finished files, by name."""
         query = sa.select(_files).where(_files.c.tenant == tenant, _files.c.state == READY, _files.c.name > page.after)
         if kind is not None:
             query = query.where(_files.c.kind == kind.value)
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query.order_by(_files.c.name).limit(page.limit))).mappings().all()
+        rows = await self._database.rows(query.order_by(_files.c.name).limit(page.limit))
         found = [_file(row) for row in rows]
         return page.page(found, [file.name for file in found])
 
     async def expire(self, now: float, *, response_retention_s: float) -> None:
         """Deletes expired rows, and dooms expired and unfinished files."""
         policies = await self.policies()
+        tenants = sa.union(*(sa.select(table.c.tenant).distinct() for table in (_texts, _feedback, _files)))
+        oldest = sa.case((_files.c.row_count > 0, _files.c.oldest_time), else_=_files.c.create_time)
         async with self._database.begin() as connection:
-            tenants = (await connection.execute(_every_tenant())).scalars().all()
-            for tenant in tenants:
+            for tenant in (await connection.execute(tenants)).scalars().all():
                 policy = policies.get(tenant)
                 too_old = now - (policy.retention_s if policy else DEFAULT_RETENTION_S)
                 for table in (_texts, _feedback):
-                    await connection.execute(
-                        sa.delete(table).where(table.c.tenant == tenant, table.c.create_time <= too_old)
-                    )
-                oldest = sa.case((_files.c.row_count > 0, _files.c.oldest_time), else_=_files.c.create_time)
+                    is_expired = sa.and_(table.c.tenant == tenant, table.c.create_time <= too_old)
+                    await connection.execute(sa.delete(table).where(is_expired))
                 expired = sa.and_(_files.c.tenant == tenant, _files.c.state == READY, oldest <= too_old)
                 await connection.execute(sa.update(_files).where(expired).values(state=DOOMED))
             is_open = _files.c.state.in_((WRITING, OVERTAKEN))
@@ -250,17 +224,15 @@ class SqlCaptureStore:
 
     async def doomed(self) -> list[CaptureFile]:
         """Files whose blobs must be deleted."""
-        async with self._database.read() as connection:
-            rows = (await connection.execute(sa.select(_files).where(_files.c.state == DOOMED))).mappings().all()
-        return [_file(row) for row in rows]
+        query = sa.select(_files).where(_files.c.state == DOOMED)
+        return [_file(row) for row in await self._database.rows(query)]
 
     async def forget_file(self, name: str) -> None:
         """Deletes the row of a file whose blob is gone."""
-        async with self._database.begin() as connection:
-            await connection.execute(
-                sa.update(_responses).where(_responses.c.capture_file == name).values(capture_file="")
-            )
-            await connection.execute(sa.delete(_files).where(_files.c.name == name))
+        await self._database.execute(
+            sa.update(_responses).where(_responses.c.capture_file == name).values(capture_file=""),
+            sa.delete(_files).where(_files.c.name == name),
+        )
 
     # Feedback
 
@@ -271,21 +243,22 @@ class SqlCaptureStore:
             create_time = (await connection.execute(query.with_for_update())).scalar_one_or_none()
             await connection.execute(sa.delete(_feedback).where(_feedback.c.response_id == response.response_id))
             kept = Feedback(response=response, opinion=opinion, create_time=create_time or now, update_time=now)
-            await connection.execute(sa.insert(_feedback).values(_feedback_row(kept)))
+            values = {
+                "response_id": response.response_id,
+                "tenant": response.tenant,
+                "create_time": kept.create_time,
+                "update_time": now,
+                **vars(opinion),
+                "rating": opinion.rating.value,
+            }
+            await connection.execute(sa.insert(_feedback).values(values))
         return kept
 
     async def feedback(self, tenant: str, only: ExportFilter, *, limit: int) -> list[tuple[Feedback, str]]:
         """The tenant's feedback with the file that holds each answer's text, if any; by file, then by time."""
+        said = [_feedback.c[name] for name in ("update_time", *_names(Opinion))]
         query = (
-            sa.select(
-                *_response_columns,
-                _responses.c.capture_file,
-                _feedback.c.create_time.label("said_time"),
-                _feedback.c.update_time,
-                _feedback.c.rating,
-                _feedback.c.correction,
-                _feedback.c.labels,
-            )
+            sa.select(_responses, _feedback.c.create_time.label("said_time"), *said)
             .join_from(_feedback, _responses, _feedback.c.response_id == _responses.c.response_id)
             .where(_feedback.c.tenant == tenant)
             .order_by(_responses.c.capture_file, _responses.c.create_time, _responses.c.response_id)
@@ -295,9 +268,7 @@ class SqlCaptureStore:
             query = query.where(_responses.c.target == only.deployment)
         if only.rating is not Rating.UNSPECIFIED:
             query = query.where(_feedback.c.rating == only.rating.value)
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query)).mappings().all()
-        return [(_said(row), row["capture_file"]) for row in rows]
+        return [(_said(row), row["capture_file"]) for row in await self._database.rows(query)]
 
 
 async def _locked_policies(connection: AsyncConnection, tenants: Sequence[str]) -> dict[str, CapturePolicy]:
@@ -309,13 +280,8 @@ async def _locked_policies(connection: AsyncConnection, tenants: Sequence[str]) 
     return {row["tenant"]: CapturePolicy(**row) for row in rows}
 
 
-async def _publish(connection: AsyncConnection, name: str) -> bool:
-    query = sa.update(_files).where(_files.c.name == name, _files.c.state == WRITING).values(state=READY)
-    return (await connection.execute(query)).rowcount == 1
-
-
-def _every_tenant() -> Any:
-    return sa.union(*(sa.select(table.c.tenant).distinct() for table in (_texts, _feedback, _files)))
+def _published(name: str) -> sa.Update:
+    return sa.update(_files).where(_files.c.name == name, _files.c.state == WRITING).values(state=READY)
 
 
 def _allows(policy: CapturePolicy | None, response: Response) -> bool:
@@ -339,24 +305,11 @@ def _text_from_json(content: Any) -> Text:
 
 
 def _response(row: sa.RowMapping) -> Response:
-    return Response(**{column.name: row[column.name] for column in _response_columns})
+    return Response(**{name: row[name] for name in _names(Response)})
 
 
 def _file(row: sa.RowMapping) -> CaptureFile:
-    values = {field.name: row[field.name] for field in dataclasses.fields(CaptureFile)}
-    return CaptureFile(**{**values, "kind": FileKind(row["kind"])})
-
-
-def _feedback_row(kept: Feedback) -> dict[str, Any]:
-    return {
-        "response_id": kept.response.response_id,
-        "tenant": kept.response.tenant,
-        "create_time": kept.create_time,
-        "update_time": kept.update_time,
-        "rating": kept.opinion.rating.value,
-        "correction": kept.opinion.correction,
-        "labels": list(kept.opinion.labels),
-    }
+    return CaptureFile(**{name: row[name] for name in _names(CaptureFile)} | {"kind": FileKind(row["kind"])})
 
 
 def _said(row: sa.RowMapping) -> Feedback:

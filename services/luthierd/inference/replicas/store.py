@@ -6,9 +6,9 @@ Times are the database's, so that the clocks of machines need not agree.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -137,19 +137,15 @@ class SqlReplicaStore:
     async def renew(self, replica: str, *, lease_s: float) -> bool:
         """False if the lease had expired already: the replica must join again."""
         query = sa.update(_replicas).where(_replicas.c.name == replica, _replicas.c.lease_until > _Now())
-        async with self._begin() as connection:
-            return bool((await connection.execute(query.values(lease_until=_Now() + lease_s))).rowcount)
+        return bool(await self._execute(query.values(lease_until=_Now() + lease_s)))
 
     async def follow(self, replica: str, version: int) -> None:
         """The replica routes by `version`."""
-        query = sa.update(_replicas).where(_replicas.c.name == replica).values(follows=version)
-        async with self._begin() as connection:
-            await connection.execute(query)
+        await self._execute(sa.update(_replicas).where(_replicas.c.name == replica).values(follows=version))
 
     async def leave(self, replica: str) -> None:
         """The replica, and its intents, no longer count."""
-        async with self._begin() as connection:
-            await connection.execute(sa.delete(_replicas).where(_replicas.c.name == replica))
+        await self._execute(sa.delete(_replicas).where(_replicas.c.name == replica))
 
     async def pulse(self, replica: str) -> Pulse:
         """Intents are read first: one that is gone by then was given up, or is in the version read afterwards."""
@@ -162,13 +158,11 @@ class SqlReplicaStore:
 
     async def open_intent(self, intent: Intent) -> None:
         """Shows the intent to the other replicas."""
-        async with self._begin() as connection:
-            await connection.execute(sa.insert(_intents).values(to_json(intent)))
+        await self._execute(sa.insert(_intents).values(to_json(intent)))
 
     async def close_intent(self, intent: Intent) -> None:
         """Gives the intent up, if it is not published."""
-        async with self._begin() as connection:
-            await _close(connection, intent)
+        await self._execute(*_closed(intent))
 
     async def report(self, intent: Intent, replica: str, refusal: Refusal | None) -> None:
         """The replica holds all revisions of the intent, loaded and checked; or it refuses. No effect once closed."""
@@ -199,25 +193,31 @@ class SqlReplicaStore:
             if missing or refusals:
                 return Barrier(missing=missing, refusals=refusals)
             await change(_store_within(connection))
-            await connection.execute(sa.update(_desired).values(version=version + 1))
-            await _close(connection, intent)
+            for statement in (sa.update(_desired).values(version=version + 1), *_closed(intent)):
+                await connection.execute(statement)
             return Barrier(version=version + 1)
 
     async def live_count(self) -> int:
         """Replicas whose lease runs."""
-        async with self._read() as connection:
-            return len((await connection.execute(_live())).all())
+        return len(await self._rows(_live()))
 
     async def behind(self, replica: str, version: int) -> tuple[str, ...]:
         """Live replicas, other than this one, that do not route by `version` or a newer one yet."""
         query = _live().where(_replicas.c.name != replica, _replicas.c.follows < version)
-        async with self._read() as connection:
-            return tuple((await connection.execute(query)).scalars())
+        return tuple(row["name"] for row in await self._rows(query))
 
     async def chosen_base_model(self) -> BaseModel | None:
         """The base model of every replica's engine."""
-        async with self._read() as connection:
-            return await _store_within(connection).chosen_base_model()
+        with _translated():
+            return await SqlStore(self._database).chosen_base_model()
+
+    async def _execute(self, *statements: sa.Executable) -> int:
+        with _translated():
+            return await self._database.execute(*statements)
+
+    async def _rows(self, query: sa.Executable) -> Sequence[sa.RowMapping]:
+        with _translated():
+            return await self._database.rows(query)
 
     @contextlib.asynccontextmanager
     async def _begin(self) -> AsyncIterator[AsyncConnection]:
@@ -232,8 +232,8 @@ class SqlReplicaStore:
                 yield connection
 
 
-class _Within:
-    """A `Database` with one transaction, which is already running."""
+class _Transaction(Database):
+    """A database whose every transaction is the running one."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
@@ -246,7 +246,7 @@ class _Within:
 
 
 def _store_within(connection: AsyncConnection) -> SqlStore:
-    return SqlStore(cast(Database, _Within(connection)))
+    return SqlStore(_Transaction(connection))
 
 
 async def _version(connection: AsyncConnection, *, lock: bool = False) -> int:
@@ -254,9 +254,10 @@ async def _version(connection: AsyncConnection, *, lock: bool = False) -> int:
     return int((await connection.execute(query.with_for_update() if lock else query)).scalar_one())
 
 
-async def _close(connection: AsyncConnection, intent: Intent) -> None:
-    await connection.execute(sa.delete(_intents).where(_intents.c.id == intent.id))
-    await connection.execute(sa.delete(_reports).where(_reports.c.intent == intent.id))
+def _closed(intent: Intent) -> tuple[sa.Delete, sa.Delete]:
+    return sa.delete(_intents).where(_intents.c.id == intent.id), sa.delete(_reports).where(
+        _reports.c.intent == intent.id
+    )
 
 
 def _live() -> Any:
