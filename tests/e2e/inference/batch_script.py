@@ -10,16 +10,17 @@ import json
 import pathlib
 import sys
 
+from luthierd.inference.config import InferenceConfig
 from luthierd.inference.domain.completion import Sampling, Turn
 from luthierd.inference.engine.engine import EngineAdapter, EngineRequest
-from luthierd.inference.engine.vllm_engine import VllmEngine, VllmSettings, start_vllm
+from luthierd.inference.engine.vllm_engine import VllmEngine, start_vllm
 
 QUESTION = (Turn("user", "who are you?"),)
 
 
 async def main(base: pathlib.Path, *adapters: pathlib.Path) -> None:
     """Alone first, then all at once."""
-    engine = await start_vllm(base, VllmSettings(dtype="float32", max_num_seqs=8, max_loras=2))
+    engine = await start_vllm(base, InferenceConfig(dtype="float32", max_num_seqs=8, max_loras=2))
     loaded: list[EngineAdapter | None] = [None]
     for number, folder in enumerate(adapters, start=1):
         loaded.append(adapter := EngineAdapter(f"adapter-{number}", number, folder))

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import pytest
 from luthier import AsyncClient, Endpoints
+from luthierd.inference.config import InferenceConfig
 from luthierd.inference.engine.engine import EngineAdapter
-from luthierd.inference.engine.transformers_engine import TransformersSettings, start_transformers
+from luthierd.inference.engine.transformers_engine import start_transformers
 from support.inference_server import BASE, InferenceServer
 
 pytestmark = pytest.mark.e2e
@@ -76,9 +77,7 @@ async def test_vllm_agrees_with_transformers_and_peft_in_mixed_batches(
     found = await asyncio.gather(
         *(how(client, target, prompt) for prompt in PROMPTS for target in adapters for how in (answered, scored))
     )
-    peft = await start_transformers(
-        server.folder / "made/base", TransformersSettings(dtype="float32", max_lora_rank=64)
-    )
+    peft = await start_transformers(server.folder / "made/base", InferenceConfig(dtype="float32", max_lora_rank=64))
     for adapter in filter(None, adapters.values()):
         await peft.load_adapter(adapter)
     worst = {"decode": 0.0, "prefill": 0.0}

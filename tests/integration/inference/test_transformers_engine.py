@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import torch
+from luthierd.inference.config import InferenceConfig
 from luthierd.inference.domain.completion import Sampling, Structure, Turn
 from luthierd.inference.domain.errors import (
     AdapterInvalidError,
@@ -18,12 +19,12 @@ from luthierd.inference.domain.errors import (
 )
 from luthierd.inference.engine.engine import EngineAdapter, EngineDelta, EngineRequest
 from luthierd.inference.engine.transformers_decoding import TokenText, choose
-from luthierd.inference.engine.transformers_engine import TransformersEngine, TransformersSettings, start_transformers
+from luthierd.inference.engine.transformers_engine import TransformersEngine, start_transformers
 from peft import PeftModel
 from support import tiny_model
 from transformers import AutoModelForCausalLM
 
-SETTINGS = TransformersSettings(dtype="float32", max_num_seqs=4, spare_batch=0, max_lora_rank=64)
+CONFIG = InferenceConfig(dtype="float32", max_num_seqs=4, spare_batch=0, max_lora_rank=64)
 QUESTION = (Turn("user", "who are you?"),)
 
 
@@ -47,7 +48,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[pathlib.Path]:
 @pytest.fixture
 async def engine(base: pathlib.Path) -> AsyncIterator[TransformersEngine]:
     """A running engine."""
-    made = await start_transformers(base, SETTINGS)
+    made = await start_transformers(base, CONFIG)
     yield made
     await made.close()
 
@@ -180,7 +181,7 @@ async def test_an_answer_has_a_piece_for_each_token_and_ends_for_its_length(engi
 
 
 async def test_a_cancelled_answer_makes_room_for_one_that_waits(engine: TransformersEngine) -> None:
-    endless = [engine.generate(request(engine, max_tokens=10_000_000)) for _ in range(SETTINGS.max_num_seqs)]
+    endless = [engine.generate(request(engine, max_tokens=10_000_000)) for _ in range(CONFIG.max_num_seqs)]
     for stream in endless:
         await anext(stream)
     waiting = asyncio.create_task(text(engine, request(engine)))
@@ -228,7 +229,7 @@ async def test_an_error_in_the_thread_fails_what_runs_and_is_the_engines_death(e
 
 async def test_a_folder_without_a_model_does_not_start(tmp_path: pathlib.Path) -> None:
     with pytest.raises(EngineStartError):
-        await start_transformers(tmp_path, SETTINGS)
+        await start_transformers(tmp_path, CONFIG)
 
 
 def test_text_comes_whole_characters_at_a_time(tmp_path: pathlib.Path) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib.util
-from typing import Any
 
 from luthierd.config import ConfigError
 from luthierd.inference.config import InferenceConfig
 from luthierd.inference.engine.engine import StartEngine
-from luthierd.inference.engine.transformers_engine import TransformersSettings, start_transformers
-from luthierd.inference.engine.vllm_engine import VllmSettings, start_vllm
+from luthierd.inference.engine.transformers_engine import start_transformers
+from luthierd.inference.engine.vllm_engine import start_vllm
 
 ENGINES = ("vllm", "transformers")
 EXECUTORS = ("auto", "uni", "mp", "ray")
@@ -20,16 +18,7 @@ EXECUTORS = ("auto", "uni", "mp", "ray")
 def chosen_engine(config: InferenceConfig) -> StartEngine:
     """Starts the engine that `config.engine` names. ConfigError if the settings cannot work on this machine."""
     _check(config)
-    if config.engine == "transformers":
-        transformers = TransformersSettings(**_settings(config, TransformersSettings))
-        return functools.partial(start_transformers, settings=transformers)
-    vllm = VllmSettings(**_settings(config, VllmSettings))
-    return functools.partial(start_vllm, settings=vllm)
-
-
-def _settings(config: InferenceConfig, cls: type) -> dict[str, Any]:
-    """The values of the fields that the settings share with the configuration."""
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(cls) if hasattr(config, field.name)}
+    return functools.partial(start_transformers if config.engine == "transformers" else start_vllm, config=config)
 
 
 def _check(config: InferenceConfig) -> None:

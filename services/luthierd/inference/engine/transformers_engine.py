@@ -15,9 +15,9 @@ import pathlib
 import queue
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from luthierd.inference.config import InferenceConfig
 from luthierd.inference.domain.completion import Structure
 from luthierd.inference.domain.engine import Stage, StageClock
 from luthierd.inference.domain.errors import (
@@ -40,21 +40,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True)
-class TransformersSettings:
-    """How to run it; see `InferenceConfig` for the meaning of each."""
-
-    max_num_seqs: int = 32
-    spare_batch: int = 16
-    max_lora_rank: int = 32
-    max_model_len: int = 2048
-    dtype: str = "auto"
-
-
-async def start_transformers(folder: pathlib.Path, settings: TransformersSettings) -> TransformersEngine:
+async def start_transformers(folder: pathlib.Path, config: InferenceConfig) -> TransformersEngine:
     """Starts an engine on a base model's folder. EngineStartError."""
     try:
-        return await asyncio.to_thread(_start, folder, settings)
+        return await asyncio.to_thread(_start, folder, config)
     except Exception as error:
         log.exception("transformers did not start")
         raise EngineStartError(
@@ -63,7 +52,7 @@ async def start_transformers(folder: pathlib.Path, settings: TransformersSetting
         ) from error
 
 
-def _start(folder: pathlib.Path, settings: TransformersSettings) -> TransformersEngine:
+def _start(folder: pathlib.Path, config: InferenceConfig) -> TransformersEngine:
     stages = StageClock()
     stages.reach("import")
     import torch
@@ -73,13 +62,13 @@ def _start(folder: pathlib.Path, settings: TransformersSettings) -> Transformers
 
     stages.reach("load")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = settings.dtype if settings.dtype != "auto" else "bfloat16" if device == "cuda" else cpu_dtype()
+    dtype = config.dtype if config.dtype != "auto" else "bfloat16" if device == "cuda" else cpu_dtype()
     model = LoraModel(folder, dtype=getattr(torch, dtype), device=device)
     return TransformersEngine(
         model,
-        max_num_seqs=settings.max_num_seqs + settings.spare_batch,
-        max_rank=settings.max_lora_rank,
-        window=window_of(folder, settings.max_model_len),
+        max_num_seqs=config.max_num_seqs + config.spare_batch,
+        max_rank=config.max_lora_rank,
+        window=window_of(folder, config.max_model_len),
         version=f"transformers {transformers.__version__} ({device}, {dtype})",
         start_stages=stages.end(),
     )

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import copy
-import dataclasses
 import logging
 import os
 import pathlib
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, NamedTuple
 
+import psutil
+
 from luthierd.errors import InvalidArgumentError
+from luthierd.inference.config import InferenceConfig
 from luthierd.inference.domain.completion import Sampling, Structure
 from luthierd.inference.domain.engine import Stage, StageClock
 from luthierd.inference.domain.errors import (
@@ -52,33 +55,11 @@ QUIET = {
 """vLLM contacts no hub, sends no usage statistics, and logs no user text."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VllmSettings:
-    """How to run vLLM; see `InferenceConfig` for the meaning of each."""
-
-    max_num_seqs: int = 32
-    spare_batch: int = 16
-    max_loras: int = 8
-    max_cpu_loras: int = 32
-    max_lora_rank: int = 32
-    max_model_len: int = 2048
-    kv_cache_gib: int = 1
-    gpu_memory_utilization: float = 0.0
-    dtype: str = "auto"
-    tensor_parallel: int = 1
-    pipeline_parallel: int = 1
-    distributed_executor: str = "auto"
-    tool_call_parser: str = "hermes"
-    enforce_eager: bool = True
-    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Additional variables for vLLM's processes, e.g. VLLM_PLUGINS."""
-
-
-async def start_vllm(folder: pathlib.Path, settings: VllmSettings) -> VllmEngine:
+async def start_vllm(folder: pathlib.Path, config: InferenceConfig) -> VllmEngine:
     """Starts an engine on a base model's folder; takes about half a minute on a CPU. EngineStartError."""
     try:
-        llm, stages = await _in_daemon_thread(lambda: _start(folder, settings))
-        engine = VllmEngine(llm, settings, folder, stages)
+        llm, stages = await _in_daemon_thread(lambda: _start(folder, config))
+        engine = VllmEngine(llm, config, folder, stages)
         try:
             await llm.collective_rpc("score_what_is_read")
         except BaseException:
@@ -106,45 +87,37 @@ async def _in_daemon_thread(start: Callable[[], Started]) -> Started:
 
     An engine whose start is no longer awaited is shut down as soon as it runs.
     """
-    loop = asyncio.get_running_loop()
-    started: asyncio.Future[Started] = loop.create_future()
-
-    def finish(result: Started | None, error: Exception | None) -> None:
-        if started.cancelled():
-            if result is not None:
-                result.llm.shutdown()
-        elif error is not None:
-            started.set_exception(error)
-        elif result is not None:
-            started.set_result(result)
+    started: concurrent.futures.Future[Started] = concurrent.futures.Future()
 
     def run() -> None:
-        result: Started | None = None
-        failure: Exception | None = None
         try:
             result = start()
         except Exception as error:
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
-            loop.call_soon_threadsafe(finish, result, failure)
+            with contextlib.suppress(concurrent.futures.InvalidStateError):
+                started.set_exception(error)
+            return
+        try:
+            started.set_result(result)
+        except concurrent.futures.InvalidStateError:  # cancelled
+            result.llm.shutdown()
 
     threading.Thread(target=run, name="engine-start", daemon=True).start()
-    return await started
+    return await asyncio.wrap_future(started)
 
 
-def _start(folder: pathlib.Path, settings: VllmSettings) -> Started:
+def _start(folder: pathlib.Path, config: InferenceConfig) -> Started:
     """Imports vLLM, starts its processes and waits until the model is loaded."""
     stages = StageClock()
     stages.reach("import")
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     on_gpu = uses_gpu()
-    environment = {CHILD_MARK: str(os.getpid()), **settings.environment}
+    mark, environment, context = {CHILD_MARK: str(os.getpid())}, dict[str, str](), None
     if not on_gpu:
-        ranks = settings.tensor_parallel * settings.pipeline_parallel
-        environment = {**cpu_environment(kv_cache_gib=settings.kv_cache_gib, ranks=ranks), **environment}
-    context = None if on_gpu else warm_context({**environment, **QUIET, "VLLM_WORKER_MULTIPROC_METHOD": "spawn"})
-    with variables({name: value for name, value in environment.items() if name != CHILD_MARK}):
+        ranks = config.tensor_parallel * config.pipeline_parallel
+        environment = cpu_environment(kv_cache_gib=config.kv_cache_gib, ranks=ranks)
+        context = warm_context({**environment, **mark, **QUIET, "VLLM_WORKER_MULTIPROC_METHOD": "spawn"})
+    with variables(environment):
         import vllm.v1.engine.utils as process_launch
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
@@ -153,52 +126,47 @@ def _start(folder: pathlib.Path, settings: VllmSettings) -> Started:
         from luthierd.inference.engine.vllm_stats import SchedulerGauges
 
         stages.reach("configure")
-        config = AsyncEngineArgs(**_arguments(folder, settings, on_gpu=on_gpu)).create_engine_config(
-            UsageContext.ENGINE_CONTEXT
-        )
-        config.parallel_config.worker_extension_cls = WORKER_EXTENSION
-        config.scheduler_config.scheduler_cls = scheduler_name(is_async=config.scheduler_config.async_scheduling)
+        arguments = AsyncEngineArgs(**_arguments(folder, config, on_gpu=on_gpu))
+        engine_config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
+        engine_config.parallel_config.worker_extension_cls = WORKER_EXTENSION
+        scheduling = engine_config.scheduler_config
+        scheduling.scheduler_cls = scheduler_name(is_async=scheduling.async_scheduling)
         if context is not None:
             process_launch.get_mp_context = lambda: context
-        with variables({CHILD_MARK: str(os.getpid())}):
+        with variables(mark):
             stages.reach("processes")
             # With our own logger and none of vLLM's, it keeps the times of requests.
-            llm = AsyncLLM.from_vllm_config(config, stat_loggers=[SchedulerGauges], disable_log_stats=True)
+            llm = AsyncLLM.from_vllm_config(engine_config, stat_loggers=[SchedulerGauges], disable_log_stats=True)
             return Started(llm, _split_last(stages.end(), llm))
 
 
 def _split_last(stages: tuple[Stage, ...], llm: Any) -> tuple[Stage, ...]:
     """Splits the last stage: the wait for a process that has imported vLLM, and the work of that process."""
-    import psutil
-
     *others, last = stages
-    age_s = max(time.time() - psutil.Process(one.pid).create_time() for one in _engine_processes(llm))
+    processes = llm.engine_core.resources.engine_manager.processes
+    age_s = max(time.time() - psutil.Process(one.pid).create_time() for one in processes)
     ready_s = min(age_s, last.duration_s)
     return (*others, Stage("fork", last.duration_s - ready_s), Stage("ready", ready_s))
 
 
-def _engine_processes(llm: Any) -> list[Any]:
-    return list(llm.engine_core.resources.engine_manager.processes)
-
-
-def _arguments(folder: pathlib.Path, settings: VllmSettings, *, on_gpu: bool) -> dict[str, Any]:
-    executor = None if settings.distributed_executor == "auto" else settings.distributed_executor
+def _arguments(folder: pathlib.Path, config: InferenceConfig, *, on_gpu: bool) -> dict[str, Any]:
+    executor = None if config.distributed_executor == "auto" else config.distributed_executor
     return {
         "model": str(folder),
-        "dtype": settings.dtype if settings.dtype != "auto" or on_gpu else cpu_dtype(),
-        "max_model_len": window_of(folder, settings.max_model_len),
-        "max_num_seqs": settings.max_num_seqs + settings.spare_batch,
-        "gpu_memory_utilization": settings.gpu_memory_utilization or (0.9 if on_gpu else 0.3),
-        "enforce_eager": settings.enforce_eager,
-        "tensor_parallel_size": settings.tensor_parallel,
-        "pipeline_parallel_size": settings.pipeline_parallel,
+        "dtype": config.dtype if config.dtype != "auto" or on_gpu else cpu_dtype(),
+        "max_model_len": window_of(folder, config.max_model_len),
+        "max_num_seqs": config.max_num_seqs + config.spare_batch,
+        "gpu_memory_utilization": config.gpu_memory_utilization or (0.9 if on_gpu else 0.3),
+        "enforce_eager": config.enforce_eager,
+        "tensor_parallel_size": config.tensor_parallel,
+        "pipeline_parallel_size": config.pipeline_parallel,
         "distributed_executor_backend": executor,
         "enable_prefix_caching": True,
         "enable_lora": True,
-        "max_loras": settings.max_loras,
+        "max_loras": config.max_loras,
         # vLLM must never evict one itself, and requires at least as many as fit into a batch
-        "max_cpu_loras": max(settings.max_cpu_loras + 1, settings.max_loras),
-        "max_lora_rank": settings.max_lora_rank,
+        "max_cpu_loras": max(config.max_cpu_loras + 1, config.max_loras),
+        "max_lora_rank": config.max_lora_rank,
         "enable_log_requests": False,
         "enable_logging_iteration_details": True,  # for our metrics
         "disable_log_stats": True,
@@ -209,15 +177,15 @@ class VllmEngine(Tokenizing):
     """See `Engine`. Created in the event loop that uses it."""
 
     def __init__(
-        self, llm: Any, settings: VllmSettings, folder: pathlib.Path, start_stages: tuple[Stage, ...] = ()
+        self, llm: Any, config: InferenceConfig, folder: pathlib.Path, start_stages: tuple[Stage, ...] = ()
     ) -> None:
         import torch
         import vllm
         from vllm.platforms import current_platform
 
         super().__init__(copy.deepcopy(llm.get_tokenizer()))
-        self.llm, self.folder, self.settings, self.start_stages = llm, folder, settings, start_stages
-        self.max_rank = settings.max_lora_rank
+        self.llm, self._folder, self._config, self.start_stages = llm, folder, config, start_stages
+        self.max_rank = config.max_lora_rank
         self.window = int(llm.model_config.max_model_len)
         self.vocabulary_size = int(llm.model_config.get_vocab_size())
         self.dtype = str(llm.model_config.dtype).removeprefix(str(torch.__name__) + ".")
@@ -314,7 +282,7 @@ class VllmEngine(Tokenizing):
                 await self.llm.abort(request.request_id)
 
     async def openai_application(self) -> OpenAIApplication:
-        return await openai_application(self.llm, self.folder, tool_call_parser=self.settings.tool_call_parser)
+        return await openai_application(self.llm, self._folder, tool_call_parser=self._config.tool_call_parser)
 
     async def load_adapter(self, adapter: EngineAdapter) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError

@@ -10,24 +10,25 @@ from luthierd.config import ConfigError
 from luthierd.inference.config import InferenceConfig
 from luthierd.inference.engine import engines
 from luthierd.inference.engine.engines import chosen_engine
-from luthierd.inference.engine.transformers_engine import TransformersSettings
-from luthierd.inference.engine.vllm_engine import VllmSettings
+from luthierd.inference.engine.transformers_engine import start_transformers
+from luthierd.inference.engine.vllm_engine import start_vllm
 
 
-def settings(**fields: Any) -> object:
-    """What the chosen engine would be started with."""
-    start = chosen_engine(InferenceConfig(**fields))
-    assert isinstance(start, functools.partial)
-    return start.keywords["settings"]
+def start(**fields: Any) -> tuple[object, object]:
+    """The start of the chosen engine, and its configuration."""
+    chosen = chosen_engine(InferenceConfig(**fields))
+    assert isinstance(chosen, functools.partial)
+    return chosen.func, chosen.keywords["config"]
 
 
 def test_vllm_is_the_default_and_takes_how_many_devices_share_a_model() -> None:
-    made = settings(tensor_parallel=4, pipeline_parallel=2, distributed_executor="mp", max_num_seqs=7)
-    assert made == VllmSettings(tensor_parallel=4, pipeline_parallel=2, distributed_executor="mp", max_num_seqs=7)
+    fields = {"tensor_parallel": 4, "pipeline_parallel": 2, "distributed_executor": "mp", "max_num_seqs": 7}
+    assert start(**fields) == (start_vllm, InferenceConfig(**fields))
 
 
 def test_transformers_is_chosen_by_name() -> None:
-    assert settings(engine="transformers", dtype="float32") == TransformersSettings(dtype="float32")
+    config = InferenceConfig(engine="transformers", dtype="float32")
+    assert start(engine="transformers", dtype="float32") == (start_transformers, config)
 
 
 @pytest.mark.parametrize(
@@ -52,4 +53,4 @@ def test_ray_must_be_installed_to_be_chosen(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ConfigError, match=r"luthier\[ray\]"):
         chosen_engine(InferenceConfig(tensor_parallel=8, distributed_executor="ray"))
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda _: object())
-    assert settings(distributed_executor="ray") == VllmSettings(distributed_executor="ray")
+    assert start(distributed_executor="ray") == (start_vllm, InferenceConfig(distributed_executor="ray"))
