@@ -185,7 +185,7 @@ async def connect(outside: Outside) -> Parts:
     quotas = _make_quotas(outside, replicas)
     deployments = Deployments(
         store=replicas or store,
-        catalog=outside.models,
+        models=outside.models,
         loaded_adapters=loaded_adapters,
         host=host,
         check_adapters=quotas.check_adapters,

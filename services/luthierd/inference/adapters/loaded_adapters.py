@@ -23,7 +23,7 @@ from typing import Any
 from luthierd.errors import LuthierError, ResourceExhaustedError, UnavailableError
 from luthierd.inference import metrics
 from luthierd.inference.adapters.loaded_adapter import AdapterFiles, CheckParity, LoadedAdapter, ParityStore
-from luthierd.inference.adapters.residency import GreedyDual, rank
+from luthierd.inference.adapters.residency import GreedyDual
 from luthierd.inference.domain.deployment import AdapterRevision
 from luthierd.inference.domain.engine import (
     FETCH,
@@ -250,14 +250,14 @@ class LoadedAdapters:
                 leaving = [one for one in self._resident() if one.may_leave or one is chosen]
                 idle = [one for one in leaving if one.lease_count == 0 and not (has_place and one.held_by)]
                 if idle:
-                    await self._evict(min(idle, key=lambda one: (bool(one.held_by), *rank(one.worth))))
+                    await self._evict(min(idle, key=lambda one: (bool(one.held_by), one.worth)))
                     continue
                 if has_place:
                     return  # the limit of unheld adapters is soft while all of them are leased
                 if all(one.pinned_by for one in self._resident()):
                     raise AdapterSlotsFullError(limit=self._max_cpu_loras)
                 if chosen is None and leaving:
-                    chosen = min(leaving, key=lambda one: rank(one.worth))
+                    chosen = min(leaving, key=lambda one: one.worth)
                     chosen.is_leaving = True
                 self._changed.clear()
                 await self._changed.wait()

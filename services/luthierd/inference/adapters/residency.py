@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass
+@dataclass(order=True)
 class Worth:
-    """What it is worth to keep an adapter, and when it was last used (a count, not a time)."""
+    """What it is worth to keep an adapter; with equal values, the last use (a count) decides. The lowest leaves."""
 
     value: float = 0.0
     used: int = 0
@@ -34,8 +34,3 @@ class GreedyDual:
     def evict(self, worth: Worth) -> None:
         """The adapter leaves."""
         self._level = max(self._level, worth.value)
-
-
-def rank(worth: Worth) -> tuple[float, int]:
-    """The lowest leaves first."""
-    return worth.value, worth.used

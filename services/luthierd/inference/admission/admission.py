@@ -46,7 +46,7 @@ class Ticket:
         self._admission, self.tenant = admission, tenant
 
     def slot(
-        self, *, adapter: str, prompt_token_count: int, max_answer_token_count: int, slot_count: int = 1
+        self, *, adapter: str, prompt_token_count: int, max_answer_token_count: int = 0, slot_count: int = 1
     ) -> contextlib.AbstractAsyncContextManager[Slot]:
         """Waits for a slot in the engine's batch. `adapter`: its name in the engine, empty for the base model.
 

@@ -13,9 +13,10 @@ from luthier.inference.v1 import inference_service_pb2_grpc as rpc
 from luthierd import logs
 from luthierd.inference.api import completion_wire as wire
 from luthierd.inference.completions.completions import Completions
+from luthierd.inference.completions.progress import Delta
 from luthierd.inference.completions.read_ahead import read_ahead
 from luthierd.inference.completions.scoring import Scoring
-from luthierd.inference.domain.completion import Completion, Delta, Origin, Prompt, Target, check_session_id
+from luthierd.inference.domain.completion import Completion, Origin, Prompt, Target, check_session_id
 from luthierd.rpc.auth import current_principal
 from luthierd.rpc.contract import Context
 from luthierd.rpc.wire import to_proto
@@ -97,7 +98,7 @@ class InferenceServicer(rpc.InferenceServiceServicer):
                 if is_first:
                     _send_origin(context, delta.origin, delta.response_id)
                 without: dict[str, Any] = {} if is_first or delta.finish else {"origin": None, "response_id": ""}
-                yield delta, {"delta": delta.text, **without}
+                yield delta, {"delta": delta.engine.text, "logprobs": delta.engine.logprobs, **without}
                 is_first = False
 
 

@@ -12,8 +12,8 @@ from luthierd.errors import LuthierError
 from luthierd.inference import metrics
 from luthierd.inference.completions.leases import Leased, Leases
 from luthierd.inference.completions.mirror import Copy, Mirror
-from luthierd.inference.completions.progress import Progress, whole
-from luthierd.inference.domain.completion import Completion, Delta, Origin, Prompt, Sampling, Target
+from luthierd.inference.completions.progress import Delta, Progress, whole
+from luthierd.inference.domain.completion import Completion, Origin, Prompt, Sampling, Target
 from luthierd.inference.domain.errors import EngineUnavailableError, PromptTooLongError
 from luthierd.inference.engine.engine import EngineRequest
 
@@ -116,16 +116,7 @@ class Completions:
                     metrics.observe_times(leased.target.kind, ttft_s=progress.ttft_s, latency_s=elapsed_s)
                     recording.finish(finish)
                     self._copy(leased, prompt, request, answer=progress.text)
-                yield Delta(
-                    text=delta.text,
-                    origin=leased.origin,
-                    response_id=response_id,
-                    token_count=delta.token_count,
-                    logprobs=delta.logprobs,
-                    choice=delta.choice,
-                    finish_reason=delta.finish_reason,
-                    finish=finish,
-                )
+                yield Delta(delta, leased.origin, response_id, finish)
 
     async def copy(self, leased: Leased, prompt: Prompt, sampling: Sampling, *, answer: str) -> None:
         """Offers the mirror what the OpenAI application answered. Raises no LuthierError."""

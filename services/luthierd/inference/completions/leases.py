@@ -12,9 +12,9 @@ from typing import Protocol
 from luthierd.errors import InvalidArgumentError
 from luthierd.inference.adapters.loaded_adapters import LoadedAdapters
 from luthierd.inference.admission.admission import Admission, Slot, Ticket
+from luthierd.inference.completions.recording import Recorder, Recording
 from luthierd.inference.domain.completion import (
     BASE_LOADED_ADAPTER,
-    Finish,
     Origin,
     Prompt,
     Target,
@@ -46,38 +46,6 @@ class Routes(Protocol):
         """The revision that gets copies of what `loaded_adapter` answers; None: no mirror."""
 
 
-class Recording(Protocol):
-    """One answer while it is made. Without `finish` it is recorded as aborted."""
-
-    is_discarded: bool
-    """There was no answer: the request was refused."""
-
-    def add(self, text: str) -> None:
-        """The next part of the answer."""
-
-    def drop_text(self) -> None:
-        """The answer is too long to be captured."""
-
-    def finish(self, outcome: Finish) -> None:
-        """How the answer ended."""
-
-
-class Recorder(Protocol):
-    """Records answers, for feedback."""
-
-    def recording(
-        self,
-        response_id: str,
-        *,
-        tenant: str,
-        target: str,
-        origin: Origin,
-        prompt: Prompt | None,
-        mirror_of: str = "",
-    ) -> contextlib.AbstractContextManager[Recording]:
-        """Records the answer made in the block. `mirror_of`: the id of the live answer that it copies."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Leased:
     """Who answers, with which weights. Valid while its lease lasts. `response_id` names what is answered under it."""
@@ -99,16 +67,9 @@ class Leased:
         """Separates the prefix caches of tenants and weights."""
         return cache_salt(self.tenant, self.origin.loaded_adapter if self.adapter else self.origin.base_model)
 
-    def slot(
-        self, *, prompt_token_count: int, max_answer_token_count: int = 0, slot_count: int = 1
-    ) -> contextlib.AbstractAsyncContextManager[Slot]:
+    def slot(self, **counts: int) -> contextlib.AbstractAsyncContextManager[Slot]:
         """A slot in the engine's batch for a request with these weights; see `Ticket.slot`."""
-        return self.ticket.slot(
-            adapter=self.adapter.engine_name if self.adapter else "",
-            prompt_token_count=prompt_token_count,
-            max_answer_token_count=max_answer_token_count,
-            slot_count=slot_count,
-        )
+        return self.ticket.slot(adapter=self.adapter.engine_name if self.adapter else "", **counts)
 
     async def tokens(self, prompt: Prompt, *, is_prompt: bool = True) -> tuple[int, ...]:
         """A prompt's tokens, or, unless `is_prompt`, those of a text within one. InvalidArgumentError for no tokens."""

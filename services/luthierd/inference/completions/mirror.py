@@ -18,8 +18,8 @@ from luthierd.inference import metrics
 from luthierd.inference.adapters.loaded_adapters import LoadedAdapters
 from luthierd.inference.admission.admission import Admission
 from luthierd.inference.admission.fair_queue import Request
-from luthierd.inference.completions.leases import Recorder
 from luthierd.inference.completions.progress import Progress
+from luthierd.inference.completions.recording import Recorder
 from luthierd.inference.domain.completion import Origin, Prompt, cache_salt
 from luthierd.inference.domain.deployment import AdapterRevision
 from luthierd.inference.engine.engine import EngineRequest

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
-from luthierd.inference.domain.completion import Choice, Completion, Delta, Finish, TokenLogprob
+from luthierd.inference.domain.completion import Choice, Completion, Finish, Origin, TokenLogprob
 from luthierd.inference.engine.engine import EngineDelta
 
 
@@ -54,6 +54,16 @@ class Progress:
         )
 
 
+@dataclass(frozen=True)
+class Delta:
+    """A part of an answer, and who gives it. The last one has `finish`."""
+
+    engine: EngineDelta
+    origin: Origin
+    response_id: str
+    finish: Finish | None
+
+
 @dataclass
 class _Choice:
     parts: list[str] = field(default_factory=list)
@@ -68,11 +78,11 @@ async def whole(deltas: AsyncGenerator[Delta, None]) -> Completion:
     last: Delta | None = None
     async with contextlib.aclosing(deltas):
         async for last in deltas:
-            choice = choices.setdefault(last.choice, _Choice())
-            choice.parts.append(last.text)
-            choice.logprobs += last.logprobs
-            choice.token_count += last.token_count
-            choice.finish_reason = last.finish_reason or choice.finish_reason
+            choice = choices.setdefault(last.engine.choice, _Choice())
+            choice.parts.append(last.engine.text)
+            choice.logprobs += last.engine.logprobs
+            choice.token_count += last.engine.token_count
+            choice.finish_reason = last.engine.finish_reason or choice.finish_reason
     assert last is not None
     assert last.finish is not None
     return Completion(

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from luthierd.inference.adapters.loaded_adapters import LoadedAdapters
+from luthierd.inference.completions.leases import Models
 from luthierd.inference.domain.completion import Origin
 from luthierd.inference.domain.deployment import AdapterRevision, Deployment, Share, chosen
 from luthierd.inference.domain.engine import PUBLISH, EngineState, StageClock, StageFailedError
@@ -34,13 +35,6 @@ from luthierd.inference.engine.host import EngineHost
 from luthierd.paging import Page, PageRequest
 
 log = logging.getLogger(__name__)
-
-
-class Catalog(Protocol):
-    """The adapter revisions known to the trainer."""
-
-    async def adapter_revision(self, name: str) -> AdapterRevision:
-        """NotFoundError if the tenant has no such revision; UnavailableError if the trainer does not respond."""
 
 
 class DeploymentStore(Protocol):
@@ -72,14 +66,14 @@ class Deployments:
         self,
         *,
         store: DeploymentStore,
-        catalog: Catalog,
+        models: Models,
         loaded_adapters: LoadedAdapters,
         host: EngineHost,
         check_adapters: Callable[[str, int], None] = lambda tenant, count: None,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
-        self._store, self._catalog, self._loaded_adapters, self._host = store, catalog, loaded_adapters, host
+        self._store, self._models, self._loaded_adapters, self._host = store, models, loaded_adapters, host
         self._check_adapters, self._clock, self._rng = check_adapters, clock, rng or random.SystemRandom()
         self._arriving: dict[str, AdapterRevision] = {}
         self._table: dict[str, Deployment] = {}
@@ -178,7 +172,7 @@ class Deployments:
         async with self._locks.setdefault(name, asyncio.Lock()):
             before = self._table.get(name)
             self._check_etag(name, before, etag)
-            revision = await self._catalog.adapter_revision(adapter_revision)
+            revision = await self._models.adapter_revision(adapter_revision)
             if before and self._is_there(before.candidate if stage_only else before.live, revision):
                 return before
             now = self._clock()

@@ -168,20 +168,6 @@ class Completion:
         return self.choices[0].logprobs
 
 
-@dataclass(frozen=True, kw_only=True)
-class Delta:
-    """A part of an answer. The last one of a choice has `finish_reason`, the very last one `finish`."""
-
-    text: str
-    origin: Origin
-    response_id: str
-    token_count: int = 0
-    logprobs: tuple[TokenLogprob, ...] = ()
-    choice: int = 0
-    finish_reason: str = ""
-    finish: Finish | None = None
-
-
 @dataclass
 class TokenUsage:
     """Token counts of an answer, updated while it is made."""

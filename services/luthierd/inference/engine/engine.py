@@ -72,29 +72,18 @@ class OpenAIApplication(Protocol):
 class Engine(Protocol):
     """A running engine with one base model and many adapters."""
 
-    @property
-    def version(self) -> str:
-        """Kind and version, e.g. `vllm 0.32.0 (cpu, float32)`."""
-
-    @property
-    def dtype(self) -> str:
-        """Data type of the computation, e.g. `float32`."""
-
-    @property
-    def window(self) -> int:
-        """Maximum tokens of prompt and answer together."""
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Token ids are below it."""
-
-    @property
-    def max_rank(self) -> int:
-        """Maximum LoRA rank."""
-
-    @property
-    def start_stages(self) -> tuple[Stage, ...]:
-        """The stages of its start, in order."""
+    version: str
+    """Kind and version, e.g. `vllm 0.32.0 (cpu, float32)`."""
+    dtype: str
+    """Data type of the computation, e.g. `float32`."""
+    window: int
+    """Maximum tokens of prompt and answer together."""
+    vocabulary_size: int
+    """Token ids are below it."""
+    max_rank: int
+    """Maximum LoRA rank."""
+    start_stages: tuple[Stage, ...]
+    """The stages of its start, in order."""
 
     def tokenize(self, text: str, *, is_prompt: bool = True) -> tuple[int, ...]:
         """A text's tokens as a prompt, or as a part of a text. Blocks, like the next three."""

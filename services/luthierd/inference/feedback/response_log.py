@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 
 from luthierd.inference import metrics
+from luthierd.inference.completions.recording import MAX_TEXT_CHARACTERS, Recording
 from luthierd.inference.domain.completion import ABORTED, Finish, Origin, Prompt, TokenIds, Turn
 from luthierd.inference.domain.feedback import Captured, Response, Text
 from luthierd.inference.feedback.capture_policies import CapturePolicies
@@ -25,8 +26,6 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 8192
 """Records that wait to be written: at 1,000 answers a second, eight seconds of an unreachable database."""
 MAX_WAITING_CHARACTERS = 32 * 1024 * 1024
-MAX_TEXT_CHARACTERS = 256 * 1024
-"""Longer prompts with their answers are not captured, to keep the rows of files readable."""
 BATCH = 256
 WRITE_INTERVAL_S = 0.5
 RETRY_INTERVAL_S = 2.0
@@ -34,37 +33,6 @@ MAX_ATTEMPTS = 30
 """A batch that cannot be written for a minute is given up, so that it does not block the others."""
 
 NO_OUTCOME = Finish(finish_reason=ABORTED, prompt_token_count=0)
-
-
-class Recording:
-    """One answer while it is made: `add` its texts, then `finish` it."""
-
-    def __init__(self, *, wants_text: bool) -> None:
-        self._parts: list[str] | None = [] if wants_text else None
-        self._character_count = 0
-        self.outcome: Finish | None = None
-        self.is_discarded = False
-
-    def add(self, text: str) -> None:
-        if self._parts is not None:
-            self._character_count += len(text)
-            if self._character_count > MAX_TEXT_CHARACTERS:
-                self.drop_text()
-            else:
-                self._parts.append(text)
-
-    def drop_text(self) -> None:
-        if self._parts is not None:
-            self._parts = None
-            metrics.captures_dropped.labels("too_long").inc()
-
-    def finish(self, outcome: Finish) -> None:
-        self.outcome = outcome
-
-    @property
-    def completion(self) -> str | None:
-        """The whole answer; None if it is aborted, not wanted, or too long."""
-        return None if self._parts is None or self.outcome is None else "".join(self._parts)
 
 
 class ResponseLog:

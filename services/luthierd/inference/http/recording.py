@@ -7,7 +7,7 @@ import json
 from starlette.datastructures import Headers
 from starlette.types import Message, Send
 
-from luthierd.inference.completions.leases import Recording
+from luthierd.inference.completions.recording import Recording
 from luthierd.inference.domain.completion import Finish, TokenUsage
 
 MAX_WHOLE_BYTES = 16 * 1024 * 1024

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from luthierd.inference.adapters.residency import GreedyDual, Worth, rank
+from luthierd.inference.adapters.residency import GreedyDual, Worth
 
 
 def evicted(policy: GreedyDual, worths: dict[str, Worth]) -> str:
     """The one that leaves now."""
-    name = min(worths, key=lambda name: rank(worths[name]))
+    name = min(worths, key=lambda name: worths[name])
     policy.evict(worths.pop(name))
     return name
 
