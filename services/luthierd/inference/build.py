@@ -44,7 +44,7 @@ from luthierd.inference.feedback.response_log import ResponseLog
 from luthierd.inference.feedback.store import SqlCaptureStore
 from luthierd.inference.http.front import HttpFront
 from luthierd.inference.http.server import HttpServer
-from luthierd.inference.replicas.replicas import Replicas, ReplicaTimes
+from luthierd.inference.replicas.replicas import Replicas
 from luthierd.inference.replicas.store import SqlReplicaStore
 from luthierd.rpc.auth import TokenIssuer, TokenVerifier
 from luthierd.rpc.contract import services_of
@@ -231,9 +231,9 @@ def _make_replicas(outside: Outside, health: Health) -> Replicas | None:
         outside.replica_name,
         store=outside.replica_store,
         direct=outside.store,
-        times=ReplicaTimes(
-            lease_s=config.replica_lease_s, poll_s=config.replica_poll_s, check_s=config.replica_check_s
-        ),
+        lease_s=config.replica_lease_s,
+        poll_s=config.replica_poll_s,
+        check_s=config.replica_check_s,
         set_serving=health.set_serving,
     )
 

@@ -80,7 +80,6 @@ class LoadedAdapters:
 
     @property
     def loaded_count(self) -> int:
-        """Adapters in the engine."""
         return len(self._resident())
 
     def _resident(self) -> list[LoadedAdapter]:

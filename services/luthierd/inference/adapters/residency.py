@@ -32,5 +32,4 @@ class GreedyDual:
         worth.value, worth.used = self._level + cost_s, self._uses
 
     def evict(self, worth: Worth) -> None:
-        """The adapter leaves."""
         self._level = max(self._level, worth.value)

@@ -51,7 +51,7 @@ class Request:
     """Number of requests started when it first found no adapter slot; 0: it always found one."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _Flow:
     """A tenant's account. `tag`: the virtual time at which its next request starts."""
 
@@ -99,7 +99,6 @@ class FairQueue:
         self._reserved: Request | None = None  # gets the next free adapter slot
 
     def waiting_count(self, tenant: str) -> int:
-        """Requests of the tenant that were pushed but not taken yet."""
         flow = self._flows.get(tenant)
         return flow.waiting_count if flow else 0
 
@@ -107,7 +106,7 @@ class FairQueue:
         """Queues a request behind its tenant's others. `slot_count` is capped at the number of slots."""
         flow = self._flows.get(request.tenant)
         if flow is None:
-            flow = self._flows[request.tenant] = _Flow(request.weight)
+            flow = self._flows[request.tenant] = _Flow(weight=request.weight)
         if flow.waiting_count == 0:
             flow.tag = max(flow.tag, self._now)
             self._backlog[request.tenant] = flow

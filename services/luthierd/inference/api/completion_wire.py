@@ -164,7 +164,6 @@ def texts_from_proto(texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def batch_to_proto(batch: Batch) -> pb.BatchGenerateResponse:
-    """The results in order."""
 
     def result(one: Completion | LuthierError) -> pb.BatchResult:
         if isinstance(one, LuthierError):

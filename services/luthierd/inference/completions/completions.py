@@ -39,7 +39,6 @@ class Completions:
     async def complete(
         self, target: Target, prompt: Prompt, sampling: Sampling, *, tenant: str, session_id: str = ""
     ) -> Completion:
-        """The whole answer."""
         return await whole(self.stream(target, prompt, sampling, tenant=tenant, session_id=session_id))
 
     async def stream(

@@ -59,12 +59,10 @@ class Leased:
 
     @property
     def tenant(self) -> str:
-        """Who calls."""
         return self.ticket.tenant
 
     @property
     def cache_salt(self) -> str:
-        """Separates the prefix caches of tenants and weights."""
         return cache_salt(self.tenant, self.origin.loaded_adapter if self.adapter else self.origin.base_model)
 
     def slot(self, **counts: int) -> contextlib.AbstractAsyncContextManager[Slot]:

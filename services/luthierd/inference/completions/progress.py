@@ -38,7 +38,6 @@ class Progress:
 
     @property
     def text(self) -> str:
-        """Of the first choice."""
         return "".join(self.parts)
 
     def finish(self, prompt_token_count: int, elapsed_s: float) -> Finish:

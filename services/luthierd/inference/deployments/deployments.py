@@ -95,7 +95,6 @@ class Deployments:
         await self._store.delete_parity_checks([sha256 for sha256 in checks if sha256 not in held])
 
     async def replay(self, engine: Engine) -> None:
-        """Loads the desired state into a new engine."""
         self._loaded_adapters.start(engine)
 
     def adopt(self, stored: Sequence[Deployment]) -> None:

@@ -35,7 +35,6 @@ class Structure:
 
     @property
     def field(self) -> str:
-        """Its path in a request."""
         return f"sampling.{self.kind}"
 
 
@@ -159,12 +158,10 @@ class Completion:
 
     @property
     def text(self) -> str:
-        """Of the first choice."""
         return self.choices[0].text
 
     @property
     def logprobs(self) -> tuple[TokenLogprob, ...]:
-        """Of the first choice."""
         return self.choices[0].logprobs
 
 

@@ -65,7 +65,6 @@ class Deployment:
 
     @property
     def etag(self) -> str:
-        """Changes with every change."""
         return hashlib.sha256(f"{self.name}\0{self.create_time}\0{self.change}".encode()).hexdigest()[:16]
 
     @property
@@ -79,7 +78,6 @@ class Deployment:
         return tuple({one.sha256: one for one in self.held}.values())
 
     def holding(self, sha256: str) -> AdapterRevision | None:
-        """The held revision of that content."""
         return next((one for one in self.held if one.sha256 == sha256), None)
 
     @property

@@ -61,7 +61,6 @@ class Text:
 
     @property
     def character_count(self) -> int:
-        """The size for all limits."""
         return len(self.completion) + sum(len(turn.content) for turn in self.messages)
 
 
@@ -96,7 +95,6 @@ class CapturePolicy:
 
     @property
     def etag(self) -> str:
-        """Changes with every change."""
         return hashlib.sha256(f"{self.tenant}\0{self.change}".encode()).hexdigest()[:16]
 
     def changed(self, change: PolicyChange, now: float) -> CapturePolicy:

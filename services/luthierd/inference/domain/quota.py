@@ -38,7 +38,6 @@ class Quota:
 
     @property
     def etag(self) -> str:
-        """Changes with every change."""
         return hashlib.sha256(f"{self.name}\0{self.update_time}\0{self.change}".encode()).hexdigest()[:16]
 
     def changed(self, changes: Mapping[str, float | None], now: float) -> Quota:
@@ -52,7 +51,6 @@ class Quota:
         return {name: float(value) if name == "weight" else int(value) for name, value in self.own.items()}
 
     def limits(self, defaults: Limits) -> Limits:
-        """The effective limits."""
         return replace(defaults, **self.own_limits)
 
 

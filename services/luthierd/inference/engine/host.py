@@ -205,7 +205,6 @@ class EngineHost:
         self._changed = asyncio.Event()
 
     async def close(self) -> None:
-        """Ends the engine, after the last request."""
         engine, self._engine = self._engine, None
         if engine is not None:
             await engine.close()

@@ -48,7 +48,6 @@ class TokenText:
         return self._send(0)
 
     def of(self, token_id: int) -> str:
-        """The text of one token by itself."""
         return str(self._tokenizer.decode([token_id]))
 
     def _take(self) -> None:
@@ -67,7 +66,7 @@ class TokenText:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True))
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Row:
     """One answer being generated. `emit` gets each delta; `is_cancelled` may be set from any thread."""
 

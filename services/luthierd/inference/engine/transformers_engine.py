@@ -99,7 +99,6 @@ class TransformersEngine(Tokenizing):
         raise StructureUnsupportedError(engine=self.version, field=structure.field)
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineDelta, None]:
-        """The rows of a closed iterator leave their batch before the next step."""
         from luthierd.inference.engine.transformers_decoding import Row, TokenText
 
         loop = asyncio.get_running_loop()
@@ -140,13 +139,11 @@ class TransformersEngine(Tokenizing):
         *,
         is_background: bool = False,
     ) -> tuple[float, ...]:
-        """One computation between two steps of other requests."""
         return await self._thread.do(lambda model: model.score(_name(adapter), prompt_ids, completion_ids))
 
     async def embed(
         self, texts: Sequence[tuple[int, ...]], adapter: EngineAdapter | None
     ) -> tuple[tuple[float, ...], ...]:
-        """Other requests decode between two texts."""
         return tuple([await self._thread.do(functools.partial(_embed, _name(adapter), ids)) for ids in texts])
 
     async def load_adapter(self, adapter: EngineAdapter) -> None:
@@ -175,7 +172,6 @@ class TransformersEngine(Tokenizing):
         await asyncio.wrap_future(self._thread.died)
 
     async def close(self) -> None:
-        """Ends the thread after its current step."""
         await asyncio.to_thread(self._thread.stop)
 
 
@@ -218,7 +214,6 @@ class _ModelThread:
         self._put(lambda: self._waiting.extend(rows))
 
     def stop(self) -> None:
-        """Ends the thread and waits for it."""
         self._is_stopping = True
         self._inbox.put(lambda: None)
         self._thread.join()

@@ -96,7 +96,6 @@ class LoraModel:
         return self.model(input_ids=input_ids_BT, **more)
 
     def new_cache(self) -> Any:
-        """An empty key-value cache for this model."""
         return DynamicCache(config=self.model.config)
 
     def score(self, adapter: str | None, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> tuple[float, ...]:

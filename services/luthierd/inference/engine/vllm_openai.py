@@ -21,7 +21,7 @@ from luthierd.inference.engine.engine import EngineAdapter, OpenAIApplication
 from luthierd.inference.engine.vllm_requests import lora_request
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Call:
     """The request that is being served. `adapter`: vLLM's type of it; None for the base model."""
 
@@ -123,7 +123,7 @@ async def openai_application(llm: Any, folder: pathlib.Path, *, tool_call_parser
         response_id: str,
         usage: TokenUsage,
     ) -> None:
-        call = _Call(model, lora_request(adapter), response_id, usage)
+        call = _Call(model=model, adapter=lora_request(adapter), response_id=response_id, usage=usage)
         _call.set(call)
         try:
             await app(scope, receive, send)

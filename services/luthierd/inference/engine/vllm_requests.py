@@ -18,7 +18,6 @@ def lora_request(adapter: EngineAdapter | None) -> Any:
 
 
 def sampling_parameters(sampling: Sampling) -> Any:
-    """VLLM's sampling parameters, with deltas as output."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -37,7 +36,6 @@ def sampling_parameters(sampling: Sampling) -> Any:
 
 
 def structured_outputs(structure: Structure) -> Any:
-    """VLLM's constraint on an answer."""
     from vllm.sampling_params import StructuredOutputsParams
 
     if structure.kind == Structure.CHOICES:
@@ -67,5 +65,4 @@ def token_logprobs(completion: Any, top_count: int | None) -> tuple[TokenLogprob
 
 
 def first_line(error: Exception) -> str:
-    """Of the error's message, or its type."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

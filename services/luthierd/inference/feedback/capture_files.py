@@ -97,7 +97,6 @@ class CaptureFiles:
         await self.delete_doomed()
 
     async def delete_doomed(self) -> None:
-        """Deletes the blobs of doomed files."""
         for file in await self._store.doomed():
             await asyncio.to_thread(self._blobs.delete, file.sha256)
             await self._store.forget_file(file.name)

@@ -31,7 +31,6 @@ class CapturePolicies:
         return self._table.get(tenant) or CapturePolicy(tenant=tenant)
 
     async def get(self, name: str) -> CapturePolicy:
-        """The stored policy."""
         (tenant,) = CAPTURE_POLICY.parse(name)
         await self.read()
         return self.of(tenant)

@@ -158,7 +158,6 @@ def _redacted(answers: Sequence[Captured]) -> list[Captured]:
 
 
 def redacted_text(text: Text) -> Text:
-    """The text as it may be written."""
     return Text(tuple(Turn(turn.role, _clean(turn.content)) for turn in text.messages), _clean(text.completion))
 
 

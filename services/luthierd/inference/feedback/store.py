@@ -133,7 +133,6 @@ class SqlCaptureStore:
         return {row["tenant"]: (int(row["count"]), int(row["characters"]), float(row["oldest"])) for row in rows}
 
     async def waiting(self, tenant: str, *, limit: int) -> list[Captured]:
-        """The tenant's oldest texts that are in no file, with their answers."""
         query = (
             sa.select(*_response_columns, _texts.c.content)
             .join_from(_texts, _responses, _texts.c.response_id == _responses.c.response_id)
@@ -223,7 +222,6 @@ class SqlCaptureStore:
             await connection.execute(sa.delete(_responses).where(unneeded))
 
     async def doomed(self) -> list[CaptureFile]:
-        """Files whose blobs must be deleted."""
         query = sa.select(_files).where(_files.c.state == DOOMED)
         return [_file(row) for row in await self._database.rows(query)]
 

@@ -68,7 +68,6 @@ class Reply:
 
     @property
     def elapsed_s(self) -> float:
-        """Since the request's arrival."""
         return self._clock() - self._arrived_s
 
     @property
@@ -96,7 +95,6 @@ class Reply:
             metrics.observe_times(target, ttft_s=self._first_s, latency_s=self.elapsed_s)
 
     async def send(self, response: JSONResponse) -> None:
-        """Sends a whole response."""
         await self({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
         await self({"type": "http.response.body", "body": response.body})
 

@@ -17,7 +17,6 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
 from luthierd.errors import LuthierError, UnavailableError
 from luthierd.inference.adapters.loaded_adapters import LoadedAdapters
@@ -36,15 +35,6 @@ RENEWALS_PER_LEASE = 3
 """Two renewals may fail before a lease expires."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReplicaTimes:
-    """Seconds. `lease_s`: how long a dead replica counts; `poll_s`: between two polls; `check_s`: for all reports."""
-
-    lease_s: float
-    poll_s: float
-    check_s: float
-
-
 class Replicas:
     """One replica among the others. A `DeploymentStore` whose changes wait for every live replica."""
 
@@ -58,11 +48,15 @@ class Replicas:
         *,
         store: SqlReplicaStore,
         direct: DeploymentStore,
-        times: ReplicaTimes,
+        lease_s: float,
+        poll_s: float,
+        check_s: float,
         set_serving: Callable[[bool], Awaitable[None]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.name, self._store, self._direct, self._times = name, store, direct, times
+        """`lease_s`: how long a dead replica counts; `check_s`: how long a change waits for all reports."""
+        self.name, self._store, self._direct = name, store, direct
+        self._lease_s, self._poll_s, self._check_s = lease_s, poll_s, check_s
         self._report, self._clock = set_serving, clock
         self._version = -1
         self._following = asyncio.Lock()
@@ -118,11 +112,11 @@ class Replicas:
         await self._follow()
         # It ends: a replica either follows or its lease expires.
         while await self._store.behind(self.name, version):  # noqa: ASYNC110 - other processes change it
-            await asyncio.sleep(self._times.poll_s)
+            await asyncio.sleep(self._poll_s)
 
     async def _published(self, intent: Intent, change: Change) -> int:
         """The new version, once every live replica has reported success."""
-        deadline = self._clock() + self._times.check_s
+        deadline = self._clock() + self._check_s
         while True:
             barrier = await self._store.publish(intent, change)
             if barrier.version:
@@ -133,8 +127,8 @@ class Replicas:
                     refusal.replica, refusal.revision, cause=refusal.reason, message=refusal.message
                 )
             if self._clock() > deadline:
-                raise ReplicasTooSlowError(replicas=",".join(barrier.missing), limit_s=self._times.check_s)
-            await asyncio.sleep(self._times.poll_s)
+                raise ReplicasTooSlowError(replicas=",".join(barrier.missing), limit_s=self._check_s)
+            await asyncio.sleep(self._poll_s)
 
     # The engine's life
 
@@ -143,7 +137,7 @@ class Replicas:
         await self._follow()
         await self._deployments.replay(engine)
         async with self._membership:
-            while not await self._store.join(self.name, self._version, lease_s=self._times.lease_s):
+            while not await self._store.join(self.name, self._version, lease_s=self._lease_s):
                 await self._follow()
             self._is_live, self._renewed_s = True, self._clock()
 
@@ -159,7 +153,7 @@ class Replicas:
         await self._report(is_ready and not self._is_cut_off())
 
     def _is_cut_off(self) -> bool:
-        return self._is_live and self._clock() - self._renewed_s > self._times.lease_s
+        return self._is_live and self._clock() - self._renewed_s > self._lease_s
 
     # Background
 
@@ -168,8 +162,8 @@ class Replicas:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                group.create_task(self._keep(self._renew, self._times.lease_s / RENEWALS_PER_LEASE))
-                group.create_task(self._keep(self._poll, self._times.poll_s))
+                group.create_task(self._keep(self._renew, self._lease_s / RENEWALS_PER_LEASE))
+                group.create_task(self._keep(self._poll, self._poll_s))
         finally:
             with contextlib.suppress(OSError, LuthierError):
                 await asyncio.shield(self._store.leave(self.name))
@@ -199,9 +193,9 @@ class Replicas:
                 await self._store.leave(self.name)
                 return
             began_s, was_cut_off = self._clock(), self._is_cut_off()
-            while self._is_live and not await self._store.renew(self.name, lease_s=self._times.lease_s):
+            while self._is_live and not await self._store.renew(self.name, lease_s=self._lease_s):
                 await self._follow()  # others went on without this one: it counts again once it is up to date
-                if await self._store.join(self.name, self._version, lease_s=self._times.lease_s):
+                if await self._store.join(self.name, self._version, lease_s=self._lease_s):
                     log.info("joined again", extra={"replica": self.name})
                     break
             self._renewed_s = began_s

@@ -140,11 +140,9 @@ class SqlReplicaStore:
         return bool(await self._execute(query.values(lease_until=_Now() + lease_s)))
 
     async def follow(self, replica: str, version: int) -> None:
-        """The replica routes by `version`."""
         await self._execute(sa.update(_replicas).where(_replicas.c.name == replica).values(follows=version))
 
     async def leave(self, replica: str) -> None:
-        """The replica, and its intents, no longer count."""
         await self._execute(sa.delete(_replicas).where(_replicas.c.name == replica))
 
     async def pulse(self, replica: str) -> Pulse:
@@ -157,7 +155,6 @@ class SqlReplicaStore:
             return Pulse(await _version(connection), intents)
 
     async def open_intent(self, intent: Intent) -> None:
-        """Shows the intent to the other replicas."""
         await self._execute(sa.insert(_intents).values(to_json(intent)))
 
     async def close_intent(self, intent: Intent) -> None:
@@ -198,7 +195,6 @@ class SqlReplicaStore:
             return Barrier(version=version + 1)
 
     async def live_count(self) -> int:
-        """Replicas whose lease runs."""
         return len(await self._rows(_live()))
 
     async def behind(self, replica: str, version: int) -> tuple[str, ...]:

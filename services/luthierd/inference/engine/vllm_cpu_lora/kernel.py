@@ -1,7 +1,7 @@
 """Compiles and calls `kernel.cpp`. Without a C++ compiler there is no kernel, and `adapters` does the same in torch.
 
-The library lies in the user's cache folder under a digest of its source, the compiler and the processor, so it is
-compiled once (two seconds), and a home folder shared between machines holds one for each kind of them.
+The library is stored in the user's cache folder under a digest of its source, the compiler and the processor, so it is
+compiled once (two seconds), and a home folder shared between machines holds one for each type of machine.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class _Rows(ctypes.Structure):
 
 
 class KernelRows:
-    """A step's groups in the kernel's form."""
+    """A step's groups in the kernel's data layout."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self.count = len(groups)
@@ -73,13 +73,13 @@ class KernelRows:
 
 
 class KernelModule:
-    """One module's weights in the kernel's form: `a` slices of [S, 1, R, I], `b` of [S, 1, O, R], kept alive here."""
+    """One module's weights in the kernel's data layout: `a` slices of [S, 1, R, I], `b` of [S, 1, O, R]; kept alive."""
 
     def __init__(self, a: Sequence[Tensor], b: Sequence[Tensor], widths: Sequence[int]) -> None:
         self._sources = (*a, *b)
         self.is_bf16 = a[0].dtype is torch.bfloat16
         self.scratch_groups = 0
-        """Groups for which the kernel's scratch memory is known to suffice."""
+        """Number of groups for which the kernel's scratch memory suffices."""
         self.fields = _Module(slice_count=len(a), rank_max=a[0].shape[-2], inputs=a[0].shape[-1])
         for index, (down, up, width) in enumerate(zip(a, b, widths, strict=True)):
             self.fields.outputs[index], self.fields.b_outputs[index] = width, up.shape[-2]
@@ -95,23 +95,14 @@ class KernelModule:
 
 
 class Kernel:
-    """The compiled library. One call at a time: they share their scratch memory."""
+    """The compiled library. One call at a time: calls share scratch memory."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._add, self._rank, self._scratch_floats = library.luthier_add, library.luthier_rank, library.luthier_scratch
         self._add.restype = None
-        self._add.argtypes = (
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_int64,
-            ctypes.c_void_p,
-            ctypes.c_int64,
-            ctypes.c_float,
-            ctypes.c_int32,
-            ctypes.c_void_p,
-        )
+        rows_of = (ctypes.c_void_p, ctypes.c_int64)  # address and stride
+        pointers = (ctypes.c_void_p,) * 3
+        self._add.argtypes = (*pointers, *rows_of, *rows_of, ctypes.c_float, ctypes.c_int32, ctypes.c_void_p)
         self._rank.restype = ctypes.c_int32
         self._rank.argtypes = (ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int64, ctypes.c_int32)
         self._scratch_floats.restype = ctypes.c_int64
@@ -119,14 +110,14 @@ class Kernel:
         self._scratch = torch.empty(0)
 
     def rank(self, a_S1RI: Tensor, slot: int) -> int:
-        """Rows of the slot's A up to the last that holds anything."""
+        """Rows of the slot's A up to the last with a nonzero value."""
         rank_max, inputs = a_S1RI.shape[-2:]
         return int(self._rank(a_S1RI.data_ptr(), a_S1RI.element_size(), rank_max, inputs, slot))
 
     def add(
         self, module: KernelModule, rows: KernelRows, ranks: int, *, x_TI: Tensor, y_TO: Tensor, scale: float
     ) -> None:
-        """Adds the adapters' part to `y_TO`. `ranks`: address of int32 [slice, group]. Rows lie in one piece each."""
+        """Adds the adapters' part to `y_TO`. `ranks`: address of int32 [slice, group]. Rows are contiguous."""
         if rows.count > module.scratch_groups:
             module.scratch_groups = rows.count
             floats = self._scratch_floats(module.reference, rows.count)
@@ -148,21 +139,23 @@ class Kernel:
 
 @functools.cache
 def load_kernel() -> Kernel | None:
-    """The kernel, compiled if need be; None, and a line in the log, where that is not possible."""
+    """The kernel, compiled if necessary; None, with a warning in the log, if that is not possible."""
     compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
     if compiler is None:
-        log.warning("no C++ compiler: adapters are applied in torch, more slowly", extra={"looked_for": COMPILERS})
+        log.warning("no C++ compiler: adapters are applied in torch, more slowly", extra={"tried": COMPILERS})
         return None
     try:
         return Kernel(ctypes.CDLL(str(_compiled(compiler))))
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
-        log.warning("the adapter kernel could not be made: they are applied in torch", extra={"detail": detail[-500:]})
+        log.warning(
+            "the adapter kernel could not be compiled: adapters are applied in torch", extra={"detail": detail[-500:]}
+        )
         return None
 
 
 def _compiled(compiler: str) -> pathlib.Path:
-    """The library's path. Only this user may write where it lies: it is code that will run."""
+    """The library's path. Only this user may write to its folder: it is code that will run."""
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "luthier" / "kernels"
     library = cache / f"{_digest(compiler)}.so"
     if library.exists() and library.stat().st_uid == os.getuid():
@@ -177,8 +170,8 @@ def _compiled(compiler: str) -> pathlib.Path:
 
 
 def _digest(compiler: str) -> str:
-    asked = [compiler, "--version"]
-    version = subprocess.run(asked, check=True, capture_output=True, timeout=COMPILE_TIMEOUT_S).stdout  # noqa: S603
+    command = [compiler, "--version"]
+    version = subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_TIMEOUT_S).stdout  # noqa: S603
     parts = (SOURCE.read_bytes(), " ".join(FLAGS).encode(), version, platform.machine().encode(), _cpu_flags())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
 

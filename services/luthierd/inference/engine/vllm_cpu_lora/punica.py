@@ -1,4 +1,4 @@
-"""vLLM's face of `adapters`: the class that its LoRA layers call on a CPU."""
+"""The class that vLLM's LoRA layers call on a CPU; it uses `adapters`."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from luthierd.inference.engine.vllm_cpu_lora.rows import RowSlots
 
 
 class LuthierPunicaWrapper(PunicaWrapperCPU):
-    """Gives each row its own adapter, and rows without one exactly the base model's values.
+    """Applies to each row its own adapter; rows without one keep exactly the base model's values.
 
-    Overrides what vLLM calls for linear layers, logits and embeddings; metadata keeps its stock form. Full linear
-    weights (classification heads) are left to stock code, which handles rows without an adapter.
+    Overrides what vLLM calls for linear layers, logits and embeddings; its metadata is unchanged. Full linear weights
+    (classification heads) are left to stock code, which handles rows without an adapter.
     """
 
     def __init__(self, max_num_batched_tokens: int, max_batches: int, device: Any, **kwargs: Any) -> None:
         super().__init__(max_num_batched_tokens, max_batches, device, **kwargs)
         self._adapters = Adapters(load_kernel())
-        nobody = RowSlots(torch.empty(0, dtype=torch.long))
-        self._token_rows, self._sampler_rows = nobody, nobody
+        self._token_rows = self._sampler_rows = RowSlots(torch.empty(0, dtype=torch.long))
 
     def update_metadata(
         self, mapping: Any, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **kwargs: Any

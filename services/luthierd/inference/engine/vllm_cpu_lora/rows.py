@@ -1,4 +1,4 @@
-"""Which rows of a step belong to which adapter. Knows torch, not vLLM. Axes: T rows (tokens)."""
+"""Which rows of a step belong to which adapter. Uses torch, not vLLM. Axes: T rows (tokens)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 BASE_SLOT = -1
-"""vLLM's mark of a row without an adapter."""
+"""vLLM's slot of a row without an adapter."""
 
 LONG = 48
-"""Consecutive rows of one slot from which on plain matrix products are faster than the kernel (measured, 2 cores)."""
+"""From this number of consecutive rows of one slot on, matrix products beat the kernel (measured, 2 cores)."""
 
 MAX_GROUP = 16
 """Rows that the kernel computes together: its lanes."""
@@ -20,7 +20,7 @@ MAX_GROUP = 16
 
 @dataclass(frozen=True)
 class Run:
-    """Consecutive rows of one slot: a prompt, mostly. `begin` is the first row, `end` the one after the last."""
+    """Consecutive rows of one slot, usually a prompt. `begin` is the first row, `end` the one after the last."""
 
     slot: int
     begin: int
@@ -29,7 +29,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """At most `MAX_GROUP` rows of one slot, wherever they stand."""
+    """At most `MAX_GROUP` rows of one slot, in any positions."""
 
     slot: int
     rows: tuple[int, ...]
@@ -48,7 +48,7 @@ class RowSlots:
 
     @functools.cached_property
     def group_rows(self) -> Tensor:
-        """The rows of all groups, to index with."""
+        """The indices of all groups' rows."""
         return torch.tensor([row for group in self.groups for row in group.rows])
 
     def __len__(self) -> int:
