@@ -37,7 +37,7 @@ ADAPTER = FakePeers.adapter.name
 
 
 @dataclass
-class House:
+class Server:
     """The served evaluator, and what is behind it."""
 
     evaluations: rpc.EvaluationServiceStub
@@ -124,11 +124,11 @@ async def evaluator_parts(
 
 
 @contextlib.asynccontextmanager
-async def served(database: Database, folder: pathlib.Path, *, holdout: int = 24) -> AsyncIterator[House]:
+async def served(database: Database, folder: pathlib.Path, *, holdout: int = 24) -> AsyncIterator[Server]:
     """`holdout`: rows that are asked, three to a group."""
     parts = await evaluator_parts(database, folder, holdout=holdout)
     async with running(parts.service, EvaluatorConfig(home=folder)) as channel:
-        yield House(
+        yield Server(
             evaluations=rpc.EvaluationServiceStub(channel),
             gates=gate_rpc.GateServiceStub(channel),
             verdicts=verdict_rpc.VerdictServiceStub(channel),
@@ -141,9 +141,9 @@ async def served(database: Database, folder: pathlib.Path, *, holdout: int = 24)
         )
 
 
-def method(house: House, name: str) -> Any:
+def method(server: Server, name: str) -> Any:
     """The RPC of that name, of whichever service has it."""
-    stubs = (house.evaluations, house.gates, house.verdicts, house.holdouts)
+    stubs = (server.evaluations, server.gates, server.verdicts, server.holdouts)
     return next(getattr(stub, name) for stub in stubs if hasattr(stub, name))
 
 

@@ -57,7 +57,7 @@ class FinishedEvaluations:
 
 
 @dataclass
-class House:
+class Server:
     stub: rpc.AnnotationQueueServiceStub
 
     async def create(self, **changes: Any) -> pb.AnnotationQueue:
@@ -101,7 +101,7 @@ def as_(rater: str) -> Any:
 
 
 @pytest.fixture
-async def house(tmp_path: pathlib.Path) -> AsyncIterator[House]:
+async def server(tmp_path: pathlib.Path) -> AsyncIterator[Server]:
     database = Database(f"sqlite+aiosqlite:///{tmp_path / 'evaluator.db'}", schema="evaluator")
     await database.migrate(VERSIONS)
     blobs = BlobStore(f"file://{tmp_path / 'blobs'}")
@@ -115,7 +115,7 @@ async def house(tmp_path: pathlib.Path) -> AsyncIterator[House]:
         stopping=asyncio.Event(),
     )
     async with running(service, EvaluatorConfig(home=tmp_path)) as channel:
-        yield House(rpc.AnnotationQueueServiceStub(channel))
+        yield Server(rpc.AnnotationQueueServiceStub(channel))
 
 
 async def refused(call: Any) -> grpc.aio.AioRpcError:
@@ -124,39 +124,39 @@ async def refused(call: Any) -> grpc.aio.AioRpcError:
     return caught.value
 
 
-async def test_raters_see_no_arm_and_each_item_until_it_has_its_votes(house: House) -> None:
-    queue = await house.create(votes_per_item=2)
+async def test_raters_see_no_arm_and_each_item_until_it_has_its_votes(server: Server) -> None:
+    queue = await server.create(votes_per_item=2)
     assert queue.item_count == 40  # the row without a base answer is not judged
-    first = await house.next(queue.name, "anna")
-    assert first == await house.next(queue.name, "anna")
+    first = await server.next(queue.name, "anna")
+    assert first == await server.next(queue.name, "anna")
     assert (first.judged_count, first.waiting_count) == (0, 40)
     assert first.item.reference == ""
     assert "arm" not in {field.name for field in first.item.DESCRIPTOR.fields}
-    assert await house.judge_all(queue.name, "anna") == 40
-    assert await house.judge_all(queue.name, "ben") == 40
-    late = await house.next(queue.name, "carla")
+    assert await server.judge_all(queue.name, "anna") == 40
+    assert await server.judge_all(queue.name, "ben") == 40
+    late = await server.next(queue.name, "carla")
     assert not late.HasField("item")
-    votes = await house.votes(queue.name)
+    votes = await server.votes(queue.name)
     assert len(votes) == 80
     assert {vote.preferred for vote in votes} == {0, ADAPTER, BASE}
 
 
-async def test_positions_are_balanced_and_drawn_anew_for_each_rater(house: House) -> None:
-    queue = await house.create()
+async def test_positions_are_balanced_and_drawn_anew_for_each_rater(server: Server) -> None:
+    queue = await server.create()
     for rater in ("anna", "ben"):
-        await house.judge_all(queue.name, rater)
-    shown = {(vote.vote.rater, vote.vote.item_id): vote.arms[0] for vote in await house.votes(queue.name)}
+        await server.judge_all(queue.name, rater)
+    shown = {(vote.vote.rater, vote.vote.item_id): vote.arms[0] for vote in await server.votes(queue.name)}
     by_rater = [[arm for (who, _), arm in sorted(shown.items()) if who == rater] for rater in ("anna", "ben")]
     assert by_rater[0] != by_rater[1]
     assert all(10 <= arms.count(ADAPTER) <= 30 for arms in by_rater)
 
 
-async def test_the_summary_shows_people_judge_and_correction_side_by_side(house: House) -> None:
-    queue = await house.create(votes_per_item=2)
-    await house.judge_all(queue.name, "anna", most=24)
-    await house.judge_all(queue.name, "ben", most=24)
+async def test_the_summary_shows_people_judge_and_correction_side_by_side(server: Server) -> None:
+    queue = await server.create(votes_per_item=2)
+    await server.judge_all(queue.name, "anna", most=24)
+    await server.judge_all(queue.name, "ben", most=24)
     request = api.GetAnnotationSummaryRequest(name=queue.name, judge_metric="rouge_l")
-    summary = (await house.stub.GetAnnotationSummary(request, metadata=bearer())).summary
+    summary = (await server.stub.GetAnnotationSummary(request, metadata=bearer())).summary
     assert (summary.vote_count, summary.rater_count, summary.judged_item_count) == (48, 2, 24)
     assert summary.rater_alpha == summary.rater_kappa == 1.0
     assert summary.judge_kappa > 0.8
@@ -170,14 +170,16 @@ async def test_the_summary_shows_people_judge_and_correction_side_by_side(house:
     assert figure.judge_weight > 0.3
 
 
-async def test_one_answer_at_a_time_is_rated(house: House) -> None:
-    queue = await house.create(mode=pb.ANNOTATION_MODE_RATING, row_limit=10, votes_per_item=1, shows_reference=True)
+async def test_one_answer_at_a_time_is_rated(server: Server) -> None:
+    queue = await server.create(mode=pb.ANNOTATION_MODE_RATING, row_limit=10, votes_per_item=1, shows_reference=True)
     assert queue.item_count == 20
-    while (found := await house.next(queue.name, "anna")).HasField("item"):
+    while (found := await server.next(queue.name, "anna")).HasField("item"):
         [answer] = found.item.answers
         assert found.item.reference == "R"
-        await house.vote(queue.name, "anna", found.item.item_id, rating=5 if answer.startswith("adapter") else 2)
-    summary = await house.stub.GetAnnotationSummary(api.GetAnnotationSummaryRequest(name=queue.name), metadata=bearer())
+        await server.vote(queue.name, "anna", found.item.item_id, rating=5 if answer.startswith("adapter") else 2)
+    summary = await server.stub.GetAnnotationSummary(
+        api.GetAnnotationSummaryRequest(name=queue.name), metadata=bearer()
+    )
     assert [(one.arm, one.human.value) for one in summary.summary.figures] == [(ADAPTER, 1.0), (BASE, 0.25)]
     assert not summary.summary.figures[0].HasField("judge")
 
@@ -195,9 +197,9 @@ CALLS = [
 
 @pytest.mark.parametrize(("name", "request_message"), CALLS, ids=[name for name, _ in CALLS])
 async def test_who_may_not_learns_nothing_and_a_rater_stays_blind(
-    house: House, name: str, request_message: Any
+    server: Server, name: str, request_message: Any
 ) -> None:
-    call = getattr(house.stub, name)
+    call = getattr(server.stub, name)
     assert (await refused(call(request_message))).code() is grpc.StatusCode.UNAUTHENTICATED
     assert (await refused(call(request_message, metadata=bearer("rival")))).code() is grpc.StatusCode.PERMISSION_DENIED
     rater = await refused(call(request_message, metadata=as_("anna")))
@@ -205,8 +207,8 @@ async def test_who_may_not_learns_nothing_and_a_rater_stays_blind(
     assert (rater.code() is grpc.StatusCode.PERMISSION_DENIED) is not blind
 
 
-async def test_what_is_wrong_is_named(house: House) -> None:
-    missing = await refused(house.next(MISSING, "anna"))
+async def test_what_is_wrong_is_named(server: Server) -> None:
+    missing = await refused(server.next(MISSING, "anna"))
     assert error_info(missing).reason == "ANNOTATION_QUEUE_NOT_FOUND"
     for changes, field in (
         ({"arms": [ADAPTER]}, "annotation_queue.arms"),
@@ -214,19 +216,20 @@ async def test_what_is_wrong_is_named(house: House) -> None:
         ({"votes_per_item": 21}, "annotation_queue.votes_per_item"),
         ({"row_limit": -1}, "annotation_queue.row_limit"),
     ):
-        assert error_info(await refused(house.create(**changes))).metadata["field"] == field
+        assert error_info(await refused(server.create(**changes))).metadata["field"] == field
     assert (
-        error_info(await refused(house.create(arms=[ADAPTER, evaluation_pb2.ARM_RAG]))).reason == "NOTHING_TO_COMPARE"
+        error_info(await refused(server.create(arms=[ADAPTER, evaluation_pb2.ARM_RAG]))).reason == "NOTHING_TO_COMPARE"
     )
-    queue = await house.create()
+    queue = await server.create()
     left = {"choice": pb.ANNOTATION_CHOICE_LEFT}
-    unknown = await refused(house.vote(queue.name, "anna", "i99999", **left))
+    unknown = await refused(server.vote(queue.name, "anna", "i99999", **left))
     assert error_info(unknown).reason == "ANNOTATION_ITEM_NOT_FOUND"
     assert (
-        error_info(await refused(house.vote(queue.name, "anna", "i00001", rating=3))).metadata["field"] == "vote.choice"
+        error_info(await refused(server.vote(queue.name, "anna", "i00001", rating=3))).metadata["field"]
+        == "vote.choice"
     )
-    await house.vote(queue.name, "anna", "i00001", **left)
-    twice = await refused(house.vote(queue.name, "anna", "i00001", **left))
+    await server.vote(queue.name, "anna", "i00001", **left)
+    twice = await refused(server.vote(queue.name, "anna", "i00001", **left))
     assert (twice.code(), error_info(twice).reason) == (grpc.StatusCode.ALREADY_EXISTS, "ANNOTATION_VOTE_EXISTS")
-    long = await refused(house.vote(queue.name, "anna", "i00002", comment="x" * 2001, **left))
+    long = await refused(server.vote(queue.name, "anna", "i00002", comment="x" * 2001, **left))
     assert error_info(long).metadata["field"] == "vote.comment"

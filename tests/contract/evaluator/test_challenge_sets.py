@@ -43,7 +43,7 @@ MISSING = "tenants/acme/challengeSets/none"
 
 
 @dataclass
-class House:
+class Server:
     """The served use cases, and what is behind them."""
 
     stub: rpc.ChallengeSetServiceStub
@@ -62,7 +62,7 @@ class House:
 
 
 @pytest.fixture
-async def house(tmp_path: pathlib.Path) -> AsyncIterator[House]:
+async def server(tmp_path: pathlib.Path) -> AsyncIterator[Server]:
     database = Database(f"sqlite+aiosqlite:///{tmp_path / 'evaluator.db'}", schema="evaluator")
     await database.migrate(VERSIONS)
     blobs = BlobStore(f"file://{tmp_path / 'blobs'}")
@@ -77,7 +77,7 @@ async def house(tmp_path: pathlib.Path) -> AsyncIterator[House]:
         stopping=asyncio.Event(),
     )
     async with running(service, EvaluatorConfig(home=tmp_path)) as channel:
-        yield House(rpc.ChallengeSetServiceStub(channel), sets, database, peers, blobs)
+        yield Server(rpc.ChallengeSetServiceStub(channel), sets, database, peers, blobs)
 
 
 async def refused(call: Any) -> grpc.aio.AioRpcError:
@@ -86,24 +86,24 @@ async def refused(call: Any) -> grpc.aio.AioRpcError:
     return caught.value
 
 
-async def test_reviewed_proposals_become_an_immutable_set_that_names_its_reviewer(house: House) -> None:
-    cases = await house.generate(per_kind_count=3, seed=1)
+async def test_reviewed_proposals_become_an_immutable_set_that_names_its_reviewer(server: Server) -> None:
+    cases = await server.generate(per_kind_count=3, seed=1)
     assert len(cases) == 15
-    assert cases == await house.generate(per_kind_count=3, seed=1)
-    first = await house.create(cases)
+    assert cases == await server.generate(per_kind_count=3, seed=1)
+    first = await server.create(cases)
     assert first.case_count == 15
     assert first.kind_counts["vague"] == 3
     assert first.name.removeprefix("tenants/acme/challengeSets/d") == first.sha256[:40]
     assert first.reviewer
-    assert await house.create(cases) == first
+    assert await server.create(cases) == first
     cases[0].turns[-1].content += " Please."
-    assert (await house.create(cases)).name != first.name
-    listed = await house.stub.ListChallengeSets(api.ListChallengeSetsRequest(parent="tenants/acme"), metadata=bearer())
+    assert (await server.create(cases)).name != first.name
+    listed = await server.stub.ListChallengeSets(api.ListChallengeSetsRequest(parent="tenants/acme"), metadata=bearer())
     assert len(listed.challenge_sets) == 2
-    page = await house.stub.ListChallengeCases(
+    page = await server.stub.ListChallengeCases(
         api.ListChallengeCasesRequest(parent=first.name, page_size=10), metadata=bearer()
     )
-    rest = await house.stub.ListChallengeCases(
+    rest = await server.stub.ListChallengeCases(
         api.ListChallengeCasesRequest(parent=first.name, page_size=10, page_token=page.next_page_token),
         metadata=bearer(),
     )
@@ -120,39 +120,39 @@ CALLS = [
 
 
 @pytest.mark.parametrize(("name", "request_message"), CALLS, ids=[name for name, _ in CALLS])
-async def test_who_may_not_learns_nothing(house: House, name: str, request_message: Any) -> None:
-    call = getattr(house.stub, name)
+async def test_who_may_not_learns_nothing(server: Server, name: str, request_message: Any) -> None:
+    call = getattr(server.stub, name)
     assert (await refused(call(request_message))).code() is grpc.StatusCode.UNAUTHENTICATED
     assert (await refused(call(request_message, metadata=bearer("rival")))).code() is grpc.StatusCode.PERMISSION_DENIED
     other_scope = bearer(scopes=("inference.generate",))
     assert (await refused(call(request_message, metadata=other_scope))).code() is grpc.StatusCode.PERMISSION_DENIED
 
 
-async def test_what_is_wrong_is_named(house: House) -> None:
-    missing = await refused(house.stub.GetChallengeSet(api.GetChallengeSetRequest(name=MISSING), metadata=bearer()))
+async def test_what_is_wrong_is_named(server: Server) -> None:
+    missing = await refused(server.stub.GetChallengeSet(api.GetChallengeSetRequest(name=MISSING), metadata=bearer()))
     assert (missing.code(), error_info(missing).reason) == (grpc.StatusCode.NOT_FOUND, "CHALLENGE_SET_NOT_FOUND")
     for changes, field in (({"per_kind_count": 101}, "per_kind_count"), ({"split": "train"}, "split")):
-        error = await refused(house.generate(**changes))
+        error = await refused(server.generate(**changes))
         assert (error.code(), error_info(error).metadata["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, field)
-    assert error_info(await refused(house.generate(split="validation"))).reason == "SPLIT_EMPTY"
-    (case, *_) = await house.generate(per_kind_count=1)
+    assert error_info(await refused(server.generate(split="validation"))).reason == "SPLIT_EMPTY"
+    (case, *_) = await server.generate(per_kind_count=1)
     case.expected = pb.EXPECTED_BEHAVIOUR_ANSWER
-    assert error_info(await refused(house.create([case]))).reason == "CHALLENGE_CASE_INVALID"
+    assert error_info(await refused(server.create([case]))).reason == "CHALLENGE_CASE_INVALID"
     case.kind = pb.CHALLENGE_KIND_UNSPECIFIED
-    assert error_info(await refused(house.create([case]))).metadata["field"] == "cases[0].kind"
+    assert error_info(await refused(server.create([case]))).metadata["field"] == "cases[0].kind"
 
 
-async def test_an_evaluation_asks_the_set_of_every_arm_and_reports_its_slices(house: House) -> None:
-    created = await house.create(await house.generate(per_kind_count=6))
-    queue = JobQueue(house.database, lease_s=15.0)
-    evaluations = evaluations_of(house, queue)
+async def test_an_evaluation_asks_the_set_of_every_arm_and_reports_its_slices(server: Server) -> None:
+    created = await server.create(await server.generate(per_kind_count=6))
+    queue = JobQueue(server.database, lease_s=15.0)
+    evaluations = evaluations_of(server, queue)
     arms = (Arm.BASE, Arm.RAG, Arm.ADAPTER)
     config = EvaluationConfig(arms=arms, resample_count=200, suites=SuiteConfig(challenge_set=created.name))
     queued = await evaluations.create(
         "tenants/acme", adapter_revision=FakePeers.adapter.name, dataset_revision="", config=config
     )
     assert queued.inputs.challenge_sha256 == created.sha256
-    plain = quick_run(queued.name, house.peers, house.blobs, config=config, chat_model=_chat_model())
+    plain = quick_run(queued.name, server.peers, server.blobs, config=config, chat_model=_chat_model())
     found = await replace(plain, inputs=queued.inputs).run()
     assert set(found.slices) >= {"challenge", "challenge:vague", "challenge:hostile"}
     assert found.slices["challenge:hostile"].metric(Arm.RAG, Metric("rouge_l")) is not None
@@ -161,11 +161,11 @@ async def test_an_evaluation_asks_the_set_of_every_arm_and_reports_its_slices(ho
     message = evaluation_to_proto(replace(queued, results=found))
     assert [(suite.suite, suite.item_count) for suite in message.suites] == [("challenge", 30)]
     assert "expected_behaviour" in {value.metric for arm in message.arms for value in arm.metrics}
-    assert len(house.blobs.read_bytes(found.suites[0].answers_sha256).splitlines()) == 30
+    assert len(server.blobs.read_bytes(found.suites[0].answers_sha256).splitlines()) == 30
 
 
-async def test_an_unknown_set_is_refused_before_anything_is_queued(house: House) -> None:
-    evaluations = evaluations_of(house, JobQueue(house.database, lease_s=15.0))
+async def test_an_unknown_set_is_refused_before_anything_is_queued(server: Server) -> None:
+    evaluations = evaluations_of(server, JobQueue(server.database, lease_s=15.0))
     for name in (MISSING, "tenants/acme/evaluations/e1"):
         config = EvaluationConfig(suites=SuiteConfig(challenge_set=name))
         with pytest.raises((InvalidArgumentError, ChallengeSetNotFoundError)):
@@ -189,9 +189,11 @@ def test_the_suites_of_a_configuration_survive_the_wire() -> None:
     assert config_from_proto(evaluation_pb2.EvaluationConfig()).suites == SuiteConfig()
 
 
-def evaluations_of(house: House, queue: JobQueue) -> Evaluations:
-    holdouts = Holdouts(SqlLedger(house.database), house.peers, house.blobs)
-    return Evaluations(queue, house.peers, house.blobs, wake=lambda: None, holdouts=holdouts, challenge_sets=house.sets)
+def evaluations_of(server: Server, queue: JobQueue) -> Evaluations:
+    holdouts = Holdouts(SqlLedger(server.database), server.peers, server.blobs)
+    return Evaluations(
+        queue, server.peers, server.blobs, wake=lambda: None, holdouts=holdouts, challenge_sets=server.sets
+    )
 
 
 def _chat_model() -> ScriptedModel:

@@ -16,7 +16,7 @@ from luthierd.evaluator.run.prompt_search import PromptSearch
 from luthierd.evaluator.scorers.rouge_l import RougeLScorer
 from luthierd.jobs.worker import JobContext, Outcome, run_job
 from support.evaluator_material import ManualClock, MemorySampleStore, ScriptedModel, adapter_knows, rows, to_split
-from support.evaluator_service import ADAPTER, PARENT, House, refused
+from support.evaluator_service import ADAPTER, PARENT, Server, refused
 from support.serving import bearer, error_info
 
 DATASET = "tenants/acme/datasets/docs/revisions/r1"
@@ -39,15 +39,15 @@ CALLS: list[tuple[str, Any]] = [
 ]
 
 
-def with_validation(house: House) -> None:
-    house.peers.splits["validation"] = house.blobs.put_bytes(to_split(rows(30, split="validation"))).sha256
-    house.peers.counts["validation"] = 30
+def with_validation(server: Server) -> None:
+    server.peers.splits["validation"] = server.blobs.put_bytes(to_split(rows(30, split="validation"))).sha256
+    server.peers.counts["validation"] = 30
 
 
 @pytest.mark.parametrize(("name", "message"), CALLS, ids=[name for name, _ in CALLS])
-async def test_nobody_but_the_tenant_with_the_scope_learns_anything(house: House, name: str, message: Any) -> None:
+async def test_nobody_but_the_tenant_with_the_scope_learns_anything(server: Server, name: str, message: Any) -> None:
     async def call(**of: Any) -> Any:
-        found = getattr(house.prompts, name)(message, **of)
+        found = getattr(server.prompts, name)(message, **of)
         return await found.read() if name == "WatchPrompt" else await found
 
     assert (await refused(call())).code() is grpc.StatusCode.UNAUTHENTICATED
@@ -56,27 +56,29 @@ async def test_nobody_but_the_tenant_with_the_scope_learns_anything(house: House
     assert (await refused(call(metadata=without))).code() is grpc.StatusCode.PERMISSION_DENIED
 
 
-async def test_a_prompt_that_is_not_there_and_a_dataset_without_validation_rows_are_named(house: House) -> None:
-    missing = await refused(house.prompts.GetPrompt(api.GetPromptRequest(name=NAME), metadata=bearer()))
+async def test_a_prompt_that_is_not_there_and_a_dataset_without_validation_rows_are_named(server: Server) -> None:
+    missing = await refused(server.prompts.GetPrompt(api.GetPromptRequest(name=NAME), metadata=bearer()))
     assert error_info(missing).reason == "PROMPT_NOT_FOUND"
-    unseen = await refused(house.prompts.WatchPrompt(api.WatchPromptRequest(name=NAME), metadata=bearer()).read())
+    unseen = await refused(server.prompts.WatchPrompt(api.WatchPromptRequest(name=NAME), metadata=bearer()).read())
     assert error_info(unseen).reason == "PROMPT_NOT_FOUND"
-    unusable = await refused(house.prompts.CreatePrompt(CREATE, metadata=bearer()))
+    unusable = await refused(server.prompts.CreatePrompt(CREATE, metadata=bearer()))
     assert error_info(unusable).reason == "PROMPT_DATASET_UNUSABLE"
 
 
-async def test_a_search_leaves_a_prompt_that_an_evaluation_names_and_an_unfinished_one_is_refused(house: House) -> None:
-    with_validation(house)
-    created = (await house.prompts.CreatePrompt(CREATE, metadata=bearer())).prompt
+async def test_a_search_leaves_a_prompt_that_an_evaluation_names_and_an_unfinished_one_is_refused(
+    server: Server,
+) -> None:
+    with_validation(server)
+    created = (await server.prompts.CreatePrompt(CREATE, metadata=bearer())).prompt
     assert created.name == NAME
     assert created.state == evaluation_pb2.EVALUATION_STATE_QUEUED
     assert created.search.shot_count == 3
-    early = await refused(house.create(prompt=NAME))
+    early = await refused(server.create(prompt=NAME))
     assert error_info(early).reason == "PROMPT_NOT_SUCCEEDED"
 
     async def search(context: JobContext) -> Outcome:
         inputs = from_json(PromptInputs, context.job.payload["inputs"])
-        assert house.peers.splits["holdout"] not in to_json(inputs).values()
+        assert server.peers.splits["holdout"] not in to_json(inputs).values()
         samples = MemorySampleStore()
         generator = Generator(ScriptedModel(adapter_knows_all), samples, ManualClock())
         settings = from_json(PromptSearch, context.job.payload["search"])
@@ -87,17 +89,19 @@ async def test_a_search_leaves_a_prompt_that_an_evaluation_names_and_an_unfinish
         def tell(text: str) -> None:
             context.emit("message", {"message": text})
 
-        run = PromptRun(inputs, settings, generator, samples, house.blobs, lambda: (RougeLScorer(),), report, tell, 200)
+        run = PromptRun(
+            inputs, settings, generator, samples, server.blobs, lambda: (RougeLScorer(),), report, tell, 200
+        )
         return Outcome(to_json(await run.run()))
 
     def adapter_knows_all(arm: Any, messages: Any) -> str:
         return "It returns something of the input."
 
-    await run_job(house.queue, NAME, search)
-    found = (await house.prompts.GetPrompt(api.GetPromptRequest(name=NAME), metadata=bearer())).prompt
+    await run_job(server.queue, NAME, search)
+    found = (await server.prompts.GetPrompt(api.GetPromptRequest(name=NAME), metadata=bearer())).prompt
     assert found.state == evaluation_pb2.EVALUATION_STATE_SUCCEEDED
     assert (found.progress.done_count, found.progress.total_count) == (found.query_count, 40)
-    watched = house.prompts.WatchPrompt(api.WatchPromptRequest(name=NAME), metadata=bearer())
+    watched = server.prompts.WatchPrompt(api.WatchPromptRequest(name=NAME), metadata=bearer())
     events = [message.event async for message in watched]
     assert [one.event_id for one in events] == list(range(1, len(events) + 1))
     assert [one.state for one in events if one.HasField("state")] == [
@@ -108,15 +112,15 @@ async def test_a_search_leaves_a_prompt_that_an_evaluation_names_and_an_unfinish
     assert max(one.progress.done_count for one in events) == found.query_count
     assert "candidate 3: rouge_l" in "".join(one.message for one in events)
     after = api.WatchPromptRequest(name=NAME, after_event_id=len(events) - 1)
-    assert [one.event async for one in house.prompts.WatchPrompt(after, metadata=bearer())] == events[-1:]
+    assert [one.event async for one in server.prompts.WatchPrompt(after, metadata=bearer())] == events[-1:]
     assert found.score.metric == "rouge_l"
     assert found.instruction == "Be exact."
     assert 0 < found.query_count <= 40
     assert [len(trial.example_row_ids) for trial in found.trials] == [3] * 4
-    listed = await house.prompts.ListPrompts(api.ListPromptsRequest(parent=PARENT), metadata=bearer())
+    listed = await server.prompts.ListPrompts(api.ListPromptsRequest(parent=PARENT), metadata=bearer())
     assert list(listed.prompts) == [found]
-    evaluation = await house.create(prompt=NAME, arms=[evaluation_pb2.ARM_PROMPTED])
+    evaluation = await server.create(prompt=NAME, arms=[evaluation_pb2.ARM_PROMPTED])
     assert evaluation.config.prompt == NAME
     assert evaluation.adapter_revision == ADAPTER
-    await house.work(evaluation.name, chat_model=ScriptedModel(adapter_knows))
-    assert (await house.get(evaluation.name)).state == evaluation_pb2.EVALUATION_STATE_SUCCEEDED
+    await server.work(evaluation.name, chat_model=ScriptedModel(adapter_knows))
+    assert (await server.get(evaluation.name)).state == evaluation_pb2.EVALUATION_STATE_SUCCEEDED

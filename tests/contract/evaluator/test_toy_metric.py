@@ -9,7 +9,7 @@ from luthier.evaluator.v1 import evaluation_pb2 as pb
 from luthier.evaluator.v1 import evaluation_service_pb2 as api
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.scorers.scorer import SCORERS, SPECS, MetricSpec, Needs, Sample, Scorer, register
-from support.evaluator_service import House
+from support.evaluator_service import Server
 from support.serving import bearer
 
 
@@ -29,12 +29,12 @@ def registered() -> Iterator[None]:
     del SCORERS[ShortEnoughScorer.spec.metric], SPECS[ShortEnoughScorer.spec.metric]
 
 
-async def test_a_registered_metric_is_computed_compared_and_reported(house: House) -> None:
-    name = await house.evaluate(metrics=["short_enough"], arms=[pb.ARM_BASE, pb.ARM_ADAPTER])
-    found = await house.get(name)
+async def test_a_registered_metric_is_computed_compared_and_reported(server: Server) -> None:
+    name = await server.evaluate(metrics=["short_enough"], arms=[pb.ARM_BASE, pb.ARM_ADAPTER])
+    found = await server.get(name)
     means = {arm.arm: value.mean for arm in found.arms for value in arm.metrics if value.metric == "short_enough"}
     assert means == {pb.ARM_BASE: 1.0, pb.ARM_ADAPTER: 1.0}
     assert [one.difference for one in found.differences if one.metric == "short_enough"] == [0.0]
     request = api.ReadEvaluationReportRequest(name=name)
-    report = (await house.evaluations.ReadEvaluationReport(request, metadata=bearer())).data
+    report = (await server.evaluations.ReadEvaluationReport(request, metadata=bearer())).data
     assert b"Short enough" in report

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
-from support.gate_house import ADAPTER, GateHouse, gate_house
+from support.running_evaluator import ADAPTER, RunningEvaluator, running_evaluator
 
 CI = pathlib.Path(__file__).parents[3] / "deploy/ci"
 ACTION = yaml.safe_load((CI / "action.yml").read_text())
@@ -31,10 +31,10 @@ UNDECIDED = "conditions: [{metric: chrf, reference: base}]"
 
 
 @pytest.fixture
-async def house(tmp_path: pathlib.Path) -> AsyncIterator[GateHouse]:
-    folder = tmp_path / "house"
+async def server(tmp_path: pathlib.Path) -> AsyncIterator[RunningEvaluator]:
+    folder = tmp_path / "server"
     folder.mkdir()
-    async with gate_house(folder) as found:
+    async with running_evaluator(folder) as found:
         yield found
 
 
@@ -96,17 +96,17 @@ class Runner:
         return re.sub(r"\$\{\{ ([\w.-]+) \}\}", look_up, str(value))
 
 
-def runner(folder: pathlib.Path, house: GateHouse, policy: str, **given: str) -> Runner:
+def runner(folder: pathlib.Path, server: RunningEvaluator, policy: str, **given: str) -> Runner:
     (folder / "policy.yaml").write_text(policy)
     (folder / "config.yaml").write_text("arms: [base, adapter]\nresample_count: 300\n")
-    chosen = {"policy": "policy.yaml", "endpoint": house.endpoint, "token": house.token, "config": "config.yaml"}
+    chosen = {"policy": "policy.yaml", "endpoint": server.endpoint, "token": server.token, "config": "config.yaml"}
     return Runner(folder, chosen | {"install": "", "adapter-revision": ADAPTER} | given)
 
 
 async def test_the_action_evaluates_the_adapter_judges_it_and_writes_what_ci_shows(
-    house: GateHouse, tmp_path: pathlib.Path
+    server: RunningEvaluator, tmp_path: pathlib.Path
 ) -> None:
-    job = runner(tmp_path, house, PROVABLE)
+    job = runner(tmp_path, server, PROVABLE)
     code, printed = await job.run()
     assert code == 0, printed
     assert job.outputs["gate"]["outcome"] == "GO"
@@ -117,24 +117,24 @@ async def test_the_action_evaluates_the_adapter_judges_it_and_writes_what_ci_sho
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "0", "0")
     assert (tmp_path / "luthier-report.html").read_text().startswith("<!DOCTYPE html>")
 
-    again = runner(tmp_path, house, HOPELESS, evaluation=evaluation)
+    again = runner(tmp_path, server, HOPELESS, evaluation=evaluation)
     code, printed = await again.run()
     assert (code, again.outputs["gate"]["outcome"]) == (1, "NO_GO"), printed
     suite = ElementTree.parse(tmp_path / "luthier-gate.xml").getroot()
     assert suite.get("failures") == "1"
     assert "❌ NO-GO" in again.summary.read_text()
 
-    unsure = runner(tmp_path, house, UNDECIDED, evaluation=evaluation)
+    unsure = runner(tmp_path, server, UNDECIDED, evaluation=evaluation)
     assert (await unsure.run())[0] == 2
-    allowed = runner(tmp_path, house, UNDECIDED, evaluation=evaluation, **{"inconclusive-ok": "true"})
+    allowed = runner(tmp_path, server, UNDECIDED, evaluation=evaluation, **{"inconclusive-ok": "true"})
     assert (await allowed.run())[0] == 0
     assert allowed.outputs["gate"]["outcome"] == "INCONCLUSIVE"
 
 
 async def test_the_action_fails_with_the_command_s_code_when_nothing_can_be_judged(
-    house: GateHouse, tmp_path: pathlib.Path
+    server: RunningEvaluator, tmp_path: pathlib.Path
 ) -> None:
-    job = runner(tmp_path, house, PROVABLE, evaluation="tenants/acme/evaluations/none")
+    job = runner(tmp_path, server, PROVABLE, evaluation="tenants/acme/evaluations/none")
     code, printed = await job.run()
     assert code == 65
     assert "there is no evaluation" in printed
@@ -170,15 +170,15 @@ def test_inconclusive_may_be_skipped(luthier_gate):
 
 
 async def test_the_pytest_fixture_fails_a_test_unless_the_gate_says_go(
-    house: GateHouse, tmp_path: pathlib.Path
+    server: RunningEvaluator, tmp_path: pathlib.Path
 ) -> None:
-    job = runner(tmp_path, house, PROVABLE)
+    job = runner(tmp_path, server, PROVABLE)
     await job.run()
     (tmp_path / "hopeless.yaml").write_text(HOPELESS)
     (tmp_path / "undecided.yaml").write_text(UNDECIDED)
     (tmp_path / "test_gate.py").write_text(TESTS.replace("{evaluation}", job.outputs["evaluate"]["evaluation"]))
     command = f"{sys.executable} -m pytest test_gate.py -rA -p no:cacheprovider"
-    code, printed = await shell(command, tmp_path, house.environment)
+    code, printed = await shell(command, tmp_path, server.environment)
     assert code == 1
     assert "2 failed, 1 passed, 1 skipped" in printed
     assert "the gate says NO_GO" in printed

@@ -19,7 +19,7 @@ from luthierd.evaluator.suites.suite import Answers, Suite, SuiteContext, SuiteS
 from luthierd.statistics.compare import PairedRows
 from luthierd.storage.database import Database
 from support.evaluator_material import ScriptedModel, adapter_knows
-from support.evaluator_service import House, refused, served
+from support.evaluator_service import Server, refused, served
 
 CAPITALS = register_spec(MetricSpec(Metric("capitals"), is_proportion=True, needs=Needs(opt_in=True, suite=True)))
 
@@ -68,7 +68,7 @@ class CapitalsSuite(Suite):
 
 
 @pytest.fixture
-async def house(tmp_path: pathlib.Path) -> AsyncIterator[House]:
+async def server(tmp_path: pathlib.Path) -> AsyncIterator[Server]:
     database = Database(f"sqlite+aiosqlite:///{tmp_path / 'evaluator.db'}", schema="evaluator")
     await database.migrate(pathlib.Path(luthierd.evaluator.__file__).parent / "versions")
     async with served(database, tmp_path) as found:
@@ -81,11 +81,11 @@ def shouting_adapter(arm: Arm, messages: Sequence[Message]) -> object:
     return "HELLO" if arm is Arm.ADAPTER else "hello"
 
 
-async def test_a_suite_that_is_one_class_is_asked_for_by_name_and_reported_with_the_others(house: House) -> None:
+async def test_a_suite_that_is_one_class_is_asked_for_by_name_and_reported_with_the_others(server: Server) -> None:
     wanted = pb.SuiteSpec(name="capitals", settings={"count": "12"})
     model = ScriptedModel(shouting_adapter)  # type: ignore[arg-type]
-    name = await house.evaluate(chat_model=model, suites=[wanted], arms=[pb.ARM_BASE, pb.ARM_ADAPTER])
-    found = await house.get(name)
+    name = await server.evaluate(chat_model=model, suites=[wanted], arms=[pb.ARM_BASE, pb.ARM_ADAPTER])
+    found = await server.get(name)
     assert list(found.config.suites) == [wanted]
     assert [(suite.suite, suite.item_count) for suite in found.suites] == [("capitals", 12)]
     [difference] = [one for one in found.differences if one.metric == CAPITALS]
@@ -102,8 +102,8 @@ async def test_a_suite_that_is_one_class_is_asked_for_by_name_and_reported_with_
     ],
 )
 async def test_an_unknown_suite_and_wrong_settings_are_rejected_by_field(
-    house: House, spec: pb.SuiteSpec, field: str
+    server: Server, spec: pb.SuiteSpec, field: str
 ) -> None:
-    error = await refused(house.create(suites=[spec]))
+    error = await refused(server.create(suites=[spec]))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert field in str(error.details())

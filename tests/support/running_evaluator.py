@@ -30,7 +30,7 @@ ADAPTER = FakePeers.adapter.name
 
 
 @dataclass(frozen=True)
-class GateHouse:
+class RunningEvaluator:
     """Where the evaluator is, as the command takes it (`HOST:PORT` of an installation), and a token for it."""
 
     address: str
@@ -73,9 +73,9 @@ class JobsInThisProcess(Launcher):
 
 
 @contextlib.asynccontextmanager
-async def gate_house(folder: pathlib.Path, *, holdout: int = 36) -> AsyncIterator[GateHouse]:
-    """The house while the block runs. The adapter answers with the references, the other arms with prose."""
+async def running_evaluator(folder: pathlib.Path, *, holdout: int = 36) -> AsyncIterator[RunningEvaluator]:
+    """The evaluator while the block runs. The adapter answers with the references, the other arms with prose."""
     database = Database(f"sqlite+aiosqlite:///{folder / 'evaluator.db'}", schema="evaluator")
     parts = await evaluator_parts(database, folder, holdout=holdout, launcher=JobsInThisProcess)
     async with serving(parts.service, EvaluatorConfig(home=folder)) as bound:
-        yield GateHouse(bound.address, ISSUER.issue(tenant="acme", subject="ci"))
+        yield RunningEvaluator(bound.address, ISSUER.issue(tenant="acme", subject="ci"))
