@@ -1,4 +1,4 @@
-"""Logs are events with fields, one JSON object a line on stderr. They hold no user text and no secrets."""
+"""Logs are events with fields, one JSON object per line on stderr. They contain no user text and no secrets."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The four services on this machine: `python -m luthierd.supervisor up | down | status`; `luthier up` calls it.
 
-Prints one JSON line for each thing that happens, the last one `{"event": "result", ...}` or `{"event": "error", ...}`.
-Processes are told by id and start time, so that a reused id is never taken for a service.
+Prints one JSON line per event; the last is `{"event": "result", ...}` or `{"event": "error", ...}`. Processes are
+identified by id and start time, so that a reused id is never mistaken for a service.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Installation:
         self._file = home / "run/installation.json"
 
     def up(self) -> dict[str, Any]:
-        """Starts what does not run and waits until all serve. PortInUseError, StartFailedError."""
+        """Starts what is not running and waits until all serve. PortInUseError, StartFailedError."""
         create_keys(self._home / "keys")
         running = {name: service for name, service in self._recorded().items() if service.process()}
         missing = [name for name in SERVICES if name not in running]
@@ -88,7 +88,7 @@ class Installation:
         return self.status()
 
     def down(self) -> dict[str, Any]:
-        """Stops services and workers; jobs go on after the next `up`."""
+        """Stops services and workers; jobs continue after the next `up`."""
         recorded = self._recorded()
         processes = {name: process for name, service in recorded.items() if (process := service.process())}
         processes |= {f"worker {process.pid}": process for process in self._workers()}
@@ -103,7 +103,7 @@ class Installation:
         return {"stopped": sorted(processes)}
 
     def status(self) -> dict[str, Any]:
-        """What runs, and whether it serves."""
+        """Which services run, and whether they serve."""
         recorded = self._recorded()
         services = {}
         for name in SERVICES:

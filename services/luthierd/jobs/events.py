@@ -1,4 +1,4 @@
-"""Watching a job: its events from any point on, until it is final, with heartbeats while nothing happens."""
+"""Watching a job: its events from a given id until it is final, with heartbeats in between."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from luthierd.jobs.queue import JobEvent, JobQueue
 
 POLL_INTERVAL_S = 0.3
-"""Workers are other processes, so that the database is where news arrives; the delay is below what a person notices."""
+"""Workers are other processes, so events are polled from the database; nobody notices a delay this short."""
 
 HEARTBEAT_INTERVAL_S = 10.0
 
@@ -22,7 +22,7 @@ async def watch(
     stopping: asyncio.Event,
     heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S,
 ) -> AsyncIterator[JobEvent | None]:
-    """Events after `after_event_id` in order, None as heartbeat.
+    """Events after `after_event_id` in order; None is a heartbeat.
 
     Ends after the last event of a final job, or with `stopping`. JobNotFoundError at the first step.
     """

@@ -55,11 +55,11 @@ class Launcher:
         )
 
     def wake(self) -> None:
-        """A job was submitted: do not wait for the next look."""
+        """A job was submitted: do not wait for the next poll."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Looks for waiting jobs until cancelled. Workers go on; so does the look when the database is away."""
+        """Polls for waiting jobs until cancelled. Workers keep running; polling continues if the database is down."""
         self._log_folder.mkdir(parents=True, exist_ok=True)
         async with asyncio.TaskGroup() as group:
             while True:
@@ -75,7 +75,7 @@ class Launcher:
                 self._wake.clear()
 
     async def _kill_hung(self) -> None:
-        """Ends workers of ours that live but have lost their lease: they would keep the job from the next one."""
+        """Stops our workers that are alive but have lost their lease: they would block the next worker."""
         for name, child in tuple(self._children.items()):
             if await self._queue.has_lost(name, child.token_before + 1):
                 log.warning("killing a worker that lost its lease", extra={"job": name, "pid": child.process.pid})
@@ -91,7 +91,7 @@ class Launcher:
                 self._supervisors[name] = group.create_task(self._supervise(name))
 
     async def _supervise(self, name: str) -> None:
-        """Runs one worker to its end; if it died over the job, the job is free at once."""
+        """Runs one worker to its end. If it dies, the job is released immediately."""
         try:
             token_before = (await self._queue.get(name)).fencing_token
             process = self._start(name)

@@ -1,7 +1,7 @@
 """A durable job queue in the service's own database.
 
-A worker holds a job by a lease that it renews; a lease that runs out is given to another worker with a higher fencing
-token, and whatever the first one still writes is refused. So an acknowledged job survives the death of any process.
+A worker holds a job with a lease that it renews. When a lease expires another worker gets the job with a higher fencing
+token, and writes of the first one are rejected. An acknowledged job therefore survives the death of any process.
 
     QUEUED -> RUNNING | CANCELLED          RUNNING -> SUCCEEDED | FAILED | CANCELLING
     CANCELLING -> CANCELLED | SUCCEEDED | FAILED
@@ -25,7 +25,7 @@ from luthierd.paging import Page, PageRequest
 from luthierd.storage.database import Database
 
 MAX_ATTEMPTS = 5
-"""Workers that may die over one job before the job itself counts as the cause."""
+"""A job fails after so many of its workers have died: the job is then the likely cause."""
 
 
 class JobState(enum.StrEnum):
@@ -40,7 +40,7 @@ class JobState(enum.StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing follows."""
+        """Whether the state cannot change any more."""
         return self in FINAL
 
 
@@ -78,7 +78,7 @@ class WorkerDiedError(InternalError):
 
 
 class LeaseLostError(AbortedError):
-    """The job was given to another worker: stop, and write nothing more."""
+    """Another worker has the job: stop, and write nothing more."""
 
     reason = "LEASE_LOST"
 
@@ -185,7 +185,7 @@ class JobQueue:
         return page.page(jobs, [f"{job.create_time!r} {job.name}" for job in jobs])
 
     async def cancel(self, name: str) -> Job:
-        """Ends a queued job, asks a running one to end, leaves a finished one. JobNotFoundError."""
+        """Cancels a queued job, requests cancellation of a running one, leaves a finished one. JobNotFoundError."""
         async with self._database.begin() as tx:
             job = await self._read(tx, name, for_update=True)
             if job.state is JobState.QUEUED:
@@ -202,7 +202,7 @@ class JobQueue:
             return [JobEvent(row.event_id, row.create_time, row.kind, row.data) for row in rows]
 
     async def claimable(self, limit: int) -> Sequence[str]:
-        """Names of jobs that wait for a worker: queued, or with a lease that ran out; oldest first."""
+        """Names of jobs that need a worker: queued, or with an expired lease; oldest first."""
         ran_out = sa.and_(
             _jobs.c.state.in_([JobState.RUNNING, JobState.CANCELLING]), _jobs.c.lease_expire_time <= self._now()
         )
@@ -211,7 +211,7 @@ class JobQueue:
             return list((await tx.execute(query.order_by(_jobs.c.create_time, _jobs.c.name).limit(limit))).scalars())
 
     async def leased_count(self) -> int:
-        """Jobs that a living worker holds."""
+        """Jobs held by a live worker."""
         query = (
             sa.select(sa.func.count())
             .select_from(_jobs)
@@ -221,9 +221,9 @@ class JobQueue:
             return int((await tx.execute(query)).scalar_one())
 
     async def claim(self, name: str) -> Lease | None:
-        """Takes a waiting job; None if another worker was faster, or if there is nothing left to do but end it.
+        """Claims a waiting job; None if another worker was faster, or if the job only had to be ended.
 
-        A cancelled job whose worker died ends here, and so does one over which `MAX_ATTEMPTS` workers have died.
+        That is the case for a cancelled job whose worker died, and for one that cost `MAX_ATTEMPTS` workers.
         """
         async with self._database.begin() as tx:
             job = await self._read(tx, name, for_update=True)
@@ -247,9 +247,9 @@ class JobQueue:
             return Lease(await self._read(tx, name), job.fencing_token + 1)
 
     async def has_lost(self, name: str, fencing_token: int) -> bool:
-        """Whether a worker claimed with `fencing_token`, and is not heard of although the job goes on.
+        """Whether the worker that claimed with `fencing_token` has been silent for too long.
 
-        One whose lease ran out gets as much time again: a machine that is merely slow must not lose its work.
+        After its lease expires it gets as much time again: a machine that is merely slow must not lose its work.
         """
         job = await self.get(name)
         if job.state.is_final or job.fencing_token < fencing_token:
@@ -277,14 +277,14 @@ class JobQueue:
                 await self._give_up(tx, job, job.attempt_count + 1)
 
     async def release(self, lease: Lease) -> None:
-        """Hands the job back: its worker was told to stop, which is no attempt that failed. LeaseLostError."""
+        """Hands the job back because its worker was stopped, which does not count as an attempt. LeaseLostError."""
         async with self._database.begin() as tx:
             job = await self._held(tx, lease)
             values = {"lease_expire_time": self._now(), "attempt_count": job.attempt_count - 1}
             await tx.execute(sa.update(_jobs).where(_jobs.c.name == job.name).values(**values))
 
     async def heartbeat(self, lease: Lease) -> JobState:
-        """Renews the lease and tells the state: a worker that sees CANCELLING ends. LeaseLostError."""
+        """Renews the lease and returns the state; a worker that sees CANCELLING stops. LeaseLostError."""
         async with self._database.begin() as tx:
             job = await self._held(tx, lease)
             expire = self._now() + self.lease_s
@@ -309,7 +309,7 @@ class JobQueue:
         result: dict[str, Any] | None = None,
         error: dict[str, Any] | None = None,
     ) -> AsyncIterator[AsyncConnection]:
-        """The job's last transaction: what the block writes is committed with the final state. LeaseLostError."""
+        """The job's last transaction: writes of the block are committed with the final state. LeaseLostError."""
         async with self._database.begin() as tx:
             await self._held(tx, lease)
             yield tx

@@ -31,15 +31,15 @@ log = logging.getLogger(__name__)
 FLUSH_INTERVAL_S = 0.2
 LEASE_LOST_EXIT_CODE = 75
 TERMINATED_EXIT_CODE = 143
-"""128 + SIGTERM, as shells have it."""
+"""128 + SIGTERM, as in shells."""
 
 
 class JobCancelled(Exception):  # noqa: N818 - not an error: the work was asked to stop and did
-    """Raised by the work when it has seen `JobContext.cancelled()` and has stopped."""
+    """Raised by the work to stop after `JobContext.cancelled()` returned true."""
 
 
 class JobContext:
-    """What the work sees of its job. Every method may be called from any thread."""
+    """The job as the work sees it. Methods may be called from any thread."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -49,17 +49,17 @@ class JobContext:
         self._written = threading.Condition()
 
     def emit(self, kind: str, data: dict[str, Any]) -> None:
-        """Tells watchers; `progress` replaces the job's progress. Written within `FLUSH_INTERVAL_S`.
+        """Sends an event to watchers within `FLUSH_INTERVAL_S`; `progress` also replaces the job's progress.
 
-        `data` is JSON without NaN or infinities, which PostgreSQL refuses; TypeError or ValueError otherwise.
+        `data` is JSON without NaN or infinities, which PostgreSQL rejects; TypeError or ValueError otherwise.
         """
         json.dumps(data, allow_nan=False)
         self._emitted_count += 1
         self._events.append((kind, data))
 
     def settle(self) -> None:
-        """Returns when every event so far is written. Call it from the work's thread before a checkpoint: what a later
-        worker does not repeat, it does not tell again.
+        """Returns when all events so far are written. Call it from the work's thread before a checkpoint: a later
+        worker does not repeat work before the checkpoint, and so does not report it again.
         """
         with self._written:
             self._written.wait_for(lambda: self._written_count >= self._emitted_count)
@@ -101,7 +101,7 @@ Commit = Callable[[AsyncConnection], Awaitable[None]]
 
 
 class Outcome:
-    """What the work made: the job's `result`, and what to commit with it."""
+    """The job's `result`, and what to commit with it."""
 
     def __init__(self, result: dict[str, Any], commit: Commit | None = None) -> None:
         self.result = result
@@ -130,10 +130,10 @@ def run_worker(
 
 
 async def run_job(queue: JobQueue, name: str, work: Callable[[JobContext], Awaitable[Outcome]]) -> None:
-    """Claims `name` and does it; returns at once if another worker has it.
+    """Claims `name` and runs it; returns immediately if another worker has it.
 
-    An error of the work becomes the job's error. A lost lease ends the process without a further write:
-    another worker is at it already. SIGTERM ends the process, too, and hands the job to the next worker.
+    An error of the work becomes the job's error. A lost lease ends the process without another write, because another
+    worker has the job. SIGTERM also ends the process and hands the job to the next worker.
     """
     lease = await queue.claim(name)
     if lease is None:
@@ -152,7 +152,7 @@ async def run_job(queue: JobQueue, name: str, work: Callable[[JobContext], Await
 
 
 class _Frame:
-    """What goes on around the work of one lease. One thing at a time is written, so that events keep their order."""
+    """Runs the work under one lease. Writes are serialised, so that events keep their order."""
 
     def __init__(self, queue: JobQueue, lease: Lease) -> None:
         self._queue = queue
@@ -163,7 +163,7 @@ class _Frame:
         self._handing_back: asyncio.Task[None] | None = None
 
     async def keep(self) -> None:
-        """Renews the lease, writes events and hears of a cancel, until the work is done or the lease is lost."""
+        """Renews the lease, writes events and checks for cancellation until the work is done or the lease is lost."""
         interval_s = min(self._queue.lease_s / 5, 2.0)
         loop = asyncio.get_running_loop()
         next_beat = loop.time()
@@ -184,7 +184,7 @@ class _Frame:
             await asyncio.sleep(pause_s)
 
     async def finish(self, work: Callable[[JobContext], Awaitable[Outcome]]) -> None:
-        """Does the work and writes how it ended. LeaseLostError; a database that is away raises its own error."""
+        """Runs the work and records how it ended. LeaseLostError; a database that is down raises its own error."""
         try:
             outcome = await work(self._context)
             await self._end(JobState.SUCCEEDED, result=outcome.result, commit=outcome.commit)
@@ -237,7 +237,7 @@ class _Frame:
 
 
 def describe_failure(error: Exception, job: str) -> dict[str, Any]:
-    """The job's `error`: ours as it is, anything else as INTERNAL with an id under which the log has the trace."""
+    """The job's `error`: ours unchanged, anything else as INTERNAL with an error id; the log has the trace."""
     if isinstance(error, LuthierError):
         return error.as_failure()
     error_id = uuid.uuid4().hex[:12]

@@ -1,5 +1,5 @@
-"""Intervals for scores that come in groups. Rows of one group (one source module, one author) are not independent: the
-group is drawn, never the row. Treating rows as independent made a 5 % test fire 43 % of the time on our data.
+"""Intervals for grouped scores. Rows of one group (one source module, one author) are not independent, so groups are
+resampled, never rows. Treating rows as independent made a 5 % test reject 43 % of the time on our data.
 
 Method: symmetric bootstrap-t over groups (Hall 1988, "On symmetric bootstrap confidence intervals"), never narrower
 than Student's t. Chosen by simulation (docs/statistics.md) over percentile, expanded percentile, BCa and jackknife t,
@@ -82,7 +82,7 @@ def macro_f1_of(reference: Sequence[str], predicted: Sequence[str], groups: Sequ
 
 
 def difference_of(arm: GroupSums, reference: GroupSums) -> GroupSums:
-    """`arm` minus `reference` on the same rows: each draw takes the same groups for both."""
+    """`arm` minus `reference` on the same rows: each resample takes the same groups for both."""
     columns = arm.sums.shape[1]
     return GroupSums(
         np.concatenate([arm.sums, reference.sums], axis=1),
@@ -93,7 +93,7 @@ def difference_of(arm: GroupSums, reference: GroupSums) -> GroupSums:
 def bootstrap_interval(
     data: GroupSums, *, seed: int, n_resamples: int = N_RESAMPLES, confidence: float = CONFIDENCE
 ) -> Interval | None:
-    """The two-sided interval; None below MIN_GROUPS. A draw is a count a group: all of them are one product."""
+    """The two-sided interval; None below MIN_GROUPS. A resample is a count per group, so all are one matrix product."""
     groups = data.group_count
     if groups < MIN_GROUPS:
         return None

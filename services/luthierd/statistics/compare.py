@@ -3,7 +3,7 @@
 - No row is dropped. A failed row has the score None, and counts 0.
 - Differences are paired by row. Where only the reference failed, the difference is 0: a failure never favours the arm
   under test.
-- Groups are drawn, never rows (`clustered.py`).
+- Groups are resampled, never rows (`clustered.py`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The blob store: bytes by their sha256, in a local folder or any store that fsspec reaches.
+"""The blob store: bytes by their sha256, in a local folder or any store that fsspec supports.
 
-A blob is written under a temporary name, synced, then renamed: it is there whole or not at all, and never changes.
+A blob is written under a temporary name, synced, then renamed: it exists completely or not at all, and never changes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class BlobNotFoundError(NotFoundError):
-    """The store holds no such blob."""
+    """The store has no such blob."""
 
     reason = "BLOB_NOT_FOUND"
 
@@ -115,7 +115,7 @@ class BlobStore:
         return data
 
     def read_range(self, sha256: str, offset_bytes: int, limit_bytes: int) -> bytes:
-        """A piece of the blob, unverified; empty past the end. BlobNotFoundError."""
+        """A chunk of the blob, unverified; empty past the end. BlobNotFoundError."""
         try:
             with self._files.open(self._location(sha256), "rb") as file:
                 file.seek(offset_bytes)
@@ -152,16 +152,16 @@ class BlobStore:
         return path
 
     def delete(self, sha256: str) -> None:
-        """Takes the blob out of the store and out of this machine's cache; one that is not there is no error.
+        """Deletes the blob from the store and from this machine's cache, if it is there.
 
-        Only for blobs that nobody else may hold: others know a blob by its digest, and are not asked.
+        Only for blobs that no one else can reference: references are digests and are not tracked.
         """
         self.drop_cached(sha256)
         with contextlib.suppress(FileNotFoundError):
             self._files.rm_file(self._location(sha256))
 
     def drop_cached(self, sha256: str) -> None:
-        """Takes the blob out of this machine's cache, so that a delete elsewhere leaves no copy here."""
+        """Deletes the blob from this machine's cache, so that a delete elsewhere leaves no copy here."""
         self._cached(sha256).unlink(missing_ok=True)
 
     def _cached(self, sha256: str) -> pathlib.Path:
