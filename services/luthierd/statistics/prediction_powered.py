@@ -69,7 +69,7 @@ def prediction_powered_mean(
 
 
 def _tuned_weight(human: Array, seen: Array, unseen: Array) -> float:
-    """The weight with the least variance (PPI++, example 6.1), held to 0 to 1."""
+    """The weight with the least variance (PPI++, example 6.1), clipped to 0 to 1."""
     everything = np.concatenate([seen, unseen])
     spread = float(everything.var())
     if len(seen) < 2 or not len(unseen) or spread == 0.0:

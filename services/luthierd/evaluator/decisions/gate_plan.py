@@ -24,7 +24,7 @@ from luthierd.statistics.clustered import MIN_GROUPS, POWER
 # A gain that a user notices; 200 rows detect 6 to 11 points of paired accuracy.
 DEFAULT_EXPECTED_GAIN = 0.1
 # Standard deviation of a row's paired difference: 0/1 scores that differ on a quarter of the rows; graded scores as
-# measured on docstring summaries (ROUGE-L, .2 to .3).
+# observed on docstring summaries (ROUGE-L, .2 to .3).
 ASSUMED_BINARY_DEVIATION = 0.5
 ASSUMED_GRADED_DEVIATION = 0.3
 # Correlation of rows within a group: rows of one module resemble each other a little.

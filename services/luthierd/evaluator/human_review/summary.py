@@ -91,7 +91,7 @@ def summarise(
 
 
 def _quantities(config: QueueConfig) -> list[tuple[Arm, ...]]:
-    """The arms of each figure: both for a comparison, one for each rating."""
+    """The arms of each result: both for a comparison, one for each rating."""
     return [config.arms] if config.mode is Mode.PAIRWISE else [(arm,) for arm in config.arms]
 
 

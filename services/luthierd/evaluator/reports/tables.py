@@ -279,7 +279,7 @@ def _missing_scores(results: Results) -> Table:
         for metric, by_reason in by_metric.items()
         for reason, count in by_reason.items()
     ]
-    note = "These rows stay in every mean as 0; the figures above say what they could be at worst and at best."
+    note = "These rows stay in every mean as 0; the tables above say what they could be at worst and at best."
     return Table("Answers without a score", note, ("Arm", "Metric", "Reason", "Rows"), tuple(rows), 3)
 
 

@@ -1,4 +1,4 @@
-"""What a configuration may ask of a holdout: its final slice, a purpose, and a sequential evaluation."""
+"""What a configuration may say of a holdout: its final slice, a purpose, and a sequential evaluation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _sequential(config: EvaluationConfig, sequential: SequentialConfig) -> Itera
     if len(sequential.targets) > MAX_TARGETS:
         yield FieldViolation(f"{where}.targets", f"{len(sequential.targets)} are more than {MAX_TARGETS}")
     if probing := [metric for metric in config.metrics if spec_of(metric).needs.asks]:
-        yield FieldViolation(f"{WHERE}.metrics", f"{', '.join(probing)} ask every row again, which ends no arm early")
+        yield FieldViolation(f"{WHERE}.metrics", f"{', '.join(probing)} query every row again; no arm could end early")
     for index, target in enumerate(sequential.targets):
         yield from _target(config, target, f"{where}.targets[{index}]")
     named = {arm for target in sequential.targets for arm in (target.arm, target.reference)}

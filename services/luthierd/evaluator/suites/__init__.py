@@ -1,1 +1,1 @@
-"""What an evaluation asks beyond the holdout: challenge cases, forgetting, bias, tasks of lm-eval."""
+"""Suites beyond the holdout: challenge cases, forgetting, bias, tasks of lm-eval."""

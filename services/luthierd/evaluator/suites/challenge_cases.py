@@ -1,4 +1,4 @@
-"""Challenge cases: what is asked, and how a good assistant behaves. Checked once, when they are uploaded."""
+"""Challenge cases: prompts, and how a good assistant behaves. Checked once, when they are uploaded."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class ChallengeSuite(Suite):
         return SuiteScores(self.behaviour(self.cases, answers), slices)
 
     async def slices(self, answers: Answers) -> dict[str, MetricResults]:
-        """The figures of each slice that has cases."""
+        """The results of each slice that has cases."""
         members = {ALL: list(self.cases)}
         for kind in Kind:
             members[slice_of(kind)] = [case for case in self.cases if case.kind is kind]

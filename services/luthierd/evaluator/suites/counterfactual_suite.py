@@ -110,7 +110,7 @@ class CounterfactualSuite(Suite):
 
 
 def serialise(pairs: Sequence[CounterfactualPair]) -> bytes:
-    """What is asked; the same pairs give the same bytes."""
+    """The same pairs give the same bytes."""
     asked = [
         [pair.pair_id, pair.term_list, *([[t.role, t.content] for t in side] for side in (pair.first, pair.second))]
         for pair in pairs

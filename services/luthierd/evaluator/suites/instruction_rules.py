@@ -38,7 +38,7 @@ PHRASES = ("That is all.", "Ask me for more.", "The end.", "I hope this helps.")
 
 @dataclass(frozen=True)
 class InstructionItem:
-    """What is asked, and the rule by name with its argument (a number or a text; empty for a rule without one)."""
+    """A prompt, and its rule by name with the argument (a number or a text; empty for a rule without one)."""
 
     item_id: str
     prompt: str

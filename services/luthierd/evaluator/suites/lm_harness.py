@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness: lm-eval reads them, writes their prompts and scores the answers; who asks is ours.
+"""Tasks of lm-evaluation-harness: lm-eval reads them, writes their prompts and scores the answers; we generate them.
 
 Not lm-eval's API models: there one request that fails ends the run, and nothing is kept of it (docs/decisions/0017).
 """
@@ -41,7 +41,7 @@ class LmTaskUnusableError(FailedPreconditionError):
 
 
 class LmRequest(NamedTuple):
-    """What is asked for a document. `scored` is the text whose likelihood after `shown` is wanted; None: a text is to
+    """A query for a document. `scored` is the text whose likelihood after `shown` is wanted; None: a text is to
     be generated, which then ends before the first of `until`.
     """
 
@@ -52,7 +52,7 @@ class LmRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class LmItem:
-    """One document of a task, with everything that is asked for it."""
+    """One document of a task, with its queries."""
 
     item_id: str
     requests: tuple[LmRequest, ...]
@@ -140,7 +140,7 @@ def _request(instance: Any) -> LmRequest:
 
 
 def _response(request: LmRequest, answer: str | None) -> object:
-    """As lm-eval's models answer. Whether a text is the likeliest of all is not known, and no score of ours asks it."""
+    """As lm-eval's models answer. Whether a text is the likeliest of all is not known, and no score needs it."""
     if request.scored is not None:
         return (float(answer) if answer is not None else float("-inf"), False)
     text = answer or ""

@@ -2,7 +2,7 @@
 reference to predict, questions to choose an answer of, instructions whose keeping can be checked.
 
 Made once per base model and stored, so that all its adapters get the same items. Most base models have read such texts:
-the suite measures what is lost, not how well a model generalises.
+the suite tests what is lost, not how well a model generalises.
 """
 
 from __future__ import annotations
