@@ -66,7 +66,10 @@ def _errors(name: str, effect: float, seen: Sequence[tuple[Verdict, Verdict]]) -
 
 
 def _both(differences: npt.NDArray[np.float64], seed: int) -> tuple[Verdict, Verdict]:
-    rows = [Row(f"r{number}", f"g{number}", None, (Message("user", ""),), "") for number in range(QUERIES)]
+    rows = [
+        Row(id=f"r{number}", group=f"g{number}", label=None, prompt=(Message("user", ""),), reference="")
+        for number in range(QUERIES)
+    ]
     value = dict(zip((row.id for row in rows), differences.tolist(), strict=True))
 
     async def ask(arms: Sequence[Arm], batch: Sequence[Row]) -> Mapping[tuple[Metric, Arm], Sequence[float]]:

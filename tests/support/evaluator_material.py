@@ -57,7 +57,18 @@ def rows(count: int, *, split: str = "holdout") -> list[Row]:
 
 
 def answer(arm: Arm, row_id: str, text: str, *, start_s: float = 0.0, total_s: float = 1.0) -> Answer:
-    return Answer(arm, row_id, text, start_s, total_s / 4, total_s, 100, 20, "stop", "base")
+    return Answer(
+        arm=arm,
+        row_id=row_id,
+        text=text,
+        start_s=start_s,
+        ttft_s=total_s / 4,
+        total_s=total_s,
+        prompt_tokens=100,
+        completion_tokens=20,
+        finish_reason="stop",
+        loaded_adapter="base",
+    )
 
 
 class HashingEmbedder:
@@ -112,7 +123,14 @@ class ScriptedModel:
             self.running -= 1
         if isinstance(said, LuthierError):
             raise said
-        return Reply(said, 0.01, 50, len(said.split()), "stop", "base")
+        return Reply(
+            text=said,
+            ttft_s=0.01,
+            prompt_tokens=50,
+            completion_tokens=len(said.split()),
+            finish_reason="stop",
+            loaded_adapter="base",
+        )
 
 
 class MemoryBlobs:
@@ -232,15 +250,15 @@ def quick_run(
     """A run with every slow part faked."""
     samples = samples or MemorySampleStore()
     inputs = EvaluationInputs(
-        peers.adapter.name,
-        peers.adapter.sha256,
-        peers.adapter.base_model,
-        peers.adapter.base_model_sha256,
-        peers.adapter.dataset_revision,
-        "c" * 64,
-        peers.splits[config.split],
-        peers.splits["train"],
-        peers.splits["train"],
+        adapter_revision=peers.adapter.name,
+        adapter_sha256=peers.adapter.sha256,
+        base_model=peers.adapter.base_model,
+        base_model_sha256=peers.adapter.base_model_sha256,
+        dataset_revision=peers.adapter.dataset_revision,
+        dataset_sha256="c" * 64,
+        rows_sha256=peers.splits[config.split],
+        train_sha256=peers.splits["train"],
+        trained_sha256=peers.splits["train"],
     )
     chat_model = chat_model or ScriptedModel(adapter_knows)
     return EvaluationRun(
@@ -248,7 +266,9 @@ def quick_run(
         tenant="acme",
         inputs=inputs,
         config=config,
-        generator=Generator(chat_model, samples, ManualClock(), concurrency=config.concurrency, cache=cache),
+        generator=Generator(
+            chat_model=chat_model, samples=samples, clock=ManualClock(), concurrency=config.concurrency, cache=cache
+        ),
         samples=samples,
         blobs=blobs,
         catalogue=catalogue or MemoryCatalogue(),

@@ -45,7 +45,7 @@ async def judge_at(
     store: MemoryJudgementStore | None = None,
 ) -> AsyncIterator[Judge]:
     """A judge that asks the house and waits for nothing between attempts."""
-    endpoint = Endpoint("house", url, model, timeout_s=timeout_s, concurrency=concurrency)
+    endpoint = Endpoint(name="house", url=url, model=model, timeout_s=timeout_s, concurrency=concurrency)
     client = ChatEndpoint(endpoint)
 
     async def no_wait(_: float) -> None:
@@ -53,7 +53,7 @@ async def judge_at(
 
     try:
         judged = EndpointJudge(endpoint, client, "", max_tokens)
-        yield Judge(judged, store or MemoryJudgementStore(), concurrency=concurrency, sleep=no_wait)
+        yield Judge(model=judged, store=store or MemoryJudgementStore(), concurrency=concurrency, sleep=no_wait)
     finally:
         await client.close()
 
@@ -64,7 +64,15 @@ def text(value: str) -> ParsedAnswer:
 
 def sample(number: int, said: str = "an answer", *, arm: Arm = Arm.ADAPTER, **more: Any) -> Sample:
     """One answer to a question of its own."""
-    return Sample(f"r{number}", text("the reference"), text(said), arm=arm, row=row(number), raw=said, **more)
+    return Sample(
+        row_id=f"r{number}",
+        reference=text("the reference"),
+        answer=text(said),
+        arm=arm,
+        row=row(number),
+        raw=said,
+        **more,
+    )
 
 
 def ragas_scorer(metric: Metric, judge: Judge, passages: Passages) -> Scorer:

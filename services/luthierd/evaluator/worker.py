@@ -34,8 +34,8 @@ from luthierd.evaluator.models.multiple_choice import LikelihoodChooser
 from luthierd.evaluator.models.sample_store import SampleCache, SqlSampleLookup, SqlSampleStore
 from luthierd.evaluator.retrieval.indexes import SqlIndexCatalogue
 from luthierd.evaluator.run import prompts
+from luthierd.evaluator.run.config_rules import generators_of
 from luthierd.evaluator.run.evaluation import Embedder, EvaluationRun, Models
-from luthierd.evaluator.run.metric_rules import generators_of
 from luthierd.evaluator.run.prompt_run import METRICS, PromptInputs, PromptRun
 from luthierd.evaluator.run.prompt_search import PromptSearch
 from luthierd.evaluator.scorers.registry import build_scorers, load, needs_judge
@@ -116,9 +116,9 @@ class Worker:
             SqlSampleLookup(self.database, self.tenant), inputs, settings, EngineVersion(self.client).get
         )
         generator = Generator(
-            self._chat_model(inference, settings, endpoint),
-            samples,
-            SystemClock(),
+            chat_model=self._chat_model(inference, settings, endpoint),
+            samples=samples,
+            clock=SystemClock(),
             concurrency=settings.concurrency,
             endpoint_concurrency=endpoint.concurrency if endpoint else 1,
             max_tokens=settings.max_answer_tokens,
@@ -155,9 +155,9 @@ class Worker:
         search = from_json(PromptSearch, self.context.job.payload["search"])
         samples = SqlSampleStore(self.database, self.context.job.name)
         generator = Generator(
-            InferenceModel(self.client, lambda _: inputs.target, timeout_s=self.config.answer_timeout_s),
-            samples,
-            SystemClock(),
+            chat_model=InferenceModel(self.client, lambda _: inputs.target, timeout_s=self.config.answer_timeout_s),
+            samples=samples,
+            clock=SystemClock(),
             concurrency=search.concurrency,
             max_tokens=search.max_answer_tokens,
             patience_s=self.config.inference_patience_s,
@@ -197,7 +197,7 @@ class Worker:
         if chosen.endpoint:
             endpoint = self._endpoint(chosen.endpoint)
             model = EndpointJudge(endpoint, self._open(endpoint), chosen.model, chosen.max_tokens)
-            return Judge(model, store, concurrency=endpoint.concurrency)
+            return Judge(model=model, store=store, concurrency=endpoint.concurrency)
         target = chosen.target or inputs.base_model
         own = InferenceJudge(
             target=target,
@@ -206,7 +206,7 @@ class Worker:
             max_tokens=chosen.max_tokens,
             chat=SdkChat(self.client, timeout_s=self.config.answer_timeout_s),
         )
-        return Judge(own, store, concurrency=settings.concurrency)
+        return Judge(model=own, store=store, concurrency=settings.concurrency)
 
 
 async def until_cancelled(work: Awaitable[T], context: JobContext) -> T:

@@ -80,7 +80,7 @@ async def test_a_search_leaves_a_prompt_that_an_evaluation_names_and_an_unfinish
         inputs = from_json(PromptInputs, context.job.payload["inputs"])
         assert server.peers.splits["holdout"] not in to_json(inputs).values()
         samples = MemorySampleStore()
-        generator = Generator(ScriptedModel(adapter_knows_all), samples, ManualClock())
+        generator = Generator(chat_model=ScriptedModel(adapter_knows_all), samples=samples, clock=ManualClock())
         settings = from_json(PromptSearch, context.job.payload["search"])
 
         def report(done_count: int) -> None:
@@ -90,7 +90,15 @@ async def test_a_search_leaves_a_prompt_that_an_evaluation_names_and_an_unfinish
             context.emit("message", {"message": text})
 
         run = PromptRun(
-            inputs, settings, generator, samples, server.blobs, lambda: (RougeLScorer(),), report, tell, 200
+            inputs=inputs,
+            search=settings,
+            generator=generator,
+            samples=samples,
+            blobs=server.blobs,
+            scorers=lambda: (RougeLScorer(),),
+            report=report,
+            tell=tell,
+            shot_characters=200,
         )
         return Outcome(to_json(await run.run()))
 

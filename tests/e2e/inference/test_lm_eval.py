@@ -79,7 +79,7 @@ async def test_the_suite_gives_each_item_what_lm_evals_api_models_get_over_http_
         revision = server.add_revision("examiner", "r1", seed=72, adapter="examined")
         await client.deployments.deploy(DEPLOYMENT, adapter_revision=revision)
         chat_model = InferenceModel(client, targets.__getitem__, timeout_s=60)
-        generator = Generator(chat_model, samples, SystemClock(), max_tokens=MAX_TOKENS)
+        generator = Generator(chat_model=chat_model, samples=samples, clock=SystemClock(), max_tokens=MAX_TOKENS)
         likelihoods = SdkLikelihoods(client, targets.__getitem__, timeout_s=60)
         answers = await generate_answers(
             suite, list(targets), PlainPlan(), generator=generator, samples=samples, likelihoods=likelihoods

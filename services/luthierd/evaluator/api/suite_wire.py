@@ -13,7 +13,7 @@ DEFAULT_RETENTION_ITEM_COUNT = 40
 
 
 def suites_from_proto(message: pb.EvaluationConfig) -> SuiteConfig:
-    """Bounds are checked by `evaluations.check_config`."""
+    """Bounds are checked by `config_rules.check_config`."""
     retention, item_count, counterfactual, lm_eval = message.retention_suite, None, None, None
     if message.HasField("retention_suite"):
         item_count = retention.item_count if retention.HasField("item_count") else DEFAULT_RETENTION_ITEM_COUNT

@@ -14,8 +14,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,9 +21,8 @@ from dataclasses import asdict, dataclass
 from luthierd.errors import FailedPreconditionError
 from luthierd.evaluator.domain.holdout import REFUSED_SIMILARITY, LeakageFinding, LeakageReport
 from luthierd.evaluator.domain.rows import Row
+from luthierd.text import jaccard, shingles, words
 
-SHINGLE_WORDS = 3
-"""As curation's near duplicates: what it keeps apart is not refused here."""
 REPORTED_SIMILARITY = 0.5
 """Half of all runs of words in common: a reader calls such texts variants of each other."""
 MAX_REPORTED = 100
@@ -38,7 +35,6 @@ SHINGLE_CACHE_ROWS = 8192
 """About 10 kB a row."""
 MAX_EVIDENCE = 10
 """Pairs in an error: a status has room for 8 KB."""
-_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -158,20 +154,20 @@ class _HoldoutIndex:
         """What `other` knows, each row once, at most MAX_REFUSED_PAIRS of the same text."""
         if other.id in self._by_id:
             yield LeakageFinding("same_id", other.id, other.id, other_set)
-        words = _words_of(other.text)
-        same = self._by_words.get(words, [])[:MAX_REFUSED_PAIRS]
+        joined = _words_of(other.text)
+        same = self._by_words.get(joined, [])[:MAX_REFUSED_PAIRS]
         known = {self._by_id.get(other.id), *same}
         for position in same:
             row = self._documents[position]
             if row.id != other.id:
                 kind = "verbatim" if row.text == other.text else "normalised"
                 yield LeakageFinding(kind, row.id, other.id, other_set)
-        shingles = _shingles(words)
-        candidates = {position for shingle in shingles for position in self._by_shingle.get(shingle, ())}
+        known_shingles = _shingles(joined)
+        candidates = {position for shingle in known_shingles for position in self._by_shingle.get(shingle, ())}
         for position in sorted(candidates - known):
             row = self._documents[position]
-            similarity = _jaccard(self._shingles_at(position), shingles)
-            if _holds(words, row):
+            similarity = jaccard(self._shingles_at(position), known_shingles)
+            if _holds(joined, row):
                 yield LeakageFinding("embedded", row.id, other.id, other_set)
             elif similarity >= REPORTED_SIMILARITY:
                 yield LeakageFinding("near_duplicate", row.id, other.id, other_set, similarity)
@@ -182,25 +178,18 @@ def _prefix(shingles: Sequence[str], similarity: float) -> int:
 
 
 def _words_of(text: str) -> str:
-    return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+    return " ".join(words(text))
 
 
-def _shingles(words: str) -> frozenset[str]:
-    """The runs of SHINGLE_WORDS words; none in a shorter text."""
-    split = words.split(" ")
-    return frozenset(" ".join(split[start : start + SHINGLE_WORDS]) for start in range(len(split) - SHINGLE_WORDS + 1))
+def _shingles(joined_words: str) -> frozenset[str]:
+    return shingles(joined_words.split(" "))
 
 
-def _jaccard(left: frozenset[str], right: frozenset[str]) -> float:
-    common = len(left & right)
-    return common / (len(left) + len(right) - common) if common else 0.0
-
-
-def _holds(words: str, row: Document) -> bool:
-    """Whether question and answer both stand in `words`, each in one piece. Texts of fewer than three words in the
+def _holds(joined_words: str, row: Document) -> bool:
+    """Whether question and answer both stand in a text, each in one piece. Texts of fewer than three words in the
     question and in the answer are everywhere, and are not looked for.
     """
-    text = f" {words} "
+    text = f" {joined_words} "
     question, answer = _words_of(row.question), _words_of(row.answer)
     if not _shingles(question) and not _shingles(answer):
         return False

@@ -72,11 +72,11 @@ def _parse_row(line: bytes, split: str, number: int) -> Row:
     if len(messages) < 2 or messages[-1].role != "assistant":
         raise DatasetRowError(split, number, "the last of at least two messages must be the assistant's")
     return Row(
-        row_id,
-        group,
-        None if label is None else str(label),
-        tuple(messages[:-1]),
-        messages[-1].content,
+        id=row_id,
+        group=group,
+        label=None if label is None else str(label),
+        prompt=tuple(messages[:-1]),
+        reference=messages[-1].content,
         choices=choices,
         sources=sources,
         slices=slices,

@@ -55,7 +55,7 @@ class EndpointTarget:
     model: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """How to evaluate, with every default filled in. Meaning and bounds: `EvaluationConfig` of the contract."""
 
@@ -127,7 +127,7 @@ class DatasetRevision:
         return self.splits[split]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluationInputs:
     """Everything an evaluation reads, by name and digest; fixed when it is created. `train_sha256` is the split whose
     rows may be shown, `trained_sha256` the one that the adapter learned from: the same unless another dataset was
@@ -163,7 +163,7 @@ class Progress:
     total_count: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Results:
     """What an evaluation leaves. The blobs hold the rows with all answers (JSONL) and the report (HTML)."""
 

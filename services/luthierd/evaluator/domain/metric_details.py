@@ -110,7 +110,7 @@ class CriterionValue:
     coverage: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JudgeReport:
     """What the judge did. Counts of questions; `first_position_share` is None without pairs."""
 

@@ -54,7 +54,7 @@ class RetrieverResult:
         return {figure.metric: figure.value for figure in self.metrics}[metric]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RetrievalSummary:
     """Which retriever the RAG arms used, and the figures by which it was chosen: none if nothing could be judged.
 

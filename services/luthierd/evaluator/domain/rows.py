@@ -17,7 +17,7 @@ class Message:
     content: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One row of a dataset split: the prompt, and the reference answer that the holdout hides from the model. `slices`
     names the parts of the split that the row belongs to, e.g. `challenge:vague`.
@@ -69,7 +69,7 @@ class AnswerError:
     message: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Answer:
     """What one arm said to one row, once. `error` is set exactly when there is no answer.
 

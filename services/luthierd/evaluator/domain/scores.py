@@ -50,7 +50,7 @@ class Comparison(Difference):
     adjusted_p_value: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ArmCost:
     """What an arm took; latency is what a caller saw at the evaluation's concurrency. `busy_s` is the arm's share of
     the seconds in which the machine had anything in flight (`costs.shared_s`). Intervals are None with too few answers.
@@ -138,7 +138,7 @@ class SuiteFigure:
     item_count: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SuiteResult:
     """What was asked beyond the holdout: its digest, and a blob with the rows and answers (as `answers_sha256`)."""
 

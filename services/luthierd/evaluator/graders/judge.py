@@ -70,7 +70,7 @@ class JudgementStore(Protocol):
     async def add(self, key: str, completion: Completion) -> None: ...
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Judge:
     """Asks a model for judgements. `concurrency`: questions in flight, over all scorers of the evaluation."""
 

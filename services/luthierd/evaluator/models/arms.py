@@ -62,7 +62,7 @@ def target_violations(config: EvaluationConfig) -> list[FieldViolation]:
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Query:
     """One thing to ask: an arm, a row, and the conversation that ends with the row's question."""
 

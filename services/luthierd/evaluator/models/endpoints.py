@@ -43,7 +43,7 @@ class EndpointNotFoundError(NotFoundError):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Endpoint:
     """One server. `url` is the address before `/chat/completions`."""
 

@@ -38,7 +38,7 @@ class InferenceAwayError(UnavailableError):
 ROW_ERRORS = (InvalidArgumentError, DeadlineExceededError, InternalError)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reply:
     """What the inference service said. `ttft_s` is measured by the service from the arrival of the call."""
 
@@ -105,7 +105,7 @@ class SystemClock:
 Progress = Callable[[int, int, Arm | None], Awaitable[None]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Generator:
     """Asks queries, `concurrency` at a time, plus `endpoint_concurrency` of the endpoint's. `patience_s`: how
     long a query waits for a service that is away or full.

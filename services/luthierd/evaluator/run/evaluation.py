@@ -197,8 +197,8 @@ class EvaluationRun:
             documents=finder.texts.documents if finder else (),
         )
         return Scoring(
-            material.task,
-            await asyncio.to_thread(self.models.scorers, ingredients),
+            task=material.task,
+            scorers=await asyncio.to_thread(self.models.scorers, ingredients),
             seed=self.config.seed,
             n_resamples=self.config.resample_count,
             passages=ingredients.passages.by_id,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from luthierd.codec import from_json, to_json
-from luthierd.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError, NotFoundError
+from luthierd.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from luthierd.evaluator.dataset.rows import parse_rows
 from luthierd.evaluator.decisions.holdout_ledger import Holdouts
 from luthierd.evaluator.domain.evaluation import (
@@ -27,19 +27,15 @@ from luthierd.evaluator.domain.evaluation import (
     adapter_of,
 )
 from luthierd.evaluator.domain.rows import Row
-from luthierd.evaluator.domain.suites import suite_violations
-from luthierd.evaluator.models.arms import target_violations
 from luthierd.evaluator.models.endpoints import NO_ENDPOINTS, Endpoints
-from luthierd.evaluator.run.metric_rules import (
+from luthierd.evaluator.run.config_rules import (
     JudgeIsGeneratorError,
+    check_config,
     generators_of,
-    metric_violations,
     refuse_own_endpoint,
 )
 from luthierd.evaluator.run.resolve_inputs import InputResolver
-from luthierd.evaluator.run.sequential_rules import holdout_violations
 from luthierd.evaluator.suites.challenge_sets import ChallengeSets
-from luthierd.evaluator.suites.run import spec_violations
 from luthierd.jobs.queue import Job, JobNotFoundError, JobQueue, JobState
 from luthierd.jsonl import read_lines
 from luthierd.names import ADAPTER_REVISION, DATASET_REVISION, EVALUATION, TENANT, parse_id
@@ -47,17 +43,6 @@ from luthierd.paging import Page, PageRequest
 from luthierd.storage.blobs import BlobStore, Piece, read_piece
 
 KIND = "evaluation"
-
-# Bounds of the contract's numbers: (lowest, highest).
-BOUNDS: dict[str, tuple[float, float]] = {
-    "row_limit": (0, 1_000_000),
-    "shot_count": (0, 16),
-    "max_answer_tokens": (1, 8192),
-    "concurrency": (1, 256),
-    "machine_price_per_hour": (0, 1_000_000),
-    "resample_count": (100, 100_000),
-    "passage_characters": (100, 8_000),
-}
 
 
 class EvaluationNotFoundError(NotFoundError):
@@ -91,7 +76,7 @@ class Peers(Protocol):
     async def deployed_adapters(self, tenant: str, deployment: str) -> Sequence[str]: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """An evaluation as it is now. Times are Unix time; `error` is as `Job.error`."""
 
@@ -262,28 +247,6 @@ class Evaluations:
             trained_sha256=trained_on.splits.get("train", ""),
             validation_sha256=dataset.splits.get("validation", "") if dataset.row_counts.get("validation") else "",
         )
-
-
-def check_config(config: EvaluationConfig) -> None:
-    """InvalidArgumentError naming every field of the configuration that is out of bounds."""
-    violations = []
-    for name, (low, high) in BOUNDS.items():
-        value = getattr(config, name)
-        if not low <= value <= high:
-            violations.append(FieldViolation(f"evaluation.config.{name}", f"{value:g} is not in {low:g} to {high:g}"))
-    if config.split not in SPLITS:
-        text = f"{config.split!r} is not one of {', '.join(SPLITS)}"
-        violations.append(FieldViolation("evaluation.config.split", text))
-    if len(set(config.arms)) != len(config.arms):
-        violations.append(FieldViolation("evaluation.config.arms", "an arm is named twice"))
-    violations.extend(holdout_violations(config))
-    violations.extend(metric_violations(config))
-    violations += target_violations(config)
-    violations += suite_violations(config.suites, field="evaluation.config")
-    violations += spec_violations(config.suites.specs, field="evaluation.config.suites")
-    if violations:
-        message = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
-        raise InvalidArgumentError(message, metadata={"field": violations[0].field}, violations=violations)
 
 
 def evaluation_of(job: Job) -> Evaluation:

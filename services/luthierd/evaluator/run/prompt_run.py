@@ -25,7 +25,7 @@ from luthierd.storage.blobs import BlobStore
 METRICS = (EXACT_MATCH, JSON_VALID, LABEL_ACCURACY, ROUGE_L, CHRF)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PromptInputs:
     """Everything that a search reads, by name and digest. There is no holdout among it."""
 
@@ -56,7 +56,7 @@ class PromptTrial:
     row_count: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PromptResult:
     """What a search leaves. `sha256` is of the blob with instruction and examples."""
 
@@ -84,11 +84,18 @@ class StoredPrompt:
     def rows(self) -> list[Row]:
         """The examples as rows, for `arms.shot_turns`."""
         return [
-            Row(one.row_id, one.row_id, None, (Message("user", one.question),), one.answer) for one in self.examples
+            Row(
+                id=one.row_id,
+                group=one.row_id,
+                label=None,
+                prompt=(Message("user", one.question),),
+                reference=one.answer,
+            )
+            for one in self.examples
         ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PromptRun:
     """One search. `report` hears the number of answers so far, and may raise to stop the run; `tell` hears a line for
     people about each candidate measured.
@@ -174,8 +181,13 @@ def _metric_of(rows: Sequence[Row], task: TaskSpec) -> Metric:
 def _sample(row: Row, answer: Answer | None, task: TaskSpec) -> Sample:
     reference = parse_answer(row.reference, task)
     if answer is None or answer.error is not None:
-        return Sample(row.id, reference, None, answer.error.reason if answer and answer.error else "NOT_ASKED")
-    return Sample(row.id, reference, parse_answer(answer.text, task))
+        return Sample(
+            row_id=row.id,
+            reference=reference,
+            answer=None,
+            failure=answer.error.reason if answer and answer.error else "NOT_ASKED",
+        )
+    return Sample(row_id=row.id, reference=reference, answer=parse_answer(answer.text, task))
 
 
 def stored_prompt(data: bytes) -> StoredPrompt:

@@ -33,7 +33,7 @@ INSTRUCTIONS = (
 CLOSING_SHARE = 1 / 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PromptSearch:
     """How to search, with every default filled in. Meaning and bounds: `PromptSearch` of the contract."""
 

@@ -49,7 +49,7 @@ class Peers(Protocol):
     async def base_model_sha256(self, tenant: str, name: str) -> str: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prompt:
     """A prompt as it is now. Times are Unix time; `error` is as `Job.error`."""
 
@@ -126,7 +126,12 @@ class Prompts:
                     dataset_name, f"its {split} split is empty; curate with a larger share for it"
                 )
         return PromptInputs(
-            target, sha256, dataset.name, dataset.sha256, dataset.splits["train"], dataset.splits["validation"]
+            target=target,
+            target_sha256=sha256,
+            dataset_revision=dataset.name,
+            dataset_sha256=dataset.sha256,
+            train_sha256=dataset.splits["train"],
+            validation_sha256=dataset.splits["validation"],
         )
 
 

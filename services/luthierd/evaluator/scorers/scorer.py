@@ -61,7 +61,7 @@ class MetricSpec:
         return self.label or self.metric.replace("_", " ").capitalize()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """One row to score. `answer` is None where the query failed; `failure` then says why.
 

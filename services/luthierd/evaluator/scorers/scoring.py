@@ -20,7 +20,7 @@ from luthierd.evaluator.scorers.scorer import Sample, Scorer, score_all
 from luthierd.statistics import clustered
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scoring:
     """How to score: the reading of answers, the scorers, and the bootstrap's seed and draws."""
 
@@ -83,11 +83,11 @@ class Scoring:
         reference = parse_answer(row.reference, self.task)
         if answer is None or answer.error is not None:
             reason = answer.error.reason if answer and answer.error else "NOT_ASKED"
-            return Sample(row.id, reference, None, reason, arm=arm, row=row)
+            return Sample(row_id=row.id, reference=reference, answer=None, failure=reason, arm=arm, row=row)
         return Sample(
-            row.id,
-            reference,
-            parse_answer(answer.text, self.task),
+            row_id=row.id,
+            reference=reference,
+            answer=parse_answer(answer.text, self.task),
             arm=arm,
             row=row,
             raw=answer.text,

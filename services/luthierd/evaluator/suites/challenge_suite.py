@@ -49,7 +49,13 @@ def slice_of(kind: Kind) -> str:
 def rows_of(cases: Sequence[ChallengeCase]) -> list[Row]:
     """The cases as rows that arms can answer."""
     return [
-        Row(f"{ID_PREFIX}{ALL}/{case.case_id}", case.group or case.case_id, None, case.turns, case.reference)
+        Row(
+            id=f"{ID_PREFIX}{ALL}/{case.case_id}",
+            group=case.group or case.case_id,
+            label=None,
+            prompt=case.turns,
+            reference=case.reference,
+        )
         for case in cases
     ]
 

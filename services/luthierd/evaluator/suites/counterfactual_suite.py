@@ -120,7 +120,7 @@ def serialise(pairs: Sequence[CounterfactualPair]) -> bytes:
 
 def _sides(pair: CounterfactualPair) -> tuple[Row, Row]:
     first, second = (
-        Row(f"{ID_PREFIX}{NAME}/{pair.pair_id}/{side}", pair.group, None, prompt, "")
+        Row(id=f"{ID_PREFIX}{NAME}/{pair.pair_id}/{side}", group=pair.group, label=None, prompt=prompt, reference="")
         for side, prompt in (("first", pair.first), ("second", pair.second))
     )
     return first, second

@@ -149,12 +149,20 @@ class Suite(abc.ABC):
 
 def text_row(suite: str, item_id: str, group: str, prompt: str) -> Row:
     """A row whose answer is generated."""
-    return Row(f"{ID_PREFIX}{suite}/{item_id}", group, None, (Message("user", prompt),), "")
+    return Row(
+        id=f"{ID_PREFIX}{suite}/{item_id}", group=group, label=None, prompt=(Message("user", prompt),), reference=""
+    )
 
 
 def scored_row(suite: str, item_id: str, group: str, shown: str, scored: str) -> Row:
     """A row whose answer is the log-probability of `scored` after `shown`."""
-    return Row(f"{ID_PREFIX}{suite}/{item_id}", group, None, (Message(SHOWN, shown), Message(SCORED, scored)), "")
+    return Row(
+        id=f"{ID_PREFIX}{suite}/{item_id}",
+        group=group,
+        label=None,
+        prompt=(Message(SHOWN, shown), Message(SCORED, scored)),
+        reference="",
+    )
 
 
 def said(given: Mapping[str, Answer], row: Row) -> str | None:

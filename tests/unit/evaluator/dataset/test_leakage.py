@@ -24,7 +24,13 @@ def sentence(rng: random.Random, count: int) -> str:
 def material(count: int) -> list[Row]:
     rng = random.Random(7)
     return [
-        Row(f"h{number}", f"g{number // 3}", None, (Message("user", sentence(rng, 40)),), sentence(rng, 12))
+        Row(
+            id=f"h{number}",
+            group=f"g{number // 3}",
+            label=None,
+            prompt=(Message("user", sentence(rng, 40)),),
+            reference=sentence(rng, 12),
+        )
         for number in range(count)
     ]
 
@@ -111,7 +117,7 @@ def test_strangers_are_not_reported() -> None:
 def test_a_holdout_of_boilerplate_is_compared_exactly_all_the_same() -> None:
     def one(number: int, split: str) -> Row:
         text = f"{' '.join(WORDS[:40])} value {split}{number} end of it"
-        return Row(f"{split}{number}", "g", None, (Message("user", text),), "yes")
+        return Row(id=f"{split}{number}", group="g", label=None, prompt=(Message("user", text),), reference="yes")
 
     with pytest.raises(LeakageError) as caught:
         check_leakage([one(n, "h") for n in range(300)], {"train": [document_of(one(5, "t"))]})
@@ -127,13 +133,13 @@ def test_a_wholly_copied_holdout_ends_the_check_early() -> None:
 
 
 def test_a_one_word_answer_in_a_passage_is_no_leak() -> None:
-    question = Row("h", "g", None, (Message("user", "Which one?"),), "linalg")
+    question = Row(id="h", group="g", label=None, prompt=(Message("user", "Which one?"),), reference="linalg")
     assert check_leakage([question], {"index": [Document("p", "Which one? The module linalg.")]}).counts == {}
 
 
 def told(question: str, answer: str, *, system: str = "") -> Row:
     turns = (Message("system", system), Message("user", question)) if system else (Message("user", question),)
-    return Row("h", "g", None, turns, answer)
+    return Row(id="h", group="g", label=None, prompt=turns, reference=answer)
 
 
 def test_a_passage_with_the_question_alone_or_the_answer_alone_is_no_leak() -> None:

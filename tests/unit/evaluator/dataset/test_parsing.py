@@ -12,7 +12,7 @@ JSON_TASK = TaskSpec("summary", "module", ("module", "summary"))
 
 
 def plain_row(reference: str, label: str | None = None) -> Row:
-    return Row("r", "g", label, (Message("user", "?"),), reference)
+    return Row(id="r", group="g", label=label, prompt=(Message("user", "?"),), reference=reference)
 
 
 def test_json_references_show_their_label_field_and_their_text_field() -> None:
@@ -30,7 +30,9 @@ def test_named_fields_are_taken_as_they_are() -> None:
 
 
 def test_a_field_that_disagrees_with_the_rows_label_is_no_label_field() -> None:
-    unlabelled = [Row(row.id, row.group, None, row.prompt, row.reference) for row in rows(6)]
+    unlabelled = [
+        Row(id=row.id, group=row.group, label=None, prompt=row.prompt, reference=row.reference) for row in rows(6)
+    ]
     task = detect_task(unlabelled)
     assert task.label_field is None
     assert task.text_field == "summary"

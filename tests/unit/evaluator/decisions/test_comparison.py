@@ -23,16 +23,18 @@ F1 = MetricResult(
 def evaluation(name: str, *, suites: Mapping[str, str]) -> FinishedEvaluation:
     """A SUCCEEDED one. suites: name to digest of its items."""
     results = Results(
-        MetricResults([F1], [], 10, 10),
-        [],
-        10,
-        10,
-        TaskSpec(),
-        "",
-        {},
-        "",
-        "",
-        suites=[SuiteResult(suite, digest, 9, "") for suite, digest in suites.items()],
+        overall=MetricResults([F1], [], 10, 10),
+        costs=[],
+        row_count=10,
+        group_count=10,
+        task=TaskSpec(),
+        index_sha256="",
+        versions={},
+        answers_sha256="",
+        report_sha256="",
+        suites=[
+            SuiteResult(suite=suite, sha256=digest, item_count=9, answers_sha256="") for suite, digest in suites.items()
+        ],
     )
     return FinishedEvaluation(name, INPUTS, EvaluationConfig(), results)
 

@@ -44,7 +44,20 @@ def pilot(half: float, groups: int) -> Pilot:
             )
         ],
     )
-    return Pilot("tenants/acme/evaluations/pilot", Results(figures, [], 100, groups, TaskSpec(), "", {}, "", ""))
+    return Pilot(
+        "tenants/acme/evaluations/pilot",
+        Results(
+            overall=figures,
+            costs=[],
+            row_count=100,
+            group_count=groups,
+            task=TaskSpec(),
+            index_sha256="",
+            versions={},
+            answers_sha256="",
+            report_sha256="",
+        ),
+    )
 
 
 def test_a_policy_that_the_rows_can_prove_is_go_and_one_that_they_cannot_is_refused_with_the_number_that_would_do() -> (

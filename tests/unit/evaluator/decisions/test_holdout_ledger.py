@@ -171,7 +171,17 @@ async def test_the_validation_split_is_for_choosing_and_has_no_ledger() -> None:
 INPUTS = EvaluationInputs(
     **{field.name: "a" for field in dataclasses.fields(EvaluationInputs)[:9]} | {"rows_sha256": "h"}
 )
-NO_RESULTS = Results(MetricResults([], []), [], 0, 0, TaskSpec(), "", {}, "", "")
+NO_RESULTS = Results(
+    overall=MetricResults([], []),
+    costs=[],
+    row_count=0,
+    group_count=0,
+    task=TaskSpec(),
+    index_sha256="",
+    versions={},
+    answers_sha256="",
+    report_sha256="",
+)
 NO_DECISION = GateDecision(GateOutcome.INCONCLUSIVE, ())
 
 

@@ -62,7 +62,7 @@ async def scored(script: Any, *, timeout_s: float = 5.0) -> Scored:
     with judge_server(script) as house:
         async with judge_at(house.url, timeout_s=timeout_s, concurrency=8) as the_judge:
             scorer = RubricScorer(the_judge, [Criterion("helpful", "Does it help?")])
-            scoring = Scoring(TaskSpec(), [scorer], n_resamples=400, judge=the_judge)
+            scoring = Scoring(task=TaskSpec(), scorers=[scorer], n_resamples=400, judge=the_judge)
             return await scoring.score(ROWS, arms)
 
 
@@ -142,7 +142,9 @@ async def test_ragas_s_faithfulness_asks_our_judge_and_names_its_failures(
     with judge_server(script) as house:
         async with judge_at(house.url, max_tokens=400) as the_judge:
             scorer = ragas_scorer(Metric("groundedness"), the_judge, Passages())
-            found = await Scoring(TaskSpec(), [scorer], n_resamples=100, judge=the_judge).score(ROWS[:1], arms)
+            found = await Scoring(task=TaskSpec(), scorers=[scorer], n_resamples=100, judge=the_judge).score(
+                ROWS[:1], arms
+            )
     assert [(one.value, one.failure) for one in found.rows[0].scores] == [(value, failure)]
 
 
@@ -151,6 +153,6 @@ async def test_an_arm_that_was_shown_nothing_has_no_context_figure() -> None:
     with judge_server(faithful) as house:
         async with judge_at(house.url) as the_judge:
             scorer = ragas_scorer(Metric("faithfulness"), the_judge, Passages())
-            found = await Scoring(TaskSpec(), [scorer], n_resamples=100).score(ROWS[:1], arms)
+            found = await Scoring(task=TaskSpec(), scorers=[scorer], n_resamples=100).score(ROWS[:1], arms)
     assert found.overall.metrics == []
     assert house.asked == []

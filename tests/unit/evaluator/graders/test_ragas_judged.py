@@ -72,7 +72,9 @@ async def test_ragas_s_metrics_get_their_figures_from_our_judge(metric: Metric, 
     with judge_server(judge_of) as house:
         async with judge_at(house.url, max_tokens=400) as the_judge:
             scorer = ragas_scorer(metric, the_judge, passages)
-            scoring = Scoring(TaskSpec(), [scorer], n_resamples=100, judge=the_judge, passages=passages.by_id)
+            scoring = Scoring(
+                task=TaskSpec(), scorers=[scorer], n_resamples=100, judge=the_judge, passages=passages.by_id
+            )
             found = await scoring.score([ROW], {Arm.RAG: {ROW.id: shown}})
     (score,) = found.rows[0].scores
     assert score.failure is None
@@ -87,5 +89,7 @@ async def test_an_evasive_answer_is_not_relevant() -> None:
         async with judge_at(house.url, max_tokens=400) as the_judge:
             scorer = ragas_scorer(Metric("answer_relevancy"), the_judge, Passages())
             given = {Arm.BASE: {ROW.id: answer(Arm.BASE, ROW.id, "I do not know.")}}
-            found = await Scoring(TaskSpec(), [scorer], n_resamples=100, judge=the_judge).score([ROW], given)
+            found = await Scoring(task=TaskSpec(), scorers=[scorer], n_resamples=100, judge=the_judge).score(
+                [ROW], given
+            )
     assert [one.value for one in found.rows[0].scores] == [0.0]

@@ -27,7 +27,7 @@ def endpoints(address: str) -> Endpoints:
 
 def judge(client: AsyncClient) -> Judge:
     model = InferenceJudge(BASE, "d" * 64, {TESTED}, 64, SdkChat(client, timeout_s=5.0))
-    return Judge(model, MemoryJudgementStore())
+    return Judge(model=model, store=MemoryJudgementStore())
 
 
 async def test_the_base_model_judges_in_the_form_that_the_engine_enforces() -> None:

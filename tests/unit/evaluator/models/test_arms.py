@@ -50,7 +50,9 @@ def test_the_question_is_the_same_last_message_in_every_arm() -> None:
 
 
 def test_the_row_s_own_system_turn_follows_the_instruction() -> None:
-    own = Row("r", "g", None, (Message("system", "Be brief."), Message("user", "?")), "!")
+    own = Row(
+        id="r", group="g", label=None, prompt=(Message("system", "Be brief."), Message("user", "?")), reference="!"
+    )
     assert PLAN.query(Arm.PROMPTED, own).messages[0] == Message("system", "Do it.\n\nBe brief.")
     assert PLAN.query(Arm.BASE, own).messages[0] == Message("system", "Be brief.")
 

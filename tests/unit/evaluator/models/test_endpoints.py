@@ -69,7 +69,7 @@ def test_another_tenants_endpoint_looks_like_none_at_all(tmp_path: pathlib.Path)
 async def asked(script: Any, *, timeout_s: float = 5.0) -> Any:
     """What one question gives: the completion, or the error."""
     with judge_server(script) as house:
-        client = ChatEndpoint(Endpoint("judge", house.url, "tiny", key="sk-1", timeout_s=timeout_s))
+        client = ChatEndpoint(Endpoint(name="judge", url=house.url, model="tiny", key="sk-1", timeout_s=timeout_s))
         try:
             return await client.chat(QUESTION, max_tokens=8, temperature=0.0)
         except LuthierError as error:
@@ -109,7 +109,7 @@ async def test_a_silent_server_is_slow_after_its_time() -> None:
 async def test_a_server_that_is_not_there_is_away() -> None:
     with judge_server(lambda body: "") as house:
         url = house.url
-    client = ChatEndpoint(Endpoint("judge", url, "tiny"))
+    client = ChatEndpoint(Endpoint(name="judge", url=url, model="tiny"))
     with pytest.raises(LuthierError) as caught:
         await client.chat(QUESTION, max_tokens=8)
     assert caught.value.reason == "ENDPOINT_AWAY"

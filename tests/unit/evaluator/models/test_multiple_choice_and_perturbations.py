@@ -53,7 +53,18 @@ def test_a_row_that_cannot_be_answered_by_choosing_is_named(choices: tuple[str, 
 
 def test_what_was_said_to_probes_is_found_by_row() -> None:
     def said(row_id: str) -> Answer:
-        return Answer(Arm.BASE, row_id, f"to {row_id}", 0.0, 0.1, 0.2, 1, 1, "stop", "base")
+        return Answer(
+            arm=Arm.BASE,
+            row_id=row_id,
+            text=f"to {row_id}",
+            start_s=0.0,
+            ttft_s=0.1,
+            total_s=0.2,
+            prompt_tokens=1,
+            completion_tokens=1,
+            finish_reason="stop",
+            loaded_adapter="base",
+        )
 
     found = perturbed_answers([said("a"), said("a#probe:repeat-1"), said("b#probe:injection")])
     assert found == {

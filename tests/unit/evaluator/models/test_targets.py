@@ -16,20 +16,20 @@ from luthierd.evaluator.models.chat_endpoint import ChatEndpoint, EndpointArmMod
 from luthierd.evaluator.models.costs import TokenPrice, arm_costs
 from luthierd.evaluator.models.endpoints import Endpoint
 from luthierd.evaluator.models.generate import Generator, SystemClock
-from luthierd.evaluator.run.evaluations import check_config
+from luthierd.evaluator.run.config_rules import check_config
 from support.evaluator_material import MemorySampleStore, ScriptedModel, adapter_knows, answer, row
 from support.judge_server import judge_server
 
 INPUTS = EvaluationInputs(
-    "tenants/acme/adapters/a/revisions/r1",
-    "a" * 64,
-    "baseModels/m",
-    "b" * 64,
-    "tenants/acme/datasets/d/revisions/r1",
-    "c" * 64,
-    "d" * 64,
-    "e" * 64,
-    "e" * 64,
+    adapter_revision="tenants/acme/adapters/a/revisions/r1",
+    adapter_sha256="a" * 64,
+    base_model="baseModels/m",
+    base_model_sha256="b" * 64,
+    dataset_revision="tenants/acme/datasets/d/revisions/r1",
+    dataset_sha256="c" * 64,
+    rows_sha256="d" * 64,
+    train_sha256="e" * 64,
+    trained_sha256="e" * 64,
     raft_sha256="f" * 64,
     challenger_sha256="0" * 64,
 )
@@ -80,17 +80,17 @@ def test_an_arm_without_what_it_asks_is_refused_and_so_is_the_reverse(field: str
 async def test_the_endpoint_arm_asks_the_endpoint_greedily_and_no_more_at_a_time_than_it_allows() -> None:
     inference, samples = ScriptedModel(adapter_knows), MemorySampleStore()
     with judge_server(lambda body: f"to {body['messages'][-1]['content'][-2:]}") as house:
-        chat = ChatEndpoint(Endpoint("partner", house.url, "small", key="k3y"))
+        chat = ChatEndpoint(Endpoint(name="partner", url=house.url, model="small", key="k3y"))
         chat_model = EndpointArmModel(inference, chat, model="large-3")
-        queries = [Query(Arm.ENDPOINT, row(number), row(number).prompt) for number in range(10, 18)]
-        queries.append(Query(Arm.ADAPTER, row(3), row(3).prompt))
+        queries = [Query(arm=Arm.ENDPOINT, row=row(number), messages=row(number).prompt) for number in range(10, 18)]
+        queries.append(Query(arm=Arm.ADAPTER, row=row(3), messages=row(3).prompt))
 
         async def progress(done: int, needed: int, arm: Arm | None) -> None:
             """Nobody watches."""
 
-        await Generator(chat_model, samples, SystemClock(), concurrency=8, endpoint_concurrency=2).generate_all(
-            queries, progress=progress
-        )
+        await Generator(
+            chat_model=chat_model, samples=samples, clock=SystemClock(), concurrency=8, endpoint_concurrency=2
+        ).generate_all(queries, progress=progress)
         await chat.close()
     assert house.most_running <= 2
     assert {(asked["model"], asked["temperature"]) for asked in house.asked} == {("large-3", 0.0)}
@@ -103,7 +103,7 @@ async def test_the_endpoint_arm_asks_the_endpoint_greedily_and_no_more_at_a_time
 async def test_a_query_that_the_endpoint_rejects_is_a_failed_row() -> None:
     samples = MemorySampleStore()
     with judge_server(lambda body: 413) as house:
-        chat = ChatEndpoint(Endpoint("partner", house.url, "small"))
+        chat = ChatEndpoint(Endpoint(name="partner", url=house.url, model="small"))
         chat_model = EndpointArmModel(ScriptedModel(adapter_knows), chat, model="")
         done = asyncio.Event()
 
@@ -111,8 +111,10 @@ async def test_a_query_that_the_endpoint_rejects_is_a_failed_row() -> None:
             if count == needed:
                 done.set()
 
-        query = Query(Arm.ENDPOINT, row(1), row(1).prompt)
-        await Generator(chat_model, samples, SystemClock()).generate_all([query], progress=progress)
+        query = Query(arm=Arm.ENDPOINT, row=row(1), messages=row(1).prompt)
+        await Generator(chat_model=chat_model, samples=samples, clock=SystemClock()).generate_all(
+            [query], progress=progress
+        )
         await chat.close()
     assert done.is_set()
     [failed] = samples.kept.values()

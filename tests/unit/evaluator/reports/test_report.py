@@ -105,7 +105,7 @@ async def data() -> ReportData:
     )
     task = detect_task(ROWS)
     scorers = [JsonValidityScorer(), LabelAccuracyScorer(), RougeLScorer(), ChrfScorer()]
-    scored = await Scoring(task, scorers, n_resamples=500).score(ROWS, answers)
+    scored = await Scoring(task=task, scorers=scorers, n_resamples=500).score(ROWS, answers)
     config = EvaluationConfig()
     results = Results(
         overall=scored.overall,
@@ -210,17 +210,21 @@ async def test_what_only_some_evaluations_have_is_shown_where_there_is_some() ->
         slices={"label:stats": plain.results.overall},
         suites=[
             SuiteResult(
-                "retention", "f" * 64, 9, "", figures=[SuiteFigure(Arm.BASE, "bits_per_byte", 1.25, interval, 9)]
+                suite="retention",
+                sha256="f" * 64,
+                item_count=9,
+                answers_sha256="",
+                figures=[SuiteFigure(Arm.BASE, "bits_per_byte", 1.25, interval, 9)],
             )
         ],
         retrieval=RetrievalSummary(
-            Retriever.BM25,
-            "validation",
-            Relevance.SIMILAR_REFERENCE,
-            3,
-            (RetrieverResult(Retriever.BM25, figures, "e" * 64),),
-            12,
-            10,
+            chosen=Retriever.BM25,
+            judged_on="validation",
+            relevance=Relevance.SIMILAR_REFERENCE,
+            cutoff=3,
+            retrievers=(RetrieverResult(Retriever.BM25, figures, "e" * 64),),
+            row_count=12,
+            judged_count=10,
         ),
         sequential_decisions=(
             SequentialDecision(
@@ -293,11 +297,22 @@ async def measured() -> ReportData:
             "base": (CriterionValue("Tone <i>", Share(0.31), 0.9),),
             "adapter": (CriterionValue("Tone <i>", share, 1.0), CriterionValue("Brevity", Share(0.7), 1.0)),
         },
-        judge=JudgeReport("judges/<script>", "m", "9" * 64, 40, 3, 2, {"REFUSED": 1}, 12, 5, 0.75),
+        judge=JudgeReport(
+            judge="judges/<script>",
+            model="m",
+            prompts_sha256="9" * 64,
+            call_count=40,
+            cached_count=3,
+            parse_failure_count=2,
+            failure_counts={"REFUSED": 1},
+            pair_count=12,
+            disagreement_count=5,
+            first_position_share=0.75,
+        ),
         style=StyleReport(0.93, 60, 58),
     )
     rates = [SuiteFigure(Arm.ADAPTER, "flip_rate_gender", 0.125, interval, 8)]
-    suites = [SuiteResult("counterfactual", "a" * 64, 8, "", figures=rates)]
+    suites = [SuiteResult(suite="counterfactual", sha256="a" * 64, item_count=8, answers_sha256="", figures=rates)]
     return dataclasses.replace(
         plain,
         results=dataclasses.replace(

@@ -39,18 +39,24 @@ def fact(number: int, split: str) -> Row:
     """A question whose words are in one document only, with that document's fact as the answer."""
     topic = TOPICS[number % len(TOPICS)]
     return Row(
-        f"{split}-{number}",
-        f"{split}-{number}",
-        None,
-        (Message("user", f"what of the {topic} {split}"),),
-        f"code {topic} seven",
+        id=f"{split}-{number}",
+        group=f"{split}-{number}",
+        label=None,
+        prompt=(Message("user", f"what of the {topic} {split}"),),
+        reference=f"code {topic} seven",
     )
 
 
 def document(number: int) -> Row:
     topic = TOPICS[number]
     text = f"About the {topic}.\n\nThe record says code {topic} seven, as all know."
-    return Row(f"doc-{number}", f"doc-{number}", None, (Message("user", f"volume {number}"),), text)
+    return Row(
+        id=f"doc-{number}",
+        group=f"doc-{number}",
+        label=None,
+        prompt=(Message("user", f"volume {number}"),),
+        reference=text,
+    )
 
 
 class Found(NamedTuple):
@@ -70,15 +76,15 @@ async def retrieve(
 ) -> Found:
     blobs = MemoryBlobs()
     inputs = EvaluationInputs(
-        "a",
-        "a",
-        "b",
-        "b",
-        "d",
-        "d",
-        "r",
-        "t",
-        "t",
+        adapter_revision="a",
+        adapter_sha256="a",
+        base_model="b",
+        base_model_sha256="b",
+        dataset_revision="d",
+        dataset_sha256="d",
+        rows_sha256="r",
+        train_sha256="t",
+        trained_sha256="t",
         validation_sha256=blobs.put_bytes(to_split(validation)).sha256 if validation else "",
         passage_sha256s=(blobs.put_bytes(to_split(documents)).sha256,) if documents else (),
     )

@@ -196,5 +196,5 @@ async def test_a_row_s_sources_may_be_documents_that_retrieval_searches() -> Non
     inputs = dataclasses.replace(run.inputs, passage_sha256s=(blobs.put_bytes(to_split(documents)).sha256,))
     await dataclasses.replace(run, inputs=inputs, models=Models(HashingEmbedder, scorers)).run()
     asked = dataclasses.replace(rows(1)[0], sources=(documents[2].id,))
-    sample = Sample(asked.id, parse_answer(asked.reference, TaskSpec()), None, row=asked)
+    sample = Sample(row_id=asked.id, reference=parse_answer(asked.reference, TaskSpec()), answer=None, row=asked)
     assert seen[0].passages.gold(sample) == [f"{documents[2].question}\n{documents[2].reference}"]

@@ -99,10 +99,27 @@ def prompt_run(blobs: NoHoldout, samples: MemorySampleStore, chat_model: Scripte
     from support.evaluator_material import to_split
 
     validation = blobs.put_bytes(to_split(VALIDATION)).sha256
-    inputs = PromptInputs("baseModels/tiny", "b" * 64, "d", "c" * 64, peers.splits["train"], validation)
-    generator = Generator(chat_model, samples, ManualClock(), concurrency=4)
+    inputs = PromptInputs(
+        target="baseModels/tiny",
+        target_sha256="b" * 64,
+        dataset_revision="d",
+        dataset_sha256="c" * 64,
+        train_sha256=peers.splits["train"],
+        validation_sha256=validation,
+    )
+    generator = Generator(chat_model=chat_model, samples=samples, clock=ManualClock(), concurrency=4)
     scorers = (ExactMatchScorer(), RougeLScorer())
-    return PromptRun(inputs, SEARCH, generator, samples, blobs, lambda: scorers, lambda _: None, lambda _: None, 200)
+    return PromptRun(
+        inputs=inputs,
+        search=SEARCH,
+        generator=generator,
+        samples=samples,
+        blobs=blobs,
+        scorers=lambda: scorers,
+        report=lambda _: None,
+        tell=lambda _: None,
+        shot_characters=200,
+    )
 
 
 async def test_a_whole_search_never_reads_the_holdout_and_leaves_a_prompt_that_an_evaluation_uses() -> None:

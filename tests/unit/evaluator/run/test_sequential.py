@@ -14,7 +14,7 @@ from luthierd.evaluator.domain.evaluation import EvaluationConfig
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.domain.sequential import SequentialConfig, SequentialOutcome
 from luthierd.evaluator.domain.sequential import SequentialTarget as Target
-from luthierd.evaluator.run.evaluations import check_config
+from luthierd.evaluator.run.config_rules import check_config
 from luthierd.evaluator.run.sequential import MetricNotMeasuredError, rounds_of, run_rounds
 from luthierd.statistics import confidence_sequences as sequences
 from scipy import optimize

@@ -24,7 +24,7 @@ from support.judge_server import judge_server
 
 def query(number: int) -> Query:
     given = row(number)
-    return Query(Arm.RAG, given, (Message("user", "shot"), Message("assistant", "yes"), *given.prompt))
+    return Query(arm=Arm.RAG, row=given, messages=(Message("user", "shot"), Message("assistant", "yes"), *given.prompt))
 
 
 async def test_perturbed_questions_have_ids_of_their_own_and_only_the_last_question_changes() -> None:

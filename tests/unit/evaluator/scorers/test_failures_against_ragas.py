@@ -72,7 +72,14 @@ async def of_ragas(scores: list[float | None]) -> float:
 
 def of_ours(scores: Mapping[Arm, list[float | None]]) -> tuple[MetricResult, Comparison, GateOutcome]:
     rows = [
-        Row(str(number), str(number * GROUPS // COUNT), None, (Message("user", "q"),), "r") for number in range(COUNT)
+        Row(
+            id=str(number),
+            group=str(number * GROUPS // COUNT),
+            label=None,
+            prompt=(Message("user", "q"),),
+            reference="r",
+        )
+        for number in range(COUNT)
     ]
     scored = [
         RowScores(arm, Metric("rouge_l"), [Score(row.id, value) for row, value in zip(rows, values, strict=True)])

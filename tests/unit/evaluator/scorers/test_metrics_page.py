@@ -10,7 +10,7 @@ import yaml
 from luthier import config_files
 from luthier.evaluator.v1.evaluation_pb2 import EvaluationConfig
 from luthierd.evaluator.api import config_wire
-from luthierd.evaluator.run.evaluations import check_config
+from luthierd.evaluator.run.config_rules import check_config
 from luthierd.evaluator.scorers.registry import known_metrics, spec_of
 
 PAGE = pathlib.Path(__file__).parents[4] / "docs/metrics.md"

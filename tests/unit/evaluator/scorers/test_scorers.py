@@ -37,36 +37,60 @@ async def test_rouge_l_is_rouge_score_s_f_measure_with_stemming() -> None:
     source = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
     for reference, said in PAIRS:
         expected = source.score(reference, said)["rougeL"].fmeasure
-        assert await RougeLScorer().score(Sample("r", text(reference), text(said))) == pytest.approx(expected)
+        assert await RougeLScorer().score(
+            Sample(row_id="r", reference=text(reference), answer=text(said))
+        ) == pytest.approx(expected)
 
 
 async def test_chrf_is_sacrebleu_s_over_100() -> None:
     for reference, said in PAIRS:
         expected = sacrebleu.corpus_chrf([said], [[reference]]).score / 100
-        assert await ChrfScorer().score(Sample("r", text(reference), text(said))) == pytest.approx(expected, abs=1e-9)
+        assert await ChrfScorer().score(
+            Sample(row_id="r", reference=text(reference), answer=text(said))
+        ) == pytest.approx(expected, abs=1e-9)
 
 
 async def test_exact_match_and_json_validity_are_zero_or_one() -> None:
-    assert await ExactMatchScorer().score(Sample("r", text("a"), text("a"))) == 1.0
-    assert await ExactMatchScorer().score(Sample("r", text("a"), text("A"))) == 0.0
-    assert await JsonValidityScorer().score(Sample("r", text("a"), ParsedAnswer("s", "m", True, "{}"))) == 1.0
+    assert await ExactMatchScorer().score(Sample(row_id="r", reference=text("a"), answer=text("a"))) == 1.0
+    assert await ExactMatchScorer().score(Sample(row_id="r", reference=text("a"), answer=text("A"))) == 0.0
+    assert (
+        await JsonValidityScorer().score(
+            Sample(row_id="r", reference=text("a"), answer=ParsedAnswer("s", "m", True, "{}"))
+        )
+        == 1.0
+    )
 
 
 async def test_an_answer_without_a_label_is_wrong() -> None:
     scorer = LabelAccuracyScorer()
     assert (
-        await scorer.score(Sample("r", ParsedAnswer("", "stats", True, ""), ParsedAnswer("", "stats", True, ""))) == 1.0
+        await scorer.score(
+            Sample(
+                row_id="r", reference=ParsedAnswer("", "stats", True, ""), answer=ParsedAnswer("", "stats", True, "")
+            )
+        )
+        == 1.0
     )
     assert (
-        await scorer.score(Sample("r", ParsedAnswer("", "stats", True, ""), ParsedAnswer("", None, False, ""))) == 0.0
+        await scorer.score(
+            Sample(row_id="r", reference=ParsedAnswer("", "stats", True, ""), answer=ParsedAnswer("", None, False, ""))
+        )
+        == 0.0
     )
-    assert await scorer.score(Sample("r", ParsedAnswer("", None, True, ""), ParsedAnswer("", None, False, ""))) == 0.0
+    assert (
+        await scorer.score(
+            Sample(row_id="r", reference=ParsedAnswer("", None, True, ""), answer=ParsedAnswer("", None, False, ""))
+        )
+        == 0.0
+    )
 
 
 async def test_semantic_similarity_is_the_cosine_and_embeds_each_text_once_in_one_batch() -> None:
     embedder = HashingEmbedder()
     scorer = SemanticSimilarityScorer(embedder)
-    samples = [Sample(str(i), text(reference), text(said)) for i, (reference, said) in enumerate(PAIRS)]
+    samples = [
+        Sample(row_id=str(i), reference=text(reference), answer=text(said)) for i, (reference, said) in enumerate(PAIRS)
+    ]
     await scorer.prepare(samples + samples)
     scores = await score_all(scorer, samples)
     assert embedder.batches == [7]  # eight texts, two of them the same
@@ -86,10 +110,10 @@ async def test_a_row_that_cannot_be_scored_stays_as_a_failure() -> None:
             return math.nan if answer.text == "nan" else 0.5
 
     samples = [
-        Sample("a", text("x"), text("fine")),
-        Sample("b", text("x"), text("boom")),
-        Sample("c", text("x"), text("nan")),
-        Sample("d", text("x"), None, "PROMPT_TOO_LONG"),
+        Sample(row_id="a", reference=text("x"), answer=text("fine")),
+        Sample(row_id="b", reference=text("x"), answer=text("boom")),
+        Sample(row_id="c", reference=text("x"), answer=text("nan")),
+        Sample(row_id="d", reference=text("x"), answer=None, failure="PROMPT_TOO_LONG"),
     ]
     assert await score_all(Failing(), samples) == [
         Score("a", 0.5),
@@ -101,10 +125,10 @@ async def test_a_row_that_cannot_be_scored_stays_as_a_failure() -> None:
 
 def test_the_confusion_counts_name_labels_of_the_references_only() -> None:
     samples = [
-        Sample("1", text("a"), text("a")),
-        Sample("2", text("a"), text("b")),
-        Sample("3", text("b"), text("zebra")),
-        Sample("4", text("b"), None, "X"),
+        Sample(row_id="1", reference=text("a"), answer=text("a")),
+        Sample(row_id="2", reference=text("a"), answer=text("b")),
+        Sample(row_id="3", reference=text("b"), answer=text("zebra")),
+        Sample(row_id="4", reference=text("b"), answer=None, failure="X"),
     ]
     found = confusion(samples)
     assert found.labels == ("a", "b")

@@ -18,8 +18,8 @@ from support.evaluator_material import answer, rows
 
 ROWS = rows(30)
 SCORING = Scoring(
-    detect_task(ROWS),
-    [ExactMatchScorer(), JsonValidityScorer(), LabelAccuracyScorer(), RougeLScorer()],
+    task=detect_task(ROWS),
+    scorers=[ExactMatchScorer(), JsonValidityScorer(), LabelAccuracyScorer(), RougeLScorer()],
     n_resamples=500,
 )
 

@@ -45,7 +45,9 @@ def measured(cases: list[ChallengeCase], said: dict[Arm, list[str]]) -> dict[str
         arm: {row.id: answer(arm, row.id, text) for row, text in zip(rows_of(cases), texts, strict=True)}
         for arm, texts in said.items()
     }
-    scoring = Scoring(TaskSpec(), quick_scorers(ScoringMaterial(embedder=HashingEmbedder())), n_resamples=200)
+    scoring = Scoring(
+        task=TaskSpec(), scorers=quick_scorers(ScoringMaterial(embedder=HashingEmbedder())), n_resamples=200
+    )
     suite = ChallengeSuite(cases=cases, scoring=scoring, pairs=[(Arm.ADAPTER, Arm.BASE)], seed=0, n_resamples=200)
     return asyncio.run(suite.slices(found))
 
@@ -158,7 +160,7 @@ def test_each_kind_is_a_slice_and_only_expected_answers_are_scored_against_refer
 def test_a_case_without_an_answer_abstains_from_nothing() -> None:
     cases = [case(n) for n in range(6)]
     given = {Arm.ADAPTER: {row.id: answer(Arm.ADAPTER, row.id, REFUSAL) for row in rows_of(cases)[:3]}}
-    suite = ChallengeSuite(cases=cases, scoring=Scoring(TaskSpec(), []), pairs=[], seed=0, n_resamples=200)
+    suite = ChallengeSuite(cases=cases, scoring=Scoring(task=TaskSpec(), scorers=[]), pairs=[], seed=0, n_resamples=200)
     recall = asyncio.run(suite.slices(given))["challenge"].metric(Arm.ADAPTER, Metric("abstention_recall"))
     assert recall is not None
     assert recall.value == 0.5

@@ -1,4 +1,4 @@
-"""What a configuration may say of metrics, judge, rubric and schema; checked once, when an evaluation is created."""
+"""What the configuration of an evaluation may say; checked once, when it is created."""
 
 from __future__ import annotations
 
@@ -8,10 +8,24 @@ from collections.abc import Iterator
 from luthierd.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
 from luthierd.evaluator.dataset.answer_schema import AnswerSchema, SchemaProblem
 from luthierd.evaluator.domain.arm import ADAPTER_FIELDS, Arm
-from luthierd.evaluator.domain.evaluation import EvaluationConfig, adapter_of
+from luthierd.evaluator.domain.evaluation import SPLITS, EvaluationConfig, adapter_of
+from luthierd.evaluator.domain.suites import suite_violations
+from luthierd.evaluator.models.arms import target_violations
+from luthierd.evaluator.run.sequential_rules import holdout_violations
 from luthierd.evaluator.scorers.registry import metrics_of, scorer_type, spec_of
+from luthierd.evaluator.suites.run import spec_violations
 from luthierd.names import BASE_MODEL, DEPLOYMENT, NamePattern
 
+# Bounds of the contract's numbers: (lowest, highest).
+BOUNDS: dict[str, tuple[float, float]] = {
+    "row_limit": (0, 1_000_000),
+    "shot_count": (0, 16),
+    "max_answer_tokens": (1, 8192),
+    "concurrency": (1, 256),
+    "machine_price_per_hour": (0, 1_000_000),
+    "resample_count": (100, 100_000),
+    "passage_characters": (100, 8_000),
+}
 CRITERION_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 MAX_CRITERIA, MAX_DESCRIPTION_CHARACTERS = 16, 2000
 JUDGE_TOKENS, SCALES, REPEATS, MAX_TEMPERATURE = (16, 8192), (2, 10), (2, 8), 2.0
@@ -28,6 +42,28 @@ class JudgeIsGeneratorError(FailedPreconditionError):
             "deployment of another adapter",
             metadata={"judge": judge, "adapter": adapter},
         )
+
+
+def check_config(config: EvaluationConfig) -> None:
+    """InvalidArgumentError naming every field of the configuration that is out of bounds."""
+    violations = []
+    for name, (low, high) in BOUNDS.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            violations.append(FieldViolation(f"evaluation.config.{name}", f"{value:g} is not in {low:g} to {high:g}"))
+    if config.split not in SPLITS:
+        text = f"{config.split!r} is not one of {', '.join(SPLITS)}"
+        violations.append(FieldViolation("evaluation.config.split", text))
+    if len(set(config.arms)) != len(config.arms):
+        violations.append(FieldViolation("evaluation.config.arms", "an arm is named twice"))
+    violations.extend(holdout_violations(config))
+    violations.extend(metric_violations(config))
+    violations += target_violations(config)
+    violations += suite_violations(config.suites, field="evaluation.config")
+    violations += spec_violations(config.suites.specs, field="evaluation.config.suites")
+    if violations:
+        message = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
+        raise InvalidArgumentError(message, metadata={"field": violations[0].field}, violations=violations)
 
 
 def metric_violations(config: EvaluationConfig) -> Iterator[FieldViolation]:
