@@ -34,13 +34,6 @@ from support.memory_store import MemoryStore
 from support.serving import VERIFIER
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    """Lets everything else run until it holds."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while not holds():  # noqa: ASYNC110 - the fakes have no events for these
-            await asyncio.sleep(0)
-
-
 @dataclasses.dataclass(frozen=True)
 class Replica:
     """One of several servers on one database."""

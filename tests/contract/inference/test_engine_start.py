@@ -6,8 +6,9 @@ import pytest
 from luthierd.inference.domain.engine import EngineState
 from support.inference_calls import CONFIG
 from support.inference_fakes import BASE
-from support.inference_parts import make_parts, until
+from support.inference_parts import make_parts
 from support.serving import running
+from support.waiting import until
 
 
 async def test_a_start_is_logged_with_the_time_of_each_of_its_stages(caplog: pytest.LogCaptureFixture) -> None:

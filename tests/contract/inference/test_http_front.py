@@ -23,8 +23,9 @@ from luthierd.inference.http.server import HttpServer
 from luthierd.rpc.server import PortInUseError
 from prometheus_client import REGISTRY
 from support.inference_fakes import BASE, TIMEOUT_S, FakeEngine, revision
-from support.inference_parts import Parts, make_parts, until
+from support.inference_parts import Parts, make_parts
 from support.serving import bearer
+from support.waiting import until
 
 R1, R2 = revision("r1"), revision("r2")
 OF_BETA = revision("r1", tenant="beta")

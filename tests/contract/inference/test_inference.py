@@ -30,8 +30,9 @@ from support.inference_calls import (
     state_of,
 )
 from support.inference_fakes import BASE, OTHER_BASE, revision
-from support.inference_parts import Parts, make_parts, until
+from support.inference_parts import Parts, make_parts
 from support.serving import bearer, error_info, running
+from support.waiting import until
 
 
 async def test_a_base_model_answers_without_any_deployment() -> None:

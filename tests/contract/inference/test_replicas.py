@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import grpc
 import pytest
@@ -24,6 +24,7 @@ from luthierd.storage.database import Database
 from support.inference_fakes import BASE, revision
 from support.inference_parts import Parts, Replica, make_parts
 from support.serving import bearer, error_info, running
+from support.waiting import until
 
 SUPPORT = "tenants/acme/deployments/support"
 R1, R2, R3 = revision("r1"), revision("r2"), revision("r3")
@@ -98,13 +99,6 @@ async def pair(shared: Database) -> AsyncIterator[tuple[Server, Server]]:
         await b.ready()
         await a.deploy(R1.name)
         yield a, b
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Lets everything else run until it holds."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while not holds():  # noqa: ASYNC110 - the fakes have no events for these
-            await asyncio.sleep(0.001)
 
 
 async def says(health: AsyncIterator[int], status: int) -> None:

@@ -14,9 +14,10 @@ from luthierd.inference.adapters.loaded_adapters import FAILED_RETRY_S
 from luthierd.inference.domain.parity import ParityCheck
 from support.inference_calls import CONFIG, TIMEOUT_S, ask, deploy, generate, refusal, state_of
 from support.inference_fakes import CERTIFICATE, FakeEngine, revision
-from support.inference_parts import Parts, make_parts, until
+from support.inference_parts import Parts, make_parts
 from support.memory_store import MemoryStore
 from support.serving import bearer, running
+from support.waiting import until
 
 REVISIONS = [revision(f"r{number}") for number in range(1, 7)]
 NAMES = [f"tenants/acme/deployments/d{number}" for number in range(1, 7)]

@@ -25,8 +25,9 @@ from luthierd.inference.domain.errors import EtagMismatchError
 from luthierd.inference.engine.engine import OpenAIApplication
 from luthierd.inference.http.server import HttpServer
 from support.inference_fakes import BASE, FakeEngine, revision
-from support.inference_parts import Parts, make_parts, until
+from support.inference_parts import Parts, make_parts
 from support.serving import bearer, details, error_info, running
+from support.waiting import until
 
 TIMEOUT_S = 10
 TENANT_SCOPES = ("inference.generate", "inference.deploy", "inference.evaluate")

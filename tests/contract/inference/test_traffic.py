@@ -20,8 +20,9 @@ from luthierd.inference.domain.completion import Sampling
 from luthierd.inference.engine.engine import EngineRequest
 from support.inference_calls import CONFIG, R1, R2, SUPPORT, TIMEOUT_S, ask, deploy, generate, refusal, state_of
 from support.inference_fakes import revision
-from support.inference_parts import Parts, make_parts, until
+from support.inference_parts import Parts, make_parts
 from support.serving import bearer, running
+from support.waiting import until
 
 
 async def set_traffic(

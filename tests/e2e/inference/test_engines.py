@@ -12,6 +12,7 @@ from luthier import errors as client_errors
 from luthier.inference.v1 import inference_service_pb2 as api
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from support.inference_server import BASE, InferenceServer
+from support.waiting import until
 
 pytestmark = pytest.mark.e2e
 
@@ -109,9 +110,11 @@ async def test_a_cancelled_stream_returns_its_lease(
         call = InferenceServiceStub(channel).GenerateStream(request, metadata=metadata, timeout=60)
         await anext(aiter(call))
         call.cancel()
-    async with asyncio.timeout(30):
-        while (await clients["west"].deployments.get(deployment("west"))).live.lease_count:  # noqa: ASYNC110 - nothing to wait on
-            await asyncio.sleep(0.02)
+
+    async def is_released() -> bool:
+        return (await clients["west"].deployments.get(deployment("west"))).live.lease_count == 0
+
+    await until(is_released)
 
 
 def test_both_engines_answered_the_same() -> None:

@@ -17,6 +17,7 @@ from luthier.inference.v1 import inference_service_pb2 as api
 from luthierd.inference.engine.slices import slice_tokens
 from support import tiny_model
 from support.inference_server import BASE, InferenceServer
+from support.waiting import until
 from transformers import AutoTokenizer
 
 pytestmark = pytest.mark.e2e
@@ -74,9 +75,7 @@ def is_idle(server: InferenceServer) -> bool:
 
 async def until_busy(server: InferenceServer, *, busy: bool = True) -> None:
     """Waits until the engine computes, or computes nothing."""
-    async with asyncio.timeout(30):
-        while is_idle(server) is busy:  # noqa: ASYNC110 - it is another process's
-            await asyncio.sleep(0.002)
+    await until(lambda: is_idle(server) is not busy, interval_s=0.002)
 
 
 async def assert_freed(server: InferenceServer, since: float) -> None:

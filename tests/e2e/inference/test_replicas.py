@@ -14,6 +14,7 @@ from luthier import AsyncClient, Endpoints
 from luthierd.inference.replicas.store import SqlReplicaStore
 from luthierd.storage.database import Database
 from support.inference_server import InferenceServer, free_port, running_server
+from support.waiting import until
 
 pytestmark = pytest.mark.e2e
 
@@ -88,16 +89,20 @@ async def swap(client: AsyncClient, number: int) -> None:
 
 async def intended(shared: SqlReplicaStore) -> None:
     """Returns when a replica has checked what it wants to publish, and waits for the others."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not (await shared.pulse("nobody")).intents:  # noqa: ASYNC110 - other processes' doing
-            await asyncio.sleep(0.01)
+
+    async def has_intents() -> bool:
+        return bool((await shared.pulse("nobody")).intents)
+
+    await until(has_intents, timeout_s=PATIENCE_S)
 
 
 async def joined(shared: SqlReplicaStore, count: int) -> None:
     """Returns when so many replicas are live: a base model was chosen, and each has an engine for it."""
-    async with asyncio.timeout(PATIENCE_S):
-        while await shared.live_count() < count:  # noqa: ASYNC110 - other processes' doing
-            await asyncio.sleep(0.01)
+
+    async def are_live() -> bool:
+        return await shared.live_count() >= count
+
+    await until(are_live, timeout_s=PATIENCE_S)
 
 
 async def test_a_swap_waits_for_a_replica_until_that_is_known_to_be_dead_and_the_survivor_serves(

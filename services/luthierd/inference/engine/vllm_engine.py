@@ -32,7 +32,7 @@ from luthierd.inference.engine.forked_start import variables, warm_context
 from luthierd.inference.engine.platform_settings import cpu_dtype, cpu_environment, uses_gpu
 from luthierd.inference.engine.slices import BACKGROUND, SCORED_FROM, WORKER_EXTENSION, scheduler_name
 from luthierd.inference.engine.tokenizing import Tokenizing, window_of
-from luthierd.inference.engine.vllm_cpu_lora import CHILD_MARK
+from luthierd.inference.engine.vllm_cpu_lora.plugin import CHILD_MARK
 from luthierd.inference.engine.vllm_openai import openai_application
 from luthierd.inference.engine.vllm_requests import (
     first_line,
