@@ -1,4 +1,4 @@
-"""What retrieval finds and how well: passages, retrievers, their figures. Frozen values; stdlib only."""
+"""What retrieval finds and how well: passages, retrievers, their metrics. Frozen values; stdlib only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class Retriever(enum.StrEnum):
-    """A way to rank what may be shown. On equal figures the earlier one is used."""
+    """A way to rank what may be shown. On equal metrics the earlier one is used."""
 
     DENSE = "dense"
     BM25 = "bm25"
@@ -50,16 +50,16 @@ class RetrieverResult:
     index_sha256: str
 
     def value(self, metric: str) -> float:
-        """A figure's value; KeyError if it was not measured."""
-        return {figure.metric: figure.value for figure in self.metrics}[metric]
+        """A metric's value; KeyError if it was not computed."""
+        return {one.metric: one.value for one in self.metrics}[metric]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalSummary:
-    """Which retriever the RAG arms used, and the figures by which it was chosen: none if nothing could be judged.
+    """Which retriever the RAG arms used, and the metrics by which it was chosen: none if nothing could be judged.
 
     `judged_on` is `validation`, or `train` where that is empty or itself evaluated: each row then searches all others.
-    `judged_count` of `row_count` rows have something relevant to find; the others are in no figure.
+    `judged_count` of `row_count` rows have something relevant to find; the others are in no metric.
     """
 
     chosen: Retriever

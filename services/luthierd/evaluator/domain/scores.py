@@ -1,4 +1,4 @@
-"""Scores by row, and the figures made of them."""
+"""Scores by row, and the results made of them."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class MetricResults:
     group_count: int = 0
 
     def metric(self, arm: Arm, metric: Metric) -> MetricResult | None:
-        """The figure of one arm, if there is one."""
+        """The result of one arm, if there is one."""
         return next((found for found in self.metrics if found.arm is arm and found.metric == metric), None)
 
     def comparison(self, metric: Metric, arm: Arm, reference: Arm) -> Comparison | None:

@@ -78,7 +78,7 @@ class Completion:
 
 
 class ChatEndpoint:
-    """A client of one endpoint; close it. It does not retry: whoever asks knows how long it may wait."""
+    """A client of one endpoint; close it. It does not retry: the caller knows how long it may wait."""
 
     def __init__(self, endpoint: Endpoint, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._endpoint = endpoint

@@ -48,7 +48,7 @@ def arm_costs(
     machine_price_per_hour: float,
     token_prices: Mapping[Arm, TokenPrice] | None = None,
 ) -> list[ArmCost]:
-    """The figures of each arm. Failed queries took machine time and count in `busy_s`, not in latency or tokens. An
+    """The costs of each arm. Failed queries took machine time and count in `busy_s`, not in latency or tokens. An
     answer that another evaluation paid for took none and was timed under another load: it counts in tokens only.
     An arm with a token price costs that, and no machine of ours.
     """

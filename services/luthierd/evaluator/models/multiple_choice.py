@@ -1,7 +1,7 @@
 """Choosing instead of writing: the answer is the choice that the model finds likeliest, token by token.
 
-A choice's figure is the sum of its tokens' log-probabilities over their number (length-normalised): a sum alone would
-prefer short choices. The order of the choices says nothing: equal figures go to the first by alphabet.
+A choice's score is the sum of its tokens' log-probabilities over their number (length-normalised): a sum alone would
+prefer short choices. The order of the choices says nothing: equal scores go to the first by alphabet.
 """
 
 from __future__ import annotations

@@ -188,10 +188,10 @@ class Retrieval:
         for retriever in (one for one in Retriever if one in self.config.retrievers):
             ranking = _without(rankings[retriever], judged.own)
             n_resamples = self.config.resample_count
-            figures = retrieval_metrics(
+            metrics = retrieval_metrics(
                 qrels, ranking, judged.rows, cutoff=cutoff, seed=self.config.seed, n_resamples=n_resamples
             )
-            measured.append(RetrieverResult(retriever, tuple(figures), searcher.sha256(retriever)))
+            measured.append(RetrieverResult(retriever, tuple(metrics), searcher.sha256(retriever)))
         ndcg = f"ndcg@{cutoff}"
         best = max(measured, key=lambda one: one.value(ndcg) if one.metrics else 0.0)
         return RetrievalSummary(

@@ -109,7 +109,9 @@ def _metrics(config: EvaluationConfig, where: str) -> Iterator[FieldViolation]:
         if needs.base and Arm.BASE not in config.arms:
             yield FieldViolation(f"{where}.metrics", f"{metric} compares with the base arm; add it to `arms`")
         if config.sequential is not None and needs.asks:
-            yield FieldViolation(f"{where}.metrics", f"{metric} asks further; a sequential evaluation stops early")
+            yield FieldViolation(
+                f"{where}.metrics", f"{metric} asks additional questions; a sequential evaluation stops early"
+            )
         if config.task.is_chosen and needs.asks:
             yield FieldViolation(f"{where}.metrics", f"{metric} asks for generated answers; a {config.task} has none")
     for metric in metrics_of(config):

@@ -132,7 +132,7 @@ class EvaluationRun:
         self._report("report", done=total, total=total)
         results = self._results(material, generated, scored, finder)
         results = with_suites(replace(results, holdout_use=use), findings)
-        return await asyncio.to_thread(self._written, results, material, generated, scored, finder)
+        return await asyncio.to_thread(lambda: self._written(results, material, generated, scored, finder))
 
     def _read(self) -> Material:
         """The rows to ask; LeakageError where the training rows or the documents know some of them."""

@@ -126,7 +126,7 @@ def _parted(validation: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]]
 
 
 async def _halved(tried: Sequence[Candidate], rows: Sequence[Row], budget: int, ask: Ask) -> list[Trial]:
-    """Every candidate's trial; those that went further were asked more rows."""
+    """Every candidate's trial; those that lasted longer were asked more rows."""
     scores: dict[int, list[float]] = {candidate.number: [] for candidate in tried}
     alive, done = list(tried), 0
     round_count = math.ceil(math.log2(len(tried))) if len(tried) > 1 else 0

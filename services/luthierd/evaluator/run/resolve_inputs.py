@@ -1,4 +1,4 @@
-"""What an evaluation reads beyond an adapter and a dataset: documents, further adapters, an endpoint, a stored prompt.
+"""What an evaluation reads beyond an adapter and a dataset: documents, additional adapters, an endpoint, a stored prompt.
 Fixed by digest when it is created.
 """
 

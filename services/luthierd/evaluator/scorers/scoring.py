@@ -44,7 +44,7 @@ class Scoring:
             await scorer.prepare(everything)
             for arm in samples:
                 if spec_of(scorer.metric).needs.context and not any(sample.shown for sample in samples[arm]):
-                    continue  # nothing was retrieved for this arm: it has no such figure, and no failure either
+                    continue  # nothing was retrieved for this arm: it has no such result, and no failure either
                 row_scores.append(RowScores(arm, scorer.metric, await score_all(scorer, samples[arm])))
         labelled = has_labels(rows, self.task)
         found = MetricTable(
