@@ -1,5 +1,5 @@
-"""What an evaluation reads beyond an adapter and a dataset: documents, additional adapters, an endpoint, a prompt. Fixed
-by digest when it is created.
+"""What an evaluation reads beyond an adapter and a dataset, fixed by digest when it is created: documents, additional
+adapters, an endpoint, a prompt.
 """
 
 from __future__ import annotations
