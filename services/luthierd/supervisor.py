@@ -42,7 +42,7 @@ class StartFailedError(UnavailableError):
     reason = "START_FAILED"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Running:
     """A service of this machine as `run/installation.json` has it."""
 
@@ -138,10 +138,10 @@ class Installation:
         started = psutil.Process(child.pid).create_time()
         address, metrics_address, *http_address = (f"{host}:{port}" for port in ports.values())
         return Running(
-            child.pid,
-            started,
-            address,
-            metrics_address,
+            pid=child.pid,
+            process_start_time=started,
+            address=address,
+            metrics_address=metrics_address,
             http_address="".join(http_address),
             log_offset_bytes=log_offset_bytes,
         )

@@ -57,7 +57,10 @@ def record(home: pathlib.Path, **services: Running) -> None:
 def this_process(**changes: Any) -> Running:
     """A service that runs under the id of this very process."""
     own = psutil.Process()
-    return dataclasses.replace(Running(own.pid, own.create_time(), "127.0.0.1:1", "127.0.0.1:2"), **changes)
+    running = Running(
+        pid=own.pid, process_start_time=own.create_time(), address="127.0.0.1:1", metrics_address="127.0.0.1:2"
+    )
+    return dataclasses.replace(running, **changes)
 
 
 # --- ports ---

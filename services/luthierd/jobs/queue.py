@@ -83,7 +83,7 @@ class LeaseLostError(AbortedError):
     reason = "LEASE_LOST"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """A job as it is now. Times are seconds since the epoch."""
 

@@ -1,7 +1,7 @@
-"""What happens around every call, for all four kinds of method, written once as context managers.
+"""What every call goes through, for all four kinds of method: middlewares, written as context managers.
 
 Order, outermost first: in flight, request id, log, metrics, errors, auth, deadline. `/grpc.*` methods (health,
-reflection) pass through untouched: a wrapper around health's Watch breaks it (grpc#28728).
+reflection) are not wrapped: a wrapper around health's Watch breaks it (grpc#28728).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -22,24 +22,24 @@ from luthierd import logs
 from luthierd.errors import DeadlineExceededError, InternalError, LuthierError
 from luthierd.rpc import metrics
 from luthierd.rpc.auth import TokenVerifier, check_tenant, current_principal, set_principal
-from luthierd.rpc.contract import Method
+from luthierd.rpc.contract import Context, Method
 from luthierd.rpc.status import abort_with, code_of
 
 log = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Call:
-    """One call on its way through the interceptors."""
+    """One call, as the middlewares see it."""
 
     service: str
     method: Method
     kind: str
-    context: grpc.aio.ServicerContext[Any, Any]
+    context: Context
     request: Any | None
-    """The request of a unary call; None while a stream of requests is still to come."""
+    """The request of a unary call; None for a stream of requests."""
+    metadata: dict[str, str]
     code: grpc.StatusCode = grpc.StatusCode.OK
-    metadata: dict[str, str] = field(default_factory=dict)
 
 
 Middleware = Callable[[Call], AbstractAsyncContextManager[None]]
@@ -70,7 +70,7 @@ class InFlight:
 
 @contextlib.asynccontextmanager
 async def with_request_id(call: Call) -> AsyncIterator[None]:
-    """Takes the caller's `x-request-id` or makes one; it is in every log line of the call and in the trailer."""
+    """Uses the caller's `x-request-id` or makes one; every log line of the call and the trailer have it."""
     given = call.metadata.get("x-request-id", "")
     value = given if 0 < len(given) <= 64 and given.isascii() and given.isprintable() else uuid.uuid4().hex
     logs.request_id.set(value)
@@ -80,7 +80,7 @@ async def with_request_id(call: Call) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def logged(call: Call) -> AsyncIterator[None]:
-    """One line for each call, at its end."""
+    """Logs one line per call, at its end."""
     start = time.monotonic()
     try:
         yield
@@ -91,7 +91,7 @@ async def logged(call: Call) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def measured(call: Call) -> AsyncIterator[None]:
-    """Observes the call's time and status."""
+    """Records the duration and status of the call."""
     start = time.monotonic()
     try:
         yield
@@ -103,7 +103,7 @@ async def measured(call: Call) -> AsyncIterator[None]:
 def translating_errors(domain: str) -> Middleware:
     """Ends a failing call with the status of its error.
 
-    Anything unknown becomes INTERNAL with an id, under which the log has the trace.
+    An unknown error becomes INTERNAL with an id under which the log has the trace.
     """
 
     @contextlib.asynccontextmanager
@@ -146,7 +146,7 @@ def authenticating(verifier: TokenVerifier) -> Middleware:
 
 @contextlib.asynccontextmanager
 async def bounded_in_time(call: Call) -> AsyncIterator[None]:
-    """Ends a call after its method's limit, whatever deadline the caller set."""
+    """Ends a call after its method's limit, whatever the deadline of the caller."""
     limit_s = call.method.limit_s
     try:
         async with asyncio.timeout(limit_s or None) as scope:
@@ -159,8 +159,8 @@ async def bounded_in_time(call: Call) -> AsyncIterator[None]:
         ) from None
 
 
-def _status_code(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:
-    """The status with which a handler aborted; grpc.aio gives it as a number."""
+def _status_code(context: Context) -> grpc.StatusCode:
+    """The status that a handler aborted with; grpc.aio has it as a number."""
     number: Any = context.code()
     return next((code for code in grpc.StatusCode if number in {code, code.value[0]}), grpc.StatusCode.UNKNOWN)
 
@@ -193,28 +193,34 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
         )
         behavior = getattr(handler, kind)
 
-        def begin(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> tuple[Call, Any]:
-            if not handler.request_streaming:
-                return Call(self._service, method, kind, context, request, metadata=metadata), request
-            return Call(self._service, method, kind, context, None, metadata=metadata), _checked(request)
+        def argument(request: Any) -> Any:
+            return _checked(request) if handler.request_streaming else request
 
-        async def answer_once(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            call, argument = begin(request, context)
+        async def enter_middlewares(stack: contextlib.AsyncExitStack, request: Any, context: Context) -> None:
+            call = Call(
+                service=self._service,
+                method=method,
+                kind=kind,
+                context=context,
+                request=None if handler.request_streaming else request,
+                metadata=metadata,
+            )
+            for middleware in self._middlewares:
+                await stack.enter_async_context(middleware(call))
+
+        async def answer_once(request: Any, context: Context) -> Any:
             async with contextlib.AsyncExitStack() as stack:
-                for middleware in self._middlewares:
-                    await stack.enter_async_context(middleware(call))
-                return await behavior(argument, context)
+                await enter_middlewares(stack, request, context)
+                return await behavior(argument(request), context)
 
-        async def answer_many(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            call, argument = begin(request, context)
+        async def answer_many(request: Any, context: Context) -> AsyncIterator[Any]:
             counter = metrics.stream_messages.labels(self._service, method.name)
             async with contextlib.AsyncExitStack() as stack:
-                for middleware in self._middlewares:
-                    await stack.enter_async_context(middleware(call))
-                async with contextlib.aclosing(behavior(argument, context)) as messages:
-                    async for message in messages:
-                        counter.inc()
-                        yield message
+                await enter_middlewares(stack, request, context)
+                messages = await stack.enter_async_context(contextlib.aclosing(behavior(argument(request), context)))
+                async for message in messages:
+                    counter.inc()
+                    yield message
 
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         wrapped = answer_many if handler.response_streaming else answer_once
