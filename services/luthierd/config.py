@@ -7,7 +7,6 @@ A service's configuration is one frozen dataclass. Field `drain_delay_s` of the 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import pathlib
 import re
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 from luthier.services import SERVICES
 
 from luthierd.errors import InvalidArgumentError
+from luthierd.text import nearest
 
 DEFAULT_HOME = pathlib.Path("~/.luthier").expanduser()
 
@@ -36,16 +36,16 @@ class ConfigError(InvalidArgumentError):
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
-    """What every server needs to know. Services add their own fields."""
+    """Settings of every server. Services add their own fields."""
 
     home: pathlib.Path = DEFAULT_HOME
     """Folder of the installation: databases, blobs, keys, logs."""
     host: str = "127.0.0.1"
     """Address to listen on. Anything but loopback needs TLS, or `insecure_network` set explicitly."""
     port: int = 0
-    """Port of the gRPC server; 0 takes a free one."""
+    """Port of the gRPC server; 0: any free one."""
     metrics_port: int = 0
-    """Port of the Prometheus page; 0 takes a free one."""
+    """Port of the Prometheus page; 0: any free one."""
     database_url: str = ""
     """SQLAlchemy URL, `postgresql+asyncpg://...`; empty: a SQLite file `<service>.db` in `home`."""
     blobs_url: str = ""
@@ -59,25 +59,25 @@ class ServerConfig:
     tls_key_path: pathlib.Path | None = None
     """Private key (PEM) of the certificate."""
     tls_ca_path: pathlib.Path | None = None
-    """Certificates (PEM) to check the other services with; set it when they serve TLS."""
+    """Certificates (PEM) to verify the other services with; set it if they serve TLS."""
     insecure_network: bool = False
-    """Allow plain text beyond loopback, for a mesh that encrypts by itself."""
+    """Allow plain text beyond loopback, for a mesh that encrypts."""
     drain_delay_s: float = 0.0
-    """Seconds between NOT_SERVING and the refusal of calls, for load balancers to notice."""
+    """Seconds between NOT_SERVING and the rejection of calls, for load balancers to notice."""
     grace_s: float = 10.0
     """Seconds that calls in flight get at shutdown."""
     cleanup_s: float = 10.0
     """Seconds that aborted calls get to clean up."""
     max_message_bytes: int = 16 * 1024 * 1024
-    """Largest message, both ways."""
+    """Largest message in either direction."""
     max_concurrent_rpcs: int = 512
-    """Calls in flight beyond which RESOURCE_EXHAUSTED is answered at once."""
+    """Calls in flight; more are rejected immediately with RESOURCE_EXHAUSTED."""
     log_level: str = "INFO"
     """DEBUG, INFO, WARNING or ERROR."""
     worker_count: int = 1
-    """Jobs of this service that run at a time on this machine."""
+    """Jobs of this service that run at the same time on this machine."""
     lease_s: float = 15.0
-    """Seconds without a heartbeat after which a worker counts as dead and its job is given to another."""
+    """Seconds without a heartbeat after which a worker counts as dead and another one gets its job."""
     addresses: Mapping[str, str] = field(default_factory=lambda: LOOPBACK)
     """`host:port` of each service; one variable each, such as `LUTHIER_TRAINER_ADDRESS`."""
 
@@ -115,8 +115,8 @@ def load_config(cls: type[T], service: str, *, environment: Mapping[str, str] | 
     shared = {f"LUTHIER_{name}" for name in known}  # LUTHIER_TRAINER_ADDRESS is the trainer's own, too
     for variable in environment:
         if variable.startswith(prefix) and variable not in shared and variable.removeprefix(prefix) not in known:
-            near = difflib.get_close_matches(variable.removeprefix(prefix), known, n=1)
-            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+            near = nearest(variable.removeprefix(prefix), known)
+            hint = f"; did you mean {prefix}{near}?" if near else ""
             raise ConfigError(f"{variable} is not a setting of {service}{hint}", metadata={"variable": variable})
     values: dict[str, Any] = {}
     for name, kind in settings.items():
@@ -145,7 +145,7 @@ def _parse(text: str, kind: Any, variable: str) -> Any:
 
 
 def describe(config: ServerConfig) -> dict[str, str]:
-    """The configuration for the log at start. Secrets are masked: in URLs, and in fields that are called so."""
+    """The configuration for the log at start. Secrets in URLs and in fields named like secrets are masked."""
     shown = {field.name: str(getattr(config, field.name)) for field in dataclasses.fields(config)}
     return {name: "***" if _SECRET_FIELD.search(name) and value else _mask(value) for name, value in shown.items()}
 

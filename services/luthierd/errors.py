@@ -1,7 +1,7 @@
 """The error tree. Raised in the domain, translated once, in `rpc/status.py`: `code` names the gRPC status.
 
     LuthierError
-      InvalidArgumentError      the request is wrong, whatever the state of the house
+      InvalidArgumentError      the request is wrong, whatever the state of the service
       UnauthenticatedError      no valid token
       PermissionDeniedError     a valid token, not for this; says nothing about existence
       NotFoundError             no such resource of the caller's tenant
@@ -27,9 +27,9 @@ from typing import Any, ClassVar
 
 
 class LuthierError(Exception):
-    """An error that a caller can act on: `str(error)` says what, which, and what to do.
+    """An error that a caller can act on: `str(error)` says what failed, which resource, and what to do.
 
-    `metadata` repeats every dynamic word of the message, so that programs need not parse it.
+    `metadata` has every variable part of the message, so that programs need not parse it.
     """
 
     reason: ClassVar[str] = "INTERNAL"
@@ -47,7 +47,7 @@ class LuthierError(Exception):
 
 @dataclass(frozen=True)
 class FieldViolation:
-    """One wrong field: its dotted path, and what would be right."""
+    """An invalid field: its dotted path, and what is valid."""
 
     field: str
     description: str
@@ -120,7 +120,7 @@ class AbortedError(LuthierError):
 
 
 class RetryableError(LuthierError):
-    """It may succeed later: not before `retry_after_s` seconds."""
+    """The call may succeed after `retry_after_s` seconds."""
 
     def __init__(self, message: str, *, metadata: dict[str, str] | None = None, retry_after_s: float = 1.0) -> None:
         super().__init__(message, metadata=metadata)
@@ -149,7 +149,7 @@ class DeadlineExceededError(LuthierError):
 
 
 class DataLossError(LuthierError):
-    """Bytes are missing or are not what their digest says."""
+    """Bytes are missing or do not match their digest."""
 
     reason = "DATA_LOSS"
     code = "DATA_LOSS"

@@ -1,4 +1,4 @@
-"""Atomic file writes."""
+"""Atomic writes of files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 
 def write_atomically(path: pathlib.Path, chunks: Iterable[bytes]) -> None:
-    """Writes a file that is there whole or not at all, also after a power cut."""
+    """Writes the whole file or nothing, even if the machine loses power."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:

@@ -1,4 +1,4 @@
-"""Logs are events with fields, one JSON object per line on stderr. They contain no user text and no secrets."""
+"""Logs are events with fields: one JSON object per line on stderr, without user text or secrets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as JSON: time, level, service, event, request id, and whatever came in `extra`."""
+    """A record as JSON: time, level, service, event, request id, and the fields of `extra`."""
 
     def __init__(self, service: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Resource names: `tenants/{tenant}/datasets/{dataset}` and the like, parsed once at the border."""
+"""Resource names such as `tenants/{tenant}/datasets/{dataset}`, parsed once, where a request enters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class NamePattern:
     pattern: str
 
     def parse(self, name: str, *, field: str = "name") -> tuple[str, ...]:
-        """The variable parts of `name`, in order. InvalidArgumentError naming `field` if it does not fit."""
+        """The variable parts of `name`, in order. InvalidArgumentError names `field` if the name does not match."""
         segments, given = self.pattern.split("/"), name.split("/")
         fits = len(segments) == len(given) and all(
             ID.fullmatch(part) if segment.startswith("{") else segment == part

@@ -1,4 +1,4 @@
-"""Pages of lists: sizes, and tokens that are opaque and bound to the other arguments of the call."""
+"""Pages of lists. Tokens are opaque, and valid only with the other arguments of the call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Page(Generic[T]):
-    """Items of one page, and the token of the next; empty at the end."""
+    """Items of one page, and the token of the next page; empty at the end."""
 
     items: tuple[T, ...]
     next_page_token: str
@@ -27,7 +27,7 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True)
 class PageRequest:
-    """How many items, and after which key. `limit` is one more than the page, to know whether there is a next."""
+    """How many items, and after which key."""
 
     size: int
     after: str
@@ -35,12 +35,12 @@ class PageRequest:
 
     @property
     def limit(self) -> int:
-        """Items to read."""
+        """Items to read: one more than the page, which tells whether there is a next one."""
         return self.size + 1
 
     @classmethod
     def parse(cls, page_size: int, page_token: str, *arguments: str) -> PageRequest:
-        """InvalidArgumentError for a negative size, or a token that is not of a call with these `arguments`."""
+        """InvalidArgumentError for a negative size, or for a token of a call with other `arguments`."""
         if page_size < 0:
             raise InvalidArgumentError.of_field("page_size", f"{page_size} is negative; 0 asks for the default")
         binding = hashlib.sha256("\0".join(arguments).encode()).hexdigest()[:16]
@@ -56,14 +56,14 @@ class PageRequest:
         return cls(min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE), after, binding)
 
     def page(self, items: Sequence[T], keys: Sequence[str]) -> Page[T]:
-        """The page out of up to `limit` items read, with the key of each."""
+        """The page made of up to `limit` items that were read, and the key of each."""
         if len(items) <= self.size:
             return Page(tuple(items), "")
         content = json.dumps({"after": keys[self.size - 1], "binding": self.binding}).encode()
         return Page(tuple(items[: self.size]), base64.urlsafe_b64encode(content).decode())
 
     def slice(self, items: Sequence[T]) -> Page[T]:
-        """The page of a list that was read whole; its tokens are positions."""
+        """A page of a complete list; tokens are positions."""
         first = int(self.after or 0)
         chosen = items[first : first + self.limit]
         return self.page(chosen, [str(first + i + 1) for i in range(len(chosen))])

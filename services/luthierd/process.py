@@ -1,4 +1,4 @@
-"""The border of a server process: logging, one error line that programs can read, an exit code."""
+"""The outermost frame of a server or worker process: logging, a machine-readable error line, an exit code."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from luthierd.logs import configure_logging
 C = TypeVar("C", bound=ServerConfig)
 
 EXIT_REFUSED = 1
-"""The configuration or the machine does not allow the start; the last line on stderr says what to do."""
+"""The process could not start; the last line on stderr says why and what to do."""
 
 
 def run(service: str, config_class: type[C], main: Callable[[C], Awaitable[None]]) -> None:
-    """Runs `main(config)` to its end. A LuthierError becomes one JSON line on stderr and exit code 1."""
+    """Runs `main(config)`. A LuthierError becomes one JSON line on stderr and exit code 1."""
     try:
         config = load_config(config_class, service)
         configure_logging(service, config.log_level)
@@ -40,7 +40,7 @@ async def _call(main: Callable[[C], Awaitable[None]], config: C) -> None:
 
 
 def _first(group: BaseExceptionGroup[LuthierError]) -> LuthierError:
-    """The first error of a group, however deep."""
+    """The first error of a group, at any depth."""
     error = group.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 

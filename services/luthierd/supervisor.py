@@ -1,7 +1,7 @@
 """The four services on this machine: `python -m luthierd.supervisor up | down | status`; `luthier up` calls it.
 
-Prints one JSON line per event; the last is `{"event": "result", ...}` or `{"event": "error", ...}`. Processes are
-identified by id and start time, so that a reused id is never mistaken for a service.
+Prints one JSON line per event, the last one `{"event": "result", ...}` or `{"event": "error", ...}`.
+Processes are identified by id and start time, so that a reused id is never taken for a service.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from luthierd.rpc.auth import create_keys
 from luthierd.rpc.server import PortInUseError
 
 START_TIMEOUT_S = 240.0
-"""Inference may have a base model to load and adapters to replay; here that takes about a minute."""
+"""Inference may load a base model and deployed adapters first, which takes about a minute on a small CPU."""
 STOP_TIMEOUT_S = 45.0
 
 Report = Callable[[dict[str, Any]], None]
@@ -52,10 +52,10 @@ class Running:
     metrics_address: str
     http_address: str = ""
     log_offset_bytes: int = 0
-    """Where its own part of the log begins; runs before it wrote what comes before."""
+    """Where the log of this run begins; earlier runs wrote what is before."""
 
     def process(self) -> psutil.Process | None:
-        """Its process, unless it is gone or the id belongs to another one now."""
+        """Its process, unless it has ended or the id belongs to another process now."""
         try:
             process = psutil.Process(self.pid)
             alive = process.status() != psutil.STATUS_ZOMBIE
@@ -74,7 +74,7 @@ class Installation:
         self._file = home / "run/installation.json"
 
     def up(self) -> dict[str, Any]:
-        """Starts what is not running and waits until all serve. PortInUseError, StartFailedError."""
+        """Starts what is not running and waits until all services serve. PortInUseError, StartFailedError."""
         create_keys(self._home / "keys")
         running = {name: service for name, service in self._recorded().items() if service.process()}
         missing = [name for name in SERVICES if name not in running]
@@ -103,7 +103,7 @@ class Installation:
         return {"stopped": sorted(processes)}
 
     def status(self) -> dict[str, Any]:
-        """Which services run, and whether they serve."""
+        """Which services run, and their health."""
         recorded = self._recorded()
         services = {}
         for name in SERVICES:
@@ -152,7 +152,7 @@ class Installation:
         while (health := self._health(name, service)) != "SERVING":
             if service.process() is None:
                 raise StartFailedError(
-                    f"{name} ended at its start: {self._last_words(name, service)}",
+                    f"{name} ended during its start: {self._last_words(name, service)}",
                     metadata={"service": name, "log": str(self._log(name))},
                 )
             if time.monotonic() > deadline:
@@ -163,7 +163,7 @@ class Installation:
         self._report({"event": "serving", "service": name, **asdict(service)})
 
     def _check_ports(self, name: str) -> None:
-        """PortInUseError names the port, and the variable that moves it."""
+        """PortInUseError names the port and the variable that changes it."""
         host = self._config(name).host
         for variable, port in self._ports(name).items():
             with socket.socket() as probe:
@@ -178,7 +178,7 @@ class Installation:
                     ) from None
 
     def _config(self, name: str) -> ServerConfig:
-        """The settings of a service that the supervisor needs as well; ConfigError if one cannot be read."""
+        """The settings of a service that the supervisor also needs. ConfigError."""
         own = ("HOST", "TLS_CERTIFICATE_PATH", "TLS_KEY_PATH")
         known = {f"LUTHIER_{name.upper()}_{field}" for field in own}
         known |= {"LUTHIER_HOST", "LUTHIER_TLS_CERTIFICATE_PATH", "LUTHIER_TLS_KEY_PATH"}
@@ -230,7 +230,7 @@ class Installation:
         return self._home / "logs" / f"{name}.log"
 
     def _last_words(self, name: str, service: Running) -> str:
-        """The message of the service's error line, else its last line; of this run, not of an earlier one."""
+        """The message of the error line of this run, else its last line."""
         content = self._log(name).read_bytes()[service.log_offset_bytes :]
         lines = content.decode(errors="replace").splitlines()
         for line in reversed(lines[-20:]):
@@ -240,7 +240,7 @@ class Installation:
                 continue
             if isinstance(event, dict) and event.get("event") == "error" and "message" in event:
                 return str(event["message"])
-        return f"{lines[-1] if lines else 'it printed nothing'} (all of it: {self._log(name)})"
+        return f"{lines[-1] if lines else 'it printed nothing'} (full log: {self._log(name)})"
 
 
 def _health(address: str, tls_certificate: pathlib.Path | None) -> str:
@@ -262,7 +262,7 @@ def _tls(certificate_path: pathlib.Path | None) -> TlsOptions | None:
 
 
 def _names_in(certificate: x509.Certificate) -> list[str]:
-    """The host names and addresses that a certificate is for; `localhost` where it does not say."""
+    """The host names and addresses that a certificate is for; `localhost` if it names none."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -276,7 +276,7 @@ def _print(event: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """The command; 0 done, 1 refused, 64 wrong usage."""
+    """The command. Exit codes: 0 done, 1 error, 64 wrong usage."""
     verbs = {"up": Installation.up, "down": Installation.down, "status": Installation.status}
     arguments = [argument for argument in sys.argv[1:] if argument != "--json"]
     if len(arguments) != 1 or arguments[0] not in verbs:

@@ -25,7 +25,7 @@ VERSIONS = pathlib.Path(__file__).parent / "versions"
 async def build(
     config: CurationConfig, *, database: Database | None = None, verifier: TokenVerifier | None = None
 ) -> Service:
-    """The service over a migrated database. Tests give the parts that they replace."""
+    """The service over a migrated database. Tests pass the parts that they replace."""
     database = database or Database.of(config, "curation")
     await database.migrate(VERSIONS)
     blobs = BlobStore.of(config)

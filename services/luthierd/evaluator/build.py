@@ -48,7 +48,7 @@ async def build(
     peers: SdkPeers | None = None,
     launcher: Launcher | None = None,
 ) -> Service:
-    """The service over a migrated database. Tests give the parts that they replace."""
+    """The service over a migrated database. Tests pass the parts that they replace."""
     database = database or Database.of(config, "evaluator")
     await database.migrate(VERSIONS)
     queue = JobQueue(database, lease_s=config.lease_s)

@@ -1,4 +1,4 @@
-"""Watching a job: its events from a given id until it is final, with heartbeats in between."""
+"""The events of a job from any point on until it is final, with heartbeats in between."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from luthierd.jobs.queue import JobEvent, JobQueue
 
 POLL_INTERVAL_S = 0.3
-"""Workers are other processes, so events are polled from the database; nobody notices a delay this short."""
+"""Workers are other processes and report through the database; people do not notice this delay."""
 
 HEARTBEAT_INTERVAL_S = 10.0
 
@@ -22,13 +22,13 @@ async def watch(
     stopping: asyncio.Event,
     heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S,
 ) -> AsyncIterator[JobEvent | None]:
-    """Events after `after_event_id` in order; None is a heartbeat.
+    """Yields the events after `after_event_id` in order, and None as a heartbeat.
 
     Ends after the last event of a final job, or with `stopping`. JobNotFoundError at the first step.
     """
     sent_time = time.monotonic()
     while True:
-        job = await queue.get(name)  # read before its events: a final state is then among them
+        job = await queue.get(name)  # read before its events, so that they include the final state
         events = await queue.events(name, after_event_id=after_event_id)
         for event in events:
             yield event

@@ -55,11 +55,11 @@ class Launcher:
         )
 
     def wake(self) -> None:
-        """A job was submitted: do not wait for the next poll."""
+        """A job was submitted: start it without waiting for the next poll."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Polls for waiting jobs until cancelled. Workers keep running; polling continues if the database is down."""
+        """Starts workers for waiting jobs until cancelled; they outlive it. Keeps polling if the database is down."""
         self._log_folder.mkdir(parents=True, exist_ok=True)
         async with asyncio.TaskGroup() as group:
             while True:
@@ -67,7 +67,7 @@ class Launcher:
                     await self._kill_hung()
                     await self._launch(group)
                 except (SQLAlchemyError, OSError):
-                    log.warning("the queue cannot be read; trying again", exc_info=True)
+                    log.warning("the queue cannot be read; retrying", exc_info=True)
                 try:
                     await asyncio.wait_for(self._wake.wait(), POLL_INTERVAL_S)
                 except TimeoutError:
@@ -75,7 +75,7 @@ class Launcher:
                 self._wake.clear()
 
     async def _kill_hung(self) -> None:
-        """Stops our workers that are alive but have lost their lease: they would block the next worker."""
+        """Kills our workers that are alive but have lost their lease: they would block the next worker."""
         for name, child in tuple(self._children.items()):
             if await self._queue.has_lost(name, child.token_before + 1):
                 log.warning("killing a worker that lost its lease", extra={"job": name, "pid": child.process.pid})
@@ -91,13 +91,13 @@ class Launcher:
                 self._supervisors[name] = group.create_task(self._supervise(name))
 
     async def _supervise(self, name: str) -> None:
-        """Runs one worker to its end. If it dies, the job is released immediately."""
+        """Runs one worker until it exits; if it died, releases the job immediately."""
         try:
             token_before = (await self._queue.get(name)).fencing_token
             process = self._start(name)
             self._children[name] = _Child(process, token_before)
             log.info("worker started", extra={"job": name, "pid": process.pid})
-            # Not asyncio's own subprocess: that one kills the child when the loop closes.
+            # Not asyncio's subprocess, which kills the child when the loop closes.
             while (code := process.poll()) is None:  # noqa: ASYNC110
                 await asyncio.sleep(CHILD_POLL_INTERVAL_S)
             del self._children[name]
@@ -106,8 +106,8 @@ class Launcher:
                 await self._queue.worker_died(name, token_before=token_before)
                 # A worker that cannot even start must not be restarted in a tight loop.
                 await asyncio.sleep(POLL_INTERVAL_S)
-        except (SQLAlchemyError, OSError):  # the lease runs out by itself
-            log.warning("a worker could not be looked after", exc_info=True, extra={"job": name})
+        except (SQLAlchemyError, OSError):  # the lease expires by itself
+            log.warning("lost track of a worker", exc_info=True, extra={"job": name})
             await asyncio.sleep(POLL_INTERVAL_S)
         finally:
             del self._supervisors[name]

@@ -1,7 +1,7 @@
 """A durable job queue in the service's own database.
 
-A worker holds a job with a lease that it renews. When a lease expires another worker gets the job with a higher fencing
-token, and writes of the first one are rejected. An acknowledged job therefore survives the death of any process.
+A worker holds a job by a lease that it renews. When the lease expires, another worker gets the job with a higher
+fencing token, and writes of the first worker are rejected. An acknowledged job survives the death of any process.
 
     QUEUED -> RUNNING | CANCELLED          RUNNING -> SUCCEEDED | FAILED | CANCELLING
     CANCELLING -> CANCELLED | SUCCEEDED | FAILED
@@ -25,11 +25,11 @@ from luthierd.paging import Page, PageRequest
 from luthierd.storage.database import Database
 
 MAX_ATTEMPTS = 5
-"""A job fails after so many of its workers have died: the job is then the likely cause."""
+"""Workers that may die while running a job before it fails with WORKER_DIED."""
 
 
 class JobState(enum.StrEnum):
-    """See the transitions at the top."""
+    """The transitions are listed at the top of the file."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
@@ -72,13 +72,13 @@ class WorkerDiedError(InternalError):
 
     def __init__(self, name: str, attempt_count: int) -> None:
         super().__init__(
-            f"{attempt_count} workers died over {name}; their last words are in the service's log folder",
+            f"{attempt_count} workers died while running {name}; see their logs in the service's log folder",
             metadata={"job": name, "attempt_count": str(attempt_count)},
         )
 
 
 class LeaseLostError(AbortedError):
-    """Another worker has the job: stop, and write nothing more."""
+    """Another worker has the job: stop and write nothing more."""
 
     reason = "LEASE_LOST"
 
@@ -116,7 +116,7 @@ class JobEvent:
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to work on a job, until it runs out or a higher token is given."""
+    """The right to work on a job, until it expires or another worker gets a higher token."""
 
     job: Job
     fencing_token: int
@@ -160,7 +160,7 @@ class JobQueue:
             insert = sa.insert(_jobs).values(**values, fencing_token=0, last_event_id=0, create_time=self._now())
             try:
                 await tx.execute(insert)
-            except IntegrityError:  # two at once on PostgreSQL
+            except IntegrityError:  # two concurrent submissions on PostgreSQL
                 raise JobExistsError(name) from None
             await self._emit(tx, name, [("state", {"state": JobState.QUEUED})])
             return await self._read(tx, name)
@@ -171,7 +171,7 @@ class JobQueue:
             return await self._read(tx, name)
 
     async def list(self, name_prefix: str, page: PageRequest, *, kind: str | None = None) -> Page[Job]:
-        """Jobs whose names start so, newest first."""
+        """Jobs whose names have this prefix, newest first."""
         key = _jobs.c.create_time
         query = sa.select(_jobs).where(_jobs.c.name.startswith(name_prefix, autoescape=True))
         if kind:
@@ -185,7 +185,7 @@ class JobQueue:
         return page.page(jobs, [f"{job.create_time!r} {job.name}" for job in jobs])
 
     async def cancel(self, name: str) -> Job:
-        """Cancels a queued job, requests cancellation of a running one, leaves a finished one. JobNotFoundError."""
+        """Cancels a queued job, requests a running one to stop, leaves a finished one unchanged. JobNotFoundError."""
         async with self._database.begin() as tx:
             job = await self._read(tx, name, for_update=True)
             if job.state is JobState.QUEUED:
@@ -202,7 +202,7 @@ class JobQueue:
             return [JobEvent(row.event_id, row.create_time, row.kind, row.data) for row in rows]
 
     async def claimable(self, limit: int) -> Sequence[str]:
-        """Names of jobs that need a worker: queued, or with an expired lease; oldest first."""
+        """Names of jobs that wait for a worker: queued, or with an expired lease; oldest first."""
         ran_out = sa.and_(
             _jobs.c.state.in_([JobState.RUNNING, JobState.CANCELLING]), _jobs.c.lease_expire_time <= self._now()
         )
@@ -211,7 +211,7 @@ class JobQueue:
             return list((await tx.execute(query.order_by(_jobs.c.create_time, _jobs.c.name).limit(limit))).scalars())
 
     async def leased_count(self) -> int:
-        """Jobs held by a live worker."""
+        """Number of jobs with a valid lease."""
         query = (
             sa.select(sa.func.count())
             .select_from(_jobs)
@@ -221,9 +221,9 @@ class JobQueue:
             return int((await tx.execute(query)).scalar_one())
 
     async def claim(self, name: str) -> Lease | None:
-        """Claims a waiting job; None if another worker was faster, or if the job only had to be ended.
+        """Takes a waiting job; None if another worker was faster or the job is over.
 
-        That is the case for a cancelled job whose worker died, and for one that cost `MAX_ATTEMPTS` workers.
+        A cancelled job whose worker died ends here, and so does one that `MAX_ATTEMPTS` workers died on.
         """
         async with self._database.begin() as tx:
             job = await self._read(tx, name, for_update=True)
@@ -242,14 +242,14 @@ class JobQueue:
             if job.state is JobState.QUEUED:
                 await self._set_state(tx, name, JobState.RUNNING)
             else:
-                text = f"worker {job.fencing_token + 1} goes on with what the last one left"
+                text = f"worker {job.fencing_token + 1} continues where the last one stopped"
                 await self._emit(tx, name, [("message", {"message": text})])
             return Lease(await self._read(tx, name), job.fencing_token + 1)
 
     async def has_lost(self, name: str, fencing_token: int) -> bool:
-        """Whether the worker that claimed with `fencing_token` has been silent for too long.
+        """Whether the worker with `fencing_token` has lost the job, or its lease expired one lease time ago.
 
-        After its lease expires it gets as much time again: a machine that is merely slow must not lose its work.
+        The extra time keeps the work of a machine that is merely slow.
         """
         job = await self.get(name)
         if job.state.is_final or job.fencing_token < fencing_token:
@@ -277,14 +277,14 @@ class JobQueue:
                 await self._give_up(tx, job, job.attempt_count + 1)
 
     async def release(self, lease: Lease) -> None:
-        """Hands the job back because its worker was stopped, which does not count as an attempt. LeaseLostError."""
+        """Returns the job to the queue without counting an attempt: its worker was stopped. LeaseLostError."""
         async with self._database.begin() as tx:
             job = await self._held(tx, lease)
             values = {"lease_expire_time": self._now(), "attempt_count": job.attempt_count - 1}
             await tx.execute(sa.update(_jobs).where(_jobs.c.name == job.name).values(**values))
 
     async def heartbeat(self, lease: Lease) -> JobState:
-        """Renews the lease and returns the state; a worker that sees CANCELLING stops. LeaseLostError."""
+        """Renews the lease and returns the state: on CANCELLING, the worker stops. LeaseLostError."""
         async with self._database.begin() as tx:
             job = await self._held(tx, lease)
             expire = self._now() + self.lease_s
@@ -309,7 +309,7 @@ class JobQueue:
         result: dict[str, Any] | None = None,
         error: dict[str, Any] | None = None,
     ) -> AsyncIterator[AsyncConnection]:
-        """The job's last transaction: writes of the block are committed with the final state. LeaseLostError."""
+        """The last transaction of the job: what the block writes is committed with the final state. LeaseLostError."""
         async with self._database.begin() as tx:
             await self._held(tx, lease)
             yield tx
@@ -368,7 +368,7 @@ async def _given_or(connection: AsyncConnection | None, database: Database) -> A
 
 
 def _page_key(after: str) -> tuple[float, str]:
-    """Creation time and name of the last job of the page before."""
+    """Creation time and name of the last job on the previous page."""
     created, _, name = after.partition(" ")
     try:
         return float(created), name

@@ -1,4 +1,4 @@
-"""The frame of every worker process: claim, heartbeat, work, finish under the fencing token."""
+"""What every worker process does around its work: claim, heartbeat, events, finish under the fencing token."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ TERMINATED_EXIT_CODE = 143
 """128 + SIGTERM, as in shells."""
 
 
-class JobCancelled(Exception):  # noqa: N818 - not an error: the work was asked to stop and did
-    """Raised by the work to stop after `JobContext.cancelled()` returned true."""
+class JobCancelled(Exception):  # noqa: N818 - not an error: the work stopped on request
+    """Raised by the work when it stops because of `JobContext.cancelled()`."""
 
 
 class JobContext:
-    """The job as the work sees it. Methods may be called from any thread."""
+    """The work's view of its job. Methods are thread-safe."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -49,7 +49,7 @@ class JobContext:
         self._written = threading.Condition()
 
     def emit(self, kind: str, data: dict[str, Any]) -> None:
-        """Sends an event to watchers within `FLUSH_INTERVAL_S`; `progress` also replaces the job's progress.
+        """Adds an event, written within `FLUSH_INTERVAL_S`; `progress` also replaces the job's progress.
 
         `data` is JSON without NaN or infinities, which PostgreSQL rejects; TypeError or ValueError otherwise.
         """
@@ -58,29 +58,29 @@ class JobContext:
         self._events.append((kind, data))
 
     def settle(self) -> None:
-        """Returns when all events so far are written. Call it from the work's thread before a checkpoint: a later
-        worker does not repeat work before the checkpoint, and so does not report it again.
+        """Waits until all events so far are written. Call it from the work's thread before a checkpoint: a later worker
+        continues from there and does not emit them again.
         """
         with self._written:
             self._written.wait_for(lambda: self._written_count >= self._emitted_count)
 
     def mark_written(self, count: int) -> None:
-        """So many events more are in the database; for the frame."""
+        """`count` more events are in the database; for `_Frame`."""
         with self._written:
             self._written_count += count
             self._written.notify_all()
 
     def cancelled(self) -> bool:
-        """Whether the work should stop now and raise JobCancelled."""
+        """Whether the work should stop and raise JobCancelled."""
         return self._cancel.is_set()
 
     def raise_if_cancelled(self) -> None:
-        """JobCancelled if the work should stop now."""
+        """JobCancelled if the work should stop."""
         if self.cancelled():
             raise JobCancelled
 
     def take_events(self) -> list[tuple[str, dict[str, Any]]]:
-        """The events not yet written; for the frame."""
+        """Events that are not written yet; for `_Frame`."""
         taken = []
         with contextlib.suppress(IndexError):
             while True:
@@ -88,11 +88,11 @@ class JobContext:
         return taken
 
     def give_back_events(self, events: list[tuple[str, dict[str, Any]]]) -> None:
-        """They could not be written yet; for the frame."""
+        """Puts events back that could not be written; for `_Frame`."""
         self._events.extendleft(reversed(events))
 
     def request_cancel(self) -> None:
-        """For the frame."""
+        """For `_Frame`."""
         self._cancel.set()
 
 
@@ -115,8 +115,8 @@ def run_worker(
     *,
     prepare: Callable[[], object] = lambda: None,
 ) -> None:
-    """The main function of a worker process: works on the job named on the command line. `prepare` runs before the
-    claim: it may hold up the event loop for longer than a lease lasts.
+    """The main function of a worker process: runs the job named on the command line. `prepare` runs before the claim,
+    so it may block the event loop for longer than a lease.
     """
 
     async def main(config: C) -> None:
@@ -130,10 +130,10 @@ def run_worker(
 
 
 async def run_job(queue: JobQueue, name: str, work: Callable[[JobContext], Awaitable[Outcome]]) -> None:
-    """Claims `name` and runs it; returns immediately if another worker has it.
+    """Claims and runs the job; returns immediately if another worker has it.
 
     An error of the work becomes the job's error. A lost lease ends the process without another write, because another
-    worker has the job. SIGTERM also ends the process and hands the job to the next worker.
+    worker has the job. SIGTERM also ends the process, and returns the job to the queue.
     """
     lease = await queue.claim(name)
     if lease is None:
@@ -152,7 +152,7 @@ async def run_job(queue: JobQueue, name: str, work: Callable[[JobContext], Await
 
 
 class _Frame:
-    """Runs the work under one lease. Writes are serialised, so that events keep their order."""
+    """Heartbeats, events and the end of one lease. Writes are serialized, so that events keep their order."""
 
     def __init__(self, queue: JobQueue, lease: Lease) -> None:
         self._queue = queue
@@ -163,7 +163,7 @@ class _Frame:
         self._handing_back: asyncio.Task[None] | None = None
 
     async def keep(self) -> None:
-        """Renews the lease, writes events and checks for cancellation until the work is done or the lease is lost."""
+        """Renews the lease, writes events and notices a cancel, until the work is done or the lease is lost."""
         interval_s = min(self._queue.lease_s / 5, 2.0)
         loop = asyncio.get_running_loop()
         next_beat = loop.time()
@@ -178,13 +178,13 @@ class _Frame:
                     await self._flush()
             except LeaseLostError:
                 _leave(self._lease.job.name)
-            except (SQLAlchemyError, OSError):  # it may come back before the lease runs out
-                log.warning("the job's state cannot be written; trying again", exc_info=True)
+            except (SQLAlchemyError, OSError):  # the database may be back before the lease expires
+                log.warning("the job's state cannot be written; retrying", exc_info=True)
                 next_beat, pause_s = loop.time(), interval_s
             await asyncio.sleep(pause_s)
 
     async def finish(self, work: Callable[[JobContext], Awaitable[Outcome]]) -> None:
-        """Runs the work and records how it ended. LeaseLostError; a database that is down raises its own error."""
+        """Runs the work and writes how it ended. LeaseLostError, and SQLAlchemy's errors if the database is down."""
         try:
             outcome = await work(self._context)
             await self._end(JobState.SUCCEEDED, result=outcome.result, commit=outcome.commit)
@@ -196,7 +196,7 @@ class _Frame:
             await self._end(JobState.FAILED, error=describe_failure(error, self._lease.job.name))
 
     def hand_back(self) -> None:
-        """Ends the process after the lease was given back."""
+        """Ends the process after releasing the lease."""
         self._handing_back = asyncio.create_task(self._release())
 
     async def _release(self) -> None:
@@ -206,9 +206,9 @@ class _Frame:
                 if not self._is_finished:
                     await self._flush()
                     await self._queue.release(self._lease)
-                    log.info("told to stop; the job goes on with the next worker", extra={"job": name})
+                    log.info("stopped by a signal; the next worker continues the job", extra={"job": name})
         finally:
-            os._exit(TERMINATED_EXIT_CODE)  # the work may be deep in a thread, which nothing else ends
+            os._exit(TERMINATED_EXIT_CODE)  # the work may be in a thread, which nothing else stops
 
     async def _end(
         self,
@@ -226,7 +226,7 @@ class _Frame:
             self._is_finished = True
 
     async def _flush(self) -> None:
-        """Writes the events that are waiting; they stay in line if it fails."""
+        """Writes the pending events; they stay pending if it fails."""
         if events := self._context.take_events():
             try:
                 await self._queue.emit(self._lease, events)
@@ -237,7 +237,7 @@ class _Frame:
 
 
 def describe_failure(error: Exception, job: str) -> dict[str, Any]:
-    """The job's `error`: ours unchanged, anything else as INTERNAL with an error id; the log has the trace."""
+    """The job's `error`; an unknown exception becomes INTERNAL with an id under which the log has the trace."""
     if isinstance(error, LuthierError):
         return error.as_failure()
     error_id = uuid.uuid4().hex[:12]

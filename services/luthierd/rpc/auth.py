@@ -1,4 +1,4 @@
-"""Who calls: signed tokens (JWT, EdDSA) with tenant, scopes and expiry; and what a call may name.
+"""Who calls: signed tokens (JWT, EdDSA) with tenant, scopes and expiry; and whose resources a call may name.
 
 The claims: `iss` and `aud` "luthier", `sub`, `tenant`, `scope` (space separated), `iat`, `exp`, `jti`.
 """
@@ -33,18 +33,18 @@ class KeyUnreadableError(FailedPreconditionError):
 
 @dataclass(frozen=True)
 class Principal:
-    """The caller, as proved by its token."""
+    """The caller, according to its token."""
 
     subject: str
     tenant: str
     scopes: frozenset[str]
 
     def require_scope(self, scope: str) -> None:
-        """PermissionDeniedError unless the token carries `scope`."""
+        """PermissionDeniedError unless the token has `scope`."""
         if scope not in self.scopes:
             raise PermissionDeniedError(
-                f"this needs the scope {scope}, which the token of {self.subject} does not carry; "
-                f"ask for one with `luthier auth issue --scopes {scope}`",
+                f"this needs the scope {scope}, which the token of {self.subject} does not have; "
+                f"issue one with `luthier auth issue --scopes {scope}`",
                 metadata={"scope": scope, "subject": self.subject},
             )
 
@@ -62,12 +62,12 @@ _principal: contextvars.ContextVar[Principal] = contextvars.ContextVar("principa
 
 
 def current_principal() -> Principal:
-    """The caller of the call being served. LookupError outside one."""
+    """The caller of the current call. LookupError outside a call."""
     return _principal.get()
 
 
 def set_principal(principal: Principal) -> None:
-    """Makes `principal` the caller for the rest of this task."""
+    """Sets the caller for the rest of this task."""
     _principal.set(principal)
 
 
@@ -90,7 +90,7 @@ class TokenVerifier:
         return _load(cls, path)
 
     def verify(self, authorization: str | None) -> Principal:
-        """The caller that an `authorization` header proves. UnauthenticatedError says what is wrong with it."""
+        """The caller of an `authorization` header. UnauthenticatedError says what is wrong with it."""
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise UnauthenticatedError(
@@ -108,7 +108,7 @@ class TokenVerifier:
         except jwt.ExpiredSignatureError:
             raise UnauthenticatedError("the token has expired; issue a new one with `luthier auth issue`") from None
         except jwt.InvalidTokenError as error:
-            raise UnauthenticatedError(f"the token is not valid here: {error}") from None
+            raise UnauthenticatedError(f"the token is invalid: {error}") from None
         return Principal(str(claims["sub"]), str(claims["tenant"]), frozenset(str(claims["scope"]).split()))
 
 
@@ -131,7 +131,7 @@ class TokenIssuer:
         return _load(cls, path)
 
     def issue(self, *, tenant: str, subject: str, scopes: Iterable[str] = SCOPES, ttl_s: float = 3600.0) -> str:
-        """A token that proves `subject` of `tenant` for `ttl_s` seconds."""
+        """A token for `subject` of `tenant`, valid for `ttl_s` seconds."""
         claims = claims_of(tenant=tenant, subject=subject, scopes=scopes, ttl_s=ttl_s, now_s=time.time())
         return jwt.encode(claims, self._key, algorithm="EdDSA")
 
@@ -152,7 +152,7 @@ def _load(cls: type[K], path: pathlib.Path) -> K:
 
 
 def create_keys(folder: pathlib.Path) -> None:
-    """Makes `private.pem` (readable by the owner only) and `public.pem` in `folder` unless they are there."""
+    """Creates `private.pem` (readable by the owner only) and `public.pem` in `folder` unless they exist."""
     private_path, public_path = folder / "private.pem", folder / "public.pem"
     if private_path.exists() and public_path.exists():
         return
@@ -189,7 +189,7 @@ def _referenced_names(message: Message) -> Iterator[str]:
 
 @functools.cache
 def _relevant_fields(descriptor: Descriptor) -> tuple[FieldDescriptor, ...]:
-    """Fields of a message that name a resource, or lead to one."""
+    """Fields of a message that name a resource, or contain one that does."""
 
     def leads_to_name(field: FieldDescriptor) -> bool:
         if field.message_type is not None:

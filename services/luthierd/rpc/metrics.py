@@ -1,4 +1,4 @@
-"""The Prometheus metrics that every server has. Labels are bounded: no ids, no names of resources."""
+"""Prometheus metrics of every server. Labels have few values: no ids, no resource names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ rpc_in_flight = Gauge("luthier_rpc_in_flight", "Calls being served.", ["service"
 stream_messages = Counter("luthier_rpc_stream_messages", "Messages sent in streams.", ["service", "method"])
 
 STOP_POLL_S = 0.05
-"""How often the page's thread looks whether it should end; the 0.5 s of `start_http_server` delay every stop."""
+"""How often the thread checks whether to stop; the 0.5 s of `start_http_server` would delay every stop."""
 
 
 class MetricsPage:

@@ -1,4 +1,4 @@
-"""Calls from one service to another, through the SDK and in the name of a tenant."""
+"""Calls from one service to another, through the SDK, on behalf of a tenant."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from luthierd.rpc.auth import TokenIssuer
 T = TypeVar("T")
 
 TOKEN_TTL_S = 900.0
-"""A token is made for each call, which takes less than a millisecond, so that a leaked one is worth little."""
+"""Each call gets a new token (under a millisecond), so that a leaked one expires soon."""
 
 
 def endpoints_of(config: ServerConfig) -> Endpoints:
@@ -30,7 +30,7 @@ def endpoints_of(config: ServerConfig) -> Endpoints:
 def acting_for(
     tenant: str, *, client: AsyncClient, issuer: TokenIssuer, service: str, scopes: Sequence[str]
 ) -> AsyncClient:
-    """A client over the same channels that acts for `tenant` as `service`, with `scopes` only."""
+    """A client over the same channels that acts for `tenant` as `service`, limited to `scopes`."""
     subject = f"service:{service}"
     return client.with_token(
         functools.partial(issuer.issue, tenant=tenant, subject=subject, scopes=scopes, ttl_s=TOKEN_TTL_S)
@@ -38,7 +38,7 @@ def acting_for(
 
 
 async def translated(call: Awaitable[T]) -> T:
-    """The call's answer; an SDK error becomes the error of ours with the same code, reason, message and metadata."""
+    """The response; an SDK error becomes our error with the same code, reason, message and metadata."""
     try:
         return await call
     except sdk.LuthierError as error:

@@ -1,6 +1,6 @@
-"""`serve()`: the life of a server, the same in tests and in production.
+"""`serve()`: the life cycle of a server, the same in tests and in production.
 
-Start: NOT_SERVING (grpc's health servicer would say SERVING by itself), listen, background tasks, SERVING when ready.
+Start: NOT_SERVING (grpc's health servicer starts with SERVING), listen, background tasks, SERVING when ready.
 Stop, on SIGTERM or SIGINT: NOT_SERVING -> drain delay -> stop(grace) -> no handler in flight -> `Service.close`.
 """
 
@@ -57,7 +57,7 @@ class PortInUseError(FailedPreconditionError):
 
 
 class Health:
-    """What the server says of itself. Services whose readiness changes call `set_serving`."""
+    """The health of the server. Services whose readiness changes call `set_serving`."""
 
     def __init__(self) -> None:
         self.servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
@@ -65,7 +65,7 @@ class Health:
         self._is_closing = False
 
     async def set_serving(self, is_serving: bool) -> None:
-        """Tells watchers. Does nothing once the server shuts down."""
+        """Changes the status. Has no effect once the server shuts down."""
         if self._is_closing:
             return
         status = health_pb2.HealthCheckResponse.SERVING if is_serving else health_pb2.HealthCheckResponse.NOT_SERVING
@@ -80,23 +80,23 @@ class Health:
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """All that `serve()` needs to know of a service."""
+    """What `serve()` needs to know about a service."""
 
     name: str
-    """`curation`, `trainer`, `evaluator` or `inference`; its errors come from `<name>.luthier.dev`."""
+    """Its errors have the domain `<name>.luthier.dev`."""
     servicers: Sequence[object]
     """Each derives from the generated classes of the gRPC services that it implements."""
     verifier: TokenVerifier
     limits_s: Mapping[str, float] = field(default_factory=dict)
-    """Limits by method that the configuration sets, in place of the contract's; 0: no limit."""
+    """Limits by method that the configuration sets instead of the contract; 0: no limit."""
     replays: SqlReplayStore | None = None
-    """Where answers to calls with a `request_id` are kept."""
+    """Stores the responses to calls with a `request_id`."""
     background: Sequence[Callable[[], Awaitable[None]]] = ()
-    """Tasks that run as long as the server; one that fails ends the server."""
+    """Tasks that run as long as the server; a failed one stops the server."""
     close: Sequence[Callable[[], Awaitable[None]]] = ()
     """Called in order after the last handler has finished, and when the start fails."""
     health: Health | None = None
-    """Given by services whose readiness changes by itself; they set SERVING themselves."""
+    """Set by services whose readiness changes; they set SERVING themselves."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server begins to stop, so that Watch streams can end."""
 
@@ -126,9 +126,9 @@ async def serve(
     stop: asyncio.Event | None = None,
     started: Callable[[Bound], None] | None = None,
 ) -> None:
-    """Serves until `stop` is set, by default until SIGTERM or SIGINT; `started` hears where it listens."""
+    """Serves until `stop` is set, by default until SIGTERM or SIGINT; `started` is called with where it listens."""
     async with contextlib.AsyncExitStack() as stack:
-        for close in reversed(service.close):  # left in the order of `close`, the later ones even if one fails
+        for close in reversed(service.close):  # closed in the order of `close`, also if one fails
             stack.push_async_callback(close)
         await _serve(service, config, stop=stop or _stop_at_signal(), started=started)
 
@@ -219,7 +219,7 @@ def _build(service: Service, config: ServerConfig, in_flight: InFlight) -> grpc.
             ("grpc.max_receive_message_length", config.max_message_bytes),
             ("grpc.max_send_message_length", config.max_message_bytes),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_MIN_PING_MS),
-            # A client that waits minutes for a first token pings meanwhile; strikes would end its connection (GOAWAY).
+            # Clients ping while they wait minutes for a first token; strikes would close their connections (GOAWAY).
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_ping_strikes", 0),
             ("grpc.so_reuseport", 0),
@@ -231,13 +231,13 @@ def _build(service: Service, config: ServerConfig, in_flight: InFlight) -> grpc.
 
 
 def _listen(server: grpc.aio.Server, config: ServerConfig) -> int:
-    """Binds the port. PortInUseError, or ConfigError where plain text would leave the machine."""
+    """Binds the port. PortInUseError; ConfigError if plain text would leave the machine."""
     address = f"[{config.host}]:{config.port}" if ":" in config.host else f"{config.host}:{config.port}"
     credentials = _tls_credentials(config)
     if credentials is None and not _is_loopback(config.host) and not config.insecure_network:
         raise ConfigError(
             f"{config.host} is not a loopback address and there is no certificate; set LUTHIER_TLS_CERTIFICATE_PATH "
-            "and LUTHIER_TLS_KEY_PATH, or LUTHIER_INSECURE_NETWORK=1 where the network itself encrypts",
+            "and LUTHIER_TLS_KEY_PATH, or LUTHIER_INSECURE_NETWORK=1 if the network itself encrypts",
             metadata={"host": config.host},
         )
     try:
@@ -253,7 +253,7 @@ def _listen(server: grpc.aio.Server, config: ServerConfig) -> int:
 
 
 def _tls_credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
-    """None without TLS. ConfigError names the file that is missing, or is no certificate or key."""
+    """None without TLS. ConfigError names the file that is missing or is not a certificate or key."""
     paths = {
         "LUTHIER_TLS_CERTIFICATE_PATH": config.tls_certificate_path,
         "LUTHIER_TLS_KEY_PATH": config.tls_key_path,
@@ -261,8 +261,8 @@ def _tls_credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
     unset = [variable for variable, path in paths.items() if path is None]
     if len(unset) == 2:
         return None
-    if unset:  # half of it must not mean plain text
-        raise ConfigError(f"TLS needs {unset[0]}, too", metadata={"variable": unset[0]})
+    if unset:  # half a configuration must not mean plain text
+        raise ConfigError(f"TLS also needs {unset[0]}", metadata={"variable": unset[0]})
     certificate = _read_pem(config.tls_certificate_path, x509.load_pem_x509_certificates)
     key = _read_pem(config.tls_key_path, lambda pem: serialization.load_pem_private_key(pem, password=None))
     return grpc.ssl_server_credentials([(key, certificate)])

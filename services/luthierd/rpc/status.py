@@ -19,7 +19,7 @@ def code_of(error: errors.LuthierError) -> grpc.StatusCode:
 
 
 def status_of(error: errors.LuthierError, domain: str) -> status_pb2.Status:
-    """`error` with all its details, for the wire or for the `error` field of a job."""
+    """`error` with all its details."""
     metadata = {key: str(value) for key, value in error.metadata.items()}
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=domain, metadata=metadata)]
     if isinstance(error, errors.InvalidArgumentError) and error.violations:
@@ -51,7 +51,7 @@ def status_of(error: errors.LuthierError, domain: str) -> status_pb2.Status:
 
 
 async def abort_with(context: grpc.aio.ServicerContext[Any, Any], error: errors.LuthierError, domain: str) -> NoReturn:
-    """Ends the call with the status of `error` and its machine-readable details."""
+    """Ends the call with the status of `error` and its details."""
     status = status_of(error, domain)
     trailing = (("grpc-status-details-bin", status.SerializeToString()), ("x-request-id", request_id.get()))
     await context.abort(code_of(error), status.message, trailing)
@@ -59,7 +59,7 @@ async def abort_with(context: grpc.aio.ServicerContext[Any, Any], error: errors.
 
 
 def status_from_failure(failure: dict[str, Any], domain: str) -> status_pb2.Status:
-    """The `error` of a job as it was stored (`LuthierError.as_failure`), for the wire."""
+    """The stored error of a job (`LuthierError.as_failure`) as a status."""
     info = error_details_pb2.ErrorInfo(reason=failure["reason"], domain=domain)
     info.metadata.update({key: str(value) for key, value in failure["metadata"].items()})
     detail = any_pb2.Any()

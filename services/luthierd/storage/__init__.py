@@ -1,1 +1,1 @@
-"""Databases and blobs: SQLite and a folder on one machine, PostgreSQL and S3 beyond it, by URL."""
+"""Databases and blobs: SQLite and a folder on one machine, PostgreSQL and S3 for several, chosen by URL."""

@@ -23,7 +23,7 @@ from luthierd.files import write_atomically
 
 CHUNK_BYTES = 1024 * 1024
 MAX_PIECE_BYTES = 1024 * 1024
-"""Most bytes of one answer of a method that reads a blob; the contracts say so."""
+"""Limit of one response; documented in the contracts."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -52,7 +52,7 @@ class DiskFullError(ResourceExhaustedError):
 
 @dataclass(frozen=True)
 class Blob:
-    """What identifies a blob."""
+    """Digest and size of a blob."""
 
     sha256: str
     size_bytes: int
@@ -111,7 +111,9 @@ class BlobStore:
         except FileNotFoundError:
             raise BlobNotFoundError(sha256) from None
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise BlobCorruptError(f"the blob {sha256} has other bytes than its name says", metadata={"sha256": sha256})
+            raise BlobCorruptError(
+                f"the content of blob {sha256} does not match its digest", metadata={"sha256": sha256}
+            )
         return data
 
     def read_range(self, sha256: str, offset_bytes: int, limit_bytes: int) -> bytes:
@@ -131,7 +133,7 @@ class BlobStore:
             raise BlobNotFoundError(sha256) from None
 
     def local_path(self, sha256: str) -> pathlib.Path:
-        """A local file with the blob's bytes, not to be written to; where the store is remote, fetched and verified."""
+        """A local, read-only file with the blob; fetched and verified if the store is remote."""
         if self._is_local:
             path = pathlib.Path(self._location(sha256))
             if not path.exists():
@@ -152,7 +154,7 @@ class BlobStore:
         return path
 
     def delete(self, sha256: str) -> None:
-        """Deletes the blob from the store and from this machine's cache, if it is there.
+        """Removes the blob from the store and from this machine's cache; a missing blob is not an error.
 
         Only for blobs that no one else can reference: references are digests and are not tracked.
         """
@@ -161,7 +163,7 @@ class BlobStore:
             self._files.rm_file(self._location(sha256))
 
     def drop_cached(self, sha256: str) -> None:
-        """Deletes the blob from this machine's cache, so that a delete elsewhere leaves no copy here."""
+        """Removes the blob from this machine's cache, so that a delete elsewhere leaves no copy here."""
         self._cached(sha256).unlink(missing_ok=True)
 
     def _cached(self, sha256: str) -> pathlib.Path:
@@ -177,7 +179,7 @@ class BlobStore:
         try:
             if self._is_local:
                 write_atomically(pathlib.Path(location), chunks)
-            else:  # through the cache: an upload that broke off half-way could be published as if it were whole
+            else:  # through the cache: an interrupted stream could be published as if it were complete
                 write_atomically(self._cached(sha256), chunks)
                 self._files.put_file(str(self._cached(sha256)), location)
         except OSError as error:
@@ -192,8 +194,9 @@ class BlobStore:
 def read_piece(
     blobs: BlobStore, sha256: str, *, offset_bytes: int, limit_bytes: int, size_bytes: int | None = None
 ) -> Piece:
-    """At most `limit_bytes` bytes from an offset on, never more than `MAX_PIECE_BYTES`, which 0 stands for; none past
-    the end. `size_bytes`: of the blob, if it is known. InvalidArgumentError for a negative number.
+    """Up to `limit_bytes` (0: `MAX_PIECE_BYTES`, which is also the limit) from an offset; empty past the end.
+
+    `size_bytes`: of the blob, if known. InvalidArgumentError for a negative number.
     """
     for field, value in (("offset_bytes", offset_bytes), ("limit_bytes", limit_bytes)):
         if value < 0:
@@ -209,19 +212,19 @@ def verify_file(path: pathlib.Path, sha256: str) -> None:
         digest.update(chunk)
     if digest.hexdigest() != sha256:
         raise BlobCorruptError(
-            f"{path.name} has other bytes than its digest {sha256} says", metadata={"sha256": sha256}
+            f"the content of {path.name} does not match its digest {sha256}", metadata={"sha256": sha256}
         )
 
 
 def _verified(chunks: Iterator[bytes], sha256: str) -> Iterator[bytes]:
-    """`chunks`, and at their end BlobCorruptError unless they had that digest."""
+    """Yields `chunks`, then raises BlobCorruptError unless they have that digest."""
     digest = hashlib.sha256()
     for chunk in chunks:
         digest.update(chunk)
         yield chunk
     if digest.hexdigest() != sha256:
         raise BlobCorruptError(
-            f"the file changed while the blob {sha256} was made of it; try again", metadata={"sha256": sha256}
+            f"the file changed while it was stored as blob {sha256}; try again", metadata={"sha256": sha256}
         )
 
 

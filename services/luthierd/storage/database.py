@@ -19,12 +19,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from luthierd.config import ServerConfig
 
 BUSY_TIMEOUT_MS = 15_000
-"""How long a writer waits for SQLite's one write lock; a transaction of ours takes milliseconds."""
+"""How long a writer waits for SQLite's write lock; our transactions take milliseconds."""
 
 READ_ONLY = "luthier_read_only"
 
 MIGRATION_LOCK = 7_101_001
-"""Any number, the same in every server."""
+"""An arbitrary number, the same in every server."""
 
 GROUND_VERSIONS = pathlib.Path(__file__).parent / "versions"
 """Migrations of the tables that every service has: jobs and replays."""
@@ -65,7 +65,7 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
-        """One consistent view that writes nothing, and on SQLite waits for no writer."""
+        """One consistent, read-only view; on SQLite it does not wait for writers."""
         async with self.engine.connect() as connection:
             reader = await connection.execution_options(**{READ_ONLY: True})
             async with reader.begin():
@@ -83,14 +83,14 @@ class Database:
         return results[-1].rowcount
 
     async def migrate(self, versions: pathlib.Path) -> None:
-        """Brings the tables of the ground and those of the service (`versions`) to the newest state."""
+        """Migrates the tables that every service has, and those of the service in `versions`."""
         config = Config()
         config.set_main_option("script_location", str(pathlib.Path(__file__).parent / "migrations"))
         config.set_main_option("path_separator", "newline")
         config.set_main_option("version_locations", f"{GROUND_VERSIONS}\n{versions}")
 
         def upgrade(connection: sa.Connection) -> None:
-            if not self._is_sqlite:  # two servers that start together take turns; on SQLite every writer does
+            if not self._is_sqlite:  # servers that start at the same time take turns; on SQLite every writer does
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
                 connection.execute(sa.schema.CreateSchema(self._schema, if_not_exists=True))
             config.attributes["connection"] = connection
@@ -105,7 +105,7 @@ class Database:
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # the driver must not begin by itself: _begin_immediate does
+    connection.isolation_level = None  # the driver must not begin transactions: _begin_immediate does
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_MS}"):
         cursor.execute(f"PRAGMA {pragma}")
@@ -113,5 +113,5 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
 
 
 def _begin_immediate(connection: sa.Connection) -> None:
-    """Takes the write lock at once: a transaction that reads first and writes later would fail instead of waiting."""
+    """Takes the write lock first: a transaction that reads and then writes would fail instead of waiting."""
     connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get(READ_ONLY) else "BEGIN IMMEDIATE")

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 ROWS_AT_ONCE = 500
-"""Rows read and written at a time: an evaluation's answers can be millions."""
+"""Rows per batch: an evaluation can have millions of answers."""
 
 
 def renamed(value: Any, keys: Mapping[str, str], parent: str = "") -> Any:

@@ -18,7 +18,7 @@ MAX_MANIFEST_BYTES = 1024 * 1024
 
 
 class ManifestInvalidError(DataLossError):
-    """A manifest that cannot be used: not JSON of the right form, or a path that leaves the folder."""
+    """The manifest has the wrong form, or a path that leaves the folder."""
 
     reason = "MANIFEST_INVALID"
 
@@ -35,18 +35,18 @@ class Manifest:
         return sum(blob.size_bytes for blob in self.files.values())
 
     def to_json(self) -> bytes:
-        """The canonical form, which is digested."""
+        """The canonical form, whose digest identifies the artifact."""
         files = {path: {"sha256": blob.sha256, "size_bytes": blob.size_bytes} for path, blob in self.files.items()}
         return json.dumps({"files": files}, sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
-        """ManifestInvalidError for anything but a well-formed manifest whose paths stay inside."""
+        """ManifestInvalidError unless it is well-formed and all paths stay inside the folder."""
         try:
             entries = json.loads(data)["files"]
             files = {str(path): Blob(str(e["sha256"]), int(e["size_bytes"])) for path, e in entries.items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ManifestInvalidError(f"a manifest is not of the right form: {error}") from error
+            raise ManifestInvalidError(f"a manifest has the wrong form: {error}") from error
         for path, blob in files.items():
             if not SHA256.fullmatch(blob.sha256) or blob.size_bytes < 0:
                 raise ManifestInvalidError(f"a manifest has no digest and size for {path!r}", metadata={"path": path})
@@ -59,7 +59,7 @@ class Manifest:
 
 
 def put_folder(blobs: BlobStore, folder: pathlib.Path) -> Blob:
-    """Stores every file below `folder` and then the manifest, whose blob is returned."""
+    """Stores every file below `folder`, then the manifest; returns the manifest's blob."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     manifest = Manifest({path.relative_to(folder).as_posix(): blobs.put_file(path) for path in paths})
     return blobs.put_bytes(manifest.to_json())
@@ -75,7 +75,7 @@ def read_manifest(blobs: BlobStore, sha256: str) -> Manifest:
 
 
 def checkout(blobs: BlobStore, manifest_sha256: str, folder: pathlib.Path) -> Manifest:
-    """Lays the artifact's files, verified, into `folder`: hard links where the file system can, not to be written to.
+    """Puts the verified files of the artifact into `folder`: read-only hard links if the file system has them.
 
     BlobNotFoundError, BlobCorruptError, ManifestInvalidError.
     """

@@ -1,4 +1,4 @@
-"""First answers to calls with a `request_id`, in the service's database."""
+"""First responses to calls with a `request_id`, in the service's database."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _replays = sa.table(
 
 
 RETENTION_S = 24 * 3600.0
-"""How long an answer is returned again; docs of `request_id` in every proto say so."""
+"""How long a response is returned again; documented at `request_id` in every proto."""
 
 
 @dataclass(frozen=True)
 class Replay:
-    """The first response to a request id, and a digest of the request that it answered."""
+    """The first response to a request id, and the digest of its request."""
 
     fingerprint: str
     response: bytes
@@ -37,7 +37,7 @@ class SqlReplayStore:
         self._database = database
 
     async def get(self, key: str) -> Replay | None:
-        """What was kept under `key`, unless it is too old."""
+        """The response under `key`, unless it expired."""
         query = sa.select(_replays.c.fingerprint, _replays.c.response).where(
             _replays.c.key == key, _replays.c.create_time > time.time() - RETENTION_S
         )
@@ -46,7 +46,7 @@ class SqlReplayStore:
         return Replay(row.fingerprint, row.response) if row else None
 
     async def put(self, key: str, replay: Replay) -> None:
-        """Keeps it, and forgets what is too old."""
+        """Stores it, and deletes what expired."""
         now = time.time()
         async with self._database.begin() as connection:
             await connection.execute(

@@ -32,7 +32,7 @@ async def build(
     verifier: TokenVerifier | None = None,
     datasets: DatasetCatalog | None = None,
 ) -> Service:
-    """The service over a migrated database. Tests give the parts that they replace."""
+    """The service over a migrated database. Tests pass the parts that they replace."""
     database = database or Database.of(config, "trainer")
     await database.migrate(VERSIONS)
     queue = JobQueue(database, lease_s=config.lease_s)
