@@ -31,7 +31,7 @@ from luthierd.names import ADAPTER_REVISION, BASE_MODEL, DEPLOYMENT, QUOTA, TENA
 from luthierd.paging import PageRequest
 from luthierd.rpc.contract import Context
 from luthierd.rpc.status import status_of
-from luthierd.rpc.wire import duration, to_proto
+from luthierd.rpc.wire import duration, page_to_proto, to_proto
 
 MIN_WEIGHT, MAX_WEIGHT = 0.01, 100.0
 
@@ -100,11 +100,7 @@ class DeploymentServicer(deployment_service_pb2_grpc.DeploymentServiceServicer):
     async def ListDeployments(self, request: pb.ListDeploymentsRequest, context: Context) -> pb.ListDeploymentsResponse:
         TENANT.parse(request.parent, field="parent")
         page = PageRequest.parse(request.page_size, request.page_token, request.parent)
-        found = self._deployments.list(request.parent, page)
-        return pb.ListDeploymentsResponse(
-            deployments=[self._to_proto(deployment) for deployment in found.items],
-            next_page_token=found.next_page_token,
-        )
+        return page_to_proto(pb.ListDeploymentsResponse, self._deployments.list(request.parent, page), self._to_proto)
 
     def _to_proto(self, deployment: Deployment) -> deployment_pb2.Deployment:
         """A deployment with the current state of its loaded adapters."""
@@ -186,9 +182,7 @@ class TenantServicer(tenant_service_pb2_grpc.TenantServiceServicer):
     async def ListQuotas(self, request: tenant_pb.ListQuotasRequest, context: Context) -> tenant_pb.ListQuotasResponse:
         page = PageRequest.parse(request.page_size, request.page_token)
         found = self._quotas.list(page, tenants=self._deployments.tenants())
-        return tenant_pb.ListQuotasResponse(
-            quotas=[self._to_proto(quota) for quota in found.items], next_page_token=found.next_page_token
-        )
+        return page_to_proto(tenant_pb.ListQuotasResponse, found, self._to_proto)
 
     async def UpdateQuota(
         self, request: tenant_pb.UpdateQuotaRequest, context: Context

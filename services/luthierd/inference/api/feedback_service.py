@@ -20,7 +20,7 @@ from luthierd.inference.feedback.capture_policies import CapturePolicies
 from luthierd.inference.feedback.feedback import Feedbacks
 from luthierd.names import CAPTURE_POLICY
 from luthierd.rpc.contract import Context
-from luthierd.rpc.wire import enum_from_proto, from_proto, to_proto
+from luthierd.rpc.wire import enum_from_proto, from_proto, page_to_proto, to_proto
 
 
 class FeedbackServicer(rpc.FeedbackServiceServicer):
@@ -65,9 +65,7 @@ class FeedbackServicer(rpc.FeedbackServiceServicer):
         kinds = feedback_pb2.CaptureFileKind.DESCRIPTOR
         kind = enum_from_proto(FileKind, kinds, request.kind, path="kind") if request.kind else None
         page = await self._files.list(request.parent, kind, request.page_size, request.page_token)
-        return pb.ListCapturesResponse(
-            capture_files=[_file(file) for file in page.items], next_page_token=page.next_page_token
-        )
+        return page_to_proto(pb.ListCapturesResponse, page, _file)
 
     async def ReadCaptureFile(self, request: pb.ReadCaptureFileRequest, context: Context) -> pb.ReadCaptureFileResponse:
         chunk = await self._files.read(request.name, offset_bytes=request.offset_bytes, limit_bytes=request.limit_bytes)

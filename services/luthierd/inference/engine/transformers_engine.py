@@ -190,24 +190,22 @@ class _ModelThread:
 
     async def do(self, work: Callable[[LoraModel], T]) -> T:
         """Runs `work` between two steps. EngineDiedError."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
+        done: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         def run() -> None:
-            try:
-                result = work(self._model)
-            except Exception as error:
-                failure = error
-                _in_loop(loop, lambda: None if done.done() else done.set_exception(failure))
-            else:
-                _in_loop(loop, lambda: None if done.done() else done.set_result(result))
+            if done.set_running_or_notify_cancel():
+                try:
+                    done.set_result(work(self._model))
+                except Exception as error:
+                    done.set_exception(error)
 
         self._put(run)
-        waits: set[asyncio.Future[Any]] = {done, asyncio.wrap_future(self.died)}
+        result = asyncio.wrap_future(done)
+        waits: set[asyncio.Future[Any]] = {result, asyncio.wrap_future(self.died)}
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        if not done.done():
+        if not result.done():
             raise EngineDiedError
-        return done.result()
+        return result.result()
 
     def begin(self, rows: Sequence[Row]) -> None:
         """Starts answers as soon as there is room. EngineDiedError."""
