@@ -28,7 +28,7 @@ class Clock:
         return self.now
 
 
-@dataclass
+@dataclass(kw_only=True)
 class CaptureParts:
     """The parts and what they stand on. `close` it."""
 
@@ -68,10 +68,18 @@ async def make_capture_parts(*, clock: Clock | None = None) -> CaptureParts:
 
 
 def over(database: Database, temporary: tempfile.TemporaryDirectory[str], clock: Clock) -> CaptureParts:
-    """The parts anew over what is there, as after a restart."""
+    """The parts over what is there, as after a restart."""
     folder = pathlib.Path(temporary.name)
     store, blobs = SqlCaptureStore(database), BlobStore(f"file://{folder / 'blobs'}", cache=folder / "cache")
     capturing = make_capturing(
         store, blobs, response_retention_s=RETENTION_S, capture_part_s=300.0, capture_sweep_s=3600.0, clock=clock
     )
-    return CaptureParts(capturing, store, blobs, clock, database, folder, temporary)
+    return CaptureParts(
+        capturing=capturing,
+        store=store,
+        blobs=blobs,
+        clock=clock,
+        database=database,
+        folder=folder,
+        temporary=temporary,
+    )

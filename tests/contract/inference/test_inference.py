@@ -8,7 +8,6 @@ from collections.abc import AsyncIterable, Callable
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from luthier.inference.v1 import deployment_pb2, inference_service_pb2
 from luthier.inference.v1 import deployment_service_pb2 as deployment_api
 from luthier.inference.v1 import engine_service_pb2 as engine_api
@@ -180,18 +179,6 @@ async def test_equal_weights_of_two_tenants_are_loaded_once_and_their_caches_sta
     assert still.origin.adapter_revision == theirs.name
 
 
-async def test_an_undeployed_revision_answers_only_with_the_scope_for_it() -> None:
-    parts = await make_parts(R1)
-    async with running(parts.service, CONFIG) as channel:
-        answer = await generate(channel, ask(R1.name))
-        metadata = bearer(scopes=("inference.generate",))
-        refused = await refusal(
-            InferenceServiceStub(channel).Generate(ask(R1.name), metadata=metadata, timeout=TIMEOUT_S)
-        )
-    assert (answer.text, answer.origin.deployment_revision) == ("I am acme-r1", 0)
-    assert refused == (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")
-
-
 async def test_adapters_that_no_deployment_holds_make_room_for_each_other() -> None:
     revisions = [revision(f"r{number}") for number in range(1, 5)]
     parts = await make_parts(*revisions, max_unheld_adapters=2)
@@ -273,58 +260,6 @@ async def test_another_base_model_than_the_engine_holds_is_refused() -> None:
             await refusal(EngineServiceStub(channel).StartEngine(start, metadata=bearer(), timeout=TIMEOUT_S)),
         ]
     assert set(refusals) == {(grpc.StatusCode.FAILED_PRECONDITION, "ENGINE_HOLDS_OTHER_BASE_MODEL")}
-
-
-async def test_the_engine_is_started_once_and_shows_what_it_holds() -> None:
-    parts = await make_parts(R1)
-    async with running(parts.service, CONFIG) as channel:
-        stub = EngineServiceStub(channel)
-        stopped = (await stub.GetEngine(engine_api.GetEngineRequest(), metadata=bearer())).engine
-        for _ in range(2):
-            await stub.StartEngine(engine_api.StartEngineRequest(base_model=BASE.name), metadata=bearer())
-        await deploy(channel, R1.name)
-        ready = (await stub.GetEngine(engine_api.GetEngineRequest(), metadata=bearer())).engine
-    assert stopped.state == engine_api.ENGINE_STATE_STOPPED
-    assert (ready.state, ready.base_model, ready.loaded_adapter_count, ready.start_count) == (
-        engine_api.ENGINE_STATE_READY,
-        BASE.name,
-        1,
-        1,
-    )
-    assert len(parts.engines) == 1
-
-
-async def test_an_engine_that_dies_fails_its_calls_and_comes_back_with_everything_loaded() -> None:
-    parts = await make_parts(R1, R2)
-    async with running(parts.service, CONFIG) as channel:
-        await deploy(channel, R1.name)
-        await deploy(channel, R2.name)
-        parts.engine.gate.clear()
-        doomed = asyncio.create_task(generate(channel))
-        await parts.engine.began.wait()
-        parts.engine.die()
-        lost = await refusal(doomed)
-        await until(lambda: parts.host.status.start_count >= 2)
-        answer = await generate(channel)
-        rolled = await DeploymentServiceStub(channel).RollbackDeployment(
-            deployment_api.RollbackDeploymentRequest(name=SUPPORT), metadata=bearer(), timeout=TIMEOUT_S
-        )
-    assert lost == (grpc.StatusCode.UNAVAILABLE, "ENGINE_DIED")
-    assert (answer.text, rolled.deployment.live.adapter_revision) == ("I am acme-r2", R1.name)
-
-
-async def test_an_engine_that_keeps_dying_is_given_up_and_health_says_so() -> None:
-    parts = await make_parts(R1)
-    async with running(parts.service, CONFIG) as channel:
-        await deploy(channel, R1.name)
-        for count in (1, 2, 3):
-            await until(lambda count=count: parts.host.status.start_count >= count and state_of(parts) == "READY")
-            parts.engine.die()
-        await until(lambda: state_of(parts) == "FAILED")
-        health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
-        refused = await refusal(generate(channel))
-    assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
-    assert refused == (grpc.StatusCode.UNAVAILABLE, "ENGINE_UNAVAILABLE")
 
 
 async def test_a_restarted_server_serves_what_was_deployed() -> None:
@@ -443,102 +378,6 @@ async def test_a_bad_conversation_is_refused(messages: list[tuple[str, str]]) ->
     assert refused == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
 
 
-async def call_each(
-    parts: Parts, channel: grpc.aio.Channel, metadata: tuple[tuple[str, str], ...]
-) -> list[tuple[str, str]]:
-    """Calls every method on what does not exist, or may not be seen; method, status and reason of each refusal."""
-    deployments, engine, inference = (
-        DeploymentServiceStub(channel),
-        EngineServiceStub(channel),
-        InferenceServiceStub(channel),
-    )
-    target = ask().target
-    turn = inference_service_pb2.Message(role="user", content="x")
-    named = {"name": SUPPORT}
-    calls = {
-        "DeployAdapter": lambda: deployments.DeployAdapter(
-            deployment_api.DeployAdapterRequest(**named, adapter_revision=R1.name), metadata=metadata
-        ),
-        "PromoteDeployment": lambda: deployments.PromoteDeployment(
-            deployment_api.PromoteDeploymentRequest(**named), metadata=metadata
-        ),
-        "RollbackDeployment": lambda: deployments.RollbackDeployment(
-            deployment_api.RollbackDeploymentRequest(**named), metadata=metadata
-        ),
-        "DeleteDeployment": lambda: deployments.DeleteDeployment(
-            deployment_api.DeleteDeploymentRequest(**named), metadata=metadata
-        ),
-        "PinDeployment": lambda: deployments.PinDeployment(
-            deployment_api.PinDeploymentRequest(**named, pinned=True), metadata=metadata
-        ),
-        "SetTraffic": lambda: deployments.SetTraffic(deployment_api.SetTrafficRequest(**named), metadata=metadata),
-        "PrefetchDeployment": lambda: deployments.PrefetchDeployment(
-            deployment_api.PrefetchDeploymentRequest(**named), metadata=metadata
-        ),
-        "GetDeployment": lambda: deployments.GetDeployment(
-            deployment_api.GetDeploymentRequest(**named), metadata=metadata
-        ),
-        "StartEngine": lambda: engine.StartEngine(
-            engine_api.StartEngineRequest(base_model="baseModels/none"), metadata=metadata
-        ),
-        "Generate": lambda: inference.Generate(ask(), metadata=metadata),
-        "BatchGenerate": lambda: inference.BatchGenerate(
-            inference_service_pb2.BatchGenerateRequest(target=target, inputs=[{"prompt": "x"}]), metadata=metadata
-        ),
-        "Score": lambda: inference.Score(
-            inference_service_pb2.ScoreRequest(target=target, prompt_text="x", completion_text="y"), metadata=metadata
-        ),
-        "Embed": lambda: inference.Embed(
-            inference_service_pb2.EmbedRequest(target=target, texts=["x"]), metadata=metadata
-        ),
-        "Chat": lambda: inference.Chat(
-            inference_service_pb2.ChatRequest(target=target, messages=[turn]), metadata=metadata
-        ),
-        "GenerateStream": lambda: inference.GenerateStream(
-            inference_service_pb2.GenerateStreamRequest(target=target, prompt="x"), metadata=metadata
-        ).read(),
-        "ChatStream": lambda: inference.ChatStream(
-            inference_service_pb2.ChatStreamRequest(target=target, messages=[turn]), metadata=metadata
-        ).read(),
-    }
-    found = []
-    for method, call in calls.items():
-        code, reason = await refusal(call())
-        found.append((method, f"{code.name} {reason}"))
-    return found
-
-
-async def test_every_method_refuses_a_call_without_a_token() -> None:
-    parts = await make_parts()
-    async with running(parts.service, CONFIG) as channel:
-        found = await call_each(parts, channel, ())
-    assert {answer for _, answer in found} == {"UNAUTHENTICATED UNAUTHENTICATED"}
-
-
-async def test_every_method_refuses_a_token_without_its_scope() -> None:
-    parts = await make_parts()
-    async with running(parts.service, CONFIG) as channel:
-        found = await call_each(parts, channel, bearer(scopes=("curation.read",)))
-    assert {answer for _, answer in found} == {"PERMISSION_DENIED PERMISSION_DENIED"}
-
-
-async def test_every_method_refuses_another_tenants_name_whether_or_not_it_exists() -> None:
-    parts = await make_parts()
-    async with running(parts.service, CONFIG) as channel:
-        found = dict(await call_each(parts, channel, bearer("beta")))
-    del found["StartEngine"]  # base models belong to all tenants
-    assert set(found.values()) == {"PERMISSION_DENIED PERMISSION_DENIED"}
-
-
-async def test_every_method_says_what_does_not_exist() -> None:
-    parts = await make_parts()
-    async with running(parts.service, CONFIG) as channel:
-        found = dict(await call_each(parts, channel, bearer()))
-    assert found.pop("DeployAdapter") == "NOT_FOUND ADAPTER_REVISION_NOT_FOUND"
-    assert found.pop("StartEngine") == "NOT_FOUND BASE_MODEL_NOT_FOUND"
-    assert set(found.values()) == {"NOT_FOUND DEPLOYMENT_NOT_FOUND"}
-
-
 async def test_deployments_are_listed_in_pages() -> None:
     parts = await make_parts(R1)
     names = [f"tenants/acme/deployments/d{number}" for number in range(5)]
@@ -555,16 +394,3 @@ async def test_deployments_are_listed_in_pages() -> None:
             if not (token := page.next_page_token):
                 break
     assert found == names
-
-
-async def test_a_base_model_that_cannot_start_does_not_stand_in_the_way_of_another() -> None:
-    parts = await make_parts()
-    parts.unstartable.add(BASE.sha256)
-    async with running(parts.service, CONFIG) as channel:
-        refused = await refusal(generate(channel, ask(BASE.name)))
-        stub = EngineServiceStub(channel)
-        failed = (await stub.GetEngine(engine_api.GetEngineRequest(), metadata=bearer())).engine
-        answer = await generate(channel, ask(OTHER_BASE.name))
-    assert refused == (grpc.StatusCode.UNAVAILABLE, "ENGINE_UNAVAILABLE")
-    assert (failed.state, failed.error.message) == (engine_api.ENGINE_STATE_FAILED, "vLLM could not start")
-    assert answer.origin.base_model == OTHER_BASE.name

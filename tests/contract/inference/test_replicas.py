@@ -14,11 +14,12 @@ from luthier.inference.v1 import deployment_service_pb2 as deployment_api
 from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from luthierd.config import ServerConfig
+from luthierd.inference.admission.quotas import Quotas
 from luthierd.inference.build import VERSIONS
 from luthierd.inference.deployments.store import SqlStore
 from luthierd.inference.domain.deployment import Deployment
 from luthierd.inference.domain.engine import EngineState
-from luthierd.inference.domain.errors import ReplicaLeaseLostError, SharedStateUnreachableError
+from luthierd.inference.domain.errors import EtagMismatchError, ReplicaLeaseLostError, SharedStateUnreachableError
 from luthierd.inference.replicas.store import Barrier, Intent, SqlReplicaStore
 from luthierd.storage.database import Database
 from support.inference_fakes import BASE, revision
@@ -27,6 +28,7 @@ from support.serving import bearer, error_info, running
 from support.waiting import until
 
 SUPPORT = "tenants/acme/deployments/support"
+QUOTA = "tenants/acme/quota"
 R1, R2, R3 = revision("r1"), revision("r2"), revision("r3")
 TIMES = {"replica_lease_s": 2.0, "replica_poll_s": 0.02, "replica_check_s": 20.0}
 TIMEOUT_S = 20
@@ -316,3 +318,22 @@ async def test_a_coordinator_without_a_lease_publishes_nothing_and_its_intent_is
     with pytest.raises(ReplicaLeaseLostError):
         await store.publish(intent, lambda direct: direct.create(new))
     assert (await store.desired()).deployments == ()
+
+
+async def test_quotas_that_another_replica_changed_hold_after_a_read() -> None:
+    parts = await make_parts()
+    other = Quotas(store=parts.store, defaults=parts.quotas.limits("nobody"))
+    await other.update(QUOTA, {"weight": 9})
+    assert parts.quotas.limits("acme").weight == 1
+    await parts.quotas.read()
+    assert parts.quotas.limits("acme").weight == 9
+
+
+async def test_a_change_against_what_another_replica_set_is_aborted_once_and_then_made() -> None:
+    parts = await make_parts()
+    other = Quotas(store=parts.store, defaults=parts.quotas.limits("nobody"))
+    await other.update(QUOTA, {"weight": 9})
+    with pytest.raises(EtagMismatchError):
+        await parts.quotas.update(QUOTA, {"requests_per_minute": 5})
+    quota = await parts.quotas.update(QUOTA, {"requests_per_minute": 5})
+    assert quota.own == {"weight": 9, "requests_per_minute": 5}

@@ -21,9 +21,9 @@ from luthierd.config import ServerConfig
 from luthierd.inference.admission.quotas import Quotas
 from luthierd.inference.config import InferenceConfig
 from luthierd.inference.domain.completion import TokenUsage
-from luthierd.inference.domain.errors import EtagMismatchError
 from luthierd.inference.engine.engine import OpenAIApplication
 from luthierd.inference.http.server import HttpServer
+from support.capture_parts import Clock
 from support.inference_fakes import BASE, FakeEngine, revision
 from support.inference_parts import Parts, make_parts
 from support.serving import bearer, details, error_info, running
@@ -33,16 +33,6 @@ TIMEOUT_S = 10
 TENANT_SCOPES = ("inference.generate", "inference.deploy", "inference.evaluate")
 QUOTA = "tenants/acme/quota"
 SUPPORT = "tenants/acme/deployments/support"
-
-
-class Clock:
-    """Stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @contextlib.asynccontextmanager
@@ -300,7 +290,7 @@ async def test_the_engine_gets_no_more_than_its_batch_and_tenants_take_turns() -
     assert order.index("beta") <= 1
 
 
-async def test_a_waiter_whose_caller_gives_up_leaves_the_queue_and_takes_no_seat() -> None:
+async def test_a_waiter_whose_caller_gives_up_leaves_the_queue_and_takes_no_slot() -> None:
     async with served(max_num_seqs=1) as (parts, channel):
         await generate(channel)
         parts.engine.gate.clear()
@@ -401,22 +391,3 @@ async def test_over_http_a_quota_is_429_with_the_seconds_to_wait_rounded_up() ->
     assert (refusal.status_code, refusal.headers["retry-after"]) == (429, "9")
     assert refusal.json()["error"]["code"] == "QUOTA_EXCEEDED"
     assert (small.status_code, large.status_code) == (200, 429)
-
-
-async def test_quotas_that_another_replica_changed_hold_after_a_read() -> None:
-    parts = await make_parts()
-    other = Quotas(store=parts.store, defaults=parts.quotas.limits("nobody"))
-    await other.update(QUOTA, {"weight": 9})
-    assert parts.quotas.limits("acme").weight == 1
-    await parts.quotas.read()
-    assert parts.quotas.limits("acme").weight == 9
-
-
-async def test_a_change_against_what_another_replica_set_is_aborted_once_and_then_made() -> None:
-    parts = await make_parts()
-    other = Quotas(store=parts.store, defaults=parts.quotas.limits("nobody"))
-    await other.update(QUOTA, {"weight": 9})
-    with pytest.raises(EtagMismatchError):
-        await parts.quotas.update(QUOTA, {"requests_per_minute": 5})
-    quota = await parts.quotas.update(QUOTA, {"requests_per_minute": 5})
-    assert quota.own == {"weight": 9, "requests_per_minute": 5}
