@@ -65,7 +65,7 @@ def load_scanner() -> Scanner:
         return PresidioScanner()
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PiiCounts:
     """Counted over the rows that came in."""
 
