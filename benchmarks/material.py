@@ -49,7 +49,7 @@ def record_references(model: pathlib.Path, adapters: Sequence[pathlib.Path]) -> 
     """Adds the log-probabilities that a training records, so that a deploy checks as much as a real one."""
     import torch
     from luthierd.trainer.artifacts import REFERENCE_FILE
-    from luthierd.trainer.blocks.references import COMPLETION_TOKENS, PROMPT_COUNT, Reference, completion_logprobs
+    from luthierd.trainer.references import COMPLETION_TOKENS, PROMPT_COUNT, Reference, completion_logprobs
     from peft import PeftModel, set_peft_model_state_dict
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from luthierd.names import ADAPTER, ADAPTER_REVISION, TENANT
 from luthierd.paging import Page, PageRequest
-from luthierd.trainer.domain import Adapter, AdapterNotFoundError, AdapterRevision, AdapterRevisionNotFoundError
+from luthierd.trainer.domain.adapter import Adapter, AdapterNotFoundError, AdapterRevision, AdapterRevisionNotFoundError
 
 
 class AdapterStore(Protocol):

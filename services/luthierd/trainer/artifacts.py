@@ -7,15 +7,14 @@ import json
 import math
 import pathlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from luthierd.codec import to_json
 from luthierd.files import write_atomically
-from luthierd.trainer.blocks.lora import save_adapter
-from luthierd.trainer.blocks.references import Reference
-from luthierd.trainer.domain import TrainingTask
-from luthierd.trainer.recipes.sft import Trained
+from luthierd.trainer.domain.training import TrainingTask
+from luthierd.trainer.loop import Trained
+from luthierd.trainer.references import Reference
 
 VERSIONED = ("torch", "transformers", "peft", "safetensors")
 LINEAGE_FILE, CARD_FILE, REFERENCE_FILE = "lineage.json", "README.md", "reference.json"
@@ -25,41 +24,35 @@ def export_adapter(
     folder: pathlib.Path,
     trained: Trained,
     *,
-    name: str,
-    training_job: str,
     task: TrainingTask,
-    row_counts: dict[str, int],
+    training_job: str,
+    method_description: str,
+    row_counts: Mapping[str, int],
     dtype: str,
     references: Sequence[Reference],
 ) -> None:
-    """Writes the five files. Nothing in them depends on the time or on this machine's paths."""
-    save_adapter(
-        folder,
-        trained.lora,
-        config=task.config,
-        target_modules=trained.target_modules,
-        base_model=task.base_model,
-    )
-    lineage = lineage_of(trained, name=name, training_job=training_job, task=task, row_counts=row_counts, dtype=dtype)
+    """Writes weights and the three files about them. Nothing in them depends on the time or on this machine's paths."""
+    trained.weights.save(folder, base_model=task.base_model)
+    lineage = lineage_of(trained, task=task, training_job=training_job, row_counts=row_counts, dtype=dtype)
     _write_json(folder / LINEAGE_FILE, lineage)
     _write_json(folder / REFERENCE_FILE, {"dtype": dtype, "rows": to_json(references)})
-    write_atomically(folder / CARD_FILE, iter([model_card(lineage).encode()]))
+    write_atomically(folder / CARD_FILE, iter([model_card(lineage, method_description).encode()]))
 
 
 def lineage_of(
-    trained: Trained, *, name: str, training_job: str, task: TrainingTask, row_counts: dict[str, int], dtype: str
+    trained: Trained, *, task: TrainingTask, training_job: str, row_counts: Mapping[str, int], dtype: str
 ) -> dict[str, Any]:
     """All that is needed to make the adapter again, by digest."""
     versions = {package: importlib.metadata.version(package) for package in VERSIONED}
     return {
-        "adapter": name,
+        "adapter": task.adapter,
         "training_job": training_job,
         "dataset": {
             "revision": task.dataset.name,
             "sha256": task.dataset.sha256,
             "train_sha256": task.dataset.train_sha256,
             "validation_sha256": task.dataset.validation_sha256,
-            "row_counts": row_counts,
+            "row_counts": dict(row_counts),
         },
         "base_model": {
             "name": task.base_model,
@@ -74,13 +67,13 @@ def lineage_of(
             "step": trained.step,
             "validation_loss": None if math.isnan(trained.validation_loss) else trained.validation_loss,
             "completion_tokens_per_epoch": trained.label_count,
-            "target_modules": list(trained.target_modules),
+            "target_modules": list(trained.weights.target_modules),
         },
         "versions": versions | {"python": platform.python_version(), "machine": platform.machine()},
     }
 
 
-def model_card(lineage: dict[str, Any]) -> str:
+def model_card(lineage: Mapping[str, Any], method_description: str) -> str:
     """README.md of the revision, with the front matter that model hubs read."""
     config, result, dataset, base = lineage["config"], lineage["result"], lineage["dataset"], lineage["base_model"]
     loss = result["validation_loss"]
@@ -94,7 +87,7 @@ tags: [lora, luthier]
 # {lineage["adapter"]}
 
 A LoRA adapter (rank {config["rank"]}, alpha {config["alpha"]:g}, on {", ".join(result["target_modules"])}) for
-`{base["name"]}`, made by supervised fine-tuning with the loss on completions only.
+`{base["name"]}`, made by {method_description}.
 
 | what | which |
 |---|---|

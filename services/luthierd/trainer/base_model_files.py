@@ -11,13 +11,19 @@ import json
 import math
 import pathlib
 import shutil
-import struct
 from typing import Any
+
+import safetensors
 
 from luthierd.errors import InvalidArgumentError
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.manifests import put_folder, read_manifest
-from luthierd.trainer.domain import BaseModelInfo, ImportPathNotFoundError, PackageNotFoundError
+from luthierd.trainer.domain.base_model import (
+    BaseModelInfo,
+    ImportPathNotFoundError,
+    ImportSource,
+    PackageNotFoundError,
+)
 
 COPIED = (
     "config.json",
@@ -31,9 +37,6 @@ COPIED = (
 )
 """Files of a checkpoint that are taken over, besides `*.safetensors`."""
 
-MAX_HEADER_BYTES = 100 * 1024 * 1024
-"""The bound of the safetensors format."""
-
 
 class BaseModelInvalidError(InvalidArgumentError):
     """The files are not a model that can be trained and served."""
@@ -42,6 +45,16 @@ class BaseModelInvalidError(InvalidArgumentError):
 
     def __init__(self, problem: str, **metadata: str) -> None:
         super().__init__(problem, metadata=metadata)
+
+
+def import_base_model(source: ImportSource, folder: pathlib.Path, blobs: BlobStore) -> BaseModelInfo:
+    """Lays the model out in `folder`, which is emptied first, and stores it. The errors of the functions below."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if source.kind == "package":
+        import_package(source.value, folder)
+    else:
+        import_folder(pathlib.Path(source.value), folder)
+    return inspect(folder, blobs)
 
 
 def import_folder(source: pathlib.Path, target: pathlib.Path) -> None:
@@ -115,21 +128,13 @@ def inspect(folder: pathlib.Path, blobs: BlobStore) -> BaseModelInfo:
 
 def safetensors_parameter_count(path: pathlib.Path) -> int:
     """Parameters by the file's header; tied weights are stored, and counted, once. BaseModelInvalidError."""
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        size = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 0 < size <= MAX_HEADER_BYTES:
-            raise BaseModelInvalidError(f"{path.name} is not a safetensors file", file=path.name)
-        try:
-            header: dict[str, Any] = json.loads(file.read(size))
-            entries = [entry for name, entry in header.items() if name != "__metadata__"]
-            end = max((int(entry["data_offsets"][1]) for entry in entries), default=0)
-            count = sum(math.prod(int(length) for length in entry["shape"]) for entry in entries)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise BaseModelInvalidError(f"the header of {path.name} cannot be read", file=path.name) from error
-    if path.stat().st_size != 8 + size + end:
-        raise BaseModelInvalidError(f"{path.name} is cut off; copy it again", file=path.name)
-    return count
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - no mapping
+    except (safetensors.SafetensorError, OSError) as error:
+        raise BaseModelInvalidError(
+            f"{path.name} is cut off or not a safetensors file ({error}); copy it again", file=path.name
+        ) from error
 
 
 def _chat_template(folder: pathlib.Path) -> str:

@@ -12,7 +12,7 @@ from typing import Protocol
 from luthierd.errors import AbortedError, InvalidArgumentError
 from luthierd.names import BASE_MODEL, parse_id
 from luthierd.paging import Page, PageRequest
-from luthierd.trainer.domain import (
+from luthierd.trainer.domain.base_model import (
     BaseModel,
     BaseModelExistsError,
     BaseModelNotFoundError,

@@ -9,20 +9,22 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from luthierd.codec import to_json
-from luthierd.errors import FieldViolation
 from luthierd.jobs.queue import Job
 from luthierd.names import ADAPTER, BASE_MODEL, DATASET_REVISION, TENANT, TRAINING_JOB, parse_id
 from luthierd.paging import Page, PageRequest
+from luthierd.settings import Fault
 from luthierd.trainer.adapters import AdapterStore
 from luthierd.trainer.base_models import BaseModels
-from luthierd.trainer.domain import (
-    AdapterBaseMismatchError,
-    BaseModelInfo,
+from luthierd.trainer.domain.adapter import AdapterBaseMismatchError
+from luthierd.trainer.domain.base_model import BaseModelInfo
+from luthierd.trainer.domain.training import (
+    CONFIG_PATH,
     DatasetSplits,
     InvalidTrainingConfigError,
     TrainingConfig,
     TrainingTask,
 )
+from luthierd.trainer.recipes.recipe import with_method_defaults
 
 DEFAULT_MAX_SEQ_LENGTH = 2048
 """Memory for attention grows with the square of the length; longer rows are wanted knowingly."""
@@ -91,7 +93,7 @@ class TrainingJobs:
         BASE_MODEL.parse(base_model, field="training_job.base_model")
         DATASET_REVISION.parse(dataset_revision, field="training_job.dataset_revision")
         job_id = parse_id(job_id, field="training_job_id") if job_id else f"t{uuid.uuid4().hex[:12]}"
-        settings = TrainingConfig.from_given(config)
+        settings = with_method_defaults(TrainingConfig.from_given(config))
         info = (await self._base_models.get(base_model)).ready_info()
         settings = with_row_limit(settings, info)
         await self._check_base(adapter, base_model, info)
@@ -134,12 +136,6 @@ def with_row_limit(config: TrainingConfig, info: BaseModelInfo) -> TrainingConfi
     """`config` with the row limit filled in. InvalidTrainingConfigError if it exceeds the model's window."""
     window = info.context_window_tokens
     if config.max_seq_length > window:
-        violation = FieldViolation(
-            "training_job.config.max_seq_length",
-            f"{config.max_seq_length} exceeds the model's window of {window} tokens",
-        )
-        raise InvalidTrainingConfigError(
-            f"max_seq_length: {violation.description}", metadata={"fields": violation.field}, violations=[violation]
-        )
-    limit = config.max_seq_length or min(window, DEFAULT_MAX_SEQ_LENGTH)
-    return dataclasses.replace(config, max_seq_length=limit)
+        problem = f"{config.max_seq_length} exceeds the model's window of {window} tokens"
+        raise InvalidTrainingConfigError(CONFIG_PATH, [Fault("max_seq_length", problem)])
+    return dataclasses.replace(config, max_seq_length=config.max_seq_length or min(window, DEFAULT_MAX_SEQ_LENGTH))

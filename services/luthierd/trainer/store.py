@@ -12,14 +12,8 @@ from luthierd.jobs.queue import Job, JobQueue, JobState
 from luthierd.names import ADAPTER, ADAPTER_REVISION
 from luthierd.paging import Page, PageRequest
 from luthierd.storage.database import Database
-from luthierd.trainer.domain import (
-    Adapter,
-    AdapterRevision,
-    BaseModel,
-    BaseModelInfo,
-    BaseModelState,
-    ImportSource,
-)
+from luthierd.trainer.domain.adapter import Adapter, AdapterRevision
+from luthierd.trainer.domain.base_model import BaseModel, BaseModelInfo, BaseModelState, ImportSource
 
 IMPORT, TRAIN = "import", "train"
 """Kinds of jobs."""

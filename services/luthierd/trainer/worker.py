@@ -1,11 +1,17 @@
-"""The trainer's worker process: `python -m luthierd.trainer.worker <job name>`. Imports models, trains adapters."""
+"""The trainer's worker process: `python -m luthierd.trainer.worker <job name>`. Imports models, trains adapters.
+
+torch is imported here, at the top: it takes longer than a short lease lasts, so it must be there before the claim.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import importlib
+import hashlib
+import json
+import math
 import shutil
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,14 +20,19 @@ from luthierd.codec import from_json, to_json
 from luthierd.jobs.worker import JobCancelled, JobContext, Outcome, run_worker
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
+from luthierd.storage.manifests import checkout, put_folder, read_manifest
+from luthierd.trainer import base_model_files
+from luthierd.trainer.artifacts import export_adapter
+from luthierd.trainer.blocks.checkpoint import CheckpointFolder
+from luthierd.trainer.blocks.encoding import EmptySplitError, read_rows
+from luthierd.trainer.blocks.model import keep_freed_memory, load_model, load_tokenizer, resolve_dtype
 from luthierd.trainer.config import TrainerConfig
-from luthierd.trainer.domain import ImportSource, TrainingProgress, TrainingTask
+from luthierd.trainer.domain.base_model import ImportSource
+from luthierd.trainer.domain.training import TrainingProgress, TrainingTask
+from luthierd.trainer.loop import Report, TrainingCancelled, train
+from luthierd.trainer.recipes.recipe import make_recipe
+from luthierd.trainer.references import reference_rows
 from luthierd.trainer.store import IMPORT, add_adapter_revision, set_base_model_info
-
-
-def import_recipes() -> None:
-    """Imports torch, which takes longer than a short lease lasts."""
-    importlib.import_module("luthierd.trainer.recipes.sft_run")
 
 
 async def work(context: JobContext, config: TrainerConfig, _database: Database) -> Outcome:
@@ -32,38 +43,28 @@ async def work(context: JobContext, config: TrainerConfig, _database: Database) 
 
 async def import_base_model(context: JobContext, blobs: BlobStore, config: TrainerConfig) -> Outcome:
     """Reads the source, stores the files, and registers what they are."""
-    from luthierd.trainer.recipes.import_run import import_base_model as read_source
-
     payload = context.job.payload
-    source = from_json(ImportSource, payload["source"])
     folder = config.scratch / context.job.name
     try:
-        info = await asyncio.to_thread(read_source, source, folder, blobs)
+        source = from_json(ImportSource, payload["source"])
+        info = await asyncio.to_thread(base_model_files.import_base_model, source, folder, blobs)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return Outcome(to_json(info), lambda tx: set_base_model_info(tx, payload["base_model"], info))
 
 
 async def train_adapter(context: JobContext, blobs: BlobStore, config: TrainerConfig) -> Outcome:
-    """Trains, stores the adapter, and gives it its revision number together with the job's end."""
-    from luthierd.trainer.blocks.errors import TrainingCancelled
-    from luthierd.trainer.recipes.sft_run import Folders, run_sft
-
+    """Trains, stores the adapter, and numbers its revision together with the job's end."""
     job, task = context.job, from_json(TrainingTask, context.job.payload)
-    folders = Folders(
-        checkpoints=config.checkpoints / job.name,
-        adapter=config.scratch / job.name,
-        base_model=config.scratch / "base_models" / task.base_model_info.sha256,
-    )
     try:
         made = await asyncio.to_thread(
-            run_sft, task, training_job=job.name, blobs=blobs, folders=folders, report=JobReport(context)
+            run_training, task, training_job=job.name, blobs=blobs, config=config, report=JobReport(context)
         )
     except TrainingCancelled:
-        shutil.rmtree(folders.checkpoints, ignore_errors=True)
+        shutil.rmtree(config.checkpoints / job.name, ignore_errors=True)
         raise JobCancelled from None
     finally:
-        shutil.rmtree(folders.adapter, ignore_errors=True)
+        shutil.rmtree(config.scratch / job.name, ignore_errors=True)
     content: dict[str, Any] = {
         "size_bytes": made.size_bytes,
         "base_model": task.base_model,
@@ -81,16 +82,85 @@ async def train_adapter(context: JobContext, blobs: BlobStore, config: TrainerCo
         result["adapter_revision"] = await add_adapter_revision(
             tx, task.adapter, training_job=job.name, sha256=made.sha256, content=content, now=time.time()
         )
-        shutil.rmtree(folders.checkpoints, ignore_errors=True)
+        shutil.rmtree(config.checkpoints / job.name, ignore_errors=True)
 
     return Outcome(result, commit)
 
 
+@dataclass(frozen=True)
+class StoredAdapter:
+    """An adapter in the blob store."""
+
+    sha256: str
+    size_bytes: int
+    target_modules: tuple[str, ...]
+    validation_loss: float | None
+
+
+def run_training(
+    task: TrainingTask, *, training_job: str, blobs: BlobStore, config: TrainerConfig, report: Report
+) -> StoredAdapter:
+    """One training job from digests to digest: fetches model and rows, trains, stores the adapter.
+
+    Checkpoints outlive the worker; the next one resumes from them. TrainingCancelled; the errors of recipe and loop.
+    """
+    keep_freed_memory()
+    recipe = make_recipe(task.config)
+    base_model = config.scratch / "base_models" / task.base_model_info.sha256  # shared by all runs on it
+    checkout(blobs, task.base_model_info.sha256, base_model)
+    tokenizer = load_tokenizer(base_model)
+    digests = {"train": task.dataset.train_sha256, "validation": task.dataset.validation_sha256}
+    splits = {
+        split: recipe.encode(list(read_rows(blobs.local_path(sha256))), tokenizer)
+        for split, sha256 in digests.items()
+        if sha256
+    }
+    rows, validation_rows = splits["train"], splits.get("validation", [])
+    if not rows:
+        raise EmptySplitError("train")
+    dtype = resolve_dtype(task.config.dtype)
+    longest = max(row.token_count for row in [*rows, *validation_rows])
+    model = load_model(base_model, dtype=dtype, longest_row_tokens=longest)
+    trained = train(
+        model,
+        recipe,
+        rows,
+        validation_rows=validation_rows,
+        checkpoints=CheckpointFolder(config.checkpoints / training_job, fingerprint=fingerprint(task)),
+        report=report,
+    )
+    folder = config.scratch / training_job
+    shutil.rmtree(folder, ignore_errors=True)
+    export_adapter(
+        folder,
+        trained,
+        task=task,
+        training_job=training_job,
+        method_description=recipe.description,
+        row_counts={split: len(examples) for split, examples in splits.items()},
+        dtype=str(dtype).removeprefix("torch."),
+        references=reference_rows(model, trained.weights, validation_rows or rows),
+    )
+    manifest = put_folder(blobs, folder)
+    return StoredAdapter(
+        sha256=manifest.sha256,
+        size_bytes=read_manifest(blobs, manifest.sha256).size_bytes,
+        target_modules=trained.weights.target_modules,
+        validation_loss=None if math.isnan(trained.validation_loss) else trained.validation_loss,
+    )
+
+
+def fingerprint(task: TrainingTask) -> str:
+    """Identifies a run: the same data, model and settings give the same losses."""
+    return hashlib.sha256(json.dumps(to_json(task), sort_keys=True).encode()).hexdigest()
+
+
 class JobReport:
-    """See `recipes.sft.Report`: passes on to the job's events."""
+    """See `loop.Report`: passes reports on to the job's events."""
 
     def __init__(self, context: JobContext) -> None:
         self._context = context
+        self.settle, self.cancelled = context.settle, context.cancelled
 
     def progress(self, progress: TrainingProgress) -> None:
         """As an event, and as the job's progress."""
@@ -100,14 +170,6 @@ class JobReport:
         """As an event."""
         self._context.emit("message", {"message": text})
 
-    def settle(self) -> None:
-        """Waits until all of it is written."""
-        self._context.settle()
-
-    def cancelled(self) -> bool:
-        """Whether a cancel was asked for."""
-        return self._context.cancelled()
-
 
 if __name__ == "__main__":
-    run_worker("trainer", TrainerConfig, work, prepare=import_recipes)
+    run_worker("trainer", TrainerConfig, work)

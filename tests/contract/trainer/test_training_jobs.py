@@ -20,7 +20,8 @@ from luthierd.jobs.queue import JobQueue, JobState
 from luthierd.storage.database import Database
 from luthierd.trainer.build import build
 from luthierd.trainer.config import TrainerConfig
-from luthierd.trainer.domain import BaseModelInfo, DatasetNotReadyError, DatasetSplits
+from luthierd.trainer.domain.base_model import BaseModelInfo
+from luthierd.trainer.domain.training import DatasetNotReadyError, DatasetSplits
 from luthierd.trainer.store import add_adapter_revision, set_base_model_info
 from support.serving import VERIFIER, bearer, details, error_info, running
 

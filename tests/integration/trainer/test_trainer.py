@@ -23,7 +23,14 @@ from support.trainer_material import DATASET, Installation, adapter_files, insta
 from transformers import AutoModelForCausalLM
 
 TENANT, MODEL, ADAPTER = "tenants/acme", "baseModels/tiny", "tenants/acme/adapters/support"
-CONFIG = {"rank": 4, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 0.005, "early_stopping_patience": 0}
+CONFIG = {
+    "rank": 4,
+    "batch_size": 8,
+    "micro_batch_size": 4,
+    "learning_rate": 0.005,
+    "early_stopping_patience": 0,
+    "dtype": "float32",  # PEFT's, with which the results are compared; processors with bfloat16 would choose that
+}
 TIMEOUT_S = 240.0
 
 # One installation for all tests, with one imported model: each start and each import loads torch. Adapters keep apart.

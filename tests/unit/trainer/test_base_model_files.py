@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.manifests import read_manifest
-from luthierd.trainer.base_model_files import BaseModelInvalidError
-from luthierd.trainer.domain import BaseModelInfo, ImportPathNotFoundError, ImportSource, PackageNotFoundError
-from luthierd.trainer.recipes.import_run import import_base_model
+from luthierd.trainer.base_model_files import BaseModelInvalidError, import_base_model
+from luthierd.trainer.domain.base_model import (
+    BaseModelInfo,
+    ImportPathNotFoundError,
+    ImportSource,
+    PackageNotFoundError,
+)
 from transformers import AutoModelForCausalLM
 
 

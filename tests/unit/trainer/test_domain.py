@@ -7,16 +7,13 @@ import pytest
 from luthierd.codec import from_json, to_json
 from luthierd.errors import InvalidArgumentError
 from luthierd.trainer.base_models import resolve_source
-from luthierd.trainer.domain import (
+from luthierd.trainer.domain.base_model import (
     BaseModelInfo,
-    DatasetSplits,
     ImportPathForbiddenError,
     ImportPathNotFoundError,
-    InvalidTrainingConfigError,
     PackageNotFoundError,
-    TrainingConfig,
-    TrainingTask,
 )
+from luthierd.trainer.domain.training import DatasetSplits, InvalidTrainingConfigError, TrainingConfig, TrainingTask
 from luthierd.trainer.jobs import with_row_limit
 
 INFO = BaseModelInfo(

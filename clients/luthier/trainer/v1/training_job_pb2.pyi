@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -151,7 +152,7 @@ Global___TrainingJob: _TypeAlias = TrainingJob  # noqa: Y015
 
 @_typing.final
 class TrainingConfig(_message.Message):
-    """How to train: supervised fine-tuning with LoRA, loss on the completion only."""
+    """How to train. Settings that a method does not use have no effect."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -176,6 +177,8 @@ class TrainingConfig(_message.Message):
     DTYPE_FIELD_NUMBER: _builtins.int
     MAX_SEQ_LENGTH_FIELD_NUMBER: _builtins.int
     USE_RSLORA_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    METHOD_SETTINGS_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """LoRA rank, 1 to 256. Default 16."""
     alpha: _builtins.float
@@ -216,9 +219,17 @@ class TrainingConfig(_message.Message):
     """Longest row, in tokens. A longer one is refused, not cut. Default: the model's window, at most 2,048."""
     use_rslora: _builtins.bool
     """Use use-rslora scaling, alpha / sqrt(rank). Default false."""
+    method: _builtins.str
+    """Training method: `sft` (supervised fine-tuning with LoRA, loss on the completion only), or one of an installed
+    plug-in. Default `sft`.
+    """
     @_builtins.property
     def target_modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Modules to adapt. Default: all linear layers of the blocks."""
+
+    @_builtins.property
+    def method_settings(self) -> _struct_pb2.Struct:
+        """Settings that only this method has, by name; the rest take their defaults. `sft` has none."""
 
     def __init__(
         self,
@@ -244,10 +255,12 @@ class TrainingConfig(_message.Message):
         dtype: _builtins.str = ...,
         max_seq_length: _builtins.int | None = ...,
         use_rslora: _builtins.bool | None = ...,
+        method: _builtins.str = ...,
+        method_settings: _struct_pb2.Struct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_batch_size", b"_batch_size", "_checkpoint_interval_steps", b"_checkpoint_interval_steps", "_dropout", b"_dropout", "_early_stopping_min_delta", b"_early_stopping_min_delta", "_early_stopping_patience", b"_early_stopping_patience", "_epoch_count", b"_epoch_count", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_max_seq_length", b"_max_seq_length", "_max_steps", b"_max_steps", "_micro_batch_size", b"_micro_batch_size", "_min_learning_rate_ratio", b"_min_learning_rate_ratio", "_rank", b"_rank", "_seed", b"_seed", "_use_rslora", b"_use_rslora", "_validation_interval_steps", b"_validation_interval_steps", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "alpha", b"alpha", "batch_size", b"batch_size", "checkpoint_interval_steps", b"checkpoint_interval_steps", "dropout", b"dropout", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "epoch_count", b"epoch_count", "learning_rate", b"learning_rate", "max_grad_norm", b"max_grad_norm", "max_seq_length", b"max_seq_length", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "min_learning_rate_ratio", b"min_learning_rate_ratio", "rank", b"rank", "seed", b"seed", "use_rslora", b"use_rslora", "validation_interval_steps", b"validation_interval_steps", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_batch_size", b"_batch_size", "_checkpoint_interval_steps", b"_checkpoint_interval_steps", "_dropout", b"_dropout", "_early_stopping_min_delta", b"_early_stopping_min_delta", "_early_stopping_patience", b"_early_stopping_patience", "_epoch_count", b"_epoch_count", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_max_seq_length", b"_max_seq_length", "_max_steps", b"_max_steps", "_micro_batch_size", b"_micro_batch_size", "_min_learning_rate_ratio", b"_min_learning_rate_ratio", "_rank", b"_rank", "_seed", b"_seed", "_use_rslora", b"_use_rslora", "_validation_interval_steps", b"_validation_interval_steps", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "alpha", b"alpha", "batch_size", b"batch_size", "checkpoint_interval_steps", b"checkpoint_interval_steps", "dropout", b"dropout", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "epoch_count", b"epoch_count", "learning_rate", b"learning_rate", "max_grad_norm", b"max_grad_norm", "max_seq_length", b"max_seq_length", "max_steps", b"max_steps", "method_settings", b"method_settings", "micro_batch_size", b"micro_batch_size", "min_learning_rate_ratio", b"min_learning_rate_ratio", "rank", b"rank", "seed", b"seed", "use_rslora", b"use_rslora", "validation_interval_steps", b"validation_interval_steps", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_batch_size", b"_batch_size", "_checkpoint_interval_steps", b"_checkpoint_interval_steps", "_dropout", b"_dropout", "_early_stopping_min_delta", b"_early_stopping_min_delta", "_early_stopping_patience", b"_early_stopping_patience", "_epoch_count", b"_epoch_count", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_max_seq_length", b"_max_seq_length", "_max_steps", b"_max_steps", "_micro_batch_size", b"_micro_batch_size", "_min_learning_rate_ratio", b"_min_learning_rate_ratio", "_rank", b"_rank", "_seed", b"_seed", "_use_rslora", b"_use_rslora", "_validation_interval_steps", b"_validation_interval_steps", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "alpha", b"alpha", "batch_size", b"batch_size", "checkpoint_interval_steps", b"checkpoint_interval_steps", "dropout", b"dropout", "dtype", b"dtype", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "epoch_count", b"epoch_count", "learning_rate", b"learning_rate", "max_grad_norm", b"max_grad_norm", "max_seq_length", b"max_seq_length", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "min_learning_rate_ratio", b"min_learning_rate_ratio", "rank", b"rank", "seed", b"seed", "target_modules", b"target_modules", "use_rslora", b"use_rslora", "validation_interval_steps", b"validation_interval_steps", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_batch_size", b"_batch_size", "_checkpoint_interval_steps", b"_checkpoint_interval_steps", "_dropout", b"_dropout", "_early_stopping_min_delta", b"_early_stopping_min_delta", "_early_stopping_patience", b"_early_stopping_patience", "_epoch_count", b"_epoch_count", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_max_seq_length", b"_max_seq_length", "_max_steps", b"_max_steps", "_micro_batch_size", b"_micro_batch_size", "_min_learning_rate_ratio", b"_min_learning_rate_ratio", "_rank", b"_rank", "_seed", b"_seed", "_use_rslora", b"_use_rslora", "_validation_interval_steps", b"_validation_interval_steps", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "alpha", b"alpha", "batch_size", b"batch_size", "checkpoint_interval_steps", b"checkpoint_interval_steps", "dropout", b"dropout", "dtype", b"dtype", "early_stopping_min_delta", b"early_stopping_min_delta", "early_stopping_patience", b"early_stopping_patience", "epoch_count", b"epoch_count", "learning_rate", b"learning_rate", "max_grad_norm", b"max_grad_norm", "max_seq_length", b"max_seq_length", "max_steps", b"max_steps", "method", b"method", "method_settings", b"method_settings", "micro_batch_size", b"micro_batch_size", "min_learning_rate_ratio", b"min_learning_rate_ratio", "rank", b"rank", "seed", b"seed", "target_modules", b"target_modules", "use_rslora", b"use_rslora", "validation_interval_steps", b"validation_interval_steps", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
     _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015

@@ -8,7 +8,7 @@ from luthierd.names import DATASET_REVISION
 from luthierd.rpc.auth import TokenIssuer
 from luthierd.rpc.peers import acting_for, translated
 from luthierd.trainer.api import training_wire as wire
-from luthierd.trainer.domain import DatasetSplits
+from luthierd.trainer.domain.training import DatasetSplits
 
 SCOPES = ("curation.read",)
 

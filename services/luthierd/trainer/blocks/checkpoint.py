@@ -21,6 +21,9 @@ from luthierd.files import write_atomically
 KEPT = 2
 """The newest may be unreadable after a disk fault; the one before it is the way out."""
 
+GROUPS = ("weights", "best_weights", "optimizer", "rng")
+"""Tensors in the file are named `<group>/<name>`."""
+
 _FILE = re.compile(r"step-(\d{8})\.safetensors")
 
 
@@ -41,8 +44,8 @@ class Checkpoint:
     """A restored run."""
 
     run: RunState
-    lora: dict[str, torch.Tensor]
-    best_lora: dict[str, torch.Tensor]
+    weights: dict[str, torch.Tensor]
+    best_weights: dict[str, torch.Tensor]
     optimizer: dict[str, torch.Tensor]
     """By `<index of the parameter>.<name of the moment>`."""
     rng: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -56,12 +59,7 @@ class CheckpointFolder:
 
     def save(self, checkpoint: Checkpoint) -> pathlib.Path:
         """Writes the file, then removes those older than the last `kept`."""
-        groups = {
-            "lora": checkpoint.lora,
-            "best": checkpoint.best_lora,
-            "optimizer": checkpoint.optimizer,
-            "rng": checkpoint.rng,
-        }
+        groups = {name: getattr(checkpoint, name) for name in GROUPS}
         tensors = {f"{group}/{name}": t.contiguous() for group, named in groups.items() for name, t in named.items()}
         header = {"run": json.dumps(dataclasses.asdict(checkpoint.run)), "fingerprint": self._fingerprint}
         path = self._folder / f"step-{checkpoint.run.step:08d}.safetensors"
@@ -78,14 +76,14 @@ class CheckpointFolder:
                     header = file.metadata() or {}
                     if header.get("fingerprint") != self._fingerprint:
                         continue
-                    groups: dict[str, dict[str, torch.Tensor]] = {"lora": {}, "best": {}, "optimizer": {}, "rng": {}}
+                    groups: dict[str, dict[str, torch.Tensor]] = {name: {} for name in GROUPS}
                     for key in file.keys():  # noqa: SIM118 - not a mapping
                         group, _, name = key.partition("/")
                         groups[group][name] = file.get_tensor(key)
             except (OSError, safetensors.SafetensorError):
                 continue
             run = RunState(**json.loads(header["run"]))
-            return Checkpoint(run, groups["lora"], groups["best"], groups["optimizer"], groups["rng"])
+            return Checkpoint(run, **groups)
         return None
 
     def _files(self) -> list[pathlib.Path]:

@@ -1,16 +1,20 @@
-"""From the rows of a dataset revision to token ids, through the base model's chat template."""
+"""From the rows of a dataset revision to token ids, through the base model's chat template, and to padded batches."""
 
 from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from luthierd.errors import FailedPreconditionError, InvalidArgumentError
 
 MAX_NAMED_ROWS = 10
+IGNORED = -100
+"""Label of positions without loss, as in PyTorch."""
 
 
 class RowTooLongError(InvalidArgumentError):
@@ -51,12 +55,33 @@ class ChatTemplateError(InvalidArgumentError):
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """A row as the model sees it."""
+    """A prompt and its completion as the model sees them. See `recipes.recipe.Example`."""
 
     id: str
     token_ids: tuple[int, ...]
     completion_start: int
-    """Index of the first token that carries loss; all from here on do, the end-of-turn token included."""
+    """Index of the first token with loss; all that follow have loss, too, including the end-of-turn token."""
+
+    @property
+    def token_count(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def label_count(self) -> int:
+        return len(self.token_ids) - self.completion_start
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        return self.token_ids[: self.completion_start]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded rows. Padding is on the right; `labels_BT` is IGNORED wherever there is no loss."""
+
+    token_ids_BT: torch.Tensor
+    attention_mask_BT: torch.Tensor
+    labels_BT: torch.Tensor
 
 
 def read_rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
@@ -66,16 +91,16 @@ def read_rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def encode_rows(rows: Sequence[dict[str, Any]], tokenizer: Any, *, limit_tokens: int) -> list[EncodedRow]:
+def encode_rows(rows: Sequence[Mapping[str, Any]], tokenizer: Any, *, limit_tokens: int) -> list[EncodedRow]:
     """Tokenises every row. RowTooLongError names all rows above `limit_tokens`; ChatTemplateError."""
     encoded = [encode_row(row, tokenizer) for row in rows]
-    too_long = {row.id: len(row.token_ids) for row in encoded if len(row.token_ids) > limit_tokens}
+    too_long = {row.id: row.token_count for row in encoded if row.token_count > limit_tokens}
     if too_long:
         raise RowTooLongError(too_long, limit_tokens)
     return encoded
 
 
-def encode_row(row: dict[str, Any], tokenizer: Any) -> EncodedRow:
+def encode_row(row: Mapping[str, Any], tokenizer: Any) -> EncodedRow:
     """Prompt and completion as the model will see them when it serves; the loss ends with the end-of-turn token."""
     messages = row["messages"]
     prompt = list(tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=False))
@@ -90,3 +115,17 @@ def encode_row(row: dict[str, Any], tokenizer: Any) -> EncodedRow:
     if tokenizer.eos_token_id in completion:  # templates put a newline after it, which no one samples
         completion = completion[: len(completion) - completion[::-1].index(tokenizer.eos_token_id)]
     return EncodedRow(str(row["id"]), (*prompt, *completion), len(prompt))
+
+
+def collate(rows: Sequence[EncodedRow]) -> Batch:
+    """One batch, as wide as its longest row. Tensors int64 [B, T]. Padding is token 0, without attention and loss."""
+    width = max(row.token_count for row in rows)
+    token_ids_BT = torch.zeros((len(rows), width), dtype=torch.long)
+    attention_mask_BT = torch.zeros((len(rows), width), dtype=torch.long)
+    labels_BT = torch.full((len(rows), width), IGNORED)
+    for index, row in enumerate(rows):
+        token_ids_BT[index, : row.token_count] = torch.tensor(row.token_ids)
+        attention_mask_BT[index, : row.token_count] = 1
+        completion = slice(row.completion_start, row.token_count)
+        labels_BT[index, completion] = token_ids_BT[index, completion]
+    return Batch(token_ids_BT, attention_mask_BT, labels_BT)

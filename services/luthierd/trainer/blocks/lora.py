@@ -8,9 +8,10 @@ Axes: N positions of all rows, I input, O output, R rank.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import peft
@@ -19,7 +20,7 @@ import torch
 
 from luthierd.errors import InvalidArgumentError
 from luthierd.files import write_atomically
-from luthierd.trainer.domain import TrainingConfig
+from luthierd.trainer.domain.training import TrainingConfig
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -109,16 +110,75 @@ def default_target_modules(model: torch.nn.Module) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def inject_lora(model: torch.nn.Module, config: TrainingConfig) -> dict[str, LoraLinear]:
-    """Freezes `model` and replaces its target layers in place; returns the new layers by module path.
+class LoraWeights:
+    """The LoRA layers of a model, by module path. See `recipes.recipe.Weights`."""
+
+    def __init__(self, layers: dict[str, LoraLinear], config: TrainingConfig) -> None:
+        self.layers, self._config = layers, config
+
+    @property
+    def target_modules(self) -> tuple[str, ...]:
+        """Names of the adapted layers, such as `q_proj`, sorted."""
+        return tuple(sorted({path.rpartition(".")[2] for path in self.layers}))
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """In the order of the model's modules."""
+        return [parameter for layer in self.layers.values() for parameter in (layer.down, layer.up)]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Copies under PEFT's names."""
+        state = {}
+        for path, layer in self.layers.items():
+            state[f"{PEFT_PREFIX}{path}.lora_A.weight"] = layer.down.detach().clone()
+            state[f"{PEFT_PREFIX}{path}.lora_B.weight"] = layer.up.detach().clone()
+        return state
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """The inverse of `state`, in place."""
+        with torch.no_grad():
+            for path, layer in self.layers.items():
+                layer.down.copy_(state[f"{PEFT_PREFIX}{path}.lora_A.weight"])
+                layer.up.copy_(state[f"{PEFT_PREFIX}{path}.lora_B.weight"])
+
+    @contextlib.contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Within the block the model is the base model."""
+        for layer in self.layers.values():
+            layer.is_enabled = False
+        try:
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.is_enabled = True
+
+    def save(self, folder: pathlib.Path, *, base_model: str) -> None:
+        """Writes the two files that PEFT and vLLM load, in float32."""
+        weights = {name: tensor.to(torch.float32).contiguous() for name, tensor in self.state().items()}
+        write_atomically(folder / WEIGHTS_FILE, iter([safetensors.torch.save(weights, metadata={"format": "pt"})]))
+        config = self._config
+        described = peft.LoraConfig(
+            task_type="CAUSAL_LM",
+            base_model_name_or_path=base_model,
+            r=config.rank,
+            lora_alpha=int(config.alpha) if float(config.alpha).is_integer() else config.alpha,
+            lora_dropout=config.dropout,
+            use_rslora=config.use_rslora,
+            target_modules=list(self.target_modules),
+            inference_mode=True,
+        ).to_dict()
+        text = json.dumps(described, indent=2, sort_keys=True, default=_jsonable)
+        write_atomically(folder / CONFIG_FILE, iter([text.encode() + b"\n"]))
+
+
+def inject_lora(model: torch.nn.Module, config: TrainingConfig) -> LoraWeights:
+    """Freezes `model` and replaces its target layers in place.
 
     The initial weights depend on the seed and the order of the model's modules only. UnknownTargetModuleError.
     """
     model.requires_grad_(False)
     targets = config.target_modules or default_target_modules(model)
     found = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    unknown = sorted(set(targets) - found)
-    if unknown:
+    if unknown := sorted(set(targets) - found):
         raise UnknownTargetModuleError(
             f"the model has no linear layer {', '.join(unknown)}; choose from {', '.join(sorted(found))}",
             metadata={"target_modules": ",".join(unknown)},
@@ -130,54 +190,7 @@ def inject_lora(model: torch.nn.Module, config: TrainingConfig) -> dict[str, Lor
         if leaf in targets and isinstance(module, torch.nn.Linear):
             layers[path] = LoraLinear(module, rank=config.rank, scaling=config.scaling, dropout=config.dropout, rng=rng)
             setattr(model.get_submodule(parent), leaf, layers[path])
-    return layers
-
-
-def trainable_parameters(layers: dict[str, LoraLinear]) -> list[torch.nn.Parameter]:
-    """In a fixed order: the optimizer's state is saved by position."""
-    return [parameter for layer in layers.values() for parameter in (layer.down, layer.up)]
-
-
-def lora_state(layers: dict[str, LoraLinear]) -> dict[str, torch.Tensor]:
-    """The adapter's weights under PEFT's names, copied."""
-    state = {}
-    for path, layer in layers.items():
-        state[f"{PEFT_PREFIX}{path}.lora_A.weight"] = layer.down.detach().clone()
-        state[f"{PEFT_PREFIX}{path}.lora_B.weight"] = layer.up.detach().clone()
-    return state
-
-
-def load_lora_state(layers: dict[str, LoraLinear], state: dict[str, torch.Tensor]) -> None:
-    """The inverse of `lora_state`, in place."""
-    with torch.no_grad():
-        for path, layer in layers.items():
-            layer.down.copy_(state[f"{PEFT_PREFIX}{path}.lora_A.weight"])
-            layer.up.copy_(state[f"{PEFT_PREFIX}{path}.lora_B.weight"])
-
-
-def save_adapter(
-    folder: pathlib.Path,
-    state: dict[str, torch.Tensor],
-    *,
-    config: TrainingConfig,
-    target_modules: Sequence[str],
-    base_model: str,
-) -> None:
-    """Writes the two files that PEFT and vLLM load, in float32."""
-    weights = {name: tensor.to(torch.float32).contiguous() for name, tensor in state.items()}
-    write_atomically(folder / WEIGHTS_FILE, iter([safetensors.torch.save(weights, metadata={"format": "pt"})]))
-    described = peft.LoraConfig(
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=base_model,
-        r=config.rank,
-        lora_alpha=int(config.alpha) if float(config.alpha).is_integer() else config.alpha,
-        lora_dropout=config.dropout,
-        use_rslora=config.use_rslora,
-        target_modules=sorted(target_modules),
-        inference_mode=True,
-    ).to_dict()
-    text = json.dumps(described, indent=2, sort_keys=True, default=_jsonable)
-    write_atomically(folder / CONFIG_FILE, iter([text.encode() + b"\n"]))
+    return LoraWeights(layers, config)
 
 
 def _jsonable(value: object) -> object:

@@ -1,4 +1,4 @@
-"""Loads a base model for training, and computes the loss with logits only where there are labels.
+"""Loads a base model for training; computes logits only where there are labels.
 
 Axes: B rows, T positions, D model width, N labelled positions of all rows, V vocabulary.
 """
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from luthierd.trainer.blocks.batches import IGNORED, Batch
-from luthierd.trainer.blocks.errors import UnsupportedArchitectureError
+from luthierd.errors import InvalidArgumentError
+from luthierd.trainer.blocks.encoding import IGNORED, Batch
 from luthierd.trainer.blocks.rms_norm import use_fused_rms_norm
 
 EAGER_ATTENTION_MAX_TOKENS = 256
@@ -21,6 +21,12 @@ EAGER_ATTENTION_MAX_TOKENS = 256
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 KEPT_BYTES = 2**31 - 1
+
+
+class UnsupportedArchitectureError(InvalidArgumentError):
+    """The model changes its logits after the output head."""
+
+    reason = "UNSUPPORTED_ARCHITECTURE"
 
 
 def resolve_dtype(wanted: str) -> torch.dtype:
@@ -60,7 +66,7 @@ def load_tokenizer(folder: pathlib.Path) -> Any:
 
 
 def load_model(folder: pathlib.Path, *, dtype: torch.dtype, longest_row_tokens: int) -> Any:
-    """The model, ready for `inject_lora`. UnsupportedArchitectureError if `completion_loss` would be wrong on it."""
+    """The model on a GPU if there is one. UnsupportedArchitectureError if `labelled_logits` would be wrong on it."""
     where = device()
     short = where.type == "cpu" and longest_row_tokens <= EAGER_ATTENTION_MAX_TOKENS
     model = AutoModelForCausalLM.from_pretrained(
@@ -75,18 +81,16 @@ def load_model(folder: pathlib.Path, *, dtype: torch.dtype, longest_row_tokens: 
     return model
 
 
-def completion_loss(model: Any, batch: Batch) -> torch.Tensor:
-    """Sum of the cross entropy over all labelled tokens, in float32: a scalar, nats.
+def labelled_logits(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [N, V] of the labelled positions, and their labels [N].
 
-    The output head is applied to the labelled positions only: with a vocabulary of 49,152 and a quarter of the tokens
+    The output head is applied to these positions only: with a vocabulary of 49,152 and a quarter of the tokens
     labelled, the head would otherwise cost as much as seven layers.
     """
-    where = model.device
-    labels_BT = batch.labels_BT[:, 1:].to(where)
+    labels_BT = batch.labels_BT[:, 1:].to(model.device)
     hidden_BTD = hidden_states(model, batch)[:, :-1]
     is_labelled_BT = labels_BT != IGNORED
-    logits_NV = model.get_output_embeddings()(hidden_BTD[is_labelled_BT])
-    return torch.nn.functional.cross_entropy(logits_NV.float(), labels_BT[is_labelled_BT], reduction="sum")
+    return model.get_output_embeddings()(hidden_BTD[is_labelled_BT]), labels_BT[is_labelled_BT]
 
 
 def hidden_states(model: Any, batch: Batch) -> torch.Tensor:
@@ -110,6 +114,6 @@ def _check_logits(model: Any) -> None:
     if not torch.allclose(expected_BTV, got_BTV, rtol=1e-2, atol=1e-2):
         kind = type(model).__name__
         raise UnsupportedArchitectureError(
-            f"{kind} changes its logits after the output head, which this recipe does not do; choose another one",
+            f"{kind} changes its logits after the output head, which is not supported; choose another base model",
             metadata={"architecture": kind},
         )

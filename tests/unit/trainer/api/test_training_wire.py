@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from luthier.trainer.v1 import training_job_pb2 as pb
 from luthierd.jobs.queue import JobEvent
+from luthierd.rpc.wire import from_proto, to_proto
 from luthierd.trainer.api import training_wire as wire
-from luthierd.trainer.domain import TrainingConfig, TrainingProgress
+from luthierd.trainer.domain.training import TrainingConfig, TrainingProgress
 
 
 def test_a_config_survives_the_wire() -> None:
-    config = TrainingConfig(rank=3, alpha=1.5, target_modules=("q_proj", "v_proj"), seed=7, use_rslora=True)
-    assert TrainingConfig.from_given(wire.config_from_proto(wire.config_to_proto(config))) == config
+    config = TrainingConfig(
+        rank=3, alpha=1.5, target_modules=("q_proj", "v_proj"), seed=7, use_rslora=True, method_settings={"a": [1.0]}
+    )
+    assert TrainingConfig.from_given(wire.config_from_proto(to_proto(pb.TrainingConfig, config))) == config
 
 
 def test_an_unset_setting_is_not_zero() -> None:
@@ -32,7 +37,7 @@ def test_progress_survives_the_wire(validation_loss: float | None) -> None:
         gradient_norm=0.5,
         validation_loss=validation_loss,
     )
-    assert wire.progress_from_proto(wire.progress_to_proto(progress)) == progress
+    assert from_proto(TrainingProgress, wire.progress_to_proto(dataclasses.asdict(progress))) == progress
 
 
 def test_each_kind_of_event_has_its_form() -> None:

@@ -3,7 +3,16 @@ from __future__ import annotations
 import pathlib
 
 import pytest
-from luthierd.trainer.blocks.encoding import ChatTemplateError, RowTooLongError, encode_row, encode_rows, read_rows
+from luthierd.trainer.blocks.encoding import (
+    IGNORED,
+    ChatTemplateError,
+    EncodedRow,
+    RowTooLongError,
+    collate,
+    encode_row,
+    encode_rows,
+    read_rows,
+)
 from luthierd.trainer.blocks.model import load_tokenizer
 from support.toy_rows import rows_jsonl, toy_rows
 
@@ -42,3 +51,14 @@ def test_rows_are_read_as_they_were_stored(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_bytes(rows_jsonl(toy_rows(3)))
     assert list(read_rows(path)) == toy_rows(3)
+
+
+def test_padding_and_prompt_carry_no_label() -> None:
+    rows = [EncodedRow("a", (7, 8, 9), 2), EncodedRow("b", (4, 5, 6, 3, 2), 1)]
+    batch = collate(rows)
+    assert batch.token_ids_BT.tolist() == [[7, 8, 9, 0, 0], [4, 5, 6, 3, 2]]
+    assert batch.attention_mask_BT.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+    no = IGNORED
+    assert batch.labels_BT.tolist() == [[no, no, 9, no, no], [no, 5, 6, 3, 2]]
+    assert [row.label_count for row in rows] == [1, 4]
+    assert [row.token_count for row in rows] == [3, 5]

@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from luthierd.trainer.blocks.encoding import EncodedRow
-from luthierd.trainer.blocks.lora import LoraLinear
+from luthierd.trainer.recipes.recipe import Example, Weights
 
 PROMPT_COUNT = 3
 COMPLETION_TOKENS = 16
@@ -29,20 +28,17 @@ class Reference:
     tuned_logprobs: list[float]
 
 
-def reference_rows(model: Any, rows: Sequence[EncodedRow]) -> list[Reference]:
-    """References for the shortest prompts, because each deploy computes them again."""
+def reference_rows(model: Any, weights: Weights, examples: Sequence[Example]) -> list[Reference]:
+    """References for the shortest prompts, since each deploy computes them again; none for examples without prompts."""
     model.eval()
-    layers = [module for module in model.modules() if isinstance(module, LoraLinear)]
     references = []
-    for row in sorted(rows, key=lambda row: row.completion_start)[:PROMPT_COUNT]:
-        prompt_ids = list(row.token_ids[: row.completion_start])
+    prompts = sorted((example.prompt_ids for example in examples if example.prompt_ids), key=len)
+    for prompt in prompts[:PROMPT_COUNT]:
+        prompt_ids = list(prompt)
         completion_ids = greedy(model, prompt_ids)
         tuned = completion_logprobs(model, prompt_ids, completion_ids)
-        for layer in layers:
-            layer.is_enabled = False
-        base = completion_logprobs(model, prompt_ids, completion_ids)
-        for layer in layers:
-            layer.is_enabled = True
+        with weights.disabled():
+            base = completion_logprobs(model, prompt_ids, completion_ids)
         references.append(Reference(prompt_ids, completion_ids, base, tuned))
     return references
 

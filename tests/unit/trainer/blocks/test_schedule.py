@@ -3,9 +3,13 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from luthierd.trainer.blocks.batches import IGNORED, batch_of_step, collate, epoch_batches, sorted_batches
-from luthierd.trainer.blocks.encoding import EncodedRow
-from luthierd.trainer.blocks.schedule import cosine_learning_rate, step_count
+from luthierd.trainer.blocks.schedule import (
+    batch_of_step,
+    cosine_learning_rate,
+    epoch_batches,
+    sorted_batches,
+    step_count,
+)
 
 LENGTHS = [(index * 37) % 101 + 1 for index in range(203)]
 
@@ -38,15 +42,6 @@ def test_steps_count_on_over_epochs() -> None:
 
 def test_validation_batches_are_sorted_by_length() -> None:
     assert sorted_batches([5, 1, 3, 1], batch_size=3) == [[1, 3, 2], [0]]
-
-
-def test_padding_and_prompt_carry_no_label() -> None:
-    batch = collate([EncodedRow("a", (7, 8, 9), 2), EncodedRow("b", (4, 5, 6, 3, 2), 1)], pad_token_id=0)
-    assert batch.token_ids_BT.tolist() == [[7, 8, 9, 0, 0], [4, 5, 6, 3, 2]]
-    assert batch.attention_mask_BT.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
-    no = IGNORED
-    assert batch.labels_BT.tolist() == [[no, no, 9, no, no], [no, 5, 6, 3, 2]]
-    assert (batch.label_count, batch.token_count) == (5, 8)
 
 
 @pytest.mark.parametrize(
