@@ -1,4 +1,4 @@
-"""What a training method is. A recipe is one file: a class with `@RECIPES.register`, and settings of its own, if any.
+"""What a training method is. A recipe is one file: a class with `@RECIPES.register`, and its settings, if any.
 
     @RECIPES.register
     class Sft(Recipe):
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NoSettings:
-    """Settings of a method that has none of its own."""
+    """Settings of a method that adds none."""
 
 
 class Example(Protocol):
