@@ -29,25 +29,25 @@ class _Split:
 class _SplitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Split.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SPLIT_UNSPECIFIED: _Split.ValueType  # 0
-    """Not set; refused."""
+    """Not set; rejected."""
     SPLIT_TRAIN: _Split.ValueType  # 1
-    """What the trainer learns from."""
+    """Rows for training."""
     SPLIT_VALIDATION: _Split.ValueType  # 2
-    """What the trainer stops by."""
+    """Rows for early stopping."""
     SPLIT_HOLDOUT: _Split.ValueType  # 3
-    """What only the evaluator reads."""
+    """Rows for evaluation only."""
 
 class Split(_Split, metaclass=_SplitEnumTypeWrapper):
-    """The parts of a revision."""
+    """The splits of a revision."""
 
 SPLIT_UNSPECIFIED: Split.ValueType  # 0
-"""Not set; refused."""
+"""Not set; rejected."""
 SPLIT_TRAIN: Split.ValueType  # 1
-"""What the trainer learns from."""
+"""Rows for training."""
 SPLIT_VALIDATION: Split.ValueType  # 2
-"""What the trainer stops by."""
+"""Rows for early stopping."""
 SPLIT_HOLDOUT: Split.ValueType  # 3
-"""What only the evaluator reads."""
+"""Rows for evaluation only."""
 Global___Split: _TypeAlias = Split  # noqa: Y015
 
 class _DatasetRevisionState:
@@ -65,12 +65,12 @@ class _DatasetRevisionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_
     DATASET_REVISION_STATE_FAILED: _DatasetRevisionState.ValueType  # 3
     """Curation failed; see `error`."""
     DATASET_REVISION_STATE_CANCELLING: _DatasetRevisionState.ValueType  # 4
-    """Cancel was asked for."""
+    """Cancellation was requested."""
     DATASET_REVISION_STATE_CANCELLED: _DatasetRevisionState.ValueType  # 5
-    """Ended by a cancel."""
+    """Cancelled."""
 
 class DatasetRevisionState(_DatasetRevisionState, metaclass=_DatasetRevisionStateEnumTypeWrapper):
-    """Life of a revision. States in -ING pass by themselves, the others are final."""
+    """States of a revision. The states in -ING are transient, the others are final."""
 
 DATASET_REVISION_STATE_UNSPECIFIED: DatasetRevisionState.ValueType  # 0
 """Never sent."""
@@ -81,15 +81,15 @@ DATASET_REVISION_STATE_READY: DatasetRevisionState.ValueType  # 2
 DATASET_REVISION_STATE_FAILED: DatasetRevisionState.ValueType  # 3
 """Curation failed; see `error`."""
 DATASET_REVISION_STATE_CANCELLING: DatasetRevisionState.ValueType  # 4
-"""Cancel was asked for."""
+"""Cancellation was requested."""
 DATASET_REVISION_STATE_CANCELLED: DatasetRevisionState.ValueType  # 5
-"""Ended by a cancel."""
+"""Cancelled."""
 Global___DatasetRevisionState: _TypeAlias = DatasetRevisionState  # noqa: Y015
 
 @_typing.final
 class Dataset(_message.Message):
-    """A named collection of a tenant's examples. Its source is what was imported last; training and
-    evaluation never read it directly but one of its immutable revisions.
+    """A named collection of a tenant's examples. Its source is the last import. Training and evaluation never read the
+    source, only immutable revisions.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -108,7 +108,7 @@ class Dataset(_message.Message):
     source_sha256: _builtins.str
     """sha256 (hex) of the imported rows in canonical form."""
     row_count: _builtins.int
-    """Rows in the source."""
+    """Number of rows in the source."""
     latest_revision: _builtins.str
     """Name of the newest revision that is READY; empty before the first."""
     @_builtins.property
@@ -140,7 +140,7 @@ Global___Dataset: _TypeAlias = Dataset  # noqa: Y015
 
 @_typing.final
 class DatasetRevision(_message.Message):
-    """An immutable, explained state of a dataset: cleaned, deduplicated, anonymised, split.
+    """An immutable state of a dataset: cleaned, deduplicated, anonymised, split. The datasheet explains it.
 
     Permitted transitions: CURATING -> READY | FAILED | CANCELLING; CANCELLING -> CANCELLED | READY | FAILED.
     """
@@ -161,20 +161,20 @@ class DatasetRevision(_message.Message):
     name: _builtins.str
     """Resource name, `tenants/{tenant}/datasets/{dataset}/revisions/{revision}`; revisions are `r1`, `r2`, ..."""
     state: Global___DatasetRevisionState.ValueType
-    """Where the revision is in its life."""
+    """Current state."""
     source_sha256: _builtins.str
     """sha256 (hex) of the dataset source that was curated."""
     sha256: _builtins.str
-    """sha256 (hex) over the digests of all splits: the identity of the content."""
+    """sha256 (hex) of the digests of all splits: the identity of the content."""
     datasheet_sha256: _builtins.str
     """sha256 (hex) of the datasheet, canonical JSON, in the blob store."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why curation failed. Set only in FAILED."""
+        """Reason of the failure. Set only in FAILED."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When curation was asked for."""
+        """When curation was requested."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
@@ -182,11 +182,11 @@ class DatasetRevision(_message.Message):
 
     @_builtins.property
     def splits(self) -> _containers.RepeatedCompositeFieldContainer[Global___SplitFile]:
-        """The files of the revision, one for each split."""
+        """Files of the revision, one per split."""
 
     @_builtins.property
     def recipe(self) -> Global___CurationRecipe:
-        """The recipe as applied, with every default filled in."""
+        """The recipe as applied, with all defaults filled in."""
 
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageSummary]:
@@ -217,7 +217,7 @@ Global___DatasetRevision: _TypeAlias = DatasetRevision  # noqa: Y015
 
 @_typing.final
 class SplitFile(_message.Message):
-    """The rows of one split: a JSONL blob with one canonical row a line."""
+    """The rows of one split: a JSONL blob with one canonical row per line."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -233,9 +233,9 @@ class SplitFile(_message.Message):
     size_bytes: _builtins.int
     """Size of the blob."""
     row_count: _builtins.int
-    """Rows in it."""
+    """Number of rows."""
     group_count: _builtins.int
-    """Distinct groups in it. No group is in two splits."""
+    """Number of distinct groups. No group is in two splits."""
     def __init__(
         self,
         *,
@@ -365,7 +365,7 @@ Global___CurationStage: _TypeAlias = CurationStage  # noqa: Y015
 
 @_typing.final
 class DatasetRevisionEvent(_message.Message):
-    """Something that happened to a revision while it was curated."""
+    """An event of a revision."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -375,12 +375,12 @@ class DatasetRevisionEvent(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     event_id: _builtins.int
-    """Increases by at least one from event to event of a revision, from 1 on. 0 in heartbeats, which are not kept."""
+    """Increases by at least one from event to event of a revision, starting at 1. 0 in heartbeats, which are not stored."""
     state: Global___DatasetRevisionState.ValueType
     """The revision's state changed."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it happened."""
+        """Time of the event."""
 
     @_builtins.property
     def progress(self) -> Global___CurationProgress:
@@ -388,7 +388,7 @@ class DatasetRevisionEvent(_message.Message):
 
     @_builtins.property
     def heartbeat(self) -> Global___DatasetRevisionHeartbeat:
-        """Nothing happened: the stream is alive."""
+        """No event; the stream is alive."""
 
     def __init__(
         self,
@@ -411,7 +411,7 @@ Global___DatasetRevisionEvent: _TypeAlias = DatasetRevisionEvent  # noqa: Y015
 
 @_typing.final
 class CurationProgress(_message.Message):
-    """How far curation is."""
+    """Progress of curation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -441,7 +441,7 @@ Global___CurationProgress: _TypeAlias = CurationProgress  # noqa: Y015
 
 @_typing.final
 class DatasetRevisionHeartbeat(_message.Message):
-    """Sent on an idle watch every 10 seconds."""
+    """Sent every 10 seconds while nothing happens."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

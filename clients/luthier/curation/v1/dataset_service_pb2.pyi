@@ -21,19 +21,20 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ImportDatasetRequest(_message.Message):
-    """Request of `ImportDataset`."""
+    """Request for `ImportDataset`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     HEADER_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """Later messages: bytes of JSONL, or of one Parquet file, at most 1 MiB each; lines may straddle messages. A Parquet file has the
-    keys of JSONL rows as columns, or is an export of feedback: of that, corrections and answers rated good become rows.
+    """Later messages: bytes of JSONL, or of one Parquet file, at most 1 MiB each. Lines may span messages. A Parquet file
+    has the keys of JSONL rows as columns, or is an export of feedback, of which corrections and answers rated good
+    become rows.
     """
     @_builtins.property
     def header(self) -> Global___ImportDatasetHeader:
-        """First message: what is imported."""
+        """First message: the dataset."""
 
     def __init__(
         self,
@@ -53,7 +54,7 @@ Global___ImportDatasetRequest: _TypeAlias = ImportDatasetRequest  # noqa: Y015
 
 @_typing.final
 class ImportDatasetHeader(_message.Message):
-    """What an import is about."""
+    """Describes an import."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -66,9 +67,9 @@ class ImportDatasetHeader(_message.Message):
     dataset_id: _builtins.str
     """Last part of the dataset's name, `^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`."""
     expected_sha256: _builtins.str
-    """sha256 (hex) over all `data`; a difference is DATA_LOSS and changes nothing. Empty: not checked."""
+    """sha256 (hex) of all `data`. On a mismatch the call fails with DATA_LOSS and nothing changes. Empty: not checked."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     def __init__(
         self,
         *,
@@ -87,7 +88,7 @@ Global___ImportDatasetHeader: _TypeAlias = ImportDatasetHeader  # noqa: Y015
 
 @_typing.final
 class ImportDatasetResponse(_message.Message):
-    """Response of `ImportDataset`."""
+    """Response to `ImportDataset`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -111,7 +112,7 @@ Global___ImportDatasetResponse: _TypeAlias = ImportDatasetResponse  # noqa: Y015
 
 @_typing.final
 class GetDatasetRequest(_message.Message):
-    """Request of `GetDataset`."""
+    """Request for `GetDataset`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -133,7 +134,7 @@ Global___GetDatasetRequest: _TypeAlias = GetDatasetRequest  # noqa: Y015
 
 @_typing.final
 class GetDatasetResponse(_message.Message):
-    """Response of `GetDataset`."""
+    """Response to `GetDataset`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -157,7 +158,7 @@ Global___GetDatasetResponse: _TypeAlias = GetDatasetResponse  # noqa: Y015
 
 @_typing.final
 class ListDatasetsRequest(_message.Message):
-    """Request of `ListDatasets`."""
+    """Request for `ListDatasets`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -167,9 +168,11 @@ class ListDatasetsRequest(_message.Message):
     parent: _builtins.str
     """The tenant, `tenants/{tenant}`."""
     page_size: _builtins.int
-    """Most items to return; 0 means 50, more than 1,000 means 1,000, negative is refused."""
+    """Maximum number of items to return. 0 means 50; values above 1,000 are capped at 1,000; negative values are
+    rejected.
+    """
     page_token: _builtins.str
-    """`next_page_token` of the page before."""
+    """`next_page_token` of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -187,17 +190,17 @@ Global___ListDatasetsRequest: _TypeAlias = ListDatasetsRequest  # noqa: Y015
 
 @_typing.final
 class ListDatasetsResponse(_message.Message):
-    """Response of `ListDatasets`."""
+    """Response to `ListDatasets`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DATASETS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token for the next page; empty at the end."""
     @_builtins.property
     def datasets(self) -> _containers.RepeatedCompositeFieldContainer[_dataset_pb2.Dataset]:
-        """One page."""
+        """One page of results."""
 
     def __init__(
         self,
@@ -215,7 +218,7 @@ Global___ListDatasetsResponse: _TypeAlias = ListDatasetsResponse  # noqa: Y015
 
 @_typing.final
 class CurateDatasetRequest(_message.Message):
-    """Request of `CurateDataset`."""
+    """Request for `CurateDataset`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -225,7 +228,7 @@ class CurateDatasetRequest(_message.Message):
     name: _builtins.str
     """The dataset."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     @_builtins.property
     def recipe(self) -> _dataset_pb2.CurationRecipe:
         """How to curate."""
@@ -247,7 +250,7 @@ Global___CurateDatasetRequest: _TypeAlias = CurateDatasetRequest  # noqa: Y015
 
 @_typing.final
 class CurateDatasetResponse(_message.Message):
-    """Response of `CurateDataset`."""
+    """Response to `CurateDataset`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -271,7 +274,7 @@ Global___CurateDatasetResponse: _TypeAlias = CurateDatasetResponse  # noqa: Y015
 
 @_typing.final
 class GetDatasetRevisionRequest(_message.Message):
-    """Request of `GetDatasetRevision`."""
+    """Request for `GetDatasetRevision`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -293,7 +296,7 @@ Global___GetDatasetRevisionRequest: _TypeAlias = GetDatasetRevisionRequest  # no
 
 @_typing.final
 class GetDatasetRevisionResponse(_message.Message):
-    """Response of `GetDatasetRevision`."""
+    """Response to `GetDatasetRevision`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -317,7 +320,7 @@ Global___GetDatasetRevisionResponse: _TypeAlias = GetDatasetRevisionResponse  # 
 
 @_typing.final
 class ListDatasetRevisionsRequest(_message.Message):
-    """Request of `ListDatasetRevisions`."""
+    """Request for `ListDatasetRevisions`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -327,9 +330,11 @@ class ListDatasetRevisionsRequest(_message.Message):
     parent: _builtins.str
     """The dataset, or `tenants/{tenant}/datasets/-`."""
     page_size: _builtins.int
-    """Most items to return; 0 means 50, more than 1,000 means 1,000, negative is refused."""
+    """Maximum number of items to return. 0 means 50; values above 1,000 are capped at 1,000; negative values are
+    rejected.
+    """
     page_token: _builtins.str
-    """`next_page_token` of the page before."""
+    """`next_page_token` of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -347,17 +352,17 @@ Global___ListDatasetRevisionsRequest: _TypeAlias = ListDatasetRevisionsRequest  
 
 @_typing.final
 class ListDatasetRevisionsResponse(_message.Message):
-    """Response of `ListDatasetRevisions`."""
+    """Response to `ListDatasetRevisions`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token for the next page; empty at the end."""
     @_builtins.property
     def revisions(self) -> _containers.RepeatedCompositeFieldContainer[_dataset_pb2.DatasetRevision]:
-        """One page."""
+        """One page of results."""
 
     def __init__(
         self,
@@ -375,7 +380,7 @@ Global___ListDatasetRevisionsResponse: _TypeAlias = ListDatasetRevisionsResponse
 
 @_typing.final
 class CancelDatasetRevisionRequest(_message.Message):
-    """Request of `CancelDatasetRevision`."""
+    """Request for `CancelDatasetRevision`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -384,7 +389,7 @@ class CancelDatasetRevisionRequest(_message.Message):
     name: _builtins.str
     """The revision."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     def __init__(
         self,
         *,
@@ -401,7 +406,7 @@ Global___CancelDatasetRevisionRequest: _TypeAlias = CancelDatasetRevisionRequest
 
 @_typing.final
 class CancelDatasetRevisionResponse(_message.Message):
-    """Response of `CancelDatasetRevision`."""
+    """Response to `CancelDatasetRevision`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -425,7 +430,7 @@ Global___CancelDatasetRevisionResponse: _TypeAlias = CancelDatasetRevisionRespon
 
 @_typing.final
 class WatchDatasetRevisionRequest(_message.Message):
-    """Request of `WatchDatasetRevision`."""
+    """Request for `WatchDatasetRevision`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -434,7 +439,7 @@ class WatchDatasetRevisionRequest(_message.Message):
     name: _builtins.str
     """The revision."""
     after_event_id: _builtins.int
-    """Only events with a greater id are sent. 0: from the start."""
+    """Only events with a greater id are sent. 0: all events."""
     def __init__(
         self,
         *,
@@ -451,7 +456,7 @@ Global___WatchDatasetRevisionRequest: _TypeAlias = WatchDatasetRevisionRequest  
 
 @_typing.final
 class WatchDatasetRevisionResponse(_message.Message):
-    """Message of the stream of `WatchDatasetRevision`."""
+    """One message of the `WatchDatasetRevision` stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -475,7 +480,7 @@ Global___WatchDatasetRevisionResponse: _TypeAlias = WatchDatasetRevisionResponse
 
 @_typing.final
 class ReadDatasetRevisionRequest(_message.Message):
-    """Request of `ReadDatasetRevision`."""
+    """Request for `ReadDatasetRevision`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -493,7 +498,7 @@ class ReadDatasetRevisionRequest(_message.Message):
     offset_bytes: _builtins.int
     """First byte to return."""
     limit_bytes: _builtins.int
-    """Most bytes to return; 0 and more than 1 MiB mean 1 MiB."""
+    """Maximum number of bytes to return. 0 and values above 1 MiB mean 1 MiB."""
     def __init__(
         self,
         *,
@@ -515,7 +520,7 @@ Global___ReadDatasetRevisionRequest: _TypeAlias = ReadDatasetRevisionRequest  # 
 
 @_typing.final
 class ReadDatasetRevisionResponse(_message.Message):
-    """Response of `ReadDatasetRevision`."""
+    """Response to `ReadDatasetRevision`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -523,11 +528,11 @@ class ReadDatasetRevisionResponse(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """The piece; empty past the end."""
+    """The bytes; empty past the end."""
     size_bytes: _builtins.int
-    """Size of the whole."""
+    """Size of the whole file."""
     sha256: _builtins.str
-    """sha256 (hex) of the whole."""
+    """sha256 (hex) of the whole file."""
     def __init__(
         self,
         *,

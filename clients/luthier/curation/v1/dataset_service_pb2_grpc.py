@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class DatasetServiceStub:
-    """Owns datasets and their immutable revisions.
+    """Datasets and their immutable revisions.
     """
 
     def __init__(self, channel):
@@ -83,13 +83,13 @@ class DatasetServiceStub:
 
 
 class DatasetServiceServicer:
-    """Owns datasets and their immutable revisions.
+    """Datasets and their immutable revisions.
     """
 
     def ImportDataset(self, request_iterator, context):
-        """Imports rows as the source of a dataset, creating the dataset if need be. The first message carries `header`,
-        each later one `data`. All or nothing: the first bad row (INVALID_ARGUMENT, with its line number) changes nothing.
-        Importing the same content again changes nothing either.
+        """Imports rows as the source of a dataset, and creates the dataset if it does not exist. The first message has `header`,
+        each later one `data`. All or nothing: if a row is invalid, the call fails with INVALID_ARGUMENT and the line number,
+        and nothing changes. Importing the same content again changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,7 +110,7 @@ class DatasetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CurateDataset(self, request, context):
-        """Starts the curation of the dataset's present source into a new revision and returns it in CURATING.
+        """Starts the curation of the dataset's current source into a new revision, and returns it in CURATING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,21 +131,21 @@ class DatasetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelDatasetRevision(self, request, context):
-        """Asks a running curation to end; a finished revision is returned unchanged.
+        """Requests cancellation. A finished revision is returned unchanged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchDatasetRevision(self, request, context):
-        """Streams the events of a revision until it is final; a heartbeat comes at least every 10 seconds.
+        """Streams the events of a revision until it is final, with a heartbeat at least every 10 seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadDatasetRevision(self, request, context):
-        """Returns a piece of a split's JSONL or of the datasheet, for callers that cannot reach the blob store.
+        """Returns a range of bytes of a split's JSONL or of the datasheet, for callers without access to the blob store.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -208,7 +208,7 @@ def add_DatasetServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DatasetService:
-    """Owns datasets and their immutable revisions.
+    """Datasets and their immutable revisions.
     """
 
     @staticmethod

@@ -27,63 +27,63 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DatasetServiceStub:
-    """Owns datasets and their immutable revisions."""
+    """Datasets and their immutable revisions."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DatasetServiceAsyncStub: ...
     ImportDataset: _grpc.StreamUnaryMultiCallable[_dataset_service_pb2.ImportDatasetRequest, _dataset_service_pb2.ImportDatasetResponse]
-    """Imports rows as the source of a dataset, creating the dataset if need be. The first message carries `header`,
-    each later one `data`. All or nothing: the first bad row (INVALID_ARGUMENT, with its line number) changes nothing.
-    Importing the same content again changes nothing either.
+    """Imports rows as the source of a dataset, and creates the dataset if it does not exist. The first message has `header`,
+    each later one `data`. All or nothing: if a row is invalid, the call fails with INVALID_ARGUMENT and the line number,
+    and nothing changes. Importing the same content again changes nothing.
     """
     GetDataset: _grpc.UnaryUnaryMultiCallable[_dataset_service_pb2.GetDatasetRequest, _dataset_service_pb2.GetDatasetResponse]
     """Returns a dataset. NOT_FOUND if there is none."""
     ListDatasets: _grpc.UnaryUnaryMultiCallable[_dataset_service_pb2.ListDatasetsRequest, _dataset_service_pb2.ListDatasetsResponse]
     """Lists a tenant's datasets by name."""
     CurateDataset: _grpc.UnaryUnaryMultiCallable[_dataset_service_pb2.CurateDatasetRequest, _dataset_service_pb2.CurateDatasetResponse]
-    """Starts the curation of the dataset's present source into a new revision and returns it in CURATING."""
+    """Starts the curation of the dataset's current source into a new revision, and returns it in CURATING."""
     GetDatasetRevision: _grpc.UnaryUnaryMultiCallable[_dataset_service_pb2.GetDatasetRevisionRequest, _dataset_service_pb2.GetDatasetRevisionResponse]
     """Returns a revision. NOT_FOUND if there is none."""
     ListDatasetRevisions: _grpc.UnaryUnaryMultiCallable[_dataset_service_pb2.ListDatasetRevisionsRequest, _dataset_service_pb2.ListDatasetRevisionsResponse]
     """Lists a dataset's revisions, newest first. `tenants/{tenant}/datasets/-` lists those of every dataset."""
     CancelDatasetRevision: _grpc.UnaryUnaryMultiCallable[_dataset_service_pb2.CancelDatasetRevisionRequest, _dataset_service_pb2.CancelDatasetRevisionResponse]
-    """Asks a running curation to end; a finished revision is returned unchanged."""
+    """Requests cancellation. A finished revision is returned unchanged."""
     WatchDatasetRevision: _grpc.UnaryStreamMultiCallable[_dataset_service_pb2.WatchDatasetRevisionRequest, _dataset_service_pb2.WatchDatasetRevisionResponse]
-    """Streams the events of a revision until it is final; a heartbeat comes at least every 10 seconds."""
+    """Streams the events of a revision until it is final, with a heartbeat at least every 10 seconds."""
     ReadDatasetRevision: _grpc.UnaryUnaryMultiCallable[_dataset_service_pb2.ReadDatasetRevisionRequest, _dataset_service_pb2.ReadDatasetRevisionResponse]
-    """Returns a piece of a split's JSONL or of the datasheet, for callers that cannot reach the blob store."""
+    """Returns a range of bytes of a split's JSONL or of the datasheet, for callers without access to the blob store."""
 
 @_typing.type_check_only
 class DatasetServiceAsyncStub(DatasetServiceStub):
-    """Owns datasets and their immutable revisions."""
+    """Datasets and their immutable revisions."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ImportDataset: _aio.StreamUnaryMultiCallable[_dataset_service_pb2.ImportDatasetRequest, _dataset_service_pb2.ImportDatasetResponse]  # type: ignore[assignment]
-    """Imports rows as the source of a dataset, creating the dataset if need be. The first message carries `header`,
-    each later one `data`. All or nothing: the first bad row (INVALID_ARGUMENT, with its line number) changes nothing.
-    Importing the same content again changes nothing either.
+    """Imports rows as the source of a dataset, and creates the dataset if it does not exist. The first message has `header`,
+    each later one `data`. All or nothing: if a row is invalid, the call fails with INVALID_ARGUMENT and the line number,
+    and nothing changes. Importing the same content again changes nothing.
     """
     GetDataset: _aio.UnaryUnaryMultiCallable[_dataset_service_pb2.GetDatasetRequest, _dataset_service_pb2.GetDatasetResponse]  # type: ignore[assignment]
     """Returns a dataset. NOT_FOUND if there is none."""
     ListDatasets: _aio.UnaryUnaryMultiCallable[_dataset_service_pb2.ListDatasetsRequest, _dataset_service_pb2.ListDatasetsResponse]  # type: ignore[assignment]
     """Lists a tenant's datasets by name."""
     CurateDataset: _aio.UnaryUnaryMultiCallable[_dataset_service_pb2.CurateDatasetRequest, _dataset_service_pb2.CurateDatasetResponse]  # type: ignore[assignment]
-    """Starts the curation of the dataset's present source into a new revision and returns it in CURATING."""
+    """Starts the curation of the dataset's current source into a new revision, and returns it in CURATING."""
     GetDatasetRevision: _aio.UnaryUnaryMultiCallable[_dataset_service_pb2.GetDatasetRevisionRequest, _dataset_service_pb2.GetDatasetRevisionResponse]  # type: ignore[assignment]
     """Returns a revision. NOT_FOUND if there is none."""
     ListDatasetRevisions: _aio.UnaryUnaryMultiCallable[_dataset_service_pb2.ListDatasetRevisionsRequest, _dataset_service_pb2.ListDatasetRevisionsResponse]  # type: ignore[assignment]
     """Lists a dataset's revisions, newest first. `tenants/{tenant}/datasets/-` lists those of every dataset."""
     CancelDatasetRevision: _aio.UnaryUnaryMultiCallable[_dataset_service_pb2.CancelDatasetRevisionRequest, _dataset_service_pb2.CancelDatasetRevisionResponse]  # type: ignore[assignment]
-    """Asks a running curation to end; a finished revision is returned unchanged."""
+    """Requests cancellation. A finished revision is returned unchanged."""
     WatchDatasetRevision: _aio.UnaryStreamMultiCallable[_dataset_service_pb2.WatchDatasetRevisionRequest, _dataset_service_pb2.WatchDatasetRevisionResponse]  # type: ignore[assignment]
-    """Streams the events of a revision until it is final; a heartbeat comes at least every 10 seconds."""
+    """Streams the events of a revision until it is final, with a heartbeat at least every 10 seconds."""
     ReadDatasetRevision: _aio.UnaryUnaryMultiCallable[_dataset_service_pb2.ReadDatasetRevisionRequest, _dataset_service_pb2.ReadDatasetRevisionResponse]  # type: ignore[assignment]
-    """Returns a piece of a split's JSONL or of the datasheet, for callers that cannot reach the blob store."""
+    """Returns a range of bytes of a split's JSONL or of the datasheet, for callers without access to the blob store."""
 
 class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Owns datasets and their immutable revisions."""
+    """Datasets and their immutable revisions."""
 
     @_abc_1.abstractmethod
     def ImportDataset(
@@ -91,9 +91,9 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_dataset_service_pb2.ImportDatasetRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_dataset_service_pb2.ImportDatasetResponse, _abc.Awaitable[_dataset_service_pb2.ImportDatasetResponse]]:
-        """Imports rows as the source of a dataset, creating the dataset if need be. The first message carries `header`,
-        each later one `data`. All or nothing: the first bad row (INVALID_ARGUMENT, with its line number) changes nothing.
-        Importing the same content again changes nothing either.
+        """Imports rows as the source of a dataset, and creates the dataset if it does not exist. The first message has `header`,
+        each later one `data`. All or nothing: if a row is invalid, the call fails with INVALID_ARGUMENT and the line number,
+        and nothing changes. Importing the same content again changes nothing.
         """
 
     @_abc_1.abstractmethod
@@ -118,7 +118,7 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dataset_service_pb2.CurateDatasetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dataset_service_pb2.CurateDatasetResponse, _abc.Awaitable[_dataset_service_pb2.CurateDatasetResponse]]:
-        """Starts the curation of the dataset's present source into a new revision and returns it in CURATING."""
+        """Starts the curation of the dataset's current source into a new revision, and returns it in CURATING."""
 
     @_abc_1.abstractmethod
     def GetDatasetRevision(
@@ -142,7 +142,7 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dataset_service_pb2.CancelDatasetRevisionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dataset_service_pb2.CancelDatasetRevisionResponse, _abc.Awaitable[_dataset_service_pb2.CancelDatasetRevisionResponse]]:
-        """Asks a running curation to end; a finished revision is returned unchanged."""
+        """Requests cancellation. A finished revision is returned unchanged."""
 
     @_abc_1.abstractmethod
     def WatchDatasetRevision(
@@ -150,7 +150,7 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dataset_service_pb2.WatchDatasetRevisionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_dataset_service_pb2.WatchDatasetRevisionResponse], _abc.AsyncIterator[_dataset_service_pb2.WatchDatasetRevisionResponse]]:
-        """Streams the events of a revision until it is final; a heartbeat comes at least every 10 seconds."""
+        """Streams the events of a revision until it is final, with a heartbeat at least every 10 seconds."""
 
     @_abc_1.abstractmethod
     def ReadDatasetRevision(
@@ -158,6 +158,6 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dataset_service_pb2.ReadDatasetRevisionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dataset_service_pb2.ReadDatasetRevisionResponse, _abc.Awaitable[_dataset_service_pb2.ReadDatasetRevisionResponse]]:
-        """Returns a piece of a split's JSONL or of the datasheet, for callers that cannot reach the blob store."""
+        """Returns a range of bytes of a split's JSONL or of the datasheet, for callers without access to the blob store."""
 
 def add_DatasetServiceServicer_to_server(servicer: DatasetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Adapter(_message.Message):
-    """A named line of adapters of a tenant; what is served is one of its revisions."""
+    """A named series of adapter revisions of a tenant. Deployments serve its revisions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -76,7 +76,7 @@ class AdapterRevision(_message.Message):
     size_bytes: _builtins.int
     """Size of all files."""
     base_model: _builtins.str
-    """The base model it belongs to, `baseModels/{base_model}`."""
+    """The base model, `baseModels/{base_model}`."""
     base_model_sha256: _builtins.str
     """sha256 (hex) of that base model's manifest."""
     dataset_revision: _builtins.str
@@ -88,14 +88,14 @@ class AdapterRevision(_message.Message):
     rank: _builtins.int
     """LoRA rank."""
     validation_loss: _builtins.float
-    """Validation loss of the checkpoint that was kept, nats per completion token."""
+    """Validation loss of these weights, in nats per completion token. NaN without a validation split."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was written."""
 
     @_builtins.property
     def target_modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Module names that carry LoRA weights, e.g. `q_proj`."""
+        """Names of the modules with LoRA weights, e.g. `q_proj`."""
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ListAdaptersRequest(_message.Message):
-    """Request of `ListAdapters`."""
+    """Request for `ListAdapters`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -31,9 +31,11 @@ class ListAdaptersRequest(_message.Message):
     parent: _builtins.str
     """The tenant, `tenants/{tenant}`."""
     page_size: _builtins.int
-    """Most items to return; 0 means 50, more than 1,000 means 1,000, negative is refused."""
+    """Maximum number of items to return. 0 means 50; values above 1,000 are capped at 1,000; negative values are
+    rejected.
+    """
     page_token: _builtins.str
-    """`next_page_token` of the page before."""
+    """`next_page_token` of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -51,17 +53,17 @@ Global___ListAdaptersRequest: _TypeAlias = ListAdaptersRequest  # noqa: Y015
 
 @_typing.final
 class ListAdaptersResponse(_message.Message):
-    """Response of `ListAdapters`."""
+    """Response to `ListAdapters`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTERS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token for the next page; empty at the end."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[_adapter_pb2.Adapter]:
-        """One page."""
+        """One page of results."""
 
     def __init__(
         self,
@@ -79,7 +81,7 @@ Global___ListAdaptersResponse: _TypeAlias = ListAdaptersResponse  # noqa: Y015
 
 @_typing.final
 class GetAdapterRevisionRequest(_message.Message):
-    """Request of `GetAdapterRevision`."""
+    """Request for `GetAdapterRevision`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -101,7 +103,7 @@ Global___GetAdapterRevisionRequest: _TypeAlias = GetAdapterRevisionRequest  # no
 
 @_typing.final
 class GetAdapterRevisionResponse(_message.Message):
-    """Response of `GetAdapterRevision`."""
+    """Response to `GetAdapterRevision`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -125,7 +127,7 @@ Global___GetAdapterRevisionResponse: _TypeAlias = GetAdapterRevisionResponse  # 
 
 @_typing.final
 class ListAdapterRevisionsRequest(_message.Message):
-    """Request of `ListAdapterRevisions`."""
+    """Request for `ListAdapterRevisions`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -135,9 +137,11 @@ class ListAdapterRevisionsRequest(_message.Message):
     parent: _builtins.str
     """The adapter."""
     page_size: _builtins.int
-    """Most items to return; 0 means 50, more than 1,000 means 1,000, negative is refused."""
+    """Maximum number of items to return. 0 means 50; values above 1,000 are capped at 1,000; negative values are
+    rejected.
+    """
     page_token: _builtins.str
-    """`next_page_token` of the page before."""
+    """`next_page_token` of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -155,17 +159,17 @@ Global___ListAdapterRevisionsRequest: _TypeAlias = ListAdapterRevisionsRequest  
 
 @_typing.final
 class ListAdapterRevisionsResponse(_message.Message):
-    """Response of `ListAdapterRevisions`."""
+    """Response to `ListAdapterRevisions`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token for the next page; empty at the end."""
     @_builtins.property
     def revisions(self) -> _containers.RepeatedCompositeFieldContainer[_adapter_pb2.AdapterRevision]:
-        """One page."""
+        """One page of results."""
 
     def __init__(
         self,

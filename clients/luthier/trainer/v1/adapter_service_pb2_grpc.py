@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AdapterServiceStub:
-    """Owns adapters and their lineage.
+    """Adapters and their lineage.
     """
 
     def __init__(self, channel):
@@ -53,7 +53,7 @@ class AdapterServiceStub:
 
 
 class AdapterServiceServicer:
-    """Owns adapters and their lineage.
+    """Adapters and their lineage.
     """
 
     def ListAdapters(self, request, context):
@@ -104,7 +104,7 @@ def add_AdapterServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdapterService:
-    """Owns adapters and their lineage.
+    """Adapters and their lineage.
     """
 
     @staticmethod

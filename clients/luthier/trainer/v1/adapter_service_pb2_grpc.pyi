@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdapterServiceStub:
-    """Owns adapters and their lineage."""
+    """Adapters and their lineage."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -42,7 +42,7 @@ class AdapterServiceStub:
 
 @_typing.type_check_only
 class AdapterServiceAsyncStub(AdapterServiceStub):
-    """Owns adapters and their lineage."""
+    """Adapters and their lineage."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListAdapters: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.ListAdaptersRequest, _adapter_service_pb2.ListAdaptersResponse]  # type: ignore[assignment]
@@ -53,7 +53,7 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     """Lists an adapter's revisions, newest first."""
 
 class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Owns adapters and their lineage."""
+    """Adapters and their lineage."""
 
     @_abc_1.abstractmethod
     def ListAdapters(

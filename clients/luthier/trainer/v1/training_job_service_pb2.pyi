@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class CreateTrainingJobRequest(_message.Message):
-    """Request of `CreateTrainingJob`."""
+    """Request for `CreateTrainingJob`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -32,9 +32,11 @@ class CreateTrainingJobRequest(_message.Message):
     parent: _builtins.str
     """The tenant, `tenants/{tenant}`."""
     training_job_id: _builtins.str
-    """Last part of the name, `^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`. Empty: one is made. ALREADY_EXISTS on a clash."""
+    """Last part of the name, `^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`; generated if empty. ALREADY_EXISTS if the name is
+    taken.
+    """
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     @_builtins.property
     def training_job(self) -> _training_job_pb2.TrainingJob:
         """The job to run. Output-only fields are ignored."""
@@ -57,7 +59,7 @@ Global___CreateTrainingJobRequest: _TypeAlias = CreateTrainingJobRequest  # noqa
 
 @_typing.final
 class CreateTrainingJobResponse(_message.Message):
-    """Response of `CreateTrainingJob`."""
+    """Response to `CreateTrainingJob`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -81,7 +83,7 @@ Global___CreateTrainingJobResponse: _TypeAlias = CreateTrainingJobResponse  # no
 
 @_typing.final
 class GetTrainingJobRequest(_message.Message):
-    """Request of `GetTrainingJob`."""
+    """Request for `GetTrainingJob`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -103,7 +105,7 @@ Global___GetTrainingJobRequest: _TypeAlias = GetTrainingJobRequest  # noqa: Y015
 
 @_typing.final
 class GetTrainingJobResponse(_message.Message):
-    """Response of `GetTrainingJob`."""
+    """Response to `GetTrainingJob`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -127,7 +129,7 @@ Global___GetTrainingJobResponse: _TypeAlias = GetTrainingJobResponse  # noqa: Y0
 
 @_typing.final
 class ListTrainingJobsRequest(_message.Message):
-    """Request of `ListTrainingJobs`."""
+    """Request for `ListTrainingJobs`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -137,9 +139,11 @@ class ListTrainingJobsRequest(_message.Message):
     parent: _builtins.str
     """The tenant, `tenants/{tenant}`."""
     page_size: _builtins.int
-    """Most items to return; 0 means 50, more than 1,000 means 1,000, negative is refused."""
+    """Maximum number of items to return. 0 means 50; values above 1,000 are capped at 1,000; negative values are
+    rejected.
+    """
     page_token: _builtins.str
-    """`next_page_token` of the page before."""
+    """`next_page_token` of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -157,17 +161,17 @@ Global___ListTrainingJobsRequest: _TypeAlias = ListTrainingJobsRequest  # noqa: 
 
 @_typing.final
 class ListTrainingJobsResponse(_message.Message):
-    """Response of `ListTrainingJobs`."""
+    """Response to `ListTrainingJobs`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TRAINING_JOBS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page; empty at the end."""
+    """Token for the next page; empty at the end."""
     @_builtins.property
     def training_jobs(self) -> _containers.RepeatedCompositeFieldContainer[_training_job_pb2.TrainingJob]:
-        """One page."""
+        """One page of results."""
 
     def __init__(
         self,
@@ -185,7 +189,7 @@ Global___ListTrainingJobsResponse: _TypeAlias = ListTrainingJobsResponse  # noqa
 
 @_typing.final
 class CancelTrainingJobRequest(_message.Message):
-    """Request of `CancelTrainingJob`."""
+    """Request for `CancelTrainingJob`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -194,7 +198,7 @@ class CancelTrainingJobRequest(_message.Message):
     name: _builtins.str
     """The job."""
     request_id: _builtins.str
-    """Same id, same answer for 24 hours."""
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
     def __init__(
         self,
         *,
@@ -211,7 +215,7 @@ Global___CancelTrainingJobRequest: _TypeAlias = CancelTrainingJobRequest  # noqa
 
 @_typing.final
 class CancelTrainingJobResponse(_message.Message):
-    """Response of `CancelTrainingJob`."""
+    """Response to `CancelTrainingJob`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -235,7 +239,7 @@ Global___CancelTrainingJobResponse: _TypeAlias = CancelTrainingJobResponse  # no
 
 @_typing.final
 class WatchTrainingJobRequest(_message.Message):
-    """Request of `WatchTrainingJob`."""
+    """Request for `WatchTrainingJob`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -244,7 +248,7 @@ class WatchTrainingJobRequest(_message.Message):
     name: _builtins.str
     """The job."""
     after_event_id: _builtins.int
-    """Only events with a greater id are sent. 0: from the start."""
+    """Only events with a greater id are sent. 0: all events."""
     def __init__(
         self,
         *,
@@ -261,7 +265,7 @@ Global___WatchTrainingJobRequest: _TypeAlias = WatchTrainingJobRequest  # noqa: 
 
 @_typing.final
 class WatchTrainingJobResponse(_message.Message):
-    """Message of the stream of `WatchTrainingJob`."""
+    """One message of the `WatchTrainingJob` stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class TrainingJobServiceStub:
-    """Owns training jobs.
+    """Training jobs.
     """
 
     def __init__(self, channel):
@@ -63,11 +63,11 @@ class TrainingJobServiceStub:
 
 
 class TrainingJobServiceServicer:
-    """Owns training jobs.
+    """Training jobs.
     """
 
     def CreateTrainingJob(self, request, context):
-        """Creates a job in QUEUED. Once answered, it survives the death of any process.
+        """Creates a job in QUEUED. Once the call returns, the job survives the crash of any process.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,14 +88,14 @@ class TrainingJobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelTrainingJob(self, request, context):
-        """Asks a job to end; a finished job is returned unchanged.
+        """Requests cancellation. A finished job is returned unchanged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchTrainingJob(self, request, context):
-        """Streams the events of a job until it is final; a heartbeat comes at least every 10 seconds.
+        """Streams the events of a job until it is final, with a heartbeat at least every 10 seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,7 +138,7 @@ def add_TrainingJobServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TrainingJobService:
-    """Owns training jobs.
+    """Training jobs.
     """
 
     @staticmethod

@@ -27,41 +27,41 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TrainingJobServiceStub:
-    """Owns training jobs."""
+    """Training jobs."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TrainingJobServiceAsyncStub: ...
     CreateTrainingJob: _grpc.UnaryUnaryMultiCallable[_training_job_service_pb2.CreateTrainingJobRequest, _training_job_service_pb2.CreateTrainingJobResponse]
-    """Creates a job in QUEUED. Once answered, it survives the death of any process."""
+    """Creates a job in QUEUED. Once the call returns, the job survives the crash of any process."""
     GetTrainingJob: _grpc.UnaryUnaryMultiCallable[_training_job_service_pb2.GetTrainingJobRequest, _training_job_service_pb2.GetTrainingJobResponse]
     """Returns a job. NOT_FOUND if there is none."""
     ListTrainingJobs: _grpc.UnaryUnaryMultiCallable[_training_job_service_pb2.ListTrainingJobsRequest, _training_job_service_pb2.ListTrainingJobsResponse]
     """Lists a tenant's jobs, newest first."""
     CancelTrainingJob: _grpc.UnaryUnaryMultiCallable[_training_job_service_pb2.CancelTrainingJobRequest, _training_job_service_pb2.CancelTrainingJobResponse]
-    """Asks a job to end; a finished job is returned unchanged."""
+    """Requests cancellation. A finished job is returned unchanged."""
     WatchTrainingJob: _grpc.UnaryStreamMultiCallable[_training_job_service_pb2.WatchTrainingJobRequest, _training_job_service_pb2.WatchTrainingJobResponse]
-    """Streams the events of a job until it is final; a heartbeat comes at least every 10 seconds."""
+    """Streams the events of a job until it is final, with a heartbeat at least every 10 seconds."""
 
 @_typing.type_check_only
 class TrainingJobServiceAsyncStub(TrainingJobServiceStub):
-    """Owns training jobs."""
+    """Training jobs."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateTrainingJob: _aio.UnaryUnaryMultiCallable[_training_job_service_pb2.CreateTrainingJobRequest, _training_job_service_pb2.CreateTrainingJobResponse]  # type: ignore[assignment]
-    """Creates a job in QUEUED. Once answered, it survives the death of any process."""
+    """Creates a job in QUEUED. Once the call returns, the job survives the crash of any process."""
     GetTrainingJob: _aio.UnaryUnaryMultiCallable[_training_job_service_pb2.GetTrainingJobRequest, _training_job_service_pb2.GetTrainingJobResponse]  # type: ignore[assignment]
     """Returns a job. NOT_FOUND if there is none."""
     ListTrainingJobs: _aio.UnaryUnaryMultiCallable[_training_job_service_pb2.ListTrainingJobsRequest, _training_job_service_pb2.ListTrainingJobsResponse]  # type: ignore[assignment]
     """Lists a tenant's jobs, newest first."""
     CancelTrainingJob: _aio.UnaryUnaryMultiCallable[_training_job_service_pb2.CancelTrainingJobRequest, _training_job_service_pb2.CancelTrainingJobResponse]  # type: ignore[assignment]
-    """Asks a job to end; a finished job is returned unchanged."""
+    """Requests cancellation. A finished job is returned unchanged."""
     WatchTrainingJob: _aio.UnaryStreamMultiCallable[_training_job_service_pb2.WatchTrainingJobRequest, _training_job_service_pb2.WatchTrainingJobResponse]  # type: ignore[assignment]
-    """Streams the events of a job until it is final; a heartbeat comes at least every 10 seconds."""
+    """Streams the events of a job until it is final, with a heartbeat at least every 10 seconds."""
 
 class TrainingJobServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Owns training jobs."""
+    """Training jobs."""
 
     @_abc_1.abstractmethod
     def CreateTrainingJob(
@@ -69,7 +69,7 @@ class TrainingJobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_job_service_pb2.CreateTrainingJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_job_service_pb2.CreateTrainingJobResponse, _abc.Awaitable[_training_job_service_pb2.CreateTrainingJobResponse]]:
-        """Creates a job in QUEUED. Once answered, it survives the death of any process."""
+        """Creates a job in QUEUED. Once the call returns, the job survives the crash of any process."""
 
     @_abc_1.abstractmethod
     def GetTrainingJob(
@@ -93,7 +93,7 @@ class TrainingJobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_job_service_pb2.CancelTrainingJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_job_service_pb2.CancelTrainingJobResponse, _abc.Awaitable[_training_job_service_pb2.CancelTrainingJobResponse]]:
-        """Asks a job to end; a finished job is returned unchanged."""
+        """Requests cancellation. A finished job is returned unchanged."""
 
     @_abc_1.abstractmethod
     def WatchTrainingJob(
@@ -101,6 +101,6 @@ class TrainingJobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_job_service_pb2.WatchTrainingJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_training_job_service_pb2.WatchTrainingJobResponse], _abc.AsyncIterator[_training_job_service_pb2.WatchTrainingJobResponse]]:
-        """Streams the events of a job until it is final; a heartbeat comes at least every 10 seconds."""
+        """Streams the events of a job until it is final, with a heartbeat at least every 10 seconds."""
 
 def add_TrainingJobServiceServicer_to_server(servicer: TrainingJobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
