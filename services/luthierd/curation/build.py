@@ -9,7 +9,7 @@ from luthierd.curation.api.dataset_service import DatasetServicer
 from luthierd.curation.config import CurationConfig
 from luthierd.curation.datasets import Datasets
 from luthierd.curation.revisions import Revisions
-from luthierd.curation.sources.jsonl import ImportLimits
+from luthierd.curation.sources.rows import ImportLimits
 from luthierd.curation.store import SqlDatasetStore
 from luthierd.jobs.launcher import Launcher
 from luthierd.jobs.queue import JobQueue

@@ -9,12 +9,12 @@ import hashlib
 import pathlib
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, cast
 
 from luthierd.curation.domain import Dataset, row_to_json
-from luthierd.curation.sources.jsonl import ImportLimits, parse_rows, read_lines
 from luthierd.curation.sources.parquet import is_parquet, parquet_lines
+from luthierd.curation.sources.rows import ImportLimits, parse_rows, read_lines
+from luthierd.curation.store import SqlDatasetStore
 from luthierd.errors import DataLossError, InvalidArgumentError, NotFoundError
 from luthierd.names import DATASET, TENANT, parse_id
 from luthierd.paging import Page, PageRequest
@@ -59,28 +59,12 @@ class ImportTooLargeError(InvalidArgumentError):
         )
 
 
-class DatasetStore(Protocol):
-    """Where datasets are kept."""
-
-    async def get(self, name: str) -> Dataset | None: ...
-
-    async def list(self, tenant: str, page: PageRequest) -> Page[Dataset]: ...
-
-    async def put_source(self, name: str, source_sha256: str, row_count: int) -> Dataset: ...
-
-
-@dataclass(frozen=True)
-class _Source:
-    blob: Blob
-    row_count: int
-
-
 class Datasets:
     """The use cases. Rows are spooled below `spool_folder` while they arrive."""
 
     def __init__(
         self,
-        store: DatasetStore,
+        store: SqlDatasetStore,
         blobs: BlobStore,
         *,
         limits: ImportLimits,
@@ -96,10 +80,9 @@ class Datasets:
     async def import_rows(
         self, parent: str, dataset_id: str, chunks: AsyncIterator[bytes], *, expected_sha256: str
     ) -> Dataset:
-        """Makes the rows, JSONL or one Parquet file, the dataset's source.
-
-        RowError, ParquetUnreadableError, FeedbackUnusableError,
-        ImportEmptyError, ImportTooLargeError, ImportDigestMismatchError or DiskFullError: nothing changed.
+        """Makes the rows, JSONL or one Parquet file, the dataset's source. An error changes nothing: RowError,
+        ParquetUnreadableError, FeedbackUnusableError, ImportEmptyError, ImportTooLargeError, ImportDigestMismatchError,
+        DiskFullError.
         """
         (tenant,) = TENANT.parse(parent, field="header.parent")
         name = DATASET.format(tenant, parse_id(dataset_id, field="header.dataset_id"))
@@ -108,8 +91,8 @@ class Datasets:
             with tempfile.SpooledTemporaryFile(MEMORY_BYTES, dir=str(self._spool_folder)) as spooled:
                 upload = cast(BinaryIO, spooled)
                 await self._receive(chunks, upload, expected_sha256)
-                source = await asyncio.to_thread(self._store_rows, upload)
-        return await self._store.put_source(name, source.blob.sha256, source.row_count)
+                blob, row_count = await asyncio.to_thread(self._store_rows, upload)
+        return await self._store.put_source(name, blob.sha256, row_count)
 
     async def get(self, name: str) -> Dataset:
         """DatasetNotFoundError."""
@@ -135,8 +118,8 @@ class Datasets:
         if expected_sha256 and digest.hexdigest() != expected_sha256.lower():
             raise ImportDigestMismatchError(expected=expected_sha256, actual=digest.hexdigest())
 
-    def _store_rows(self, upload: BinaryIO) -> _Source:
-        """Parses what arrived and stores it in canonical form."""
+    def _store_rows(self, upload: BinaryIO) -> tuple[Blob, int]:
+        """Parses what arrived and stores it in canonical form; returns the number of rows, too."""
         upload.seek(0)
         count = 0
         with tempfile.NamedTemporaryFile(dir=self._spool_folder, suffix=".jsonl") as canonical:
@@ -145,7 +128,7 @@ class Datasets:
                 canonical.write(row_to_json(row) + b"\n")
                 count += 1
             canonical.flush()
-            return _Source(self._blobs.put_file(pathlib.Path(canonical.name)), count)
+            return self._blobs.put_file(pathlib.Path(canonical.name)), count
 
 
 @contextlib.contextmanager

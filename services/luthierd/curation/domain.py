@@ -68,7 +68,7 @@ class Row:
 
     @property
     def parts(self) -> tuple[Message, ...]:
-        """Every text of the row: its messages, then its choices, so that no step forgets these."""
+        """Every text of the row: its messages, then its choices, so that no stage forgets these."""
         return (*self.messages, *(Message(Role.ASSISTANT, choice) for choice in self.choices))
 
     def with_parts(self, parts: Sequence[Message]) -> Row:
@@ -182,31 +182,12 @@ class Dataset:
 
 @dataclass(frozen=True)
 class RevisionContent:
-    """What curation made; every digest names a blob."""
+    """What curation made, the result of its job; every digest names a blob."""
 
     sha256: str
     splits: tuple[SplitFile, ...]
     stages: tuple[StageSummary, ...]
     datasheet_sha256: str
-
-    def to_json(self) -> dict[str, Any]:
-        """For the job's `result`."""
-        return {
-            "sha256": self.sha256,
-            "splits": [vars(split) for split in self.splits],
-            "stages": [vars(stage) for stage in self.stages],
-            "datasheet_sha256": self.datasheet_sha256,
-        }
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> RevisionContent:
-        """The inverse of `to_json`, also after a trip through JSON."""
-        return cls(
-            sha256=value["sha256"],
-            splits=tuple(SplitFile(**raw | {"split": Split(raw["split"])}) for raw in value["splits"]),
-            stages=tuple(StageSummary(**raw) for raw in value["stages"]),
-            datasheet_sha256=value["datasheet_sha256"],
-        )
 
 
 def canonical_json(value: Any) -> bytes:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+from luthierd.codec import from_json
 from luthierd.curation.datasets import DatasetNotFoundError
-from luthierd.curation.domain import REVISION_KIND, Dataset, RevisionContent, Split
-from luthierd.curation.recipe import Recipe, parse_recipe
+from luthierd.curation.domain import REVISION_KIND, RevisionContent, Split
+from luthierd.curation.recipe import Recipe
+from luthierd.curation.store import SqlDatasetStore
 from luthierd.errors import FailedPreconditionError, NotFoundError
 from luthierd.jobs.queue import Job, JobNotFoundError, JobQueue, JobState
 from luthierd.names import DATASET, DATASET_REVISION, TENANT
@@ -49,25 +51,18 @@ class Revision:
     name: str
     state: JobState
     source_sha256: str
-    recipe: Recipe
+    recipe: Mapping[str, Any]
+    """As it was applied, in plain values: its stages may no longer be installed."""
     content: RevisionContent | None
     error: dict[str, Any] | None
     create_time: float
     end_time: float | None
 
 
-class RevisionStore(Protocol):
-    """Where revisions begin."""
-
-    async def get(self, name: str) -> Dataset | None: ...
-
-    async def begin_revision(self, dataset_name: str, recipe: dict[str, Any]) -> Job | None: ...
-
-
 class Revisions:
     """The use cases. `wake` is called when there is work."""
 
-    def __init__(self, store: RevisionStore, queue: JobQueue, blobs: BlobStore, *, wake: Callable[[], None]) -> None:
+    def __init__(self, store: SqlDatasetStore, queue: JobQueue, blobs: BlobStore, *, wake: Callable[[], None]) -> None:
         self._store = store
         self._queue = queue
         self._blobs = blobs
@@ -127,8 +122,8 @@ def _revision(job: Job) -> Revision:
         name=job.name,
         state=job.state,
         source_sha256=job.payload["source_sha256"],
-        recipe=parse_recipe(job.payload["recipe"]),
-        content=RevisionContent.from_json(job.result) if job.result else None,
+        recipe=job.payload["recipe"],
+        content=from_json(RevisionContent, job.result) if job.result else None,
         error=job.error,
         create_time=job.create_time,
         end_time=job.end_time,

@@ -24,7 +24,7 @@ _datasets = sa.table(
 
 
 class SqlDatasetStore:
-    """See `datasets.DatasetStore` and `revisions.RevisionStore`. `now` gives seconds since the epoch."""
+    """Datasets, and where their revisions begin. `now` returns seconds since the epoch."""
 
     def __init__(self, database: Database, queue: JobQueue, *, now: Callable[[], float] = time.time) -> None:
         self._database = database
@@ -32,7 +32,7 @@ class SqlDatasetStore:
         self._now = now
 
     async def get(self, name: str) -> Dataset | None:
-        """The dataset, if there is one."""
+        """None if there is no such dataset."""
         async with self._database.read() as tx:
             return await _read(tx, name)
 
@@ -41,8 +41,7 @@ class SqlDatasetStore:
         prefix = DATASET.format(tenant, "")
         query = sa.select(_datasets).where(_datasets.c.name.startswith(prefix, autoescape=True))
         query = query.where(_datasets.c.name > page.after).order_by(_datasets.c.name).limit(page.limit)
-        async with self._database.read() as tx:
-            items = [_dataset(row) for row in await tx.execute(query)]
+        items = [Dataset(**row) for row in await self._database.rows(query)]
         return page.page(items, [item.name for item in items])
 
     async def put_source(self, name: str, source_sha256: str, row_count: int) -> Dataset:
@@ -54,7 +53,7 @@ class SqlDatasetStore:
                 new = Dataset(
                     name=name, source_sha256=source_sha256, row_count=row_count, create_time=now, update_time=now
                 )
-                await tx.execute(sa.insert(_datasets).values(**dataclasses.asdict(new)))
+                await tx.execute(sa.insert(_datasets).values(**vars(new)))
                 return new
             if found.source_sha256 == source_sha256:
                 return found
@@ -89,14 +88,10 @@ def revision_number(revision_name: str) -> int:
 
 
 def _update(dataset: Dataset) -> sa.Update:
-    return sa.update(_datasets).where(_datasets.c.name == dataset.name).values(**dataclasses.asdict(dataset))
+    return sa.update(_datasets).where(_datasets.c.name == dataset.name).values(**vars(dataset))
 
 
 async def _read(tx: AsyncConnection, name: str, *, for_update: bool = False) -> Dataset | None:
     query = sa.select(_datasets).where(_datasets.c.name == name)
-    row = (await tx.execute(query.with_for_update() if for_update else query)).one_or_none()
-    return _dataset(row) if row else None
-
-
-def _dataset(row: Any) -> Dataset:
-    return Dataset(**row._mapping)
+    row = (await tx.execute(query.with_for_update() if for_update else query)).mappings().one_or_none()
+    return Dataset(**row) if row else None

@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 from collections.abc import Sequence
 
+from luthierd.codec import to_json
 from luthierd.curation.config import CurationConfig
 from luthierd.curation.curating import curate_source
 from luthierd.curation.domain import RevisionContent
@@ -21,7 +22,7 @@ from luthierd.storage.database import Database
 async def work(context: JobContext, config: CurationConfig, _database: Database) -> Outcome:
     """Curates the revision."""
     content = await asyncio.to_thread(curate_job, context, BlobStore.of(config))
-    return Outcome(content.to_json(), lambda connection: set_latest_revision(connection, context.job.name))
+    return Outcome(to_json(content), lambda connection: set_latest_revision(connection, context.job.name))
 
 
 def curate_job(context: JobContext, blobs: BlobStore) -> RevisionContent:

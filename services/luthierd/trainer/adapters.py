@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from luthierd.names import ADAPTER, ADAPTER_REVISION, TENANT
 from luthierd.paging import Page, PageRequest
 from luthierd.trainer.domain.adapter import Adapter, AdapterNotFoundError, AdapterRevision, AdapterRevisionNotFoundError
-
-
-class AdapterStore(Protocol):
-    """Where adapters are kept; workers add revisions."""
-
-    async def adapter(self, name: str) -> Adapter | None:
-        """One adapter."""
-
-    async def adapters(self, tenant: str, page: PageRequest) -> Page[Adapter]:
-        """By name."""
-
-    async def adapter_revision(self, name: str) -> AdapterRevision | None:
-        """One revision."""
-
-    async def adapter_revisions(self, adapter: str, page: PageRequest) -> Page[AdapterRevision]:
-        """Newest first."""
+from luthierd.trainer.store import SqlStore
 
 
 class Adapters:
     """Reads what training has made."""
 
-    def __init__(self, store: AdapterStore) -> None:
+    def __init__(self, store: SqlStore) -> None:
         self._store = store
 
     async def list(self, parent: str, page_size: int, page_token: str) -> Page[Adapter]:

@@ -7,7 +7,6 @@ import pathlib
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from luthierd.errors import AbortedError, InvalidArgumentError
 from luthierd.names import BASE_MODEL, parse_id
@@ -22,21 +21,7 @@ from luthierd.trainer.domain.base_model import (
     ImportSource,
     PackageNotFoundError,
 )
-
-
-class BaseModelStore(Protocol):
-    """Where models are kept."""
-
-    async def base_model(self, name: str) -> BaseModel | None:
-        """One model."""
-
-    async def base_models(self, page: PageRequest) -> Page[BaseModel]:
-        """By name."""
-
-    async def start_import(
-        self, name: str, source: ImportSource, *, job: str, replaces: str | None, now: float
-    ) -> bool:
-        """Registers the model and submits its import; False if somebody else was faster."""
+from luthierd.trainer.store import SqlStore
 
 
 class BaseModels:
@@ -44,7 +29,7 @@ class BaseModels:
 
     def __init__(
         self,
-        store: BaseModelStore,
+        store: SqlStore,
         *,
         import_roots: Sequence[pathlib.Path],
         wake: Callable[[], None],

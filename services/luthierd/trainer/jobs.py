@@ -9,11 +9,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from luthierd.codec import to_json
-from luthierd.jobs.queue import Job
+from luthierd.jobs.queue import Job, JobQueue
 from luthierd.names import ADAPTER, BASE_MODEL, DATASET_REVISION, TENANT, TRAINING_JOB, parse_id
 from luthierd.paging import Page, PageRequest
 from luthierd.settings import Fault
-from luthierd.trainer.adapters import AdapterStore
 from luthierd.trainer.base_models import BaseModels
 from luthierd.trainer.domain.adapter import AdapterBaseMismatchError
 from luthierd.trainer.domain.base_model import BaseModelInfo
@@ -25,29 +24,10 @@ from luthierd.trainer.domain.training import (
     TrainingTask,
 )
 from luthierd.trainer.recipes.recipe import with_method_defaults
+from luthierd.trainer.store import SqlStore
 
 DEFAULT_MAX_SEQ_LENGTH = 2048
 """Memory for attention grows with the square of the length; longer rows are wanted knowingly."""
-
-
-class JobStore(AdapterStore, Protocol):
-    """Where jobs are submitted."""
-
-    async def submit_training(self, name: str, payload: dict[str, Any], *, adapter: str, now: float) -> Job:
-        """The job and, if need be, its adapter, together. JobExistsError."""
-
-
-class Queue(Protocol):
-    """The part of `JobQueue` that is needed."""
-
-    async def get(self, name: str) -> Job:
-        """JobNotFoundError."""
-
-    async def list(self, name_prefix: str, page: PageRequest, *, kind: str | None = None) -> Page[Job]:
-        """Newest first."""
-
-    async def cancel(self, name: str) -> Job:
-        """JobNotFoundError."""
 
 
 class DatasetCatalog(Protocol):
@@ -62,8 +42,8 @@ class TrainingJobs:
 
     def __init__(
         self,
-        store: JobStore,
-        queue: Queue,
+        store: SqlStore,
+        queue: JobQueue,
         *,
         base_models: BaseModels,
         datasets: DatasetCatalog,
@@ -74,14 +54,7 @@ class TrainingJobs:
         self._wake, self._now = wake, now
 
     async def create(
-        self,
-        parent: str,
-        job_id: str,
-        *,
-        adapter: str,
-        base_model: str,
-        dataset_revision: str,
-        config: dict[str, Any],
+        self, parent: str, job_id: str, *, adapter: str, base_model: str, dataset_revision: str, config: dict[str, Any]
     ) -> Job:
         """Accepts a job. Names are resolved to digests here, once: a resumed run reads the same bytes.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from luthierd.codec import from_json, to_json
@@ -44,22 +45,20 @@ _revisions = sa.table(
 
 
 class SqlStore:
-    """See the Protocols in `base_models.py`, `jobs.py` and `adapters.py`."""
+    """Where models, jobs and adapters are kept; workers add adapter revisions."""
 
     def __init__(self, database: Database, queue: JobQueue) -> None:
         self._database, self._queue = database, queue
 
     async def base_model(self, name: str) -> BaseModel | None:
         """A model with the state of its last import."""
-        async with self._database.read() as tx:
-            row = (await tx.execute(_models_with_imports().where(_models.c.name == name))).one_or_none()
-        return _base_model(row) if row else None
+        rows = await self._database.rows(_models_with_imports().where(_models.c.name == name))
+        return _base_model(rows[0]) if rows else None
 
     async def base_models(self, page: PageRequest) -> Page[BaseModel]:
         """By name."""
         query = _models_with_imports().where(_models.c.name > page.after).order_by(_models.c.name).limit(page.limit)
-        async with self._database.read() as tx:
-            models = [_base_model(row) for row in await tx.execute(query)]
+        models = [_base_model(row) for row in await self._database.rows(query)]
         return page.page(models, [model.name for model in models])
 
     async def start_import(
@@ -68,12 +67,7 @@ class SqlStore:
         """Registers the model and submits its import in one transaction. `replaces`: the import job that failed, None
         for a new name. False, and nothing done, if somebody else was faster.
         """
-        values: dict[str, Any] = {
-            "source": to_json(source),
-            "import_job": job,
-            "create_time": now,
-            "info": None,
-        }
+        values: dict[str, Any] = {"source": to_json(source), "import_job": job, "create_time": now, "info": None}
         query = sa.select(_models.c.import_job).where(_models.c.name == name)
         async with self._database.begin() as tx:
             current = (await tx.execute(query.with_for_update())).scalar_one_or_none()
@@ -96,19 +90,15 @@ class SqlStore:
 
     async def adapters(self, tenant: str, page: PageRequest) -> Page[Adapter]:
         """A tenant's adapters by name."""
-        query = sa.select(_adapters).where(
-            _adapters.c.name.startswith(f"{tenant}/adapters/", autoescape=True), _adapters.c.name > page.after
-        )
-        async with self._database.read() as tx:
-            rows = await tx.execute(query.order_by(_adapters.c.name).limit(page.limit))
-            found = [_adapter(row) for row in rows]
+        query = sa.select(_adapters).where(_adapters.c.name.startswith(f"{tenant}/adapters/", autoescape=True))
+        query = query.where(_adapters.c.name > page.after).order_by(_adapters.c.name).limit(page.limit)
+        found = [_adapter(row) for row in await self._database.rows(query)]
         return page.page(found, [adapter.name for adapter in found])
 
     async def adapter(self, name: str) -> Adapter | None:
         """One adapter."""
-        async with self._database.read() as tx:
-            row = (await tx.execute(sa.select(_adapters).where(_adapters.c.name == name))).one_or_none()
-        return _adapter(row) if row else None
+        rows = await self._database.rows(sa.select(_adapters).where(_adapters.c.name == name))
+        return _adapter(rows[0]) if rows else None
 
     async def adapter_revision(self, name: str) -> AdapterRevision | None:
         """One revision."""
@@ -116,21 +106,17 @@ class SqlStore:
         number = revision.removeprefix("r")
         if not number.isdecimal() or str(int(number)) != number:
             return None
-        query = sa.select(_revisions).where(
-            _revisions.c.adapter == ADAPTER.format(tenant, adapter), _revisions.c.number == int(number)
-        )
-        async with self._database.read() as tx:
-            row = (await tx.execute(query)).one_or_none()
-        return _revision(row) if row else None
+        query = sa.select(_revisions).where(_revisions.c.adapter == ADAPTER.format(tenant, adapter))
+        rows = await self._database.rows(query.where(_revisions.c.number == int(number)))
+        return _revision(rows[0]) if rows else None
 
     async def adapter_revisions(self, adapter: str, page: PageRequest) -> Page[AdapterRevision]:
         """An adapter's revisions, newest first."""
         query = sa.select(_revisions).where(_revisions.c.adapter == adapter)
         if page.after:
             query = query.where(_revisions.c.number < int(page.after))
-        async with self._database.read() as tx:
-            rows = list(await tx.execute(query.order_by(_revisions.c.number.desc()).limit(page.limit)))
-        return page.page([_revision(row) for row in rows], [str(row.number) for row in rows])
+        rows = await self._database.rows(query.order_by(_revisions.c.number.desc()).limit(page.limit))
+        return page.page([_revision(row) for row in rows], [str(row["number"]) for row in rows])
 
 
 async def set_base_model_info(tx: AsyncConnection, name: str, info: BaseModelInfo) -> None:
@@ -161,27 +147,27 @@ def _models_with_imports() -> sa.Select[Any]:
     )
 
 
-def _base_model(row: Any) -> BaseModel:
+def _base_model(row: RowMapping) -> BaseModel:
     state = BaseModelState.IMPORTING
-    if row.info is not None:
+    if row["info"] is not None:
         state = BaseModelState.READY
-    elif JobState(row.state).is_final:
+    elif JobState(row["state"]).is_final:
         state = BaseModelState.FAILED
     return BaseModel(
-        name=row.name,
+        name=row["name"],
         state=state,
-        source=from_json(ImportSource, row.source),
-        import_job=row.import_job,
-        create_time=row.create_time,
-        end_time=row.end_time,
-        error=row.error if state is BaseModelState.FAILED else None,
-        info=from_json(BaseModelInfo, row.info) if row.info is not None else None,
+        source=from_json(ImportSource, row["source"]),
+        import_job=row["import_job"],
+        create_time=row["create_time"],
+        end_time=row["end_time"],
+        error=row["error"] if state is BaseModelState.FAILED else None,
+        info=from_json(BaseModelInfo, row["info"]) if row["info"] is not None else None,
     )
 
 
-def _adapter(row: Any) -> Adapter:
-    latest = _revision_name(row.name, row.revision_count) if row.revision_count else ""
-    return Adapter(name=row.name, create_time=row.create_time, latest_revision=latest)
+def _adapter(row: RowMapping) -> Adapter:
+    latest = _revision_name(row["name"], row["revision_count"]) if row["revision_count"] else ""
+    return Adapter(name=row["name"], create_time=row["create_time"], latest_revision=latest)
 
 
 def _revision_name(adapter: str, number: int) -> str:
@@ -189,12 +175,6 @@ def _revision_name(adapter: str, number: int) -> str:
     return ADAPTER_REVISION.format(tenant, name, f"r{number}")
 
 
-def _revision(row: Any) -> AdapterRevision:
-    values: dict[str, Any] = row.content | {"target_modules": tuple(row.content["target_modules"])}
-    return AdapterRevision(
-        name=_revision_name(row.adapter, row.number),
-        create_time=row.create_time,
-        sha256=row.sha256,
-        training_job=row.training_job,
-        **values,
-    )
+def _revision(row: RowMapping) -> AdapterRevision:
+    own = {key: row[key] for key in ("create_time", "sha256", "training_job")}
+    return from_json(AdapterRevision, row["content"] | own | {"name": _revision_name(row["adapter"], row["number"])})

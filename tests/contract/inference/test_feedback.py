@@ -19,8 +19,8 @@ from luthier.inference.v1.feedback_service_pb2_grpc import FeedbackServiceStub
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from luthierd.config import ServerConfig
 from luthierd.curation.domain import Feedback
-from luthierd.curation.sources.jsonl import ImportLimits, parse_rows
 from luthierd.curation.sources.parquet import parquet_lines
+from luthierd.curation.sources.rows import ImportLimits, parse_rows
 from support.inference_fakes import revision
 from support.inference_parts import Parts, make_parts
 from support.serving import bearer, error_info, running

@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 import pytest
+from luthierd.codec import from_json, to_json
 from luthierd.curation.curating import NothingLeftError, curate, curate_source
 from luthierd.curation.datasheet import quantiles
 from luthierd.curation.domain import Curated, RevisionContent, Row, Split, row_to_json
@@ -94,7 +95,7 @@ def test_the_same_source_gives_the_same_bytes(tmp_path: pathlib.Path) -> None:
     first, _ = curate_blobs(tmp_path / "a", material())
     second, _ = curate_blobs(tmp_path / "b", material())
     assert first == second
-    assert RevisionContent.from_json(json.loads(json.dumps(first.to_json()))) == first
+    assert from_json(RevisionContent, json.loads(json.dumps(to_json(first)))) == first
 
 
 def test_the_datasheet_explains_and_holds_no_text(tmp_path: pathlib.Path) -> None:

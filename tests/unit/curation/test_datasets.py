@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from luthierd.curation.datasets import Datasets
 from luthierd.curation.domain import Dataset
-from luthierd.curation.sources.jsonl import ImportLimits
+from luthierd.curation.sources.rows import ImportLimits
 from luthierd.paging import Page, PageRequest
 from luthierd.storage.blobs import Blob, BlobStore, DiskFullError
 

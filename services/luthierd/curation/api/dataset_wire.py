@@ -41,7 +41,7 @@ def revision_to_proto(revision: Revision) -> pb.DatasetRevision:
         revision,
         state=_STATES[revision.state],
         error=status_from_failure(revision.error, DOMAIN) if revision.error else None,
-        recipe=pb.CurationRecipe(**revision.recipe.to_json()),
+        recipe=pb.CurationRecipe(**revision.recipe),
         **vars(revision.content) if revision.content else {},
     )
 
@@ -49,10 +49,7 @@ def revision_to_proto(revision: Revision) -> pb.DatasetRevision:
 def event_to_proto(event: JobEvent | None) -> pb.DatasetRevisionEvent | None:
     """See `rpc.job_resource.event_to_proto`."""
     return job_resource.event_to_proto(
-        pb.DatasetRevisionEvent,
-        event,
-        state=_STATES.__getitem__,
-        progress=lambda data: pb.CurationProgress(**data),
+        pb.DatasetRevisionEvent, event, state=_STATES.__getitem__, progress=lambda data: pb.CurationProgress(**data)
     )
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from luthierd.curation.domain import Role, canonical_json
-from luthierd.curation.sources.jsonl import ROW_KEYS, ImportLimits, TooManyRowsError, check_size
+from luthierd.curation.sources.rows import ROW_KEYS, ImportLimits, TooManyRowsError, check_size
 from luthierd.errors import InvalidArgumentError
 
 log = logging.getLogger(__name__)

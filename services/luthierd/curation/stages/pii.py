@@ -128,14 +128,11 @@ class Pii(Stage):
             new = [text for text in texts if text not in seen]
             found = dict(zip(new, self._scanner.scan(new), strict=True))
             seen = {text: seen[text] if text in seen else found[text] for text in texts}
+            sure = {
+                text: [one for one in found if one.score >= self.settings.min_score] for text, found in seen.items()
+            }
             for row in batch:
-                yield (
-                    row,
-                    [
-                        [span for span in seen[part.content] if span.score >= self.settings.min_score]
-                        for part in row.parts
-                    ],
-                )
+                yield row, [sure[part.content] for part in row.parts]
 
 
 def mask_row(row: Row, spans: Sequence[Sequence[Span]], counts: PiiCounts) -> Row:

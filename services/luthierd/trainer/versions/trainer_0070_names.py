@@ -8,11 +8,7 @@ down_revision = "trainer_0001"
 branch_labels = None
 depends_on = "ground_0001"
 
-KEYS = {
-    "max_row_tokens": "max_seq_length",
-    "rank_stabilised": "use_rslora",
-    "max_gradient_norm": "max_grad_norm",
-}
+KEYS = {"max_row_tokens": "max_seq_length", "rank_stabilised": "use_rslora", "max_gradient_norm": "max_grad_norm"}
 
 
 def upgrade() -> None:

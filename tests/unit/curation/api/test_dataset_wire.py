@@ -20,7 +20,7 @@ DEFAULT = parse_recipe(None)
 
 def revision(state: JobState, **fields: Any) -> Revision:
     values = {"content": None, "error": None, "create_time": 1.5, "end_time": 2.5} | fields
-    return Revision(name="n", state=state, source_sha256="source", recipe=DEFAULT, **values)
+    return Revision(name="n", state=state, source_sha256="source", recipe=DEFAULT.to_json(), **values)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def revision(state: JobState, **fields: Any) -> Revision:
     ],
 )
 def test_a_recipe_survives_the_round_trip(recipe: Recipe) -> None:
-    message = wire.revision_to_proto(dataclasses.replace(revision(JobState.QUEUED), recipe=recipe)).recipe
+    message = wire.revision_to_proto(dataclasses.replace(revision(JobState.QUEUED), recipe=recipe.to_json())).recipe
     assert wire.recipe_from_proto(message) == recipe
 
 

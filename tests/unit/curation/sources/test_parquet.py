@@ -9,19 +9,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from luthierd.curation.domain import Feedback, Row, row_from_json, row_to_json
-from luthierd.curation.sources.jsonl import (
+from luthierd.curation.sources.parquet import (
+    FeedbackUnusableError,
+    ParquetUnreadableError,
+    is_parquet,
+    parquet_lines,
+)
+from luthierd.curation.sources.rows import (
     ImportLimits,
     RowContentEmptyError,
     RowShapeInvalidError,
     RowTooLargeError,
     TooManyRowsError,
     parse_rows,
-)
-from luthierd.curation.sources.parquet import (
-    FeedbackUnusableError,
-    ParquetUnreadableError,
-    is_parquet,
-    parquet_lines,
 )
 
 LIMITS = ImportLimits(max_row_bytes=500, max_row_count=20)

@@ -7,7 +7,7 @@ import json
 
 import pytest
 from luthierd.curation.domain import Message, Role, Row, Span, row_from_json, row_to_json
-from luthierd.curation.sources.jsonl import (
+from luthierd.curation.sources.rows import (
     ImportEmptyError,
     ImportLimits,
     RowContentEmptyError,
