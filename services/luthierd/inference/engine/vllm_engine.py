@@ -261,9 +261,10 @@ class VllmEngine(Tokenizing):
         from vllm.inputs.engine import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
+        llm = self.llm  # kept: `close` forgets it while streams of a dead engine still end
         prompt = tokens_input(list(request.prompt_ids), cache_salt=request.cache_salt)
         lora = lora_request(request.adapter)
-        made = self.llm.generate(prompt, parameters, request.request_id, lora_request=lora)
+        made = llm.generate(prompt, parameters, request.request_id, lora_request=lora)
         is_finished = False
         try:
             async with contextlib.aclosing(made):  # closing it tells vLLM to stop
@@ -273,13 +274,13 @@ class VllmEngine(Tokenizing):
         except VLLMClientError as error:
             raise InvalidArgumentError(f"the engine rejects the request: {first_line(error)}") from error
         except (EngineDeadError, EngineGenerateError) as error:
-            if self.llm.errored:
+            if llm.errored:
                 raise EngineDiedError from error
             raise
         finally:
-            if not is_finished and self.llm is not None and not self.llm.errored:
+            if not is_finished and self.llm is not None and not llm.errored:
                 # vLLM does not abort a request whose call is cancelled while it is being handed over
-                await self.llm.abort(request.request_id)
+                await llm.abort(request.request_id)
 
     async def openai_application(self) -> OpenAIApplication:
         return await openai_application(self.llm, self._folder, tool_call_parser=self._config.tool_call_parser)
@@ -287,12 +288,13 @@ class VllmEngine(Tokenizing):
     async def load_adapter(self, adapter: EngineAdapter) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
 
+        llm = self.llm
         try:
-            await self.llm.add_lora(lora_request(adapter))
+            await llm.add_lora(lora_request(adapter))
         except EngineDeadError as error:
             raise EngineDiedError from error
         except Exception as error:
-            if self.llm.errored:
+            if llm.errored:
                 raise EngineDiedError from error
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
             raise AdapterInvalidError(f"the engine rejects it: {reason}", metadata={"detail": reason}) from error
