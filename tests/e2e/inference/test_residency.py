@@ -45,7 +45,7 @@ async def test_cold_adapters_answer_with_their_own_weights_whatever_made_room_fo
         assert [stage.name for stage in deployed.live.load_stages][-2:] == ["parity_check", "publish"]
         for prompt in PROMPTS:
             loaded_adapter, text = await ask(client, name, prompt)
-            assert loaded_adapter == deployed.live.loaded_adapter
+            assert loaded_adapter == deployed.live.id
             expected[name, prompt] = text
     assert len(set(expected.values())) == len(expected)
     asked = [(name, prompt) for name in NAMES for prompt in PROMPTS] * 4

@@ -238,9 +238,9 @@ class Routing:
 
     def _note(self, found: Deployment) -> None:
         """What may answer in this revision."""
-        names = {one.adapter_revision: one.loaded_adapter for one in _loaded_adapters(found)}
+        names = {one.adapter_revision: one.id for one in _loaded_adapters(found)}
         shared = {names[share.adapter_revision] for share in found.traffic}
-        self.routed.setdefault(found.revision, set()).update(shared or {found.live.loaded_adapter})
+        self.routed.setdefault(found.revision, set()).update(shared or {found.live.id})
 
 
 async def answers_alone(clients: dict[str, AsyncClient], revisions: dict[str, list[str]]) -> dict[tuple[str, str], str]:

@@ -14,6 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
+
+from luthierd.codec import from_json
 from luthierd.inference.adapters.checks import REFERENCE
 from luthierd.inference.domain.completion import Turn
 from luthierd.inference.domain.errors import AdapterDeviatesError, AdapterHasNoEffectError
@@ -58,18 +61,8 @@ class Reference:
 def read_reference(folder: pathlib.Path) -> Reference:
     """The log-probabilities recorded by the training; an empty one if there are none, or in an unknown format."""
     try:
-        content = json.loads((folder / REFERENCE).read_text())
-        rows = tuple(
-            ReferenceRow(
-                prompt_ids=tuple(map(int, row["prompt_ids"])),
-                completion_ids=tuple(map(int, row["completion_ids"])),
-                base_logprobs=tuple(map(float, row.get("base_logprobs", ()))),
-                tuned_logprobs=tuple(map(float, row.get("tuned_logprobs", ()))),
-            )
-            for row in content["rows"]
-        )
-        return Reference(str(content.get("dtype", "")), rows)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return from_json(Reference, json.loads((folder / REFERENCE).read_text()))
+    except (OSError, ValueError, RecursionError, msgspec.ValidationError):
         return Reference()
 
 
