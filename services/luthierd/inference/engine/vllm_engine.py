@@ -179,7 +179,6 @@ class VllmEngine(Tokenizing):
     def __init__(
         self, llm: Any, config: InferenceConfig, folder: pathlib.Path, start_stages: tuple[Stage, ...] = ()
     ) -> None:
-        import torch
         import vllm
         from vllm.platforms import current_platform
 
@@ -188,7 +187,7 @@ class VllmEngine(Tokenizing):
         self.max_rank = config.max_lora_rank
         self.window = int(llm.model_config.max_model_len)
         self.vocabulary_size = int(llm.model_config.get_vocab_size())
-        self.dtype = str(llm.model_config.dtype).removeprefix(str(torch.__name__) + ".")
+        self.dtype = str(llm.model_config.dtype).removeprefix("torch.")
         self.version = f"vllm {vllm.__version__} ({current_platform.device_type}, {self.dtype})"
         llm._run_output_handler()  # it was constructed outside of the event loop
 

@@ -14,7 +14,7 @@ CERTIFICATE = {
     "effect_mean_nats": 1.5,
     "engine_version": "vllm 0.32.0 (cpu, float32)",
 }
-STAGES = [{"name": "fetch", "duration": {"nanos": 12_000_000}}, {"name": "prove", "duration": {"seconds": 1}}]
+STAGES = [{"name": "fetch", "duration": {"nanos": 12_000_000}}, {"name": "parity_check", "duration": {"seconds": 1}}]
 DEPLOYMENT = {"name": "tenants/acme/deployments/d", "revision": 4, "live": LIVE, "previous": LIVE}
 FINISH = {"finish_reason": "stop", "completion_token_count": 2, "ttft_ms": 1.0, "latency_ms": 2.0}
 ORIGIN = {"loaded_adapter": "g", "adapter_revision": REVISION}
@@ -37,7 +37,7 @@ async def test_the_parity_certificate_and_the_stages_are_shown(services, luthier
     services.answers["ListDeployments"] = {"deployments": [{**DEPLOYMENT, "live": live, "pinned": True}]}
     out = (await luthier("deploy", "d", "style/r2")).out
     assert "parity: 0.0012 of 0.02 nats a token off the training (2 rows, 32 tokens), effect 1.500, vllm" in out
-    assert "stages, s: fetch 0.012, prove 1.000" in out
+    assert "stages, s: fetch 0.012, parity_check 1.000" in out
     listed = (await luthier("deployments")).out
     assert "0.0012 of 0.02" in listed
     assert "(pinned)" in listed
