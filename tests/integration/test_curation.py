@@ -23,6 +23,7 @@ from luthierd.curation.build import build
 from luthierd.curation.config import CurationConfig
 from luthierd.rpc.auth import TokenIssuer, create_keys
 from support.serving import serving
+from support.waiting import until
 
 DATASET = "tenants/acme/datasets/mails"
 WAIT_S = 120.0
@@ -61,12 +62,7 @@ class House:
 
     async def worker_pid(self) -> int:
         """The process id of a worker that has begun, from the process table: the launcher does not tell."""
-        async with asyncio.timeout(WAIT_S):
-            while True:
-                found = await asyncio.to_thread(_pid_of_worker, self.config.home)
-                if found is not None:
-                    return found
-                await asyncio.sleep(0.05)
+        return await until(lambda: asyncio.to_thread(_pid_of_worker, self.config.home), timeout_s=WAIT_S)
 
 
 def _pid_of_worker(home: pathlib.Path) -> int | None:

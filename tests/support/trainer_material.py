@@ -26,6 +26,7 @@ from luthierd.storage.blobs import BlobStore
 
 from support.serving import serving
 from support.toy_rows import rows_jsonl, toy_rows
+from support.waiting import until
 
 DATASET = "tenants/acme/datasets/toys/revisions/r1"
 START_TIMEOUT_S = 120.0
@@ -121,8 +122,7 @@ class Installation:
         """Kill -9 of the worker at work."""
         (pid,) = self.worker_pids()
         os.kill(pid, signal.SIGKILL)
-        while pid in self.worker_pids():  # noqa: ASYNC110 - the kernel tells nobody
-            await asyncio.sleep(0.02)
+        await until(lambda: pid not in self.worker_pids())
 
 
 def _worker_pids(home: str) -> Iterator[int]:

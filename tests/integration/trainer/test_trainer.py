@@ -20,6 +20,7 @@ from peft import PeftModel
 from support.ports import free_port
 from support.tiny_model import write_base_model
 from support.trainer_material import DATASET, Installation, adapter_files, installation
+from support.waiting import until
 from transformers import AutoModelForCausalLM
 
 TENANT, MODEL, ADAPTER = "tenants/acme", "baseModels/tiny", "tenants/acme/adapters/support"
@@ -52,10 +53,11 @@ async def trainer(tmp_path_factory: pytest.TempPathFactory, base_folder: pathlib
 
 
 async def wait_for_model(client: AsyncClient, name: str = MODEL) -> base_model_pb2.BaseModel:
-    async with asyncio.timeout(TIMEOUT_S):
-        while (model := await client.base_models.get(name)).state == base_model_pb2.BASE_MODEL_STATE_IMPORTING:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
-    return model
+    async def imported() -> base_model_pb2.BaseModel | None:
+        model = await client.base_models.get(name)
+        return None if model.state == base_model_pb2.BASE_MODEL_STATE_IMPORTING else model
+
+    return await until(imported, timeout_s=TIMEOUT_S)
 
 
 async def create(client: AsyncClient, job_id: str, *, adapter: str = ADAPTER, **settings: float) -> str:
