@@ -166,7 +166,7 @@ async def test_the_whole_loop_loses_nothing_when_every_process_is_killed(house: 
         dataset = await client.datasets.wait_revision((await client.datasets.curate(DATASET, recipe=RECIPE)).name)
         interrupted = await train(client, dataset.name, "interrupted")
         await reach_step(client, interrupted, 12)
-    assert house.kill() >= len(SERVICES) + 1
+    assert await asyncio.to_thread(house.kill) >= len(SERVICES) + 1
     await asyncio.to_thread(house.installation.up)
 
     async with house.client() as client:
@@ -185,7 +185,7 @@ async def test_the_whole_loop_loses_nothing_when_every_process_is_killed(house: 
         assert before[DEPLOYMENT] != before[MODEL]
         evaluation = await client.evaluations.create(TENANT, adapter_revision=job.adapter_revision, config=EVALUATION)
         await reach_answers(client, evaluation.name, 5)
-    assert house.kill() >= len(SERVICES) + 1
+    assert await asyncio.to_thread(house.kill) >= len(SERVICES) + 1
     await asyncio.to_thread(house.installation.up)
 
     async with house.client() as client:
