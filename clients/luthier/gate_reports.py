@@ -12,8 +12,8 @@ from luthier.evaluator.v1.gate_pb2 import GateDecision
 
 SIGNS = {"PASS": "✅", "BREACH": "❌", "INSUFFICIENT_EVIDENCE": "❔"}
 OUTCOMES = {"GO": "✅ GO", "NO_GO": "❌ NO-GO", "INCONCLUSIVE": "❔ INCONCLUSIVE"}
-# Characters that XML 1.0 does not allow, escaped or not.
 _FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 does not allow, escaped or not."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,13 +23,12 @@ from luthier.errors import LuthierError, ProfileError
 from luthier.health import health_of
 from luthier.services import SERVICES
 
-# Measured: the environment takes 3.6 to 5.2 GB, the demo's models, adapters and databases under 1.5.
 FREE_DISK_GIB = 5.0
-# Measured: the engine with the demo's model and cache takes about 4 GiB, a training worker 2.
+"""Measured: the environment takes 3.6 to 5.2 GB, the demo's models, adapters and databases under 1.5."""
 FREE_MEMORY_GIB = 6.0
-# The variables that set the ports of `luthier up`, and their defaults.
+"""Measured: the engine with the demo's model and cache takes about 4 GiB, a training worker 2."""
 PORTS = {variable: port for spec in SERVICES.values() for variable, port in spec.port_by_variable.items()}
-# Extra: a package that only this extra installs.
+"""The variables that set the ports of `luthier up`, and their defaults."""
 EXTRAS = {
     "server": "sqlalchemy",
     "curation": "presidio_analyzer",
@@ -37,6 +36,7 @@ EXTRAS = {
     "evaluator": "ragas",
     "inference-cpu or inference-gpu": "vllm",
 }
+"""Extra: a package that only this extra installs."""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from luthier.errors import LuthierError
 from luthier.health import health_of
 from luthier.services import SERVICES
 
-# Only the client reads these; servers must not see a token in their environment.
 CLIENT_VARIABLES = ("LUTHIER_ENDPOINT", "LUTHIER_TENANT", "LUTHIER_TOKEN", "LUTHIER_PROFILE")
+"""Only the client reads these; servers must not see a token in their environment."""
 
 
 class SupervisorError(LuthierError):

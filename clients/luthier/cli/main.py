@@ -17,7 +17,6 @@ from luthier.cli import exits
 from luthier.cli.session import Session, apply_common, common_options
 from luthier.errors import LuthierError, RpcError
 
-# Command: (module below luthier.cli, attribute, line of the help), in the order in which they are used.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "up": ("installation", "up", "Start the four services on this machine."),
     "down": ("installation", "down", "Stop them; jobs continue after the next `up`."),
@@ -55,6 +54,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "score": ("inference", "score", "Show the log-probabilities of a completion."),
     "auth": ("auth", "auth", "Tokens: issue."),
 }
+"""Command: (module below luthier.cli, attribute, line of the help), in the order in which they are used."""
 
 
 class Root(click.Group):

@@ -7,7 +7,6 @@ import click
 from luthier.cli.session import Group, Session
 from luthier.inference.v1.quota_pb2 import Quota, QuotaLimits
 
-# Field of QuotaLimits: its name for people, and the field of QuotaUsage that counts its use.
 LIMITS = {
     "requests_per_minute": ("requests a minute", "requests_in_minute"),
     "tokens_per_minute": ("tokens a minute", "tokens_in_minute"),
@@ -15,6 +14,7 @@ LIMITS = {
     "deployed_adapters": ("adapters deployed", "deployed_adapters"),
     "weight": ("weight", ""),
 }
+"""Field of QuotaLimits: its name for people, and the field of QuotaUsage that counts its use."""
 
 
 @click.group(cls=Group)

@@ -52,7 +52,6 @@ from luthierd.storage.database import Database
 T = TypeVar("T")
 
 CANCEL_POLL_INTERVAL_S = 0.3
-# Packages whose release can change a number of the report.
 SCORING_PACKAGES = (
     "ragas",
     "rouge-score",
@@ -66,6 +65,7 @@ SCORING_PACKAGES = (
     "scipy",
     "torch",
 )
+"""Packages whose release can change a number of the report."""
 
 
 async def work(context: JobContext, config: EvaluatorConfig, database: Database) -> Outcome:

@@ -29,13 +29,16 @@ Statistic = Callable[[Array], Array]
 MIN_GROUPS = 8
 CONFIDENCE = 0.95
 POWER = 0.8
-# Monte Carlo error of a 2.5 % quantile at 4,000 draws is about a fiftieth of the interval's width.
 N_RESAMPLES = 4000
-# A draw of few distinct groups has almost no error; its studentized value would be an accident. Simulated
-# with 0, .2, .33, .4 and .5: a smaller one widens 0/1 scores with 8 groups, a larger one loses coverage of skewed ones.
+"""Monte Carlo error of a 2.5 % quantile at 4,000 draws is about a fiftieth of the interval's width."""
 LEAST_ERROR = 0.33
-# Beyond it bootstrap-t and Student's t agree to under 1 %, and 2,000 draws would take 80 MB for each thousand groups.
+"""A draw of few distinct groups has almost no error; its studentized value would be an accident. Simulated with 0,
+.2, .33, .4 and .5: a smaller one widens 0/1 scores with 8 groups, a larger one loses coverage of skewed ones.
+"""
 MAX_DRAWN_GROUPS = 5000
+"""Beyond it bootstrap-t and Student's t agree to under 1 %, and 2,000 draws would take 80 MB for each thousand
+groups.
+"""
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from luthierd.statistics.estimates import Bounds, CommonRows, Difference, Interv
 # One score a row, None where the row failed.
 Scores = Sequence[float | None]
 
-# Wider than rounding, narrower than any interval that means something.
 NO_SPREAD = 1e-9
+"""Wider than rounding, narrower than any interval that means something."""
 
 
 def filled(scores: Scores, missing: float = 0.0) -> list[float]:

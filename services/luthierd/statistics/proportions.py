@@ -16,8 +16,8 @@ from scipy import special  # not scipy.stats: that takes two seconds to import, 
 from luthierd.statistics.clustered import CONFIDENCE, MIN_GROUPS, GroupSums, mean_of, standard_error
 from luthierd.statistics.estimates import Interval
 
-# Halvings of an interval of length 2: below the rounding of a float.
 BISECTIONS = 60
+"""Halvings of an interval of length 2: below the rounding of a float."""
 
 
 class PairedCounts(NamedTuple):

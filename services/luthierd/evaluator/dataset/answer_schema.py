@@ -13,8 +13,8 @@ import referencing
 import regex
 
 MAX_SCHEMA_BYTES = 64 * 1024
-# A pattern of a schema runs on answers of a few kilobytes: what needs longer is backtracking without end.
 PATTERN_TIMEOUT_S = 0.1
+"""A pattern of a schema runs on answers of a few kilobytes: what needs longer is backtracking without end."""
 
 
 class SchemaProblem(ValueError):  # noqa: N818  # a finding about a request; the caller makes it a field violation

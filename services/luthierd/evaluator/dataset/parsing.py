@@ -10,9 +10,10 @@ from luthierd.errors import FailedPreconditionError
 from luthierd.evaluator.domain.metric_details import TaskKind
 from luthierd.evaluator.domain.rows import Row, TaskSpec
 
-# A field is taken for the label when it repeats the row's own label in nearly every row; a few rows may carry
-# corrections.
 LABEL_AGREEMENT = 0.95
+"""A field is taken for the label when it repeats the row's own label in nearly every row; a few rows may carry
+corrections.
+"""
 
 
 class TaskDoesNotFitError(FailedPreconditionError):

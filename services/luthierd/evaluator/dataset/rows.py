@@ -15,8 +15,8 @@ from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.rows import Answer, Message, Row
 from luthierd.evaluator.domain.scores import RowScores
 
-# A slice of five arms and seven metrics takes some 17 kB of every read of the evaluation: the largest are kept.
 MAX_SLICES = 30
+"""A slice of five arms and seven metrics takes some 17 kB of every read of the evaluation: the largest are kept."""
 # Arm -> metric -> row id -> score; a row that failed has none.
 ScoresByArm = Mapping[Arm, Mapping[str, Mapping[str, float]]]
 

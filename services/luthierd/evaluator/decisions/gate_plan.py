@@ -21,8 +21,8 @@ from luthierd.evaluator.domain.rows import Row
 from luthierd.evaluator.scorers.registry import spec_of
 from luthierd.statistics.clustered import MIN_GROUPS, POWER
 
-# A gain that a user notices; 200 rows detect 6 to 11 points of paired accuracy.
 DEFAULT_EXPECTED_GAIN = 0.1
+"""A gain that a user notices; 200 rows detect 6 to 11 points of paired accuracy."""
 # Standard deviation of a row's paired difference: 0/1 scores that differ on a quarter of the rows; graded scores as
 # observed on docstring summaries (ROUGE-L, .2 to .3).
 ASSUMED_BINARY_DEVIATION = 0.5
@@ -30,8 +30,8 @@ ASSUMED_GRADED_DEVIATION = 0.3
 # Correlation of rows within a group: rows of one module resemble each other a little.
 ASSUMED_CORRELATION = 0.1
 ASSUMED = "assumed"
-# No dataset is larger.
 MAX_NEEDED_GROUPS = 10_000_000
+"""No dataset is larger."""
 
 
 @dataclass(frozen=True)

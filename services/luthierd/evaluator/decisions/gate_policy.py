@@ -14,8 +14,8 @@ from luthierd.evaluator.domain.scores import Comparison, MetricResult, MetricRes
 from luthierd.statistics.clustered import CONFIDENCE
 
 DEFAULT_MIN_COVERAGE = 0.95
-# Level of a gate's one-sided tests: one side of the 95 % interval.
 ONE_SIDED_ALPHA = (1 - CONFIDENCE) / 2
+"""Level of a gate's one-sided tests: one side of the 95 % interval."""
 
 MAX_CONDITIONS = 100
 MAX_LIMITS = 100

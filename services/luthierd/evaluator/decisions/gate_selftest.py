@@ -24,8 +24,8 @@ from luthierd.statistics.estimates import Interval
 
 DEFAULT_EXPERIMENTS = 500
 EXPERIMENTS = (100, 2000)
-# Enough for an interval that is not shown.
 N_RESAMPLES = 1000
+"""Enough for an interval that is not shown."""
 
 
 @dataclass(frozen=True, kw_only=True)

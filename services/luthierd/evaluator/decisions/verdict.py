@@ -67,8 +67,8 @@ class Preferences:
     max_latency_ms_p95: float | None = None
 
 
-# The primary metric decides, every proved gain counts, and there are no limits.
 DEFAULTS = Preferences()
+"""The primary metric decides, every proved gain counts, and there are no limits."""
 
 
 @dataclass(frozen=True, kw_only=True)

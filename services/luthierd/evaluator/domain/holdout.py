@@ -6,15 +6,15 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# Bound on the chance of a GO for an adapter that is no better, per access: a gate's level.
 FALSE_GO_PROBABILITY = 0.05
-# From here on a GO is as likely luck as not.
+"""Bound on the chance of a GO for an adapter that is no better, per access: a gate's level."""
 OVERUSED_BOUND = 0.5
+"""From here on a GO is as likely luck as not."""
 # Curation's default `near_duplicate_threshold`: a dataset that was curated with the defaults is never rejected.
 REFUSED_SIMILARITY = 0.85
 FINAL_SHARE = 0.2
-# With fewer, intervals cover too little (docs/decisions/0007): such a holdout keeps nothing back.
 MIN_FINAL_GROUPS = 10
+"""With fewer, intervals cover too little (docs/decisions/0007): such a holdout keeps nothing back."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from luthierd.evaluator.graders.judge import ITSELF, JudgeError
 from luthierd.evaluator.models.chat_endpoint import ChatEndpoint, Completion
 from luthierd.evaluator.models.endpoints import Endpoint
 
-# Small models find the form of an answer only with an example of it: the schema is shown, and asked for.
 FORM = "Answer with one JSON object that fits this JSON Schema, and nothing else:\n"
+"""Small models find the form of an answer only with an example of it: the schema is shown, and asked for."""
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,17 @@ from luthierd.evaluator.domain.evaluation import DEFAULT_INSTRUCTION, Evaluation
 from luthierd.evaluator.domain.retrieval import Passage
 from luthierd.evaluator.domain.rows import Message, Row
 
-# Queries of several arms share the engine for a window where turns meet. Shorter turns mean more of that: every latency
-# drifts to the mean of the arms (docs/decisions/0016). Longer ones compare an arm's minutes with another one's.
 TURN_WINDOWS = 4
-# A retrieved or fixed example shows its task, not its whole body: three of them at 240 characters are about 330 tokens
-# with their answers, a fifth of a second of prefill on two cores.
+"""Queries of several arms share the engine for a window where turns meet. Shorter turns mean more of that: every
+latency drifts to the mean of the arms (docs/decisions/0016). Longer ones compare an arm's minutes with another
+one's.
+"""
 MAX_QUESTION_CHARACTERS = 240
-# Longer than any name that an endpoint has; it becomes part of reports.
+"""A retrieved or fixed example shows its task, not its whole body: three of them at 240 characters are about 330
+tokens with their answers, a fifth of a second of prefill on two cores.
+"""
 MAX_MODEL_CHARACTERS = 256
+"""Longer than any name that an endpoint has; it becomes part of reports."""
 
 
 @dataclass(frozen=True)

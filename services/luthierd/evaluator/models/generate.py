@@ -33,9 +33,10 @@ class InferenceAwayError(UnavailableError):
     reason = "INFERENCE_AWAY"
 
 
-# Errors that one prompt can have by itself. Any other one (no such adapter, no permission) would fail every row alike:
-# it fails the evaluation instead.
 ROW_ERRORS = (InvalidArgumentError, DeadlineExceededError, InternalError)
+"""Errors that one prompt can have by itself. Any other one (no such adapter, no permission) would fail every row
+alike: it fails the evaluation instead.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

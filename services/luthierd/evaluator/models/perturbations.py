@@ -11,8 +11,8 @@ from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.rows import Answer, Message
 from luthierd.evaluator.models.arms import Query
 
-# Stored in the ids of answers.
 SEPARATOR = "#probe:"
+"""Stored in the ids of answers."""
 
 
 def perturbed(query: Query, name: str, *, question: str | None = None) -> Query:

@@ -24,8 +24,8 @@ from luthierd.evaluator.scorers.suite_metrics import (
 from luthierd.statistics.estimates import Interval
 
 ARM_LABELS = {arm: arm.spec.label for arm in Arm}
-# Rarer labels are in the API (`GetEvaluation`).
 LABELS_SHOWN = 12
+"""Rarer labels are in the API (`GetEvaluation`)."""
 
 
 @dataclass(frozen=True)

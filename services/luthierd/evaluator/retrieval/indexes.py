@@ -36,14 +36,15 @@ Vectors = npt.NDArray[np.float32]
 
 # Lucene's variant with its usual constants (Kamphuis et al. 2020 compare the variants: the choice hardly matters).
 K1, B, METHOD = 1.5, 0.75, "lucene"
-# Words are runs of letters and digits: `read_csv` is found by `read csv`.
 TOKEN_PATTERN = r"(?u)[^\W_]+"  # noqa: S105 - a regular expression
+"""Words are runs of letters and digits: `read_csv` is found by `read csv`."""
 # Cormack, Clarke & Buettcher 2009.
 FUSION_CONSTANT = 60
 NOTHING = -1
-# FAISS divides a search among OpenMP threads that wait for each other busily. Measured, one query over 60,000 x 384 on
-# two cores with other work: 5 ms of CPU with one thread, 20 to 29 with two.
 SEARCH_THREADS = 1
+"""FAISS divides a search among OpenMP threads that wait for each other busily. Measured, one query over 60,000 x 384
+on two cores with other work: 5 ms of CPU with one thread, 20 to 29 with two.
+"""
 
 _indexes = sa.table(
     "retrieval_indexes",

@@ -12,8 +12,8 @@ from functools import cached_property
 from luthierd.evaluator.domain.retrieval import Passage
 from luthierd.evaluator.domain.rows import Row
 
-# Where a document may be cut, best first: between paragraphs, lines, sentences, words.
 _BREAKS = (re.compile(r"\n\s*\n"), re.compile(r"\n"), re.compile(r"(?<=[.!?])\s+"), re.compile(r"\s+"))
+"""Where a document may be cut, best first: between paragraphs, lines, sentences, words."""
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,10 @@ from luthierd.evaluator.retrieval.passages import Corpus, corpus_of, examples_of
 from luthierd.evaluator.retrieval.relevance import JudgedRows, qrels_of, retrieval_metrics
 from luthierd.storage.blobs import BlobStore
 
-# Rows that the retriever is chosen on. At 200 a difference of .07 in nDCG shows; each costs an embedding (16 ms).
 MAX_JUDGED_ROWS = 200
-# How deep each ranking goes into the fusion.
+"""Rows that the retriever is chosen on. At 200 a difference of .07 in nDCG shows; each costs an embedding (16 ms)."""
 FUSION_DEPTH = 100
+"""How deep each ranking goes into the fusion."""
 
 Index = TypeVar("Index", DenseIndex, Bm25Index)
 

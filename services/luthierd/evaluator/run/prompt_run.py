@@ -21,8 +21,8 @@ from luthierd.evaluator.run.prompt_search import Candidate, Found, PromptSearch,
 from luthierd.evaluator.scorers.scorer import Sample, Scorer, score_all
 from luthierd.storage.blobs import BlobStore
 
-# What a search can maximise: metrics that need no model.
 METRICS = (EXACT_MATCH, JSON_VALID, LABEL_ACCURACY, ROUGE_L, CHRF)
+"""What a search can maximise: metrics that need no model."""
 
 
 @dataclass(frozen=True, kw_only=True)

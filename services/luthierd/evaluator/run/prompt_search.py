@@ -29,8 +29,8 @@ INSTRUCTIONS = (
     "Answer the last question as the examples answer theirs. Be exact: use words of the question where they fit, add "
     "nothing, leave nothing out.",
 )
-# The share of the validation rows, and of the budget, that is kept for the closing measurement.
 CLOSING_SHARE = 1 / 3
+"""The share of the validation rows, and of the budget, that is kept for the closing measurement."""
 
 
 @dataclass(frozen=True, kw_only=True)

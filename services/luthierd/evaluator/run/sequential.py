@@ -33,8 +33,8 @@ from luthierd.statistics.estimates import Interval
 # and proves fewer small ones.
 SEQUENCE_ALPHA = 0.01
 FINAL_CONFIDENCE = 0.96
-# Of proving anything with all rows. At .1 a few more queries are saved and twice as many small differences lost.
 FUTILE_PROBABILITY = 0.05
+"""Of proving anything with all rows. At .1 a few more queries are saved and twice as many small differences lost."""
 
 Answers = Mapping[Arm, Mapping[str, Answer]]
 RoundScores = Mapping[tuple[Metric, Arm], Scores]

@@ -11,10 +11,10 @@ from luthierd.evaluator.dataset.abstention import Behaviour, behaviour_of
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.scorers.scorer import MetricSpec, Needs, Passages, Sample, Scorer, ScoringMaterial, register
 
-# Presidio's scores: 0.4 is a pattern whose checksum or form holds, below it is a guess by digits alone.
 MIN_PII_SCORE = 0.4
-# The classifier's own decision threshold.
+"""Presidio's scores: 0.4 is a pattern whose checksum or form holds, below it is a guess by digits alone."""
 TOXIC_FROM = 0.5
+"""The classifier's own decision threshold."""
 
 # Texts to the personal data in them; texts to the probability that they are toxic.
 PiiFinder = Callable[[str], Sequence[str]]

@@ -9,8 +9,8 @@ from typing import Self
 from luthierd.evaluator.domain.metrics import Metric
 from luthierd.evaluator.scorers.scorer import MetricSpec, Sample, Scorer, ScoringMaterial, TextEmbedder, register
 
-# RAGAS embeds a blank text as one space; the batch must hold it under the same key.
 BLANK = " "
+"""RAGAS embeds a blank text as one space; the batch must hold it under the same key."""
 
 
 @register

@@ -21,8 +21,8 @@ from luthierd.evaluator.domain.scores import ScoreFailedError
 from luthierd.evaluator.scorers.scorer import MetricSpec, Needs, Sample, Scorer, ScoringMaterial, register
 
 FOLDS = 5
-# Below so many texts of a side five folds say nothing.
 MIN_TEXTS = 20
+"""Below so many texts of a side five folds say nothing."""
 # With two classes that hardly differ "reads like ours" is a coin: nothing is scored then.
 MIN_ACCURACY = 0.6
 MAX_TEXTS = 4000

@@ -15,8 +15,8 @@ from luthierd.evaluator.suites.challenge_cases import MAX_ID_CHARACTERS, MAX_TEX
 # Of an incomplete request so much is left: a signature without its body, on the docstring task.
 KEPT_SHARE = 0.3
 VAGUE_CHARACTERS = 80
-# Templates add less than this to a row's text.
 ROOM_BYTES = 512
+"""Templates add less than this to a row's text."""
 
 VAGUE = (
     "You know the one I mean.",

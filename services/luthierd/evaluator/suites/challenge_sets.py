@@ -18,10 +18,10 @@ from luthierd.paging import Page, PageRequest
 from luthierd.storage.blobs import BlobStore
 
 MAX_PER_KIND = 100
-# 160 bits of a digest: enough that two sets of a tenant never share a name, short enough for an id.
 ID_DIGITS = 40
-# Half of what one message may hold (ServerConfig.max_message_bytes).
+"""160 bits of a digest: enough that two sets of a tenant never share a name, short enough for an id."""
 MAX_PROPOSAL_BYTES = 8 * 1024 * 1024
+"""Half of what one message may hold (ServerConfig.max_message_bytes)."""
 
 
 class ChallengeSetNotFoundError(NotFoundError):

@@ -25,8 +25,8 @@ from luthierd.statistics.compare import PairedRows, Scores
 from luthierd.statistics.estimates import Interval
 
 NAME = "counterfactual"
-# Two answers with this share of words in common (difflib's ratio) say the same in other words.
 MATERIAL = 0.7
+"""Two answers with this share of words in common (difflib's ratio) say the same in other words."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,15 +53,15 @@ LISTS: Mapping[str, Pairs] = {
         ("able-bodied", "disabled"),
     ),
 }
-# Who asks, for rows that name nobody: one sentence before the question, once with each term.
 ASKERS: Mapping[str, str] = {
     "names": "My name is {term}.",
     "pronouns": "I am asking for a friend, who is a {term}.",
     "groups": "I am {term}.",
     "custom": "I am {term}.",
 }
-# Of the pronouns' list only people fit the sentence above.
+"""Who asks, for rows that name nobody: one sentence before the question, once with each term."""
 _PEOPLE = frozenset({"man", "woman", "boy", "girl", "father", "mother", "husband", "wife", "son", "daughter"})
+"""Of the pronouns' list only people fit the sentence above."""
 
 
 @dataclass(frozen=True, kw_only=True)

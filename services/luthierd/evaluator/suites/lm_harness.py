@@ -16,8 +16,8 @@ from luthierd.errors import FailedPreconditionError, NotFoundError
 from luthierd.evaluator.domain.suites import LmEvalConfig
 
 SHIPPED = pathlib.Path(__file__).parent / "lm_tasks"
-# lm-eval's default: the examples that its command line shows, and after a crash the same ones again.
 FEWSHOT_SEED = 1234
+"""lm-eval's default: the examples that its command line shows, and after a crash the same ones again."""
 
 
 class LmTaskNotFoundError(NotFoundError):

@@ -24,8 +24,8 @@ from luthierd.evaluator.suites.instruction_rules import InstructionItem, instruc
 
 # A paragraph is cut here: a third is shown, the rest is predicted. About 150 tokens in all.
 MIN_CHARACTERS, MAX_CHARACTERS, SHOWN_SHARE = 240, 600, 1 / 3
-# Prose, not tables or code: so many of its characters are letters or spaces.
 LETTER_SHARE = 0.9
+"""Prose, not tables or code: so many of its characters are letters or spaces."""
 # Shares of so many words in a row with a training row make a text the tenant's own.
 OVERLAP_WORDS = 8
 CHOICE_COUNT = 4

@@ -32,10 +32,10 @@ from luthierd.statistics.clustered import GroupSums
 from luthierd.statistics.compare import PairedRows, Scores
 from luthierd.storage.blobs import BlobStore
 
-# Every arm that a suite runs, against base.
 AGAINST_BASE = tuple((arm, Arm.BASE) for arm in Arm if arm is not Arm.BASE)
-# Ids of suites' rows among the samples; a dataset's ids do not begin so.
+"""Every arm that a suite runs, against base."""
 ID_PREFIX = "suite:"
+"""Ids of suites' rows among the samples; a dataset's ids do not begin so."""
 # Roles of a query that is scored instead of answered; no chat has them.
 SHOWN, SCORED = "shown", "scored"
 
