@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 import click
 
 from luthier.cli.session import Group, Session
-from luthier.client import AsyncClient
 from luthier.display import size, when
 from luthier.trainer.v1.adapter_pb2 import AdapterRevision
+
+if TYPE_CHECKING:
+    from luthier.client import AsyncClient
 
 
 @click.group(cls=Group)

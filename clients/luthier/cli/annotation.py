@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from luthier import config_files
 from luthier.cli.session import Group, Session
-from luthier.client import AsyncClient
 from luthier.display import arm_name, interval, when
 from luthier.evaluator.v1.annotation_queue_pb2 import (
     AnnotationChoice,
@@ -20,6 +19,9 @@ from luthier.evaluator.v1.annotation_queue_pb2 import (
     Estimate,
 )
 from luthier.evaluator.v1.annotation_queue_service_pb2 import GetNextAnnotationItemResponse
+
+if TYPE_CHECKING:
+    from luthier.client import AsyncClient
 
 CHOICES = ("left", "right", "tie")
 RATINGS = ("1", "2", "3", "4", "5")

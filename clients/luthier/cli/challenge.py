@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,9 +13,11 @@ from luthier.cli.challenge_files import accepted, row_of
 from luthier.cli.files import EXISTING_FILE, NEW_FILE, whole_file
 from luthier.cli.revisions import dataset_revision
 from luthier.cli.session import Group, Session
-from luthier.client import AsyncClient
 from luthier.display import when
 from luthier.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from luthier.client import AsyncClient
 
 
 @click.group(cls=Group)

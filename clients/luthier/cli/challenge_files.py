@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier import config_files
 from luthier.cli.session import Session
-from luthier.client import AsyncClient
 from luthier.display import to_document
 from luthier.errors import ConfigError
 from luthier.evaluator.v1.challenge_set_pb2 import ChallengeCase
+
+if TYPE_CHECKING:
+    from luthier.client import AsyncClient
 
 REVIEWS = ("proposed", "accepted", "rejected")
 

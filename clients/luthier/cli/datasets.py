@@ -6,7 +6,7 @@ import json
 import pathlib
 import sys
 import tempfile
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -15,11 +15,13 @@ from luthier.cli.files import EXISTING_FILE, PATH, save, whole_file
 from luthier.cli.following import follow
 from luthier.cli.revisions import dataset_or_revision, dataset_revision
 from luthier.cli.session import Group, Session
-from luthier.client import AsyncClient
 from luthier.curation.v1.dataset_pb2 import CurationRecipe, Dataset, DatasetRevision, Split
 from luthier.display import enum_name, state_of, to_document, when
 from luthier.document_rows import read_documents
 from luthier.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from luthier.client import AsyncClient
 
 SPLITS = ("train", "validation", "holdout")
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import click
 
 from luthier.cli.progress import Progress
 from luthier.cli.revisions import adapter_revision as adapter_revision_name
 from luthier.cli.session import Command, Session
-from luthier.client import AsyncClient
 from luthier.display import enum_name, when
 from luthier.inference.v1.deployment_pb2 import Deployment, LoadedAdapter
 from luthier.resources.deployments import Deployments
+
+if TYPE_CHECKING:
+    from luthier.client import AsyncClient
 
 
 @click.command(cls=Command)

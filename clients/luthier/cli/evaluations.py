@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,8 +15,10 @@ from luthier.cli.evaluation_tables import show_evaluation
 from luthier.cli.files import NEW_FILE, PATH
 from luthier.cli.following import follow_new, show_new
 from luthier.cli.session import Command, Session
-from luthier.client import AsyncClient
 from luthier.evaluator.v1.evaluation_pb2 import Arm, EndpointTarget, Evaluation, EvaluationConfig
+
+if TYPE_CHECKING:
+    from luthier.client import AsyncClient
 
 DEFAULT_ARMS = ("base", "prompted", "rag", "adapter", "adapter_rag")
 # Options that name an additional arm, and the arm.

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from luthier.cli.files import PATH, save
 from luthier.cli.session import Group, Session
-from luthier.client import AsyncClient
 from luthier.display import size
 from luthier.inference.v1.feedback_pb2 import CaptureFile, Rating
+
+if TYPE_CHECKING:
+    from luthier.client import AsyncClient
 
 RATINGS = ("good", "bad")
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from luthier import names
 from luthier.cli.progress import Progress
 from luthier.cli.session import Session
-from luthier.client import AsyncClient
 from luthier.display import arm_name, state_of
 from luthier.errors import InvalidNameError
 from luthier.resources.resource import finished
+
+if TYPE_CHECKING:
+    from luthier.client import AsyncClient
 
 KINDS = ("training_job", "evaluation", "prompt", "dataset_revision", "base_model")
 

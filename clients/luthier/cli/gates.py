@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from typing import TYPE_CHECKING
 
 import click
 from google.protobuf.message import Message
@@ -13,10 +14,12 @@ from luthier.cli import exits
 from luthier.cli.files import NEW_FILE
 from luthier.cli.revisions import dataset_revision
 from luthier.cli.session import Group, Session
-from luthier.client import AsyncClient
 from luthier.display import arm_name, enum_name, interval, to_document
 from luthier.evaluator.v1.gate_pb2 import GateDecision, GatePolicy
 from luthier.evaluator.v1.gate_plan_pb2 import GatePlan, GateSelfTest
+
+if TYPE_CHECKING:
+    from luthier.client import AsyncClient
 
 EXITS = {"GO": exits.OK, "PASS": exits.OK, "NO_GO": exits.NO_GO, "BREACH": exits.NO_GO}
 POLICY_HELP = "YAML of a GatePolicy, or the name of a stored one."

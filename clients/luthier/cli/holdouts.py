@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from luthier.cli.revisions import dataset_revision
 from luthier.cli.session import Group, Session
-from luthier.client import AsyncClient
 from luthier.display import when
 from luthier.evaluator.v1.holdout_pb2 import Holdout, HoldoutAccess
+
+if TYPE_CHECKING:
+    from luthier.client import AsyncClient
 
 
 @click.group(cls=Group)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from luthier.cli import exits
 from luthier.cli.following import follow, kind_of, methods_of
 from luthier.cli.session import Group, Session
-from luthier.client import AsyncClient
 from luthier.display import state_of, to_document, when
 from luthier.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from luthier.client import AsyncClient
 
 KIND_NAMES = {
     "TrainingJob": "training",

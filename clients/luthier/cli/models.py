@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import pathlib
+from typing import TYPE_CHECKING
 
 import click
 
 from luthier import names
 from luthier.cli.following import follow
 from luthier.cli.session import Group, Session
-from luthier.client import AsyncClient
 from luthier.display import size, state_of
 from luthier.trainer.v1.base_model_pb2 import BaseModel
+
+if TYPE_CHECKING:
+    from luthier.client import AsyncClient
 
 
 @click.group(cls=Group)

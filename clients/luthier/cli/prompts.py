@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,10 +12,12 @@ from luthier.cli.files import PATH
 from luthier.cli.following import follow_new, show_new
 from luthier.cli.revisions import adapter_revision, dataset_revision
 from luthier.cli.session import Group, Session
-from luthier.client import AsyncClient
 from luthier.display import interval, state_of, when
 from luthier.evaluator.v1.evaluation_pb2 import MetricValue
 from luthier.evaluator.v1.prompt_pb2 import Prompt, PromptSearch
+
+if TYPE_CHECKING:
+    from luthier.client import AsyncClient
 
 
 @click.group(cls=Group)

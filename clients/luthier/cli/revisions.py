@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from luthier import names
 from luthier.cli.session import Session
-from luthier.client import AsyncClient
 from luthier.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from luthier.client import AsyncClient
 
 
 def dataset_or_revision(session: Session, value: str) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from luthier.cli.session import Group, Session
-from luthier.client import AsyncClient
 from luthier.inference.v1.deployment_pb2 import Deployment
+
+if TYPE_CHECKING:
+    from luthier.client import AsyncClient
 
 SLOTS = ("live", "candidate", "previous")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,8 +12,10 @@ from luthier.cli.files import PATH
 from luthier.cli.following import follow_new
 from luthier.cli.revisions import dataset_revision
 from luthier.cli.session import Command, Session
-from luthier.client import AsyncClient
 from luthier.trainer.v1.training_job_pb2 import TrainingConfig, TrainingJob
+
+if TYPE_CHECKING:
+    from luthier.client import AsyncClient
 
 
 @click.command(cls=Command)
