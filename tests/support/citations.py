@@ -114,7 +114,7 @@ def module(path: pathlib.Path) -> Module:
 
 @functools.cache
 def modules() -> dict[str, Module]:
-    """Every module of our packages and of the tools beside them, by dotted name."""
+    """Every module of our packages, tests and scripts, by dotted name."""
     found = {}
     for package, folder in PACKAGES.items():
         for path in files(f"{folder.relative_to(ROOT)}/**/*.py"):

@@ -63,7 +63,7 @@ def text(value: str) -> ParsedAnswer:
 
 
 def sample(number: int, said: str = "an answer", *, arm: Arm = Arm.ADAPTER, **more: Any) -> Sample:
-    """One answer to a question of its own."""
+    """One answer to its own question."""
     return Sample(
         row_id=f"r{number}",
         reference=text("the reference"),

@@ -33,7 +33,7 @@ STEPS = 100
 own words travel.
 """
 SLICE = 8
-"""The metric's bound at or above what a step beside one answer may hold of a parity check."""
+"""The bucket of the metric at or above what a step with one running answer may hold of a parity check."""
 
 
 @pytest.fixture
