@@ -150,7 +150,7 @@ def _run(
         samples=samples,
         blobs=inference.blobs,
         catalogue=SqlIndexCatalogue(database),
-        models=Models(worker.load_embedder, worker.load_scorers),
+        models=Models(worker.load_embedder, worker.build_scorers),
         versions=worker.versions,
         progress=progress,
         shot_characters=240,

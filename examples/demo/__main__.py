@@ -61,17 +61,19 @@ async def _loop(story: Story, tenants: list[Tenant], output: pathlib.Path) -> in
     with story.step("curate", title):
         imported, _ = await asyncio.gather(loop.import_base_model(tenants[0]), _curate(story, tenants))
         story.say(imported)
-    title = "Train one LoRA adapter per tenant, and a second revision for the swap"
-    with story.step("train", title), story.bars() as bars:
-        for tenant in tenants:
-            await loop.train(tenant, bars.add(f"{tenant.library} r1"), config_file="docstrings-train.yaml")
-        second = bars.add(f"{tenants[0].library} r2")
-        await loop.train(tenants[0], second, config_file="docstrings-train-second.yaml")
+    with story.step("train", "Train one LoRA adapter per tenant, both at the same time"), story.bars() as bars:
+        await asyncio.gather(
+            *(loop.train(one, bars.add(f"{one.library} r1"), config_file="docstrings-train.yaml") for one in tenants)
+        )
     engine = await tenants[0].client.engine.wait_ready()
-    with story.step("evaluate", "Evaluate five ways of answering on the holdout"):
+    title = "Evaluate five ways of answering on the holdout; train a second revision for the swap in parallel"
+    with story.step("evaluate", title):
         with story.bars() as bars:
-            for tenant in tenants:
-                await loop.evaluate(tenant, bars.add(tenant.library), output=output)
+            second = bars.add(f"{tenants[0].library} r2")
+            await asyncio.gather(
+                loop.train(tenants[0], second, config_file="docstrings-train-second.yaml"),
+                *(loop.evaluate(tenant, bars.add(tenant.library), output=output) for tenant in tenants),
+            )
         for tenant in tenants:
             _show_evaluation(story, tenant)
     with story.step("gate", "Gate: may these adapters go live?"):

@@ -13,6 +13,8 @@ from typing import Any
 
 from luthier.services import SERVICES
 
+from examples.demo.tenants import LIBRARIES
+
 
 class InstallationError(Exception):
     """The services could not be started; the message says which and what to do."""
@@ -27,6 +29,7 @@ class Installation:
         self.environment = {
             **os.environ,
             "LUTHIER_HOME": str(home),
+            "LUTHIER_WORKER_COUNT": str(len(LIBRARIES)),  # the tenants' jobs run at the same time
             **{name: str(port) for name, port in zip(names, _free_ports(len(names)), strict=True)},
         }
 
