@@ -67,7 +67,14 @@ class AsyncClient:
             endpoints, token = profile.endpoints, token or profile.token
         self.endpoints = endpoints
         transports = {
-            service: Transport(service, endpoints.address_of(service), tls=endpoints.tls, token=token, retry=retry)
+            service: Transport(
+                service,
+                endpoints.address_of(service),
+                tls=endpoints.tls,
+                token=token,
+                may_carry_tokens=endpoints.may_carry_tokens(service),
+                retry=retry,
+            )
             for service in SERVICES
         }
         self._adopt(transports)

@@ -10,6 +10,9 @@ A profile file:
     tenant: acme
     token_file: /home/me/acme.token     # or token: ...
     tls: {ca_file: /etc/luthier/ca.pem}
+
+Without `tls`, a token is sent to this machine only. `insecure_network: true`, or LUTHIER_INSECURE_NETWORK=1, allows
+other machines: for a network that encrypts by itself.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ from luthier.services import SERVICES
 from luthier.transport import TokenSource
 
 DEFAULT_TENANT = "default"
-_KEYS = ("endpoint", "tenant", "token", "token_file", "tls")
+_KEYS = ("endpoint", "tenant", "token", "token_file", "tls", "insecure_network")
+_TRUE = ("1", "true", "yes")
 _TLS_KEYS = ("ca_file", "cert_file", "key_file", "server_name")
 
 
@@ -58,7 +62,9 @@ def resolve(*, endpoint: str | None = None, tenant: str | None = None, env: Mapp
     names.tenant(tenant)
     token = values.get("LUTHIER_TOKEN") or _stored_token(stored)
     if endpoint:
-        return Profile(Endpoints.from_host(endpoint, tls=_tls(stored.get("tls"))), tenant, token)
+        insecure = stored.get("insecure_network") is True or values.get("LUTHIER_INSECURE_NETWORK") in _TRUE
+        endpoints = Endpoints.from_host(endpoint, tls=_tls(stored.get("tls")), insecure_network=insecure)
+        return Profile(endpoints, tenant, token)
     return _local(home(values), tenant, token)
 
 

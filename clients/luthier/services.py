@@ -30,7 +30,13 @@ class ServiceSpec:
 
 _SPECS = (
     ServiceSpec(name="curation", port=7101, metrics_port=7201, scopes=("curation.read", "curation.write")),
-    ServiceSpec(name="trainer", port=7102, metrics_port=7202, scopes=("trainer.read", "trainer.write", "models.write")),
+    ServiceSpec(
+        name="trainer",
+        port=7102,
+        metrics_port=7202,
+        scopes=("trainer.read", "trainer.write"),
+        operator_scopes=("models.write",),
+    ),
     ServiceSpec(
         name="evaluator",
         port=7103,

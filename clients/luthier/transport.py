@@ -81,20 +81,31 @@ class Transport:
         *,
         tls: TlsOptions | None = None,
         token: TokenSource | None = None,
+        may_carry_tokens: bool = True,
         retry: RetryPolicy | None = None,
         rng: random.Random | None = None,
     ) -> None:
+        """`may_carry_tokens`: False makes calls with a token a `ProfileError`, before anything is sent."""
         self.service = service
         self.address = address
         self.retry = retry or RetryPolicy()
         self._tls = tls
         self._token = token
+        self._may_carry_tokens = may_carry_tokens
         self._rng = rng or random.Random()  # noqa: S311 - jitter, no secret
         self._channel: list[grpc.aio.Channel] = []  # shared by all transports made with `with_token`
 
     def with_token(self, token: TokenSource) -> Transport:
         """A transport over the same channel that presents another token."""
-        other = Transport(self.service, self.address, tls=self._tls, token=token, retry=self.retry, rng=self._rng)
+        other = Transport(
+            self.service,
+            self.address,
+            tls=self._tls,
+            token=token,
+            may_carry_tokens=self._may_carry_tokens,
+            retry=self.retry,
+            rng=self._rng,
+        )
         other._channel = self._channel
         return other
 
@@ -271,6 +282,13 @@ class Transport:
         token = self._token() if callable(self._token) else self._token
         if inspect.isawaitable(token):
             token = await token
+        if token and not self._may_carry_tokens:
+            raise ProfileError(
+                f"{self.address} is another machine and the connection is in plain text: the token was not sent; set "
+                "`tls` in the profile, or allow it with LUTHIER_INSECURE_NETWORK=1 if the network itself encrypts",
+                reason="TOKEN_IN_PLAIN_TEXT",
+                metadata={"service": self.service, "address": self.address},
+            )
         if token:
             pairs.append(("authorization", f"Bearer {token}"))
         target = getattr(request, "target", None)

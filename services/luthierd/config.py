@@ -51,9 +51,11 @@ class ServerConfig:
     blobs_url: str = ""
     """fsspec URL of the blob store, `s3://bucket/prefix`; empty: the folder `blobs` in `home`."""
     verify_key_path: pathlib.Path | None = None
-    """Ed25519 public key (PEM) that tokens are checked with; empty: `keys/public.pem` in `home`."""
+    """Ed25519 public keys (PEM) that tokens are checked with; empty: `keys/public.pem` in `home`."""
     signing_key_path: pathlib.Path | None = None
     """Ed25519 private key (PEM) for calls to the other services; empty: `keys/private.pem` in `home`."""
+    revoked_tokens_path: pathlib.Path | None = None
+    """List of revoked tokens (`luthier auth revoke`); empty: `keys/revoked.jsonl` in `home`."""
     tls_certificate_path: pathlib.Path | None = None
     """Certificate chain (PEM). Set together with `tls_key_path` to serve TLS."""
     tls_key_path: pathlib.Path | None = None
@@ -76,6 +78,8 @@ class ServerConfig:
     """DEBUG, INFO, WARNING or ERROR."""
     worker_count: int = 1
     """Jobs of this service that run at the same time on this machine."""
+    max_lora_rank: int = 32
+    """Largest LoRA rank that is trained and served; vLLM takes 8, 16, 32, 64, 128, 256, 320 or 512."""
     lease_s: float = 15.0
     """Seconds without a heartbeat after which a worker counts as dead and another one gets its job."""
     addresses: Mapping[str, str] = field(default_factory=lambda: LOOPBACK)
@@ -92,13 +96,18 @@ class ServerConfig:
 
     @property
     def verify_key(self) -> pathlib.Path:
-        """The public key's file."""
+        """The public keys' file."""
         return self.verify_key_path or self.home / "keys/public.pem"
 
     @property
     def signing_key(self) -> pathlib.Path:
         """The private key's file."""
         return self.signing_key_path or self.home / "keys/private.pem"
+
+    @property
+    def revoked_tokens(self) -> pathlib.Path:
+        """The file of revoked tokens, which need not exist."""
+        return self.revoked_tokens_path or self.home / "keys/revoked.jsonl"
 
 
 def load_config(cls: type[T], service: str, *, environment: Mapping[str, str] | None = None) -> T:

@@ -26,7 +26,7 @@ from luthier.services import SERVICES
 from luthierd.config import ConfigError, ServerConfig, load_config
 from luthierd.errors import LuthierError, UnavailableError
 from luthierd.files import write_atomically
-from luthierd.rpc.auth import create_keys
+from luthierd.rpc.keys import create_keys
 from luthierd.rpc.server import PortInUseError
 
 START_TIMEOUT_S = 240.0

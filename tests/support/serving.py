@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import AsyncIterator
 
 import grpc
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.rpc import error_details_pb2, status_pb2
 from luthier.services import SCOPES
@@ -17,12 +16,8 @@ from luthierd.rpc.auth import TokenIssuer, TokenVerifier
 from luthierd.rpc.server import Bound, Service, serve
 
 _key = Ed25519PrivateKey.generate()
-ISSUER = TokenIssuer(
-    _key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-)
-VERIFIER = TokenVerifier(
-    _key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-)
+ISSUER = TokenIssuer(lambda: _key)
+VERIFIER = TokenVerifier(lambda: [_key.public_key()])
 
 
 def bearer(

@@ -91,7 +91,7 @@ def _only_here(session: Session, verb: str) -> None:
         raise click.UsageError(f"`luthier {verb}` works on this machine only: leave out --endpoint")
 
 
-def supervise(verb: str) -> Iterator[dict[str, Any]]:
+def supervise(verb: str, *arguments: str, module: str = "luthierd.supervisor") -> Iterator[dict[str, Any]]:
     """Yields the supervisor's events; `SupervisorError` for its error. Closing the iterator ends the supervisor."""
     if importlib.util.find_spec("luthierd") is None:
         raise NotInstalledError(
@@ -99,7 +99,7 @@ def supervise(verb: str) -> Iterator[dict[str, Any]]:
             "`luthier doctor` lists, or name a remote installation with --endpoint"
         )
     environment = {key: value for key, value in os.environ.items() if key not in CLIENT_VARIABLES}
-    command = [sys.executable, "-m", "luthierd.supervisor", verb, "--json"]
+    command = [sys.executable, "-m", module, verb, *arguments, "--json"]
     ended = False
     with subprocess.Popen(  # noqa: S603 - our own interpreter and module
         command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True

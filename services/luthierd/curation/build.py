@@ -43,7 +43,7 @@ async def build(
     return Service(
         name="curation",
         servicers=[DatasetServicer(datasets, revisions, queue, replays=replays, stopping=stopping)],
-        verifier=verifier or TokenVerifier.from_file(config.verify_key),
+        verifier=verifier or TokenVerifier.of(config),
         replays=replays,
         background=[launcher.run],
         close=[database.close],

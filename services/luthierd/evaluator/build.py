@@ -55,7 +55,7 @@ async def build(
     launcher = launcher or Launcher.of(config, "evaluator", queue)
     blobs = BlobStore.of(config)
     client = AsyncClient(endpoints_of(config), token="")
-    peers = peers or SdkPeers(client, TokenIssuer.from_file(config.signing_key))
+    peers = peers or SdkPeers(client, TokenIssuer.of(config))
     endpoints = load_endpoints(config.endpoints_path, os.environ)
     sets = ChallengeSets(SqlChallengeSetStore(database), peers, blobs)
     holdouts = Holdouts(SqlLedger(database), peers, blobs)
@@ -75,7 +75,7 @@ async def build(
             HoldoutServicer(holdouts),
             AnnotationQueueServicer(AnnotationQueues(SqlAnnotationStore(database), evaluations, blobs)),
         ],
-        verifier=verifier or TokenVerifier.from_file(config.verify_key),
+        verifier=verifier or TokenVerifier.of(config),
         replays=SqlReplayStore(database),
         background=[launcher.run],
         close=[client.close, database.close],

@@ -72,7 +72,7 @@ async def work(context: JobContext, config: EvaluatorConfig, database: Database)
     """Runs an evaluation or a prompt search."""
     # huggingface_hub reads it once, at its import: nothing that an evaluation reads is downloaded.
     os.environ["HF_HUB_OFFLINE"] = "1"
-    issuer = TokenIssuer.from_file(config.signing_key)
+    issuer = TokenIssuer.of(config)
     async with AsyncClient(endpoints_of(config), token="") as client, contextlib.AsyncExitStack() as opened:
         tenant = context.job.name.split("/")[1]
         worker = Worker(

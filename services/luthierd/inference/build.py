@@ -114,7 +114,7 @@ async def build(
     blobs = BlobStore(config.blobs, cache=config.home / "inference/blobs")
     outside = Outside(
         config=config,
-        verifier=verifier or TokenVerifier.from_file(config.verify_key),
+        verifier=verifier or TokenVerifier.of(config),
         store=SqlStore(database),
         capturing=make_capturing(
             SqlCaptureStore(database),
@@ -124,7 +124,7 @@ async def build(
             capture_sweep_s=config.capture_sweep_s,
         ),
         files=Artifacts(blobs, config.home / "inference", max_adapter_bytes=config.max_adapter_bytes),
-        models=TrainerCatalog(client, TokenIssuer.from_file(config.signing_key)),
+        models=TrainerCatalog(client, TokenIssuer.of(config)),
         start_engine=chosen_engine(config),
         replays=SqlReplayStore(database),
         replica_store=SqlReplicaStore(database) if database.is_shared else None,
@@ -191,9 +191,10 @@ async def connect(outside: Outside) -> Parts:
         check_adapters=quotas.check_adapters,
         rng=outside.rng,
     )
-    host.on_started, host.on_died = deployments.replay, loaded_adapters.forget_all
+    host.on_started, host.on_lost = deployments.replay, loaded_adapters.forget_all
     if replicas is not None:
         replicas.attach(host, deployments, loaded_adapters)
+    await host.read()
     await deployments.read()
     await quotas.read()
     await outside.capturing.policies.read()
@@ -293,7 +294,7 @@ def service_of(
         servicers=[
             inference,
             DeploymentServicer(parts.deployments, parts.loaded_adapters),
-            EngineServicer(parts.host, outside.models, parts.loaded_adapters),
+            EngineServicer(parts.host, outside.models, parts.loaded_adapters, parts.deployments),
             FeedbackServicer(capturing.feedbacks, capturing.policies, capturing.files),
             TenantServicer(parts.quotas, parts.admission, parts.deployments),
         ],

@@ -45,8 +45,6 @@ class InferenceConfig(ServerConfig):
     """Adapters in memory; deployments may hold more, of which the idle ones stay on disk until their next request."""
     max_unheld_adapters: int = 4
     """Adapters in memory that no deployment holds (those of evaluations)."""
-    max_lora_rank: int = 32
-    """Largest rank: 8, 16, 32, 64, 128, 256, 320 or 512."""
     max_adapter_bytes: int = 1024 * 1024 * 1024
     """Maximum size of an adapter revision, all files."""
     response_retention_s: float = 7 * 86400.0

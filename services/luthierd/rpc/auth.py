@@ -5,16 +5,15 @@ The claims: `iss` and `aud` "luthier", `sub`, `tenant`, `scope` (space separated
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
-import pathlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import jwt
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from google.api import resource_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -22,13 +21,12 @@ from google.protobuf.message import Message
 from luthier.services import SCOPES
 from luthier.tokens import AUDIENCE, ISSUER, claims_of
 
-from luthierd.errors import FailedPreconditionError, PermissionDeniedError, UnauthenticatedError
+from luthierd.config import ServerConfig
+from luthierd.errors import PermissionDeniedError, UnauthenticatedError
+from luthierd.rpc.keys import Revocations, WatchedFile, read_private_key, read_public_keys
 
-
-class KeyUnreadableError(FailedPreconditionError):
-    """A key file is missing or is not an Ed25519 key."""
-
-    reason = "KEY_UNREADABLE"
+CLOCK_LEEWAY_S = 30.0
+"""How far the clocks of issuer and server may differ."""
 
 
 @dataclass(frozen=True)
@@ -72,22 +70,23 @@ def set_principal(principal: Principal) -> None:
 
 
 class TokenVerifier:
-    """Checks tokens against a public key."""
+    """Checks tokens against public keys and against the list of revoked tokens."""
 
-    def __init__(self, public_key_pem: bytes) -> None:
-        """KeyUnreadableError unless it is an Ed25519 key in PEM."""
-        try:
-            key = serialization.load_pem_public_key(public_key_pem)
-        except ValueError as error:
-            raise KeyUnreadableError("the key to check tokens with is not a public key in PEM") from error
-        if not isinstance(key, Ed25519PublicKey):
-            raise KeyUnreadableError("the key to check tokens with is not an Ed25519 key")
-        self._key = key
+    def __init__(
+        self,
+        public_keys: Callable[[], Sequence[Ed25519PublicKey]],
+        revocations: Callable[[], Revocations] = Revocations,
+    ) -> None:
+        """`public_keys`: the keys that count now; `revocations`: the list as it is now."""
+        self._public_keys, self._revocations = public_keys, revocations
 
     @classmethod
-    def from_file(cls, path: pathlib.Path) -> TokenVerifier:
-        """KeyUnreadableError if there is no key in the file."""
-        return _load(cls, path)
+    def of(cls, config: ServerConfig) -> TokenVerifier:
+        """Follows changes of the files while the server runs. KeyUnreadableError if there is no key now."""
+        return cls(
+            WatchedFile(config.verify_key, read_public_keys).read,
+            WatchedFile(config.revoked_tokens, Revocations.parse, missing=Revocations()).read,
+        )
 
     def verify(self, authorization: str | None) -> Principal:
         """The caller of an `authorization` header. UnauthenticatedError says what is wrong with it."""
@@ -97,74 +96,48 @@ class TokenVerifier:
                 "the call carries no token; send `authorization: Bearer <token>` (luthier auth issue)"
             )
         try:
-            claims: dict[str, Any] = jwt.decode(
-                token,
-                self._key,
-                algorithms=["EdDSA"],
-                issuer=ISSUER,
-                audience=AUDIENCE,
-                options={"require": ["exp", "sub", "tenant", "scope"]},
-            )
+            claims = self._claims(token)
         except jwt.ExpiredSignatureError:
             raise UnauthenticatedError("the token has expired; issue a new one with `luthier auth issue`") from None
         except jwt.InvalidTokenError as error:
             raise UnauthenticatedError(f"the token is invalid: {error}") from None
+        if self._revocations().includes(claims):
+            raise UnauthenticatedError("the token was revoked; ask the operator for a new one")
         return Principal(str(claims["sub"]), str(claims["tenant"]), frozenset(str(claims["scope"]).split()))
+
+    def _claims(self, token: str) -> dict[str, Any]:
+        """The claims, signed with one of the keys. `jwt.InvalidTokenError`."""
+        for key in self._public_keys():
+            with contextlib.suppress(jwt.InvalidSignatureError):
+                claims: dict[str, Any] = jwt.decode(
+                    token,
+                    key,
+                    algorithms=["EdDSA"],
+                    issuer=ISSUER,
+                    audience=AUDIENCE,
+                    leeway=CLOCK_LEEWAY_S,
+                    options={"require": ["exp", "sub", "tenant", "scope"]},
+                )
+                return claims
+        raise jwt.InvalidSignatureError("no key of this installation signed it")
 
 
 class TokenIssuer:
     """Signs tokens with a private key."""
 
-    def __init__(self, private_key_pem: bytes) -> None:
-        """KeyUnreadableError unless it is an Ed25519 key in PEM, without a password."""
-        try:
-            key = serialization.load_pem_private_key(private_key_pem, password=None)
-        except (ValueError, TypeError) as error:
-            raise KeyUnreadableError("the key to sign tokens with is not a private key in PEM") from error
-        if not isinstance(key, Ed25519PrivateKey):
-            raise KeyUnreadableError("the key to sign tokens with is not an Ed25519 key")
-        self._key = key
+    def __init__(self, private_key: Callable[[], Ed25519PrivateKey]) -> None:
+        """`private_key`: the key to sign with now."""
+        self._private_key = private_key
 
     @classmethod
-    def from_file(cls, path: pathlib.Path) -> TokenIssuer:
-        """KeyUnreadableError if there is no key in the file."""
-        return _load(cls, path)
+    def of(cls, config: ServerConfig) -> TokenIssuer:
+        """Follows changes of the key's file. KeyUnreadableError if there is no key now."""
+        return cls(WatchedFile(config.signing_key, read_private_key).read)
 
     def issue(self, *, tenant: str, subject: str, scopes: Iterable[str] = SCOPES, ttl_s: float = 3600.0) -> str:
         """A token for `subject` of `tenant`, valid for `ttl_s` seconds."""
         claims = claims_of(tenant=tenant, subject=subject, scopes=scopes, ttl_s=ttl_s, now_s=time.time())
-        return jwt.encode(claims, self._key, algorithm="EdDSA")
-
-
-K = TypeVar("K", TokenVerifier, TokenIssuer)
-
-
-def _load(cls: type[K], path: pathlib.Path) -> K:
-    """`cls` of the key in the file; KeyUnreadableError names it."""
-    try:
-        return cls(path.read_bytes())
-    except OSError as error:
-        raise KeyUnreadableError(
-            f"the key {path} cannot be read ({error.strerror}); `luthier up` makes one", metadata={"path": str(path)}
-        ) from error
-    except KeyUnreadableError as error:
-        raise KeyUnreadableError(f"{path}: {error}", metadata={"path": str(path)}) from error
-
-
-def create_keys(folder: pathlib.Path) -> None:
-    """Creates `private.pem` (readable by the owner only) and `public.pem` in `folder` unless they exist."""
-    private_path, public_path = folder / "private.pem", folder / "public.pem"
-    if private_path.exists() and public_path.exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    key = Ed25519PrivateKey.generate()
-    private_path.touch(mode=0o600)
-    private_path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    public_path.write_bytes(
-        key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    )
+        return jwt.encode(claims, self._private_key(), algorithm="EdDSA")
 
 
 def check_tenant(request: Message, principal: Principal) -> None:

@@ -24,7 +24,7 @@ TOKEN_TTL_S = 900.0
 def endpoints_of(config: ServerConfig) -> Endpoints:
     """Where the services answer."""
     tls = TlsOptions(ca_file=config.tls_ca_path) if config.tls_ca_path else None
-    return Endpoints(**config.addresses, tls=tls)
+    return Endpoints(**config.addresses, tls=tls, insecure_network=config.insecure_network)
 
 
 def acting_for(

@@ -39,10 +39,15 @@ async def build(
     launcher = Launcher.of(config, "trainer", queue)
     store, client, stopping = SqlStore(database, queue), AsyncClient(endpoints_of(config)), asyncio.Event()
     base_models = BaseModels(store, import_roots=config.import_root_paths, wake=launcher.wake)
-    datasets = datasets or CurationCatalog(
-        client, TokenIssuer.from_file(config.signing_key), timeout_s=config.dataset_timeout_s
+    datasets = datasets or CurationCatalog(client, TokenIssuer.of(config), timeout_s=config.dataset_timeout_s)
+    jobs = TrainingJobs(
+        store,
+        queue,
+        base_models=base_models,
+        datasets=datasets,
+        max_lora_rank=config.max_lora_rank,
+        wake=launcher.wake,
     )
-    jobs = TrainingJobs(store, queue, base_models=base_models, datasets=datasets, wake=launcher.wake)
     return Service(
         name="trainer",
         servicers=[
@@ -50,7 +55,7 @@ async def build(
             TrainingJobServicer(jobs, queue, stopping),
             AdapterServicer(Adapters(store)),
         ],
-        verifier=verifier or TokenVerifier.from_file(config.verify_key),
+        verifier=verifier or TokenVerifier.of(config),
         replays=SqlReplayStore(database),
         background=[launcher.run],
         close=[client.close, database.close],

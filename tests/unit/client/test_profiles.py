@@ -8,7 +8,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from luthier import config_files, profiles, tokens
-from luthier.endpoints import Endpoints
+from luthier.client import AsyncClient
+from luthier.endpoints import Endpoints, TlsOptions
 from luthier.errors import ConfigError, InvalidNameError, ProfileError, UnknownKeyError
 from luthier.services import SCOPES, SERVICES
 
@@ -141,3 +142,38 @@ def test_without_the_extra_the_message_names_it(monkeypatch, key, tmp_path):
 def test_every_service_of_the_list_has_an_address() -> None:
     endpoints = Endpoints.from_host("h")
     assert [endpoints.address_of(name) for name in SERVICES] == [f"h:{spec.port}" for spec in SERVICES.values()]
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost:7101", "127.0.0.1:7101", "127.8.0.1:65535", "[::1]:7101", "unix:/run/luthier.sock", ""]
+)
+def test_tokens_may_go_to_this_machine(address):
+    assert Endpoints(trainer=address).may_carry_tokens("trainer")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["gpu-1.example:7101", "10.0.0.7:7101", "localhost.example:7101", "[2001:db8::1]:7101", "127.0.0.1.evil:1"],
+)
+def test_tokens_may_go_to_other_machines_only_encrypted_or_when_told_so(address):
+    assert not Endpoints(trainer=address).may_carry_tokens("trainer")
+    assert Endpoints(trainer=address, tls=TlsOptions()).may_carry_tokens("trainer")
+    assert Endpoints(trainer=address, insecure_network=True).may_carry_tokens("trainer")
+
+
+def test_the_environment_or_the_profile_allows_plain_text(env):
+    env |= {"LUTHIER_ENDPOINT": "gpu-1.example", "LUTHIER_TOKEN": "t"}
+    assert not profiles.resolve(env=env).endpoints.may_carry_tokens("trainer")
+    assert profiles.resolve(env=env | {"LUTHIER_INSECURE_NETWORK": "1"}).endpoints.may_carry_tokens("trainer")
+    stored = profiles.home(env) / "profile.yaml"
+    stored.parent.mkdir(parents=True)
+    stored.write_text("insecure_network: true\n")
+    assert profiles.resolve(env=env).endpoints.may_carry_tokens("trainer")
+
+
+async def test_a_token_is_not_sent_to_another_machine_in_plain_text():
+    async with AsyncClient(Endpoints(trainer="192.0.2.1:7101"), "secret") as client:
+        with pytest.raises(ProfileError, match="plain text") as caught:
+            await client.training_jobs.get("tenants/acme/trainingJobs/j1")
+    assert caught.value.reason == "TOKEN_IN_PLAIN_TEXT"
+    assert "secret" not in str(caught.value)

@@ -9,6 +9,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from luthier import health
 from luthier.cli import doctor, installation
+from luthierd.config import ServerConfig
+from luthierd.errors import UnauthenticatedError
+from luthierd.rpc.auth import TokenVerifier
+from luthierd.rpc.keys import create_keys
 
 SERVING = {
     name: {"health": "SERVING", "address": f"127.0.0.1:{7101 + i}", "pid": 10 + i}
@@ -229,3 +233,48 @@ async def test_without_a_key_issuing_says_whose_it_is(luthier, tmp_path, monkeyp
     found = await luthier("auth", "issue", "--tenant", "acme")
     assert found.code == 69
     assert "luthier up" in found.err
+
+
+async def test_a_token_is_revoked_by_itself_by_its_id_or_by_its_subject(signing_key, luthier, tmp_path):
+    create_keys(tmp_path / "home" / "keys")
+    issued = [(await luthier("auth", "issue", "--tenant", "acme", "--json")).lines[0] for _ in range(3)]
+    verifier = TokenVerifier.of(ServerConfig(home=tmp_path / "home"))
+    assert (await luthier("auth", "revoke", issued[0]["token"])).code == 0
+    assert (await luthier("auth", "revoke", "--id", issued[1]["id"])).code == 0
+    refused = []
+    for one in issued:
+        try:
+            verifier.verify(f"Bearer {one['token']}")
+        except UnauthenticatedError:
+            refused.append(one)
+    assert refused == issued[:2]
+    assert (await luthier("auth", "revoke", "--subject", "*", "--tenant", "acme")).code == 0
+    with pytest.raises(UnauthenticatedError, match="revoked"):
+        verifier.verify(f"Bearer {issued[2]['token']}")
+
+
+@pytest.mark.parametrize("options", [[], ["--id", "x", "--subject", "y"], ["--subject", "y"], ["not.a.token"]])
+async def test_a_revocation_that_names_no_token_changes_nothing(signing_key, luthier, options, tmp_path):
+    assert (await luthier("auth", "revoke", *options)).code != 0
+    assert not (tmp_path / "home" / "keys" / "revoked.jsonl").exists()
+
+
+async def test_a_key_is_rotated_in_two_steps(signing_key, luthier, tmp_path):
+    old = (await luthier("auth", "issue", "--tenant", "acme")).out.strip()
+    assert "2 keys" in (await luthier("auth", "rotate")).err
+    verifier = TokenVerifier.of(ServerConfig(home=tmp_path / "home"))
+    assert verifier.verify(f"Bearer {old}").tenant == "acme"
+    assert (await luthier("auth", "rotate", "--finish")).code == 0
+    with pytest.raises(UnauthenticatedError):
+        verifier.verify(f"Bearer {old}")
+
+
+async def test_the_engine_is_given_another_base_model_and_waited_for(services, luthier):
+    engine = {"state": "ENGINE_STATE_READY", "base_model": "baseModels/other"}
+    services.answers["StartEngine"] = {"engine": {**engine, "state": "ENGINE_STATE_DRAINING"}}
+    services.answers["GetEngine"] = {"engine": engine}
+    found = await luthier("engine", "use", "other", "--force", "--drain", "2m")
+    [request] = services.asked["StartEngine"]
+    assert (request.base_model, request.force, request.drain_timeout.seconds) == ("baseModels/other", True, 120)
+    assert (found.code, found.out) == (0, "baseModels/other  READY\n")
+    assert (await luthier("engine", "use", "other", "--drain", "soon")).code == 64
