@@ -439,9 +439,19 @@ class Deployments(SyncNoun):
 class Engine(SyncNoun):
     def get(self, *, timeout_s: float | None = ...) -> luthier.inference.v1.engine_service_pb2.Engine: ...
     def start(
-        self, base_model: str, *, request_id: str = ..., timeout_s: float | None = ...
+        self,
+        base_model: str,
+        *,
+        force: bool = ...,
+        drain_timeout_s: float | None = ...,
+        request_id: str = ...,
+        timeout_s: float | None = ...,
     ) -> luthier.inference.v1.engine_service_pb2.Engine:
-        """Starts the engine on a base model and returns immediately, STARTING or READY."""
+        """Chooses the base model for all tenants and starts the engine with it; returns immediately.
+
+        Needs the scope `inference.admin`. An engine with another base model first finishes its calls, for at most
+        `drain_timeout_s` seconds (None: 30). `force`: also if deployments need the other base model.
+        """
     def wait_ready(
         self, *, timeout_s: float | None = ..., poll_interval_s: float = ...
     ) -> luthier.inference.v1.engine_service_pb2.Engine:

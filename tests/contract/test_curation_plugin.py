@@ -12,7 +12,8 @@ from luthier.endpoints import Endpoints
 from luthier.errors import InvalidArgumentError
 from luthierd.curation.build import build
 from luthierd.curation.config import CurationConfig
-from luthierd.rpc.auth import TokenIssuer, create_keys
+from luthierd.rpc.auth import TokenIssuer
+from luthierd.rpc.keys import create_keys
 from support.plugins import install_plugin
 from support.serving import serving
 
@@ -56,7 +57,7 @@ async def client(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Asy
     monkeypatch.setenv("LUTHIER_HOME", str(tmp_path))
     create_keys(tmp_path / "keys")
     config = CurationConfig(home=tmp_path)
-    token = TokenIssuer.from_file(config.signing_key).issue(tenant="acme", subject="tester")
+    token = TokenIssuer.of(config).issue(tenant="acme", subject="tester")
     service = await build(config)
     async with (
         serving(service, config) as bound,

@@ -180,7 +180,9 @@ async def test_the_whole_loop_loses_nothing_when_every_process_is_killed(house: 
         weights = [(await client.adapters.get_revision(j.adapter_revision)).validation_loss for j in (job, twin)]
         assert weights[0] == weights[1]
 
-        await client.deployments.deploy(DEPLOYMENT, adapter_revision=job.adapter_revision, timeout_s=300)
+        await client.engine.start(MODEL)
+        await client.engine.wait_ready(timeout_s=300)
+        await client.deployments.deploy(DEPLOYMENT, adapter_revision=job.adapter_revision)
         before = {target: await answer(client, target) for target in (DEPLOYMENT, MODEL)}
         assert before[DEPLOYMENT] != before[MODEL]
         evaluation = await client.evaluations.create(TENANT, adapter_revision=job.adapter_revision, config=EVALUATION)

@@ -19,9 +19,11 @@ from luthier.client import AsyncClient
 from luthier.curation.v1 import dataset_pb2 as pb
 from luthier.endpoints import Endpoints
 from luthier.errors import JobCancelledError, JobFailedError
+from luthierd.config import ServerConfig
 from luthierd.curation.build import build
 from luthierd.curation.config import CurationConfig
-from luthierd.rpc.auth import TokenIssuer, create_keys
+from luthierd.rpc.auth import TokenIssuer
+from luthierd.rpc.keys import create_keys
 from support.serving import serving
 from support.waiting import until
 
@@ -80,7 +82,7 @@ async def house(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Asyn
     monkeypatch.setenv("LUTHIER_CURATION_LEASE_S", "5")
     create_keys(tmp_path / "keys")
     config = CurationConfig(home=tmp_path, lease_s=5.0)
-    token = TokenIssuer.from_file(config.signing_key).issue(tenant="acme", subject="tester")
+    token = TokenIssuer.of(config).issue(tenant="acme", subject="tester")
     service = await build(config)
     async with (
         serving(service, config) as bound,
@@ -224,7 +226,7 @@ async def test_a_killed_server_loses_no_acknowledged_curation(
     monkeypatch.setenv("LUTHIER_HOME", str(tmp_path))
     monkeypatch.setenv("LUTHIER_CURATION_LEASE_S", "5")
     create_keys(tmp_path / "keys")
-    token = TokenIssuer.from_file(tmp_path / "keys/private.pem").issue(tenant="acme", subject="tester")
+    token = TokenIssuer.of(ServerConfig(home=tmp_path)).issue(tenant="acme", subject="tester")
     process, port = await start_server(tmp_path)
     async with AsyncClient(Endpoints(curation=f"127.0.0.1:{port}"), token=token) as client:
         await client.datasets.import_rows(DATASET, rows(40))

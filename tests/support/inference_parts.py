@@ -19,7 +19,7 @@ from luthierd.inference.completions.mirror import Mirror
 from luthierd.inference.config import InferenceConfig
 from luthierd.inference.deployments.deployments import Deployments
 from luthierd.inference.deployments.store import SqlStore
-from luthierd.inference.domain.deployment import AdapterRevision
+from luthierd.inference.domain.deployment import AdapterRevision, BaseModel
 from luthierd.inference.domain.errors import EngineStartError
 from luthierd.inference.engine.engine import OpenAIApplication
 from luthierd.inference.engine.host import EngineHost
@@ -29,7 +29,7 @@ from luthierd.rpc.server import Service
 from luthierd.storage.database import Database
 
 from support.capture_parts import CaptureParts, make_capture_parts
-from support.inference_fakes import TIMEOUT_S, FakeEngine, FakeFiles, FakeParity, FakeTrainer, MemoryReplays
+from support.inference_fakes import BASE, TIMEOUT_S, FakeEngine, FakeFiles, FakeParity, FakeTrainer, MemoryReplays
 from support.memory_store import MemoryStore
 from support.serving import VERIFIER
 
@@ -71,14 +71,20 @@ class Parts:
 
 async def make_parts(
     *known: AdapterRevision,
+    base_model: BaseModel | None = BASE,
     store: MemoryStore | SqlStore | None = None,
     replica: Replica | None = None,
     application: Callable[[FakeEngine], OpenAIApplication] | None = None,
     clock: Callable[[], float] = time.monotonic,
     **settings: Any,
 ) -> Parts:
-    """Parts around a fake engine that starts at once. `settings`: fields of `InferenceConfig`."""
+    """Parts around a fake engine that starts at once. `settings`: fields of `InferenceConfig`.
+
+    `base_model`: what an operator chose before, unless the store has a choice.
+    """
     trainer, files, parity, store = FakeTrainer(*known), FakeFiles(), FakeParity(), store or MemoryStore()
+    if base_model is not None and await store.chosen_base_model() is None:
+        await store.choose_base_model(base_model)
     engines: list[FakeEngine] = []
     unstartable: set[str] = set()
     can_start = asyncio.Event()

@@ -20,6 +20,7 @@ import grpc
 import httpx
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from luthier.inference.v1 import engine_service_pb2, engine_service_pb2_grpc
 from luthier.services import SCOPES
 from luthier.trainer.v1 import (
     adapter_pb2,
@@ -29,7 +30,9 @@ from luthier.trainer.v1 import (
     base_model_service_pb2,
     base_model_service_pb2_grpc,
 )
-from luthierd.rpc.auth import TokenIssuer, create_keys
+from luthierd.config import ServerConfig
+from luthierd.rpc.auth import TokenIssuer
+from luthierd.rpc.keys import create_keys
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.manifests import put_folder
 
@@ -78,7 +81,7 @@ class InferenceServer:
         self.folder, self.trainer = folder, trainer
         self.blobs = BlobStore(f"file://{folder / 'blobs'}")
         create_keys(folder / "keys")
-        self.issuer = TokenIssuer.from_file(folder / "keys/private.pem")
+        self.issuer = TokenIssuer.of(ServerConfig(home=folder))
         self.port, self.http_port, self.metrics_port = free_port(), free_port(), free_port()
         self.environment = os.environ | {
             "LUTHIER_HOME": str(folder),
@@ -119,11 +122,20 @@ class InferenceServer:
         return self.issuer.issue(tenant=tenant, subject="tester", scopes=SCOPES, ttl_s=3600)
 
     def start(self) -> None:
-        """Starts the server and waits until it serves."""
+        """Starts the server, chooses its base model and waits until it serves."""
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "luthierd.inference"], stdout=output, stderr=output, env=self.environment
             )
+        self._wait_serving()
+        with grpc.insecure_channel(f"127.0.0.1:{self.port}") as channel:
+            metadata = [("authorization", f"Bearer {self.token('operator')}")]
+            request = engine_service_pb2.StartEngineRequest(base_model=BASE)
+            engine_service_pb2_grpc.EngineServiceStub(channel).StartEngine(request, metadata=metadata, timeout=30)
+        self._wait_serving()
+
+    def _wait_serving(self) -> None:
+        assert self.process is not None
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self.is_serving():
             if self.process.poll() is not None or time.monotonic() > deadline:

@@ -48,12 +48,8 @@ class MemoryStore:
     async def chosen_base_model(self) -> BaseModel | None:
         return self._chosen
 
-    async def choose_base_model(self, base_model: BaseModel) -> BaseModel:
-        self._chosen = self._chosen or base_model
-        return self._chosen
-
-    async def forget_base_model(self, base_model: BaseModel) -> None:
-        self._chosen = None if self._chosen == base_model else self._chosen
+    async def choose_base_model(self, base_model: BaseModel) -> None:
+        self._chosen = base_model
 
     async def quotas(self) -> list[Quota]:
         return list(self._quotas.values())

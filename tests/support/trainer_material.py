@@ -20,7 +20,8 @@ from luthier.curation.v1 import dataset_pb2, dataset_service_pb2, dataset_servic
 from luthier.services import SCOPES
 from luthierd.config import ServerConfig
 from luthierd.errors import NotFoundError
-from luthierd.rpc.auth import TokenIssuer, TokenVerifier, create_keys
+from luthierd.rpc.auth import TokenIssuer, TokenVerifier
+from luthierd.rpc.keys import create_keys
 from luthierd.rpc.server import Service
 from luthierd.storage.blobs import BlobStore
 
@@ -97,7 +98,7 @@ class Installation:
         self.process.wait()
 
     def client(self, tenant: str = "acme") -> AsyncClient:
-        issuer = TokenIssuer.from_file(self.home / "keys/private.pem")
+        issuer = TokenIssuer.of(ServerConfig(home=self.home))
         token = issuer.issue(tenant=tenant, subject="tester", scopes=SCOPES, ttl_s=3600.0)
         return AsyncClient(Endpoints(trainer=f"127.0.0.1:{self.port}"), token=token)
 
@@ -154,7 +155,7 @@ async def installation(home: pathlib.Path, *, port: int, train_count: int = 24) 
     service = Service(
         name="curation",
         servicers=[OneDataset(revisions)],
-        verifier=TokenVerifier.from_file(home / "keys/public.pem"),
+        verifier=TokenVerifier.of(ServerConfig(home=home)),
     )
     async with serving(service, ServerConfig(home=home)) as bound:
         made = Installation(home, bound.address, port)

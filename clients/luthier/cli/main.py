@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "verdict": ("verdicts", "verdict", "Recommend a way of answering: base, prompt, retrieval, tuning."),
     "compare": ("verdicts", "compare", "Compare two evaluations, and list what else differs between them."),
     "holdout": ("holdouts", "holdout", "How often a holdout was used, and by whom: show, ledger."),
+    "engine": ("engine", "engine", "The engine's base model: use, show."),
     "deploy": ("deployments", "deploy", "Make an adapter revision live, while requests run."),
     "promote": ("deployments", "promote", "Make a staged revision live."),
     "rollback": ("deployments", "rollback", "Make the previous revision live again."),
@@ -52,7 +53,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "quota": ("quotas", "quota", "A tenant's limits in the inference service: show, list, set."),
     "batch": ("inference", "batch", "Answer every line of a file."),
     "score": ("inference", "score", "Show the log-probabilities of a completion."),
-    "auth": ("auth", "auth", "Tokens: issue."),
+    "auth": ("auth", "auth", "Tokens and keys: issue, revoke, rotate."),
 }
 """Command: (module below luthier.cli, attribute, line of the help), in the order in which they are used."""
 

@@ -13,9 +13,23 @@ from luthier.status import error_from_status
 class Engine(Resource["rpc.EngineServiceAsyncStub"]):
     _make_stub = rpc.EngineServiceStub
 
-    async def start(self, base_model: str, *, request_id: str = "", timeout_s: float | None = None) -> api.Engine:
-        """Starts the engine on a base model and returns immediately, STARTING or READY."""
-        request = api.StartEngineRequest(base_model=base_model, request_id=request_id)
+    async def start(
+        self,
+        base_model: str,
+        *,
+        force: bool = False,
+        drain_timeout_s: float | None = None,
+        request_id: str = "",
+        timeout_s: float | None = None,
+    ) -> api.Engine:
+        """Chooses the base model for all tenants and starts the engine with it; returns immediately.
+
+        Needs the scope `inference.admin`. An engine with another base model first finishes its calls, for at most
+        `drain_timeout_s` seconds (None: 30). `force`: also if deployments need the other base model.
+        """
+        request = api.StartEngineRequest(base_model=base_model, force=force, request_id=request_id)
+        if drain_timeout_s is not None:
+            request.drain_timeout.FromNanoseconds(round(drain_timeout_s * 1e9))
         return (await self._call(self._stub.StartEngine, request, timeout_s)).engine
 
     async def get(self, *, timeout_s: float | None = None) -> api.Engine:

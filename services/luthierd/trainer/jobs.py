@@ -47,10 +47,12 @@ class TrainingJobs:
         *,
         base_models: BaseModels,
         datasets: DatasetCatalog,
+        max_lora_rank: int,
         wake: Callable[[], None],
         now: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._queue, self._base_models, self._datasets = store, queue, base_models, datasets
+        self._max_lora_rank = max_lora_rank
         self._wake, self._now = wake, now
 
     async def create(
@@ -67,6 +69,7 @@ class TrainingJobs:
         DATASET_REVISION.parse(dataset_revision, field="training_job.dataset_revision")
         job_id = parse_id(job_id, field="training_job_id") if job_id else f"t{uuid.uuid4().hex[:12]}"
         settings = with_method_defaults(TrainingConfig.from_given(config))
+        self._check_servable(settings)
         info = (await self._base_models.get(base_model)).ready_info()
         settings = with_row_limit(settings, info)
         await self._check_base(adapter, base_model, info)
@@ -81,6 +84,15 @@ class TrainingJobs:
         job = await self._store.submit_training(name, to_json(task), adapter=adapter, now=self._now())
         self._wake()
         return job
+
+    def _check_servable(self, settings: TrainingConfig) -> None:
+        """InvalidTrainingConfigError for a rank that no engine of this installation takes."""
+        if settings.rank > self._max_lora_rank:
+            problem = (
+                f"{settings.rank} is more than the engine takes, {self._max_lora_rank}; choose a smaller rank, or have "
+                "the operator raise LUTHIER_MAX_LORA_RANK for the trainer and the inference service"
+            )
+            raise InvalidTrainingConfigError(CONFIG_PATH, [Fault("rank", problem)])
 
     async def _check_base(self, adapter: str, base_model: str, info: BaseModelInfo) -> None:
         known = await self._store.adapter(adapter)

@@ -10,9 +10,7 @@ import grpc
 import pytest
 from luthier.inference.v1 import deployment_pb2, inference_service_pb2
 from luthier.inference.v1 import deployment_service_pb2 as deployment_api
-from luthier.inference.v1 import engine_service_pb2 as engine_api
 from luthier.inference.v1.deployment_service_pb2_grpc import DeploymentServiceStub
-from luthier.inference.v1.engine_service_pb2_grpc import EngineServiceStub
 from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from luthierd.inference.domain.deployment import AdapterRevision
 from support.inference_calls import (
@@ -252,12 +250,10 @@ async def test_another_base_model_than_the_engine_holds_is_refused() -> None:
     parts = await make_parts(R1, elsewhere, same_files)
     async with running(parts.service, CONFIG) as channel:
         await deploy(channel, R1.name)
-        start = engine_api.StartEngineRequest(base_model=OTHER_BASE.name)
         refusals = [
             await refusal(deploy(channel, elsewhere.name)),
             await refusal(deploy(channel, same_files.name)),
             await refusal(generate(channel, ask(OTHER_BASE.name))),
-            await refusal(EngineServiceStub(channel).StartEngine(start, metadata=bearer(), timeout=TIMEOUT_S)),
         ]
     assert set(refusals) == {(grpc.StatusCode.FAILED_PRECONDITION, "ENGINE_HOLDS_OTHER_BASE_MODEL")}
 

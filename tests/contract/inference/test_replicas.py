@@ -47,7 +47,9 @@ async def shared(database_url: str, schema: str) -> AsyncIterator[Database]:
 @contextlib.asynccontextmanager
 async def replica(name: str, database: Database, **times: float) -> AsyncIterator[Server]:
     """A server; with an engine as soon as a base model is chosen."""
-    parts = await make_parts(R1, R2, R3, store=SqlStore(database), replica=Replica(name, database), **TIMES | times)
+    parts = await make_parts(
+        R1, R2, R3, base_model=None, store=SqlStore(database), replica=Replica(name, database), **TIMES | times
+    )
     async with running(parts.service, ServerConfig()) as channel:
         yield Server(parts, channel)
 
@@ -88,7 +90,7 @@ class Server:
         return (answer.status async for answer in call)
 
     async def ready(self) -> None:
-        """Returns when its engine is there, chosen by whichever replica was asked first."""
+        """Returns when its engine is there, with the base model that was chosen on whichever replica."""
         await until(lambda: self.parts.host.status.state is EngineState.READY)
 
 
@@ -96,7 +98,7 @@ class Server:
 async def pair(shared: Database) -> AsyncIterator[tuple[Server, Server]]:
     """Two live replicas with R1 deployed."""
     async with replica("a", shared) as a, replica("b", shared) as b:
-        await a.parts.host.want(BASE)
+        await a.parts.host.use(BASE)
         await a.ready()
         await b.ready()
         await a.deploy(R1.name)
@@ -144,7 +146,7 @@ async def test_a_replica_that_is_ready_counts_whatever_it_said_before_its_engine
     monkeypatch.setattr(SqlReplicaStore, "leave", late)
     async with replica("a", shared) as a:
         await is_leaving.wait()
-        await a.parts.host.want(BASE)
+        await a.parts.host.use(BASE)
         await a.ready()
         is_ready.set()
         await has_left.wait()
@@ -205,14 +207,14 @@ async def test_a_replica_whose_engine_died_does_not_hold_up_a_swap_and_comes_bac
     assert await a.ask() == (R2.loaded_adapter, "I am acme-r2")
     b.parts.parity.gate.set()
     b.parts.unstartable.clear()
-    await b.parts.host.want(BASE)
+    await b.parts.host.use(BASE)
     await b.ready()
     assert await b.ask() == (R2.loaded_adapter, "I am acme-r2")
 
 
 async def test_a_replica_that_starts_later_has_everything_before_it_counts(shared: Database) -> None:
     async with replica("a", shared) as a:
-        await a.parts.host.want(BASE)
+        await a.parts.host.use(BASE)
         await a.deploy(R1.name)
         async with replica("b", shared) as b:
             await b.ready()
@@ -226,8 +228,8 @@ async def test_a_replica_whose_engine_is_not_there_yet_sends_callers_to_the_othe
     async with replica("a", shared) as a, replica("b", shared) as b, contextlib.AsyncExitStack() as stack:
         b.parts.can_start.clear()
         health = await b.health(stack)
-        await says(health, SERVING)  # no base model is chosen: it may be the first that is asked
-        await a.parts.host.want(BASE)
+        await says(health, SERVING)  # no base model is chosen
+        await a.parts.host.use(BASE)
         await says(health, NOT_SERVING)
         assert (await refusal(b.ask()))[:2] == (grpc.StatusCode.UNAVAILABLE, "ENGINE_UNAVAILABLE")
         await a.deploy(R1.name)
@@ -251,7 +253,7 @@ async def test_of_two_swaps_at_the_same_time_on_two_replicas_one_wins_and_both_f
 
 async def test_replicas_that_are_too_slow_are_named_and_nothing_changes(shared: Database) -> None:
     async with replica("a", shared, replica_lease_s=5.0, replica_check_s=0.1) as a, replica("b", shared) as b:
-        await a.parts.host.want(BASE)
+        await a.parts.host.use(BASE)
         await b.ready()
         b.parts.parity.gate.clear()
         code, reason, metadata = await refusal(a.deploy(R1.name))
@@ -268,7 +270,7 @@ async def test_a_replica_cut_off_from_the_database_answers_on_says_not_serving_a
         raise SharedStateUnreachableError(error="OSError")
 
     async with replica("a", shared, replica_lease_s=1.5) as a, contextlib.AsyncExitStack() as stack:
-        await a.parts.host.want(BASE)
+        await a.parts.host.use(BASE)
         await a.deploy(R1.name)
         health = await a.health(stack)
         assert await anext(health) == SERVING

@@ -69,12 +69,9 @@ async def exercise(store: SqlStore | MemoryStore) -> None:
     await store.delete_parity_checks(["a" * 64])
     assert await store.parity_checks() == {"b" * 64: check}
     assert await store.chosen_base_model() is None
-    assert await store.choose_base_model(BASE) == BASE
-    assert await store.choose_base_model(OTHER_BASE) == BASE
-    await store.forget_base_model(OTHER_BASE)
-    assert await store.chosen_base_model() == BASE
-    await store.forget_base_model(BASE)
-    assert await store.choose_base_model(OTHER_BASE) == OTHER_BASE
+    for base_model in (BASE, OTHER_BASE):
+        await store.choose_base_model(base_model)
+        assert await store.chosen_base_model() == base_model
 
 
 async def test_the_sql_store_keeps_what_it_is_given_and_compares_before_it_sets(sql: SqlStore) -> None:

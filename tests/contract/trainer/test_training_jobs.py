@@ -236,6 +236,13 @@ async def test_wrong_settings_become_field_violations_and_queue_nothing(ready: T
     assert await ready.queue.claimable(5) == []
 
 
+async def test_a_rank_that_no_engine_takes_is_refused_before_training(ready: Trainer) -> None:
+    error = await refusal(ready.create(config=training_job_pb2.TrainingConfig(rank=33)))
+    assert (error.code(), error_info(error).reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_TRAINING_CONFIG")
+    assert "training_job.config.rank" in str(details(error))
+    assert await ready.queue.claimable(5) == []
+
+
 @pytest.mark.parametrize(
     ("fields", "code", "reason"),
     [

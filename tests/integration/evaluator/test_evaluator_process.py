@@ -26,7 +26,8 @@ from luthier.trainer.v1 import adapter_pb2, adapter_service_pb2, adapter_service
 from luthierd.config import ServerConfig
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.rows import Message
-from luthierd.rpc.auth import TokenIssuer, TokenVerifier, create_keys
+from luthierd.rpc.auth import TokenIssuer, TokenVerifier
+from luthierd.rpc.keys import create_keys
 from luthierd.rpc.server import Service
 from luthierd.storage.blobs import BlobStore
 from support.evaluator_material import FakePeers, adapter_knows
@@ -94,7 +95,7 @@ async def other_services(home: pathlib.Path, others: OtherServices) -> AsyncIter
     service = Service(
         name="others",
         servicers=[others],
-        verifier=TokenVerifier.from_file(home / "keys/public.pem"),
+        verifier=TokenVerifier.of(ServerConfig(home=home)),
     )
     async with serving(service, ServerConfig(home=home)) as bound:
         yield bound.address
@@ -155,7 +156,7 @@ async def until_created(client: AsyncClient, config: evaluation_pb2.EvaluationCo
 async def test_an_evaluation_outlives_the_kill_of_its_server_and_is_judged_by_the_next_one(home: pathlib.Path) -> None:
     others = OtherServices(BlobStore(f"file://{home / 'blobs'}"))
     port, log = free_port(), home / "evaluator.log"
-    token = TokenIssuer.from_file(home / "keys/private.pem").issue(tenant="acme", subject="tester")
+    token = TokenIssuer.of(ServerConfig(home=home)).issue(tenant="acme", subject="tester")
     async with (
         other_services(home, others) as address,
         AsyncClient(Endpoints(evaluator=f"127.0.0.1:{port}"), token=token) as client,
@@ -188,7 +189,7 @@ async def test_no_query_is_paid_twice_when_the_worker_is_killed_while_it_asks(ho
     others = OtherServices(BlobStore(f"file://{home / 'blobs'}"))
     others.free_count = 20
     port, log = free_port(), home / "evaluator.log"
-    token = TokenIssuer.from_file(home / "keys/private.pem").issue(tenant="acme", subject="tester")
+    token = TokenIssuer.of(ServerConfig(home=home)).issue(tenant="acme", subject="tester")
     async with (
         other_services(home, others) as address,
         AsyncClient(Endpoints(evaluator=f"127.0.0.1:{port}"), token=token) as client,

@@ -26,7 +26,8 @@ from luthierd.evaluator.domain.rows import Message
 from luthierd.evaluator.models.sample_store import SqlSampleStore
 from luthierd.evaluator.run.evaluations import Evaluations
 from luthierd.jobs.queue import JobQueue, JobState
-from luthierd.rpc.auth import TokenVerifier, create_keys
+from luthierd.rpc.auth import TokenVerifier
+from luthierd.rpc.keys import create_keys
 from luthierd.rpc.server import Service
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
@@ -66,7 +67,7 @@ async def inference(
     service = Service(
         name="inference",
         servicers=[counting],
-        verifier=TokenVerifier.from_file(home / "keys/public.pem"),
+        verifier=TokenVerifier.of(ServerConfig(home=home)),
     )
     async with serving(service, ServerConfig(home=home)) as bound:
         yield counting, bound.address

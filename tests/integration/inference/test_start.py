@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from luthierd.rpc.auth import create_keys
+from luthierd.rpc.keys import create_keys
 
 LIMIT_S = 60
 """The start takes about three seconds, most of them imports."""

@@ -30,7 +30,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from luthier.options.v1 import call_policy_pb2 as luthier_dot_options_dot_v1_dot_call__policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)luthier/inference/v1/engine_service.proto\x12\x14luthier.inference.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a$luthier/options/v1/call_policy.proto\"\xb3\x02\n\x06\x45ngine\x12\x36\n\x05state\x18\x01 \x01(\x0e\x32!.luthier.inference.v1.EngineStateB\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12\x18\n\nbase_model\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1f\n\x11\x62\x61se_model_sha256\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07version\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x37\n\x0estart_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x03\x12\"\n\x14loaded_adapter_count\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bstart_count\x18\x08 \x01(\x05\x42\x04\xe2\x41\x01\x03\"r\n\x12StartEngineRequest\x12:\n\nbase_model\x18\x01 \x01(\tB&\xe2\x41\x01\x02\xfa\x41\x1f\n\x1dtrainer.luthier.dev/BaseModel\x12 \n\nrequest_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"C\n\x13StartEngineResponse\x12,\n\x06\x65ngine\x18\x01 \x01(\x0b\x32\x1c.luthier.inference.v1.Engine\"\x12\n\x10GetEngineRequest\"A\n\x11GetEngineResponse\x12,\n\x06\x65ngine\x18\x01 \x01(\x0b\x32\x1c.luthier.inference.v1.Engine*\x91\x01\n\x0b\x45ngineState\x12\x1c\n\x18\x45NGINE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45NGINE_STATE_STOPPED\x10\x01\x12\x19\n\x15\x45NGINE_STATE_STARTING\x10\x02\x12\x16\n\x12\x45NGINE_STATE_READY\x10\x03\x12\x17\n\x13\x45NGINE_STATE_FAILED\x10\x04\x32\x86\x02\n\rEngineService\x12z\n\x0bStartEngine\x12(.luthier.inference.v1.StartEngineRequest\x1a).luthier.inference.v1.StartEngineResponse\"\x16\xea\xe0\x18\x12\n\x10inference.deploy\x12y\n\tGetEngine\x12&.luthier.inference.v1.GetEngineRequest\x1a\'.luthier.inference.v1.GetEngineResponse\"\x1b\x90\x02\x01\xea\xe0\x18\x14\n\x12inference.generateb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)luthier/inference/v1/engine_service.proto\x12\x14luthier.inference.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a$luthier/options/v1/call_policy.proto\"\xb3\x02\n\x06\x45ngine\x12\x36\n\x05state\x18\x01 \x01(\x0e\x32!.luthier.inference.v1.EngineStateB\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12\x18\n\nbase_model\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1f\n\x11\x62\x61se_model_sha256\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07version\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x37\n\x0estart_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x03\x12\"\n\x14loaded_adapter_count\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bstart_count\x18\x08 \x01(\x05\x42\x04\xe2\x41\x01\x03\"\xbf\x01\n\x12StartEngineRequest\x12:\n\nbase_model\x18\x01 \x01(\tB&\xe2\x41\x01\x02\xfa\x41\x1f\n\x1dtrainer.luthier.dev/BaseModel\x12 \n\nrequest_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\x12\x13\n\x05\x66orce\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x36\n\rdrain_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"C\n\x13StartEngineResponse\x12,\n\x06\x65ngine\x18\x01 \x01(\x0b\x32\x1c.luthier.inference.v1.Engine\"\x12\n\x10GetEngineRequest\"A\n\x11GetEngineResponse\x12,\n\x06\x65ngine\x18\x01 \x01(\x0b\x32\x1c.luthier.inference.v1.Engine*\xac\x01\n\x0b\x45ngineState\x12\x1c\n\x18\x45NGINE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45NGINE_STATE_STOPPED\x10\x01\x12\x19\n\x15\x45NGINE_STATE_STARTING\x10\x02\x12\x16\n\x12\x45NGINE_STATE_READY\x10\x03\x12\x17\n\x13\x45NGINE_STATE_FAILED\x10\x04\x12\x19\n\x15\x45NGINE_STATE_DRAINING\x10\x05\x32\x85\x02\n\rEngineService\x12y\n\x0bStartEngine\x12(.luthier.inference.v1.StartEngineRequest\x1a).luthier.inference.v1.StartEngineResponse\"\x15\xea\xe0\x18\x11\n\x0finference.admin\x12y\n\tGetEngine\x12&.luthier.inference.v1.GetEngineRequest\x1a\'.luthier.inference.v1.GetEngineResponse\"\x1b\x90\x02\x01\xea\xe0\x18\x14\n\x12inference.generateb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,22 +57,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STARTENGINEREQUEST'].fields_by_name['base_model']._serialized_options = b'\342A\001\002\372A\037\n\035trainer.luthier.dev/BaseModel'
   _globals['_STARTENGINEREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_STARTENGINEREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001\342\214\317\327\010\002\010\001'
+  _globals['_STARTENGINEREQUEST'].fields_by_name['force']._loaded_options = None
+  _globals['_STARTENGINEREQUEST'].fields_by_name['force']._serialized_options = b'\342A\001\001'
+  _globals['_STARTENGINEREQUEST'].fields_by_name['drain_timeout']._loaded_options = None
+  _globals['_STARTENGINEREQUEST'].fields_by_name['drain_timeout']._serialized_options = b'\342A\001\001'
   _globals['_ENGINESERVICE'].methods_by_name['StartEngine']._loaded_options = None
-  _globals['_ENGINESERVICE'].methods_by_name['StartEngine']._serialized_options = b'\352\340\030\022\n\020inference.deploy'
+  _globals['_ENGINESERVICE'].methods_by_name['StartEngine']._serialized_options = b'\352\340\030\021\n\017inference.admin'
   _globals['_ENGINESERVICE'].methods_by_name['GetEngine']._loaded_options = None
   _globals['_ENGINESERVICE'].methods_by_name['GetEngine']._serialized_options = b'\220\002\001\352\340\030\024\n\022inference.generate'
-  _globals['_ENGINESTATE']._serialized_start=834
-  _globals['_ENGINESTATE']._serialized_end=979
+  _globals['_ENGINESTATE']._serialized_start=912
+  _globals['_ENGINESTATE']._serialized_end=1084
   _globals['_ENGINE']._serialized_start=252
   _globals['_ENGINE']._serialized_end=559
-  _globals['_STARTENGINEREQUEST']._serialized_start=561
-  _globals['_STARTENGINEREQUEST']._serialized_end=675
-  _globals['_STARTENGINERESPONSE']._serialized_start=677
-  _globals['_STARTENGINERESPONSE']._serialized_end=744
-  _globals['_GETENGINEREQUEST']._serialized_start=746
-  _globals['_GETENGINEREQUEST']._serialized_end=764
-  _globals['_GETENGINERESPONSE']._serialized_start=766
-  _globals['_GETENGINERESPONSE']._serialized_end=831
-  _globals['_ENGINESERVICE']._serialized_start=982
-  _globals['_ENGINESERVICE']._serialized_end=1244
+  _globals['_STARTENGINEREQUEST']._serialized_start=562
+  _globals['_STARTENGINEREQUEST']._serialized_end=753
+  _globals['_STARTENGINERESPONSE']._serialized_start=755
+  _globals['_STARTENGINERESPONSE']._serialized_end=822
+  _globals['_GETENGINEREQUEST']._serialized_start=824
+  _globals['_GETENGINEREQUEST']._serialized_end=842
+  _globals['_GETENGINERESPONSE']._serialized_start=844
+  _globals['_GETENGINERESPONSE']._serialized_end=909
+  _globals['_ENGINESERVICE']._serialized_start=1087
+  _globals['_ENGINESERVICE']._serialized_end=1348
 # @@protoc_insertion_point(module_scope)

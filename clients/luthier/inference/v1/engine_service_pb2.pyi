@@ -35,6 +35,8 @@ class _EngineStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EngineSta
     """Ready to serve."""
     ENGINE_STATE_FAILED: _EngineState.ValueType  # 4
     """Failed to start; see `error`."""
+    ENGINE_STATE_DRAINING: _EngineState.ValueType  # 5
+    """Finishing the calls in flight before it changes to another base model."""
 
 class EngineState(_EngineState, metaclass=_EngineStateEnumTypeWrapper):
     """States of the engine."""
@@ -49,13 +51,16 @@ ENGINE_STATE_READY: EngineState.ValueType  # 3
 """Ready to serve."""
 ENGINE_STATE_FAILED: EngineState.ValueType  # 4
 """Failed to start; see `error`."""
+ENGINE_STATE_DRAINING: EngineState.ValueType  # 5
+"""Finishing the calls in flight before it changes to another base model."""
 Global___EngineState: _TypeAlias = EngineState  # noqa: Y015
 
 @_typing.final
 class Engine(_message.Message):
     """The engine of this server.
 
-    State transitions: STOPPED -> STARTING -> READY | FAILED; READY -> STARTING after the engine process dies.
+    State transitions: STOPPED -> STARTING -> READY | FAILED; READY -> STARTING after the engine process dies; READY ->
+    DRAINING -> STARTING when the base model changes; FAILED -> STARTING by `StartEngine`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -116,19 +121,31 @@ class StartEngineRequest(_message.Message):
 
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    DRAIN_TIMEOUT_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
     """The base model to serve."""
     request_id: _builtins.str
     """Idempotency key: a retry with the same id within 24 hours returns the first response."""
+    force: _builtins.bool
+    """Replace a base model that deployments need. Calls of these deployments are then refused until it is served again."""
+    @_builtins.property
+    def drain_timeout(self) -> _duration_pb2.Duration:
+        """How long calls in flight may continue when the base model changes, from 0 to 10 minutes; afterwards they fail with
+        UNAVAILABLE. Default: 30 seconds.
+        """
+
     def __init__(
         self,
         *,
         base_model: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        force: _builtins.bool = ...,
+        drain_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["drain_timeout", b"drain_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "drain_timeout", b"drain_timeout", "force", b"force", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -143,7 +160,7 @@ class StartEngineResponse(_message.Message):
     ENGINE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def engine(self) -> Global___Engine:
-        """The engine, in STARTING or READY."""
+        """The engine, in STARTING, DRAINING or READY."""
 
     def __init__(
         self,

@@ -52,9 +52,10 @@ class EngineServiceServicer:
     """
 
     def StartEngine(self, request, context):
-        """Starts the engine with a base model and returns immediately. The choice persists across restarts. Starting a
-        running engine again changes nothing. FAILED_PRECONDITION if it serves another base model. Calls that need an
-        engine start it implicitly.
+        """Chooses the base model and starts the engine with it; returns immediately. Requires the scope `inference.admin`: the
+        choice holds for all tenants and persists across restarts. Choosing the served base model again changes nothing;
+        choosing another one replaces the engine after its calls in flight have ended. FAILED_PRECONDITION if deployments
+        need the current base model, unless `force` is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,9 +34,10 @@ class EngineServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EngineServiceAsyncStub: ...
     StartEngine: _grpc.UnaryUnaryMultiCallable[_engine_service_pb2.StartEngineRequest, _engine_service_pb2.StartEngineResponse]
-    """Starts the engine with a base model and returns immediately. The choice persists across restarts. Starting a
-    running engine again changes nothing. FAILED_PRECONDITION if it serves another base model. Calls that need an
-    engine start it implicitly.
+    """Chooses the base model and starts the engine with it; returns immediately. Requires the scope `inference.admin`: the
+    choice holds for all tenants and persists across restarts. Choosing the served base model again changes nothing;
+    choosing another one replaces the engine after its calls in flight have ended. FAILED_PRECONDITION if deployments
+    need the current base model, unless `force` is set.
     """
     GetEngine: _grpc.UnaryUnaryMultiCallable[_engine_service_pb2.GetEngineRequest, _engine_service_pb2.GetEngineResponse]
     """Returns the engine's state."""
@@ -47,9 +48,10 @@ class EngineServiceAsyncStub(EngineServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartEngine: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.StartEngineRequest, _engine_service_pb2.StartEngineResponse]  # type: ignore[assignment]
-    """Starts the engine with a base model and returns immediately. The choice persists across restarts. Starting a
-    running engine again changes nothing. FAILED_PRECONDITION if it serves another base model. Calls that need an
-    engine start it implicitly.
+    """Chooses the base model and starts the engine with it; returns immediately. Requires the scope `inference.admin`: the
+    choice holds for all tenants and persists across restarts. Choosing the served base model again changes nothing;
+    choosing another one replaces the engine after its calls in flight have ended. FAILED_PRECONDITION if deployments
+    need the current base model, unless `force` is set.
     """
     GetEngine: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.GetEngineRequest, _engine_service_pb2.GetEngineResponse]  # type: ignore[assignment]
     """Returns the engine's state."""
@@ -63,9 +65,10 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _engine_service_pb2.StartEngineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_engine_service_pb2.StartEngineResponse, _abc.Awaitable[_engine_service_pb2.StartEngineResponse]]:
-        """Starts the engine with a base model and returns immediately. The choice persists across restarts. Starting a
-        running engine again changes nothing. FAILED_PRECONDITION if it serves another base model. Calls that need an
-        engine start it implicitly.
+        """Chooses the base model and starts the engine with it; returns immediately. Requires the scope `inference.admin`: the
+        choice holds for all tenants and persists across restarts. Choosing the served base model again changes nothing;
+        choosing another one replaces the engine after its calls in flight have ended. FAILED_PRECONDITION if deployments
+        need the current base model, unless `force` is set.
         """
 
     @_abc_1.abstractmethod

@@ -24,7 +24,7 @@ from luthierd.errors import LuthierError, ResourceExhaustedError, UnavailableErr
 from luthierd.inference import metrics
 from luthierd.inference.adapters.loaded_adapter import AdapterFiles, CheckParity, LoadedAdapter, ParityStore
 from luthierd.inference.adapters.residency import GreedyDual
-from luthierd.inference.domain.deployment import AdapterRevision
+from luthierd.inference.domain.deployment import AdapterRevision, BaseModel
 from luthierd.inference.domain.engine import (
     FETCH,
     LOAD,
@@ -65,6 +65,7 @@ class LoadedAdapters:
         self._turn = asyncio.Lock()  # held by the load that makes room
         self._lock = asyncio.Lock()  # held by the engine's loads and unloads, never while waiting for a request
         self._engine: Engine | None = None
+        self._base_model: BaseModel | None = None
         self._policy = GreedyDual()
         self._changed = asyncio.Event()  # something may be able to leave now
         self._tasks: set[asyncio.Task[None]] = set()
@@ -85,14 +86,16 @@ class LoadedAdapters:
     def _resident(self) -> list[LoadedAdapter]:
         return [one for one in self._by_sha256.values() if one.adapter is not None]
 
-    def start(self, engine: Engine) -> None:
-        """Uses a new engine, which answers at once; held adapters are loaded in the background."""
-        self._engine = engine
+    def start(self, engine: Engine, base_model: BaseModel) -> None:
+        """Uses a new engine, which answers at once; held adapters of `base_model` are loaded in the background."""
+        self._engine, self._base_model = engine, base_model
         self._spawn(self._warm(engine))
 
     async def _warm(self, engine: Engine) -> None:
         """Loads what is held, pinned and recently used first, while there are places; checks the files of the rest."""
-        wanted = [one for one in self._by_sha256.values() if one.held_by]
+        wanted = [
+            one for one in self._by_sha256.values() if one.held_by and one.revision.base_model == self._base_model
+        ]
         wanted.sort(key=lambda one: (not one.pinned_by, -one.worth.used))
         for one in wanted:
             if self._engine is not engine:
@@ -112,7 +115,7 @@ class LoadedAdapters:
                 self._fail(one, error)
 
     def forget_all(self) -> None:
-        """The engine died, and all that was loaded with it."""
+        """The engine is gone, and all that was loaded with it."""
         self._engine = None
         for one in list(self._by_sha256.values()):
             one.adapter, one.is_leaving = None, False

@@ -25,8 +25,9 @@ from luthierd.inference.completions.leases import Models
 from luthierd.inference.deployments.deployments import Deployments
 from luthierd.inference.domain.deployment import MAX_SHARE_WEIGHT, AdapterRevision, Deployment
 from luthierd.inference.domain.engine import LoadedAdapterState
+from luthierd.inference.domain.errors import BaseModelServedError
 from luthierd.inference.domain.quota import LIMIT_NAMES, Quota
-from luthierd.inference.engine.host import EngineHost
+from luthierd.inference.engine.host import DRAIN_S, EngineHost
 from luthierd.names import ADAPTER_REVISION, BASE_MODEL, DEPLOYMENT, QUOTA, TENANT
 from luthierd.paging import PageRequest
 from luthierd.rpc.contract import Context
@@ -34,6 +35,7 @@ from luthierd.rpc.status import status_of
 from luthierd.rpc.wire import duration, page_to_proto, to_proto
 
 MIN_WEIGHT, MAX_WEIGHT = 0.01, 100.0
+MAX_DRAIN_S = 600.0
 
 
 class DeploymentServicer(deployment_service_pb2_grpc.DeploymentServiceServicer):
@@ -144,14 +146,21 @@ class DeploymentServicer(deployment_service_pb2_grpc.DeploymentServiceServicer):
 class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
     """Starts and shows the engine."""
 
-    def __init__(self, host: EngineHost, models: Models, loaded_adapters: LoadedAdapters) -> None:
-        self._host, self._models, self._loaded_adapters = host, models, loaded_adapters
+    def __init__(
+        self, host: EngineHost, models: Models, loaded_adapters: LoadedAdapters, deployments: Deployments
+    ) -> None:
+        self._host, self._models = host, models
+        self._loaded_adapters, self._deployments = loaded_adapters, deployments
 
     async def StartEngine(
         self, request: engine_pb.StartEngineRequest, context: Context
     ) -> engine_pb.StartEngineResponse:
         BASE_MODEL.parse(request.base_model, field="base_model")
-        await self._host.want(await self._models.base_model(request.base_model))
+        drain_s = _drain_s(request)
+        base_model = await self._models.base_model(request.base_model)
+        if not request.force and (needing := self._deployments.on_other_base_models(base_model)):
+            raise BaseModelServedError(base_model.name, needing)
+        await self._host.use(base_model, drain_s=drain_s)
         return engine_pb.StartEngineResponse(engine=self._to_proto())
 
     async def GetEngine(self, request: engine_pb.GetEngineRequest, context: Context) -> engine_pb.GetEngineResponse:
@@ -210,6 +219,16 @@ class TenantServicer(tenant_service_pb2_grpc.TenantServiceServicer):
             update_time=quota.update_time if quota.change else None,
             replica_count=self._quotas.replica_count,
         )
+
+
+def _drain_s(request: engine_pb.StartEngineRequest) -> float:
+    """InvalidArgumentError for a time out of range."""
+    if not request.HasField("drain_timeout"):
+        return DRAIN_S
+    drain_s = request.drain_timeout.seconds + request.drain_timeout.nanos / 1e9
+    if not 0 <= drain_s <= MAX_DRAIN_S:
+        raise InvalidArgumentError.of_field("drain_timeout", f"{drain_s:g} s is not from 0 to {MAX_DRAIN_S:g} s")
+    return drain_s
 
 
 def _status(error: LuthierError | None) -> Any:

@@ -130,25 +130,25 @@ class Leases:
     ) -> AsyncIterator[tuple[Engine, Origin, EngineAdapter | None]]:
         if target.kind == Target.DEPLOYMENT:
             async with self._routes.leased(target.name, session_id=session_id) as (origin, adapter):
-                yield self._host.ready_engine(), origin, adapter
+                with self._host.in_use() as engine:
+                    yield engine, origin, adapter
         elif target.kind == Target.BASE_MODEL:
-            engine = await self._host.engine_for(await self._base_model(target.name))
+            await self._host.engine_for(await self._base_model(target.name))
             origin = Origin(
                 loaded_adapter=BASE_LOADED_ADAPTER, deployment_revision=0, adapter_revision="", base_model=target.name
             )
-            yield engine, origin, None
+            with self._host.in_use() as engine:
+                yield engine, origin, None
         else:
             revision = await self._models.adapter_revision(target.name)
             await self._host.engine_for(revision.base_model)
             async with self._loaded_adapters.lease_on_demand(revision) as adapter:
-                yield self._host.ready_engine(), Origin.of_revision(revision), adapter
+                with self._host.in_use() as engine:
+                    yield engine, Origin.of_revision(revision), adapter
 
     async def _base_model(self, name: str) -> BaseModel:
         """The engine's own base model is known here: the choice fixes its content."""
         held = self._host.status.base_model
         if held is not None and held.name == name:
             return held
-        wanted = await self._models.base_model(name)
-        if held is not None:
-            await self._host.want(wanted)  # refuses it, unless the other one could not start
-        return wanted
+        return await self._models.base_model(name)

@@ -18,7 +18,7 @@ from typing import Protocol
 from luthierd.inference.adapters.loaded_adapters import LoadedAdapters
 from luthierd.inference.completions.leases import Models
 from luthierd.inference.domain.completion import Origin
-from luthierd.inference.domain.deployment import AdapterRevision, Deployment, Share, chosen
+from luthierd.inference.domain.deployment import AdapterRevision, BaseModel, Deployment, Share, chosen
 from luthierd.inference.domain.engine import PUBLISH, EngineState, StageClock, StageFailedError
 from luthierd.inference.domain.errors import (
     AdapterPlacesPinnedError,
@@ -94,8 +94,12 @@ class Deployments:
         held = {revision.sha256 for one in newest_first for revision in one.held}
         await self._store.delete_parity_checks([sha256 for sha256 in checks if sha256 not in held])
 
-    async def replay(self, engine: Engine) -> None:
-        self._loaded_adapters.start(engine)
+    async def replay(self, engine: Engine, base_model: BaseModel) -> None:
+        self._loaded_adapters.start(engine, base_model)
+
+    def on_other_base_models(self, base_model: BaseModel) -> list[str]:
+        """Deployments with a live revision that an engine with `base_model` cannot serve."""
+        return sorted(one.name for one in self._table.values() if one.live and one.live.base_model != base_model)
 
     def adopt(self, stored: Sequence[Deployment]) -> None:
         """Routes by the whole desired state published by another replica, in one step without an await.
@@ -137,10 +141,11 @@ class Deployments:
 
         `session_id`: keeps a conversation on one of several revisions; empty: none.
         """
-        if self._host.status.state is EngineState.STARTING:
+        if self._host.status.state in (EngineState.STARTING, EngineState.DRAINING):
             self._host.ready_engine()  # checked first: other replicas publish without one that has no engine
         deployment = self.get(name)
         revision = self._routed(deployment, session_id)
+        self._host.check_serves(revision.base_model)
         self._host.ready_engine()
         async with self._loaded_adapters.lease_on_demand(revision) as adapter:
             yield Origin.of_revision(revision, deployment_revision=deployment.revision), adapter

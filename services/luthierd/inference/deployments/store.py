@@ -71,17 +71,14 @@ class SqlStore:
         rows = await self._database.rows(sa.select(_choice))
         return BaseModel(rows[0]["base_model"], rows[0]["base_model_sha256"]) if rows else None
 
-    async def choose_base_model(self, base_model: BaseModel) -> BaseModel:
-        chosen = await self.chosen_base_model()
-        if chosen is None:
-            values = {"slot": _ONLY_SLOT, "base_model": base_model.name, "base_model_sha256": base_model.sha256}
-            with contextlib.suppress(sa.exc.IntegrityError):  # another caller chose at the same time
-                await self._database.execute(sa.insert(_choice).values(values))
-            chosen = await self.chosen_base_model()
-        return chosen or base_model
-
-    async def forget_base_model(self, base_model: BaseModel) -> None:
-        await self._database.execute(sa.delete(_choice).where(_choice.c.base_model_sha256 == base_model.sha256))
+    async def choose_base_model(self, base_model: BaseModel) -> None:
+        values = {"base_model": base_model.name, "base_model_sha256": base_model.sha256}
+        change = sa.update(_choice).values(values)
+        if not await self._database.execute(change):
+            try:
+                await self._database.execute(sa.insert(_choice).values(slot=_ONLY_SLOT, **values))
+            except sa.exc.IntegrityError:  # another caller made the first choice at the same time
+                await self._database.execute(change)
 
     async def quotas(self) -> list[Quota]:
         try:

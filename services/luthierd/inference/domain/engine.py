@@ -24,11 +24,14 @@ class LoadedAdapterState(enum.Enum):
 
 
 class EngineState(enum.Enum):
-    """STOPPED -> STARTING -> READY | FAILED; READY -> STARTING after the engine's process died."""
+    """STOPPED -> STARTING -> READY | FAILED; READY -> STARTING after the engine's process died; READY -> DRAINING ->
+    STARTING to change the base model.
+    """
 
     STOPPED = "STOPPED"
     STARTING = "STARTING"
     READY = "READY"
+    DRAINING = "DRAINING"
     FAILED = "FAILED"
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from luthierd import errors
 
 ENGINE_RETRY_AFTER_S = 10.0
 """The shortest start of the engine."""
+MAX_SHOWN = 10
+"""Names in an error's message."""
 
 
 class _DescribedError(errors.LuthierError):
@@ -70,9 +73,30 @@ class OtherBaseModelError(_DescribedError, errors.FailedPreconditionError):
 
     reason = "ENGINE_HOLDS_OTHER_BASE_MODEL"
     message = (
-        "the engine of this server holds {held} ({held_sha256:.12}), not {wanted} ({wanted_sha256:.12}); use another "
-        "adapter or another server"
+        "this server's engine serves {held} ({held_sha256:.12}), not {wanted} ({wanted_sha256:.12}); an operator can "
+        "change that with `luthier engine use`"
     )
+
+
+class NoBaseModelError(_DescribedError, errors.FailedPreconditionError):
+    """No base model was chosen yet."""
+
+    reason = "ENGINE_HAS_NO_BASE_MODEL"
+    message = "the engine has no base model yet, {wanted} cannot be served; an operator runs `luthier engine use`"
+
+
+class BaseModelServedError(errors.FailedPreconditionError):
+    """Deployments need the base model that is to be replaced."""
+
+    reason = "BASE_MODEL_HAS_DEPLOYMENTS"
+
+    def __init__(self, wanted: str, deployments: Sequence[str]) -> None:
+        shown = ", ".join(deployments[:MAX_SHOWN]) + (", ..." if len(deployments) > MAX_SHOWN else "")
+        super().__init__(
+            f"{len(deployments)} deployments need another base model than {wanted} and would stop answering: {shown}; "
+            "undeploy them, or change the base model with force",
+            metadata={"base_model": wanted, "deployment_count": str(len(deployments)), "deployments": shown},
+        )
 
 
 class DeployFailedError(errors.FailedPreconditionError):

@@ -21,8 +21,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from luthierd.errors import LuthierError, UnavailableError
 from luthierd.inference.adapters.loaded_adapters import LoadedAdapters
 from luthierd.inference.deployments.deployments import Deployments, DeploymentStore
-from luthierd.inference.domain.deployment import AdapterRevision, Deployment
-from luthierd.inference.domain.engine import EngineState, StageFailedError
+from luthierd.inference.domain.deployment import AdapterRevision, BaseModel, Deployment
+from luthierd.inference.domain.engine import StageFailedError
 from luthierd.inference.domain.errors import EngineUnavailableError, ReplicaRefusedError, ReplicasTooSlowError
 from luthierd.inference.domain.parity import ParityCheck
 from luthierd.inference.engine.engine import Engine
@@ -71,7 +71,7 @@ class Replicas:
     def attach(self, host: EngineHost, deployments: Deployments, loaded_adapters: LoadedAdapters) -> None:
         """Follows the engine's life: a replica is live only with a ready engine that has the newest state."""
         self._host, self._deployments, self._loaded_adapters = host, deployments, loaded_adapters
-        host.on_started, host.on_died = self._started, self._died
+        host.on_started, host.on_lost = self._started, self._lost
 
     # The `DeploymentStore`
 
@@ -132,16 +132,16 @@ class Replicas:
 
     # The engine's life
 
-    async def _started(self, engine: Engine) -> None:
+    async def _started(self, engine: Engine, base_model: BaseModel) -> None:
         """A new engine gets the newest state before the replica counts as live."""
         await self._follow()
-        await self._deployments.replay(engine)
+        await self._deployments.replay(engine, base_model)
         async with self._membership:
             while not await self._store.join(self.name, self._version, lease_s=self._lease_s):
                 await self._follow()
             self._is_live, self._renewed_s = True, self._clock()
 
-    def _died(self) -> None:
+    def _lost(self) -> None:
         self._loaded_adapters.forget_all()
         self._taken.clear()
         self._is_live = False
@@ -203,11 +203,9 @@ class Replicas:
                 await self._report(self._is_ready)
 
     async def _poll(self) -> None:
-        has_no_model = self._host.status.state is EngineState.STOPPED
-        if has_no_model and (chosen := await self._store.chosen_base_model()):
-            await self._host.want(chosen)
-            if self._host.status.state is EngineState.STARTING:
-                await self.set_serving(False)  # until its engine is ready, others publish without it
+        chosen = await self._store.chosen_base_model()
+        if chosen is not None and chosen != self._host.status.base_model:
+            await self._host.follow(chosen)  # until its engine is ready, others publish without it
         pulse = await self._store.pulse(self.name)
         if pulse.version > self._version:
             await self._follow()
