@@ -1,14 +1,15 @@
-"""Scenario: one tenant floods the server with ten times its share while another continues as before.
+"""Scenario: one tenant floods the server while another continues as before. `loadtests/shapes.py` has the floods.
 
 SLO: the other tenant's p95 of time to first token, and of the whole answer, is at most 1.25 times its p95 while both
 stay within their shares, and none of its requests fails. The flood may be rejected (RESOURCE_EXHAUSTED) immediately.
 
-    python -m loadtests.tenant_flood --tenants acme,globex --share 16 [--seconds 30] [--rounds 2]
+    python -m loadtests.tenant_flood --tenants acme,globex --share 16 [--shape long-prompts] [--seconds 30] [--rounds 2]
 
 `--share` is the number of concurrent requests per tenant: half of the server's `LUTHIER_INFERENCE_MAX_NUM_SEQS`. The
 server is the installation that `luthier up` runs, or the one in LUTHIER_LOAD_PLAN (see run.py). Phases with and without
 the flood alternate, so that changes of the machine's speed affect both. In each phase the tenant sends the same
-questions in the same order, for answers of 8 to 32 tokens (`--equal`: all 32).
+questions in the same order, for answers of 8 to 32 tokens (`--equal`: all 32). Without the flood the other tenant does
+so, too. `--shape all` runs every shape.
 
 Exit code 0: the SLO holds; 1: it does not; 2: there are no targets.
 """
@@ -26,13 +27,14 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
+import httpx
 import luthier
 from luthier import errors
 
 from loadtests.run import plan
+from loadtests.shapes import SHAPES, Flooding, RefusedError, Shape
 
 SLO_RATIO = 1.25
-FLOOD_FACTOR = 10
 MAX_TOKENS = (32, 13, 27, 8, 22, 17, 30, 11)
 """Of the answers, in turn."""
 MAX_REQUESTS = 5000
@@ -107,25 +109,37 @@ class Phase:
         while not self.is_over:
             await self.request(client, target, seen)
 
+    async def flood(self, flooding: Flooding, shape: Shape, seen: Seen) -> None:
+        """Sends requests of the shape, each as soon as the last one has ended, until the phase is over."""
+        while not self.is_over:
+            self.request_count += 1
+            seen.asked_count += 1
+            try:
+                seen.token_count += await shape.send(flooding, seen.asked_count)
+            except (errors.ResourceExhaustedError, RefusedError) as error:
+                seen.refused_count += 1
+                await asyncio.sleep(min(error.retry_after_s or 0.1, max(0.0, self.end_s - time.monotonic())))
+            except (errors.LuthierError, httpx.HTTPError) as error:
+                seen.failures.append(str(error))
+
 
 async def run_phase(
-    clients: list[luthier.AsyncClient],
-    targets: list[str],
-    counts: tuple[int, int],
-    *,
-    seconds: float,
-    max_tokens: Sequence[int],
+    tenants: Sequence[Flooding], share: int, *, seconds: float, max_tokens: Sequence[int], shape: Shape | None = None
 ) -> list[Seen]:
-    """Results of two tenants with so many concurrent requests each. Lasts as long as the first tenant's requests."""
-    phase = Phase(time.monotonic() + seconds, max_tokens)
-    seen = [Seen(), Seen()]
+    """Results of two tenants with `share` callers each; with a shape the second one floods.
+
+    Lasts as long as the first tenant's requests.
+    """
+    phase, seen = Phase(time.monotonic() + seconds, max_tokens), [Seen(), Seen()]
+    me, other = tenants
     async with asyncio.TaskGroup() as group:
-        measured, other = (
-            [group.create_task(phase.application(client, target, one)) for _ in range(count)]
-            for client, target, one, count in zip(clients, targets, seen, counts, strict=True)
-        )
+        measured = [group.create_task(phase.application(me.client, me.target, seen[0])) for _ in range(share)]
+        if shape is None:
+            others = [group.create_task(phase.application(other.client, other.target, seen[1])) for _ in range(share)]
+        else:
+            others = [group.create_task(phase.flood(other, shape, seen[1])) for _ in range(shape.callers(share))]
         await asyncio.wait(measured)
-        for task in other:  # its remaining requests do not matter
+        for task in others:  # its remaining requests do not matter
             task.cancel()
     return seen
 
@@ -136,33 +150,36 @@ def p95(values: list[float]) -> float:
 
 
 @contextlib.asynccontextmanager
-async def connected(tenants: list[str]) -> AsyncIterator[tuple[list[luthier.AsyncClient], list[str]]]:
-    """A client and a target per tenant: its first deployment, or the base model."""
+async def connected(tenants: list[str]) -> AsyncIterator[list[Flooding]]:
+    """Clients and a target per tenant: its first deployment, or the base model."""
     given = os.environ.get("LUTHIER_LOAD_PLAN")
     made = json.loads(given) if given else await plan(tenants)
     endpoints = luthier.Endpoints(inference=made["grpc_address"])
     async with contextlib.AsyncExitStack() as stack:
-        clients, targets = [], []
+        found = []
         for tenant in tenants:
             own = [target for target in made["targets"] if target["tenant"] == tenant]
             if not own:
                 raise SystemExit(2)
-            clients.append(await stack.enter_async_context(luthier.AsyncClient(endpoints, own[0]["token"])))
-            targets.append(own[0]["target"])
-        yield clients, targets
+            token = own[0]["token"]
+            client = await stack.enter_async_context(luthier.AsyncClient(endpoints, token))
+            headers = {"authorization": f"Bearer {token}"}
+            http = await stack.enter_async_context(httpx.AsyncClient(base_url=made["http_url"], headers=headers))
+            found.append(Flooding(client=client, http=http, target=own[0]["target"]))
+        yield found
 
 
 async def measure(
-    tenants: list[str], *, share: int, seconds: float, round_count: int, max_tokens: Sequence[int]
+    tenants: list[str], name: str, *, share: int, seconds: float, round_count: int, max_tokens: Sequence[int]
 ) -> bool:
-    """Runs the phases and prints the first tenant's results by kind; True if the SLO holds."""
+    """Runs the phases of a shape and prints the first tenant's results by kind; True if the SLO holds."""
     calm, flooded, flood = Seen(), Seen(), Seen()
-    async with connected(tenants) as (clients, targets):
-        phase = functools.partial(run_phase, clients, targets, max_tokens=max_tokens)
-        await phase((share, share), seconds=min(seconds, 3.0))  # warms the engine up
+    async with connected(tenants) as both:
+        phase = functools.partial(run_phase, both, share, max_tokens=max_tokens)
+        await phase(seconds=min(seconds, 3.0))  # warms the engine up
         for _ in range(round_count):
-            calm.add((await phase((share, share), seconds=seconds))[0])
-            mine, theirs = await phase((share, FLOOD_FACTOR * share), seconds=seconds)
+            calm.add((await phase(seconds=seconds))[0])
+            mine, theirs = await phase(seconds=seconds, shape=SHAPES[name])
             flooded.add(mine)
             flood.add(theirs)
     holds = bool(calm.total_s and flooded.total_s) and not calm.failures and not flooded.failures
@@ -174,6 +191,7 @@ async def measure(
         print(
             json.dumps(
                 {
+                    "shape": name,
                     "ratio": f"{kind} p95 of a tenant while another floods / while both keep to their shares",
                     "value": round(ratio, 3),
                     "reach": SLO_RATIO,
@@ -184,7 +202,8 @@ async def measure(
             )
         )
     tokens = {"tenant": flooded.token_count, "flood": flood.token_count}
-    print(json.dumps({"tokens_during_flood": tokens, "flood_refused": flood.refused_count, "holds": holds}))
+    asked = {"flood_requests": flood.asked_count, "flood_refused": flood.refused_count}
+    print(json.dumps({"shape": name, "tokens_during_flood": tokens, **asked, "holds": holds}), flush=True)
     for failure in sorted({*calm.failures, *flooded.failures, *flood.failures}):
         print(f"FAILED {failure}", file=sys.stderr)
     return holds
@@ -196,6 +215,7 @@ def main() -> int:
         prog="python -m loadtests.tenant_flood", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--tenants", default="scipy,sklearn", help="the measured tenant, and the one that floods")
+    parser.add_argument("--shape", default="answers", choices=[*SHAPES, "all"], help="what the flood asks")
     parser.add_argument("--share", type=int, default=16, help="concurrent requests of a tenant within its share")
     parser.add_argument("--seconds", type=float, default=30.0, help="duration of each phase")
     parser.add_argument("--rounds", type=int, default=2, help="number of phases of each kind")
@@ -204,20 +224,20 @@ def main() -> int:
     tenants = options.tenants.split(",")
     if len(tenants) != 2:
         parser.error("name two tenants")
+    run = functools.partial(
+        measure,
+        tenants,
+        share=options.share,
+        seconds=options.seconds,
+        round_count=options.rounds,
+        max_tokens=[max(MAX_TOKENS)] if options.equal else MAX_TOKENS,
+    )
     try:
-        holds = asyncio.run(
-            measure(
-                tenants,
-                share=options.share,
-                seconds=options.seconds,
-                round_count=options.rounds,
-                max_tokens=[max(MAX_TOKENS)] if options.equal else MAX_TOKENS,
-            )
-        )
+        hold = [asyncio.run(run(name)) for name in (SHAPES if options.shape == "all" else [options.shape])]
     except errors.LuthierError as error:
         print(error, file=sys.stderr)
         return 2
-    return 0 if holds else 1
+    return 0 if all(hold) else 1
 
 
 if __name__ == "__main__":

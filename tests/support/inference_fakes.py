@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import pathlib
+import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 
 from luthierd.errors import InvalidArgumentError
@@ -37,9 +38,14 @@ def revision(name: str, *, tenant: str = "acme", content: str = "", base: BaseMo
 
 
 class FakeEngine:
-    """Answers with the name of the weights, word by word; `gate` holds answers back, `die` ends it."""
+    """Answers with the name of the weights, word by word; `gate` holds answers back, `die` ends it.
+
+    `reading_gate` holds back the tokens of the text "slow"; `running_count`: answers that it makes at a time, at most
+    `most_running`.
+    """
 
     version, dtype, window, max_rank, vocabulary_size = "fake 1 (memory)", "float32", 64, 16, 256
+    max_characters_per_token, cache_token_count = 1, 0
     start_stages = (Stage("wake", 0.5),)
 
     def __init__(self, application: Callable[[FakeEngine], OpenAIApplication] | None = None) -> None:
@@ -48,7 +54,10 @@ class FakeEngine:
         self.loaded: dict[int, EngineAdapter] = {}
         self.unloaded: list[EngineAdapter] = []
         self.requests: list[EngineRequest] = []
-        self.aborted = 0
+        self.aborted = self.running_count = self.most_running = 0
+        self.tokenized: list[str] = []
+        self.reading_gate = threading.Event()
+        self.reading_gate.set()
         self.gate = asyncio.Event()
         self.gate.set()
         self.began, self.stopped = asyncio.Event(), asyncio.Event()
@@ -56,6 +65,8 @@ class FakeEngine:
         self.is_closed = self.cannot_embed = False
 
     def tokenize(self, text: str, *, is_prompt: bool = True) -> tuple[int, ...]:
+        self.tokenized.append(text)
+        assert text != "slow" or self.reading_gate.wait(TIMEOUT_S)
         return tuple(text.encode())
 
     def token_texts(self, token_ids: Sequence[int]) -> tuple[str, ...]:
@@ -66,11 +77,13 @@ class FakeEngine:
             raise InvalidArgumentError.of_field(structure.field, "it does not parse")
 
     def render_chat(self, turns: Sequence[Turn]) -> tuple[int, ...]:
-        return tuple("".join(turn.content for turn in turns).encode())
+        return self.tokenize("".join(turn.content for turn in turns))
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineDelta, None]:
         self._check_alive()
         self.requests.append(request)
+        self.running_count += request.sampling.choice_count
+        self.most_running = max(self.most_running, self.running_count)
         who = "base"
         if request.adapter is not None:
             assert request.adapter.number in self.loaded, "an adapter is used that is not loaded"
@@ -90,6 +103,7 @@ class FakeEngine:
                 yield self._delta(request, who, "stop", choice=choice)
             finished = True
         finally:
+            self.running_count -= request.sampling.choice_count
             self.aborted += not finished
             if not finished:
                 self.stopped.set()
@@ -124,6 +138,7 @@ class FakeEngine:
         adapter: EngineAdapter | None,
         *,
         is_background: bool = False,
+        tenant: str = "",
     ) -> tuple[float, ...]:
         return tuple(-1.0 if adapter is None else -0.5 for _ in completion_ids)
 

@@ -17,7 +17,7 @@ from luthierd.inference.config import InferenceConfig
 from luthierd.inference.domain.completion import Sampling, Target, TokenUsage, Turn
 from luthierd.inference.domain.engine import EngineState
 from luthierd.inference.domain.feedback import Opinion, PolicyChange, Rating
-from luthierd.inference.engine.engine import EngineAdapter, EngineRequest, OpenAIApplication
+from luthierd.inference.engine.engine import EngineAdapter, EngineRequest, OpenAIApplication, TakeSlot
 from luthierd.inference.engine.host import EngineStatus
 from luthierd.inference.http.server import HttpServer
 from luthierd.rpc.server import PortInUseError
@@ -45,6 +45,8 @@ def stand_in(engine: FakeEngine) -> OpenAIApplication:
         adapter: EngineAdapter | None,
         response_id: str,
         usage: TokenUsage,
+        tenant: str,
+        take_slot: TakeSlot,
     ) -> None:
         body = json.loads((await receive())["body"])
         if body["messages"][0]["content"] == "crash":
@@ -58,8 +60,12 @@ def stand_in(engine: FakeEngine) -> OpenAIApplication:
         if is_stream:
             await send(start)
         text, usage.prompt_token_count = "", 1
-        async with contextlib.aclosing(engine.generate(request)) as deltas:
+        async with (
+            take_slot(prompt_token_count=1, max_answer_token_count=8, slot_count=1) as slot,
+            contextlib.aclosing(engine.generate(request)) as deltas,
+        ):
             async for delta in deltas:
+                slot.answer_token_count += 1
                 usage.completion_token_count += 1
                 text += delta.text
                 if is_stream:

@@ -14,7 +14,7 @@ import pytest
 from luthier import AsyncClient, Endpoints
 from luthier import errors as client_errors
 from luthier.inference.v1 import inference_service_pb2 as api
-from luthierd.inference.engine.slices import slice_tokens
+from luthierd.inference.engine.slices import PROMPT_TOKENS, slice_tokens
 from support import tiny_model
 from support.inference_server import BASE, InferenceServer
 from support.waiting import until
@@ -232,6 +232,46 @@ async def test_a_proof_adds_no_more_than_a_slice_to_the_steps_of_those_who_decod
     assert deployed.live.certificate.deviation_max_nats < 1e-4
     assert steps_taken == in_slices
     assert tokens > SLICE
+
+
+async def test_many_prompts_with_many_choices_reach_the_engine_in_parts(
+    server: InferenceServer, client: AsyncClient
+) -> None:
+    url, headers = completions(server)
+    body = {"model": "face", "prompt": [f"{number}" for number in range(64)], "n": 8, "temperature": 1}
+    most = 0.0
+    async with httpx.AsyncClient(timeout=120) as http:
+        answered = asyncio.create_task(http.post(url, json=body | {"ignore_eos": True}, headers=headers))
+        while not answered.done():
+            most = max(most, metric(server, "luthier_engine_running"))
+            await asyncio.sleep(0.002)
+    found = (await answered).json()
+    assert [choice["index"] for choice in found["choices"]] == list(range(512))
+    assert found["usage"]["completion_tokens"] == 512 * 16
+    assert 8 <= most <= 32  # `max_num_seqs`; the spare sequences are for others
+
+
+async def test_a_tenant_s_long_prompts_take_their_share_of_the_steps_in_which_others_decode(
+    server: InferenceServer, client: AsyncClient
+) -> None:
+    endpoints = Endpoints(inference=f"127.0.0.1:{server.port}")
+    names = [f"luthier_engine_prefill_beside_tokens_{kind}" for kind in ("sum", "count", 'bucket{le="0.0"}')]
+
+    async def answer() -> None:
+        while True:
+            await client.inference.generate(BASE, "x", max_tokens=LONG, stop=["\x00"])
+
+    async with AsyncClient(endpoints, server.token("east")) as east:
+        answering = asyncio.create_task(answer())
+        await until_busy(server)
+        before = metrics(server, *names)
+        prompts = [f"{number}" * 480 for number in range(10, 30)]
+        await asyncio.gather(*(east.inference.generate(BASE, prompt[:480], max_tokens=1) for prompt in prompts))
+        answering.cancel()
+        tokens, count, without = (new - old for new, old in zip(metrics(server, *names), before, strict=True))
+    print(f"{tokens:.0f} tokens of prompts in {count - without:.0f} steps")
+    assert tokens > 20 * 400
+    assert tokens / (count - without) <= 1.25 * PROMPT_TOKENS
 
 
 async def test_a_batch_whose_deadline_passes_frees_all_its_slots(server: InferenceServer, client: AsyncClient) -> None:

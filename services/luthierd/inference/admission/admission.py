@@ -2,8 +2,8 @@
 
 A call is first checked against its tenant's quota and the limits on calls in flight; a refusal is immediate and says
 when to retry. Once it holds a lease and its tokens are known, each of its requests waits for a slot in the engine's
-batch, in the order of `fair_queue`. The engine never has more requests than it can batch, so its own first-come order
-has no effect.
+batch for every answer that it makes, in the order of `fair_queue`. So a call with many prompts runs in parts. The
+engine never has more than it can batch, so its own first-come order has no effect.
 """
 
 from __future__ import annotations
@@ -39,18 +39,57 @@ class Load:
     waiting_count: int
 
 
+class Charge:
+    """Tokens that a call takes from its tenant's quota: an estimate first, in the end what it `used`."""
+
+    def __init__(self, quotas: Quotas, tenant: str, *, prompt_token_count: int, answer_token_count: int) -> None:
+        """QuotaExceededError. Until the next estimate, reading the prompt is the work that is paid for."""
+        self._quotas, self._tenant, self._taken = quotas, tenant, 0
+        self.estimate(prompt_token_count + answer_token_count)
+        self.used = prompt_token_count
+
+    def estimate(self, token_count: int) -> None:
+        """Replaces the estimate: the prompt was read, and nothing of the answer was used. QuotaExceededError."""
+        self.used = 0
+        self._quotas.correct_tokens(self._tenant, -self._taken)
+        self._taken = 0
+        self._quotas.take_tokens(self._tenant, token_count)
+        self._taken = token_count
+
+    def settle(self) -> None:
+        """Charges what was used in place of the estimate."""
+        self._quotas.correct_tokens(self._tenant, self.used - self._taken)
+
+
 class Ticket:
     """An admitted call."""
 
     def __init__(self, admission: Admission, tenant: str) -> None:
         self._admission, self.tenant = admission, tenant
 
+    @property
+    def max_slot_count(self) -> int:
+        """Slots that one request can get."""
+        return self._admission.max_slot_count
+
+    def charged(self, *, prompt_token_count: int, answer_token_count: int) -> contextlib.AbstractContextManager[Charge]:
+        """Takes estimated tokens from the quota for the block; at its end, what was used. QuotaExceededError."""
+        return self._admission.charged(
+            self.tenant, prompt_token_count=prompt_token_count, answer_token_count=answer_token_count
+        )
+
     def slot(
-        self, *, adapter: str, prompt_token_count: int, max_answer_token_count: int = 0, slot_count: int = 1
+        self,
+        charge: Charge,
+        *,
+        adapter: str,
+        prompt_token_count: int,
+        max_answer_token_count: int = 0,
+        slot_count: int = 1,
     ) -> contextlib.AbstractAsyncContextManager[Slot]:
         """Waits for a slot in the engine's batch. `adapter`: its name in the engine, empty for the base model.
 
-        `max_answer_token_count`: of all `slot_count` choices together. QuotaExceededError for too many tokens a minute.
+        `max_answer_token_count`: of all `slot_count` choices together. What the request used is added to `charge`.
         """
         request = Request(
             tenant=self.tenant,
@@ -59,7 +98,7 @@ class Ticket:
             max_answer_token_count=max_answer_token_count,
             slot_count=slot_count,
         )
-        return self._admission.slot_for(request)
+        return self._admission.slot_for(request, charge)
 
 
 class Admission:
@@ -122,23 +161,37 @@ class Admission:
         """Requests that wait for a slot."""
         return len(self._waiters)
 
-    @contextlib.asynccontextmanager
-    async def slot_for(self, request: Request) -> AsyncIterator[Slot]:
-        """See `Ticket.slot`. A cancelled waiter leaves the queue at once and is charged nothing."""
-        tenant, estimate = request.tenant, request.prompt_token_count + request.max_answer_token_count
-        self._quotas.take_tokens(tenant, estimate)
-        request.weight = self._quotas.limits(tenant).weight
+    @property
+    def max_slot_count(self) -> int:
+        """Slots that one request can get."""
+        return self._queue.slot_count
+
+    def set_capacity(self, token_count: int) -> None:
+        """Tokens of running requests that the engine can hold; 0: unknown."""
+        self._queue.token_capacity = token_count
+
+    @contextlib.contextmanager
+    def charged(self, tenant: str, *, prompt_token_count: int, answer_token_count: int) -> Iterator[Charge]:
+        """See `Ticket.charged`."""
+        charge = Charge(
+            self._quotas, tenant, prompt_token_count=prompt_token_count, answer_token_count=answer_token_count
+        )
         try:
-            queue_s = await self._wait(request)
-        except BaseException:
-            self._quotas.correct_tokens(tenant, -estimate)
-            raise
+            yield charge
+        finally:
+            charge.settle()
+
+    @contextlib.asynccontextmanager
+    async def slot_for(self, request: Request, charge: Charge | None = None) -> AsyncIterator[Slot]:
+        """See `Ticket.slot`; None: nobody is charged. A cancelled waiter leaves the queue at once."""
+        request.weight = self._quotas.limits(request.tenant).weight
+        queue_s = await self._wait(request)
         slot = Slot(queue_s, request.prompt_token_count)
         try:
             yield slot
         finally:
-            used = slot.prompt_token_count + slot.answer_token_count
-            self._quotas.correct_tokens(tenant, used - estimate)
+            if charge is not None:
+                charge.used += slot.prompt_token_count + slot.answer_token_count
             self._queue.finish(
                 request, prompt_token_count=slot.prompt_token_count, answer_token_count=slot.answer_token_count
             )

@@ -7,7 +7,10 @@ answers, and corrected at the end. For any two tenants that both have waiting re
 differ by at most (D + 1) times the sum of their largest costs divided by weight, where D is the number of slots.
 
 Slots: a full engine can start a new request only when a running one ends. `spare_count` additional slots are reserved
-for tenants below their share of the slots, so a flood that fills every ordinary slot does not delay their start.
+for tenants below their share of the slots, so a flood that fills every ordinary slot does not delay their start. The
+same holds for the engine's memory: `token_capacity` is divided into an ordinary and a spare part as the slots are, and
+a running request holds its prompt and the answer expected from its tenant. A request of several answers has a slot for
+each, and starts when all of them are free.
 
 Adapter slots: one batch holds `adapter_slot_count` different adapters. A request whose adapter has no slot is passed
 over until `patience` others have started, or not at all if its tenant holds less than its share of the adapter slots.
@@ -47,6 +50,7 @@ class Request:
     weight: float = 1.0
     number: int = 0
     charged: float = 0.0
+    held_token_count: float = 0.0
     stuck_since: int = 0
     """Number of requests started when it first found no adapter slot; 0: it always found one."""
 
@@ -60,6 +64,7 @@ class _Flow:
     waiting: dict[str, deque[Request]] = field(default_factory=dict)
     waiting_count: int = 0
     slot_count: int = 0
+    held_token_count: float = 0.0
     mean_answer_tokens: float = FIRST_ANSWER_TOKENS
 
     @property
@@ -68,8 +73,15 @@ class _Flow:
 
     def cost(self, request: Request) -> float:
         """Expected cost, in prompt tokens."""
-        answer_tokens = min(float(request.max_answer_token_count), self.mean_answer_tokens)
-        return request.prompt_token_count + ANSWER_TOKEN_COST * answer_tokens
+        return request.prompt_token_count + ANSWER_TOKEN_COST * self._answer_tokens(request)
+
+    def tokens(self, request: Request) -> float:
+        """Expected size in the engine's memory; the choices share the prompt."""
+        return request.prompt_token_count + self._answer_tokens(request)
+
+    def _answer_tokens(self, request: Request) -> float:
+        """Of all choices together."""
+        return min(float(request.max_answer_token_count), request.slot_count * self.mean_answer_tokens)
 
 
 @dataclass(eq=False)
@@ -86,7 +98,9 @@ class FairQueue:
     """`push` requests, `take` until None; then `finish` what was taken, or `remove` what gave up waiting."""
 
     def __init__(self, *, slot_count: int, spare_count: int, adapter_slot_count: int, patience: int) -> None:
-        self._slot_count, self._spare_count = slot_count, spare_count
+        self.slot_count, self._spare_count = slot_count, spare_count
+        self.token_capacity = 0
+        """0: unknown, which means no limit."""
         self._adapter_slot_count, self._patience = adapter_slot_count, patience
         self._flows: dict[str, _Flow] = {}
         self._backlog: dict[str, _Flow] = {}
@@ -96,6 +110,7 @@ class FairQueue:
         self._taken_count = 1
         self._stuck: dict[Request, None] = {}  # in the order in which they got stuck
         self._taken_slots = 0
+        self._taken_tokens = 0.0
         self._reserved: Request | None = None  # gets the next free adapter slot
 
     def waiting_count(self, tenant: str) -> int:
@@ -111,7 +126,7 @@ class FairQueue:
             flow.tag = max(flow.tag, self._now)
             self._backlog[request.tenant] = flow
         self._pushed_count += 1
-        request.number, request.slot_count = self._pushed_count, min(request.slot_count, self._slot_count)
+        request.number, request.slot_count = self._pushed_count, min(request.slot_count, self.slot_count)
         flow.weight = request.weight
         flow.waiting_count += 1
         flow.waiting.setdefault(request.adapter, deque()).append(request)
@@ -141,7 +156,7 @@ class FairQueue:
         """The request with a cleared adapter slot, else the first in order that finds a slot and an adapter slot."""
         are_kept = False
         if self._reserved is not None and self._fits(self._reserved):
-            if self._taken_slots + self._reserved.slot_count <= self._slot_count:
+            if self._has_room(self._flows[self._reserved.tenant], self._reserved):
                 return self._reserved
             are_kept = True
         for flow in order:
@@ -175,22 +190,38 @@ class FairQueue:
         return len(self._adapter_slots) + kept < self._adapter_slot_count
 
     def _has_slot(self, flow: _Flow, request: Request, first: _Flow, *, are_kept: bool) -> bool:
-        """Whether there is an ordinary slot not kept for another, or, with none left, a spare one.
+        """Whether there are ordinary slots not kept for another, or, with none left, spare ones.
 
         Spare slots are for tenants below their share of the slots that are ahead of the first by at most one round of
         all slots. Bounded by their own share of a round, a tenant using exactly its share would wait after every long
         answer.
         """
-        taken = self._taken_slots + request.slot_count
-        if taken <= self._slot_count:
+        if self._has_room(flow, request):
             return not are_kept
-        if taken > self._slot_count + self._spare_count:
+        if not self._has_room(flow, request, with_spare=True):
             return False
         weights = sum(one.weight for one in self._flows.values() if one.waiting_count or one.slot_count)
-        share = max(1.0, self._slot_count * flow.weight / weights)
-        if flow.slot_count + request.slot_count > share:
+        share = flow.weight / weights
+        if flow.slot_count + request.slot_count > max(1.0, self.slot_count * share):
             return False
-        return (flow.tag - first.tag) * flow.weight <= self._slot_count * flow.cost(request)
+        if flow.slot_count and flow.held_token_count + flow.tokens(request) > self._tokens(with_spare=False) * share:
+            return False
+        return (flow.tag - first.tag) * flow.weight <= self.slot_count * flow.cost(request)
+
+    def _has_room(self, flow: _Flow, request: Request, *, with_spare: bool = False) -> bool:
+        """Whether its slots and its tokens are free. What is larger than the memory runs alone."""
+        slot_count = self.slot_count + (self._spare_count if with_spare else 0)
+        if self._taken_slots + request.slot_count > slot_count:
+            return False
+        is_first = self._taken_slots == 0
+        return is_first or self._taken_tokens + flow.tokens(request) <= self._tokens(with_spare=with_spare)
+
+    def _tokens(self, *, with_spare: bool) -> float:
+        """The memory of running requests, or its ordinary part."""
+        if not self.token_capacity:
+            return float("inf")
+        part = 1.0 if with_spare else self.slot_count / (self.slot_count + self._spare_count)
+        return self.token_capacity * part
 
     def _start(self, request: Request, flow: _Flow) -> None:
         self._pop(flow, request)
@@ -198,6 +229,9 @@ class FairQueue:
         flow.tag += request.charged / request.weight
         flow.slot_count += request.slot_count
         self._taken_slots += request.slot_count
+        request.held_token_count = flow.tokens(request)
+        flow.held_token_count += request.held_token_count
+        self._taken_tokens += request.held_token_count
         if request.adapter:
             slot = self._adapter_slots.get(request.adapter)
             if slot is None:
@@ -212,6 +246,8 @@ class FairQueue:
         flow.mean_answer_tokens += MEAN_DECAY * (answer_token_count / request.slot_count - flow.mean_answer_tokens)
         flow.slot_count -= request.slot_count
         self._taken_slots -= request.slot_count
+        flow.held_token_count -= request.held_token_count
+        self._taken_tokens -= request.held_token_count
         if request.adapter:
             slot = self._adapter_slots[request.adapter]
             slot.running_count -= 1

@@ -13,6 +13,7 @@ from luthierd.inference import metrics
 from luthierd.inference.completions.leases import Leased, Leases
 from luthierd.inference.completions.mirror import Copy, Mirror
 from luthierd.inference.completions.progress import Delta, Progress, whole
+from luthierd.inference.completions.reading import Turns
 from luthierd.inference.domain.completion import Completion, Origin, Prompt, Sampling, Target
 from luthierd.inference.domain.errors import EngineUnavailableError, PromptTooLongError
 from luthierd.inference.engine.engine import EngineRequest
@@ -35,6 +36,7 @@ class Completions:
 
     def __init__(self, leases: Leases, mirror: Mirror, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.leases, self._mirror, self._clock = leases, mirror, clock
+        self._structure_turns = Turns()
 
     async def complete(
         self, target: Target, prompt: Prompt, sampling: Sampling, *, tenant: str, session_id: str = ""
@@ -47,7 +49,7 @@ class Completions:
         """The answer as deltas; the last one has `finish`. Closing the iterator stops the computation."""
         began_s = self._clock()
         async with self.leases.leased(target, tenant=tenant, session_id=session_id) as leased:
-            await _check_structure(leased, sampling)
+            await self._check_structure(leased, sampling)
             deltas = self._deltas(leased, prompt, sampling, began_s=began_s, response_id=leased.response_id)
             async with contextlib.aclosing(deltas):
                 async for delta in deltas:
@@ -70,7 +72,7 @@ class Completions:
                     return error
 
         async with self.leases.leased(target, tenant=tenant, session_id=session_id) as leased:
-            await _check_structure(leased, sampling)
+            await self._check_structure(leased, sampling)
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(leased, index, prompt)) for index, prompt in enumerate(prompts)]
         results = tuple(task.result() for task in tasks)
@@ -83,21 +85,20 @@ class Completions:
         self, leased: Leased, prompt: Prompt, sampling: Sampling, *, began_s: float, response_id: str
     ) -> AsyncGenerator[Delta, None]:
         """The answer to one prompt under a lease. `began_s`: the call's arrival."""
-        prompt_ids = await leased.tokens(prompt)
-        sampling = _bounded(sampling, len(prompt_ids), leased.engine.window)
-        request = EngineRequest(
-            request_id=response_id,
-            prompt_ids=prompt_ids,
-            sampling=sampling,
-            adapter=leased.adapter,
-            cache_salt=leased.cache_salt,
-        )
+        leased.check_choices(sampling.choice_count, field="sampling.choice_count")
         async with contextlib.AsyncExitStack() as stack:
+            answer_token_count = sampling.choice_count * min(sampling.max_tokens, leased.engine.window)
+            charge = stack.enter_context(leased.charged(prompt, answer_token_count=answer_token_count))
+            prompt_ids = await leased.tokens(prompt)
+            request = _request(leased, prompt_ids, sampling, response_id)
+            answer_token_count = sampling.choice_count * request.sampling.max_tokens
+            charge.estimate(len(prompt_ids) + answer_token_count)
             slot = await stack.enter_async_context(
                 leased.slot(
+                    charge,
                     prompt_token_count=len(prompt_ids),
                     slot_count=sampling.choice_count,
-                    max_answer_token_count=sampling.choice_count * sampling.max_tokens,
+                    max_answer_token_count=answer_token_count,
                 )
             )
             progress = Progress(open_choices=sampling.choice_count, waited_s=self._clock() - began_s)
@@ -117,17 +118,16 @@ class Completions:
                     self._copy(leased, prompt, request, answer=progress.text)
                 yield Delta(delta, leased.origin, response_id, finish)
 
+    async def _check_structure(self, leased: Leased, sampling: Sampling) -> None:
+        """InvalidArgumentError if the engine cannot constrain an answer to the required structure."""
+        if sampling.structure is not None:
+            async with self._structure_turns.turn(leased.tenant):
+                await asyncio.to_thread(leased.engine.check_structure, sampling.structure)
+
     async def copy(self, leased: Leased, prompt: Prompt, sampling: Sampling, *, answer: str) -> None:
         """Offers the mirror what the OpenAI application answered. Raises no LuthierError."""
         with contextlib.suppress(LuthierError):
-            prompt_ids = await leased.tokens(prompt)
-            request = EngineRequest(
-                request_id=leased.response_id,
-                prompt_ids=prompt_ids,
-                sampling=_bounded(sampling, len(prompt_ids), leased.engine.window),
-                adapter=leased.adapter,
-                cache_salt=leased.cache_salt,
-            )
+            request = _request(leased, await leased.tokens(prompt), sampling, leased.response_id)
             self._copy(leased, prompt, request, answer=answer)
 
     def _copy(self, leased: Leased, prompt: Prompt, request: EngineRequest, *, answer: str) -> None:
@@ -145,10 +145,16 @@ class Completions:
             self._mirror.offer(copy)
 
 
-async def _check_structure(leased: Leased, sampling: Sampling) -> None:
-    """InvalidArgumentError if the engine cannot constrain an answer to the required structure."""
-    if sampling.structure is not None:
-        await asyncio.to_thread(leased.engine.check_structure, sampling.structure)
+def _request(leased: Leased, prompt_ids: tuple[int, ...], sampling: Sampling, response_id: str) -> EngineRequest:
+    """PromptTooLongError if the prompt leaves no room for an answer."""
+    return EngineRequest(
+        request_id=response_id,
+        prompt_ids=prompt_ids,
+        sampling=_bounded(sampling, len(prompt_ids), leased.engine.window),
+        adapter=leased.adapter,
+        cache_salt=leased.cache_salt,
+        tenant=leased.tenant,
+    )
 
 
 def _bounded(sampling: Sampling, prompt_token_count: int, window: int) -> Sampling:

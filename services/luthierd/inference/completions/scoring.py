@@ -45,7 +45,7 @@ class Scoring:
         """Scores a completion. InvalidArgumentError for tokens outside of the vocabulary, PromptTooLongError."""
         async with self._leases.leased(target, tenant=tenant, session_id=session_id) as leased:
             engine = leased.engine
-            with self._leases.recording(leased, None) as recording:
+            with self._leases.recording(leased, None) as recording, leased.charged(prompt, completion) as charge:
                 prompt_ids = await leased.tokens(prompt)
                 completion_ids = await leased.tokens(completion, is_prompt=False)
                 for field, ids in (("prompt_token_ids", prompt_ids), ("completion_token_ids", completion_ids)):
@@ -55,8 +55,9 @@ class Scoring:
                 token_count = len(prompt_ids) + len(completion_ids)
                 if token_count >= engine.window:
                     raise PromptTooLongError(token_count, engine.window)
-                async with leased.slot(prompt_token_count=token_count):
-                    logprobs = await engine.score(prompt_ids, completion_ids, leased.adapter)
+                charge.estimate(token_count)
+                async with leased.slot(charge, prompt_token_count=token_count):
+                    logprobs = await engine.score(prompt_ids, completion_ids, leased.adapter, tenant=tenant)
                 texts = await asyncio.to_thread(engine.token_texts, completion_ids)
                 recording.finish(
                     Finish(
@@ -77,16 +78,19 @@ class Scoring:
     async def embed(self, target: Target, texts: Sequence[str], *, tenant: str, session_id: str = "") -> Embedded:
         """Embeds texts. EmbedUnsupportedError, PromptTooLongError."""
         async with self._leases.leased(target, tenant=tenant, session_id=session_id) as leased:
-            engine = leased.engine
-            tokens = [await leased.tokens(text) for text in texts]
-            longest, token_count = max(map(len, tokens)), sum(map(len, tokens))
-            if longest > engine.window:
-                raise PromptTooLongError(longest, engine.window)
-            with self._leases.recording(leased, None) as recording:
-                async with leased.slot(prompt_token_count=token_count):
-                    vectors = await engine.embed(tokens, leased.adapter)
-                recording.finish(Finish(finish_reason="stop", prompt_token_count=token_count))
+            engine, vectors = leased.engine, list[tuple[float, ...]]()
+            with leased.charged(*texts) as charge:
+                tokens = [await leased.tokens(text) for text in texts]
+                longest, token_count = max(map(len, tokens)), sum(map(len, tokens))
+                if longest > engine.window:
+                    raise PromptTooLongError(longest, engine.window)
+                charge.estimate(token_count)
+                with self._leases.recording(leased, None) as recording:
+                    for ids in tokens:  # one after the other, so that others have their turns between
+                        async with leased.slot(charge, prompt_token_count=len(ids)):
+                            vectors += await engine.embed([ids], leased.adapter)
+                    recording.finish(Finish(finish_reason="stop", prompt_token_count=token_count))
         metrics.observe_tokens(target.kind, prompt=token_count)
         return Embedded(
-            vectors=vectors, prompt_token_count=token_count, origin=leased.origin, response_id=leased.response_id
+            vectors=tuple(vectors), prompt_token_count=token_count, origin=leased.origin, response_id=leased.response_id
         )

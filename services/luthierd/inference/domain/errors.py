@@ -284,9 +284,11 @@ class PromptTooLongError(errors.InvalidArgumentError):
 
     reason = "PROMPT_TOO_LONG"
 
-    def __init__(self, token_count: int, window: int) -> None:
+    def __init__(self, token_count: int, window: int, *, is_at_least: bool = False) -> None:
+        """`is_at_least`: it has that many tokens or more."""
+        size = f"at least {token_count}" if is_at_least else str(token_count)
         super().__init__(
-            f"the prompt has {token_count} tokens, and the model's window of {window} needs room for an answer",
+            f"the prompt has {size} tokens, and the model's window of {window} needs room for an answer",
             metadata={"token_count": str(token_count), "window": str(window)},
             violations=[errors.FieldViolation("prompt", f"at most {window - 1} tokens")],
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ class EngineRequest:
     sampling: Sampling
     adapter: EngineAdapter | None
     cache_salt: str
+    tenant: str = ""
+    """Whose share of a step its prompt takes; empty: nobody's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,22 @@ class EngineDelta:
     """From the call of `generate` to the first computation; 0 if unknown."""
 
 
+class EngineSlot(Protocol):
+    """A request's place in the engine's batch."""
+
+    answer_token_count: int
+    """Updated while the request runs."""
+
+
+class TakeSlot(Protocol):
+    """How an application waits for a slot before each request to the engine."""
+
+    def __call__(
+        self, *, prompt_token_count: int, max_answer_token_count: int, slot_count: int
+    ) -> contextlib.AbstractAsyncContextManager[EngineSlot]:
+        """`max_answer_token_count`: of all `slot_count` choices together."""
+
+
 class OpenAIApplication(Protocol):
     """An ASGI application that serves one request whose model is already resolved."""
 
@@ -62,6 +81,8 @@ class OpenAIApplication(Protocol):
         adapter: EngineAdapter | None,
         response_id: str,
         usage: TokenUsage,
+        tenant: str,
+        take_slot: TakeSlot,
     ) -> None:
         """Answers with the adapter's weights, or the base model's, and counts tokens in `usage`.
 
@@ -80,6 +101,10 @@ class Engine(Protocol):
     """Maximum tokens of prompt and answer together."""
     vocabulary_size: int
     """Token ids are below it."""
+    max_characters_per_token: int
+    """No token has more."""
+    cache_token_count: int
+    """Tokens of running requests that fit into its memory; 0: unknown."""
     max_rank: int
     """Maximum LoRA rank."""
     start_stages: tuple[Stage, ...]
@@ -107,6 +132,7 @@ class Engine(Protocol):
         adapter: EngineAdapter | None,
         *,
         is_background: bool = False,
+        tenant: str = "",
     ) -> tuple[float, ...]:
         """Log-probability of each token of the completion after the prompt. EngineDiedError.
 

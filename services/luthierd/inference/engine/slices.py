@@ -1,11 +1,14 @@
-"""How much of a parity check a step may compute while other requests decode. Does not import vLLM."""
+"""How much of a prompt a step may compute while other requests decode. Does not import vLLM."""
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 BACKGROUND = "luthier_background"
 SCORED_FROM = "luthier_scored_from"
+TENANT = "luthier_tenant"
 """Keys of a request's `extra_args`, which vLLM passes to its scheduler and workers unchanged: whether other requests go
-first, and the first token of its prompt whose log-probability will be read.
+first, the first token of its prompt whose log-probability will be read, and whose request it is.
 """
 
 STEP_TOKENS = 29
@@ -36,3 +39,36 @@ def slice_tokens(background_count: int, *, other_count: int, other_tokens: int) 
         return 0
     share = PROMPT_SHARE if other_tokens > other_count else DECODING_SHARE
     return max((STEP_TOKENS + other_tokens) // share // background_count, 1)
+
+
+PROMPT_TOKENS = 2 * STEP_TOKENS
+"""Tokens that a tenant's prompts get in a step next to other tenants. A prompt of 2,000 then takes 35 steps, each at
+most twice as long as one that decodes a full batch, instead of one step that is 33 times as long.
+"""
+PROMPT_TOKENS_GPU = 512
+"""On a GPU, whose step costs about the same with some hundred tokens as with one: it waits for the weights."""
+ALONE_TOKENS = 256
+"""The same for a tenant that is alone. Its prompts take 10 % longer, but whoever comes meanwhile waits .8 s, not 6."""
+SAVED_STEPS = 8
+"""A tenant that asks now and then saves up for so many steps, and its prompt is computed at once."""
+
+
+class PromptShares:
+    """How much of each tenant's prompts goes into the next step."""
+
+    def __init__(self, tokens_per_step: int = PROMPT_TOKENS, *, alone_tokens: int = ALONE_TOKENS) -> None:
+        self._tokens_per_step, self._alone_tokens = tokens_per_step, alone_tokens
+        self._saved, self._left = dict[str, int](), 0
+
+    def begin_step(self, tenants: Set[str]) -> None:
+        """`tenants`: all that have requests in the engine."""
+        most, self._left = SAVED_STEPS * self._tokens_per_step, self._alone_tokens
+        self._saved = {tenant: min(most, self._saved.get(tenant, most) + self._tokens_per_step) for tenant in tenants}
+
+    def take(self, tenant: str, wanted: int, *, at_least: int) -> int:
+        """How many of `wanted` prompt tokens the step computes."""
+        is_alone = len(self._saved) < 2
+        given = max(at_least, min(wanted, self._left if is_alone else self._saved[tenant]))
+        self._left -= given
+        self._saved[tenant] -= 0 if is_alone else given
+        return given

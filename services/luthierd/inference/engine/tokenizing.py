@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import pathlib
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from luthierd.inference.domain.completion import Turn
 
 
 class Tokenizing:
-    """The tokenizing methods of `Engine`. One thread at a time uses the tokenizer: fast tokenizers reject two."""
+    """The tokenizing methods of `Engine`. Each thread borrows another tokenizer: fast ones reject two threads.
+
+    There are as many as were ever in use at a time; who calls them bounds that.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer, self._tokenizer_lock = tokenizer, threading.Lock()
+        self._template, self._idle = tokenizer, [copy.deepcopy(tokenizer)]
+        self.max_characters_per_token = max(map(len, tokenizer.get_vocab()))
+
+    @contextlib.contextmanager
+    def _tokenizer(self) -> Iterator[Any]:
+        try:
+            borrowed = self._idle.pop()
+        except IndexError:
+            borrowed = copy.deepcopy(self._template)
+        try:
+            yield borrowed
+        finally:
+            self._idle.append(borrowed)
 
     def tokenize(self, text: str, *, is_prompt: bool = True) -> tuple[int, ...]:
-        with self._tokenizer_lock:
-            return tuple(self._tokenizer.encode(text, add_special_tokens=is_prompt))
+        with self._tokenizer() as tokenizer:
+            return tuple(tokenizer.encode(text, add_special_tokens=is_prompt))
 
     def token_texts(self, token_ids: Sequence[int]) -> tuple[str, ...]:
-        with self._tokenizer_lock:
-            return tuple(self._tokenizer.decode([token_id]) for token_id in token_ids)
+        with self._tokenizer() as tokenizer:
+            return tuple(tokenizer.decode([token_id]) for token_id in token_ids)
 
     def render_chat(self, turns: Sequence[Turn]) -> tuple[int, ...]:
         messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-        with self._tokenizer_lock:
-            ids = self._tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
+        with self._tokenizer() as tokenizer:
+            ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
         return tuple(ids)
 
 

@@ -89,6 +89,7 @@ class TransformersEngine(Tokenizing):
     ) -> None:
         super().__init__(model.tokenizer)
         self.start_stages = start_stages
+        self.cache_token_count = 0
         self.max_rank, self.window, self.version = max_rank, window, version
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.vocabulary_size = int(model.model.config.vocab_size)
@@ -138,6 +139,7 @@ class TransformersEngine(Tokenizing):
         adapter: EngineAdapter | None,
         *,
         is_background: bool = False,
+        tenant: str = "",
     ) -> tuple[float, ...]:
         return await self._thread.do(lambda model: model.score(_name(adapter), prompt_ids, completion_ids))
 

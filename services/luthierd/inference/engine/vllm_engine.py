@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import copy
 import logging
 import os
 import pathlib
@@ -30,7 +29,7 @@ from luthierd.inference.domain.errors import (
 from luthierd.inference.engine.engine import EngineAdapter, EngineDelta, EngineRequest, OpenAIApplication
 from luthierd.inference.engine.forked_start import variables, warm_context
 from luthierd.inference.engine.platform_settings import cpu_dtype, cpu_environment, uses_gpu
-from luthierd.inference.engine.slices import BACKGROUND, SCORED_FROM, WORKER_EXTENSION, scheduler_name
+from luthierd.inference.engine.slices import BACKGROUND, SCORED_FROM, TENANT, WORKER_EXTENSION, scheduler_name
 from luthierd.inference.engine.tokenizing import Tokenizing, window_of
 from luthierd.inference.engine.vllm_cpu_lora.plugin import CHILD_MARK
 from luthierd.inference.engine.vllm_openai import openai_application
@@ -182,7 +181,9 @@ class VllmEngine(Tokenizing):
         import vllm
         from vllm.platforms import current_platform
 
-        super().__init__(copy.deepcopy(llm.get_tokenizer()))
+        super().__init__(llm.get_tokenizer())
+        cache = llm.vllm_config.cache_config
+        self.cache_token_count = int(cache.num_gpu_blocks or 0) * int(cache.block_size)
         self.llm, self._folder, self._config, self.start_stages = llm, folder, config, start_stages
         self.max_rank = config.max_lora_rank
         self.window = int(llm.model_config.max_model_len)
@@ -199,16 +200,17 @@ class VllmEngine(Tokenizing):
         parameters = SamplingParams(structured_outputs=structured_outputs(structure))
         config = self.llm.vllm_config
         try:
-            with self._tokenizer_lock:
+            with self._tokenizer() as tokenizer:
                 parameters.verify(
-                    config.model_config, config.speculative_config, config.structured_outputs_config, self._tokenizer
+                    config.model_config, config.speculative_config, config.structured_outputs_config, tokenizer
                 )
         except (VLLMClientError, ValueError) as error:  # the grammar libraries raise ValueError
             raise InvalidArgumentError.of_field(structure.field, first_line(error)) from error
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineDelta, None]:
         began = time.monotonic()
-        async with contextlib.aclosing(self._outputs(request, sampling_parameters(request.sampling))) as outputs:
+        parameters = sampling_parameters(request.sampling, request.tenant)
+        async with contextlib.aclosing(self._outputs(request, parameters)) as outputs:
             async for output in outputs:
                 scheduled = output.metrics.scheduled_ts if output.metrics else 0.0
                 for completion in output.outputs:
@@ -229,6 +231,7 @@ class VllmEngine(Tokenizing):
         adapter: EngineAdapter | None,
         *,
         is_background: bool = False,
+        tenant: str = "",
     ) -> tuple[float, ...]:
         """In the background: a slice of the prompt in each step."""
         from vllm import SamplingParams
@@ -241,7 +244,7 @@ class VllmEngine(Tokenizing):
             adapter=adapter,
             cache_salt=f"luthier:probe:{uuid.uuid4().hex}",
         )
-        marks = {BACKGROUND: is_background, SCORED_FROM: len(prompt_ids)}
+        marks = {BACKGROUND: is_background, SCORED_FROM: len(prompt_ids), TENANT: tenant}
         parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, extra_args=marks)
         outputs = [output async for output in self._outputs(request, parameters)]
         scored = outputs[-1].prompt_logprobs

@@ -17,7 +17,8 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from luthierd.inference.domain.completion import TokenUsage
-from luthierd.inference.engine.engine import EngineAdapter, OpenAIApplication
+from luthierd.inference.engine.engine import EngineAdapter, OpenAIApplication, TakeSlot
+from luthierd.inference.engine.slices import TENANT
 from luthierd.inference.engine.vllm_requests import lora_request
 
 
@@ -29,6 +30,8 @@ class _Call:
     adapter: Any
     response_id: str
     usage: TokenUsage
+    tenant: str
+    take_slot: TakeSlot
     running: set[str] = field(default_factory=set)
     """Ids of what the engine computes for it."""
     started_count: int = 0
@@ -38,7 +41,9 @@ _call: contextvars.ContextVar[_Call] = contextvars.ContextVar("call")
 
 
 class _Counting:
-    """`AsyncLLM` for vLLM's application: counts tokens, and uses request ids that no client can choose."""
+    """`AsyncLLM` for vLLM's application: each request waits for its slots, its tokens are counted, and its id is one
+    that no client can choose.
+    """
 
     def __init__(self, llm: Any) -> None:
         self._llm = llm
@@ -58,13 +63,25 @@ class _Counting:
         if sampling_params.output_kind is RequestOutputKind.FINAL_ONLY and sampling_params.n == 1:
             sampling_params.output_kind = RequestOutputKind.CUMULATIVE  # so that an interrupted one is counted, too
         is_cumulative, seen = sampling_params.output_kind is RequestOutputKind.CUMULATIVE, 0
-        async with contextlib.aclosing(self._llm.generate(prompt, sampling_params, own_id, **options)) as outputs:
+        sampling_params.extra_args = {**(sampling_params.extra_args or {}), TENANT: call.tenant}
+        async with contextlib.AsyncExitStack() as stack:
+            slot = await stack.enter_async_context(
+                call.take_slot(
+                    prompt_token_count=len(prompt["prompt_token_ids"]),
+                    max_answer_token_count=sampling_params.n * sampling_params.max_tokens,
+                    slot_count=sampling_params.n,
+                )
+            )
+            outputs = await stack.enter_async_context(
+                contextlib.aclosing(self._llm.generate(prompt, sampling_params, own_id, **options))
+            )
             async for output in outputs:
                 if not prompt_token_count:
                     prompt_token_count = len(output.prompt_token_ids or ())
                     call.usage.prompt_token_count += prompt_token_count
                 token_count = sum(len(one.token_ids) for one in output.outputs)
                 call.usage.completion_token_count += token_count - (seen if is_cumulative else 0)
+                slot.answer_token_count += token_count - (seen if is_cumulative else 0)
                 seen = token_count
                 if output.finished:
                     call.running.discard(own_id)
@@ -122,8 +139,17 @@ async def openai_application(llm: Any, folder: pathlib.Path, *, tool_call_parser
         adapter: EngineAdapter | None,
         response_id: str,
         usage: TokenUsage,
+        tenant: str,
+        take_slot: TakeSlot,
     ) -> None:
-        call = _Call(model=model, adapter=lora_request(adapter), response_id=response_id, usage=usage)
+        call = _Call(
+            model=model,
+            adapter=lora_request(adapter),
+            response_id=response_id,
+            usage=usage,
+            tenant=tenant,
+            take_slot=take_slot,
+        )
         _call.set(call)
         try:
             await app(scope, receive, send)

@@ -6,6 +6,7 @@ from typing import Any
 
 from luthierd.inference.domain.completion import Sampling, Structure, TokenAlternative, TokenLogprob
 from luthierd.inference.engine.engine import EngineAdapter
+from luthierd.inference.engine.slices import TENANT
 
 
 def lora_request(adapter: EngineAdapter | None) -> Any:
@@ -17,7 +18,8 @@ def lora_request(adapter: EngineAdapter | None) -> Any:
     return LoRARequest(adapter.engine_name, adapter.number, str(adapter.folder))
 
 
-def sampling_parameters(sampling: Sampling) -> Any:
+def sampling_parameters(sampling: Sampling, tenant: str) -> Any:
+    """`tenant`: whose share of a step the prompt takes."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -32,6 +34,7 @@ def sampling_parameters(sampling: Sampling) -> Any:
         logprobs=sampling.top_logprob_count,
         output_kind=RequestOutputKind.DELTA,
         structured_outputs=structured_outputs(sampling.structure) if sampling.structure else None,
+        extra_args={TENANT: tenant},
     )
 
 

@@ -1,81 +1,103 @@
-"""VLLM's scheduler, with parity checks computed in slices. vLLM's engine process imports it when it starts.
+"""VLLM's scheduler, with long prompts computed in slices. vLLM's engine process imports it when it starts.
 
-A step computes one token of every answer and the prompts that arrived; the answers wait for all of it. The prompt of a
-parity check (some hundred tokens) would delay each of them by 200 to 400 ms on two cores.
+A step computes one token of every answer and the prompts that arrived; the answers wait for all of it. One tenant's
+prompts of 2,000 tokens would delay each token of the others' answers by some seconds on two cores, and a parity check's
+of some hundred by 200 to 400 ms.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
+from vllm.platforms import current_platform
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.request import Request
+from vllm.v1.request import Request, RequestStatus
 
-from luthierd.inference.engine.slices import BACKGROUND, slice_tokens
-
-
-class BackgroundRequest(Request):
-    """A request that shows the scheduler at most `visible_token_count` of its tokens; 0: all of them."""
-
-    visible_token_count = 0
-
-    @property
-    def num_tokens(self) -> int:
-        """The tokens that a step may compute."""
-        return min(len(self._all_token_ids), self.visible_token_count or len(self._all_token_ids))
-
-    @property
-    def num_tokens_with_spec(self) -> int:
-        """No speculation: its answer is one token."""
-        return self.num_tokens
+from luthierd.inference.engine.slices import (
+    BACKGROUND,
+    PROMPT_TOKENS_GPU,
+    TENANT,
+    PromptShares,
+    slice_tokens,
+)
 
 
 class SlicingScheduler(Scheduler):
-    """Computes at most a slice of background requests per step while there are other requests, else all at once.
+    """Limits the prompt tokens in a step: of background requests while there are others, and of each tenant.
 
-    Only a background request's share of a step changes: order, budget and all other requests are handled by vLLM.
+    When memory runs out, vLLM stops the last of `running`, which is a request of the tenant that holds the most.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._background: dict[str, BackgroundRequest] = {}
-
-    def add_request(self, request: Request) -> None:
-        """All requests pass through here, so a marked one becomes a `BackgroundRequest` here."""
-        parameters = request.sampling_params
-        if parameters and (parameters.extra_args or {}).get(BACKGROUND):
-            request.__class__ = BackgroundRequest
-            self._background[request.request_id] = request
-        super().add_request(request)
+        on_gpu = not current_platform.is_cpu()
+        self._shares = (
+            PromptShares(PROMPT_TOKENS_GPU, alone_tokens=self.max_num_scheduled_tokens) if on_gpu else PromptShares()
+        )
+        self._background_tokens = 0
+        self._adapters_in_step: set[int] = set()
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
-        """Cuts background requests to their slices."""
-        self._background = {name: one for name, one in self._background.items() if name in self.requests}
-        if self._background:
-            count = slice_tokens(
-                len(self._background),
-                other_count=len(self.requests) - len(self._background),
+        """Divides the next step."""
+        held: Counter[str] = Counter()
+        background_count = 0
+        for request in self.requests.values():
+            held[_tenant(request)] += request.num_computed_tokens
+            background_count += _is_background(request)
+        if background_count:
+            self._background_tokens = slice_tokens(
+                background_count,
+                other_count=len(self.requests) - background_count,
                 other_tokens=self._other_tokens(),
             )
-            for one in self._background.values():
-                one.visible_token_count = one.num_computed_tokens + count if count else 0
+        self._shares.begin_step(held.keys() - {""})
+        if len(held) > 1:
+            self.running.sort(key=lambda request: held[_tenant(request)])
+            waiting = sorted(self.waiting, key=lambda request: held[_tenant(request)])
+            self.waiting.clear()
+            self.waiting.extend(waiting)
+        self._adapters_in_step.clear()
         return super().schedule(*args, **kwargs)
+
+    def _reserve_prefill_lookahead(self, request: Request, num_computed_tokens: int, num_new_tokens: int) -> int:
+        """Called by `schedule` with the tokens of each request, once those in the cache are known."""
+        wanted = int(super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens))
+        adapter = request.lora_request.lora_int_id if request.lora_request else 0
+        # With no token in a step, an adapter is out of the batch; with none for the first of the waiting, all wait.
+        is_needed = adapter and adapter not in self._adapters_in_step
+        at_least = 1 if is_needed or request.status is not RequestStatus.RUNNING else 0
+        given, tenant = wanted, _tenant(request)
+        if wanted > 1 and _is_background(request):
+            given = min(wanted, self._background_tokens or wanted)
+        elif wanted > 1 and tenant:
+            given = self._shares.take(tenant, wanted, at_least=at_least)
+        if given:
+            self._adapters_in_step.add(adapter)
+        return given
 
     def _other_tokens(self) -> int:
         """Tokens of the other requests in the next step; an overestimate if a prompt is in the prefix cache."""
         return sum(
             max(one.num_tokens_with_spec + one.num_output_placeholders - one.num_computed_tokens, 1)
-            for name, one in self.requests.items()
-            if name not in self._background
+            for one in self.requests.values()
+            if not _is_background(one)
         )
-
-    def _update_after_schedule(self, scheduler_output: Any) -> None:
-        """Called by `schedule` after its choice: shows all tokens again, so that vLLM continues the prompt."""
-        for one in self._background.values():
-            one.visible_token_count = 0
-        super()._update_after_schedule(scheduler_output)
 
 
 class AsyncSlicingScheduler(SlicingScheduler, AsyncScheduler):
     """The same for vLLM's scheduler that prepares a step while the previous one is computed."""
+
+
+def _marks(request: Request) -> dict[str, Any]:
+    return (request.sampling_params and request.sampling_params.extra_args) or {}
+
+
+def _tenant(request: Request) -> str:
+    """Empty for the server's own requests."""
+    return str(_marks(request).get(TENANT, ""))
+
+
+def _is_background(request: Request) -> bool:
+    return bool(_marks(request).get(BACKGROUND))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from luthierd.errors import InvalidArgumentError
+from luthierd.inference.completions.reading import Cost, estimated_tokens
 from luthierd.inference.domain.completion import MAX_CHOICES, MAX_INPUTS, Sampling, Structure, Turn
+from luthierd.inference.domain.errors import PromptTooLongError
 
 REFUSED_FIELDS = {
     "cache_salt",
@@ -22,8 +24,8 @@ REFUSED_FIELDS = {
 }
 """vLLM's own fields that could affect more than the request itself."""
 
-CHARACTERS_PER_TOKEN = 4
-"""Of English text, roughly (OpenAI's rule of thumb); used only to charge a request until its tokens are known."""
+SHOWN_FIELDS = ("messages", "input", "instructions", "tools", "functions", "documents", "chat_template_kwargs")
+"""What the chat template can show the model."""
 DEFAULT_COMPLETION_TOKENS = 16
 """`max_tokens` of /v1/completions if a request does not set it (OpenAI's API, and vLLM's)."""
 
@@ -112,24 +114,54 @@ def _text_of(content: Any) -> str | None:
     return "\n".join(texts) if texts and all(isinstance(text, str) for text in texts) else None  # type: ignore[arg-type]
 
 
-def estimate(body: Mapping[str, Any], window: int) -> dict[str, int]:
-    """The arguments of `Leased.slot`, with the prompt's tokens guessed from its length.
+def cost_of(body: Mapping[str, Any], window: int) -> Cost:
+    """What a body asks for, its tokens by estimate. PromptTooLongError for tokens that do not fit into the window.
 
-    A malformed body counts as little; the engine's application refuses it.
+    A body that is not well formed asks for little; the engine's application refuses it.
     """
-    prompt = body.get("prompt") or body.get("messages") or ""
-    prompt_token_count = min(window, 1 + len(json.dumps(prompt)) // CHARACTERS_PER_TOKEN)
-    several = "prompt" in body and isinstance(prompt, list) and not isinstance(prompt[0], int)
-    choice_count = max((body[name] for name in ("n", "best_of") if isinstance(body.get(name), int)), default=1)
-    slot_count = max(1, choice_count) * (len(prompt) if several else 1)
-    limits = (body.get(name) for name in ("max_completion_tokens", "max_tokens"))
+    texts, token_counts = [], []
+    for prompt in _prompts(body):
+        if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
+            token_counts.append(len(prompt))
+        else:
+            texts.append(tuple(_strings(prompt)))
+    if token_counts and max(token_counts) > window:
+        raise PromptTooLongError(max(token_counts), window)
+    estimates = token_counts + [min(window, estimated_tokens(one)) for one in texts]
+    limits = (body.get(name) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"))
     room = DEFAULT_COMPLETION_TOKENS if "prompt" in body else window
     max_tokens = next((limit for limit in limits if isinstance(limit, int)), room)
-    return {
-        "prompt_token_count": prompt_token_count,
-        "max_answer_token_count": slot_count * max(1, min(max_tokens, window - prompt_token_count)),
-        "slot_count": slot_count,
-    }
+    choice_count = body["n"] if isinstance(body.get("n"), int) else 1
+    answers = sum(max(1, min(max_tokens, window - count)) for count in estimates)
+    return Cost(
+        prompts=tuple(texts),
+        prompt_token_count=sum(estimates),
+        answer_token_count=max(1, choice_count) * answers,
+        choice_count=max(1, choice_count),
+    )
+
+
+def _prompts(body: Mapping[str, Any]) -> list[Any]:
+    """The prompts, each a text, tokens, or all that the chat template shows of a conversation."""
+    prompt = body.get("prompt")
+    if "prompt" not in body:
+        return [[body.get(name) for name in SHOWN_FIELDS]]
+    if isinstance(prompt, list) and not (prompt and isinstance(prompt[0], int)):
+        return prompt
+    return [prompt]
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All texts within a JSON value, names included."""
+    open_values = [value]
+    while open_values:
+        one = open_values.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, list):
+            open_values += one
+        elif isinstance(one, dict):
+            open_values += [*one, *one.values()]
 
 
 def sampling_of(body: Mapping[str, Any], *, window: int) -> Sampling:

@@ -7,12 +7,10 @@ Only the routes of `ROUTES` exist. `model` is a deployment's id or full name, or
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import math
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -30,7 +28,7 @@ from luthierd.inference.domain.engine import EngineState
 from luthierd.inference.domain.errors import ReaderTooSlowError
 from luthierd.inference.engine.engine import Engine, OpenAIApplication
 from luthierd.inference.engine.host import EngineHost
-from luthierd.inference.http.body import NotCopiedError, estimate, parse_body, prompt_of, sampling_of
+from luthierd.inference.http.body import NotCopiedError, cost_of, parse_body, prompt_of, sampling_of
 from luthierd.inference.http.exchange import BodyTooLargeError, Reply, RouteUnknownError, bounded, failure_of
 from luthierd.inference.http.outbox import Outbox
 from luthierd.inference.http.recording import AnswerTap
@@ -132,7 +130,7 @@ class HttpFront:
                 application = await self._application(leased.engine)
                 content = json.dumps({**body, "cache_salt": leased.cache_salt}).encode()
                 reply.headers = _origin_headers(leased)
-                async with _slot(leased, body, usage):
+                async with leased.forwarded(cost_of(body, leased.engine.window)) as take_slot:
                     with leases.recording(leased, prompt_of(body)) as recording:
                         tap = AnswerTap(reply, recording, keeps_text=leases.mirror_of(leased) is not None)
                         await application(
@@ -143,6 +141,8 @@ class HttpFront:
                             adapter=leased.adapter,
                             response_id=leased.response_id,
                             usage=usage,
+                            tenant=principal.tenant,
+                            take_slot=take_slot,
                         )
                         tap.finish(usage, ttft_s=reply.ttft_s, latency_s=reply.elapsed_s)
                 await self._copy(leased, body, tap.answer)
@@ -196,16 +196,6 @@ class HttpFront:
                 limit = str(self._max_body_bytes)
                 raise BodyTooLargeError(f"the body is larger than {limit} bytes", metadata={"limit": limit})
         return bytes(content)
-
-
-@contextlib.asynccontextmanager
-async def _slot(leased: Leased, body: dict[str, Any], usage: TokenUsage) -> AsyncIterator[None]:
-    """A slot in the engine's batch, charged with an estimate and then with `usage`."""
-    async with leased.slot(**estimate(body, leased.engine.window)) as slot:
-        try:
-            yield
-        finally:
-            slot.prompt_token_count, slot.answer_token_count = usage.prompt_token_count, usage.completion_token_count
 
 
 def _request_id(given: str) -> str:

@@ -24,7 +24,7 @@ CLAIMS = {"It sums.": 1, "It sorts.": 1, "It sleeps.": 0}
 """Of the answer; the reference makes one of them, and no other that the answer lacks."""
 
 
-def asked_of(body: dict[str, Any]) -> tuple[str, set[str]]:
+def cost_of(body: dict[str, Any]) -> tuple[str, set[str]]:
     """What a question says, and the fields of the form that it asks for."""
     said, form = body["messages"][0]["content"].rsplit(FORM, 1)
     return said, set(json.loads(form)["properties"])
@@ -32,7 +32,7 @@ def asked_of(body: dict[str, Any]) -> tuple[str, set[str]]:
 
 def judge_of(body: dict[str, Any]) -> str:
     """Finds the second passage useful, half of the reference in them, and two of the answer's three claims right."""
-    said, fields = asked_of(body)
+    said, fields = cost_of(body)
     if fields == {"reason", "verdict"}:
         return json.dumps({"reason": "r", "verdict": int("train_function_1" in said)})
     if fields == {"classifications"}:

@@ -258,3 +258,64 @@ def test_a_request_of_many_slots_is_not_starved_by_small_ones() -> None:
         finish(queue, running.pop(0))
         running += take_all(queue)
     assert [(one.tenant, one.slot_count) for one in running] == [("large", 4)]
+
+
+def with_memory(token_capacity: int) -> FairQueue:
+    """Eight slots and four spare ones: two thirds of the memory are ordinary."""
+    queue = FairQueue(slot_count=8, spare_count=4, adapter_slot_count=1, patience=0)
+    queue.token_capacity = token_capacity
+    return queue
+
+
+def test_running_requests_never_hold_more_than_the_engine_s_memory_and_another_tenant_finds_room() -> None:
+    queue = with_memory(3000)
+    for _ in range(8):
+        queue.push(request("flood", tokens=900))
+    assert [one.tenant for one in take_all(queue)] == ["flood", "flood"]
+    for _ in range(3):
+        queue.push(request("other", tokens=300))
+    assert [one.tenant for one in take_all(queue)] == ["other", "other", "other"]
+    queue.push(request("other", tokens=400))
+    assert take_all(queue) == []
+
+
+def test_a_request_larger_than_the_memory_runs_alone_and_is_not_starved() -> None:
+    queue = with_memory(100)
+    for _ in range(4):
+        queue.push(request("small", tokens=20))
+    running = take_all(queue)
+    queue.push(request("large", tokens=500))
+    for _ in range(8):
+        queue.push(request("small", tokens=20))
+    order: list[str] = []
+    while running:
+        finish(queue, running.pop(0))
+        more = take_all(queue)
+        order += [one.tenant for one in more]
+        running += more
+    assert order.index("large") <= 4
+
+
+def test_long_answers_are_expected_to_need_memory_too() -> None:
+    queue = with_memory(3000)
+
+    def push() -> None:
+        queue.push(Request(tenant="a", adapter="", prompt_token_count=10, max_answer_token_count=1000))
+
+    for _ in range(16):
+        push()
+    _, *others = take_all(queue)
+    assert len(others) == 7
+    for one in others:
+        queue.finish(one, prompt_token_count=10, answer_token_count=900)
+    assert len(take_all(queue)) == 2
+
+
+def test_every_choice_is_expected_to_be_as_long_as_the_tenant_s_answers() -> None:
+    queue = FairQueue(slot_count=8, spare_count=0, adapter_slot_count=1, patience=0)
+    for slots in (1, 4):
+        queue.push(
+            Request(tenant=f"t{slots}", adapter="", prompt_token_count=0, max_answer_token_count=4000, slot_count=slots)
+        )
+    one, four = take_all(queue)
+    assert four.charged == 4 * one.charged

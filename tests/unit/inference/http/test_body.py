@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from luthierd.inference.domain.completion import Sampling, Structure
-from luthierd.inference.http.body import NotCopiedError, estimate, sampling_of
+from luthierd.inference.domain.errors import PromptTooLongError
+from luthierd.inference.http.body import NotCopiedError, cost_of, sampling_of
 
 
 @pytest.mark.parametrize(
@@ -78,34 +79,60 @@ CHAT = {"messages": [{"role": "user", "content": "x" * 360}]}
 
 
 @pytest.mark.parametrize(
-    ("body", "max_answer_token_count", "slot_count"),
+    ("body", "answer_token_count", "choice_count"),
     [
         (CHAT | {"max_tokens": 50}, 50, 1),
         (CHAT | {"max_completion_tokens": 40, "max_tokens": 50}, 40, 1),
         (CHAT | {"max_tokens": 50, "n": 3}, 150, 3),
         ({"prompt": "x" * 398}, 16, 1),
-        ({"prompt": ["a", "b", "c", "d"], "max_tokens": 10}, 40, 4),
-        ({"prompt": [[1, 2], [3]], "max_tokens": 10, "n": 2}, 40, 4),
+        ({"prompt": ["a", "b", "c", "d"], "max_tokens": 10}, 40, 1),
+        ({"prompt": [[1, 2], [3]], "max_tokens": 10, "n": 2}, 40, 2),
         ({"prompt": [1, 2, 3], "max_tokens": 10}, 10, 1),
+        ({"input": "hi", "max_output_tokens": 10}, 10, 1),
         (CHAT | {"max_tokens": 10**9}, None, 1),
         (CHAT, None, 1),
     ],
 )
 def test_a_body_is_taken_at_its_word_and_at_most_for_the_window(
-    body: dict[str, Any], max_answer_token_count: int | None, slot_count: int
+    body: dict[str, Any], answer_token_count: int | None, choice_count: int
 ) -> None:
-    found = estimate(body, WINDOW)
-    assert found["slot_count"] == slot_count
-    assert found["max_answer_token_count"] == (max_answer_token_count or WINDOW - found["prompt_token_count"])
+    found = cost_of(body, WINDOW)
+    assert found.choice_count == choice_count
+    assert found.answer_token_count == (answer_token_count or WINDOW - found.prompt_token_count)
 
 
 def test_a_prompt_counts_by_its_length_and_at_most_as_the_window() -> None:
-    assert 95 <= estimate(CHAT, WINDOW)["prompt_token_count"] <= 110
-    assert estimate({"prompt": "x" * 10**6}, WINDOW)["prompt_token_count"] == WINDOW
+    assert 90 <= cost_of(CHAT, WINDOW).prompt_token_count <= 110
+    assert cost_of({"prompt": "x" * 10**6}, WINDOW).prompt_token_count == WINDOW
+    assert cost_of({"prompt": [[7] * 30, [7] * 12]}, WINDOW).prompt_token_count == 42
+
+
+def test_tokens_beyond_the_window_are_refused() -> None:
+    with pytest.raises(PromptTooLongError):
+        cost_of({"prompt": [[1], [1] * (WINDOW + 1)]}, WINDOW)
+
+
+def test_every_text_that_a_template_can_show_is_read() -> None:
+    shown = {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "one"}]}, {"tool_calls": [{"id": "two"}]}],
+        "tools": [{"function": {"parameters": {"three": {"enum": ["four"]}}}}],
+        "documents": [{"title": "five"}],
+    }
+    [texts] = cost_of(shown, WINDOW).prompts
+    assert {"one", "two", "three", "four", "five"} <= set(texts)
+    assert cost_of({"prompt": ["a", [1], "b"]}, WINDOW).prompts == (("a",), ("b",))
 
 
 @pytest.mark.parametrize(
-    "body", [{}, {"prompt": []}, {"messages": "no list"}, {"prompt": "x", "n": -4}, {"prompt": "x", "max_tokens": "y"}]
+    "body",
+    [
+        {},
+        {"prompt": []},
+        {"prompt": None},
+        {"messages": "no list"},
+        {"prompt": "x", "n": -4},
+        {"prompt": "x", "max_tokens": "y"},
+    ],
 )
 def test_what_is_not_well_formed_counts_as_little_and_is_left_to_the_application(body: dict[str, Any]) -> None:
-    assert estimate(body, WINDOW)["slot_count"] == 1
+    assert cost_of(body, WINDOW).choice_count == 1
