@@ -21,6 +21,7 @@ from luthier.resources.inference import Inference
 from luthier.resources.prompts import Prompts
 from luthier.resources.quotas import Quotas
 from luthier.resources.resource import Resource
+from luthier.resources.storage import Storage
 from luthier.resources.training_jobs import TrainingJobs
 from luthier.resources.verdicts import Verdicts
 from luthier.services import SERVICES
@@ -53,6 +54,7 @@ class AsyncClient:
     feedback: Feedback
     captures: Captures
     quotas: Quotas
+    storage: Storage
 
     def __init__(
         self,
@@ -82,7 +84,7 @@ class AsyncClient:
     def _adopt(self, transports: dict[str, Transport]) -> None:
         self._transports = transports
         for attribute, noun in NOUNS.items():
-            setattr(self, attribute, noun(transports[noun.service()]))
+            setattr(self, attribute, noun.over(transports))
 
     def with_token(self, token: TokenSource) -> AsyncClient:
         """A client over the same channels that presents another token. Closing either closes both."""

@@ -54,5 +54,7 @@ _SPECS = (
 )
 
 SERVICES = {spec.name: spec for spec in _SPECS}
-SCOPES = tuple(scope for spec in _SPECS for scope in (*spec.scopes, *spec.operator_scopes))
-OPERATOR_SCOPES = frozenset(scope for spec in _SPECS for scope in spec.operator_scopes)
+INSTALLATION_SCOPES = ("storage.admin",)
+"""Operator's scopes for methods that every service has."""
+SCOPES = (*(scope for spec in _SPECS for scope in (*spec.scopes, *spec.operator_scopes)), *INSTALLATION_SCOPES)
+OPERATOR_SCOPES = frozenset({*(scope for spec in _SPECS for scope in spec.operator_scopes), *INSTALLATION_SCOPES})

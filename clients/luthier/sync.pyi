@@ -23,6 +23,8 @@ import luthier.inference.v1.feedback_pb2
 import luthier.inference.v1.inference_service_pb2
 import luthier.inference.v1.quota_pb2
 import luthier.resources.inference
+import luthier.resources.resource
+import luthier.storage.v1.storage_service_pb2
 import luthier.trainer.v1.adapter_pb2
 import luthier.trainer.v1.base_model_pb2
 import luthier.trainer.v1.training_job_pb2
@@ -47,6 +49,27 @@ class Datasets(SyncNoun):
         """Starts the curation of the dataset's current source; returns the new revision, CURATING."""
     def datasheet(self, name: str) -> dict[str, typing.Any]:
         """What curation found, dropped and changed, and why."""
+    def delete(
+        self,
+        name: str,
+        *,
+        cascade: bool = ...,
+        validate_only: bool = ...,
+        etag: str = ...,
+        request_id: str = ...,
+        timeout_s: float | None = ...,
+    ) -> luthier.resources.resource.Deletion:
+        """Deletes a dataset; with `cascade` also its revisions. See docs/storage.md, also for the methods below."""
+    def delete_revision(
+        self,
+        name: str,
+        *,
+        cascade: bool = ...,
+        validate_only: bool = ...,
+        request_id: str = ...,
+        timeout_s: float | None = ...,
+    ) -> luthier.resources.resource.Deletion:
+        """Deletes a finished revision; see docs/storage.md."""
     def get(self, name: str, *, timeout_s: float | None = ...) -> luthier.curation.v1.dataset_pb2.Dataset: ...
     def get_revision(
         self, name: str, *, timeout_s: float | None = ...
@@ -98,6 +121,16 @@ class Datasets(SyncNoun):
         """Yields the revision's events until it is final, across restarts of the service; on_away is called at each."""
 
 class BaseModels(SyncNoun):
+    def delete(
+        self,
+        name: str,
+        *,
+        cascade: bool = ...,
+        validate_only: bool = ...,
+        request_id: str = ...,
+        timeout_s: float | None = ...,
+    ) -> luthier.resources.resource.Deletion:
+        """Deletes a base model that no adapter needs; see docs/storage.md."""
     def get(self, name: str, *, timeout_s: float | None = ...) -> luthier.trainer.v1.base_model_pb2.BaseModel: ...
     def import_model(
         self,
@@ -136,6 +169,16 @@ class TrainingJobs(SyncNoun):
         timeout_s: float | None = ...,
     ) -> luthier.trainer.v1.training_job_pb2.TrainingJob:
         """Queues a job that adds a revision to `adapter`. A queued job survives the restart of any process."""
+    def delete(
+        self,
+        name: str,
+        *,
+        cascade: bool = ...,
+        validate_only: bool = ...,
+        request_id: str = ...,
+        timeout_s: float | None = ...,
+    ) -> luthier.resources.resource.Deletion:
+        """Deletes a finished job; see docs/storage.md."""
     def get(self, name: str, *, timeout_s: float | None = ...) -> luthier.trainer.v1.training_job_pb2.TrainingJob: ...
     def list(
         self, parent: str, *, page_size: int = ...
@@ -155,6 +198,26 @@ class TrainingJobs(SyncNoun):
         """Yields the job's events until it is final, across restarts of the service; on_away is called at each."""
 
 class Adapters(SyncNoun):
+    def delete(
+        self,
+        name: str,
+        *,
+        cascade: bool = ...,
+        validate_only: bool = ...,
+        request_id: str = ...,
+        timeout_s: float | None = ...,
+    ) -> luthier.resources.resource.Deletion:
+        """Deletes an adapter; with `cascade` also its revisions. See docs/storage.md."""
+    def delete_revision(
+        self,
+        name: str,
+        *,
+        cascade: bool = ...,
+        validate_only: bool = ...,
+        request_id: str = ...,
+        timeout_s: float | None = ...,
+    ) -> luthier.resources.resource.Deletion:
+        """Deletes a revision that no deployment holds; see docs/storage.md."""
     def get_revision(
         self, name: str, *, timeout_s: float | None = ...
     ) -> luthier.trainer.v1.adapter_pb2.AdapterRevision: ...
@@ -182,6 +245,16 @@ class Evaluations(SyncNoun):
         timeout_s: float | None = ...,
     ) -> luthier.evaluator.v1.evaluation_pb2.Evaluation:
         """Queues an evaluation of an adapter revision. dataset_revision empty: the one that it was trained on."""
+    def delete(
+        self,
+        name: str,
+        *,
+        cascade: bool = ...,
+        validate_only: bool = ...,
+        request_id: str = ...,
+        timeout_s: float | None = ...,
+    ) -> luthier.resources.resource.Deletion:
+        """Deletes a finished job; see docs/storage.md."""
     def get(self, name: str, *, timeout_s: float | None = ...) -> luthier.evaluator.v1.evaluation_pb2.Evaluation: ...
     def list(
         self, parent: str, *, page_size: int = ...
@@ -219,6 +292,16 @@ class Gates(SyncNoun):
         timeout_s: float | None = ...,
     ) -> luthier.evaluator.v1.gate_pb2.GatePolicy:
         """Stores a policy of `tenants/{t}` under a name; stored policies never change."""
+    def delete_policy(
+        self,
+        name: str,
+        *,
+        cascade: bool = ...,
+        validate_only: bool = ...,
+        request_id: str = ...,
+        timeout_s: float | None = ...,
+    ) -> luthier.resources.resource.Deletion:
+        """Deletes a stored policy; decisions by it stay in the ledger. See docs/storage.md."""
     def get_policy(self, name: str, *, timeout_s: float | None = ...) -> luthier.evaluator.v1.gate_pb2.GatePolicy: ...
     def list_policies(
         self, parent: str, *, page_size: int = ...
@@ -287,6 +370,16 @@ class Prompts(SyncNoun):
         timeout_s: float | None = ...,
     ) -> luthier.evaluator.v1.prompt_pb2.Prompt:
         """Queues the search for a prompt of `target`, a base model or an adapter revision."""
+    def delete(
+        self,
+        name: str,
+        *,
+        cascade: bool = ...,
+        validate_only: bool = ...,
+        request_id: str = ...,
+        timeout_s: float | None = ...,
+    ) -> luthier.resources.resource.Deletion:
+        """Deletes a finished job; see docs/storage.md."""
     def get(self, name: str, *, timeout_s: float | None = ...) -> luthier.evaluator.v1.prompt_pb2.Prompt: ...
     def list(self, parent: str, *, page_size: int = ...) -> SyncIterator[luthier.evaluator.v1.prompt_pb2.Prompt]:
         """The jobs of `tenants/{t}`, newest first."""
@@ -322,6 +415,16 @@ class AnnotationQueues(SyncNoun):
         timeout_s: float | None = ...,
     ) -> luthier.evaluator.v1.annotation_queue_pb2.AnnotationQueue:
         """Creates a queue from the answers of a SUCCEEDED evaluation. row_limit 0: every row that all arms answered."""
+    def delete(
+        self,
+        name: str,
+        *,
+        cascade: bool = ...,
+        validate_only: bool = ...,
+        request_id: str = ...,
+        timeout_s: float | None = ...,
+    ) -> luthier.resources.resource.Deletion:
+        """Deletes a queue with its votes; see docs/storage.md."""
     def get(
         self, name: str, *, timeout_s: float | None = ...
     ) -> luthier.evaluator.v1.annotation_queue_pb2.AnnotationQueue: ...
@@ -364,6 +467,16 @@ class ChallengeSets(SyncNoun):
         timeout_s: float | None = ...,
     ) -> luthier.evaluator.v1.challenge_set_pb2.ChallengeSet:
         """Stores reviewed cases for `tenants/{t}`; the same cases make the same set."""
+    def delete(
+        self,
+        name: str,
+        *,
+        cascade: bool = ...,
+        validate_only: bool = ...,
+        request_id: str = ...,
+        timeout_s: float | None = ...,
+    ) -> luthier.resources.resource.Deletion:
+        """Deletes a set; see docs/storage.md."""
     def generate(
         self,
         dataset_revision: str,
@@ -568,6 +681,8 @@ class Feedback(SyncNoun):
 class Captures(SyncNoun):
     """Whether prompts and answers of the tenant `tenants/{t}` are stored, and the files that hold them."""
 
+    def delete(self, name: str, *, request_id: str = ..., timeout_s: float | None = ...) -> None:
+        """Deletes a file at once, before its retention ends."""
     def get_policy(
         self, parent: str, *, timeout_s: float | None = ...
     ) -> luthier.inference.v1.feedback_pb2.CapturePolicy: ...
@@ -616,6 +731,26 @@ class Quotas(SyncNoun):
         Needs the scope `inference.admin`. `etag`: the quota's, as last read; empty: not checked.
         """
 
+class Storage(SyncNoun):
+    """Every service serves the same methods; `service` is the one to ask. Needs the scope storage.admin."""
+
+    def get(
+        self, service: str, *, timeout_s: float | None = ...
+    ) -> luthier.storage.v1.storage_service_pb2.GetStorageResponse:
+        """What holds the service's disk space."""
+    def live_blobs(
+        self, service: str, *, timeout_s: float | None = ...
+    ) -> luthier.storage.v1.storage_service_pb2.GetLiveBlobsResponse:
+        """The digests of the blobs that the service needs."""
+    def references(
+        self, service: str, names: collections.abc.Sequence[str], *, timeout_s: float | None = ...
+    ) -> collections.abc.Sequence[luthier.storage.v1.storage_service_pb2.Reference]:
+        """What the service has that refers to resources of another one."""
+    def sweep(
+        self, service: str, *, validate_only: bool = ..., request_id: str = ..., timeout_s: float | None = ...
+    ) -> luthier.storage.v1.storage_service_pb2.SweepStorageResponse:
+        """Deletes what nothing needs; with `validate_only`, only counts it."""
+
 class Client:
     """Like `AsyncClient`, with the same arguments, for code without an event loop. Close with `with` or `close()`."""
 
@@ -637,6 +772,7 @@ class Client:
     feedback: Feedback
     captures: Captures
     quotas: Quotas
+    storage: Storage
     def __init__(
         self,
         endpoints: Endpoints | None = ...,

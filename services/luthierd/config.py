@@ -82,6 +82,19 @@ class ServerConfig:
     """Largest LoRA rank that is trained and served; vLLM takes 8, 16, 32, 64, 128, 256, 320 or 512."""
     lease_s: float = 15.0
     """Seconds without a heartbeat after which a worker counts as dead and another one gets its job."""
+    sweep_interval_s: float = 6 * 3600.0
+    """Seconds between two sweeps of what nothing needs any more; 0: only on `luthier storage --sweep`."""
+    sweep_grace_s: float = 24 * 3600.0
+    """What is younger is never swept, and what is deleted stays readable by digest for so long. At least 1,200 on a
+    remote blob store."""
+    event_retention_s: float = 30 * 86400.0
+    """Seconds after the end of a job in which its progress and messages are kept. How it ended stays."""
+    log_retention_s: float = 30 * 86400.0
+    """Seconds after its last line in which the log of a worker is kept."""
+    log_max_bytes: int = 64 * 1024 * 1024
+    """Size at which a log file is rotated; 0: never."""
+    log_backup_count: int = 3
+    """Rotated files kept of each log."""
     addresses: Mapping[str, str] = field(default_factory=lambda: LOOPBACK)
     """`host:port` of each service; one variable each, such as `LUTHIER_TRAINER_ADDRESS`."""
 

@@ -110,6 +110,8 @@ class FailedPreconditionError(LuthierError):
 
     reason = "FAILED_PRECONDITION"
     code = "FAILED_PRECONDITION"
+    subjects: Sequence[str] = ()
+    """The resources whose state does not allow it, if they are others than the one asked for."""
 
 
 class AbortedError(LuthierError):

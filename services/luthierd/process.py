@@ -24,7 +24,9 @@ def run(service: str, config_class: type[C], main: Callable[[C], Awaitable[None]
     """Runs `main(config)`. A LuthierError becomes one JSON line on stderr and exit code 1."""
     try:
         config = load_config(config_class, service)
-        configure_logging(service, config.log_level)
+        configure_logging(
+            service, config.log_level, max_bytes=config.log_max_bytes, backup_count=config.log_backup_count
+        )
         asyncio.run(_call(main, config))
     except* LuthierError as group:
         first = _first(group)

@@ -231,7 +231,9 @@ class Installation:
 
     def _last_words(self, name: str, service: Running) -> str:
         """The message of the error line of this run, else its last line."""
-        content = self._log(name).read_bytes()[service.log_offset_bytes :]
+        content = self._log(name).read_bytes()
+        if len(content) >= service.log_offset_bytes:  # else it was rotated since
+            content = content[service.log_offset_bytes :]
         lines = content.decode(errors="replace").splitlines()
         for line in reversed(lines[-20:]):
             try:

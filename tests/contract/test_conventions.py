@@ -21,6 +21,10 @@ SHARED_METHODS = {
     "StartEngine": "one engine serves every tenant",
     "GetEngine": "one engine serves every tenant",
     "ListQuotas": "the operator reads what every tenant may take",
+    "DeleteBaseModel": "base models belong to the installation",
+    "GetLiveBlobs": "the blob store holds what every tenant has",
+    "GetStorage": "one disk holds what every tenant has",
+    "SweepStorage": "one disk holds what every tenant has",
 }
 """Methods whose request need not name a tenant, and why."""
 
@@ -29,7 +33,7 @@ COMPUTING_METHODS = ("CompareEvaluations", "GenerateChallengeCases", "PlanGate",
 
 
 def services() -> Iterator[ServiceDescriptor]:
-    for name in SERVICES:
+    for name in (*SERVICES, "storage"):
         package = importlib.import_module(f"luthier.{name}.v1")
         for module in pkgutil.iter_modules(package.__path__):
             if module.name.endswith("_service_pb2"):
@@ -73,7 +77,8 @@ def behaviors(field: FieldDescriptor) -> list[int]:
 
 
 def test_the_contracts_are_all_here() -> None:
-    assert {method.containing_service.file.package for method in METHODS} == {f"luthier.{name}.v1" for name in SERVICES}
+    packages = {f"luthier.{name}.v1" for name in (*SERVICES, "storage")}
+    assert {method.containing_service.file.package for method in METHODS} == packages
     assert len(METHODS) > 40
 
 

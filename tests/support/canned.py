@@ -26,6 +26,7 @@ from luthier.inference.v1 import (
     inference_service_pb2,
     tenant_service_pb2,
 )
+from luthier.storage.v1 import storage_service_pb2
 from luthier.trainer.v1 import adapter_service_pb2, base_model_service_pb2, training_job_service_pb2
 
 CONTRACTS = (
@@ -46,6 +47,7 @@ CONTRACTS = (
     feedback_service_pb2,
     tenant_service_pb2,
     verdict_service_pb2,
+    storage_service_pb2,
 )
 
 

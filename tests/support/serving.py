@@ -35,11 +35,11 @@ async def running(service: Service, config: ServerConfig) -> AsyncIterator[grpc.
 
 
 @contextlib.asynccontextmanager
-async def serving(service: Service, config: ServerConfig) -> AsyncIterator[Bound]:
-    """Where `service` listens while the block runs."""
+async def serving(service: Service, config: ServerConfig, *, port: int = 0) -> AsyncIterator[Bound]:
+    """Where `service` listens while the block runs. `port` 0: any free one."""
     stop = asyncio.Event()
     bound: asyncio.Future[Bound] = asyncio.get_running_loop().create_future()
-    quick = dataclasses.replace(config, port=0, metrics_port=0, drain_delay_s=0.0, grace_s=1.0)
+    quick = dataclasses.replace(config, port=port, metrics_port=0, drain_delay_s=0.0, grace_s=1.0)
     task = asyncio.create_task(serve(service, quick, stop=stop, started=bound.set_result))
     await asyncio.wait([task, bound], return_when=asyncio.FIRST_COMPLETED)
     if task.done():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pathlib
 import subprocess
 import sys
 
@@ -53,3 +54,23 @@ def test_every_logger_of_the_process_writes_json_to_stderr_at_the_level_asked_fo
     assert [event["event"] for event in events] == ["hello", "failed"]
     assert "ZeroDivisionError" in events[1]["trace"]
     assert done.stdout == ""
+
+
+def test_a_log_file_is_rotated_for_all_who_write_to_it(tmp_path: pathlib.Path) -> None:
+    """Libraries and child processes write to the same open file."""
+    code = """
+import logging, os
+from luthierd.logs import configure_logging
+configure_logging("trainer", "INFO", max_bytes=2000, backup_count=2)
+for number in range(100):
+    logging.info("line %d", number)
+os.write(2, b"from a library\\n")
+"""
+    path = tmp_path / "trainer.log"
+    with path.open("ab") as output:
+        subprocess.run([sys.executable, "-c", code], stderr=output, check=True)
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["trainer.log", "trainer.log.1", "trainer.log.2"]
+    assert max(found.stat().st_size for found in tmp_path.iterdir()) <= 2100
+    *lines, last = path.read_text().splitlines()
+    assert last == "from a library"
+    assert not lines or json.loads(lines[-1])["event"] == "line 99"

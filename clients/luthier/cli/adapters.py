@@ -1,4 +1,4 @@
-"""luthier adapters list"""
+"""luthier adapters list | delete"""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from luthier.cli.deletion import add_delete
+from luthier.cli.revisions import adapter_or_revision
 from luthier.cli.session import Group, Session
 from luthier.display import size, when
 from luthier.trainer.v1.adapter_pb2 import AdapterRevision
@@ -49,3 +51,6 @@ def list_(session: Session, *, name: str | None) -> None:
             "sha256": lambda one: one.sha256[:12],
         },
     )
+
+
+add_delete(adapters, adapter_or_revision, "Delete adapter NAME, or its revision NAME/R that is not deployed.")

@@ -1,4 +1,4 @@
-"""luthier annotate create | rate | next | vote | list | votes | summary"""
+"""luthier annotate create | rate | next | vote | list | votes | summary | delete"""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from luthier import config_files
+from luthier.cli.deletion import add_delete, named
 from luthier.cli.session import Group, Session
 from luthier.display import arm_name, interval, when
 from luthier.evaluator.v1.annotation_queue_pb2 import (
@@ -181,3 +182,6 @@ def _estimate(result: Any, name: str) -> str:
         return ""
     found: Estimate = getattr(result, name)
     return f"{interval(found.value, found.interval_low, found.interval_high)} ({found.item_count:,})"
+
+
+add_delete(annotate, named("annotation_queue"), "Delete queue NAME with its votes.")

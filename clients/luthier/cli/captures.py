@@ -1,4 +1,4 @@
-"""luthier capture show | set | list"""
+"""luthier capture show | set | list | delete"""
 
 from __future__ import annotations
 
@@ -53,6 +53,21 @@ def list_(session: Session) -> None:
             "written (UTC)": lambda one: when(one.create_time),
         },
     )
+
+
+@capture.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def delete(session: Session, *, name: str, yes: bool) -> None:
+    """Delete capture file NAME at once."""
+    session.adopt(name)
+    resource = name if "/" in name else f"{session.parent}/captureFiles/{name}"
+    if not yes:
+        if session.as_json:
+            raise click.UsageError("--json cannot ask; add --yes")
+        click.confirm(f"delete {resource} for good?", abort=True, err=True)
+    session.run(lambda client: client.captures.delete(resource))
+    session.emit({"deleted": [resource]}) if session.as_json else click.echo(resource)
 
 
 def _show(session: Session, policy: CapturePolicy) -> None:

@@ -1,4 +1,4 @@
-"""luthier challenge generate | upload | list | show"""
+"""luthier challenge generate | upload | list | show | delete"""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from luthier.cli.challenge_files import accepted, row_of
+from luthier.cli.deletion import add_delete, named
 from luthier.cli.files import EXISTING_FILE, NEW_FILE, whole_file
 from luthier.cli.revisions import dataset_revision
 from luthier.cli.session import Group, Session
@@ -113,3 +114,6 @@ def show(session: Session, *, name: str) -> None:
     resource = session.name("challenge_set", name)
     for case in session.read(lambda client: client.challenge_sets.list_cases(resource, page_size=200)):
         session.emit(row_of(case, review="accepted"))
+
+
+add_delete(challenge, named("challenge_set"), "Delete challenge set NAME.")

@@ -1,4 +1,4 @@
-"""luthier dataset import | curate | show | list | export"""
+"""luthier dataset import | curate | show | list | export | delete"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from luthier import config_files, names
+from luthier.cli.deletion import add_delete
 from luthier.cli.files import EXISTING_FILE, PATH, save, whole_file
 from luthier.cli.following import follow
 from luthier.cli.revisions import dataset_or_revision, dataset_revision
@@ -249,3 +250,6 @@ def _show_revision(session: Session, revision: DatasetRevision) -> None:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(stage.reason_counts.items()))
         stages.append((stage.stage, stage.dropped_count, stage.changed_count, reasons))
     session.table(["stage", "#dropped", "#changed", "reasons"], stages)
+
+
+add_delete(dataset, dataset_or_revision, "Delete dataset NAME, or its revision NAME/R.")

@@ -1,4 +1,4 @@
-"""luthier gate [run] | plan | selftest"""
+"""luthier gate [run] | plan | selftest | delete"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from luthier import config_files, gate_reports, names
 from luthier.cli import exits
+from luthier.cli.deletion import add_delete, named
 from luthier.cli.files import NEW_FILE
 from luthier.cli.revisions import dataset_revision
 from luthier.cli.session import Group, Session
@@ -184,3 +185,6 @@ def _show_self_test(session: Session, found: GateSelfTest) -> None:
     title = f"share of {found.experiment_count} experiments in which identical arms were told apart"
     session.table(["metric", "arms", "#false GO", "#allowed", "#groups"], rows, title=title)
     click.echo(_outcome(found))
+
+
+add_delete(gate, named("gate_policy"), "Delete the stored policy NAME.")

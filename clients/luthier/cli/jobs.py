@@ -1,4 +1,4 @@
-"""luthier jobs list | watch | cancel: jobs of all kinds by resource name."""
+"""luthier jobs list | watch | cancel | delete: jobs of all kinds by resource name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from luthier.cli import exits
+from luthier.cli.deletion import add_delete
 from luthier.cli.following import follow, kind_of, methods_of
 from luthier.cli.session import Group, Session
 from luthier.display import state_of, to_document, when
@@ -118,3 +119,13 @@ def _progress(job: Any) -> str:
         phase = job.progress.phase if kind == "evaluation" else "searching"
         return f"{phase} {job.progress.done_count}/{job.progress.total_count}"
     return ""
+
+
+def _finished_job(session: Session, value: str) -> str:
+    session.adopt(value)
+    if kind_of(value) == "base_model":
+        raise click.UsageError(f"an import goes with its model: luthier model delete {value}")
+    return value
+
+
+add_delete(jobs, _finished_job, "Delete job NAME, of any kind, once it has ended.")

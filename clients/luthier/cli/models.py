@@ -1,4 +1,4 @@
-"""luthier model import | list"""
+"""luthier model import | list | delete"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from luthier import names
+from luthier.cli.deletion import add_delete, named
 from luthier.cli.following import follow
 from luthier.cli.session import Group, Session
 from luthier.display import size, state_of
@@ -69,3 +70,6 @@ def list_(session: Session) -> None:
             "source": lambda one: one.source,
         },
     )
+
+
+add_delete(model, named("base_model"), "Delete base model NAME, which no adapter needs.")

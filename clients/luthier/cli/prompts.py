@@ -1,4 +1,4 @@
-"""luthier prompt optimise | show | list | cancel"""
+"""luthier prompt optimise | show | list | cancel | delete"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from luthier import config_files
+from luthier.cli.deletion import add_delete, named
 from luthier.cli.files import PATH
 from luthier.cli.following import follow_new, show_new
 from luthier.cli.revisions import adapter_revision, dataset_revision
@@ -131,3 +132,6 @@ def _show(session: Session, found: Prompt) -> None:
         ],
         title="candidates; the first is the default prompt",
     )
+
+
+add_delete(prompt, named("prompt"), "Delete prompt NAME, whose search has ended.")

@@ -31,6 +31,11 @@ async def dataset_revision(client: AsyncClient, session: Session, value: str) ->
     )
 
 
+def adapter_or_revision(session: Session, value: str) -> str:
+    """The resource name of an adapter or of an adapter revision."""
+    return _name(session, value, "adapter")
+
+
 async def adapter_revision(client: AsyncClient, session: Session, value: str) -> str:
     """The name of an adapter revision; of an adapter, its newest revision."""
     name = _name(session, value, "adapter")

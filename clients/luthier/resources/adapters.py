@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from luthier.resources.resource import Resource
+from luthier.resources.resource import Deletion, Resource
 from luthier.trainer.v1 import adapter_pb2 as pb
 from luthier.trainer.v1 import adapter_service_pb2 as api
 from luthier.trainer.v1 import adapter_service_pb2_grpc as rpc
@@ -26,3 +26,33 @@ class Adapters(Resource["rpc.AdapterServiceAsyncStub"]):
         """The revisions of `tenants/{t}/adapters/{a}`, newest first."""
         request = api.ListAdapterRevisionsRequest(parent=parent, page_size=page_size)
         return self._pages(self._stub.ListAdapterRevisions, request, lambda page: page.revisions)
+
+    async def delete(
+        self,
+        name: str,
+        *,
+        cascade: bool = False,
+        validate_only: bool = False,
+        request_id: str = "",
+        timeout_s: float | None = None,
+    ) -> Deletion:
+        """Deletes an adapter; with `cascade` also its revisions. See docs/storage.md."""
+        request = api.DeleteAdapterRequest(
+            name=name, cascade=cascade, validate_only=validate_only, request_id=request_id
+        )
+        return await self._delete(self._stub.DeleteAdapter, request, timeout_s)
+
+    async def delete_revision(
+        self,
+        name: str,
+        *,
+        cascade: bool = False,
+        validate_only: bool = False,
+        request_id: str = "",
+        timeout_s: float | None = None,
+    ) -> Deletion:
+        """Deletes a revision that no deployment holds; see docs/storage.md."""
+        request = api.DeleteAdapterRevisionRequest(
+            name=name, cascade=cascade, validate_only=validate_only, request_id=request_id
+        )
+        return await self._delete(self._stub.DeleteAdapterRevision, request, timeout_s)

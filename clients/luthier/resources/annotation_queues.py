@@ -8,7 +8,7 @@ from luthier.evaluator.v1 import annotation_queue_pb2 as pb
 from luthier.evaluator.v1 import annotation_queue_service_pb2 as api
 from luthier.evaluator.v1 import annotation_queue_service_pb2_grpc as rpc
 from luthier.evaluator.v1 import evaluation_pb2
-from luthier.resources.resource import Resource
+from luthier.resources.resource import Deletion, Resource
 
 
 class AnnotationQueues(Resource["rpc.AnnotationQueueServiceAsyncStub"]):
@@ -87,3 +87,18 @@ class AnnotationQueues(Resource["rpc.AnnotationQueueServiceAsyncStub"]):
         """The result of the votes; with a metric of the evaluation as the judge, also its scores corrected by them."""
         request = api.GetAnnotationSummaryRequest(name=queue, judge_metric=judge_metric)
         return (await self._call(self._stub.GetAnnotationSummary, request, timeout_s)).summary
+
+    async def delete(
+        self,
+        name: str,
+        *,
+        cascade: bool = False,
+        validate_only: bool = False,
+        request_id: str = "",
+        timeout_s: float | None = None,
+    ) -> Deletion:
+        """Deletes a queue with its votes; see docs/storage.md."""
+        request = api.DeleteAnnotationQueueRequest(
+            name=name, cascade=cascade, validate_only=validate_only, request_id=request_id
+        )
+        return await self._delete(self._stub.DeleteAnnotationQueue, request, timeout_s)

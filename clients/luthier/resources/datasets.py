@@ -15,7 +15,7 @@ from luthier.curation.v1 import dataset_service_pb2_grpc as rpc
 from luthier.errors import UnavailableError
 from luthier.resources import uploading
 from luthier.resources.job_resource import JobResource
-from luthier.resources.resource import Resource, joined
+from luthier.resources.resource import Deletion, Resource, joined
 from luthier.transport import Transport, new_request_id
 
 
@@ -107,6 +107,20 @@ class Datasets(Resource["rpc.DatasetServiceAsyncStub"]):
         """Asks a running curation to end; a finished revision is returned unchanged."""
         return await self._revisions.cancel(name, request_id=request_id, timeout_s=timeout_s)
 
+    async def delete_revision(
+        self,
+        name: str,
+        *,
+        cascade: bool = False,
+        validate_only: bool = False,
+        request_id: str = "",
+        timeout_s: float | None = None,
+    ) -> Deletion:
+        """Deletes a finished revision; see docs/storage.md."""
+        return await self._revisions.delete(
+            name, cascade=cascade, validate_only=validate_only, request_id=request_id, timeout_s=timeout_s
+        )
+
     def watch_revision(
         self, name: str, *, after_event_id: int = 0, on_away: Callable[[UnavailableError], None] | None = None
     ) -> AsyncIterator[pb.DatasetRevisionEvent]:
@@ -141,3 +155,19 @@ class Datasets(Resource["rpc.DatasetServiceAsyncStub"]):
         pieces = self._blob(self._stub.ReadDatasetRevision, request, what=f"the datasheet of {name}")
         found: dict[str, Any] = json.loads(await joined(pieces))
         return found
+
+    async def delete(
+        self,
+        name: str,
+        *,
+        cascade: bool = False,
+        validate_only: bool = False,
+        etag: str = "",
+        request_id: str = "",
+        timeout_s: float | None = None,
+    ) -> Deletion:
+        """Deletes a dataset; with `cascade` also its revisions. See docs/storage.md, also for the methods below."""
+        request = api.DeleteDatasetRequest(
+            name=name, cascade=cascade, validate_only=validate_only, etag=etag, request_id=request_id
+        )
+        return await self._delete(self._stub.DeleteDataset, request, timeout_s)

@@ -97,6 +97,11 @@ class Captures(Resource["rpc.FeedbackServiceAsyncStub"]):
         request = api.ListCapturesRequest(parent=parent, kind=kind, page_size=page_size)
         return self._pages(self._stub.ListCaptures, request, lambda page: page.capture_files)
 
+    async def delete(self, name: str, *, request_id: str = "", timeout_s: float | None = None) -> None:
+        """Deletes a file at once, before its retention ends."""
+        request = api.DeleteCaptureFileRequest(name=name, request_id=request_id)
+        await self._call(self._stub.DeleteCaptureFile, request, timeout_s)
+
     def read(self, name: str) -> AsyncIterator[bytes]:
         """The bytes of a Parquet file, piece by piece; `DataLossError` if they arrive damaged."""
         return self._blob(self._stub.ReadCaptureFile, api.ReadCaptureFileRequest(name=name), what=name)

@@ -9,7 +9,7 @@ from luthier.evaluator.v1 import gate_pb2 as pb
 from luthier.evaluator.v1 import gate_plan_pb2 as plan_pb
 from luthier.evaluator.v1 import gate_service_pb2 as api
 from luthier.evaluator.v1 import gate_service_pb2_grpc as rpc
-from luthier.resources.resource import Resource
+from luthier.resources.resource import Deletion, Resource
 
 Request = TypeVar("Request", api.RunGateRequest, api.PlanGateRequest)
 
@@ -75,6 +75,21 @@ class Gates(Resource["rpc.GateServiceAsyncStub"]):
         """The policies of `tenants/{t}`, by name."""
         request = api.ListGatePoliciesRequest(parent=parent, page_size=page_size)
         return self._pages(self._stub.ListGatePolicies, request, lambda page: page.gate_policies)
+
+    async def delete_policy(
+        self,
+        name: str,
+        *,
+        cascade: bool = False,
+        validate_only: bool = False,
+        request_id: str = "",
+        timeout_s: float | None = None,
+    ) -> Deletion:
+        """Deletes a stored policy; decisions by it stay in the ledger. See docs/storage.md."""
+        request = api.DeleteGatePolicyRequest(
+            name=name, cascade=cascade, validate_only=validate_only, request_id=request_id
+        )
+        return await self._delete(self._stub.DeleteGatePolicy, request, timeout_s)
 
 
 def _judging_by(policy: str | pb.GatePolicy, request: Request) -> Request:

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from luthier.display import state_of
 from luthier.errors import UnavailableError
-from luthier.resources.resource import FINAL_STATES, Resource, Stub, finished
+from luthier.resources.resource import FINAL_STATES, Deletion, Resource, Stub, finished
 
 Job = TypeVar("Job", bound=Message)
 Event = TypeVar("Event", bound=Message)
@@ -38,6 +38,19 @@ class JobResource(Resource[Stub], Generic[Stub, Job, Event]):
     async def cancel(self, name: str, *, request_id: str = "", timeout_s: float | None = None) -> Job:
         """Asks a job to end; a finished job is returned unchanged."""
         return await self._call_on_job("Cancel", timeout_s, name=name, request_id=request_id)
+
+    async def delete(
+        self,
+        name: str,
+        *,
+        cascade: bool = False,
+        validate_only: bool = False,
+        request_id: str = "",
+        timeout_s: float | None = None,
+    ) -> Deletion:
+        """Deletes a finished job; see docs/storage.md."""
+        fields = {"cascade": cascade, "validate_only": validate_only, "request_id": request_id}
+        return await self._delete(*self._prepared(f"Delete{self._job}", name=name, **fields), timeout_s)
 
     def watch(
         self, name: str, *, after_event_id: int = 0, on_away: Callable[[UnavailableError], None] | None = None

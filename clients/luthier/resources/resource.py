@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -25,6 +26,14 @@ Item = TypeVar("Item")
 Found = TypeVar("Found", bound=Message)
 
 
+@dataclass(frozen=True)
+class Deletion:
+    """deleted: the names that went, the one asked for first. kept: finished work that refers to them and stays."""
+
+    deleted: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
 class Resource(Generic[Stub]):
     """A noun of one service."""
 
@@ -38,6 +47,11 @@ class Resource(Generic[Stub]):
         """The service that has the noun: its stub is in `luthier.{service}.v1`."""
         return cls._make_stub.__module__.split(".")[1]
 
+    @classmethod
+    def over(cls, transports: Mapping[str, Transport]) -> Self:
+        """The noun over the channel of its service."""
+        return cls(transports[cls.service()])
+
     @cached_property
     def _stub(self) -> Stub:
         stub: Stub = self._make_stub(self._transport.channel)
@@ -50,6 +64,15 @@ class Resource(Generic[Stub]):
         timeout_s: float | None = None,
     ) -> Response:
         return await self._transport.unary(method, request, timeout_s=timeout_s)
+
+    async def _delete(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        timeout_s: float | None = None,
+    ) -> Deletion:
+        answer: Any = await self._call(method, request, timeout_s)
+        return Deletion(tuple(answer.deleted_names), tuple(answer.kept_names))
 
     async def _pages(
         self,

@@ -15,6 +15,7 @@ from luthierd.jobs.queue import Job, JobQueue
 from luthierd.names import DATASET, DATASET_REVISION
 from luthierd.paging import Page, PageRequest
 from luthierd.storage.database import Database
+from luthierd.storage.tombstones import exhume, lock
 
 _datasets = sa.table(
     "datasets",
@@ -48,10 +49,16 @@ class SqlDatasetStore:
         """Makes the blob the dataset's source, creating the dataset if need be; the same source changes nothing."""
         now = self._now()
         async with self._database.begin() as tx:
+            buried = await exhume(tx, name)
             found = await _read(tx, name, for_update=True)
             if found is None:
                 new = Dataset(
-                    name=name, source_sha256=source_sha256, row_count=row_count, create_time=now, update_time=now
+                    name=name,
+                    source_sha256=source_sha256,
+                    row_count=row_count,
+                    create_time=now,
+                    update_time=now,
+                    revision_count=buried.last_number if buried else 0,  # names of revisions are not used again
                 )
                 await tx.execute(sa.insert(_datasets).values(**vars(new)))
                 return new
@@ -64,6 +71,7 @@ class SqlDatasetStore:
     async def begin_revision(self, dataset_name: str, recipe: dict[str, Any]) -> Job | None:
         """Queues the curation of the dataset's present source as its next revision; None if there is no dataset."""
         async with self._database.begin() as tx:
+            await lock(tx, shared=True)
             found = await _read(tx, dataset_name, for_update=True)
             if found is None:
                 return None

@@ -21,6 +21,7 @@ from luthierd.evaluator.decisions.gates import Gates
 from luthierd.evaluator.decisions.holdout_ledger import Holdouts
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
 from luthierd.evaluator.decisions.verdicts import Verdicts
+from luthierd.evaluator.deletion import CACHES, KINDS, REFERRERS, ROOTS
 from luthierd.evaluator.human_review.queues import AnnotationQueues
 from luthierd.evaluator.human_review.store import SqlAnnotationStore
 from luthierd.evaluator.models.endpoints import load_endpoints
@@ -33,9 +34,12 @@ from luthierd.jobs.queue import JobQueue
 from luthierd.rpc.auth import TokenIssuer, TokenVerifier
 from luthierd.rpc.peers import endpoints_of
 from luthierd.rpc.server import Service
+from luthierd.rpc.storage_service import Storage
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
 from luthierd.storage.replays import SqlReplayStore
+from luthierd.storage.sweep import Expiry
+from luthierd.storage.tombstones import Tombstones
 
 VERSIONS = pathlib.Path(__file__).parent / "versions"
 
@@ -63,21 +67,36 @@ async def build(
         queue, peers, blobs, wake=launcher.wake, holdouts=holdouts, endpoints=endpoints, challenge_sets=sets
     )
     gates = Gates(SqlPolicyStore(database), evaluations, holdouts)
+    storage = Storage.of(
+        config,
+        "evaluator",
+        database,
+        client=client,
+        referrers=REFERRERS,
+        kinds=KINDS,
+        roots=ROOTS,
+        copies=["cache/blobs"],
+        expiries=[Expiry(table=table, retention_s=config.cache_retention_s) for table in CACHES],
+    )
     stopping = asyncio.Event()
     return Service(
         name="evaluator",
         servicers=[
-            EvaluationServicer(evaluations, queue, stopping),
-            GateServicer(gates),
-            PromptServicer(Prompts(queue, peers, wake=launcher.wake), queue, stopping),
+            EvaluationServicer(evaluations, queue, stopping, storage.deletions),
+            GateServicer(gates, storage.deletions),
+            PromptServicer(Prompts(queue, peers, wake=launcher.wake), queue, stopping, storage.deletions),
             VerdictServicer(Verdicts(evaluations, peers)),
-            ChallengeSetServicer(sets),
+            ChallengeSetServicer(sets, storage.deletions),
             HoldoutServicer(holdouts),
-            AnnotationQueueServicer(AnnotationQueues(SqlAnnotationStore(database), evaluations, blobs)),
+            AnnotationQueueServicer(
+                AnnotationQueues(SqlAnnotationStore(database), evaluations, blobs), storage.deletions
+            ),
+            storage.servicer,
         ],
         verifier=verifier or TokenVerifier.of(config),
         replays=SqlReplayStore(database),
-        background=[launcher.run],
+        tombstones=Tombstones(database),
+        background=[launcher.run, storage.servicer.sweep],
         close=[client.close, database.close],
         stopping=stopping,
     )

@@ -21,6 +21,8 @@ class EvaluatorConfig(ServerConfig):
     """Characters of an example's question in a prompt; longer ones are cut. More make retrieval arms slower."""
     endpoints_path: pathlib.Path | None = None
     """YAML file of the OpenAI-compatible servers that evaluations may call (`models/endpoints.py`); empty: none."""
+    cache_retention_s: float = 180 * 86400.0
+    """Seconds for which judgements and retrieval indexes are kept for later evaluations; then they are made again."""
     lm_tasks_path: pathlib.Path | None = None
     """Folder with YAML files of further lm-evaluation-harness tasks that evaluations may name; empty: the shipped ones
     only. A task can run code: take files that you trust, over data that lies on this machine."""

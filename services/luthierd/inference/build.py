@@ -31,6 +31,7 @@ from luthierd.inference.completions.mirror import Mirror
 from luthierd.inference.completions.scoring import Scoring
 from luthierd.inference.config import InferenceConfig
 from luthierd.inference.deployments.deployments import Deployments
+from luthierd.inference.deployments.references import REFERRERS, ROOTS
 from luthierd.inference.deployments.store import SqlStore
 from luthierd.inference.deployments.trainer_catalog import TrainerCatalog
 from luthierd.inference.domain.quota import Limits
@@ -50,6 +51,7 @@ from luthierd.rpc.auth import TokenIssuer, TokenVerifier
 from luthierd.rpc.contract import services_of
 from luthierd.rpc.peers import endpoints_of
 from luthierd.rpc.server import Health, Service
+from luthierd.rpc.storage_service import Storage
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
 from luthierd.storage.replays import SqlReplayStore
@@ -133,10 +135,20 @@ async def build(
     parts = await connect(outside)
     http = HttpServer(make_front(outside, parts), config)
     flush = outside.capturing.responses.flush
+    storage = Storage.of(
+        config,
+        "inference",
+        database,
+        client=client,
+        referrers=REFERRERS,
+        roots=ROOTS,
+        copies=["inference/blobs", "inference/adapters", "inference/base_models"],
+    ).servicer
     return service_of(
         outside,
         parts,
-        background=[http.run, outside.capturing.files.run],
+        servicers=[storage],
+        background=[http.run, outside.capturing.files.run, storage.sweep],
         close=[http.close, parts.host.close, client.close, flush, database.close],
     )
 
@@ -281,9 +293,14 @@ def make_front(outside: Outside, parts: Parts) -> HttpFront:
 
 
 def service_of(
-    outside: Outside, parts: Parts, *, background: Sequence[Step] = (), close: Sequence[Step] = ()
+    outside: Outside,
+    parts: Parts,
+    *,
+    servicers: Sequence[object] = (),
+    background: Sequence[Step] = (),
+    close: Sequence[Step] = (),
 ) -> Service:
-    """What `serve()` needs; `background` and `close`: besides the parts' own tasks."""
+    """What `serve()` needs; `servicers`, `background` and `close`: besides the parts' own."""
     config, capturing, replicas = outside.config, outside.capturing, parts.replicas
     inference = InferenceServicer(
         parts.completions, Scoring(parts.completions.leases), reader_limit_s=config.reader_limit_s
@@ -297,6 +314,7 @@ def service_of(
             EngineServicer(parts.host, outside.models, parts.loaded_adapters, parts.deployments),
             FeedbackServicer(capturing.feedbacks, capturing.policies, capturing.files),
             TenantServicer(parts.quotas, parts.admission, parts.deployments),
+            *servicers,
         ],
         limits_s=dict.fromkeys(methods, config.max_answer_s),
         verifier=outside.verifier,

@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from luthierd.errors import AbortedError, AlreadyExistsError, InternalError, InvalidArgumentError, NotFoundError
 from luthierd.paging import Page, PageRequest
 from luthierd.storage.database import Database
+from luthierd.storage.tombstones import check_new
 
 MAX_ATTEMPTS = 5
 """Workers that may die while running a job before it fails with WORKER_DIED."""
@@ -152,8 +153,11 @@ class JobQueue:
     async def submit(
         self, name: str, kind: str, payload: dict[str, Any], *, connection: AsyncConnection | None = None
     ) -> Job:
-        """Adds a job in QUEUED, inside the caller's transaction if `connection` is given. JobExistsError."""
+        """Adds a job in QUEUED, inside the caller's transaction if `connection` is given. JobExistsError; the errors of
+        `tombstones.check_new` for a name that was deleted.
+        """
         async with _given_or(connection, self._database) as tx:
+            await check_new(tx, name, payload)
             if (await tx.execute(sa.select(_jobs.c.name).where(_jobs.c.name == name))).first():
                 raise JobExistsError(name)
             values = {"name": name, "kind": kind, "state": JobState.QUEUED, "payload": payload, "attempt_count": 0}

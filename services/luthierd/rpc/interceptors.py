@@ -19,11 +19,12 @@ from typing import Any
 import grpc
 
 from luthierd import logs
-from luthierd.errors import DeadlineExceededError, InternalError, LuthierError
+from luthierd.errors import DeadlineExceededError, InternalError, LuthierError, NotFoundError
 from luthierd.rpc import metrics
 from luthierd.rpc.auth import TokenVerifier, check_tenant, current_principal, set_principal
 from luthierd.rpc.contract import Context, Method
 from luthierd.rpc.status import abort_with, code_of
+from luthierd.storage.tombstones import Tombstones
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +141,19 @@ def authenticating(verifier: TokenVerifier) -> Middleware:
             check_tenant(call.request, principal)
         set_principal(principal)
         yield
+
+    return around
+
+
+def explaining_deletions(tombstones: Tombstones) -> Middleware:
+    """Adds to NOT_FOUND what is known of a deleted resource."""
+
+    @contextlib.asynccontextmanager
+    async def around(call: Call) -> AsyncIterator[None]:
+        try:
+            yield
+        except NotFoundError as error:
+            raise await tombstones.explain(error) from error.__cause__
 
     return around
 

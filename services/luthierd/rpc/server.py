@@ -35,6 +35,7 @@ from luthierd.rpc.interceptors import (
     Middleware,
     authenticating,
     bounded_in_time,
+    explaining_deletions,
     logged,
     measured,
     translating_errors,
@@ -42,6 +43,7 @@ from luthierd.rpc.interceptors import (
 )
 from luthierd.rpc.metrics import MetricsPage
 from luthierd.storage.replays import SqlReplayStore
+from luthierd.storage.tombstones import Tombstones
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +93,8 @@ class Service:
     """Limits by method that the configuration sets instead of the contract; 0: no limit."""
     replays: SqlReplayStore | None = None
     """Stores the responses to calls with a `request_id`."""
+    tombstones: Tombstones | None = None
+    """What is known of deleted resources."""
     background: Sequence[Callable[[], Awaitable[None]]] = ()
     """Tasks that run as long as the server; a failed one stops the server."""
     close: Sequence[Callable[[], Awaitable[None]]] = ()
@@ -208,6 +212,7 @@ def _build(service: Service, config: ServerConfig, in_flight: InFlight) -> grpc.
         translating_errors(f"{service.name}.luthier.dev"),
         authenticating(service.verifier),
         bounded_in_time,
+        *([explaining_deletions(service.tombstones)] if service.tombstones else []),
     ]
     interceptors: list[Any] = [Interceptor(service.name, methods, middlewares)]
     if service.replays is not None:

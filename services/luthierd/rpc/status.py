@@ -39,7 +39,10 @@ def status_of(error: errors.LuthierError, domain: str) -> status_pb2.Status:
         violation_kind = error_details_pb2.PreconditionFailure.Violation
         details.append(
             error_details_pb2.PreconditionFailure(
-                violations=[violation_kind(type=error.reason, description=str(error))]
+                violations=[
+                    violation_kind(type=error.reason, subject=subject, description=message)
+                    for subject, message in (dict.fromkeys(error.subjects, "") or {"": str(error)}).items()
+                ]
             )
         )
     packed = []

@@ -6,14 +6,20 @@ A blob is written under a temporary name, synced, then renamed: it exists comple
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
+import fcntl
 import hashlib
+import math
+import os
 import pathlib
 import re
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import fsspec
 
@@ -24,6 +30,9 @@ from luthierd.files import write_atomically
 CHUNK_BYTES = 1024 * 1024
 MAX_PIECE_BYTES = 1024 * 1024
 """Limit of one response; documented in the contracts."""
+RENEWAL_S = 600.0
+"""Objects of a remote store that are older than this are written again when they are stored again. Shorter than any
+sensible grace period of a sweep."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -59,6 +68,15 @@ class Blob:
 
 
 @dataclass(frozen=True)
+class StoredBlob:
+    """A blob as the store lists it. `modified_time`: seconds since the epoch; infinite where the store does not say."""
+
+    sha256: str
+    size_bytes: int
+    modified_time: float
+
+
+@dataclass(frozen=True)
 class Piece:
     """Some bytes of a blob; size and digest are those of the whole blob."""
 
@@ -83,9 +101,9 @@ class BlobStore:
         return cls(config.blobs, cache=config.home / "cache/blobs")
 
     def put_bytes(self, data: bytes) -> Blob:
-        """Stores `data`; storing the same again does nothing. DiskFullError."""
+        """Stores `data`; storing the same again only makes the blob young. DiskFullError."""
         blob = Blob(hashlib.sha256(data).hexdigest(), len(data))
-        if not self.has(blob.sha256):
+        if not self.renew(blob.sha256):
             self._write(blob.sha256, iter([data]))
         return blob
 
@@ -96,7 +114,7 @@ class BlobStore:
             digest.update(chunk)
             size += len(chunk)
         blob = Blob(digest.hexdigest(), size)
-        if not self.has(blob.sha256):
+        if not self.renew(blob.sha256):
             self._write(blob.sha256, _verified(_chunks(path), blob.sha256))
         return blob
 
@@ -152,6 +170,51 @@ class BlobStore:
             finally:
                 partial.unlink(missing_ok=True)
         return path
+
+    @property
+    def local_folder(self) -> pathlib.Path | None:
+        """The folder of the store; None for a remote one."""
+        return pathlib.Path(self._root) if self._is_local else None
+
+    def list(self) -> Iterator[StoredBlob]:
+        """Every blob."""
+        for path, info in self._files.find(self._root, detail=True).items():
+            if SHA256.fullmatch(name := path.rpartition("/")[2]):
+                yield StoredBlob(name, int(info["size"]), _modified_time(info))
+
+    def delete_older(self, sha256: str, cutoff_time: float) -> bool:
+        """Removes the blob unless it is younger than that, or was stored again since it was listed. Whether it did."""
+        with self._locked(fcntl.LOCK_EX):
+            try:
+                if _modified_time(self._files.info(self._location(sha256))) >= cutoff_time:
+                    return False
+            except FileNotFoundError:
+                return False
+            self.delete(sha256)
+        return True
+
+    def renew(self, sha256: str) -> bool:
+        """Whether the blob is there. It then counts as new, so that no sweep takes it from its next owner."""
+        location = self._location(sha256)
+        with self._locked(fcntl.LOCK_SH):
+            try:
+                if self._is_local:
+                    os.utime(location)
+                    return True
+                # An object cannot be touched; an old one is written again.
+                return _modified_time(self._files.info(location)) > time.time() - RENEWAL_S
+            except FileNotFoundError:
+                return False
+
+    @contextlib.contextmanager
+    def _locked(self, mode: int) -> Iterator[None]:
+        """Keeps a sweep from deleting a blob between its check and its deletion. Only of a local store."""
+        if not self._is_local or not pathlib.Path(self._root).is_dir():
+            yield
+            return
+        with pathlib.Path(f"{self._root.rstrip('/')}.lock").open("ab") as file:
+            fcntl.flock(file, mode)
+            yield
 
     def delete(self, sha256: str) -> None:
         """Removes the blob from the store and from this machine's cache; a missing blob is not an error.
@@ -226,6 +289,14 @@ def _verified(chunks: Iterator[bytes], sha256: str) -> Iterator[bytes]:
         raise BlobCorruptError(
             f"the file changed while it was stored as blob {sha256}; try again", metadata={"sha256": sha256}
         )
+
+
+def _modified_time(info: dict[str, Any]) -> float:
+    """Seconds since the epoch, from what fsspec says of a file; infinite if it says nothing."""
+    value = info.get("mtime") or info.get("LastModified") or info.get("updated") or info.get("created")
+    if isinstance(value, datetime.datetime):
+        return value.timestamp()
+    return float(value) if isinstance(value, int | float) else math.inf
 
 
 def _chunks(path: pathlib.Path) -> Iterator[bytes]:

@@ -11,10 +11,12 @@ import pathlib
 import shutil
 from dataclasses import dataclass
 
-from luthierd.errors import DataLossError
+from luthierd.errors import DataLossError, NotFoundError
 from luthierd.storage.blobs import SHA256, Blob, BlobStore, verify_file
 
 MAX_MANIFEST_BYTES = 1024 * 1024
+MANIFEST_START = b'{"files":{'
+"""Of the canonical form; other blobs may begin with it, too."""
 
 
 class ManifestInvalidError(DataLossError):
@@ -72,6 +74,18 @@ def read_manifest(blobs: BlobStore, sha256: str) -> Manifest:
             f"the manifest {sha256} is larger than {MAX_MANIFEST_BYTES} bytes", metadata={"sha256": sha256}
         )
     return Manifest.from_json(blobs.read_bytes(sha256))
+
+
+def files_of(blobs: BlobStore, sha256: str, *, size_bytes: int) -> set[str]:
+    """Digests of the files that a blob lists if it is a manifest; none otherwise, or if it is gone."""
+    if not len(MANIFEST_START) < size_bytes <= MAX_MANIFEST_BYTES:
+        return set()
+    try:
+        if blobs.read_range(sha256, 0, len(MANIFEST_START)) != MANIFEST_START:
+            return set()
+        return {blob.sha256 for blob in read_manifest(blobs, sha256).files.values()}
+    except (NotFoundError, ManifestInvalidError):  # gone meanwhile; rows that happen to begin like a manifest
+        return set()
 
 
 def checkout(blobs: BlobStore, manifest_sha256: str, folder: pathlib.Path) -> Manifest:

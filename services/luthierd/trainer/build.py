@@ -12,13 +12,16 @@ from luthierd.jobs.queue import JobQueue
 from luthierd.rpc.auth import TokenIssuer, TokenVerifier
 from luthierd.rpc.peers import endpoints_of
 from luthierd.rpc.server import Service
+from luthierd.rpc.storage_service import Storage
 from luthierd.storage.database import Database
 from luthierd.storage.replays import SqlReplayStore
+from luthierd.storage.tombstones import Tombstones
 from luthierd.trainer.adapters import Adapters
 from luthierd.trainer.api.curation_catalog import CurationCatalog
 from luthierd.trainer.api.training_service import AdapterServicer, BaseModelServicer, TrainingJobServicer
 from luthierd.trainer.base_models import BaseModels
 from luthierd.trainer.config import TrainerConfig
+from luthierd.trainer.deletion import KINDS, REFERRERS, ROOTS
 from luthierd.trainer.jobs import DatasetCatalog, TrainingJobs
 from luthierd.trainer.store import SqlStore
 
@@ -48,16 +51,30 @@ async def build(
         max_lora_rank=config.max_lora_rank,
         wake=launcher.wake,
     )
+    storage = Storage.of(
+        config,
+        "trainer",
+        database,
+        client=client,
+        referrers=REFERRERS,
+        kinds=KINDS,
+        referred_by=["evaluator", "inference"],
+        roots=ROOTS,
+        copies=["cache/blobs", "trainer/scratch/base_models"],
+        work=["trainer/checkpoints", "trainer/scratch"],
+    )
     return Service(
         name="trainer",
         servicers=[
-            BaseModelServicer(base_models),
-            TrainingJobServicer(jobs, queue, stopping),
-            AdapterServicer(Adapters(store)),
+            BaseModelServicer(base_models, storage.deletions),
+            TrainingJobServicer(jobs, queue, stopping, storage.deletions),
+            AdapterServicer(Adapters(store), storage.deletions),
+            storage.servicer,
         ],
         verifier=verifier or TokenVerifier.of(config),
         replays=SqlReplayStore(database),
-        background=[launcher.run],
+        tombstones=Tombstones(database),
+        background=[launcher.run, storage.servicer.sweep],
         close=[client.close, database.close],
         stopping=stopping,
     )

@@ -13,6 +13,7 @@ from luthierd.jobs.queue import Job, JobQueue, JobState
 from luthierd.names import ADAPTER, ADAPTER_REVISION
 from luthierd.paging import Page, PageRequest
 from luthierd.storage.database import Database
+from luthierd.storage.tombstones import NameRetiredError, exhume, lock
 from luthierd.trainer.domain.adapter import Adapter, AdapterRevision
 from luthierd.trainer.domain.base_model import BaseModel, BaseModelInfo, BaseModelState, ImportSource
 
@@ -70,6 +71,7 @@ class SqlStore:
         values: dict[str, Any] = {"source": to_json(source), "import_job": job, "create_time": now, "info": None}
         query = sa.select(_models.c.import_job).where(_models.c.name == name)
         async with self._database.begin() as tx:
+            await lock(tx, shared=True)
             current = (await tx.execute(query.with_for_update())).scalar_one_or_none()
             if current != replaces:
                 return False
@@ -84,20 +86,22 @@ class SqlStore:
     async def submit_training(self, name: str, payload: dict[str, Any], *, adapter: str, now: float) -> Job:
         """The job and, if need be, its adapter, in one transaction. JobExistsError."""
         async with self._database.begin() as tx:
+            buried = await exhume(tx, adapter)
             if not (await tx.execute(sa.select(_adapters.c.name).where(_adapters.c.name == adapter))).first():
-                await tx.execute(sa.insert(_adapters).values(name=adapter, create_time=now, revision_count=0))
+                last = buried.last_number if buried else 0  # names of revisions are not used again
+                await tx.execute(sa.insert(_adapters).values(name=adapter, create_time=now, revision_count=last))
             return await self._queue.submit(name, TRAIN, payload, connection=tx)
 
     async def adapters(self, tenant: str, page: PageRequest) -> Page[Adapter]:
         """A tenant's adapters by name."""
-        query = sa.select(_adapters).where(_adapters.c.name.startswith(f"{tenant}/adapters/", autoescape=True))
+        query = _adapters_with_latest().where(_adapters.c.name.startswith(f"{tenant}/adapters/", autoescape=True))
         query = query.where(_adapters.c.name > page.after).order_by(_adapters.c.name).limit(page.limit)
         found = [_adapter(row) for row in await self._database.rows(query)]
         return page.page(found, [adapter.name for adapter in found])
 
     async def adapter(self, name: str) -> Adapter | None:
         """One adapter."""
-        rows = await self._database.rows(sa.select(_adapters).where(_adapters.c.name == name))
+        rows = await self._database.rows(_adapters_with_latest().where(_adapters.c.name == name))
         return _adapter(rows[0]) if rows else None
 
     async def adapter_revision(self, name: str) -> AdapterRevision | None:
@@ -120,7 +124,12 @@ class SqlStore:
 
 
 async def set_base_model_info(tx: AsyncConnection, name: str, info: BaseModelInfo) -> None:
-    """For the import worker, in the transaction that ends its job."""
+    """For the import worker, in the transaction that ends its job. NameRetiredError if the name was that of another
+    model, which was deleted.
+    """
+    buried = await exhume(tx, name)
+    if buried is not None and buried.sha256 not in ("", info.sha256):
+        raise NameRetiredError(buried)
     values = {"info": to_json(info)}
     await tx.execute(sa.update(_models).where(_models.c.name == name).values(**values))
 
@@ -147,6 +156,11 @@ def _models_with_imports() -> sa.Select[Any]:
     )
 
 
+def _adapters_with_latest() -> sa.Select[Any]:
+    latest = sa.select(sa.func.max(_revisions.c.number)).where(_revisions.c.adapter == _adapters.c.name)
+    return sa.select(_adapters, latest.scalar_subquery().label("latest"))
+
+
 def _base_model(row: RowMapping) -> BaseModel:
     state = BaseModelState.IMPORTING
     if row["info"] is not None:
@@ -166,7 +180,7 @@ def _base_model(row: RowMapping) -> BaseModel:
 
 
 def _adapter(row: RowMapping) -> Adapter:
-    latest = _revision_name(row["name"], row["revision_count"]) if row["revision_count"] else ""
+    latest = _revision_name(row["name"], row["latest"]) if row["latest"] else ""
     return Adapter(name=row["name"], create_time=row["create_time"], latest_revision=latest)
 
 

@@ -18,11 +18,14 @@ from luthier.evaluator.v1 import annotation_queue_service_pb2_grpc as rpc
 from luthier.evaluator.v1 import evaluation_pb2
 from luthierd.evaluator.api.annotation_queue_service import AnnotationQueueServicer
 from luthierd.evaluator.config import EvaluatorConfig
+from luthierd.evaluator.deletion import KINDS, REFERRERS
 from luthierd.evaluator.human_review.queues import AnnotationQueues
 from luthierd.evaluator.human_review.store import SqlAnnotationStore
 from luthierd.rpc.server import Service
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
+from luthierd.storage.deletions import Deletions
+from luthierd.storage.references import References
 from luthierd.storage.replays import SqlReplayStore
 from support.serving import ISSUER, VERIFIER, bearer, error_info, running
 
@@ -106,9 +109,10 @@ async def server(tmp_path: pathlib.Path) -> AsyncIterator[Server]:
     await database.migrate(VERSIONS)
     blobs = BlobStore(f"file://{tmp_path / 'blobs'}")
     queues = AnnotationQueues(SqlAnnotationStore(database), FinishedEvaluations(), blobs)
+    deletions = Deletions(database, KINDS, References(database, REFERRERS))
     service = Service(
         name="evaluator",
-        servicers=[AnnotationQueueServicer(queues)],
+        servicers=[AnnotationQueueServicer(queues, deletions)],
         verifier=VERIFIER,
         replays=SqlReplayStore(database),
         close=[database.close],

@@ -22,6 +22,7 @@ from luthierd.evaluator.api.evaluation_wire import evaluation_to_proto
 from luthierd.evaluator.config import EvaluatorConfig
 from luthierd.evaluator.decisions.holdout_ledger import Holdouts
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
+from luthierd.evaluator.deletion import KINDS, REFERRERS
 from luthierd.evaluator.domain.arm import Arm
 from luthierd.evaluator.domain.evaluation import EvaluationConfig
 from luthierd.evaluator.domain.metrics import Metric
@@ -33,6 +34,8 @@ from luthierd.jobs.queue import JobQueue
 from luthierd.rpc.server import Service
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
+from luthierd.storage.deletions import Deletions
+from luthierd.storage.references import References
 from luthierd.storage.replays import SqlReplayStore
 from support.evaluator_material import FakePeers, ScriptedModel, adapter_knows, quick_run
 from support.serving import VERIFIER, bearer, error_info, running
@@ -68,9 +71,10 @@ async def server(tmp_path: pathlib.Path) -> AsyncIterator[Server]:
     blobs = BlobStore(f"file://{tmp_path / 'blobs'}")
     peers = FakePeers(blobs)
     sets = ChallengeSets(SqlChallengeSetStore(database), peers, blobs)
+    deletions = Deletions(database, KINDS, References(database, REFERRERS))
     service = Service(
         name="evaluator",
-        servicers=[ChallengeSetServicer(sets)],
+        servicers=[ChallengeSetServicer(sets, deletions)],
         verifier=VERIFIER,
         replays=SqlReplayStore(database),
         close=[database.close],

@@ -120,16 +120,16 @@ def test_a_file_that_changes_while_it_is_stored_is_refused(
     path = tmp_path / "growing"
     path.write_bytes(b"first")
     digest = hashlib.sha256(b"first").hexdigest()
-    has = store.has
+    renew = store.renew
 
     def changed_meanwhile(sha256: str) -> bool:
         path.write_bytes(b"second")
-        return has(sha256)
+        return renew(sha256)
 
-    monkeypatch.setattr(store, "has", changed_meanwhile)
+    monkeypatch.setattr(store, "renew", changed_meanwhile)
     with pytest.raises(BlobCorruptError):
         store.put_file(path)
-    assert not has(digest)
+    assert not store.has(digest)
 
 
 def test_a_write_that_breaks_off_leaves_nothing(tmp_path: pathlib.Path) -> None:

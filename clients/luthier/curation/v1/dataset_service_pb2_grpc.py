@@ -80,6 +80,16 @@ class DatasetServiceStub:
                 request_serializer=luthier_dot_curation_dot_v1_dot_dataset__service__pb2.ReadDatasetRevisionRequest.SerializeToString,
                 response_deserializer=luthier_dot_curation_dot_v1_dot_dataset__service__pb2.ReadDatasetRevisionResponse.FromString,
                 _registered_method=True)
+        self.DeleteDataset = channel.unary_unary(
+                '/luthier.curation.v1.DatasetService/DeleteDataset',
+                request_serializer=luthier_dot_curation_dot_v1_dot_dataset__service__pb2.DeleteDatasetRequest.SerializeToString,
+                response_deserializer=luthier_dot_curation_dot_v1_dot_dataset__service__pb2.DeleteDatasetResponse.FromString,
+                _registered_method=True)
+        self.DeleteDatasetRevision = channel.unary_unary(
+                '/luthier.curation.v1.DatasetService/DeleteDatasetRevision',
+                request_serializer=luthier_dot_curation_dot_v1_dot_dataset__service__pb2.DeleteDatasetRevisionRequest.SerializeToString,
+                response_deserializer=luthier_dot_curation_dot_v1_dot_dataset__service__pb2.DeleteDatasetRevisionResponse.FromString,
+                _registered_method=True)
 
 
 class DatasetServiceServicer:
@@ -151,6 +161,25 @@ class DatasetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteDataset(self, request, context):
+        """Deletes a dataset: its source and, with `cascade`, its revisions. The next dataset of that name continues their
+        numbers.
+        NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+        UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteDatasetRevision(self, request, context):
+        """Deletes a finished revision.
+        NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+        UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DatasetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -198,6 +227,16 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     servicer.ReadDatasetRevision,
                     request_deserializer=luthier_dot_curation_dot_v1_dot_dataset__service__pb2.ReadDatasetRevisionRequest.FromString,
                     response_serializer=luthier_dot_curation_dot_v1_dot_dataset__service__pb2.ReadDatasetRevisionResponse.SerializeToString,
+            ),
+            'DeleteDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDataset,
+                    request_deserializer=luthier_dot_curation_dot_v1_dot_dataset__service__pb2.DeleteDatasetRequest.FromString,
+                    response_serializer=luthier_dot_curation_dot_v1_dot_dataset__service__pb2.DeleteDatasetResponse.SerializeToString,
+            ),
+            'DeleteDatasetRevision': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDatasetRevision,
+                    request_deserializer=luthier_dot_curation_dot_v1_dot_dataset__service__pb2.DeleteDatasetRevisionRequest.FromString,
+                    response_serializer=luthier_dot_curation_dot_v1_dot_dataset__service__pb2.DeleteDatasetRevisionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -444,6 +483,60 @@ class DatasetService:
             '/luthier.curation.v1.DatasetService/ReadDatasetRevision',
             luthier_dot_curation_dot_v1_dot_dataset__service__pb2.ReadDatasetRevisionRequest.SerializeToString,
             luthier_dot_curation_dot_v1_dot_dataset__service__pb2.ReadDatasetRevisionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luthier.curation.v1.DatasetService/DeleteDataset',
+            luthier_dot_curation_dot_v1_dot_dataset__service__pb2.DeleteDatasetRequest.SerializeToString,
+            luthier_dot_curation_dot_v1_dot_dataset__service__pb2.DeleteDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDatasetRevision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luthier.curation.v1.DatasetService/DeleteDatasetRevision',
+            luthier_dot_curation_dot_v1_dot_dataset__service__pb2.DeleteDatasetRevisionRequest.SerializeToString,
+            luthier_dot_curation_dot_v1_dot_dataset__service__pb2.DeleteDatasetRevisionResponse.FromString,
             options,
             channel_credentials,
             insecure,

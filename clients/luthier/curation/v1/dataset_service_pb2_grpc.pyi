@@ -54,6 +54,17 @@ class DatasetServiceStub:
     """Streams the events of a revision until it is final, with a heartbeat at least every 10 seconds."""
     ReadDatasetRevision: _grpc.UnaryUnaryMultiCallable[_dataset_service_pb2.ReadDatasetRevisionRequest, _dataset_service_pb2.ReadDatasetRevisionResponse]
     """Returns a range of bytes of a split's JSONL or of the datasheet, for callers without access to the blob store."""
+    DeleteDataset: _grpc.UnaryUnaryMultiCallable[_dataset_service_pb2.DeleteDatasetRequest, _dataset_service_pb2.DeleteDatasetResponse]
+    """Deletes a dataset: its source and, with `cascade`, its revisions. The next dataset of that name continues their
+    numbers.
+    NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+    UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+    """
+    DeleteDatasetRevision: _grpc.UnaryUnaryMultiCallable[_dataset_service_pb2.DeleteDatasetRevisionRequest, _dataset_service_pb2.DeleteDatasetRevisionResponse]
+    """Deletes a finished revision.
+    NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+    UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+    """
 
 @_typing.type_check_only
 class DatasetServiceAsyncStub(DatasetServiceStub):
@@ -81,6 +92,17 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
     """Streams the events of a revision until it is final, with a heartbeat at least every 10 seconds."""
     ReadDatasetRevision: _aio.UnaryUnaryMultiCallable[_dataset_service_pb2.ReadDatasetRevisionRequest, _dataset_service_pb2.ReadDatasetRevisionResponse]  # type: ignore[assignment]
     """Returns a range of bytes of a split's JSONL or of the datasheet, for callers without access to the blob store."""
+    DeleteDataset: _aio.UnaryUnaryMultiCallable[_dataset_service_pb2.DeleteDatasetRequest, _dataset_service_pb2.DeleteDatasetResponse]  # type: ignore[assignment]
+    """Deletes a dataset: its source and, with `cascade`, its revisions. The next dataset of that name continues their
+    numbers.
+    NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+    UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+    """
+    DeleteDatasetRevision: _aio.UnaryUnaryMultiCallable[_dataset_service_pb2.DeleteDatasetRevisionRequest, _dataset_service_pb2.DeleteDatasetRevisionResponse]  # type: ignore[assignment]
+    """Deletes a finished revision.
+    NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+    UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+    """
 
 class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
     """Datasets and their immutable revisions."""
@@ -159,5 +181,28 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_dataset_service_pb2.ReadDatasetRevisionResponse, _abc.Awaitable[_dataset_service_pb2.ReadDatasetRevisionResponse]]:
         """Returns a range of bytes of a split's JSONL or of the datasheet, for callers without access to the blob store."""
+
+    @_abc_1.abstractmethod
+    def DeleteDataset(
+        self,
+        request: _dataset_service_pb2.DeleteDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataset_service_pb2.DeleteDatasetResponse, _abc.Awaitable[_dataset_service_pb2.DeleteDatasetResponse]]:
+        """Deletes a dataset: its source and, with `cascade`, its revisions. The next dataset of that name continues their
+        numbers.
+        NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+        UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteDatasetRevision(
+        self,
+        request: _dataset_service_pb2.DeleteDatasetRevisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataset_service_pb2.DeleteDatasetRevisionResponse, _abc.Awaitable[_dataset_service_pb2.DeleteDatasetRevisionResponse]]:
+        """Deletes a finished revision.
+        NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+        UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+        """
 
 def add_DatasetServiceServicer_to_server(servicer: DatasetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -70,6 +70,11 @@ class AnnotationQueueServiceStub:
                 request_serializer=luthier_dot_evaluator_dot_v1_dot_annotation__queue__service__pb2.GetAnnotationSummaryRequest.SerializeToString,
                 response_deserializer=luthier_dot_evaluator_dot_v1_dot_annotation__queue__service__pb2.GetAnnotationSummaryResponse.FromString,
                 _registered_method=True)
+        self.DeleteAnnotationQueue = channel.unary_unary(
+                '/luthier.evaluator.v1.AnnotationQueueService/DeleteAnnotationQueue',
+                request_serializer=luthier_dot_evaluator_dot_v1_dot_annotation__queue__service__pb2.DeleteAnnotationQueueRequest.SerializeToString,
+                response_deserializer=luthier_dot_evaluator_dot_v1_dot_annotation__queue__service__pb2.DeleteAnnotationQueueResponse.FromString,
+                _registered_method=True)
 
 
 class AnnotationQueueServiceServicer:
@@ -127,6 +132,15 @@ class AnnotationQueueServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteAnnotationQueue(self, request, context):
+        """Deletes an annotation queue with its votes.
+        NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+        UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AnnotationQueueServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -164,6 +178,11 @@ def add_AnnotationQueueServiceServicer_to_server(servicer, server):
                     servicer.GetAnnotationSummary,
                     request_deserializer=luthier_dot_evaluator_dot_v1_dot_annotation__queue__service__pb2.GetAnnotationSummaryRequest.FromString,
                     response_serializer=luthier_dot_evaluator_dot_v1_dot_annotation__queue__service__pb2.GetAnnotationSummaryResponse.SerializeToString,
+            ),
+            'DeleteAnnotationQueue': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAnnotationQueue,
+                    request_deserializer=luthier_dot_evaluator_dot_v1_dot_annotation__queue__service__pb2.DeleteAnnotationQueueRequest.FromString,
+                    response_serializer=luthier_dot_evaluator_dot_v1_dot_annotation__queue__service__pb2.DeleteAnnotationQueueResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -356,6 +375,33 @@ class AnnotationQueueService:
             '/luthier.evaluator.v1.AnnotationQueueService/GetAnnotationSummary',
             luthier_dot_evaluator_dot_v1_dot_annotation__queue__service__pb2.GetAnnotationSummaryRequest.SerializeToString,
             luthier_dot_evaluator_dot_v1_dot_annotation__queue__service__pb2.GetAnnotationSummaryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAnnotationQueue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luthier.evaluator.v1.AnnotationQueueService/DeleteAnnotationQueue',
+            luthier_dot_evaluator_dot_v1_dot_annotation__queue__service__pb2.DeleteAnnotationQueueRequest.SerializeToString,
+            luthier_dot_evaluator_dot_v1_dot_annotation__queue__service__pb2.DeleteAnnotationQueueResponse.FromString,
             options,
             channel_credentials,
             insecure,

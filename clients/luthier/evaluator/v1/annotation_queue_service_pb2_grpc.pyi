@@ -51,6 +51,11 @@ class AnnotationQueueServiceStub:
     """Lists the votes together with the arms they were about."""
     GetAnnotationSummary: _grpc.UnaryUnaryMultiCallable[_annotation_queue_service_pb2.GetAnnotationSummaryRequest, _annotation_queue_service_pb2.GetAnnotationSummaryResponse]
     """Summarises the votes."""
+    DeleteAnnotationQueue: _grpc.UnaryUnaryMultiCallable[_annotation_queue_service_pb2.DeleteAnnotationQueueRequest, _annotation_queue_service_pb2.DeleteAnnotationQueueResponse]
+    """Deletes an annotation queue with its votes.
+    NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+    UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+    """
 
 @_typing.type_check_only
 class AnnotationQueueServiceAsyncStub(AnnotationQueueServiceStub):
@@ -75,6 +80,11 @@ class AnnotationQueueServiceAsyncStub(AnnotationQueueServiceStub):
     """Lists the votes together with the arms they were about."""
     GetAnnotationSummary: _aio.UnaryUnaryMultiCallable[_annotation_queue_service_pb2.GetAnnotationSummaryRequest, _annotation_queue_service_pb2.GetAnnotationSummaryResponse]  # type: ignore[assignment]
     """Summarises the votes."""
+    DeleteAnnotationQueue: _aio.UnaryUnaryMultiCallable[_annotation_queue_service_pb2.DeleteAnnotationQueueRequest, _annotation_queue_service_pb2.DeleteAnnotationQueueResponse]  # type: ignore[assignment]
+    """Deletes an annotation queue with its votes.
+    NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+    UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+    """
 
 class AnnotationQueueServiceServicer(metaclass=_abc_1.ABCMeta):
     """Blind human judgement of answers, and agreement between people and automatic judges."""
@@ -138,5 +148,16 @@ class AnnotationQueueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_annotation_queue_service_pb2.GetAnnotationSummaryResponse, _abc.Awaitable[_annotation_queue_service_pb2.GetAnnotationSummaryResponse]]:
         """Summarises the votes."""
+
+    @_abc_1.abstractmethod
+    def DeleteAnnotationQueue(
+        self,
+        request: _annotation_queue_service_pb2.DeleteAnnotationQueueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_annotation_queue_service_pb2.DeleteAnnotationQueueResponse, _abc.Awaitable[_annotation_queue_service_pb2.DeleteAnnotationQueueResponse]]:
+        """Deletes an annotation queue with its votes.
+        NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+        UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+        """
 
 def add_AnnotationQueueServiceServicer_to_server(servicer: AnnotationQueueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -60,6 +60,11 @@ class ChallengeSetServiceStub:
                 request_serializer=luthier_dot_evaluator_dot_v1_dot_challenge__set__service__pb2.ListChallengeCasesRequest.SerializeToString,
                 response_deserializer=luthier_dot_evaluator_dot_v1_dot_challenge__set__service__pb2.ListChallengeCasesResponse.FromString,
                 _registered_method=True)
+        self.DeleteChallengeSet = channel.unary_unary(
+                '/luthier.evaluator.v1.ChallengeSetService/DeleteChallengeSet',
+                request_serializer=luthier_dot_evaluator_dot_v1_dot_challenge__set__service__pb2.DeleteChallengeSetRequest.SerializeToString,
+                response_deserializer=luthier_dot_evaluator_dot_v1_dot_challenge__set__service__pb2.DeleteChallengeSetResponse.FromString,
+                _registered_method=True)
 
 
 class ChallengeSetServiceServicer:
@@ -103,6 +108,15 @@ class ChallengeSetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteChallengeSet(self, request, context):
+        """Deletes a challenge set. Creating it again from the same cases gives it the same name.
+        NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+        UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ChallengeSetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -130,6 +144,11 @@ def add_ChallengeSetServiceServicer_to_server(servicer, server):
                     servicer.ListChallengeCases,
                     request_deserializer=luthier_dot_evaluator_dot_v1_dot_challenge__set__service__pb2.ListChallengeCasesRequest.FromString,
                     response_serializer=luthier_dot_evaluator_dot_v1_dot_challenge__set__service__pb2.ListChallengeCasesResponse.SerializeToString,
+            ),
+            'DeleteChallengeSet': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteChallengeSet,
+                    request_deserializer=luthier_dot_evaluator_dot_v1_dot_challenge__set__service__pb2.DeleteChallengeSetRequest.FromString,
+                    response_serializer=luthier_dot_evaluator_dot_v1_dot_challenge__set__service__pb2.DeleteChallengeSetResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -268,6 +287,33 @@ class ChallengeSetService:
             '/luthier.evaluator.v1.ChallengeSetService/ListChallengeCases',
             luthier_dot_evaluator_dot_v1_dot_challenge__set__service__pb2.ListChallengeCasesRequest.SerializeToString,
             luthier_dot_evaluator_dot_v1_dot_challenge__set__service__pb2.ListChallengeCasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteChallengeSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luthier.evaluator.v1.ChallengeSetService/DeleteChallengeSet',
+            luthier_dot_evaluator_dot_v1_dot_challenge__set__service__pb2.DeleteChallengeSetRequest.SerializeToString,
+            luthier_dot_evaluator_dot_v1_dot_challenge__set__service__pb2.DeleteChallengeSetResponse.FromString,
             options,
             channel_credentials,
             insecure,

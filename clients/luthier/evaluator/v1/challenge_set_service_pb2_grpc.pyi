@@ -47,6 +47,11 @@ class ChallengeSetServiceStub:
     """Lists a tenant's sets by name."""
     ListChallengeCases: _grpc.UnaryUnaryMultiCallable[_challenge_set_service_pb2.ListChallengeCasesRequest, _challenge_set_service_pb2.ListChallengeCasesResponse]
     """Lists the cases of a set in order."""
+    DeleteChallengeSet: _grpc.UnaryUnaryMultiCallable[_challenge_set_service_pb2.DeleteChallengeSetRequest, _challenge_set_service_pb2.DeleteChallengeSetResponse]
+    """Deletes a challenge set. Creating it again from the same cases gives it the same name.
+    NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+    UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+    """
 
 @_typing.type_check_only
 class ChallengeSetServiceAsyncStub(ChallengeSetServiceStub):
@@ -67,6 +72,11 @@ class ChallengeSetServiceAsyncStub(ChallengeSetServiceStub):
     """Lists a tenant's sets by name."""
     ListChallengeCases: _aio.UnaryUnaryMultiCallable[_challenge_set_service_pb2.ListChallengeCasesRequest, _challenge_set_service_pb2.ListChallengeCasesResponse]  # type: ignore[assignment]
     """Lists the cases of a set in order."""
+    DeleteChallengeSet: _aio.UnaryUnaryMultiCallable[_challenge_set_service_pb2.DeleteChallengeSetRequest, _challenge_set_service_pb2.DeleteChallengeSetResponse]  # type: ignore[assignment]
+    """Deletes a challenge set. Creating it again from the same cases gives it the same name.
+    NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+    UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+    """
 
 class ChallengeSetServiceServicer(metaclass=_abc_1.ABCMeta):
     """Proposes challenge cases for a dataset and stores reviewed ones."""
@@ -114,5 +124,16 @@ class ChallengeSetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_challenge_set_service_pb2.ListChallengeCasesResponse, _abc.Awaitable[_challenge_set_service_pb2.ListChallengeCasesResponse]]:
         """Lists the cases of a set in order."""
+
+    @_abc_1.abstractmethod
+    def DeleteChallengeSet(
+        self,
+        request: _challenge_set_service_pb2.DeleteChallengeSetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_challenge_set_service_pb2.DeleteChallengeSetResponse, _abc.Awaitable[_challenge_set_service_pb2.DeleteChallengeSetResponse]]:
+        """Deletes a challenge set. Creating it again from the same cases gives it the same name.
+        NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+        UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+        """
 
 def add_ChallengeSetServiceServicer_to_server(servicer: ChallengeSetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -70,6 +70,11 @@ class EvaluationServiceStub:
                 request_serializer=luthier_dot_evaluator_dot_v1_dot_evaluation__service__pb2.ReadEvaluationReportRequest.SerializeToString,
                 response_deserializer=luthier_dot_evaluator_dot_v1_dot_evaluation__service__pb2.ReadEvaluationReportResponse.FromString,
                 _registered_method=True)
+        self.DeleteEvaluation = channel.unary_unary(
+                '/luthier.evaluator.v1.EvaluationService/DeleteEvaluation',
+                request_serializer=luthier_dot_evaluator_dot_v1_dot_evaluation__service__pb2.DeleteEvaluationRequest.SerializeToString,
+                response_deserializer=luthier_dot_evaluator_dot_v1_dot_evaluation__service__pb2.DeleteEvaluationResponse.FromString,
+                _registered_method=True)
 
 
 class EvaluationServiceServicer:
@@ -126,6 +131,16 @@ class EvaluationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteEvaluation(self, request, context):
+        """Deletes a finished evaluation with its answers and report and, with `cascade`, its annotation queues. Its accesses
+        to holdouts stay in the ledger and keep counting.
+        NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+        UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EvaluationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -163,6 +178,11 @@ def add_EvaluationServiceServicer_to_server(servicer, server):
                     servicer.ReadEvaluationReport,
                     request_deserializer=luthier_dot_evaluator_dot_v1_dot_evaluation__service__pb2.ReadEvaluationReportRequest.FromString,
                     response_serializer=luthier_dot_evaluator_dot_v1_dot_evaluation__service__pb2.ReadEvaluationReportResponse.SerializeToString,
+            ),
+            'DeleteEvaluation': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteEvaluation,
+                    request_deserializer=luthier_dot_evaluator_dot_v1_dot_evaluation__service__pb2.DeleteEvaluationRequest.FromString,
+                    response_serializer=luthier_dot_evaluator_dot_v1_dot_evaluation__service__pb2.DeleteEvaluationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -355,6 +375,33 @@ class EvaluationService:
             '/luthier.evaluator.v1.EvaluationService/ReadEvaluationReport',
             luthier_dot_evaluator_dot_v1_dot_evaluation__service__pb2.ReadEvaluationReportRequest.SerializeToString,
             luthier_dot_evaluator_dot_v1_dot_evaluation__service__pb2.ReadEvaluationReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteEvaluation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luthier.evaluator.v1.EvaluationService/DeleteEvaluation',
+            luthier_dot_evaluator_dot_v1_dot_evaluation__service__pb2.DeleteEvaluationRequest.SerializeToString,
+            luthier_dot_evaluator_dot_v1_dot_evaluation__service__pb2.DeleteEvaluationResponse.FromString,
             options,
             channel_credentials,
             insecure,

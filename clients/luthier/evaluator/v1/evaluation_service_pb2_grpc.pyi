@@ -49,6 +49,12 @@ class EvaluationServiceStub:
     """Lists the rows of an evaluation with all answers and scores."""
     ReadEvaluationReport: _grpc.UnaryUnaryMultiCallable[_evaluation_service_pb2.ReadEvaluationReportRequest, _evaluation_service_pb2.ReadEvaluationReportResponse]
     """Returns a chunk of the HTML report."""
+    DeleteEvaluation: _grpc.UnaryUnaryMultiCallable[_evaluation_service_pb2.DeleteEvaluationRequest, _evaluation_service_pb2.DeleteEvaluationResponse]
+    """Deletes a finished evaluation with its answers and report and, with `cascade`, its annotation queues. Its accesses
+    to holdouts stay in the ledger and keep counting.
+    NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+    UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+    """
 
 @_typing.type_check_only
 class EvaluationServiceAsyncStub(EvaluationServiceStub):
@@ -71,6 +77,12 @@ class EvaluationServiceAsyncStub(EvaluationServiceStub):
     """Lists the rows of an evaluation with all answers and scores."""
     ReadEvaluationReport: _aio.UnaryUnaryMultiCallable[_evaluation_service_pb2.ReadEvaluationReportRequest, _evaluation_service_pb2.ReadEvaluationReportResponse]  # type: ignore[assignment]
     """Returns a chunk of the HTML report."""
+    DeleteEvaluation: _aio.UnaryUnaryMultiCallable[_evaluation_service_pb2.DeleteEvaluationRequest, _evaluation_service_pb2.DeleteEvaluationResponse]  # type: ignore[assignment]
+    """Deletes a finished evaluation with its answers and report and, with `cascade`, its annotation queues. Its accesses
+    to holdouts stay in the ledger and keep counting.
+    NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+    UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+    """
 
 class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs evaluations."""
@@ -132,5 +144,17 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_evaluation_service_pb2.ReadEvaluationReportResponse, _abc.Awaitable[_evaluation_service_pb2.ReadEvaluationReportResponse]]:
         """Returns a chunk of the HTML report."""
+
+    @_abc_1.abstractmethod
+    def DeleteEvaluation(
+        self,
+        request: _evaluation_service_pb2.DeleteEvaluationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluation_service_pb2.DeleteEvaluationResponse, _abc.Awaitable[_evaluation_service_pb2.DeleteEvaluationResponse]]:
+        """Deletes a finished evaluation with its answers and report and, with `cascade`, its annotation queues. Its accesses
+        to holdouts stay in the ledger and keep counting.
+        NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+        UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+        """
 
 def add_EvaluationServiceServicer_to_server(servicer: EvaluationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

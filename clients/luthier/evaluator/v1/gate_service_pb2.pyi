@@ -369,3 +369,69 @@ class ListGatePoliciesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListGatePoliciesResponse: _TypeAlias = ListGatePoliciesResponse  # noqa: Y015
+
+@_typing.final
+class DeleteGatePolicyRequest(_message.Message):
+    """Request for `DeleteGatePolicy`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CASCADE_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The policy."""
+    cascade: _builtins.bool
+    """Also deletes what belongs to the policy, and leaves finished work that refers to it with a reference to something
+    deleted: its digest and time stay known. Unfinished work and deployments forbid the deletion either way.
+    """
+    validate_only: _builtins.bool
+    """Checks and answers, but deletes nothing."""
+    request_id: _builtins.str
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        cascade: _builtins.bool = ...,
+        validate_only: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cascade", b"cascade", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteGatePolicyRequest: _TypeAlias = DeleteGatePolicyRequest  # noqa: Y015
+
+@_typing.final
+class DeleteGatePolicyResponse(_message.Message):
+    """Response to `DeleteGatePolicy`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELETED_NAMES_FIELD_NUMBER: _builtins.int
+    KEPT_NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def deleted_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was deleted: the policy, then what belonged to it."""
+
+    @_builtins.property
+    def kept_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Finished work that refers to any of these and stays; at most 100."""
+
+    def __init__(
+        self,
+        *,
+        deleted_names: _abc.Iterable[_builtins.str] | None = ...,
+        kept_names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_names", b"deleted_names", "kept_names", b"kept_names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteGatePolicyResponse: _TypeAlias = DeleteGatePolicyResponse  # noqa: Y015

@@ -65,6 +65,11 @@ class GateServiceStub:
                 request_serializer=luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.ListGatePoliciesRequest.SerializeToString,
                 response_deserializer=luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.ListGatePoliciesResponse.FromString,
                 _registered_method=True)
+        self.DeleteGatePolicy = channel.unary_unary(
+                '/luthier.evaluator.v1.GateService/DeleteGatePolicy',
+                request_serializer=luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.DeleteGatePolicyRequest.SerializeToString,
+                response_deserializer=luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.DeleteGatePolicyResponse.FromString,
+                _registered_method=True)
 
 
 class GateServiceServicer:
@@ -116,6 +121,15 @@ class GateServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteGatePolicy(self, request, context):
+        """Deletes a stored policy. Decisions made by it stay in the ledger.
+        NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+        UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GateServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -148,6 +162,11 @@ def add_GateServiceServicer_to_server(servicer, server):
                     servicer.ListGatePolicies,
                     request_deserializer=luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.ListGatePoliciesRequest.FromString,
                     response_serializer=luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.ListGatePoliciesResponse.SerializeToString,
+            ),
+            'DeleteGatePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteGatePolicy,
+                    request_deserializer=luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.DeleteGatePolicyRequest.FromString,
+                    response_serializer=luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.DeleteGatePolicyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -313,6 +332,33 @@ class GateService:
             '/luthier.evaluator.v1.GateService/ListGatePolicies',
             luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.ListGatePoliciesRequest.SerializeToString,
             luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.ListGatePoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteGatePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luthier.evaluator.v1.GateService/DeleteGatePolicy',
+            luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.DeleteGatePolicyRequest.SerializeToString,
+            luthier_dot_evaluator_dot_v1_dot_gate__service__pb2.DeleteGatePolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

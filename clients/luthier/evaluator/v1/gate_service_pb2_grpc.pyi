@@ -50,6 +50,11 @@ class GateServiceStub:
     """Returns a policy. NOT_FOUND if there is none."""
     ListGatePolicies: _grpc.UnaryUnaryMultiCallable[_gate_service_pb2.ListGatePoliciesRequest, _gate_service_pb2.ListGatePoliciesResponse]
     """Lists a tenant's policies by name."""
+    DeleteGatePolicy: _grpc.UnaryUnaryMultiCallable[_gate_service_pb2.DeleteGatePolicyRequest, _gate_service_pb2.DeleteGatePolicyResponse]
+    """Deletes a stored policy. Decisions made by it stay in the ledger.
+    NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+    UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+    """
 
 @_typing.type_check_only
 class GateServiceAsyncStub(GateServiceStub):
@@ -73,6 +78,11 @@ class GateServiceAsyncStub(GateServiceStub):
     """Returns a policy. NOT_FOUND if there is none."""
     ListGatePolicies: _aio.UnaryUnaryMultiCallable[_gate_service_pb2.ListGatePoliciesRequest, _gate_service_pb2.ListGatePoliciesResponse]  # type: ignore[assignment]
     """Lists a tenant's policies by name."""
+    DeleteGatePolicy: _aio.UnaryUnaryMultiCallable[_gate_service_pb2.DeleteGatePolicyRequest, _gate_service_pb2.DeleteGatePolicyResponse]  # type: ignore[assignment]
+    """Deletes a stored policy. Decisions made by it stay in the ledger.
+    NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+    UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+    """
 
 class GateServiceServicer(metaclass=_abc_1.ABCMeta):
     """Applies policies to evaluations."""
@@ -129,5 +139,16 @@ class GateServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_gate_service_pb2.ListGatePoliciesResponse, _abc.Awaitable[_gate_service_pb2.ListGatePoliciesResponse]]:
         """Lists a tenant's policies by name."""
+
+    @_abc_1.abstractmethod
+    def DeleteGatePolicy(
+        self,
+        request: _gate_service_pb2.DeleteGatePolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gate_service_pb2.DeleteGatePolicyResponse, _abc.Awaitable[_gate_service_pb2.DeleteGatePolicyResponse]]:
+        """Deletes a stored policy. Decisions made by it stay in the ledger.
+        NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+        UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+        """
 
 def add_GateServiceServicer_to_server(servicer: GateServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

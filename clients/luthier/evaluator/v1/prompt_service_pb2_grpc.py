@@ -60,6 +60,11 @@ class PromptServiceStub:
                 request_serializer=luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.WatchPromptRequest.SerializeToString,
                 response_deserializer=luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.WatchPromptResponse.FromString,
                 _registered_method=True)
+        self.DeletePrompt = channel.unary_unary(
+                '/luthier.evaluator.v1.PromptService/DeletePrompt',
+                request_serializer=luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.DeletePromptRequest.SerializeToString,
+                response_deserializer=luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.DeletePromptResponse.FromString,
+                _registered_method=True)
 
 
 class PromptServiceServicer:
@@ -102,6 +107,15 @@ class PromptServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeletePrompt(self, request, context):
+        """Deletes a prompt whose search has ended.
+        NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+        UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PromptServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +143,11 @@ def add_PromptServiceServicer_to_server(servicer, server):
                     servicer.WatchPrompt,
                     request_deserializer=luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.WatchPromptRequest.FromString,
                     response_serializer=luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.WatchPromptResponse.SerializeToString,
+            ),
+            'DeletePrompt': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePrompt,
+                    request_deserializer=luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.DeletePromptRequest.FromString,
+                    response_serializer=luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.DeletePromptResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -267,6 +286,33 @@ class PromptService:
             '/luthier.evaluator.v1.PromptService/WatchPrompt',
             luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.WatchPromptRequest.SerializeToString,
             luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.WatchPromptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeletePrompt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luthier.evaluator.v1.PromptService/DeletePrompt',
+            luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.DeletePromptRequest.SerializeToString,
+            luthier_dot_evaluator_dot_v1_dot_prompt__service__pb2.DeletePromptResponse.FromString,
             options,
             channel_credentials,
             insecure,

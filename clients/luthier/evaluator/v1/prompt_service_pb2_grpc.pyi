@@ -45,6 +45,11 @@ class PromptServiceStub:
     """Requests cancellation. A finished search is returned unchanged."""
     WatchPrompt: _grpc.UnaryStreamMultiCallable[_prompt_service_pb2.WatchPromptRequest, _prompt_service_pb2.WatchPromptResponse]
     """Streams the events of a search until it is final, with a heartbeat at least every 10 seconds."""
+    DeletePrompt: _grpc.UnaryUnaryMultiCallable[_prompt_service_pb2.DeletePromptRequest, _prompt_service_pb2.DeletePromptResponse]
+    """Deletes a prompt whose search has ended.
+    NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+    UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+    """
 
 @_typing.type_check_only
 class PromptServiceAsyncStub(PromptServiceStub):
@@ -63,6 +68,11 @@ class PromptServiceAsyncStub(PromptServiceStub):
     """Requests cancellation. A finished search is returned unchanged."""
     WatchPrompt: _aio.UnaryStreamMultiCallable[_prompt_service_pb2.WatchPromptRequest, _prompt_service_pb2.WatchPromptResponse]  # type: ignore[assignment]
     """Streams the events of a search until it is final, with a heartbeat at least every 10 seconds."""
+    DeletePrompt: _aio.UnaryUnaryMultiCallable[_prompt_service_pb2.DeletePromptRequest, _prompt_service_pb2.DeletePromptResponse]  # type: ignore[assignment]
+    """Deletes a prompt whose search has ended.
+    NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+    UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+    """
 
 class PromptServiceServicer(metaclass=_abc_1.ABCMeta):
     """Searches for prompts and stores them."""
@@ -108,5 +118,16 @@ class PromptServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_prompt_service_pb2.WatchPromptResponse], _abc.AsyncIterator[_prompt_service_pb2.WatchPromptResponse]]:
         """Streams the events of a search until it is final, with a heartbeat at least every 10 seconds."""
+
+    @_abc_1.abstractmethod
+    def DeletePrompt(
+        self,
+        request: _prompt_service_pb2.DeletePromptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_prompt_service_pb2.DeletePromptResponse, _abc.Awaitable[_prompt_service_pb2.DeletePromptResponse]]:
+        """Deletes a prompt whose search has ended.
+        NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+        UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+        """
 
 def add_PromptServiceServicer_to_server(servicer: PromptServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

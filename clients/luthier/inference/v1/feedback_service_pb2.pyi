@@ -374,3 +374,46 @@ class ReadCaptureFileResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadCaptureFileResponse: _TypeAlias = ReadCaptureFileResponse  # noqa: Y015
+
+@_typing.final
+class DeleteCaptureFileRequest(_message.Message):
+    """Request for `DeleteCaptureFile`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The file."""
+    request_id: _builtins.str
+    """Idempotency key: a retry with the same id within 24 hours returns the first response."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCaptureFileRequest: _TypeAlias = DeleteCaptureFileRequest  # noqa: Y015
+
+@_typing.final
+class DeleteCaptureFileResponse(_message.Message):
+    """Response to `DeleteCaptureFile`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCaptureFileResponse: _TypeAlias = DeleteCaptureFileResponse  # noqa: Y015

@@ -65,6 +65,11 @@ class FeedbackServiceStub:
                 request_serializer=luthier_dot_inference_dot_v1_dot_feedback__service__pb2.ReadCaptureFileRequest.SerializeToString,
                 response_deserializer=luthier_dot_inference_dot_v1_dot_feedback__service__pb2.ReadCaptureFileResponse.FromString,
                 _registered_method=True)
+        self.DeleteCaptureFile = channel.unary_unary(
+                '/luthier.inference.v1.FeedbackService/DeleteCaptureFile',
+                request_serializer=luthier_dot_inference_dot_v1_dot_feedback__service__pb2.DeleteCaptureFileRequest.SerializeToString,
+                response_deserializer=luthier_dot_inference_dot_v1_dot_feedback__service__pb2.DeleteCaptureFileResponse.FromString,
+                _registered_method=True)
 
 
 class FeedbackServiceServicer:
@@ -118,6 +123,14 @@ class FeedbackServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteCaptureFile(self, request, context):
+        """Deletes a capture file at once, before its retention ends.
+        NOT_FOUND if it does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FeedbackServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -150,6 +163,11 @@ def add_FeedbackServiceServicer_to_server(servicer, server):
                     servicer.ReadCaptureFile,
                     request_deserializer=luthier_dot_inference_dot_v1_dot_feedback__service__pb2.ReadCaptureFileRequest.FromString,
                     response_serializer=luthier_dot_inference_dot_v1_dot_feedback__service__pb2.ReadCaptureFileResponse.SerializeToString,
+            ),
+            'DeleteCaptureFile': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCaptureFile,
+                    request_deserializer=luthier_dot_inference_dot_v1_dot_feedback__service__pb2.DeleteCaptureFileRequest.FromString,
+                    response_serializer=luthier_dot_inference_dot_v1_dot_feedback__service__pb2.DeleteCaptureFileResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -315,6 +333,33 @@ class FeedbackService:
             '/luthier.inference.v1.FeedbackService/ReadCaptureFile',
             luthier_dot_inference_dot_v1_dot_feedback__service__pb2.ReadCaptureFileRequest.SerializeToString,
             luthier_dot_inference_dot_v1_dot_feedback__service__pb2.ReadCaptureFileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCaptureFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luthier.inference.v1.FeedbackService/DeleteCaptureFile',
+            luthier_dot_inference_dot_v1_dot_feedback__service__pb2.DeleteCaptureFileRequest.SerializeToString,
+            luthier_dot_inference_dot_v1_dot_feedback__service__pb2.DeleteCaptureFileResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,10 @@ class FeedbackServiceStub:
     """Lists the tenant's capture files, oldest first. Answers of the last few minutes may not be in a file yet."""
     ReadCaptureFile: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.ReadCaptureFileRequest, _feedback_service_pb2.ReadCaptureFileResponse]
     """Returns a chunk of a capture file, for callers without access to the blob store. NOT_FOUND if there is none."""
+    DeleteCaptureFile: _grpc.UnaryUnaryMultiCallable[_feedback_service_pb2.DeleteCaptureFileRequest, _feedback_service_pb2.DeleteCaptureFileResponse]
+    """Deletes a capture file at once, before its retention ends.
+    NOT_FOUND if it does not exist.
+    """
 
 @_typing.type_check_only
 class FeedbackServiceAsyncStub(FeedbackServiceStub):
@@ -77,6 +81,10 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
     """Lists the tenant's capture files, oldest first. Answers of the last few minutes may not be in a file yet."""
     ReadCaptureFile: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.ReadCaptureFileRequest, _feedback_service_pb2.ReadCaptureFileResponse]  # type: ignore[assignment]
     """Returns a chunk of a capture file, for callers without access to the blob store. NOT_FOUND if there is none."""
+    DeleteCaptureFile: _aio.UnaryUnaryMultiCallable[_feedback_service_pb2.DeleteCaptureFileRequest, _feedback_service_pb2.DeleteCaptureFileResponse]  # type: ignore[assignment]
+    """Deletes a capture file at once, before its retention ends.
+    NOT_FOUND if it does not exist.
+    """
 
 class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
     """Stores user feedback, and the prompts and answers that a tenant chose to keep."""
@@ -135,5 +143,15 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_service_pb2.ReadCaptureFileResponse, _abc.Awaitable[_feedback_service_pb2.ReadCaptureFileResponse]]:
         """Returns a chunk of a capture file, for callers without access to the blob store. NOT_FOUND if there is none."""
+
+    @_abc_1.abstractmethod
+    def DeleteCaptureFile(
+        self,
+        request: _feedback_service_pb2.DeleteCaptureFileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_service_pb2.DeleteCaptureFileResponse, _abc.Awaitable[_feedback_service_pb2.DeleteCaptureFileResponse]]:
+        """Deletes a capture file at once, before its retention ends.
+        NOT_FOUND if it does not exist.
+        """
 
 def add_FeedbackServiceServicer_to_server(servicer: FeedbackServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.api import field_info_pb2 as google_dot_api_dot_field__info__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from luthier.options.v1 import call_policy_pb2 as luthier_dot_options_dot_v1_dot_call__policy__pb2
 from luthier.trainer.v1 import adapter_pb2 as luthier_dot_trainer_dot_v1_dot_adapter__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(luthier/trainer/v1/adapter_service.proto\x12\x12luthier.trainer.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a$luthier/options/v1/call_policy.proto\x1a luthier/trainer/v1/adapter.proto\"~\n\x13ListAdaptersRequest\x12\x34\n\x06parent\x18\x01 \x01(\tB$\xe2\x41\x01\x02\xfa\x41\x1d\x12\x1btrainer.luthier.dev/Adapter\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"^\n\x14ListAdaptersResponse\x12-\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x1b.luthier.trainer.v1.Adapter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"W\n\x19GetAdapterRevisionRequest\x12:\n\x04name\x18\x01 \x01(\tB,\xe2\x41\x01\x02\xfa\x41%\n#trainer.luthier.dev/AdapterRevision\"S\n\x1aGetAdapterRevisionResponse\x12\x35\n\x08revision\x18\x01 \x01(\x0b\x32#.luthier.trainer.v1.AdapterRevision\"\x8e\x01\n\x1bListAdapterRevisionsRequest\x12<\n\x06parent\x18\x01 \x01(\tB,\xe2\x41\x01\x02\xfa\x41%\x12#trainer.luthier.dev/AdapterRevision\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"o\n\x1cListAdapterRevisionsResponse\x12\x36\n\trevisions\x18\x01 \x03(\x0b\x32#.luthier.trainer.v1.AdapterRevision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xaa\x03\n\x0e\x41\x64\x61pterService\x12x\n\x0cListAdapters\x12\'.luthier.trainer.v1.ListAdaptersRequest\x1a(.luthier.trainer.v1.ListAdaptersResponse\"\x15\x90\x02\x01\xea\xe0\x18\x0e\n\x0ctrainer.read\x12\x8a\x01\n\x12GetAdapterRevision\x12-.luthier.trainer.v1.GetAdapterRevisionRequest\x1a..luthier.trainer.v1.GetAdapterRevisionResponse\"\x15\x90\x02\x01\xea\xe0\x18\x0e\n\x0ctrainer.read\x12\x90\x01\n\x14ListAdapterRevisions\x12/.luthier.trainer.v1.ListAdapterRevisionsRequest\x1a\x30.luthier.trainer.v1.ListAdapterRevisionsResponse\"\x15\x90\x02\x01\xea\xe0\x18\x0e\n\x0ctrainer.readb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(luthier/trainer/v1/adapter_service.proto\x12\x12luthier.trainer.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a$luthier/options/v1/call_policy.proto\x1a luthier/trainer/v1/adapter.proto\"~\n\x13ListAdaptersRequest\x12\x34\n\x06parent\x18\x01 \x01(\tB$\xe2\x41\x01\x02\xfa\x41\x1d\x12\x1btrainer.luthier.dev/Adapter\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"^\n\x14ListAdaptersResponse\x12-\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x1b.luthier.trainer.v1.Adapter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"W\n\x19GetAdapterRevisionRequest\x12:\n\x04name\x18\x01 \x01(\tB,\xe2\x41\x01\x02\xfa\x41%\n#trainer.luthier.dev/AdapterRevision\"S\n\x1aGetAdapterRevisionResponse\x12\x35\n\x08revision\x18\x01 \x01(\x0b\x32#.luthier.trainer.v1.AdapterRevision\"\x8e\x01\n\x1bListAdapterRevisionsRequest\x12<\n\x06parent\x18\x01 \x01(\tB,\xe2\x41\x01\x02\xfa\x41%\x12#trainer.luthier.dev/AdapterRevision\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"o\n\x1cListAdapterRevisionsResponse\x12\x36\n\trevisions\x18\x01 \x03(\x0b\x32#.luthier.trainer.v1.AdapterRevision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa0\x01\n\x14\x44\x65leteAdapterRequest\x12\x32\n\x04name\x18\x01 \x01(\tB$\xe2\x41\x01\x02\xfa\x41\x1d\n\x1btrainer.luthier.dev/Adapter\x12\x15\n\x07\x63\x61scade\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"B\n\x15\x44\x65leteAdapterResponse\x12\x15\n\rdeleted_names\x18\x01 \x03(\t\x12\x12\n\nkept_names\x18\x02 \x03(\t\"\xb0\x01\n\x1c\x44\x65leteAdapterRevisionRequest\x12:\n\x04name\x18\x01 \x01(\tB,\xe2\x41\x01\x02\xfa\x41%\n#trainer.luthier.dev/AdapterRevision\x12\x15\n\x07\x63\x61scade\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"J\n\x1d\x44\x65leteAdapterRevisionResponse\x12\x15\n\rdeleted_names\x18\x01 \x03(\t\x12\x12\n\nkept_names\x18\x02 \x03(\t2\xb9\x05\n\x0e\x41\x64\x61pterService\x12x\n\x0cListAdapters\x12\'.luthier.trainer.v1.ListAdaptersRequest\x1a(.luthier.trainer.v1.ListAdaptersResponse\"\x15\x90\x02\x01\xea\xe0\x18\x0e\n\x0ctrainer.read\x12\x8a\x01\n\x12GetAdapterRevision\x12-.luthier.trainer.v1.GetAdapterRevisionRequest\x1a..luthier.trainer.v1.GetAdapterRevisionResponse\"\x15\x90\x02\x01\xea\xe0\x18\x0e\n\x0ctrainer.read\x12\x90\x01\n\x14ListAdapterRevisions\x12/.luthier.trainer.v1.ListAdapterRevisionsRequest\x1a\x30.luthier.trainer.v1.ListAdapterRevisionsResponse\"\x15\x90\x02\x01\xea\xe0\x18\x0e\n\x0ctrainer.read\x12y\n\rDeleteAdapter\x12(.luthier.trainer.v1.DeleteAdapterRequest\x1a).luthier.trainer.v1.DeleteAdapterResponse\"\x13\xea\xe0\x18\x0f\n\rtrainer.write\x12\x91\x01\n\x15\x44\x65leteAdapterRevision\x12\x30.luthier.trainer.v1.DeleteAdapterRevisionRequest\x1a\x31.luthier.trainer.v1.DeleteAdapterRevisionResponse\"\x13\xea\xe0\x18\x0f\n\rtrainer.writeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,24 +50,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTADAPTERREVISIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
   _globals['_LISTADAPTERREVISIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTADAPTERREVISIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
+  _globals['_DELETEADAPTERREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEADAPTERREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\035\n\033trainer.luthier.dev/Adapter'
+  _globals['_DELETEADAPTERREQUEST'].fields_by_name['cascade']._loaded_options = None
+  _globals['_DELETEADAPTERREQUEST'].fields_by_name['cascade']._serialized_options = b'\342A\001\001'
+  _globals['_DELETEADAPTERREQUEST'].fields_by_name['validate_only']._loaded_options = None
+  _globals['_DELETEADAPTERREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
+  _globals['_DELETEADAPTERREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_DELETEADAPTERREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001\342\214\317\327\010\002\010\001'
+  _globals['_DELETEADAPTERREVISIONREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEADAPTERREVISIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A%\n#trainer.luthier.dev/AdapterRevision'
+  _globals['_DELETEADAPTERREVISIONREQUEST'].fields_by_name['cascade']._loaded_options = None
+  _globals['_DELETEADAPTERREVISIONREQUEST'].fields_by_name['cascade']._serialized_options = b'\342A\001\001'
+  _globals['_DELETEADAPTERREVISIONREQUEST'].fields_by_name['validate_only']._loaded_options = None
+  _globals['_DELETEADAPTERREVISIONREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
+  _globals['_DELETEADAPTERREVISIONREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_DELETEADAPTERREVISIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001\342\214\317\327\010\002\010\001'
   _globals['_ADAPTERSERVICE'].methods_by_name['ListAdapters']._loaded_options = None
   _globals['_ADAPTERSERVICE'].methods_by_name['ListAdapters']._serialized_options = b'\220\002\001\352\340\030\016\n\014trainer.read'
   _globals['_ADAPTERSERVICE'].methods_by_name['GetAdapterRevision']._loaded_options = None
   _globals['_ADAPTERSERVICE'].methods_by_name['GetAdapterRevision']._serialized_options = b'\220\002\001\352\340\030\016\n\014trainer.read'
   _globals['_ADAPTERSERVICE'].methods_by_name['ListAdapterRevisions']._loaded_options = None
   _globals['_ADAPTERSERVICE'].methods_by_name['ListAdapterRevisions']._serialized_options = b'\220\002\001\352\340\030\016\n\014trainer.read'
-  _globals['_LISTADAPTERSREQUEST']._serialized_start=196
-  _globals['_LISTADAPTERSREQUEST']._serialized_end=322
-  _globals['_LISTADAPTERSRESPONSE']._serialized_start=324
-  _globals['_LISTADAPTERSRESPONSE']._serialized_end=418
-  _globals['_GETADAPTERREVISIONREQUEST']._serialized_start=420
-  _globals['_GETADAPTERREVISIONREQUEST']._serialized_end=507
-  _globals['_GETADAPTERREVISIONRESPONSE']._serialized_start=509
-  _globals['_GETADAPTERREVISIONRESPONSE']._serialized_end=592
-  _globals['_LISTADAPTERREVISIONSREQUEST']._serialized_start=595
-  _globals['_LISTADAPTERREVISIONSREQUEST']._serialized_end=737
-  _globals['_LISTADAPTERREVISIONSRESPONSE']._serialized_start=739
-  _globals['_LISTADAPTERREVISIONSRESPONSE']._serialized_end=850
-  _globals['_ADAPTERSERVICE']._serialized_start=853
-  _globals['_ADAPTERSERVICE']._serialized_end=1279
+  _globals['_ADAPTERSERVICE'].methods_by_name['DeleteAdapter']._loaded_options = None
+  _globals['_ADAPTERSERVICE'].methods_by_name['DeleteAdapter']._serialized_options = b'\352\340\030\017\n\rtrainer.write'
+  _globals['_ADAPTERSERVICE'].methods_by_name['DeleteAdapterRevision']._loaded_options = None
+  _globals['_ADAPTERSERVICE'].methods_by_name['DeleteAdapterRevision']._serialized_options = b'\352\340\030\017\n\rtrainer.write'
+  _globals['_LISTADAPTERSREQUEST']._serialized_start=225
+  _globals['_LISTADAPTERSREQUEST']._serialized_end=351
+  _globals['_LISTADAPTERSRESPONSE']._serialized_start=353
+  _globals['_LISTADAPTERSRESPONSE']._serialized_end=447
+  _globals['_GETADAPTERREVISIONREQUEST']._serialized_start=449
+  _globals['_GETADAPTERREVISIONREQUEST']._serialized_end=536
+  _globals['_GETADAPTERREVISIONRESPONSE']._serialized_start=538
+  _globals['_GETADAPTERREVISIONRESPONSE']._serialized_end=621
+  _globals['_LISTADAPTERREVISIONSREQUEST']._serialized_start=624
+  _globals['_LISTADAPTERREVISIONSREQUEST']._serialized_end=766
+  _globals['_LISTADAPTERREVISIONSRESPONSE']._serialized_start=768
+  _globals['_LISTADAPTERREVISIONSRESPONSE']._serialized_end=879
+  _globals['_DELETEADAPTERREQUEST']._serialized_start=882
+  _globals['_DELETEADAPTERREQUEST']._serialized_end=1042
+  _globals['_DELETEADAPTERRESPONSE']._serialized_start=1044
+  _globals['_DELETEADAPTERRESPONSE']._serialized_end=1110
+  _globals['_DELETEADAPTERREVISIONREQUEST']._serialized_start=1113
+  _globals['_DELETEADAPTERREVISIONREQUEST']._serialized_end=1289
+  _globals['_DELETEADAPTERREVISIONRESPONSE']._serialized_start=1291
+  _globals['_DELETEADAPTERREVISIONRESPONSE']._serialized_end=1365
+  _globals['_ADAPTERSERVICE']._serialized_start=1368
+  _globals['_ADAPTERSERVICE']._serialized_end=2065
 # @@protoc_insertion_point(module_scope)

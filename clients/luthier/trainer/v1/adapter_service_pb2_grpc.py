@@ -50,6 +50,16 @@ class AdapterServiceStub:
                 request_serializer=luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.ListAdapterRevisionsRequest.SerializeToString,
                 response_deserializer=luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.ListAdapterRevisionsResponse.FromString,
                 _registered_method=True)
+        self.DeleteAdapter = channel.unary_unary(
+                '/luthier.trainer.v1.AdapterService/DeleteAdapter',
+                request_serializer=luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.DeleteAdapterRequest.SerializeToString,
+                response_deserializer=luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.DeleteAdapterResponse.FromString,
+                _registered_method=True)
+        self.DeleteAdapterRevision = channel.unary_unary(
+                '/luthier.trainer.v1.AdapterService/DeleteAdapterRevision',
+                request_serializer=luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.DeleteAdapterRevisionRequest.SerializeToString,
+                response_deserializer=luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.DeleteAdapterRevisionResponse.FromString,
+                _registered_method=True)
 
 
 class AdapterServiceServicer:
@@ -77,6 +87,24 @@ class AdapterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteAdapter(self, request, context):
+        """Deletes an adapter and, with `cascade`, its revisions. The next adapter of that name continues their numbers.
+        NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+        UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAdapterRevision(self, request, context):
+        """Deletes an adapter revision that no deployment holds.
+        NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+        UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdapterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +122,16 @@ def add_AdapterServiceServicer_to_server(servicer, server):
                     servicer.ListAdapterRevisions,
                     request_deserializer=luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.ListAdapterRevisionsRequest.FromString,
                     response_serializer=luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.ListAdapterRevisionsResponse.SerializeToString,
+            ),
+            'DeleteAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAdapter,
+                    request_deserializer=luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.DeleteAdapterRequest.FromString,
+                    response_serializer=luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.DeleteAdapterResponse.SerializeToString,
+            ),
+            'DeleteAdapterRevision': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAdapterRevision,
+                    request_deserializer=luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.DeleteAdapterRevisionRequest.FromString,
+                    response_serializer=luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.DeleteAdapterRevisionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +216,60 @@ class AdapterService:
             '/luthier.trainer.v1.AdapterService/ListAdapterRevisions',
             luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.ListAdapterRevisionsRequest.SerializeToString,
             luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.ListAdapterRevisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luthier.trainer.v1.AdapterService/DeleteAdapter',
+            luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.DeleteAdapterRequest.SerializeToString,
+            luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.DeleteAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAdapterRevision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luthier.trainer.v1.AdapterService/DeleteAdapterRevision',
+            luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.DeleteAdapterRevisionRequest.SerializeToString,
+            luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.DeleteAdapterRevisionResponse.FromString,
             options,
             channel_credentials,
             insecure,

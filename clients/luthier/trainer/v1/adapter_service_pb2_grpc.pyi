@@ -39,6 +39,16 @@ class AdapterServiceStub:
     """Returns a revision. NOT_FOUND if there is none."""
     ListAdapterRevisions: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.ListAdapterRevisionsRequest, _adapter_service_pb2.ListAdapterRevisionsResponse]
     """Lists an adapter's revisions, newest first."""
+    DeleteAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.DeleteAdapterRequest, _adapter_service_pb2.DeleteAdapterResponse]
+    """Deletes an adapter and, with `cascade`, its revisions. The next adapter of that name continues their numbers.
+    NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+    UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+    """
+    DeleteAdapterRevision: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.DeleteAdapterRevisionRequest, _adapter_service_pb2.DeleteAdapterRevisionResponse]
+    """Deletes an adapter revision that no deployment holds.
+    NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+    UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+    """
 
 @_typing.type_check_only
 class AdapterServiceAsyncStub(AdapterServiceStub):
@@ -51,6 +61,16 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     """Returns a revision. NOT_FOUND if there is none."""
     ListAdapterRevisions: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.ListAdapterRevisionsRequest, _adapter_service_pb2.ListAdapterRevisionsResponse]  # type: ignore[assignment]
     """Lists an adapter's revisions, newest first."""
+    DeleteAdapter: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.DeleteAdapterRequest, _adapter_service_pb2.DeleteAdapterResponse]  # type: ignore[assignment]
+    """Deletes an adapter and, with `cascade`, its revisions. The next adapter of that name continues their numbers.
+    NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+    UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+    """
+    DeleteAdapterRevision: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.DeleteAdapterRevisionRequest, _adapter_service_pb2.DeleteAdapterRevisionResponse]  # type: ignore[assignment]
+    """Deletes an adapter revision that no deployment holds.
+    NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+    UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+    """
 
 class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
     """Adapters and their lineage."""
@@ -78,5 +98,27 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_service_pb2.ListAdapterRevisionsResponse, _abc.Awaitable[_adapter_service_pb2.ListAdapterRevisionsResponse]]:
         """Lists an adapter's revisions, newest first."""
+
+    @_abc_1.abstractmethod
+    def DeleteAdapter(
+        self,
+        request: _adapter_service_pb2.DeleteAdapterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_service_pb2.DeleteAdapterResponse, _abc.Awaitable[_adapter_service_pb2.DeleteAdapterResponse]]:
+        """Deletes an adapter and, with `cascade`, its revisions. The next adapter of that name continues their numbers.
+        NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+        UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteAdapterRevision(
+        self,
+        request: _adapter_service_pb2.DeleteAdapterRevisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_service_pb2.DeleteAdapterRevisionResponse, _abc.Awaitable[_adapter_service_pb2.DeleteAdapterRevisionResponse]]:
+        """Deletes an adapter revision that no deployment holds.
+        NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+        UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+        """
 
 def add_AdapterServiceServicer_to_server(servicer: AdapterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -50,6 +50,11 @@ class BaseModelServiceStub:
                 request_serializer=luthier_dot_trainer_dot_v1_dot_base__model__service__pb2.ListBaseModelsRequest.SerializeToString,
                 response_deserializer=luthier_dot_trainer_dot_v1_dot_base__model__service__pb2.ListBaseModelsResponse.FromString,
                 _registered_method=True)
+        self.DeleteBaseModel = channel.unary_unary(
+                '/luthier.trainer.v1.BaseModelService/DeleteBaseModel',
+                request_serializer=luthier_dot_trainer_dot_v1_dot_base__model__service__pb2.DeleteBaseModelRequest.SerializeToString,
+                response_deserializer=luthier_dot_trainer_dot_v1_dot_base__model__service__pb2.DeleteBaseModelResponse.FromString,
+                _registered_method=True)
 
 
 class BaseModelServiceServicer:
@@ -78,6 +83,15 @@ class BaseModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteBaseModel(self, request, context):
+        """Deletes a base model that no adapter needs any more, of any tenant.
+        NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+        UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BaseModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +109,11 @@ def add_BaseModelServiceServicer_to_server(servicer, server):
                     servicer.ListBaseModels,
                     request_deserializer=luthier_dot_trainer_dot_v1_dot_base__model__service__pb2.ListBaseModelsRequest.FromString,
                     response_serializer=luthier_dot_trainer_dot_v1_dot_base__model__service__pb2.ListBaseModelsResponse.SerializeToString,
+            ),
+            'DeleteBaseModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteBaseModel,
+                    request_deserializer=luthier_dot_trainer_dot_v1_dot_base__model__service__pb2.DeleteBaseModelRequest.FromString,
+                    response_serializer=luthier_dot_trainer_dot_v1_dot_base__model__service__pb2.DeleteBaseModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +198,33 @@ class BaseModelService:
             '/luthier.trainer.v1.BaseModelService/ListBaseModels',
             luthier_dot_trainer_dot_v1_dot_base__model__service__pb2.ListBaseModelsRequest.SerializeToString,
             luthier_dot_trainer_dot_v1_dot_base__model__service__pb2.ListBaseModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteBaseModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luthier.trainer.v1.BaseModelService/DeleteBaseModel',
+            luthier_dot_trainer_dot_v1_dot_base__model__service__pb2.DeleteBaseModelRequest.SerializeToString,
+            luthier_dot_trainer_dot_v1_dot_base__model__service__pb2.DeleteBaseModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,11 @@ class BaseModelServiceStub:
     """Returns a model. NOT_FOUND if there is none."""
     ListBaseModels: _grpc.UnaryUnaryMultiCallable[_base_model_service_pb2.ListBaseModelsRequest, _base_model_service_pb2.ListBaseModelsResponse]
     """Lists the models by name."""
+    DeleteBaseModel: _grpc.UnaryUnaryMultiCallable[_base_model_service_pb2.DeleteBaseModelRequest, _base_model_service_pb2.DeleteBaseModelResponse]
+    """Deletes a base model that no adapter needs any more, of any tenant.
+    NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+    UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+    """
 
 @_typing.type_check_only
 class BaseModelServiceAsyncStub(BaseModelServiceStub):
@@ -55,6 +60,11 @@ class BaseModelServiceAsyncStub(BaseModelServiceStub):
     """Returns a model. NOT_FOUND if there is none."""
     ListBaseModels: _aio.UnaryUnaryMultiCallable[_base_model_service_pb2.ListBaseModelsRequest, _base_model_service_pb2.ListBaseModelsResponse]  # type: ignore[assignment]
     """Lists the models by name."""
+    DeleteBaseModel: _aio.UnaryUnaryMultiCallable[_base_model_service_pb2.DeleteBaseModelRequest, _base_model_service_pb2.DeleteBaseModelResponse]  # type: ignore[assignment]
+    """Deletes a base model that no adapter needs any more, of any tenant.
+    NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+    UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+    """
 
 class BaseModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """The models that adapters are trained on."""
@@ -84,5 +94,16 @@ class BaseModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_base_model_service_pb2.ListBaseModelsResponse, _abc.Awaitable[_base_model_service_pb2.ListBaseModelsResponse]]:
         """Lists the models by name."""
+
+    @_abc_1.abstractmethod
+    def DeleteBaseModel(
+        self,
+        request: _base_model_service_pb2.DeleteBaseModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_base_model_service_pb2.DeleteBaseModelResponse, _abc.Awaitable[_base_model_service_pb2.DeleteBaseModelResponse]]:
+        """Deletes a base model that no adapter needs any more, of any tenant.
+        NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+        UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+        """
 
 def add_BaseModelServiceServicer_to_server(servicer: BaseModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

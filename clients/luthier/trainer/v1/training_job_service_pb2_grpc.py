@@ -60,6 +60,11 @@ class TrainingJobServiceStub:
                 request_serializer=luthier_dot_trainer_dot_v1_dot_training__job__service__pb2.WatchTrainingJobRequest.SerializeToString,
                 response_deserializer=luthier_dot_trainer_dot_v1_dot_training__job__service__pb2.WatchTrainingJobResponse.FromString,
                 _registered_method=True)
+        self.DeleteTrainingJob = channel.unary_unary(
+                '/luthier.trainer.v1.TrainingJobService/DeleteTrainingJob',
+                request_serializer=luthier_dot_trainer_dot_v1_dot_training__job__service__pb2.DeleteTrainingJobRequest.SerializeToString,
+                response_deserializer=luthier_dot_trainer_dot_v1_dot_training__job__service__pb2.DeleteTrainingJobResponse.FromString,
+                _registered_method=True)
 
 
 class TrainingJobServiceServicer:
@@ -101,6 +106,15 @@ class TrainingJobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteTrainingJob(self, request, context):
+        """Deletes a finished job with its events. Its adapter revision stays.
+        NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+        UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainingJobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -128,6 +142,11 @@ def add_TrainingJobServiceServicer_to_server(servicer, server):
                     servicer.WatchTrainingJob,
                     request_deserializer=luthier_dot_trainer_dot_v1_dot_training__job__service__pb2.WatchTrainingJobRequest.FromString,
                     response_serializer=luthier_dot_trainer_dot_v1_dot_training__job__service__pb2.WatchTrainingJobResponse.SerializeToString,
+            ),
+            'DeleteTrainingJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTrainingJob,
+                    request_deserializer=luthier_dot_trainer_dot_v1_dot_training__job__service__pb2.DeleteTrainingJobRequest.FromString,
+                    response_serializer=luthier_dot_trainer_dot_v1_dot_training__job__service__pb2.DeleteTrainingJobResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -266,6 +285,33 @@ class TrainingJobService:
             '/luthier.trainer.v1.TrainingJobService/WatchTrainingJob',
             luthier_dot_trainer_dot_v1_dot_training__job__service__pb2.WatchTrainingJobRequest.SerializeToString,
             luthier_dot_trainer_dot_v1_dot_training__job__service__pb2.WatchTrainingJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTrainingJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luthier.trainer.v1.TrainingJobService/DeleteTrainingJob',
+            luthier_dot_trainer_dot_v1_dot_training__job__service__pb2.DeleteTrainingJobRequest.SerializeToString,
+            luthier_dot_trainer_dot_v1_dot_training__job__service__pb2.DeleteTrainingJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,11 @@ class TrainingJobServiceStub:
     """Requests cancellation. A finished job is returned unchanged."""
     WatchTrainingJob: _grpc.UnaryStreamMultiCallable[_training_job_service_pb2.WatchTrainingJobRequest, _training_job_service_pb2.WatchTrainingJobResponse]
     """Streams the events of a job until it is final, with a heartbeat at least every 10 seconds."""
+    DeleteTrainingJob: _grpc.UnaryUnaryMultiCallable[_training_job_service_pb2.DeleteTrainingJobRequest, _training_job_service_pb2.DeleteTrainingJobResponse]
+    """Deletes a finished job with its events. Its adapter revision stays.
+    NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+    UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+    """
 
 @_typing.type_check_only
 class TrainingJobServiceAsyncStub(TrainingJobServiceStub):
@@ -59,6 +64,11 @@ class TrainingJobServiceAsyncStub(TrainingJobServiceStub):
     """Requests cancellation. A finished job is returned unchanged."""
     WatchTrainingJob: _aio.UnaryStreamMultiCallable[_training_job_service_pb2.WatchTrainingJobRequest, _training_job_service_pb2.WatchTrainingJobResponse]  # type: ignore[assignment]
     """Streams the events of a job until it is final, with a heartbeat at least every 10 seconds."""
+    DeleteTrainingJob: _aio.UnaryUnaryMultiCallable[_training_job_service_pb2.DeleteTrainingJobRequest, _training_job_service_pb2.DeleteTrainingJobResponse]  # type: ignore[assignment]
+    """Deletes a finished job with its events. Its adapter revision stays.
+    NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+    UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+    """
 
 class TrainingJobServiceServicer(metaclass=_abc_1.ABCMeta):
     """Training jobs."""
@@ -102,5 +112,16 @@ class TrainingJobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_training_job_service_pb2.WatchTrainingJobResponse], _abc.AsyncIterator[_training_job_service_pb2.WatchTrainingJobResponse]]:
         """Streams the events of a job until it is final, with a heartbeat at least every 10 seconds."""
+
+    @_abc_1.abstractmethod
+    def DeleteTrainingJob(
+        self,
+        request: _training_job_service_pb2.DeleteTrainingJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_job_service_pb2.DeleteTrainingJobResponse, _abc.Awaitable[_training_job_service_pb2.DeleteTrainingJobResponse]]:
+        """Deletes a finished job with its events. Its adapter revision stays.
+        NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
+        UNAVAILABLE if a service that may refer to it does not answer. See docs/storage.md.
+        """
 
 def add_TrainingJobServiceServicer_to_server(servicer: TrainingJobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -13,10 +13,13 @@ from luthierd.curation.datasets import Datasets
 from luthierd.curation.revisions import Revisions
 from luthierd.errors import InvalidArgumentError
 from luthierd.jobs.queue import JobQueue
+from luthierd.names import DATASET, DATASET_REVISION
 from luthierd.rpc.contract import Context
+from luthierd.rpc.deletion import delete
 from luthierd.rpc.idempotency import Replays
 from luthierd.rpc.job_resource import JobResource
 from luthierd.rpc.wire import page_to_proto
+from luthierd.storage.deletions import Deletions
 from luthierd.storage.replays import SqlReplayStore
 
 
@@ -31,9 +34,11 @@ class DatasetServicer(rpc.DatasetServiceServicer):
         *,
         replays: SqlReplayStore,
         stopping: asyncio.Event,
+        deletions: Deletions,
     ) -> None:
         self._datasets = datasets
         self._revisions = revisions
+        self._deletions = deletions
         self._replays = Replays(replays)
         self._jobs = JobResource(revisions, queue, stopping, to_proto=wire.revision_to_proto)
 
@@ -89,6 +94,14 @@ class DatasetServicer(rpc.DatasetServiceServicer):
             request.name, part, offset_bytes=request.offset_bytes, limit_bytes=request.limit_bytes
         )
         return pb.ReadDatasetRevisionResponse(data=piece.data, size_bytes=piece.size_bytes, sha256=piece.sha256)
+
+    async def DeleteDataset(self, request: pb.DeleteDatasetRequest, context: Context) -> pb.DeleteDatasetResponse:
+        return await delete(self._deletions, DATASET, request, pb.DeleteDatasetResponse)
+
+    async def DeleteDatasetRevision(
+        self, request: pb.DeleteDatasetRevisionRequest, context: Context
+    ) -> pb.DeleteDatasetRevisionResponse:
+        return await delete(self._deletions, DATASET_REVISION, request, pb.DeleteDatasetRevisionResponse)
 
 
 async def _read_header(requests: AsyncIterator[pb.ImportDatasetRequest]) -> pb.ImportDatasetHeader:

@@ -8,16 +8,19 @@ from luthier.evaluator.v1 import annotation_queue_service_pb2_grpc as rpc
 from luthierd.evaluator.api import annotation_queue_wire as wire
 from luthierd.evaluator.api.metric_wire import metric_from_name
 from luthierd.evaluator.human_review.queues import AnnotationQueues
+from luthierd.names import ANNOTATION_QUEUE
 from luthierd.rpc.auth import current_principal
 from luthierd.rpc.contract import Context
+from luthierd.rpc.deletion import delete
 from luthierd.rpc.wire import to_proto
+from luthierd.storage.deletions import Deletions
 
 
 class AnnotationQueueServicer(rpc.AnnotationQueueServiceServicer):
     """`luthier.evaluator.v1.AnnotationQueueService`."""
 
-    def __init__(self, queues: AnnotationQueues) -> None:
-        self._queues = queues
+    def __init__(self, queues: AnnotationQueues, deletions: Deletions) -> None:
+        self._queues, self._deletions = queues, deletions
 
     async def CreateAnnotationQueue(
         self, request: pb.CreateAnnotationQueueRequest, context: Context
@@ -77,3 +80,8 @@ class AnnotationQueueServicer(rpc.AnnotationQueueServiceServicer):
         judge = metric_from_name(request.judge_metric, field="judge_metric") if request.judge_metric else None
         found = await self._queues.summary(request.name, judge)
         return to_proto(pb.GetAnnotationSummaryResponse, None, summary=found)
+
+    async def DeleteAnnotationQueue(
+        self, request: pb.DeleteAnnotationQueueRequest, context: Context
+    ) -> pb.DeleteAnnotationQueueResponse:
+        return await delete(self._deletions, ANNOTATION_QUEUE, request, pb.DeleteAnnotationQueueResponse)

@@ -7,9 +7,12 @@ from luthier.evaluator.v1 import challenge_set_service_pb2_grpc as rpc
 
 from luthierd.evaluator.api.challenge_set_wire import case_from_proto
 from luthierd.evaluator.suites.challenge_sets import ChallengeSets
+from luthierd.names import CHALLENGE_SET
 from luthierd.rpc.auth import current_principal
 from luthierd.rpc.contract import Context
+from luthierd.rpc.deletion import delete
 from luthierd.rpc.wire import to_proto
+from luthierd.storage.deletions import Deletions
 
 DEFAULT_PER_KIND_COUNT = 20
 
@@ -17,8 +20,8 @@ DEFAULT_PER_KIND_COUNT = 20
 class ChallengeSetServicer(rpc.ChallengeSetServiceServicer):
     """`luthier.evaluator.v1.ChallengeSetService`."""
 
-    def __init__(self, sets: ChallengeSets) -> None:
-        self._sets = sets
+    def __init__(self, sets: ChallengeSets, deletions: Deletions) -> None:
+        self._sets, self._deletions = sets, deletions
 
     async def GenerateChallengeCases(
         self, request: pb.GenerateChallengeCasesRequest, context: Context
@@ -50,3 +53,8 @@ class ChallengeSetServicer(rpc.ChallengeSetServiceServicer):
     ) -> pb.ListChallengeCasesResponse:
         page = await self._sets.cases(request.parent, request.page_size, request.page_token)
         return to_proto(pb.ListChallengeCasesResponse, page, cases=page.items)
+
+    async def DeleteChallengeSet(
+        self, request: pb.DeleteChallengeSetRequest, context: Context
+    ) -> pb.DeleteChallengeSetResponse:
+        return await delete(self._deletions, CHALLENGE_SET, request, pb.DeleteChallengeSetResponse)

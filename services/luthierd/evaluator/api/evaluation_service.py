@@ -18,17 +18,22 @@ from luthierd.evaluator.decisions.gate_selftest import DEFAULT_EXPERIMENTS
 from luthierd.evaluator.decisions.gates import Gates
 from luthierd.evaluator.run.evaluations import Evaluations
 from luthierd.jobs.queue import JobQueue
+from luthierd.names import EVALUATION, GATE_POLICY
 from luthierd.rpc.auth import current_principal
 from luthierd.rpc.contract import Context
+from luthierd.rpc.deletion import delete
 from luthierd.rpc.job_resource import JobResource
 from luthierd.rpc.wire import page_to_proto, to_proto
+from luthierd.storage.deletions import Deletions
 
 
 class EvaluationServicer(evaluation_rpc.EvaluationServiceServicer):
     """`luthier.evaluator.v1.EvaluationService`."""
 
-    def __init__(self, evaluations: Evaluations, queue: JobQueue, stopping: asyncio.Event) -> None:
-        self._evaluations = evaluations
+    def __init__(
+        self, evaluations: Evaluations, queue: JobQueue, stopping: asyncio.Event, deletions: Deletions
+    ) -> None:
+        self._evaluations, self._deletions = evaluations, deletions
         self._jobs = JobResource(evaluations, queue, stopping, to_proto=wire.evaluation_to_proto)
 
     async def CreateEvaluation(
@@ -73,12 +78,17 @@ class EvaluationServicer(evaluation_rpc.EvaluationServiceServicer):
         piece = await self._evaluations.report(request.name, request.offset_bytes, request.limit_bytes)
         return pb.ReadEvaluationReportResponse(data=piece.data, size_bytes=piece.size_bytes, sha256=piece.sha256)
 
+    async def DeleteEvaluation(
+        self, request: pb.DeleteEvaluationRequest, context: Context
+    ) -> pb.DeleteEvaluationResponse:
+        return await delete(self._deletions, EVALUATION, request, pb.DeleteEvaluationResponse)
+
 
 class GateServicer(gate_rpc.GateServiceServicer):
     """`luthier.evaluator.v1.GateService`."""
 
-    def __init__(self, gates: Gates) -> None:
-        self._gates = gates
+    def __init__(self, gates: Gates, deletions: Deletions) -> None:
+        self._gates, self._deletions = gates, deletions
 
     async def RunGate(self, request: gate_pb.RunGateRequest, context: Context) -> gate_pb.RunGateResponse:
         subject = current_principal().subject
@@ -123,3 +133,8 @@ class GateServicer(gate_rpc.GateServiceServicer):
     ) -> gate_pb.ListGatePoliciesResponse:
         page = await self._gates.list(request.parent, request.page_size, request.page_token)
         return page_to_proto(gate_pb.ListGatePoliciesResponse, page, gate_wire.policy_to_proto)
+
+    async def DeleteGatePolicy(
+        self, request: gate_pb.DeleteGatePolicyRequest, context: Context
+    ) -> gate_pb.DeleteGatePolicyResponse:
+        return await delete(self._deletions, GATE_POLICY, request, gate_pb.DeleteGatePolicyResponse)

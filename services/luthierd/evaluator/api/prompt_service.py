@@ -12,15 +12,18 @@ from luthier.evaluator.v1 import prompt_service_pb2_grpc as rpc
 from luthierd.evaluator.api import prompt_wire as wire
 from luthierd.evaluator.run.prompts import Prompts
 from luthierd.jobs.queue import JobQueue
+from luthierd.names import PROMPT
 from luthierd.rpc.contract import Context
+from luthierd.rpc.deletion import delete
 from luthierd.rpc.job_resource import JobResource
+from luthierd.storage.deletions import Deletions
 
 
 class PromptServicer(rpc.PromptServiceServicer):
     """`luthier.evaluator.v1.PromptService`."""
 
-    def __init__(self, prompts: Prompts, queue: JobQueue, stopping: asyncio.Event) -> None:
-        self._prompts = prompts
+    def __init__(self, prompts: Prompts, queue: JobQueue, stopping: asyncio.Event, deletions: Deletions) -> None:
+        self._prompts, self._deletions = prompts, deletions
         self._jobs = JobResource(prompts, queue, stopping, to_proto=wire.prompt_to_proto)
 
     async def CreatePrompt(self, request: pb.CreatePromptRequest, context: Context) -> pb.CreatePromptResponse:
@@ -49,3 +52,6 @@ class PromptServicer(rpc.PromptServiceServicer):
         to_proto = functools.partial(wire.event_to_proto, query_budget=budget)
         async for response in self._jobs.watch(request, pb.WatchPromptResponse, to_proto):
             yield response
+
+    async def DeletePrompt(self, request: pb.DeletePromptRequest, context: Context) -> pb.DeletePromptResponse:
+        return await delete(self._deletions, PROMPT, request, pb.DeletePromptResponse)

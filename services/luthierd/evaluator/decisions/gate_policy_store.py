@@ -12,6 +12,7 @@ from luthierd.evaluator.decisions.gate_policy import GatePolicy
 from luthierd.evaluator.decisions.gates import PolicyExistsError, PolicyNotFoundError, StoredPolicy
 from luthierd.paging import Page, PageRequest
 from luthierd.storage.database import Database
+from luthierd.storage.tombstones import check_new
 
 _policies = sa.table(
     "gate_policies", sa.column("name"), sa.column("policy", sa.JSON), sa.column("create_time", sa.Float)
@@ -25,11 +26,12 @@ class SqlPolicyStore:
         self._database = database
 
     async def add(self, stored: StoredPolicy) -> None:
-        """PolicyExistsError on a clash."""
+        """PolicyExistsError on a clash; NameRetiredError."""
         name = stored.policy.name
         values = {"name": name, "policy": to_json(stored.policy), "create_time": stored.create_time}
         try:
             async with self._database.begin() as tx:
+                await check_new(tx, name, values["policy"])
                 await tx.execute(sa.insert(_policies).values(**values))
         except IntegrityError:
             raise PolicyExistsError(name) from None

@@ -12,6 +12,7 @@ from luthierd.evaluator.human_review.items import AnnotationQueue, Vote
 from luthierd.evaluator.human_review.queues import QueueExistsError, QueueNotFoundError, VoteExistsError
 from luthierd.paging import Page, PageRequest
 from luthierd.storage.database import Database
+from luthierd.storage.tombstones import check_new
 
 _queues = sa.table(
     "annotation_queues", sa.column("name"), sa.column("queue", sa.JSON), sa.column("create_time", sa.Float)
@@ -31,10 +32,11 @@ class SqlAnnotationStore:
         self._database = database
 
     async def add(self, queue: AnnotationQueue) -> None:
-        """QueueExistsError on a clash."""
+        """QueueExistsError on a clash; the errors of `tombstones.check_new`."""
         values = {"name": queue.name, "queue": to_json(queue), "create_time": queue.create_time}
         try:
             async with self._database.begin() as tx:
+                await check_new(tx, queue.name, values["queue"])
                 await tx.execute(sa.insert(_queues).values(**values))
         except IntegrityError:
             raise QueueExistsError(queue.name) from None

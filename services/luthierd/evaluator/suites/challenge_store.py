@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from luthierd.evaluator.suites.challenge_sets import ChallengeSet, ChallengeSetNotFoundError
 from luthierd.paging import Page, PageRequest
 from luthierd.storage.database import Database
+from luthierd.storage.tombstones import exhume
 
 _sets = sa.table(
     "challenge_sets",
@@ -36,6 +37,7 @@ class SqlChallengeSetStore:
         }
         try:
             async with self._database.begin() as tx:
+                await exhume(tx, found.name)  # its name is its content
                 await tx.execute(sa.insert(_sets).values(**values))
         except IntegrityError:
             return await self.get(found.name)

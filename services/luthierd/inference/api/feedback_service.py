@@ -71,6 +71,12 @@ class FeedbackServicer(rpc.FeedbackServiceServicer):
         chunk = await self._files.read(request.name, offset_bytes=request.offset_bytes, limit_bytes=request.limit_bytes)
         return to_proto(pb.ReadCaptureFileResponse, chunk)
 
+    async def DeleteCaptureFile(
+        self, request: pb.DeleteCaptureFileRequest, context: Context
+    ) -> pb.DeleteCaptureFileResponse:
+        await self._files.delete(request.name)
+        return pb.DeleteCaptureFileResponse()
+
 
 def _rating(number: int) -> Rating:
     return enum_from_proto(Rating, feedback_pb2.Rating.DESCRIPTOR, number, path="rating")

@@ -108,6 +108,13 @@ class CaptureFiles:
         page = PageRequest.parse(page_size, page_token, parent, kind.value if kind else "")
         return await self._store.files(tenant, kind, page)
 
+    async def delete(self, name: str) -> None:
+        """Deletes a file with its blob. CaptureFileNotFoundError."""
+        CAPTURE_FILE.parse(name)
+        if not await self._store.doom_ready(name):
+            raise CaptureFileNotFoundError(capture_file=name)
+        await self.delete_doomed()
+
     async def read(self, name: str, *, offset_bytes: int, limit_bytes: int) -> Piece:
         """A piece of a file. CaptureFileNotFoundError."""
         CAPTURE_FILE.parse(name)

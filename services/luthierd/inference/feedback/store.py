@@ -180,6 +180,11 @@ class SqlCaptureStore:
             await self._doom(file.name)
         return is_published
 
+    async def doom_ready(self, name: str) -> bool:
+        """Dooms a finished file. False if there is none."""
+        is_ready = sa.and_(_files.c.name == name, _files.c.state == READY)
+        return await self._database.execute(sa.update(_files).where(is_ready).values(state=DOOMED)) == 1
+
     async def _doom(self, name: str) -> None:
         await self._database.execute(sa.update(_files).where(_files.c.name == name).values(state=DOOMED))
 

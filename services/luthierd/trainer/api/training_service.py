@@ -13,9 +13,12 @@ from luthier.trainer.v1 import training_job_service_pb2 as job_api
 from luthier.trainer.v1 import training_job_service_pb2_grpc as job_rpc
 
 from luthierd.jobs.queue import JobQueue
+from luthierd.names import ADAPTER, ADAPTER_REVISION, BASE_MODEL, TRAINING_JOB
 from luthierd.rpc.contract import Context
+from luthierd.rpc.deletion import delete
 from luthierd.rpc.job_resource import JobResource
 from luthierd.rpc.wire import page_to_proto
+from luthierd.storage.deletions import Deletions
 from luthierd.trainer.adapters import Adapters
 from luthierd.trainer.api import training_wire as wire
 from luthierd.trainer.base_models import BaseModels
@@ -25,8 +28,8 @@ from luthierd.trainer.jobs import TrainingJobs
 class BaseModelServicer(model_rpc.BaseModelServiceServicer):
     """`luthier.trainer.v1.BaseModelService`."""
 
-    def __init__(self, base_models: BaseModels) -> None:
-        self._base_models = base_models
+    def __init__(self, base_models: BaseModels, deletions: Deletions) -> None:
+        self._base_models, self._deletions = base_models, deletions
 
     async def ImportBaseModel(
         self, request: model_api.ImportBaseModelRequest, context: Context
@@ -46,12 +49,17 @@ class BaseModelServicer(model_rpc.BaseModelServiceServicer):
         page = await self._base_models.list(request.page_size, request.page_token)
         return page_to_proto(model_api.ListBaseModelsResponse, page, wire.base_model_to_proto)
 
+    async def DeleteBaseModel(
+        self, request: model_api.DeleteBaseModelRequest, context: Context
+    ) -> model_api.DeleteBaseModelResponse:
+        return await delete(self._deletions, BASE_MODEL, request, model_api.DeleteBaseModelResponse)
+
 
 class TrainingJobServicer(job_rpc.TrainingJobServiceServicer):
     """`luthier.trainer.v1.TrainingJobService`."""
 
-    def __init__(self, jobs: TrainingJobs, queue: JobQueue, stopping: asyncio.Event) -> None:
-        self._jobs = jobs
+    def __init__(self, jobs: TrainingJobs, queue: JobQueue, stopping: asyncio.Event, deletions: Deletions) -> None:
+        self._jobs, self._deletions = jobs, deletions
         self._resource = JobResource(jobs, queue, stopping, to_proto=wire.job_to_proto)
 
     async def CreateTrainingJob(
@@ -88,12 +96,17 @@ class TrainingJobServicer(job_rpc.TrainingJobServiceServicer):
     ) -> AsyncIterator[job_api.WatchTrainingJobResponse]:
         return self._resource.watch(request, job_api.WatchTrainingJobResponse, wire.event_to_proto)
 
+    async def DeleteTrainingJob(
+        self, request: job_api.DeleteTrainingJobRequest, context: Context
+    ) -> job_api.DeleteTrainingJobResponse:
+        return await delete(self._deletions, TRAINING_JOB, request, job_api.DeleteTrainingJobResponse)
+
 
 class AdapterServicer(adapter_rpc.AdapterServiceServicer):
     """`luthier.trainer.v1.AdapterService`."""
 
-    def __init__(self, adapters: Adapters) -> None:
-        self._adapters = adapters
+    def __init__(self, adapters: Adapters, deletions: Deletions) -> None:
+        self._adapters, self._deletions = adapters, deletions
 
     async def ListAdapters(
         self, request: adapter_api.ListAdaptersRequest, context: Context
@@ -112,3 +125,13 @@ class AdapterServicer(adapter_rpc.AdapterServiceServicer):
     ) -> adapter_api.ListAdapterRevisionsResponse:
         page = await self._adapters.list_revisions(request.parent, request.page_size, request.page_token)
         return page_to_proto(adapter_api.ListAdapterRevisionsResponse, page, wire.revision_to_proto)
+
+    async def DeleteAdapter(
+        self, request: adapter_api.DeleteAdapterRequest, context: Context
+    ) -> adapter_api.DeleteAdapterResponse:
+        return await delete(self._deletions, ADAPTER, request, adapter_api.DeleteAdapterResponse)
+
+    async def DeleteAdapterRevision(
+        self, request: adapter_api.DeleteAdapterRevisionRequest, context: Context
+    ) -> adapter_api.DeleteAdapterRevisionResponse:
+        return await delete(self._deletions, ADAPTER_REVISION, request, adapter_api.DeleteAdapterRevisionResponse)

@@ -62,6 +62,8 @@ def test_the_commands_are_those_that_are_promised():
         *(f"annotate {verb}" for verb in ("create", "rate", "next", "vote", "list", "votes", "summary")),
         *("challenge generate", "challenge upload", "challenge list", "challenge show"),
         *("pin", "unpin", "prefetch", "traffic set", "traffic show"),
+        *(f"{noun} delete" for noun in ("dataset", "model", "adapters", "jobs", "prompt", "challenge", "annotate")),
+        *("gate delete", "capture delete", "storage"),
     }
 
 

@@ -1,0 +1,1 @@
+"""Generated from protos/luthier/storage; `make protos` rewrites it."""
