@@ -78,6 +78,11 @@ class ServerConfig:
     """DEBUG, INFO, WARNING or ERROR."""
     worker_count: int = 1
     """Jobs of this service that run at the same time on this machine."""
+    max_waiting_jobs_per_tenant: int = 100
+    """Jobs of one tenant that may wait in this service; more are refused with JOB_QUOTA_EXCEEDED. 0: no limit."""
+    max_running_jobs_per_tenant: int = 0
+    """Jobs of one tenant that may run at the same time on all machines together; more wait, even if workers are idle.
+    0: no limit, but the tenant with the fewest running jobs goes first."""
     max_lora_rank: int = 32
     """Largest LoRA rank that is trained and served; vLLM takes 8, 16, 32, 64, 128, 256, 320 or 512."""
     lease_s: float = 15.0

@@ -242,6 +242,20 @@ async def test_revisions_of_one_or_of_every_dataset_are_listed_newest_first(stub
         assert [revision.name.removeprefix(f"{ACME}/datasets/") for revision in page.revisions] == expected
 
 
+async def test_a_tenant_with_too_many_waiting_curations_is_refused_and_others_are_not(config: CurationConfig) -> None:
+    config = dataclasses.replace(config, max_waiting_jobs_per_tenant=2)
+    async with running(await build(config, verifier=VERIFIER), config) as channel:
+        stub = DatasetServiceStub(channel)
+        other = "tenants/other/datasets/sums"
+        await import_rows(stub, GOOD)
+        await import_rows(stub, GOOD, tenant="other", parent="tenants/other")
+        for _ in range(2):
+            await stub.CurateDataset(api.CurateDatasetRequest(name=SUMS), metadata=bearer(), timeout=5)
+        error = await refusal(stub.CurateDataset(api.CurateDatasetRequest(name=SUMS), metadata=bearer(), timeout=5))
+        assert (error.code(), error_info(error).reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "JOB_QUOTA_EXCEEDED")
+        await stub.CurateDataset(api.CurateDatasetRequest(name=other), metadata=bearer("other"), timeout=5)
+
+
 async def test_a_cancelled_revision_ends_its_watch_and_cannot_be_read(stub: DatasetServiceStub) -> None:
     await import_rows(stub, GOOD)
     await stub.CurateDataset(api.CurateDatasetRequest(name=SUMS), metadata=bearer(), timeout=5)

@@ -39,7 +39,7 @@ async def build(
     database = database or Database.of(config, "curation")
     await database.migrate(VERSIONS)
     blobs = BlobStore.of(config)
-    queue = JobQueue(database, lease_s=config.lease_s)
+    queue = JobQueue.of(config, database)
     launcher = Launcher.of(config, "curation", queue)
     store, replays, stopping = SqlDatasetStore(database, queue), SqlReplayStore(database), asyncio.Event()
     datasets = Datasets(

@@ -55,7 +55,7 @@ async def build(
     """The service over a migrated database. Tests pass the parts that they replace."""
     database = database or Database.of(config, "evaluator")
     await database.migrate(VERSIONS)
-    queue = JobQueue(database, lease_s=config.lease_s)
+    queue = JobQueue.of(config, database)
     launcher = launcher or Launcher.of(config, "evaluator", queue)
     blobs = BlobStore.of(config)
     client = AsyncClient(endpoints_of(config), token="")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import pathlib
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import psutil
 from sqlalchemy.exc import SQLAlchemyError
 
 from luthierd.config import ServerConfig
@@ -20,6 +23,9 @@ log = logging.getLogger(__name__)
 
 POLL_INTERVAL_S = 0.5
 CHILD_POLL_INTERVAL_S = 0.1
+CANCEL_PATIENCE_S = 2.5
+"""What a worker gets to stop by itself. It hears of a cancel with its next heartbeat, and a cancel is promised to take
+at most five seconds. One that is inside a slow native call hears nothing, and may hold the interpreter's lock."""
 
 
 class _Child(NamedTuple):
@@ -33,25 +39,39 @@ class Launcher:
     """Runs `python -m <module> <job name>` for each waiting job, at most `worker_count` at a time on this machine.
 
     The environment, and so the configuration, is the API process's. A worker's output goes to `log_folder`.
+    `clean_up` gets the name of a cancelled job whose worker was killed, and removes what it left on this machine.
     """
 
-    def __init__(self, queue: JobQueue, *, module: str, worker_count: int, log_folder: pathlib.Path) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        *,
+        module: str,
+        worker_count: int,
+        log_folder: pathlib.Path,
+        clean_up: Callable[[str], None] = lambda job: None,
+    ) -> None:
         self._queue = queue
+        self._clean_up = clean_up
         self._command: Sequence[str] = (sys.executable, "-m", module)
         self._worker_count = worker_count
         self._log_folder = log_folder
         self._supervisors: dict[str, asyncio.Task[None]] = {}
         self._children: dict[str, _Child] = {}
+        self._cancel_seen: dict[str, float] = {}
         self._wake = asyncio.Event()
 
     @classmethod
-    def of(cls, config: ServerConfig, service: str, queue: JobQueue) -> Launcher:
+    def of(
+        cls, config: ServerConfig, service: str, queue: JobQueue, *, clean_up: Callable[[str], None] = lambda job: None
+    ) -> Launcher:
         """Runs `luthierd.<service>.worker`."""
         return cls(
             queue,
             module=f"luthierd.{service}.worker",
             worker_count=config.worker_count,
             log_folder=config.home / f"logs/{service}-workers",
+            clean_up=clean_up,
         )
 
     def wake(self) -> None:
@@ -65,6 +85,7 @@ class Launcher:
             while True:
                 try:
                     await self._kill_hung()
+                    await self._end_cancelled()
                     await self._launch(group)
                 except (SQLAlchemyError, OSError):
                     log.warning("the queue cannot be read; retrying", exc_info=True)
@@ -81,14 +102,29 @@ class Launcher:
                 log.warning("killing a worker that lost its lease", extra={"job": name, "pid": child.process.pid})
                 child.process.kill()
 
+    async def _end_cancelled(self) -> None:
+        """Ends cancelled jobs whose workers do not stop, or are gone: also workers that an earlier API process started.
+
+        What such a worker wrote is whole: blobs appear when complete, and results are committed with the final state.
+        """
+        now, cancelling = time.monotonic(), await self._queue.cancelling()
+        self._cancel_seen = {job.name: self._cancel_seen.get(job.name, now) for job in cancelling}
+        for job in cancelling:
+            if self._queue.is_here(job) and job.worker_pid is not None:
+                if now - self._cancel_seen[job.name] < CANCEL_PATIENCE_S:
+                    continue
+                log.warning("ending a worker that did not stop", extra={"job": job.name, "pid": job.worker_pid})
+                await asyncio.to_thread(_kill, job.worker_pid, job.name)
+                await asyncio.to_thread(self._clean_up, job.name)
+            await self._queue.end_cancelled(job)
+
     async def _launch(self, group: asyncio.TaskGroup) -> None:
-        busy = max(len(self._supervisors), await self._queue.leased_count())
-        if busy >= self._worker_count:
+        started = tuple(self._supervisors)
+        free_count = self._worker_count - len(started) - await self._queue.leased_count(besides=started)
+        if free_count <= 0:
             return
-        for name in await self._queue.claimable(self._worker_count):
-            if name not in self._supervisors and busy < self._worker_count:
-                busy += 1
-                self._supervisors[name] = group.create_task(self._supervise(name))
+        for name in await self._queue.claimable(free_count, starting=started):
+            self._supervisors[name] = group.create_task(self._supervise(name))
 
     async def _supervise(self, name: str) -> None:
         """Runs one worker until it exits; if it died, releases the job immediately."""
@@ -123,3 +159,13 @@ class Launcher:
                 stderr=output,
                 start_new_session=True,
             )
+
+
+def _kill(pid: int, job: str) -> None:
+    """Kills the worker of a job and what it started, unless the id belongs to another process by now."""
+    with contextlib.suppress(psutil.Error):
+        worker = psutil.Process(pid)
+        if job in worker.cmdline():
+            for process in [*worker.children(recursive=True), worker]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()

@@ -10,158 +10,96 @@ fencing token, and writes of the first worker are rejected. An acknowledged job 
 from __future__ import annotations
 
 import contextlib
-import enum
+import os
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from luthierd.errors import AbortedError, AlreadyExistsError, InternalError, InvalidArgumentError, NotFoundError
+from luthierd.config import ServerConfig
+from luthierd.errors import InvalidArgumentError
+from luthierd.jobs.job import (
+    FINAL,
+    Job,
+    JobEvent,
+    JobExistsError,
+    JobNotFoundError,
+    JobState,
+    Lease,
+    LeaseLostError,
+    WorkerDiedError,
+)
+from luthierd.jobs.job import job_events as _events
+from luthierd.jobs.job import jobs as _jobs
+from luthierd.jobs.turns import NO_LIMITS, JobQuotaError, TenantLimits, in_turn, tenant_of
 from luthierd.paging import Page, PageRequest
 from luthierd.storage.database import Database
 from luthierd.storage.tombstones import check_new
 
+__all__ = [
+    "FINAL",
+    "Job",
+    "JobEvent",
+    "JobExistsError",
+    "JobNotFoundError",
+    "JobQueue",
+    "JobState",
+    "Lease",
+    "LeaseLostError",
+]
+
 MAX_ATTEMPTS = 5
 """Workers that may die while running a job before it fails with WORKER_DIED."""
-
-
-class JobState(enum.StrEnum):
-    """The transitions are listed at the top of the file."""
-
-    QUEUED = "QUEUED"
-    RUNNING = "RUNNING"
-    CANCELLING = "CANCELLING"
-    SUCCEEDED = "SUCCEEDED"
-    FAILED = "FAILED"
-    CANCELLED = "CANCELLED"
-
-    @property
-    def is_final(self) -> bool:
-        """Whether the state cannot change any more."""
-        return self in FINAL
-
-
-FINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
-
-
-class JobNotFoundError(NotFoundError):
-    """No such job."""
-
-    reason = "JOB_NOT_FOUND"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"there is no job {name}", metadata={"job": name})
-
-
-class JobExistsError(AlreadyExistsError):
-    """The name is taken."""
-
-    reason = "JOB_EXISTS"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"{name} exists; choose another id", metadata={"job": name})
-
-
-class WorkerDiedError(InternalError):
-    """Several workers died while running the job."""
-
-    reason = "WORKER_DIED"
-
-    def __init__(self, name: str, attempt_count: int) -> None:
-        super().__init__(
-            f"{attempt_count} workers died while running {name}; see their logs in the service's log folder",
-            metadata={"job": name, "attempt_count": str(attempt_count)},
-        )
-
-
-class LeaseLostError(AbortedError):
-    """Another worker has the job: stop and write nothing more."""
-
-    reason = "LEASE_LOST"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A job as it is now. Times are seconds since the epoch."""
-
-    name: str
-    kind: str
-    state: JobState
-    payload: dict[str, Any]
-    progress: dict[str, Any] | None
-    result: dict[str, Any] | None
-    error: dict[str, Any] | None
-    """`{"code": name of the gRPC status, "reason", "message", "metadata"}`; set only in FAILED."""
-    attempt_count: int
-    fencing_token: int
-    lease_expire_time: float | None
-    last_event_id: int
-    create_time: float
-    start_time: float | None
-    end_time: float | None
-
-
-@dataclass(frozen=True)
-class JobEvent:
-    """Something that happened to a job: `kind` is `state`, `progress` or `message`."""
-
-    event_id: int
-    create_time: float
-    kind: str
-    data: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Lease:
-    """The right to work on a job, until it expires or another worker gets a higher token."""
-
-    job: Job
-    fencing_token: int
-
-
-_jobs = sa.table(
-    "jobs",
-    *(
-        sa.column(name)
-        for name in ("name", "kind", "state", "attempt_count", "fencing_token", "lease_expire_time", "last_event_id")
-    ),
-    *(sa.column(name, sa.JSON) for name in ("payload", "progress", "result", "error")),
-    *(sa.column(name, sa.Float) for name in ("create_time", "start_time", "end_time")),
-)
-_events = sa.table(
-    "job_events",
-    sa.column("job"),
-    sa.column("event_id"),
-    sa.column("create_time"),
-    sa.column("kind"),
-    sa.column("data", sa.JSON),
-)
+_STARTED = (JobState.RUNNING, JobState.CANCELLING)
 
 
 class JobQueue:
-    """Jobs of one service. `now` gives seconds since the epoch."""
+    """Jobs of one service. `now` gives seconds since the epoch; `machine` identifies this one among several."""
 
-    def __init__(self, database: Database, *, lease_s: float, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        lease_s: float,
+        now: Callable[[], float] = time.time,
+        limits: TenantLimits = NO_LIMITS,
+        machine: str = "",
+    ) -> None:
         self._database = database
         self.lease_s = lease_s
         self._now = now
+        self._limits = limits
+        self._machine = machine
+
+    @classmethod
+    def of(cls, config: ServerConfig, database: Database) -> JobQueue:
+        """The queue of a service. Two installations on one machine fill their own places, like two machines."""
+        limits = TenantLimits(config.max_waiting_jobs_per_tenant, config.max_running_jobs_per_tenant)
+        machine = f"{socket.gethostname()}:{config.home}"
+        return cls(database, lease_s=config.lease_s, limits=limits, machine=machine)
 
     async def submit(
         self, name: str, kind: str, payload: dict[str, Any], *, connection: AsyncConnection | None = None
     ) -> Job:
-        """Adds a job in QUEUED, inside the caller's transaction if `connection` is given. JobExistsError; the errors of
-        `tombstones.check_new` for a name that was deleted.
+        """Adds a job in QUEUED, inside the caller's transaction if `connection` is given.
+
+        JobExistsError; the errors of `tombstones.check_new` for a name that was deleted; JobQuotaError if its tenant
+        has too many waiting jobs.
         """
         async with _given_or(connection, self._database) as tx:
             await check_new(tx, name, payload)
             if (await tx.execute(sa.select(_jobs.c.name).where(_jobs.c.name == name))).first():
                 raise JobExistsError(name)
+            tenant, limit = tenant_of(name), self._limits.waiting
+            if limit and await self._count(tx, tenant, _jobs.c.state == JobState.QUEUED) >= limit:
+                raise JobQuotaError(tenant, limit)
             values = {"name": name, "kind": kind, "state": JobState.QUEUED, "payload": payload, "attempt_count": 0}
-            insert = sa.insert(_jobs).values(**values, fencing_token=0, last_event_id=0, create_time=self._now())
+            values |= {"tenant": tenant, "fencing_token": 0, "last_event_id": 0, "create_time": self._now()}
+            insert = sa.insert(_jobs).values(**values)
             try:
                 await tx.execute(insert)
             except IntegrityError:  # two concurrent submissions on PostgreSQL
@@ -189,7 +127,10 @@ class JobQueue:
         return page.page(jobs, [f"{job.create_time!r} {job.name}" for job in jobs])
 
     async def cancel(self, name: str) -> Job:
-        """Cancels a queued job, requests a running one to stop, leaves a finished one unchanged. JobNotFoundError."""
+        """Cancels a queued job, requests a running one to stop, leaves a finished one unchanged. JobNotFoundError.
+
+        The launcher ends a worker that does not stop.
+        """
         async with self._database.begin() as tx:
             job = await self._read(tx, name, for_update=True)
             if job.state is JobState.QUEUED:
@@ -205,27 +146,45 @@ class JobQueue:
             rows = await tx.execute(query.order_by(_events.c.event_id).limit(limit))
             return [JobEvent(row.event_id, row.create_time, row.kind, row.data) for row in rows]
 
-    async def claimable(self, limit: int) -> Sequence[str]:
-        """Names of jobs that wait for a worker: queued, or with an expired lease; oldest first."""
-        ran_out = sa.and_(
-            _jobs.c.state.in_([JobState.RUNNING, JobState.CANCELLING]), _jobs.c.lease_expire_time <= self._now()
-        )
-        query = sa.select(_jobs.c.name).where(sa.or_(_jobs.c.state == JobState.QUEUED, ran_out))
-        async with self._database.read() as tx:
-            return list((await tx.execute(query.order_by(_jobs.c.create_time, _jobs.c.name).limit(limit))).scalars())
+    async def claimable(self, limit: int, *, starting: Sequence[str] = ()) -> Sequence[str]:
+        """Names of jobs that wait for a worker: queued, or with an expired lease; in the order of `in_turn`.
 
-    async def leased_count(self) -> int:
-        """Number of jobs with a valid lease."""
-        query = (
-            sa.select(sa.func.count())
-            .select_from(_jobs)
-            .where(_jobs.c.state.in_([JobState.RUNNING, JobState.CANCELLING]), _jobs.c.lease_expire_time > self._now())
-        )
+        `starting` are the jobs whose worker was started but has not claimed them: they count as running.
+        """
+        is_starting = _jobs.c.name.in_(starting)
+        ran_out = sa.and_(_jobs.c.state.in_(_STARTED), _jobs.c.lease_expire_time <= self._now())
+        waits = sa.and_(sa.or_(_jobs.c.state == JobState.QUEUED, ran_out), sa.not_(is_starting))
+        runs = sa.or_(self._is_leased, sa.and_(_jobs.c.state == JobState.QUEUED, is_starting))
+        query = in_turn(_jobs, waits=waits, runs=runs, max_running=self._limits.running)
         async with self._database.read() as tx:
-            return int((await tx.execute(query)).scalar_one())
+            return list((await tx.execute(query.limit(limit))).scalars())
+
+    async def leased_count(self, *, besides: Sequence[str] = ()) -> int:
+        """Number of jobs with a valid lease whose worker is on this machine, without those named `besides`."""
+        query = sa.select(sa.func.count()).select_from(_jobs).where(self._is_leased, _jobs.c.machine == self._machine)
+        async with self._database.read() as tx:
+            return int((await tx.execute(query.where(_jobs.c.name.not_in(besides)))).scalar_one())
+
+    async def cancelling(self) -> Sequence[Job]:
+        """Jobs that were told to stop and have not: those of this machine, and those of workers that are dead."""
+        is_ours = sa.or_(_jobs.c.machine == self._machine, _jobs.c.lease_expire_time <= self._now())
+        query = sa.select(_jobs).where(_jobs.c.state == JobState.CANCELLING, is_ours)
+        async with self._database.read() as tx:
+            return [_job(row) for row in await tx.execute(query)]
+
+    async def end_cancelled(self, job: Job) -> None:
+        """Records the end of a job from `cancelling`, whose worker is dead; nothing if it has ended meanwhile."""
+        async with self._database.begin() as tx:
+            found = await self._read(tx, job.name, for_update=True)
+            if (found.state, found.fencing_token) == (JobState.CANCELLING, job.fencing_token):
+                await self._set_state(tx, job.name, JobState.CANCELLED)
+
+    def is_here(self, job: Job) -> bool:
+        """Whether the job's last worker ran on this machine."""
+        return job.machine == self._machine
 
     async def claim(self, name: str) -> Lease | None:
-        """Takes a waiting job; None if another worker was faster or the job is over.
+        """Takes a waiting job; None if another worker was faster, the job is over, or its tenant has enough running.
 
         A cancelled job whose worker died ends here, and so does one that `MAX_ATTEMPTS` workers died on.
         """
@@ -240,8 +199,11 @@ class JobQueue:
             if job.attempt_count >= MAX_ATTEMPTS:
                 await self._give_up(tx, job, job.attempt_count)
                 return None
+            limit = self._limits.running  # also checked here: two launchers can choose at the same time
+            if limit and await self._count(tx, job.tenant, self._is_leased) >= limit:
+                return None
             values: dict[str, Any] = {"fencing_token": job.fencing_token + 1, "attempt_count": job.attempt_count + 1}
-            values["lease_expire_time"] = now + self.lease_s
+            values |= {"lease_expire_time": now + self.lease_s, "machine": self._machine, "worker_pid": os.getpid()}
             await tx.execute(sa.update(_jobs).where(_jobs.c.name == name).values(**values))
             if job.state is JobState.QUEUED:
                 await self._set_state(tx, name, JobState.RUNNING)
@@ -271,12 +233,12 @@ class JobQueue:
             if job.state.is_final or job.fencing_token > token_before + 1:
                 return
             row = sa.update(_jobs).where(_jobs.c.name == name)
-            if job.fencing_token == token_before + 1:
+            if job.state is JobState.CANCELLING:
+                await self._set_state(tx, name, JobState.CANCELLED)
+            elif job.fencing_token == token_before + 1:
                 await tx.execute(row.values(lease_expire_time=self._now()))
             elif job.attempt_count + 1 < MAX_ATTEMPTS:
                 await tx.execute(row.values(attempt_count=job.attempt_count + 1))
-            elif job.state is JobState.CANCELLING:
-                await self._set_state(tx, name, JobState.CANCELLED)
             else:
                 await self._give_up(tx, job, job.attempt_count + 1)
 
@@ -327,6 +289,17 @@ class JobQueue:
                 metadata={"job": job.name},
             )
         return job
+
+    @property
+    def _is_leased(self) -> sa.ColumnElement[bool]:
+        return sa.and_(_jobs.c.state.in_(_STARTED), _jobs.c.lease_expire_time > self._now())
+
+    async def _count(self, tx: AsyncConnection, tenant: str, which: sa.ColumnElement[bool]) -> int:
+        """Number of such jobs of a tenant; nobody else adds one to them before the transaction ends."""
+        if self._database.is_shared:
+            await tx.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(f"jobs of {tenant}"))))
+        query = sa.select(sa.func.count()).select_from(_jobs).where(_jobs.c.tenant == tenant, which)
+        return int((await tx.execute(query)).scalar_one())
 
     async def _read(self, tx: AsyncConnection, name: str, *, for_update: bool = False) -> Job:
         query = sa.select(_jobs).where(_jobs.c.name == name)

@@ -29,6 +29,8 @@ C = TypeVar("C", bound=ServerConfig)
 log = logging.getLogger(__name__)
 
 FLUSH_INTERVAL_S = 0.2
+HEARTBEAT_INTERVAL_S = 1.0
+"""A cancel is heard with a heartbeat, and should leave the work some of `launcher.CANCEL_PATIENCE_S` to stop."""
 LEASE_LOST_EXIT_CODE = 75
 TERMINATED_EXIT_CODE = 143
 """128 + SIGTERM, as in shells."""
@@ -122,7 +124,7 @@ def run_worker(
     async def main(config: C) -> None:
         prepare()
         database = Database.of(config, service)
-        queue = JobQueue(database, lease_s=config.lease_s)
+        queue = JobQueue.of(config, database)
         await run_job(queue, sys.argv[1], lambda context: work(context, config, database))
         await database.close()
 
@@ -164,7 +166,7 @@ class _Frame:
 
     async def keep(self) -> None:
         """Renews the lease, writes events and notices a cancel, until the work is done or the lease is lost."""
-        interval_s = min(self._queue.lease_s / 5, 2.0)
+        interval_s = min(self._queue.lease_s / 5, HEARTBEAT_INTERVAL_S)
         loop = asyncio.get_running_loop()
         next_beat = loop.time()
         while not self._is_finished:

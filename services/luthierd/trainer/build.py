@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import pathlib
+import shutil
 
 from luthier import AsyncClient
 
@@ -38,8 +40,8 @@ async def build(
     """The service over a migrated database. Tests pass the parts that they replace."""
     database = database or Database.of(config, "trainer")
     await database.migrate(VERSIONS)
-    queue = JobQueue(database, lease_s=config.lease_s)
-    launcher = Launcher.of(config, "trainer", queue)
+    queue = JobQueue.of(config, database)
+    launcher = Launcher.of(config, "trainer", queue, clean_up=functools.partial(_remove_files, config))
     store, client, stopping = SqlStore(database, queue), AsyncClient(endpoints_of(config)), asyncio.Event()
     base_models = BaseModels(store, import_roots=config.import_root_paths, wake=launcher.wake)
     datasets = datasets or CurationCatalog(client, TokenIssuer.of(config), timeout_s=config.dataset_timeout_s)
@@ -78,3 +80,9 @@ async def build(
         close=[client.close, database.close],
         stopping=stopping,
     )
+
+
+def _remove_files(config: TrainerConfig, job: str) -> None:
+    """Removes what a killed worker left of a cancelled job."""
+    for folder in (config.checkpoints, config.scratch):
+        shutil.rmtree(folder / job, ignore_errors=True)

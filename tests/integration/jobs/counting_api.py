@@ -16,7 +16,7 @@ from luthierd.storage.database import Database
 async def main(config: ServerConfig) -> None:
     """Launches workers."""
     database = Database(config.database_url_of("trainer"), schema=os.environ["COUNTING_SCHEMA"])
-    queue = JobQueue(database, lease_s=config.lease_s)
+    queue = JobQueue.of(config, database)
     launcher = Launcher(
         queue,
         module=os.environ.get("COUNTING_WORKER", "counting_worker"),

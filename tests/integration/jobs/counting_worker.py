@@ -1,4 +1,8 @@
-"""A worker with little to do: `python -m counting_worker <job>` counts to `payload["steps"]`, a checkpoint a step."""
+"""A worker with little to do: `python -m counting_worker <job>` counts to `payload["steps"]`, a checkpoint a step.
+
+With `payload["hangs_in"]` it hangs after the first step and hears nothing: in a `thread`, or in the `interpreter`,
+whose lock it holds.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ import asyncio
 import json
 import os
 import pathlib
+import re
 import sys
+import threading
 import time
 
 from luthierd.config import ServerConfig
@@ -20,6 +26,9 @@ STEP_S = 0.05
 """What a step of the work takes."""
 
 
+HANGS = {"thread": threading.Event().wait, "interpreter": lambda: re.match(r"(a+)+$", "a" * 100 + "b")}
+
+
 async def main(config: ServerConfig) -> None:
     """Works on the job named on the command line."""
     name = sys.argv[1]
@@ -29,7 +38,7 @@ async def main(config: ServerConfig) -> None:
     async def work(context: JobContext) -> Outcome:
         return Outcome(await asyncio.to_thread(count, context, checkpoint))
 
-    await run_job(JobQueue(database, lease_s=config.lease_s), name, work)
+    await run_job(JobQueue.of(config, database), name, work)
     await database.close()
 
 
@@ -42,6 +51,9 @@ def count(context: JobContext, checkpoint: pathlib.Path) -> dict[str, list[int]]
         done.append(os.getpid())
         write_atomically(checkpoint, iter([json.dumps(done).encode()]))
         context.emit("progress", {"step": len(done), "pid": os.getpid()})
+        if hangs_in := context.job.payload.get("hangs_in"):
+            context.settle()
+            HANGS[hangs_in]()
     return {"pids": done}
 
 

@@ -18,6 +18,7 @@ from luthierd.jobs.queue import MAX_ATTEMPTS, Job, JobQueue, JobState
 from luthierd.storage.database import Database
 
 JOB = "tenants/acme/trainingJobs/j1"
+DEAF = "tenants/acme/trainingJobs/deaf"
 LEASE_S = 2.0
 STEPS = 30
 PATIENCE_S = 60.0
@@ -74,21 +75,21 @@ async def queue(database: Database) -> JobQueue:
     return made
 
 
-async def working(queue: JobQueue, *, after: int | None = None) -> int:
+async def working(queue: JobQueue, *, after: int | None = None, job: str = JOB) -> int:
     """Waits for a step of a worker other than `after`; gives its process id."""
     async with asyncio.timeout(PATIENCE_S):
-        async for event in watch(queue, JOB, after_event_id=0, stopping=asyncio.Event()):
+        async for event in watch(queue, job, after_event_id=0, stopping=asyncio.Event()):
             if event is not None and event.kind == "progress" and event.data["pid"] != after:
                 return int(event.data["pid"])
-    raise AssertionError(f"the job ended before anybody else worked on it: {await queue.get(JOB)}")
+    raise AssertionError(f"the job ended before anybody else worked on it: {await queue.get(job)}")
 
 
-async def ended(queue: JobQueue) -> Job:
+async def ended(queue: JobQueue, job: str = JOB) -> Job:
     """Waits for the end of the job."""
     async with asyncio.timeout(PATIENCE_S):
-        async for _ in watch(queue, JOB, after_event_id=0, stopping=asyncio.Event()):
+        async for _ in watch(queue, job, after_event_id=0, stopping=asyncio.Event()):
             pass
-    return await queue.get(JOB)
+    return await queue.get(job)
 
 
 def assert_counted_once(job: Job, *, by: list[int]) -> None:
@@ -198,6 +199,48 @@ async def test_a_cancelled_job_ends_within_seconds(queue: JobQueue, start_api: S
     assert job.state is JobState.CANCELLED
     assert job.result is None
     await asyncio.to_thread(worker.wait, 20)
+
+
+@on_sqlite
+async def test_a_cancelled_job_ends_within_seconds_even_if_its_thread_does_not_hear_it(
+    queue: JobQueue, start_api: Start
+) -> None:
+    await queue.cancel(JOB)
+    await queue.submit(DEAF, "count", {"steps": STEPS, "hangs_in": "thread"})
+    start_api()
+    worker = psutil.Process(await working(queue, job=DEAF))
+    await queue.cancel(DEAF)
+    job = await asyncio.wait_for(ended(queue, DEAF), timeout=5)
+    assert (job.state, job.result, job.attempt_count) == (JobState.CANCELLED, None, 1)
+    await asyncio.to_thread(worker.wait, 20)
+
+
+@on_sqlite
+async def test_a_cancelled_job_ends_within_seconds_even_if_it_holds_the_interpreter_and_its_api_process_is_new(
+    queue: JobQueue, start_api: Start
+) -> None:
+    await queue.cancel(JOB)
+    await queue.submit(DEAF, "count", {"steps": STEPS, "hangs_in": "interpreter"})
+    api = start_api(LUTHIER_TRAINER_LEASE_S="60")
+    worker = psutil.Process(await working(queue, job=DEAF))
+    api.kill()
+    api.wait()
+    start_api(LUTHIER_TRAINER_LEASE_S="60")
+    await until_launching(queue)
+    await queue.cancel(DEAF)
+    job = await asyncio.wait_for(ended(queue, DEAF), timeout=5)
+    assert (job.state, job.result, job.attempt_count) == (JobState.CANCELLED, None, 1)
+    await asyncio.to_thread(worker.wait, 20)
+
+
+async def until_launching(queue: JobQueue) -> None:
+    """Waits until a launcher deals with cancelled jobs: it ends one whose worker is dead."""
+    name = "tenants/acme/trainingJobs/abandoned"
+    await queue.submit(name, "count", {"steps": 1})
+    assert await queue.claim(name) is not None
+    await queue.worker_died(name, token_before=0)
+    await queue.cancel(name)
+    await asyncio.wait_for(ended(queue, name), PATIENCE_S)
 
 
 @on_sqlite
