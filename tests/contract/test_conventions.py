@@ -12,7 +12,7 @@ from google.api import field_behavior_pb2, field_info_pb2, resource_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 from luthier.options.v1 import call_policy_pb2
-from luthier.services import SERVICES
+from luthier.services import OPERATOR_SCOPES, SERVICES
 
 SHARED_METHODS = {
     "ImportBaseModel": "base models belong to the installation",
@@ -173,6 +173,11 @@ def test_every_method_of_a_service_needs_a_scope_that_tokens_carry(name: str) ->
 @every_changing_method
 def test_only_a_write_scope_lets_a_caller_change_things(method: MethodDescriptor) -> None:
     assert not policy_of(method).scope.endswith(".read")
+
+
+def test_only_the_operator_sees_what_is_stored() -> None:
+    methods = [method for method in METHODS if method.containing_service.name == "StorageService"]
+    assert {policy_of(method).scope for method in methods} <= OPERATOR_SCOPES
 
 
 @every_method

@@ -90,10 +90,23 @@ async def test_a_job_keeps_what_it_reads(running: Installation) -> None:
     dataset = (await running.queue("trainer").get(job)).payload["dataset"]
     assert {dataset["train_sha256"], dataset["validation_sha256"]} <= stored(running)
     await running.client.training_jobs.cancel(job)
-    await running.client.training_jobs.delete(job)
-    await running.age()
     await sweep(running)
     assert dataset["train_sha256"] not in stored(running)
+
+
+async def test_what_was_learned_and_found_stays_and_the_rows_of_a_deleted_dataset_do_not(running: Installation) -> None:
+    await running.imported()
+    revision = await running.curated()
+    adapter = await running.trained(revision)
+    await running.evaluated(adapter)
+    rows = {split.sha256 for split in (await running.client.datasets.get_revision(revision)).splits}
+    await running.client.datasets.delete(DOCS, cascade=True)
+    await running.age()
+    before = stored(running)
+    await sweep(running)
+    gone = before - stored(running)
+    assert rows < gone
+    assert (await running.client.adapters.get_revision(adapter)).sha256 in stored(running)
 
 
 async def test_a_running_job_keeps_what_it_has_written_since_it_started(running: Installation) -> None:

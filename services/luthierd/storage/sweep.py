@@ -44,16 +44,19 @@ class Root:
     columns: Sequence[str]
     owner: sa.ColumnElement[str] | None = None
     """The resource that holds the blobs; None: other resources hold them."""
+    where: sa.ColumnElement[bool] | None = None
+    """Which rows need them; None: all."""
 
     def query(self) -> sa.Select[Any]:
         """The owner of each row, or an empty text, and its columns as texts."""
         owner = sa.literal("", sa.Text) if self.owner is None else self.owner
         columns: list[Any] = [owner, *(sa.cast(sa.column(name), sa.Text) for name in self.columns)]
-        return sa.select(*columns).select_from(sa.table(self.table))
+        found = sa.select(*columns).select_from(sa.table(self.table))
+        return found if self.where is None else found.where(self.where)
 
 
-JOBS_NEED = Root(table="jobs", columns=["payload"])
-"""Of every service: what its jobs were asked to work on."""
+JOBS_NEED = Root(table="jobs", columns=["payload"], where=sa.column("state").not_in(FINAL_STATES))
+"""Of every service: what unfinished jobs work on. A finished one only names it."""
 RESULTS = Root(table="jobs", columns=["result"], owner=sa.column("name", sa.Text))
 """What its jobs made."""
 

@@ -216,6 +216,15 @@ async def test_an_export_can_be_read_piece_by_piece_and_only_by_its_tenant(acme:
     assert (await refusal(beta.call("ReadCaptureFile", theirs)))[1] == "CAPTURE_FILE_NOT_FOUND"
 
 
+async def test_a_file_can_be_deleted_at_once_and_only_by_its_tenant(acme: Caller, beta: Caller) -> None:
+    exported = (await acme.call("ExportFeedback", api.ExportFeedbackRequest(parent=ACME))).capture_file
+    request = api.DeleteCaptureFileRequest(name=exported.name)
+    assert (await refusal(beta.call("DeleteCaptureFile", request)))[0] is grpc.StatusCode.PERMISSION_DENIED
+    await acme.call("DeleteCaptureFile", request)
+    assert not (await acme.call("ListCaptures", api.ListCapturesRequest(parent=ACME))).capture_files
+    assert (await refusal(acme.call("DeleteCaptureFile", request)))[0] is grpc.StatusCode.NOT_FOUND
+
+
 async def test_a_policy_changes_only_what_is_set_and_only_the_one_that_was_read(acme: Caller) -> None:
     before = await acme.set_policy(enabled=True, retention=Duration(seconds=3600))
     after = await acme.set_policy(sample_rate=0.5, etag=before.etag)

@@ -8,6 +8,7 @@ import pathlib
 import resource
 import signal
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 
@@ -276,3 +277,29 @@ def test_a_negative_range_is_refused(store: BlobStore, wrong: dict[str, int]) ->
     blob = store.put_bytes(b"0123456789")
     with pytest.raises(InvalidArgumentError, match="is negative"):
         read_piece(store, blob.sha256, **wrong)
+
+
+def test_the_store_lists_its_blobs(store: BlobStore) -> None:
+    blobs = {store.put_bytes(data) for data in (b"one", b"three")}
+    assert {Blob(found.sha256, found.size_bytes) for found in store.list()} == blobs
+    assert all(abs(found.modified_time - time.time()) < 60 for found in store.list())
+
+
+def test_only_a_blob_that_is_old_enough_is_deleted(store: BlobStore) -> None:
+    sha256 = store.put_bytes(b"one").sha256
+    assert not store.delete_older(sha256, time.time() - 60)
+    assert store.delete_older(sha256, time.time() + 60)
+    assert not store.delete_older(sha256, time.time() + 60)
+    assert not store.has(sha256)
+
+
+def test_an_old_object_is_written_again_when_it_is_stored_again(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = BlobStore(f"memory://{uuid.uuid4().hex}/blobs", cache=tmp_path / "cache")
+    sha256 = remote.put_bytes(b"one").sha256
+    [first] = remote.list()
+    monkeypatch.setattr(blobs_module, "RENEWAL_S", 0.0)
+    assert remote.put_bytes(b"one").sha256 == sha256
+    [second] = remote.list()
+    assert second.modified_time > first.modified_time
