@@ -73,7 +73,23 @@ class ServerConfig:
     max_message_bytes: int = 16 * 1024 * 1024
     """Largest message in either direction."""
     max_concurrent_rpcs: int = 512
-    """Calls in flight; more are rejected immediately with RESOURCE_EXHAUSTED."""
+    """Calls with a token in flight; more are rejected immediately with RESOURCE_EXHAUSTED."""
+    max_concurrent_rpcs_per_tenant: int = 384
+    """Of these, the calls of one tenant."""
+    max_public_calls: int = 64
+    """Calls without a token in flight (Health.Watch, reflection), and as many Health.Check. A newcomer takes the place
+    of the oldest one of the address that has most."""
+    max_unauthenticated_connections: int = 256
+    """gRPC connections on which no valid token has come yet. The address that has most loses its oldest ones."""
+    max_streams_per_connection: int = 256
+    """Calls in flight on one gRPC connection; the client holds back more."""
+    handshake_limit_s: float = 10.0
+    """Seconds for a new gRPC connection to begin to speak HTTP/2, TLS included; for a call without a token, but for a
+    Watch; and for the answer to a ping."""
+    connection_idle_limit_s: float = 300.0
+    """Seconds after which a gRPC connection without calls is closed; clients connect again with their next call."""
+    keepalive_s: float = 60.0
+    """Seconds of silence on a gRPC connection before the server pings, to find those whose client has vanished."""
     log_level: str = "INFO"
     """DEBUG, INFO, WARNING or ERROR."""
     worker_count: int = 1

@@ -58,6 +58,8 @@ class InvalidArgumentError(LuthierError):
 
     reason = "INVALID_ARGUMENT"
     code = "INVALID_ARGUMENT"
+    field_name: ClassVar[str] = ""
+    """The field of every error of a class that is about one field only."""
 
     def __init__(
         self,
@@ -68,6 +70,8 @@ class InvalidArgumentError(LuthierError):
     ) -> None:
         super().__init__(message, metadata=metadata)
         self.violations = tuple(violations)
+        if self.field_name and not violations:
+            self.violations = (FieldViolation(self.field_name, message),)
 
     @classmethod
     def of_field(cls, field: str, description: str) -> InvalidArgumentError:

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from luthierd.errors import InvalidArgumentError
 
 ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
+REVISION = re.compile(r"r([1-9][0-9]{0,8})")
+"""Of datasets and adapters, which are numbered. Nine digits fit in any database's integer."""
+
+
+_ANY = re.compile(r"(tenants|baseModels)(/[a-zA-Z0-9-]{1,63}){1,7}")
 
 
 @dataclass(frozen=True)
@@ -59,3 +64,15 @@ def parse_id(value: str, *, field: str) -> str:
     if not ID.fullmatch(value):
         raise InvalidArgumentError.of_field(field, f"{value!r} does not match {ID.pattern}")
     return value
+
+
+def check_name(name: str, *, field: str) -> None:
+    """InvalidArgumentError unless `name` can be the name of a resource of any kind."""
+    if not _ANY.fullmatch(name):
+        raise InvalidArgumentError.of_field(field, f"{name!r} is not the name of a resource")
+
+
+def revision_number(revision: str) -> int | None:
+    """The number of a revision's id, such as `r12`; None if no revision can have the id."""
+    found = REVISION.fullmatch(revision)
+    return int(found[1]) if found else None

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import pkgutil
 from collections.abc import Iterator
 
 import luthier
 import pytest
 from google.api import field_behavior_pb2, field_info_pb2, resource_pb2
-from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 from luthier.options.v1 import call_policy_pb2
 from luthier.services import OPERATOR_SCOPES, SERVICES
+from support.contracts import METHODS, behaviors, is_ours
 
 SHARED_METHODS = {
     "ImportBaseModel": "base models belong to the installation",
@@ -32,16 +32,6 @@ COMPUTING_METHODS = ("CompareEvaluations", "GenerateChallengeCases", "PlanGate",
 """They compute their answer from what is stored, and store nothing."""
 
 
-def services() -> Iterator[ServiceDescriptor]:
-    for name in (*SERVICES, "storage"):
-        package = importlib.import_module(f"luthier.{name}.v1")
-        for module in pkgutil.iter_modules(package.__path__):
-            if module.name.endswith("_service_pb2"):
-                loaded = importlib.import_module(f"{package.__name__}.{module.name}")
-                yield from loaded.DESCRIPTOR.services_by_name.values()
-
-
-METHODS: list[MethodDescriptor] = [method for service in services() for method in service.methods]
 REQUESTS: list[Descriptor] = [method.input_type for method in METHODS]
 
 CHANGING = [m for m in METHODS if m.GetOptions().idempotency_level == MethodOptions.IDEMPOTENCY_UNKNOWN]
@@ -49,10 +39,6 @@ CHANGING = [m for m in METHODS if m.GetOptions().idempotency_level == MethodOpti
 
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.full_name)
 every_changing_method = pytest.mark.parametrize("method", CHANGING, ids=lambda method: method.full_name)
-
-
-def is_ours(message: Descriptor | None) -> bool:
-    return message is not None and message.file.package.startswith("luthier.")
 
 
 def fields_below(
@@ -69,11 +55,6 @@ def fields_below(
 
 def policy_of(method: MethodDescriptor) -> call_policy_pb2.CallPolicy:
     return method.GetOptions().Extensions[call_policy_pb2.call]
-
-
-def behaviors(field: FieldDescriptor) -> list[int]:
-    found: list[int] = list(field.GetOptions().Extensions[field_behavior_pb2.field_behavior])
-    return found
 
 
 def test_the_contracts_are_all_here() -> None:

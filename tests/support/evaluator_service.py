@@ -40,6 +40,7 @@ ADAPTER = FakePeers.adapter.name
 class Server:
     """The served evaluator, and what is behind it."""
 
+    channel: grpc.aio.Channel
     evaluations: rpc.EvaluationServiceStub
     gates: gate_rpc.GateServiceStub
     verdicts: verdict_rpc.VerdictServiceStub
@@ -129,6 +130,7 @@ async def served(database: Database, folder: pathlib.Path, *, holdout: int = 24)
     parts = await evaluator_parts(database, folder, holdout=holdout)
     async with running(parts.service, EvaluatorConfig(home=folder)) as channel:
         yield Server(
+            channel=channel,
             evaluations=rpc.EvaluationServiceStub(channel),
             gates=gate_rpc.GateServiceStub(channel),
             verdicts=verdict_rpc.VerdictServiceStub(channel),

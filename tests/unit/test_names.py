@@ -5,7 +5,16 @@ from __future__ import annotations
 import luthierd.names
 import pytest
 from luthierd.errors import InvalidArgumentError
-from luthierd.names import ADAPTER_REVISION, BASE_MODEL, DATASET, TENANT, NamePattern, parse_id
+from luthierd.names import (
+    ADAPTER_REVISION,
+    BASE_MODEL,
+    DATASET,
+    TENANT,
+    NamePattern,
+    check_name,
+    parse_id,
+    revision_number,
+)
 
 PATTERNS = [value for value in vars(luthierd.names).values() if isinstance(value, NamePattern)]
 
@@ -63,3 +72,23 @@ def test_what_is_no_id_is_refused_with_its_field(value: str) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         parse_id(value, field="dataset_id")
     assert [violation.field for violation in caught.value.violations] == ["dataset_id"]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.pattern)
+def test_every_kind_of_name_is_a_name(pattern: NamePattern) -> None:
+    check_name(pattern.format(*(["x" * 63] * pattern.pattern.count("{"))), field="names[0]")
+
+
+@pytest.mark.parametrize("name", ["", "tenants", "tenants/", "datasets/a", "tenants/a%", "tenants/" + "x" * 64])
+def test_what_no_resource_is_called_is_no_name(name: str) -> None:
+    with pytest.raises(InvalidArgumentError):
+        check_name(name, field="names[0]")
+
+
+def test_revisions_are_numbered() -> None:
+    assert [revision_number(one) for one in ("r1", "r10", "r999999999")] == [1, 10, 999_999_999]
+
+
+@pytest.mark.parametrize("revision", ["", "r", "1", "r0", "r01", "r-1", "r" + "9" * 10, "r" + "9" * 5000, "r٣", "R1"])
+def test_what_no_revision_can_be_called_has_no_number(revision: str) -> None:
+    assert revision_number(revision) is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 
 import pytest
 from luthierd.errors import InvalidArgumentError
@@ -60,13 +59,22 @@ def test_a_token_of_another_list_is_refused() -> None:
             PageRequest.parse(1, token, *arguments)
 
 
+def encoded(content: str) -> str:
+    return base64.urlsafe_b64encode(content.encode()).decode()
+
+
+BINDING = PageRequest.parse(1, "").binding
 FOREIGN_TOKENS = [
     "x",
     "ä",
-    "e30=",
-    "bnVsbA==",
-    "W10=",
-    base64.urlsafe_b64encode(json.dumps({"after": "a"}).encode()).decode(),
+    "\ud7ff",
+    encoded("null"),
+    encoded('{"after": "a"}'),
+    encoded('{"a":' * 20_000),
+    encoded(BINDING[:-1]),
+    encoded(f"{BINDING}a\0b"),
+    encoded(f"{BINDING}a\nb"),
+    base64.urlsafe_b64encode(b"\xff" * 40).decode(),
 ]
 
 
@@ -75,3 +83,17 @@ def test_what_is_no_token_is_refused(token: str) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         PageRequest.parse(1, token)
     assert [violation.field for violation in caught.value.violations] == ["page_token"]
+
+
+@pytest.mark.parametrize("after", ["x", "-1", "1.5", "9" * 10, "9" * 5000, "1e3", "٣", "nan", " 1"])
+def test_a_key_that_is_no_number_is_refused_where_keys_are_numbers(after: str) -> None:
+    page = PageRequest.parse(1, encoded(f"{BINDING}{after}"))
+    with pytest.raises(InvalidArgumentError) as caught:
+        page.slice(KEYS)
+    assert [violation.field for violation in caught.value.violations] == ["page_token"]
+
+
+def test_a_complete_list_is_paged_by_position() -> None:
+    first = PageRequest.parse(4, "").slice(KEYS)
+    second = PageRequest.parse(4, first.next_page_token).slice(KEYS)
+    assert (first.items, second.items) == (tuple(KEYS[:4]), tuple(KEYS[4:8]))

@@ -51,6 +51,7 @@ class ImportTooLargeError(InvalidArgumentError):
     """The import exceeds the size limit."""
 
     reason = "IMPORT_TOO_LARGE"
+    field_name = "data"
 
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(

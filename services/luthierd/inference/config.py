@@ -15,6 +15,18 @@ class InferenceConfig(ServerConfig):
     """Port of the OpenAI-compatible endpoint; 0 takes a free one."""
     max_http_body_bytes: int = 4 * 1024 * 1024
     """Largest body of an HTTP request."""
+    max_http_header_bytes: int = 32 * 1024
+    """Largest header of an HTTP request."""
+    max_http_connections: int = 1024
+    """Open HTTP connections. When there are more, the tenant that has most loses the one that was idle longest."""
+    max_http_unauthenticated: int = 256
+    """Of these, the connections on which no valid token has come yet; the others are reserved for tenants."""
+    http_header_limit_s: float = 10.0
+    """Seconds for a connection without a token to send the header of its next request."""
+    http_body_limit_s: float = 60.0
+    """Seconds for the body of a request."""
+    http_idle_limit_s: float = 60.0
+    """Seconds that a tenant's connection may be idle between two requests."""
     max_answer_s: float = 600.0
     """Longest time for an answer, from the arrival of the call, including the wait for the engine's start."""
     reader_limit_s: float = 30.0

@@ -69,3 +69,11 @@ def observe_times(target: str, *, ttft_s: float, latency_s: float) -> None:
     """Records the times of one finished answer."""
     ttft_seconds.labels(target).observe(ttft_s)
     latency_seconds.labels(target).observe(latency_s)
+
+
+http_closed = Counter(
+    "luthier_http_connections_closed_total",
+    "HTTP connections that the server ended, by cause: too_slow (a request that did not arrive in time), idle, "
+    "replaced (a newcomer took the place)",
+    ["cause"],
+)

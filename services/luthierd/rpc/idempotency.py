@@ -20,6 +20,7 @@ class RequestIdReusedError(InvalidArgumentError):
     """The id was already used for a different request."""
 
     reason = "REQUEST_ID_REUSED"
+    field_name = "request_id"
 
 
 class Replays:

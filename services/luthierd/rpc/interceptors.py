@@ -1,7 +1,8 @@
 """What every call goes through, for all four kinds of method: middlewares, written as context managers.
 
-Order, outermost first: in flight, request id, log, metrics, errors, auth, deadline. `/grpc.*` methods (health,
-reflection) are not wrapped: a wrapper around health's Watch breaks it (grpc#28728).
+Order, outermost first: in flight, request id, log, metrics, errors, auth, places, deadline. Only then the call's first
+message is read: whoever has no token holds nothing, and whoever sends no message meets the deadline. `/grpc.*` methods
+(health, reflection) need no token; `rpc/public.py` bounds them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -19,10 +21,12 @@ from typing import Any
 import grpc
 
 from luthierd import logs
-from luthierd.errors import DeadlineExceededError, InternalError, LuthierError, NotFoundError
+from luthierd.errors import DeadlineExceededError, InternalError, LuthierError, NotFoundError, ResourceExhaustedError
 from luthierd.rpc import metrics
-from luthierd.rpc.auth import TokenVerifier, check_tenant, current_principal, set_principal
+from luthierd.rpc.auth import TokenVerifier, current_principal, set_principal
 from luthierd.rpc.contract import Context, Method
+from luthierd.rpc.public import PublicCalls
+from luthierd.rpc.requests import accept_each, accept_one
 from luthierd.rpc.status import abort_with, code_of
 from luthierd.storage.tombstones import Tombstones
 
@@ -37,8 +41,6 @@ class Call:
     method: Method
     kind: str
     context: Context
-    request: Any | None
-    """The request of a unary call; None for a stream of requests."""
     metadata: dict[str, str]
     code: grpc.StatusCode = grpc.StatusCode.OK
 
@@ -130,15 +132,51 @@ def translating_errors(domain: str) -> Middleware:
     return around
 
 
-def authenticating(verifier: TokenVerifier) -> Middleware:
-    """Checks the token, then the method's scope, then that the request names only resources of the caller's tenant."""
+class TooManyCallsError(ResourceExhaustedError):
+    """The server, or the tenant on this server, has too many calls in flight."""
+
+    reason = "TOO_MANY_CALLS"
+
+
+class CallPlaces:
+    """Bounds the calls in flight: `count` in all, of which one tenant gets `count_per_tenant`.
+
+    After `authenticating`: calls without a token take no place.
+    """
+
+    def __init__(self, count: int, count_per_tenant: int) -> None:
+        self._count, self._count_per_tenant = count, count_per_tenant
+        self._running: Counter[str] = Counter()
+
+    @contextlib.asynccontextmanager
+    async def __call__(self, call: Call) -> AsyncIterator[None]:
+        """TooManyCallsError."""
+        tenant = current_principal().tenant
+        for whose, running, limit in (
+            (f"tenant {tenant}", self._running[tenant], self._count_per_tenant),
+            ("the server", self._running.total(), self._count),
+        ):
+            if running >= limit:
+                raise TooManyCallsError(
+                    f"{whose} has {limit} calls in flight, which is the limit; try again later",
+                    metadata={"limit": str(limit)},
+                )
+        self._running[tenant] += 1
+        try:
+            yield
+        finally:
+            self._running[tenant] -= 1
+            self._running += Counter()  # forgets tenants without calls
+
+
+def authenticating(verifier: TokenVerifier, authorised: Callable[[str], None]) -> Middleware:
+    """Checks the token and the method's scope. `authorised` is told the peer of a call with a valid token."""
 
     @contextlib.asynccontextmanager
     async def around(call: Call) -> AsyncIterator[None]:
         principal = verifier.verify(call.metadata.get("authorization"))
+        authorised(call.context.peer())
         principal.require_scope(call.method.scope)
-        if call.request is not None:
-            check_tenant(call.request, principal)
         set_principal(principal)
         yield
 
@@ -180,12 +218,15 @@ def _status_code(context: Context) -> grpc.StatusCode:
 
 
 class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic in the stubs only
-    """Runs every call of `methods` (by path) inside `middlewares`, outermost first."""
+    """Runs every call of `methods` (by path) inside `middlewares`, outermost first, and bounds those of `/grpc.*`."""
 
-    def __init__(self, service: str, methods: Mapping[str, Method], middlewares: Sequence[Middleware]) -> None:
+    def __init__(
+        self, service: str, methods: Mapping[str, Method], middlewares: Sequence[Middleware], public: PublicCalls
+    ) -> None:
         self._service = service
         self._methods = methods
         self._middlewares = middlewares
+        self._public = public
 
     async def intercept_service(
         self,
@@ -193,57 +234,49 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any]:
         """The method's handler, wrapped."""
-        handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith("/grpc."):
-            return handler
+        handler: Any = await continuation(handler_call_details)
+        if handler is None:
+            return handler  # type: ignore[return-value]
+        if handler_call_details.method.startswith("/grpc."):
+            return self._public.bound(handler)
         metadata = {
             key: value for key, value in handler_call_details.invocation_metadata or () if isinstance(value, str)
         }
         return self._wrap(handler, self._methods[handler_call_details.method], metadata)
 
     def _wrap(self, handler: Any, method: Method, metadata: dict[str, str]) -> grpc.RpcMethodHandler[Any, Any]:
+        """A handler that takes a stream of bytes, whatever the method takes: grpc.aio would wait for the message of a
+        unary call without a limit before it calls us.
+        """
         kind = "_".join(
             "stream" if many else "unary" for many in (handler.request_streaming, handler.response_streaming)
         )
-        behavior = getattr(handler, kind)
+        behavior, deserialize = getattr(handler, kind), handler.request_deserializer
 
-        def argument(request: Any) -> Any:
-            return _checked(request) if handler.request_streaming else request
-
-        async def enter_middlewares(stack: contextlib.AsyncExitStack, request: Any, context: Context) -> None:
-            call = Call(
-                service=self._service,
-                method=method,
-                kind=kind,
-                context=context,
-                request=None if handler.request_streaming else request,
-                metadata=metadata,
-            )
+        async def enter(stack: contextlib.AsyncExitStack, messages: Any, context: Context) -> Any:
+            """The behavior's first argument, inside all middlewares."""
+            call = Call(service=self._service, method=method, kind=kind, context=context, metadata=metadata)
             for middleware in self._middlewares:
                 await stack.enter_async_context(middleware(call))
+            return (
+                accept_each(messages, deserialize)
+                if handler.request_streaming
+                else await accept_one(messages, deserialize)
+            )
 
-        async def answer_once(request: Any, context: Context) -> Any:
+        async def answer_once(messages: Any, context: Context) -> Any:
             async with contextlib.AsyncExitStack() as stack:
-                await enter_middlewares(stack, request, context)
-                return await behavior(argument(request), context)
+                return await behavior(await enter(stack, messages, context), context)
 
-        async def answer_many(request: Any, context: Context) -> AsyncIterator[Any]:
+        async def answer_many(messages: Any, context: Context) -> AsyncIterator[Any]:
             counter = metrics.stream_messages.labels(self._service, method.name)
             async with contextlib.AsyncExitStack() as stack:
-                await enter_middlewares(stack, request, context)
-                messages = await stack.enter_async_context(contextlib.aclosing(behavior(argument(request), context)))
-                async for message in messages:
+                argument = await enter(stack, messages, context)
+                answers = await stack.enter_async_context(contextlib.aclosing(behavior(argument, context)))
+                async for message in answers:
                     counter.inc()
                     yield message
 
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
-        wrapped = answer_many if handler.response_streaming else answer_once
-        made: grpc.RpcMethodHandler[Any, Any] = make(wrapped, handler.request_deserializer, handler.response_serializer)
-        return made
-
-
-async def _checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """A stream of requests, each checked against the caller's tenant."""
-    async for request in requests:
-        check_tenant(request, current_principal())
-        yield request
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(answer_many, None, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(answer_once, None, handler.response_serializer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from http.server import ThreadingHTTPServer
+from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram, MetricsHandler
 
@@ -22,11 +23,39 @@ STOP_POLL_S = 0.05
 """How often the thread checks whether to stop; the 0.5 s of `start_http_server` would delay every stop."""
 
 
+READ_LIMIT_S = 5.0
+MAX_READERS = 16
+"""Connections to the page, each with a thread; more are closed at once."""
+
+
+class _Handler(MetricsHandler):
+    timeout = READ_LIMIT_S
+    """For each read from the connection."""
+
+
+class _Server(ThreadingHTTPServer):
+    def __init__(self, host: str, port: int) -> None:
+        self._free = threading.BoundedSemaphore(MAX_READERS)
+        super().__init__((host, port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+
 class MetricsPage:
     """`GET /metrics`, served by a separate thread. OSError if the address is not available."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._server = ThreadingHTTPServer((host, port), MetricsHandler)
+        self._server = _Server(host, port)
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(STOP_POLL_S,), daemon=True).start()
 

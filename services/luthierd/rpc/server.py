@@ -12,6 +12,7 @@ import dataclasses
 import ipaddress
 import logging
 import pathlib
+import resource
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,9 +28,11 @@ from luthierd.config import ConfigError, ServerConfig, describe
 from luthierd.errors import FailedPreconditionError
 from luthierd.process import run
 from luthierd.rpc.auth import TokenVerifier
+from luthierd.rpc.connections import Connections
 from luthierd.rpc.contract import add_to_server, methods_of, services_of
 from luthierd.rpc.idempotency import ReplayInterceptor
 from luthierd.rpc.interceptors import (
+    CallPlaces,
     InFlight,
     Interceptor,
     Middleware,
@@ -42,6 +45,7 @@ from luthierd.rpc.interceptors import (
     with_request_id,
 )
 from luthierd.rpc.metrics import MetricsPage
+from luthierd.rpc.public import PublicCalls
 from luthierd.storage.replays import SqlReplayStore
 from luthierd.storage.tombstones import Tombstones
 
@@ -49,7 +53,9 @@ log = logging.getLogger(__name__)
 
 C = TypeVar("C", bound=ServerConfig)
 
-KEEPALIVE_MIN_PING_MS = 10_000
+MAX_DESCRIPTORS = 65_536
+MIN_PING_INTERVAL_MS, MAX_PING_STRIKES = 1_000, 10
+"""Clients ping while they wait minutes for a first token; only a flood of pings ends a connection (GOAWAY)."""
 
 
 class PortInUseError(FailedPreconditionError):
@@ -118,6 +124,7 @@ def run_server(name: str, config_class: type[C], build: Callable[[C], Awaitable[
     """The main function of a server process: builds the service and serves it until a signal."""
 
     async def main(config: C) -> None:
+        _raise_descriptor_limit()
         await serve(await build(config), config)
 
     run(name, config_class, main)
@@ -137,6 +144,13 @@ async def serve(
         await _serve(service, config, stop=stop or _stop_at_signal(), started=started)
 
 
+def _raise_descriptor_limit() -> None:
+    """Every connection takes a descriptor, and the usual limit of 1,024 is soon reached."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+
+
 def _stop_at_signal() -> asyncio.Event:
     """Set by SIGTERM and SIGINT."""
     stop = asyncio.Event()
@@ -149,8 +163,8 @@ def _stop_at_signal() -> asyncio.Event:
 async def _serve(
     service: Service, config: ServerConfig, *, stop: asyncio.Event, started: Callable[[Bound], None] | None
 ) -> None:
-    in_flight = InFlight()
-    server = _build(service, config, in_flight)
+    in_flight, connections = InFlight(), Connections(config.max_unauthenticated_connections)
+    server = _build(service, config, in_flight, connections)
     full_names = [described.full_name for servicer in service.servicers for described in services_of(servicer)]
     state = service.health or Health()
     state.names = ("", *full_names)
@@ -161,6 +175,7 @@ async def _serve(
     page = _serve_metrics(config)
     await server.start()
     log.info("started", extra={"port": port, "metrics_port": page.port, "config": describe(config)})
+    sweeping = asyncio.create_task(connections.run(port))
     try:
         await _run_until(
             stop, service, state, lambda: started and started(Bound(f"{config.host}:{port}", port, page.port))
@@ -175,6 +190,7 @@ async def _serve(
                 await in_flight.idle.wait()
         except TimeoutError:
             log.warning("handlers did not finish in time", extra={"cleanup_s": config.cleanup_s})
+        sweeping.cancel()
         await asyncio.to_thread(page.close)
         log.info("stopped")
 
@@ -197,42 +213,53 @@ async def _forever(run: Callable[[], Awaitable[None]]) -> None:
     await run()
 
 
-def _build(service: Service, config: ServerConfig, in_flight: InFlight) -> grpc.aio.Server:
+def _build(service: Service, config: ServerConfig, in_flight: InFlight, connections: Connections) -> grpc.aio.Server:
     """The server with its interceptors and servicers."""
     methods = {
         path: dataclasses.replace(method, limit_s=service.limits_s.get(method.name, method.limit_s))
         for servicer in service.servicers
         for path, method in methods_of(services_of(servicer)).items()
     }
+    domain = f"{service.name}.luthier.dev"
     middlewares: list[Middleware] = [
         in_flight,
         with_request_id,
         logged,
         measured,
-        translating_errors(f"{service.name}.luthier.dev"),
-        authenticating(service.verifier),
+        translating_errors(domain),
+        authenticating(service.verifier, connections.authorised),
+        CallPlaces(config.max_concurrent_rpcs, config.max_concurrent_rpcs_per_tenant),
         bounded_in_time,
         *([explaining_deletions(service.tombstones)] if service.tombstones else []),
     ]
-    interceptors: list[Any] = [Interceptor(service.name, methods, middlewares)]
+    public = PublicCalls(config.max_public_calls, domain=domain, limit_s=config.handshake_limit_s)
+    interceptors: list[Any] = [Interceptor(service.name, methods, middlewares, public)]
     if service.replays is not None:
         interceptors.append(ReplayInterceptor(service.replays))
-    server = grpc.aio.server(
-        interceptors=interceptors,
-        maximum_concurrent_rpcs=config.max_concurrent_rpcs,
-        options=[
-            ("grpc.max_receive_message_length", config.max_message_bytes),
-            ("grpc.max_send_message_length", config.max_message_bytes),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_MIN_PING_MS),
-            # Clients ping while they wait minutes for a first token; strikes would close their connections (GOAWAY).
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.max_ping_strikes", 0),
-            ("grpc.so_reuseport", 0),
-        ],
-    )
+    # grpc's own limit of concurrent calls would count those without a token, too: they could lock all others out
+    server = grpc.aio.server(interceptors=interceptors, options=_options(config))
     for servicer in service.servicers:
         add_to_server(servicer, server)
     return server
+
+
+def _options(config: ServerConfig) -> list[tuple[str, int]]:
+    """Channel arguments of gRPC's core (grpc_types.h)."""
+    return [
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.max_send_message_length", config.max_message_bytes),
+        ("grpc.max_concurrent_streams", config.max_streams_per_connection),
+        ("grpc.server_handshake_timeout_ms", int(config.handshake_limit_s * 1000)),
+        ("grpc.max_connection_idle_ms", int(config.connection_idle_limit_s * 1000)),
+        # Ends connections whose other end has vanished without a word.
+        ("grpc.keepalive_time_ms", int(config.keepalive_s * 1000)),
+        ("grpc.keepalive_timeout_ms", int(config.handshake_limit_s * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+        ("grpc.http2.max_ping_strikes", MAX_PING_STRIKES),
+        ("grpc.so_reuseport", 0),
+    ]
 
 
 def _listen(server: grpc.aio.Server, config: ServerConfig) -> int:

@@ -13,6 +13,7 @@ from luthier.storage.v1 import storage_service_pb2_grpc as rpc
 
 from luthierd.config import ServerConfig
 from luthierd.errors import InvalidArgumentError, ResourceExhaustedError
+from luthierd.names import check_name
 from luthierd.rpc.contract import Context
 from luthierd.rpc.peer_storage import PeerStorage
 from luthierd.rpc.wire import timestamp, to_proto
@@ -60,6 +61,8 @@ class StorageServicer(rpc.StorageServiceServicer):
     async def GetReferences(self, request: pb.GetReferencesRequest, context: Context) -> pb.GetReferencesResponse:
         if not 1 <= len(request.names) <= MAX_NAMES:
             raise InvalidArgumentError.of_field("names", f"{len(request.names)} are not 1 to {MAX_NAMES}")
+        for index, name in enumerate(request.names):
+            check_name(name, field=f"names[{index}]")
         found = await self._references.of(list(request.names))
         return pb.GetReferencesResponse(references=[pb.Reference(**vars(one)) for one in found])
 

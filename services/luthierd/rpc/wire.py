@@ -71,15 +71,22 @@ def to_proto(message: type[M], value: Any, /, **given: Any) -> M:
 def from_proto(kind: type[T], message: Message, /, *, path: str = "", **given: Any) -> T:
     """The dataclass `kind` made of the fields that are set in `message`; `path` is where the request has it.
 
-    InvalidArgumentError names a field with an unknown enum value. `given` overrides attributes by name.
+    InvalidArgumentError names a field with an unknown enum value, and an unset text or message that has no default.
+    `given` overrides attributes by name.
     """
     hints = _hints(typing.cast(Any, kind))
     values: dict[str, Any] = {}
     for field, item in message.ListFields():
         name = field.name.removesuffix("_duration") + "_s" if field.name.endswith("_duration") else field.name
         if name in hints and name not in given:
-            values[name] = _read(hints[name], field, item, f"{path}.{field.name}" if path else field.name)
-    return kind(**values | given)
+            values[name] = _read(hints[name], field, item, _below(path, field.name))
+    values |= given
+    for name in _required(typing.cast(Any, kind)) - values.keys():
+        unset: Any = message.DESCRIPTOR.fields_by_name.get(name)
+        if unset is None or unset.cpp_type in (FieldDescriptor.CPPTYPE_STRING, FieldDescriptor.CPPTYPE_MESSAGE):
+            raise InvalidArgumentError.of_field(_below(path, name), "it is required")
+        values[name] = unset.default_value
+    return kind(**values)
 
 
 def page_to_proto(response: type[M], page: Page[T], convert: Callable[[T], Message]) -> M:
@@ -119,6 +126,18 @@ def _hints(kind: Any) -> Mapping[str, Any]:
     """Types of the attributes that `kind` can be made of."""
     hints = typing.get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
+
+
+@functools.cache
+def _required(kind: Any) -> frozenset[str]:
+    """Attributes without a default."""
+    missing = dataclasses.MISSING
+    fields = (field for field in dataclasses.fields(kind) if field.init)
+    return frozenset(one.name for one in fields if one.default is missing and one.default_factory is missing)
+
+
+def _below(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
 
 
 @functools.cache

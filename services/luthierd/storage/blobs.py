@@ -264,8 +264,10 @@ def read_piece(
     for field, value in (("offset_bytes", offset_bytes), ("limit_bytes", limit_bytes)):
         if value < 0:
             raise InvalidArgumentError.of_field(field, f"{value} is negative")
-    data = blobs.read_range(sha256, offset_bytes, min(limit_bytes or MAX_PIECE_BYTES, MAX_PIECE_BYTES))
-    return Piece(data, blobs.size_bytes(sha256) if size_bytes is None else size_bytes, sha256)
+    size_bytes = blobs.size_bytes(sha256) if size_bytes is None else size_bytes
+    limit_bytes = min(limit_bytes or MAX_PIECE_BYTES, MAX_PIECE_BYTES)
+    data = blobs.read_range(sha256, offset_bytes, limit_bytes) if offset_bytes < size_bytes else b""
+    return Piece(data, size_bytes, sha256)
 
 
 def verify_file(path: pathlib.Path, sha256: str) -> None:

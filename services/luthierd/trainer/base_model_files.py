@@ -42,6 +42,7 @@ class BaseModelInvalidError(InvalidArgumentError):
     """The files are not a model that can be trained and served."""
 
     reason = "BASE_MODEL_INVALID"
+    field_name = "path"
 
     def __init__(self, problem: str, **metadata: str) -> None:
         super().__init__(problem, metadata=metadata)

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from luthierd.codec import from_json, to_json
 from luthierd.jobs.queue import Job, JobQueue, JobState
-from luthierd.names import ADAPTER, ADAPTER_REVISION
+from luthierd.names import ADAPTER, ADAPTER_REVISION, revision_number
 from luthierd.paging import Page, PageRequest
 from luthierd.storage.database import Database
 from luthierd.storage.tombstones import NameRetiredError, exhume, lock
@@ -107,18 +107,18 @@ class SqlStore:
     async def adapter_revision(self, name: str) -> AdapterRevision | None:
         """One revision."""
         tenant, adapter, revision = ADAPTER_REVISION.parse(name)
-        number = revision.removeprefix("r")
-        if not number.isdecimal() or str(int(number)) != number:
+        number = revision_number(revision)
+        if number is None:
             return None
         query = sa.select(_revisions).where(_revisions.c.adapter == ADAPTER.format(tenant, adapter))
-        rows = await self._database.rows(query.where(_revisions.c.number == int(number)))
+        rows = await self._database.rows(query.where(_revisions.c.number == number))
         return _revision(rows[0]) if rows else None
 
     async def adapter_revisions(self, adapter: str, page: PageRequest) -> Page[AdapterRevision]:
         """An adapter's revisions, newest first."""
         query = sa.select(_revisions).where(_revisions.c.adapter == adapter)
         if page.after:
-            query = query.where(_revisions.c.number < int(page.after))
+            query = query.where(_revisions.c.number < page.after_number)
         rows = await self._database.rows(query.order_by(_revisions.c.number.desc()).limit(page.limit))
         return page.page([_revision(row) for row in rows], [str(row["number"]) for row in rows])
 

@@ -50,7 +50,7 @@ WRONG_TOKENS = {
     "no token": "Bearer ",
     "malformed": "Bearer not.a.token",
     "expired": f"Bearer {signed(exp=time.time() - 31)}",
-    "not valid yet": f"Bearer {signed(nbf=time.time() + 60)}",
+    "not valid yet": f"Bearer {signed(nbf=time.time() + 86_400)}",
     "another key": f"Bearer {signed(OTHER_KEY)}",
     "unsigned": f"Bearer {jwt.encode({'tenant': 'acme'}, None, algorithm='none')}",
     "another algorithm": f"Bearer {signed('secret' * 10, 'HS256')}",
@@ -199,6 +199,6 @@ def test_a_refused_token_is_not_repeated_in_the_error() -> None:
     assert token not in str(caught.value)
 
 
-@pytest.mark.parametrize("claims", [{"exp": time.time() - 20}, {"iat": time.time() + 20}, {"nbf": time.time() + 20}])
-def test_clocks_may_differ_by_half_a_minute(claims: dict[str, float]) -> None:
-    assert VERIFIER.verify(f"Bearer {signed(**claims)}").tenant == "acme"
+@pytest.mark.parametrize(("claim", "off_s"), [("exp", -20), ("iat", 20), ("nbf", 20)])
+def test_clocks_may_differ_by_half_a_minute(claim: str, off_s: float) -> None:
+    assert VERIFIER.verify(f"Bearer {signed(**{claim: time.time() + off_s})}").tenant == "acme"

@@ -32,12 +32,14 @@ class ParquetUnreadableError(InvalidArgumentError):
     """Not a Parquet file, or one with other columns than rows have."""
 
     reason = "PARQUET_UNREADABLE"
+    field_name = "data"
 
 
 class FeedbackUnusableError(InvalidArgumentError):
     """An export of feedback without a usable example."""
 
     reason = "FEEDBACK_UNUSABLE"
+    field_name = "data"
 
     def __init__(self, row_count: int) -> None:
         super().__init__(

@@ -34,6 +34,8 @@ DERIVED_ID_HEX = 16
 class RowError(InvalidArgumentError):
     """A line of an import that is not a row. `line` is 1-based; 0 before it is known."""
 
+    field_name = "data"
+
     def __init__(self, problem: str, *, line: int = 0, **metadata: str) -> None:
         super().__init__(f"line {line}: {problem}", metadata={"line": str(line), **metadata})
         self.line, self._problem, self._metadata = line, problem, metadata
@@ -113,6 +115,7 @@ class ImportEmptyError(InvalidArgumentError):
     """The import has no rows."""
 
     reason = "IMPORT_EMPTY"
+    field_name = "data"
 
     def __init__(self) -> None:
         super().__init__('the import has no row; write one JSON object a line: {"prompt": "...", "completion": "..."}')
@@ -122,6 +125,7 @@ class TooManyRowsError(InvalidArgumentError):
     """The import exceeds the row limit."""
 
     reason = "IMPORT_TOO_MANY_ROWS"
+    field_name = "data"
 
 
 @dataclass(frozen=True)

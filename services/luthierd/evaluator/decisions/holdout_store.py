@@ -75,7 +75,7 @@ class SqlLedger:
         """Newest first."""
         query = sa.select(_accesses).where(_accesses.c.tenant == tenant, _accesses.c.rows_sha256 == rows_sha256)
         if page.after:
-            query = query.where(_accesses.c.number < int(page.after))
+            query = query.where(_accesses.c.number < page.after_number)
         async with self._database.read() as tx:
             rows = (await tx.execute(query.order_by(_accesses.c.number.desc()).limit(page.limit))).all()
         return page.page([_access(row) for row in rows], [str(row.number) for row in rows])

@@ -36,6 +36,8 @@ from luthierd.rpc.wire import duration, page_to_proto, to_proto
 
 MIN_WEIGHT, MAX_WEIGHT = 0.01, 100.0
 MAX_DRAIN_S = 600.0
+MAX_LIMIT = 10**15
+"""A double, as which limits are stored, holds every integer up to there."""
 
 
 class DeploymentServicer(deployment_service_pb2_grpc.DeploymentServiceServicer):
@@ -259,8 +261,10 @@ def _quota_changes_from_proto(request: tenant_pb.UpdateQuotaRequest) -> Mapping[
     for name, value in given.items():
         if name == "weight" and not MIN_WEIGHT <= value <= MAX_WEIGHT:
             raise InvalidArgumentError.of_field("limits.weight", f"{value} is not from {MIN_WEIGHT} to {MAX_WEIGHT:g}")
-        if value < 0:
-            raise InvalidArgumentError.of_field(f"limits.{name}", f"{value} is negative; 0 means no limit")
+        if not 0 <= value <= MAX_LIMIT:
+            raise InvalidArgumentError.of_field(
+                f"limits.{name}", f"{value:g} is not from 0 (no limit) to {MAX_LIMIT:g}"
+            )
     for path in request.update_mask.paths:
         if path not in LIMIT_NAMES:
             raise InvalidArgumentError.of_field("update_mask", f"{path!r}: choose one of {', '.join(LIMIT_NAMES)}")

@@ -29,6 +29,7 @@ from luthierd.inference.domain.errors import ReaderTooSlowError
 from luthierd.inference.engine.engine import Engine, OpenAIApplication
 from luthierd.inference.engine.host import EngineHost
 from luthierd.inference.http.body import NotCopiedError, cost_of, parse_body, prompt_of, sampling_of
+from luthierd.inference.http.door import authorised
 from luthierd.inference.http.exchange import BodyTooLargeError, Reply, RouteUnknownError, bounded, failure_of
 from luthierd.inference.http.outbox import Outbox
 from luthierd.inference.http.recording import AnswerTap
@@ -111,6 +112,7 @@ class HttpFront:
             return
         principal = self._verifier.verify(request.headers.get("authorization"))
         principal.require_scope(GENERATE_SCOPE)
+        authorised(request.scope, principal.tenant)
         if path == "/v1/models":
             await reply.send(JSONResponse(self._models(principal)))
         else:
