@@ -739,7 +739,7 @@ class Storage(SyncNoun):
     ) -> luthier.storage.v1.storage_service_pb2.GetStorageResponse:
         """What holds the service's disk space."""
     def live_blobs(
-        self, service: str, *, timeout_s: float | None = ...
+        self, service: str, *, grace_s: float | None = ..., timeout_s: float | None = ...
     ) -> luthier.storage.v1.storage_service_pb2.GetLiveBlobsResponse:
         """The digests of the blobs that the service needs."""
     def references(
@@ -747,9 +747,15 @@ class Storage(SyncNoun):
     ) -> collections.abc.Sequence[luthier.storage.v1.storage_service_pb2.Reference]:
         """What the service has that refers to resources of another one."""
     def sweep(
-        self, service: str, *, validate_only: bool = ..., request_id: str = ..., timeout_s: float | None = ...
+        self,
+        service: str,
+        *,
+        validate_only: bool = ...,
+        grace_s: float | None = ...,
+        request_id: str = ...,
+        timeout_s: float | None = ...,
     ) -> luthier.storage.v1.storage_service_pb2.SweepStorageResponse:
-        """Deletes what nothing needs; with `validate_only`, only counts it."""
+        """Deletes what nothing needs; with `validate_only`, only counts. grace_s: 60 or more; None: as configured."""
 
 class Client:
     """Like `AsyncClient`, with the same arguments, for code without an event loop. Close with `with` or `close()`."""

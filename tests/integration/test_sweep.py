@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import sqlalchemy as sa
+from luthier import errors
 from luthier.cli import main
 from luthierd.curation import deletion as curation_deletion
 from luthierd.evaluator import deletion as evaluator_deletion
@@ -63,6 +64,18 @@ async def test_what_is_deleted_goes_with_the_sweep_after_the_grace_period(runnin
     assert await sweep(running) == {}
     await running.age()
     assert (await sweep(running))["blobs"] > 0
+    assert stored(running) == set()
+
+
+async def test_an_operator_with_a_full_disk_can_shorten_the_grace_period(running: Installation) -> None:
+    await running.curated(text="a")
+    await running.client.datasets.delete(DOCS, cascade=True)
+    await running.age(days=0.01)
+    assert await sweep(running) == {}
+    with pytest.raises(errors.InvalidArgumentError) as refused:
+        await running.client.storage.sweep("curation", grace_s=59)
+    assert refused.value.field_violations[0].field == "grace"
+    await running.client.storage.sweep("curation", grace_s=60)
     assert stored(running) == set()
 
 

@@ -35,10 +35,11 @@ class PeerStorage:
         answers = await asyncio.gather(*map(translated, calls))
         return [Reference(one.referrer, one.name, one.needs_it) for found in answers for one in found]
 
-    async def live(self) -> Sequence[Live]:
+    async def live(self, grace_s: float) -> Sequence[Live]:
         """The live blobs of every other service."""
         storage = self._as(INSTALLATION).storage
-        calls = [storage.live_blobs(one, timeout_s=LIVE_TIMEOUT_S) for one in SERVICES if one != self._service]
+        others = [one for one in SERVICES if one != self._service]
+        calls = [storage.live_blobs(one, grace_s=grace_s, timeout_s=LIVE_TIMEOUT_S) for one in others]
         answers = await asyncio.gather(*map(translated, calls))
         return [
             Live(

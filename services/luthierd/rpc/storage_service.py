@@ -25,6 +25,8 @@ from luthierd.storage.sweep import AskLive, Keeping, Sweeper
 from luthierd.storage.usage import usage_of
 
 MAX_NAMES = 1000
+MIN_GRACE_S = 60.0
+"""A call records the blobs that it has stored within seconds; jobs are protected by their start."""
 MAX_DIGESTS = 400_000
 """Of 32 bytes: 12.8 MB, below the default of `max_message_bytes`; documented in the contract."""
 
@@ -67,7 +69,7 @@ class StorageServicer(rpc.StorageServiceServicer):
         return pb.GetReferencesResponse(references=[pb.Reference(**vars(one)) for one in found])
 
     async def GetLiveBlobs(self, request: pb.GetLiveBlobsRequest, context: Context) -> pb.GetLiveBlobsResponse:
-        live = await self._sweeper.live()
+        live = await self._sweeper.live(grace_s=_grace_s(request))
         if len(live.digests) > MAX_DIGESTS:
             raise TooManyBlobsError(len(live.digests))
         return pb.GetLiveBlobsResponse(
@@ -79,9 +81,19 @@ class StorageServicer(rpc.StorageServiceServicer):
         return to_proto(pb.GetStorageResponse, usage)
 
     async def SweepStorage(self, request: pb.SweepStorageRequest, context: Context) -> pb.SweepStorageResponse:
-        swept = await self._sweeper.sweep(validate_only=request.validate_only)
+        swept = await self._sweeper.sweep(validate_only=request.validate_only, grace_s=_grace_s(request))
         freed = [pb.StorageEntry(kind=kind, size_bytes=size) for kind, size in swept.freed.items()]
         return pb.SweepStorageResponse(freed=freed, cutoff_time=timestamp(swept.cutoff_time))
+
+
+def _grace_s(request: Any) -> float | None:
+    """None for the configured one. InvalidArgumentError below the minimum."""
+    if not request.HasField("grace"):
+        return None
+    grace_s: float = request.grace.ToNanoseconds() / 1e9
+    if grace_s < MIN_GRACE_S:
+        raise InvalidArgumentError.of_field("grace", f"{grace_s:g} s is less than {MIN_GRACE_S:g} s")
+    return grace_s
 
 
 @dataclass(frozen=True)

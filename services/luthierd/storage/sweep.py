@@ -109,8 +109,8 @@ class Swept:
     freed: Counter[str] = field(default_factory=Counter)
 
 
-AskLive = Callable[[], Awaitable[Sequence[Live]]]
-"""What the other services need. UnavailableError if one does not answer."""
+AskLive = Callable[[float], Awaitable[Sequence[Live]]]
+"""What the other services need, given the grace period. UnavailableError if one does not answer."""
 
 
 class Sweeper:
@@ -140,32 +140,38 @@ class Sweeper:
             except Exception:  # an unreachable store must not end the server, and is tried again
                 log.exception("the sweep failed")
 
-    async def live(self) -> Live:
-        """What this service needs, and what belonged to resources that were deleted within the grace period."""
+    async def live(self, *, grace_s: float | None = None) -> Live:
+        """What this service needs, and what belonged to resources that were deleted within the grace period, by default
+        the configured one.
+        """
         digests: set[str] = set()
         for root in self.keeping.roots:
             async with self._database.read() as tx:
                 async for _, *texts in await tx.stream(root.query()):
                     digests.update(*(DIGEST.findall(text) for text in texts if text))
         # After the rows: what is deleted meanwhile is found here.
-        digests |= await Tombstones(self._database).blobs_since(self._now() - self.keeping.grace_s)
+        digests |= await Tombstones(self._database).blobs_since(self._now() - self._grace_s(grace_s))
         running = sa.select(sa.func.min(_jobs.c.start_time).label("oldest")).where(~_is_final)
         [row] = await self._database.rows(running)
         return Live(digests, row["oldest"])
 
-    async def sweep(self, *, validate_only: bool = False) -> Swept:
+    async def sweep(self, *, validate_only: bool = False, grace_s: float | None = None) -> Swept:
         """Deletes what nothing needs; with `validate_only`, counts it only. UnavailableError, and nothing deleted, if a
         service does not say what it needs.
         """
-        everyone = [await self.live(), *await self._ask_peers()]
+        grace_s = self._grace_s(grace_s)
+        everyone = [await self.live(grace_s=grace_s), *await self._ask_peers(grace_s)]
         started = [live.oldest_job_time for live in everyone if live.oldest_job_time is not None]
-        swept = Swept(min([self._now() - self.keeping.grace_s, *started]))
+        swept = Swept(min([self._now() - grace_s, *started]))
         open_jobs = set(await self._names(~_is_final))
         digests = {digest for live in everyone for digest in live.digests}
         await asyncio.to_thread(self._sweep_files, swept, digests, open_jobs, validate_only)
         if not validate_only:
             await self._expire_rows()
         return swept
+
+    def _grace_s(self, wanted_s: float | None) -> float:
+        return self.keeping.grace_s if wanted_s is None else wanted_s
 
     async def _names(self, condition: sa.ColumnElement[bool]) -> Sequence[str]:
         return [row["name"] for row in await self._database.rows(sa.select(_jobs.c.name).where(condition))]

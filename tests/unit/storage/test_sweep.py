@@ -29,7 +29,7 @@ def keeping(tmp_path: pathlib.Path) -> Keeping:
     )
 
 
-async def nobody() -> list[Live]:
+async def nobody(_grace_s: float) -> list[Live]:
     return []
 
 

@@ -25,11 +25,12 @@ _sym_db = _symbol_database.Default()
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import field_info_pb2 as google_dot_api_dot_field__info__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from luthier.options.v1 import call_policy_pb2 as luthier_dot_options_dot_v1_dot_call__policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(luthier/storage/v1/storage_service.proto\x12\x12luthier.storage.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$luthier/options/v1/call_policy.proto\"E\n\tReference\x12\x10\n\x08referrer\x18\x01 \x01(\t\x12\x14\n\x04name\x18\x02 \x01(\tB\x06\xfa\x41\x03\n\x01*\x12\x10\n\x08needs_it\x18\x03 \x01(\x08\">\n\x0cStorageEntry\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"1\n\x14GetReferencesRequest\x12\x19\n\x05names\x18\x01 \x03(\tB\n\xe2\x41\x01\x02\xfa\x41\x03\n\x01*\"J\n\x15GetReferencesResponse\x12\x31\n\nreferences\x18\x01 \x03(\x0b\x32\x1d.luthier.storage.v1.Reference\"\x15\n\x13GetLiveBlobsRequest\"\\\n\x14GetLiveBlobsResponse\x12\x0f\n\x07\x64igests\x18\x01 \x01(\x0c\x12\x33\n\x0foldest_job_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x13\n\x11GetStorageRequest\"a\n\x12GetStorageResponse\x12\x31\n\x07\x65ntries\x18\x01 \x03(\x0b\x32 .luthier.storage.v1.StorageEntry\x12\x18\n\x10store_size_bytes\x18\x02 \x01(\x03\"T\n\x13SweepStorageRequest\x12\x1b\n\rvalidate_only\x18\x01 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"x\n\x14SweepStorageResponse\x12/\n\x05\x66reed\x18\x01 \x03(\x0b\x32 .luthier.storage.v1.StorageEntry\x12/\n\x0b\x63utoff_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\x81\x04\n\x0eStorageService\x12|\n\rGetReferences\x12(.luthier.storage.v1.GetReferencesRequest\x1a).luthier.storage.v1.GetReferencesResponse\"\x16\x90\x02\x01\xea\xe0\x18\x0f\n\rstorage.admin\x12y\n\x0cGetLiveBlobs\x12\'.luthier.storage.v1.GetLiveBlobsRequest\x1a(.luthier.storage.v1.GetLiveBlobsResponse\"\x16\x90\x02\x01\xea\xe0\x18\x0f\n\rstorage.admin\x12s\n\nGetStorage\x12%.luthier.storage.v1.GetStorageRequest\x1a&.luthier.storage.v1.GetStorageResponse\"\x16\x90\x02\x01\xea\xe0\x18\x0f\n\rstorage.admin\x12\x80\x01\n\x0cSweepStorage\x12\'.luthier.storage.v1.SweepStorageRequest\x1a(.luthier.storage.v1.SweepStorageResponse\"\x1d\xea\xe0\x18\x19\n\rstorage.admin\x12\x03\x08\xd8\x04\x1a\x03\x08\xd8\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(luthier/storage/v1/storage_service.proto\x12\x12luthier.storage.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$luthier/options/v1/call_policy.proto\"E\n\tReference\x12\x10\n\x08referrer\x18\x01 \x01(\t\x12\x14\n\x04name\x18\x02 \x01(\tB\x06\xfa\x41\x03\n\x01*\x12\x10\n\x08needs_it\x18\x03 \x01(\x08\">\n\x0cStorageEntry\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"1\n\x14GetReferencesRequest\x12\x19\n\x05names\x18\x01 \x03(\tB\n\xe2\x41\x01\x02\xfa\x41\x03\n\x01*\"J\n\x15GetReferencesResponse\x12\x31\n\nreferences\x18\x01 \x03(\x0b\x32\x1d.luthier.storage.v1.Reference\"E\n\x13GetLiveBlobsRequest\x12.\n\x05grace\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"\\\n\x14GetLiveBlobsResponse\x12\x0f\n\x07\x64igests\x18\x01 \x01(\x0c\x12\x33\n\x0foldest_job_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x13\n\x11GetStorageRequest\"a\n\x12GetStorageResponse\x12\x31\n\x07\x65ntries\x18\x01 \x03(\x0b\x32 .luthier.storage.v1.StorageEntry\x12\x18\n\x10store_size_bytes\x18\x02 \x01(\x03\"\x84\x01\n\x13SweepStorageRequest\x12\x1b\n\rvalidate_only\x18\x01 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\x12.\n\x05grace\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"x\n\x14SweepStorageResponse\x12/\n\x05\x66reed\x18\x01 \x03(\x0b\x32 .luthier.storage.v1.StorageEntry\x12/\n\x0b\x63utoff_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\x81\x04\n\x0eStorageService\x12|\n\rGetReferences\x12(.luthier.storage.v1.GetReferencesRequest\x1a).luthier.storage.v1.GetReferencesResponse\"\x16\x90\x02\x01\xea\xe0\x18\x0f\n\rstorage.admin\x12y\n\x0cGetLiveBlobs\x12\'.luthier.storage.v1.GetLiveBlobsRequest\x1a(.luthier.storage.v1.GetLiveBlobsResponse\"\x16\x90\x02\x01\xea\xe0\x18\x0f\n\rstorage.admin\x12s\n\nGetStorage\x12%.luthier.storage.v1.GetStorageRequest\x1a&.luthier.storage.v1.GetStorageResponse\"\x16\x90\x02\x01\xea\xe0\x18\x0f\n\rstorage.admin\x12\x80\x01\n\x0cSweepStorage\x12\'.luthier.storage.v1.SweepStorageRequest\x1a(.luthier.storage.v1.SweepStorageResponse\"\x1d\xea\xe0\x18\x19\n\rstorage.admin\x12\x03\x08\xd8\x04\x1a\x03\x08\xd8\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,10 +41,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REFERENCE'].fields_by_name['name']._serialized_options = b'\372A\003\n\001*'
   _globals['_GETREFERENCESREQUEST'].fields_by_name['names']._loaded_options = None
   _globals['_GETREFERENCESREQUEST'].fields_by_name['names']._serialized_options = b'\342A\001\002\372A\003\n\001*'
+  _globals['_GETLIVEBLOBSREQUEST'].fields_by_name['grace']._loaded_options = None
+  _globals['_GETLIVEBLOBSREQUEST'].fields_by_name['grace']._serialized_options = b'\342A\001\001'
   _globals['_SWEEPSTORAGEREQUEST'].fields_by_name['validate_only']._loaded_options = None
   _globals['_SWEEPSTORAGEREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
   _globals['_SWEEPSTORAGEREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_SWEEPSTORAGEREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001\342\214\317\327\010\002\010\001'
+  _globals['_SWEEPSTORAGEREQUEST'].fields_by_name['grace']._loaded_options = None
+  _globals['_SWEEPSTORAGEREQUEST'].fields_by_name['grace']._serialized_options = b'\342A\001\001'
   _globals['_STORAGESERVICE'].methods_by_name['GetReferences']._loaded_options = None
   _globals['_STORAGESERVICE'].methods_by_name['GetReferences']._serialized_options = b'\220\002\001\352\340\030\017\n\rstorage.admin'
   _globals['_STORAGESERVICE'].methods_by_name['GetLiveBlobs']._loaded_options = None
@@ -52,26 +57,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STORAGESERVICE'].methods_by_name['GetStorage']._serialized_options = b'\220\002\001\352\340\030\017\n\rstorage.admin'
   _globals['_STORAGESERVICE'].methods_by_name['SweepStorage']._loaded_options = None
   _globals['_STORAGESERVICE'].methods_by_name['SweepStorage']._serialized_options = b'\352\340\030\031\n\rstorage.admin\022\003\010\330\004\032\003\010\330\004'
-  _globals['_REFERENCE']._serialized_start=224
-  _globals['_REFERENCE']._serialized_end=293
-  _globals['_STORAGEENTRY']._serialized_start=295
-  _globals['_STORAGEENTRY']._serialized_end=357
-  _globals['_GETREFERENCESREQUEST']._serialized_start=359
-  _globals['_GETREFERENCESREQUEST']._serialized_end=408
-  _globals['_GETREFERENCESRESPONSE']._serialized_start=410
-  _globals['_GETREFERENCESRESPONSE']._serialized_end=484
-  _globals['_GETLIVEBLOBSREQUEST']._serialized_start=486
-  _globals['_GETLIVEBLOBSREQUEST']._serialized_end=507
-  _globals['_GETLIVEBLOBSRESPONSE']._serialized_start=509
-  _globals['_GETLIVEBLOBSRESPONSE']._serialized_end=601
-  _globals['_GETSTORAGEREQUEST']._serialized_start=603
-  _globals['_GETSTORAGEREQUEST']._serialized_end=622
-  _globals['_GETSTORAGERESPONSE']._serialized_start=624
-  _globals['_GETSTORAGERESPONSE']._serialized_end=721
-  _globals['_SWEEPSTORAGEREQUEST']._serialized_start=723
-  _globals['_SWEEPSTORAGEREQUEST']._serialized_end=807
-  _globals['_SWEEPSTORAGERESPONSE']._serialized_start=809
-  _globals['_SWEEPSTORAGERESPONSE']._serialized_end=929
-  _globals['_STORAGESERVICE']._serialized_start=932
-  _globals['_STORAGESERVICE']._serialized_end=1445
+  _globals['_REFERENCE']._serialized_start=256
+  _globals['_REFERENCE']._serialized_end=325
+  _globals['_STORAGEENTRY']._serialized_start=327
+  _globals['_STORAGEENTRY']._serialized_end=389
+  _globals['_GETREFERENCESREQUEST']._serialized_start=391
+  _globals['_GETREFERENCESREQUEST']._serialized_end=440
+  _globals['_GETREFERENCESRESPONSE']._serialized_start=442
+  _globals['_GETREFERENCESRESPONSE']._serialized_end=516
+  _globals['_GETLIVEBLOBSREQUEST']._serialized_start=518
+  _globals['_GETLIVEBLOBSREQUEST']._serialized_end=587
+  _globals['_GETLIVEBLOBSRESPONSE']._serialized_start=589
+  _globals['_GETLIVEBLOBSRESPONSE']._serialized_end=681
+  _globals['_GETSTORAGEREQUEST']._serialized_start=683
+  _globals['_GETSTORAGEREQUEST']._serialized_end=702
+  _globals['_GETSTORAGERESPONSE']._serialized_start=704
+  _globals['_GETSTORAGERESPONSE']._serialized_end=801
+  _globals['_SWEEPSTORAGEREQUEST']._serialized_start=804
+  _globals['_SWEEPSTORAGEREQUEST']._serialized_end=936
+  _globals['_SWEEPSTORAGERESPONSE']._serialized_start=938
+  _globals['_SWEEPSTORAGERESPONSE']._serialized_end=1058
+  _globals['_STORAGESERVICE']._serialized_start=1061
+  _globals['_STORAGESERVICE']._serialized_end=1574
 # @@protoc_insertion_point(module_scope)
