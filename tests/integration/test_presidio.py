@@ -62,6 +62,12 @@ def test_what_identifies_a_person_is_found_and_what_looks_like_it_is_not(score: 
         assert not [one for one in found if one[2] in masked and one[3] >= score], (text, found)
 
 
+def test_a_text_that_slows_the_patterns_down_is_not_scanned_and_the_next_one_is() -> None:
+    slow, long, usual = scan(["a." * 5000, "word " * 30_000, "mail ada@lovelace.internal"])["finds"]
+    assert (slow, long) == (None, None)
+    assert "EMAIL_ADDRESS" in [found[2] for found in usual]
+
+
 def test_character_recall_on_the_sample_is_what_the_documentation_says() -> None:
     if not SAMPLE.exists():
         pytest.skip(f"no sample at {SAMPLE}; set LUTHIER_PII_SAMPLE")

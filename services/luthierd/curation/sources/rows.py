@@ -159,6 +159,7 @@ def parse_rows(lines: Iterable[tuple[int, bytes]], limits: ImportLimits) -> Iter
     A row without `id` gets one made of its content, the same at every import; one without `group` is its own group.
     """
     line_by_id: dict[str, int] = {}
+    copies: dict[str, int] = {}
     for number, line in lines:
         if not line.strip():
             continue
@@ -168,7 +169,7 @@ def parse_rows(lines: Iterable[tuple[int, bytes]], limits: ImportLimits) -> Iter
                 metadata={"line": str(number), "limit_count": str(limits.max_row_count)},
             )
         try:
-            row = _parse_row(line, line_by_id)
+            row = _parse_row(line, line_by_id, copies)
         except RowError as error:
             raise error.at(number) from None
         line_by_id[row.id] = number
@@ -177,13 +178,13 @@ def parse_rows(lines: Iterable[tuple[int, bytes]], limits: ImportLimits) -> Iter
         raise ImportEmptyError
 
 
-def _parse_row(line: bytes, line_by_id: Mapping[str, int]) -> Row:
+def _parse_row(line: bytes, line_by_id: Mapping[str, int], copies: dict[str, int]) -> Row:
     raw = _parse_object(line)
     _check_keys(raw, ROW_KEYS, "row")
     messages = _parse_messages(raw)
     row_id = _parse_name(raw, "id")
     if row_id is None:
-        row_id = _derive_id(messages, line_by_id)
+        row_id = _derive_id(messages, line_by_id, copies)
     elif first := line_by_id.get(row_id):
         problem = f"line {first} has the id {row_id!r} already; give each row its own, or leave the ids out"
         raise RowIdDuplicateError(problem, id=row_id, first_line=str(first))
@@ -320,13 +321,16 @@ def _parse_texts(raw: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _derive_id(messages: Sequence[Message], taken: Mapping[str, int]) -> str:
+def _derive_id(messages: Sequence[Message], taken: Mapping[str, int], copies: dict[str, int]) -> str:
+    """An id that is not taken. `copies`: how many ids each content has so far, which a million equal rows need."""
     content = canonical_json([[message.role, message.content] for message in messages])
     derived = candidate = hashlib.sha256(content).hexdigest()[:DERIVED_ID_HEX]
-    count = 1
+    count = copies.get(derived, 1)
     while candidate in taken:
         count += 1
         candidate = f"{derived}-{count}"
+    if count > 1:
+        copies[derived] = count
     return candidate
 
 

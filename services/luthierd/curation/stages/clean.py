@@ -18,7 +18,8 @@ _INVISIBLE = re.compile(
     "\ufdd0-\ufdef\ufffe\uffff]"  # noncharacters
 )
 """U+200C and U+200D stay: Persian, Hindi and emoji need them."""
-_TRAILING_BLANKS = re.compile(r"[ \t\u00a0\u3000]+(?=\n|$)")
+_TRAILING_BLANKS = re.compile(r"(?<![ \t\u00a0\u3000])[ \t\u00a0\u3000]++(?=\n|$)")
+"""Begins at the first of several blanks and takes them all: otherwise a million of them take hours."""
 _MANY_EMPTY_LINES = re.compile(r"\n{3,}")
 
 

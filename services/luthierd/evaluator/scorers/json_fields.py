@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NoReturn, Self
 
+from luthierd.bounded import OutOfTimeError
 from luthierd.errors import FieldViolation
 from luthierd.evaluator.dataset.answer_schema import AnswerSchema
 from luthierd.evaluator.domain.evaluation import EvaluationConfig
@@ -21,7 +23,10 @@ Leaf = tuple[str, str]
 
 @register
 class SchemaValidityScorer(Scorer):
-    """1 if the whole answer is JSON that the schema allows, else 0. NaN and Infinity are not JSON."""
+    """1 if the whole answer is JSON that the schema allows, else 0. NaN and Infinity are not JSON.
+
+    An answer that the schema cannot be applied to in time is a failure, not a 0.
+    """
 
     spec = MetricSpec(JSON_SCHEMA_VALID, rank=7, label="Valid by the schema", is_proportion=True)
 
@@ -46,7 +51,10 @@ class SchemaValidityScorer(Scorer):
             document = parse_json(sample.raw)
         except ValueError:
             return 0.0
-        return float(not self._schema.problem(document))
+        try:
+            return float(not await asyncio.to_thread(self._schema.problem, document))
+        except OutOfTimeError:
+            raise ScoreFailedError("SCHEMA_TOO_SLOW") from None
 
 
 @register

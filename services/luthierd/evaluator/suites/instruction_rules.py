@@ -87,10 +87,11 @@ def _bullets(text: str) -> int:
 
 
 def _object_with(text: str, key: str) -> bool:
-    fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", text, re.DOTALL)
+    if len(text) >= 6 and text.startswith("```") and text.endswith("```"):
+        text = text[3:-3].removeprefix("json")
     try:
-        parsed = json.loads(fenced[1] if fenced else text)
-    except ValueError:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
         return False
     return isinstance(parsed, dict) and key in parsed
 

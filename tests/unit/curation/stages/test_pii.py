@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from luthierd.curation.domain import Row, Span
 from luthierd.curation.stages.pii import Pii, PiiAction, PiiSettings, mask_text, merge_spans
 from luthierd.curation.stages.stage import Applied
@@ -70,6 +72,20 @@ def test_a_masked_value_is_masked_wherever_the_row_repeats_it() -> None:
     mail = row(1, prompt="From grace@corp.example", completion='{"to": "grace@corp.example"}')
     result = apply(Pii(PiiSettings(), FirstOnly()), [mail])
     assert result.rows[0].completion == '{"to": "<EMAIL_ADDRESS>"}'
+
+
+@pytest.mark.parametrize("action", PiiAction)
+def test_a_row_that_cannot_be_scanned_is_dropped_unless_rows_are_only_reported_on(action: PiiAction) -> None:
+    class Slow(MailScanner):
+        def scan(self, texts: Sequence[str]) -> list[list[Span] | None]:  # type: ignore[override]
+            return [None if text == "slow" else [] for text in texts]
+
+    result = apply(Pii(PiiSettings(action=action), Slow()), [row(1, prompt="slow"), row(2)])
+    kept = ["row-1", "row-2"] if action is PiiAction.REPORT else ["row-2"]
+    assert [one.id for one in result.rows] == kept
+    assert [(change.row_id, change.reason) for change in result.changes] == [("row-1", "not_scanned")][len(kept) - 1 :]
+    assert result.findings["unscanned_row_count"] == 1
+    assert "1 rows could not be scanned" in result.page
 
 
 def test_equal_texts_are_scanned_once_in_a_batch() -> None:
