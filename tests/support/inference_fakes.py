@@ -54,6 +54,7 @@ class FakeEngine:
         self.loaded: dict[int, EngineAdapter] = {}
         self.unloaded: list[EngineAdapter] = []
         self.requests: list[EngineRequest] = []
+        self.rendered: list[Sequence[Turn]] = []
         self.aborted = self.running_count = self.most_running = 0
         self.tokenized: list[str] = []
         self.reading_gate = threading.Event()
@@ -72,11 +73,12 @@ class FakeEngine:
     def token_texts(self, token_ids: Sequence[int]) -> tuple[str, ...]:
         return tuple(chr(token_id) for token_id in token_ids)
 
-    def check_structure(self, structure: Structure) -> None:
+    async def check_structure(self, structure: Structure, *, tenant: str) -> None:
         if structure.text == "(":
             raise InvalidArgumentError.of_field(structure.field, "it does not parse")
 
     def render_chat(self, turns: Sequence[Turn]) -> tuple[int, ...]:
+        self.rendered.append(turns)
         return self.tokenize("".join(turn.content for turn in turns))
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineDelta, None]:

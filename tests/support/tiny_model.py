@@ -19,6 +19,7 @@ LAYERS, HIDDEN, INNER, HEADS, KV_HEADS = 3, 128, 256, 2, 1
 KV_WIDTH = HIDDEN // HEADS * KV_HEADS
 WINDOW = 512
 CHAT_TEMPLATE = (
+    "{# Tells nothing of tools: they would fill the window. #}"
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )

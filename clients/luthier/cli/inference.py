@@ -112,7 +112,7 @@ def batch(session: Session, *, file: TextIO, **options: Any) -> None:
     session.note(f"{len(inputs) - failures} of {len(inputs)} answered")
 
 
-def _line_input(line: str, number: int) -> str | list[dict[str, str]]:
+def _line_input(line: str, number: int) -> str | list[dict[str, Any]]:
     """A text, or the turns of a conversation."""
     try:
         row = json.loads(line)

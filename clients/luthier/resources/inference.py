@@ -7,12 +7,15 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, TypedDict, Unpack, cast
 
 from luthier import names
-from luthier.errors import InvalidNameError
+from luthier.errors import ConfigError, InvalidNameError
 from luthier.inference.v1 import inference_service_pb2 as api
 from luthier.inference.v1 import inference_service_pb2_grpc as rpc
 from luthier.resources.resource import Resource
 
-Turn = api.Message | Mapping[str, str]
+Turn = api.Message | Mapping[str, Any]
+"""A message, as in the contract or as OpenAI's clients write it: `role` with `content` (a text, or parts of text) and,
+where they belong, `name`, `tool_calls` and `tool_call_id`.
+"""
 TokenIds = api.TokenIds
 
 
@@ -197,4 +200,30 @@ def _sampling(options: SamplingOptions) -> api.Sampling:
 def _turns(messages: str | Sequence[Turn]) -> list[api.Message]:
     if isinstance(messages, str):
         return [api.Message(role="user", content=messages)]
-    return [m if isinstance(m, api.Message) else api.Message(role=m["role"], content=m["content"]) for m in messages]
+    return [one if isinstance(one, api.Message) else _message(one) for one in messages]
+
+
+def _message(turn: Mapping[str, Any]) -> api.Message:
+    """ConfigError for a part that is not text: a message must not lose a picture in silence."""
+    content = turn.get("content") or ""
+    parts = [] if isinstance(content, str) else list(content)
+    if any(part.get("type", "text") != "text" for part in parts):
+        raise ConfigError("a message has a part that is not text; only parts {'type': 'text', 'text': ...} are taken")
+    return api.Message(
+        role=turn["role"],
+        content=content if isinstance(content, str) else "",
+        parts=[api.ContentPart(text=part["text"]) for part in parts],
+        name=turn.get("name") or "",
+        tool_calls=[api.ToolCall(id=call["id"], **_function(call)) for call in turn.get("tool_calls") or ()],
+        tool_call_id=turn.get("tool_call_id") or "",
+    )
+
+
+def _function(call: Mapping[str, Any]) -> dict[str, str]:
+    """Name and arguments of a call; OpenAI's clients have them one level deeper."""
+    function = call.get("function", call)
+    arguments = function["arguments"]
+    return {
+        "name": function["name"],
+        "arguments": arguments if isinstance(arguments, str) else json.dumps(arguments),
+    }

@@ -205,8 +205,8 @@ class CaptureFile(_message.Message):
 
     Columns: `response_id`, `target`, `deployment_revision`, `loaded_adapter`, `adapter_revision`, `base_model`,
     `response_time`, `finish_reason`, `prompt_token_count`, `completion_token_count`, `ttft_ms`, `latency_ms`, `messages`
-    (list of `role` and `content`; null without capture), `completion` (null without capture), `mirror_of` (for a
-    mirrored answer, the response id of the live one). Exports add `rating`, `correction`, `labels`, `feedback_time`.
+    (list of `role`, `content` and, where a message has them, `name`, `tool_calls` and `tool_call_id`; null without
+    capture), `completion` (null without capture), `mirror_of` (for a mirrored answer, the response id of the live one). Exports add `rating`, `correction`, `labels`, `feedback_time`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -137,7 +137,10 @@ def _example(row: dict[str, Any]) -> dict[str, Any] | None:
     feedback = {"rating": row.get("rating"), "labels": row.get("labels") or []}
     return {
         "id": row["response_id"],
-        "messages": [*messages, {"role": Role.ASSISTANT, "content": completion}],
+        "messages": [
+            *({"role": message["role"], "content": message["content"]} for message in messages),
+            {"role": Role.ASSISTANT, "content": completion},
+        ],
         "feedback": {key: value for key, value in feedback.items() if value},
     }
 
@@ -149,5 +152,6 @@ def _is_prompt(messages: list[dict[str, Any]]) -> bool:
         set(roles) <= set(Role)
         and Role.USER in roles
         and Role.SYSTEM not in roles[1:]
+        and not any(message.get("tool_calls") for message in messages)
         and all(message["content"] and message["content"].strip() for message in messages)
     )

@@ -13,12 +13,17 @@ from luthierd.inference.completions.completions import Batch
 from luthierd.inference.domain.completion import (
     MAX_CHOICES,
     MAX_INPUTS,
+    MAX_MESSAGES,
+    MAX_STRUCTURE_BYTES,
+    MAX_STRUCTURE_CHOICES,
+    MAX_TOOLS,
     Completion,
     Prompt,
     Sampling,
     Structure,
     Target,
     TokenIds,
+    ToolCall,
     Turn,
 )
 from luthierd.names import ADAPTER_REVISION, BASE_MODEL, DEPLOYMENT
@@ -26,13 +31,11 @@ from luthierd.rpc.status import status_of
 from luthierd.rpc.wire import from_proto, to_proto
 
 DOMAIN = "inference.luthier.dev"
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_STOPS = 8
 MAX_TOP_K = 1000
 MAX_TOP_LOGPROBS = 20
 """vLLM's own default limit (`max_logprobs`), and OpenAI's."""
-MAX_STRUCTURE_BYTES = 64 * 1024
-MAX_STRUCTURE_CHOICES = 256
 
 _PATTERNS = {Target.DEPLOYMENT: DEPLOYMENT, Target.BASE_MODEL: BASE_MODEL, Target.ADAPTER_REVISION: ADAPTER_REVISION}
 
@@ -91,12 +94,7 @@ def structure_from_proto(sampling: pb.Sampling) -> Structure | None:
             structure.field, f"it has {size_bytes} bytes; 1 to {MAX_STRUCTURE_BYTES} are allowed"
         )
     if kind == Structure.JSON_SCHEMA:
-        try:
-            schema = json.loads(structure.text)
-        except (ValueError, RecursionError) as error:
-            raise InvalidArgumentError.of_field(structure.field, f"it is not JSON ({error})") from error
-        if not isinstance(schema, dict):
-            raise InvalidArgumentError.of_field(structure.field, "a schema is a JSON object")
+        _json_object(structure.text, structure.field)
     return structure
 
 
@@ -108,19 +106,53 @@ def text_from_proto(text: str, field: str) -> str:
 
 
 def turns_from_proto(messages: Sequence[pb.Message], *, path: str = "") -> tuple[Turn, ...]:
-    """InvalidArgumentError for no messages, an unknown role, or a last message that is not the user's.
+    """InvalidArgumentError for too many messages or none, an invalid one, or a last one that nobody can answer.
 
     `path`: of what has the messages, with its final dot.
     """
-    if not messages:
-        raise InvalidArgumentError.of_field(f"{path}messages", "the conversation is empty")
-    for index, message in enumerate(messages):
-        if message.role not in ROLES:
-            field = f"{path}messages[{index}].role"
-            raise InvalidArgumentError.of_field(field, f"{message.role!r}: choose one of {', '.join(ROLES)}")
-    if messages[-1].role != "user":
-        raise InvalidArgumentError.of_field(f"{path}messages", "the last message must be the user's")
-    return tuple(Turn(message.role, message.content) for message in messages)
+    if not 1 <= len(messages) <= MAX_MESSAGES:
+        problem = f"the conversation has {len(messages)}; 1 to {MAX_MESSAGES} are allowed"
+        raise InvalidArgumentError.of_field(f"{path}messages", problem)
+    turns = tuple(_turn(message, f"{path}messages[{index}]") for index, message in enumerate(messages))
+    if turns[-1].role not in ("user", "tool"):
+        raise InvalidArgumentError.of_field(f"{path}messages", "the last message must be the user's or a tool's")
+    return turns
+
+
+def _turn(message: pb.Message, path: str) -> Turn:
+    for field, is_valid, problem in (
+        ("role", message.role in ROLES, f"{message.role!r:.80}: choose one of {', '.join(ROLES)}"),
+        ("parts", not (message.content and message.parts), "give either content or parts"),
+        ("tool_calls", message.role == "assistant" or not message.tool_calls, "only the assistant calls tools"),
+        ("tool_calls", len(message.tool_calls) <= MAX_TOOLS, f"at most {MAX_TOOLS}"),
+        ("tool_call_id", (message.role == "tool") == bool(message.tool_call_id), "a tool's message has it, no other"),
+    ):
+        if not is_valid:
+            raise InvalidArgumentError.of_field(f"{path}.{field}", problem)
+    return Turn(
+        message.role,
+        message.content or "\n".join(part.text for part in message.parts),
+        name=message.name,
+        tool_calls=tuple(_tool_call(call, f"{path}.tool_calls[{n}]") for n, call in enumerate(message.tool_calls)),
+        tool_call_id=message.tool_call_id,
+    )
+
+
+def _tool_call(call: pb.ToolCall, path: str) -> ToolCall:
+    for field in ("id", "name"):
+        text_from_proto(getattr(call, field), f"{path}.{field}")
+    _json_object(call.arguments, f"{path}.arguments")
+    return ToolCall(call.id, call.name, call.arguments)
+
+
+def _json_object(text: str, field: str) -> None:
+    """InvalidArgumentError unless the text is a JSON object."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgumentError.of_field(field, f"it is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InvalidArgumentError.of_field(field, "it is not a JSON object")
 
 
 def inputs_from_proto(inputs: Sequence[pb.BatchInput]) -> list[Prompt]:

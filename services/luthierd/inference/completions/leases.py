@@ -132,7 +132,7 @@ class Leased:
 
 
 def _texts(prompt: str | Sequence[Turn]) -> Sequence[str]:
-    return (prompt,) if isinstance(prompt, str) else [turn.content for turn in prompt]
+    return (prompt,) if isinstance(prompt, str) else [text for turn in prompt for text in turn.texts]
 
 
 class Leases:

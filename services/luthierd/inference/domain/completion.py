@@ -17,25 +17,44 @@ ABORTED = "aborted"
 MAX_CHOICES = 8
 MAX_INPUTS = 64
 """Prompts of a batch, texts to embed."""
+MAX_MESSAGES = 4096
+"""Messages of a conversation; chat templates may take time that grows with the square of their number."""
 MAX_SESSION_ID = 128
+MAX_STRUCTURE_BYTES, MAX_ARGUMENTS_BYTES = 64 * 1024, 256 * 1024
+"""Of a required structure, and of the JSON schemas of all tools."""
+MAX_STRUCTURE_CHOICES = 256
+MAX_TOOLS = 128
+"""OpenAI's limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Structure:
-    """The required form of an answer: `kind` is one of the constants, `text` its content, `choices` for CHOICES."""
+    """The required form of an answer: `kind` is one of the constants, `text` its content, or `choices` its contents.
+
+    ARGUMENTS: `choices` are the JSON schemas of tools, one of which the answer satisfies. `source`: the field that a
+    refusal names. `is_exact`: what an engine cannot hold an answer to is refused, not ignored.
+    """
 
     kind: str
     text: str = ""
     choices: tuple[str, ...] = ()
+    source: str = ""
+    is_exact: bool = True
 
     JSON_SCHEMA: ClassVar[str] = "json_schema"
     REGEX: ClassVar[str] = "regex"
     GRAMMAR: ClassVar[str] = "grammar"
     CHOICES: ClassVar[str] = "choices"
+    ARGUMENTS: ClassVar[str] = "arguments"
+
+    @property
+    def schemas(self) -> tuple[str, ...]:
+        """Its JSON schemas."""
+        return {self.JSON_SCHEMA: (self.text,), self.ARGUMENTS: self.choices}.get(self.kind, ())
 
     @property
     def field(self) -> str:
-        return f"sampling.{self.kind}"
+        return self.source or f"sampling.{self.kind}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +92,28 @@ class TokenLogprob:
     alternatives: tuple[TokenAlternative, ...] = ()
 
 
+class ToolCall(NamedTuple):
+    """A call of a tool in an assistant's message. `arguments`: a JSON object as text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
 @dataclass(frozen=True)
 class Turn:
-    """One message of a conversation."""
+    """One message of a conversation. `name`: of its author; `tool_call_id`: the call that a tool's message answers."""
 
     role: str
     content: str
+    name: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What the chat template may render of it, besides the role."""
+        return (self.content, self.name, self.tool_call_id, *(part for call in self.tool_calls for part in call))
 
 
 @dataclass(frozen=True)

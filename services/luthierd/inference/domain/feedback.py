@@ -61,7 +61,7 @@ class Text:
 
     @property
     def character_count(self) -> int:
-        return len(self.completion) + sum(len(turn.content) for turn in self.messages)
+        return len(self.completion) + sum(len(text) for turn in self.messages for text in turn.texts)
 
 
 @dataclass(frozen=True)

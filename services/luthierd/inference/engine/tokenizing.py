@@ -9,7 +9,11 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from jinja2 import TemplateError
+
+from luthierd.errors import InvalidArgumentError
 from luthierd.inference.domain.completion import Turn
+from luthierd.inference.engine.chat_templates import template_messages
 
 
 class Tokenizing:
@@ -42,9 +46,15 @@ class Tokenizing:
             return tuple(tokenizer.decode([token_id]) for token_id in token_ids)
 
     def render_chat(self, turns: Sequence[Turn]) -> tuple[int, ...]:
-        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-        with self._tokenizer() as tokenizer:
-            ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+        try:
+            with self._tokenizer() as tokenizer:
+                ids = tokenizer.apply_chat_template(
+                    template_messages(turns), add_generation_prompt=True, tokenize=True, return_dict=False
+                )
+        except (TemplateError, TypeError, ValueError) as error:  # there is none, or it refuses roles or their order
+            raise InvalidArgumentError.of_field(
+                "messages", f"the base model's chat template cannot render them: {error}"
+            ) from error
         return tuple(ids)
 
 

@@ -11,14 +11,25 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from luthierd.inference.domain.completion import Turn
+from luthierd.inference.domain.completion import ToolCall, Turn
 from luthierd.inference.domain.feedback import Captured, Feedback, Rating, Response, Text
 
 FORM = b"1"
 """Increased when the columns change in a way that readers must know."""
 
 _TIME = pa.timestamp("us", tz="UTC")
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_TOOL_CALLS = pa.list_(pa.struct([(name, pa.string()) for name in ToolCall._fields]))
+_MESSAGES = pa.list_(
+    pa.struct(
+        [
+            ("role", pa.string()),
+            ("content", pa.string()),
+            ("name", pa.string()),
+            ("tool_calls", _TOOL_CALLS),
+            ("tool_call_id", pa.string()),
+        ]
+    )
+)
 _RESPONSE_FIELDS = [
     *(
         pa.field(name, kind, nullable=False)
@@ -77,18 +88,30 @@ def read_texts(data: bytes, response_ids: Iterable[str]) -> dict[str, Text]:
         io.BytesIO(data), columns=["response_id", "messages", "completion"], filters=[("response_id", "in", wanted)]
     )
     return {
-        row["response_id"]: Text(
-            tuple(Turn(message["role"], message["content"]) for message in row["messages"]), row["completion"]
-        )
+        row["response_id"]: Text(tuple(map(_turn, row["messages"])), row["completion"])
         for row in table.to_pylist()
         if row["messages"] is not None
     }
 
 
+def _message(turn: Turn) -> dict[str, Any]:
+    """What the turn does not have is null."""
+    calls = [call._asdict() for call in turn.tool_calls]
+    return {name: value or None for name, value in vars(turn).items()} | {
+        "content": turn.content,
+        "tool_calls": calls or None,
+    }
+
+
+def _turn(message: Mapping[str, Any]) -> Turn:
+    given = {name: value for name, value in message.items() if value is not None}
+    return Turn(**given | {"tool_calls": tuple(ToolCall(**call) for call in given.get("tool_calls", ()))})
+
+
 def _response_row(response: Response, text: Text | None) -> dict[str, Any]:
     row: Mapping[str, Any] = vars(response)
     fields = {name: row[name] for name in row if name not in ("tenant", "create_time")}
-    messages = [{"role": turn.role, "content": turn.content} for turn in text.messages] if text else None
+    messages = [_message(turn) for turn in text.messages] if text else None
     return {
         **fields,
         "response_time": _time(response.create_time),

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from luthierd.inference import metrics
 from luthierd.inference.completions.recording import MAX_TEXT_CHARACTERS, Recording
-from luthierd.inference.domain.completion import ABORTED, Finish, Origin, Prompt, TokenIds, Turn
+from luthierd.inference.domain.completion import ABORTED, Finish, Origin, Prompt, TokenIds, ToolCall, Turn
 from luthierd.inference.domain.feedback import Captured, Response, Text
 from luthierd.inference.feedback.capture_policies import CapturePolicies
 from luthierd.inference.feedback.redaction import redact
@@ -158,7 +158,13 @@ def _redacted(answers: Sequence[Captured]) -> list[Captured]:
 
 
 def redacted_text(text: Text) -> Text:
-    return Text(tuple(Turn(turn.role, _clean(turn.content)) for turn in text.messages), _clean(text.completion))
+    return Text(tuple(map(_redacted_turn, text.messages)), _clean(text.completion))
+
+
+def _redacted_turn(turn: Turn) -> Turn:
+    calls = tuple(ToolCall(*map(_clean, call)) for call in turn.tool_calls)
+    texts = {name: _clean(value) for name, value in vars(turn).items() if isinstance(value, str)}
+    return Turn(**texts, tool_calls=calls)
 
 
 def _clean(text: str) -> str:

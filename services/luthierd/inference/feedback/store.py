@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from luthierd.inference.domain.completion import Turn
+from luthierd.inference.domain.completion import ToolCall, Turn
 from luthierd.inference.domain.errors import EtagMismatchError
 from luthierd.inference.domain.feedback import (
     DEFAULT_RETENTION_S,
@@ -293,7 +293,9 @@ def _allows(policy: CapturePolicy | None, response: Response) -> bool:
 
 
 def _text_row(response: Response, text: Text) -> dict[str, Any]:
-    messages = [[turn.role, turn.content] for turn in text.messages]
+    messages = [
+        [turn.role, turn.content, turn.name, list(turn.tool_calls), turn.tool_call_id] for turn in text.messages
+    ]
     return {
         "response_id": response.response_id,
         "tenant": response.tenant,
@@ -304,7 +306,11 @@ def _text_row(response: Response, text: Text) -> dict[str, Any]:
 
 
 def _text_from_json(content: Any) -> Text:
-    return Text(tuple(Turn(role, said) for role, said in content["messages"]), content["completion"])
+    return Text(tuple(_turn(*stored) for stored in content["messages"]), content["completion"])
+
+
+def _turn(role: str, content: str, name: str = "", calls: Sequence[Sequence[str]] = (), tool_call_id: str = "") -> Turn:
+    return Turn(role, content, name, tuple(ToolCall(*call) for call in calls), tool_call_id)
 
 
 def _response(row: sa.RowMapping) -> Response:

@@ -8,7 +8,7 @@ from typing import Any
 
 from luthierd.errors import InvalidArgumentError
 from luthierd.inference.completions.reading import Cost, estimated_tokens
-from luthierd.inference.domain.completion import MAX_CHOICES, MAX_INPUTS, Sampling, Structure, Turn
+from luthierd.inference.domain.completion import MAX_CHOICES, MAX_INPUTS, Sampling, Structure, ToolCall, Turn
 from luthierd.inference.domain.errors import PromptTooLongError
 
 REFUSED_FIELDS = {
@@ -96,13 +96,26 @@ def prompt_of(body: Mapping[str, Any]) -> str | tuple[Turn, ...] | None:
         if isinstance(prompt, list) and len(prompt) == 1:
             (prompt,) = prompt
         return prompt if isinstance(prompt, str) else None
-    turns = []
-    for message in body["messages"] if isinstance(body["messages"], list) else ():
-        content = _text_of(message.get("content")) if isinstance(message, dict) else None
-        if content is None:
-            return None
-        turns.append(Turn(str(message.get("role")), content))
-    return tuple(turns) or None
+    messages = body["messages"] if isinstance(body["messages"], list) else ()
+    turns = [_turn_of(message) if isinstance(message, dict) else None for message in messages]
+    return tuple(turns) if turns and None not in turns else None  # type: ignore[arg-type]
+
+
+def _turn_of(message: Mapping[str, Any]) -> Turn | None:
+    """None if it has more than text and calls of functions. The engine's application checked its form."""
+    calls = message.get("tool_calls") or ()
+    content = _text_of(message.get("content") or ("" if calls else None))
+    try:
+        made = tuple(
+            ToolCall(str(call["id"]), str(call["function"]["name"]), str(call["function"]["arguments"]))
+            for call in calls
+        )
+    except (KeyError, TypeError):
+        return None
+    if content is None:
+        return None
+    name, tool_call_id = (str(message.get(key) or "") for key in ("name", "tool_call_id"))
+    return Turn(str(message.get("role")), content, name, made, tool_call_id)
 
 
 def _text_of(content: Any) -> str | None:

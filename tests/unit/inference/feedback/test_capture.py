@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from luthierd.errors import NotFoundError
 from luthierd.inference import metrics
-from luthierd.inference.domain.completion import Finish, Origin, Turn
+from luthierd.inference.domain.completion import Finish, Origin, ToolCall, Turn
 from luthierd.inference.domain.errors import EtagMismatchError, ExportOvertakenError, ResponseNotFoundError
 from luthierd.inference.domain.feedback import (
     Captured,
@@ -22,6 +22,7 @@ from luthierd.inference.domain.feedback import (
     Rating,
 )
 from luthierd.inference.feedback import response_log
+from luthierd.inference.feedback.capture_parquet import read_texts
 from luthierd.inference.feedback.response_log import ResponseLog
 from support.capture_parts import START, CaptureParts, make_capture_parts, over
 
@@ -52,10 +53,11 @@ async def answer(
     tenant: str = "acme",
     text: str = "call (212) 555-0187",
     is_whole: bool = True,
+    prompt: tuple[Turn, ...] = PROMPT,
 ) -> None:
     """An answer in two parts, written to the store."""
     with parts.capturing.responses.recording(
-        response_id, tenant=tenant, target=DEPLOYMENT, origin=ORIGIN, prompt=PROMPT
+        response_id, tenant=tenant, target=DEPLOYMENT, origin=ORIGIN, prompt=prompt
     ) as recording:
         recording.add(text[:4])
         recording.add(text[4:])
@@ -93,6 +95,27 @@ async def test_texts_are_redacted_before_they_are_written(parts: CaptureParts) -
     assert kept.messages == (Turn("system", "be brief"), Turn("user", "I am <EMAIL_ADDRESS>"))
     assert kept.completion == "call <PHONE_NUMBER>"
     assert b"ada@example" not in b"".join(path.read_bytes() for path in parts.folder.glob("inference.db*"))
+
+
+async def test_calls_and_answers_of_tools_are_kept_redacted_and_come_back_from_the_file(parts: CaptureParts) -> None:
+    await parts.capturing.policies.update(POLICY, ON)
+    call = ToolCall("c1", "write_to", '{"to": "ada@example.org"}')
+    prompt = (
+        Turn("user", "hi", name="ada"),
+        Turn("assistant", "", tool_calls=(call,)),
+        Turn("tool", "sent to ada@example.org", tool_call_id="c1"),
+    )
+    kept = (
+        prompt[0],
+        Turn("assistant", "", tool_calls=(call._replace(arguments='{"to": "<EMAIL_ADDRESS>"}'),)),
+        Turn("tool", "sent to <EMAIL_ADDRESS>", tool_call_id="c1"),
+    )
+    await answer(parts, "r-1", prompt=prompt)
+    assert (await parts.store.texts(["r-1"]))["r-1"].messages == kept
+    parts.clock.now += 300
+    await parts.capturing.files.write_due()
+    (file,) = await part_files(parts)
+    assert read_texts(parts.blobs.read_bytes(file.sha256), ["r-1"])["r-1"].messages == kept
 
 
 async def test_one_tenant_opting_in_captures_nothing_of_another(parts: CaptureParts) -> None:
@@ -194,9 +217,10 @@ async def test_parts_are_written_when_texts_are_old_enough_and_hold_them_once(pa
     (part,) = await part_files(parts)
     found = rows(parts, part)
     assert [row["response_id"] for row in found] == ["r-1", "r-2"]
+    nothing_more = {"name": None, "tool_calls": None, "tool_call_id": None}
     assert found[0]["messages"] == [
-        {"role": "system", "content": "be brief"},
-        {"role": "user", "content": "I am <EMAIL_ADDRESS>"},
+        {"role": "system", "content": "be brief", **nothing_more},
+        {"role": "user", "content": "I am <EMAIL_ADDRESS>", **nothing_more},
     ]
     assert (part.row_count, part.oldest_time, found[0]["loaded_adapter"]) == (2, START, "g-1")
     assert "tenant" not in found[0]
