@@ -163,7 +163,7 @@ async def test_log_probabilities_are_those_that_scoring_gives_with_the_likeliest
 
 async def test_what_it_cannot_do_is_refused_by_name(engine: TransformersEngine) -> None:
     with pytest.raises(StructureUnsupportedError, match=r"sampling\.regex"):
-        engine.check_structure(Structure(kind=Structure.REGEX, text="a+"))
+        await engine.check_structure(Structure(kind=Structure.REGEX, text="a+"), tenant="acme")
 
 
 async def test_a_stop_text_ends_the_answer_before_it_and_is_never_sent(engine: TransformersEngine) -> None:

@@ -13,7 +13,6 @@ from luthierd.inference import metrics
 from luthierd.inference.completions.leases import Leased, Leases
 from luthierd.inference.completions.mirror import Copy, Mirror
 from luthierd.inference.completions.progress import Delta, Progress, whole
-from luthierd.inference.completions.reading import Turns
 from luthierd.inference.domain.completion import Completion, Origin, Prompt, Sampling, Target
 from luthierd.inference.domain.errors import EngineUnavailableError, PromptTooLongError
 from luthierd.inference.engine.engine import EngineRequest
@@ -36,7 +35,6 @@ class Completions:
 
     def __init__(self, leases: Leases, mirror: Mirror, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.leases, self._mirror, self._clock = leases, mirror, clock
-        self._structure_turns = Turns()
 
     async def complete(
         self, target: Target, prompt: Prompt, sampling: Sampling, *, tenant: str, session_id: str = ""
@@ -49,7 +47,7 @@ class Completions:
         """The answer as deltas; the last one has `finish`. Closing the iterator stops the computation."""
         began_s = self._clock()
         async with self.leases.leased(target, tenant=tenant, session_id=session_id) as leased:
-            await self._check_structure(leased, sampling)
+            await _check_structure(leased, sampling)
             deltas = self._deltas(leased, prompt, sampling, began_s=began_s, response_id=leased.response_id)
             async with contextlib.aclosing(deltas):
                 async for delta in deltas:
@@ -72,7 +70,7 @@ class Completions:
                     return error
 
         async with self.leases.leased(target, tenant=tenant, session_id=session_id) as leased:
-            await self._check_structure(leased, sampling)
+            await _check_structure(leased, sampling)
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(leased, index, prompt)) for index, prompt in enumerate(prompts)]
         results = tuple(task.result() for task in tasks)
@@ -118,12 +116,6 @@ class Completions:
                     self._copy(leased, prompt, request, answer=progress.text)
                 yield Delta(delta, leased.origin, response_id, finish)
 
-    async def _check_structure(self, leased: Leased, sampling: Sampling) -> None:
-        """InvalidArgumentError if the engine cannot constrain an answer to the required structure."""
-        if sampling.structure is not None:
-            async with self._structure_turns.turn(leased.tenant):
-                await asyncio.to_thread(leased.engine.check_structure, sampling.structure)
-
     async def copy(self, leased: Leased, prompt: Prompt, sampling: Sampling, *, answer: str) -> None:
         """Offers the mirror what the OpenAI application answered. Raises no LuthierError."""
         with contextlib.suppress(LuthierError):
@@ -143,6 +135,12 @@ class Completions:
                 answer=answer,
             )
             self._mirror.offer(copy)
+
+
+async def _check_structure(leased: Leased, sampling: Sampling) -> None:
+    """InvalidArgumentError if the engine cannot constrain an answer to the required structure."""
+    if sampling.structure is not None:
+        await leased.engine.check_structure(sampling.structure, tenant=leased.tenant)
 
 
 def _request(leased: Leased, prompt_ids: tuple[int, ...], sampling: Sampling, response_id: str) -> EngineRequest:

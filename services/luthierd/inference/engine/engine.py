@@ -111,16 +111,22 @@ class Engine(Protocol):
     """The stages of its start, in order."""
 
     def tokenize(self, text: str, *, is_prompt: bool = True) -> tuple[int, ...]:
-        """A text's tokens as a prompt, or as a part of a text. Blocks, like the next three."""
+        """A text's tokens as a prompt, or as a part of a text. Blocks, like the next two."""
 
     def token_texts(self, token_ids: Sequence[int]) -> tuple[str, ...]:
         """The text of each token, all below `vocabulary_size`."""
 
-    def check_structure(self, structure: Structure) -> None:
-        """InvalidArgumentError, of `structure.field`, if the engine cannot constrain an answer to it."""
-
     def render_chat(self, turns: Sequence[Turn]) -> tuple[int, ...]:
-        """A conversation's tokens through the base model's chat template, up to where the assistant begins."""
+        """A conversation's tokens through the base model's chat template, up to where the assistant begins.
+
+        InvalidArgumentError, of `messages`, if the template refuses it.
+        """
+
+    async def check_structure(self, structure: Structure, *, tenant: str) -> None:
+        """InvalidArgumentError, of `structure.field`, if the engine cannot constrain an answer to it.
+
+        Takes bounded time; the checks of one `tenant` wait for each other.
+        """
 
     def generate(self, request: EngineRequest) -> AsyncGenerator[EngineDelta, None]:
         """The answer, its choices interleaved; closing the iterator stops it. EngineDiedError."""

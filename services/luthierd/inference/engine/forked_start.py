@@ -20,6 +20,7 @@ PRELOADS = [
     "vllm.v1.executor.uniproc_executor",
     "luthierd.inference.engine.vllm_scheduler",
     "luthierd.inference.engine.vllm_worker",
+    "luthierd.inference.engine.grammar_worker",
 ]
 
 

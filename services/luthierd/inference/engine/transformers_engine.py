@@ -27,6 +27,7 @@ from luthierd.inference.domain.errors import (
     HttpUnsupportedError,
     StructureUnsupportedError,
 )
+from luthierd.inference.engine.chat_templates import complete
 from luthierd.inference.engine.engine import EngineAdapter, EngineDelta, EngineRequest, OpenAIApplication
 from luthierd.inference.engine.platform_settings import cpu_dtype
 from luthierd.inference.engine.tokenizing import Tokenizing, window_of
@@ -87,7 +88,7 @@ class TransformersEngine(Tokenizing):
         version: str,
         start_stages: tuple[Stage, ...] = (),
     ) -> None:
-        super().__init__(model.tokenizer)
+        super().__init__(complete(model.tokenizer))
         self.start_stages = start_stages
         self.cache_token_count = 0
         self.max_rank, self.window, self.version = max_rank, window, version
@@ -96,7 +97,7 @@ class TransformersEngine(Tokenizing):
         self._decoder = copy.deepcopy(model.tokenizer)  # for the thread: fast tokenizers reject two threads at a time
         self._thread = _ModelThread(model, max_num_seqs=max_num_seqs)
 
-    def check_structure(self, structure: Structure) -> None:
+    async def check_structure(self, structure: Structure, *, tenant: str) -> None:
         raise StructureUnsupportedError(engine=self.version, field=structure.field)
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineDelta, None]:

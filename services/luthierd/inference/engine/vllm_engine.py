@@ -26,20 +26,16 @@ from luthierd.inference.domain.errors import (
     EngineDiedError,
     EngineStartError,
 )
+from luthierd.inference.engine.chat_templates import complete
 from luthierd.inference.engine.engine import EngineAdapter, EngineDelta, EngineRequest, OpenAIApplication
 from luthierd.inference.engine.forked_start import variables, warm_context
+from luthierd.inference.engine.grammars import Grammars
 from luthierd.inference.engine.platform_settings import cpu_dtype, cpu_environment, uses_gpu
 from luthierd.inference.engine.slices import BACKGROUND, SCORED_FROM, TENANT, WORKER_EXTENSION, scheduler_name
 from luthierd.inference.engine.tokenizing import Tokenizing, window_of
 from luthierd.inference.engine.vllm_cpu_lora.plugin import CHILD_MARK
 from luthierd.inference.engine.vllm_openai import openai_application
-from luthierd.inference.engine.vllm_requests import (
-    first_line,
-    lora_request,
-    sampling_parameters,
-    structured_outputs,
-    token_logprobs,
-)
+from luthierd.inference.engine.vllm_requests import first_line, lora_request, sampling_parameters, token_logprobs
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +124,9 @@ def _start(folder: pathlib.Path, config: InferenceConfig) -> Started:
         arguments = AsyncEngineArgs(**_arguments(folder, config, on_gpu=on_gpu))
         engine_config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
         engine_config.parallel_config.worker_extension_cls = WORKER_EXTENSION
+        # Structural tags, which hold calls of tools and white space, need xgrammar. With "auto", the first structured
+        # request would choose the library for all others, whatever these were checked for.
+        engine_config.structured_outputs_config.backend = "xgrammar"
         scheduling = engine_config.scheduler_config
         scheduling.scheduler_cls = scheduler_name(is_async=scheduling.async_scheduling)
         if context is not None:
@@ -181,9 +180,10 @@ class VllmEngine(Tokenizing):
         import vllm
         from vllm.platforms import current_platform
 
-        super().__init__(llm.get_tokenizer())
+        super().__init__(complete(llm.get_tokenizer()))
         cache = llm.vllm_config.cache_config
         self.cache_token_count = int(cache.num_gpu_blocks or 0) * int(cache.block_size)
+        self._grammars = Grammars(llm.vllm_config)
         self.llm, self._folder, self._config, self.start_stages = llm, folder, config, start_stages
         self.max_rank = config.max_lora_rank
         self.window = int(llm.model_config.max_model_len)
@@ -192,20 +192,8 @@ class VllmEngine(Tokenizing):
         self.version = f"vllm {vllm.__version__} ({current_platform.device_type}, {self.dtype})"
         llm._run_output_handler()  # it was constructed outside of the event loop
 
-    def check_structure(self, structure: Structure) -> None:
-        """Uses vLLM's own check of a request."""
-        from vllm import SamplingParams
-        from vllm.exceptions import VLLMClientError
-
-        parameters = SamplingParams(structured_outputs=structured_outputs(structure))
-        config = self.llm.vllm_config
-        try:
-            with self._tokenizer() as tokenizer:
-                parameters.verify(
-                    config.model_config, config.speculative_config, config.structured_outputs_config, tokenizer
-                )
-        except (VLLMClientError, ValueError) as error:  # the grammar libraries raise ValueError
-            raise InvalidArgumentError.of_field(structure.field, first_line(error)) from error
+    async def check_structure(self, structure: Structure, *, tenant: str) -> None:
+        await self._grammars.check(structure, tenant=tenant)
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineDelta, None]:
         began = time.monotonic()
@@ -317,4 +305,5 @@ class VllmEngine(Tokenizing):
     async def close(self) -> None:
         llm, self.llm = self.llm, None  # its __del__ must run while its modules are loaded
         if llm is not None:
+            await asyncio.to_thread(self._grammars.close)
             await asyncio.to_thread(llm.shutdown)

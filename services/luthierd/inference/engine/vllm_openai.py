@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from luthierd.inference.domain.completion import TokenUsage
 from luthierd.inference.engine.engine import EngineAdapter, OpenAIApplication, TakeSlot
 from luthierd.inference.engine.slices import TENANT
-from luthierd.inference.engine.vllm_requests import lora_request
+from luthierd.inference.engine.vllm_requests import held, lora_request
 
 
 @dataclass(kw_only=True)
@@ -60,6 +60,7 @@ class _Counting:
         own_id, prompt_token_count = f"{call.response_id}.{call.started_count}", 0
         call.started_count += 1
         call.running.add(own_id)
+        sampling_params.structured_outputs = held(sampling_params.structured_outputs)
         if sampling_params.output_kind is RequestOutputKind.FINAL_ONLY and sampling_params.n == 1:
             sampling_params.output_kind = RequestOutputKind.CUMULATIVE  # so that an interrupted one is counted, too
         is_cumulative, seen = sampling_params.output_kind is RequestOutputKind.CUMULATIVE, 0
@@ -118,7 +119,9 @@ async def openai_application(llm: Any, folder: pathlib.Path, *, tool_call_parser
 
     flags = ["--enable-lora", "--disable-fastapi-docs", "--disable-log-stats"]
     if tool_call_parser != "none":
+        # `parameter`: arguments are held to the tool's schema with and without `strict`
         flags += ["--enable-auto-tool-choice", "--tool-call-parser", tool_call_parser]
+        flags += ["--tool-strict-level", "parameter"]
     arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(
         ["--model", str(folder), "--served-model-name", "base", *flags]
     )

@@ -1,4 +1,4 @@
-"""VLLM's scheduler, with long prompts computed in slices. vLLM's engine process imports it when it starts.
+"""VLLM's scheduler, with long prompts computed in slices and a limit for grammars. vLLM's engine process imports it.
 
 A step computes one token of every answer and the prompts that arrived; the answers wait for all of it. One tenant's
 prompts of 2,000 tokens would delay each token of the others' answers by some seconds on two cores, and a parity check's
@@ -7,6 +7,7 @@ of some hundred by 200 to 400 ms.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -23,6 +24,9 @@ from luthierd.inference.engine.slices import (
     slice_tokens,
 )
 
+GRAMMAR_S, GRAMMAR_TOKEN_S = 0.25, 0.001
+"""Processor time that a request's grammar may take in all, and for each token; usual are 10 microseconds for one."""
+
 
 class SlicingScheduler(Scheduler):
     """Limits the prompt tokens in a step: of background requests while there are others, and of each tenant.
@@ -38,6 +42,7 @@ class SlicingScheduler(Scheduler):
         )
         self._background_tokens = 0
         self._adapters_in_step: set[int] = set()
+        _limit_grammars(self.structured_output_manager)
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         """Divides the next step."""
@@ -84,6 +89,23 @@ class SlicingScheduler(Scheduler):
             for one in self.requests.values()
             if not _is_background(one)
         )
+
+
+def _limit_grammars(manager: Any) -> None:
+    """Ends a request, as vLLM ends one whose tokens do not fit, when its grammar has held up the steps of all others.
+
+    Ambiguous ones take longer with every token, of which their check before (`grammar_worker`) sees only the first.
+    """
+    accept = manager.accept_tokens
+
+    def accept_in_time(request: Request, token_ids: list[int]) -> bool:
+        began_s = time.thread_time()
+        is_accepted: bool = accept(request, token_ids)
+        taken_s = getattr(request, "grammar_s", 0.0) + time.thread_time() - began_s
+        request.grammar_s = taken_s
+        return is_accepted and taken_s <= GRAMMAR_S + GRAMMAR_TOKEN_S * request.num_output_tokens
+
+    manager.accept_tokens = accept_in_time
 
 
 class AsyncSlicingScheduler(SlicingScheduler, AsyncScheduler):

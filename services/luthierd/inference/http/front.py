@@ -33,6 +33,7 @@ from luthierd.inference.http.door import authorised
 from luthierd.inference.http.exchange import BodyTooLargeError, Reply, RouteUnknownError, bounded, failure_of
 from luthierd.inference.http.outbox import Outbox
 from luthierd.inference.http.recording import AnswerTap
+from luthierd.inference.http.structures import check_structures
 from luthierd.names import BASE_MODEL, DEPLOYMENT
 from luthierd.paging import MAX_PAGE_SIZE, PageRequest
 from luthierd.rpc.auth import Principal, TokenVerifier
@@ -129,6 +130,7 @@ class HttpFront:
                 bounded(request.receive, reply, limit_s=limit_s) as replay,
                 leases.leased(target, tenant=principal.tenant, session_id=session_id) as leased,
             ):
+                await check_structures(leased, body)
                 application = await self._application(leased.engine)
                 content = json.dumps({**body, "cache_salt": leased.cache_salt}).encode()
                 reply.headers = _origin_headers(leased)
