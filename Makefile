@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CLIENTS := .build/clients
 
 # uv also uses the wheel folder that pip is configured with.
 export UV_FIND_LINKS ?= $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
 
-.PHONY: help setup lock protos check test test-unit demo up down load bench clean
+.PHONY: help setup lock protos check test test-unit clients demo up down load bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -49,6 +50,13 @@ test: setup  ## all tests, with coverage of the services
 
 test-unit: setup  ## only the fast tests
 	$(BIN)/python -m pytest tests/unit
+
+# Node comes with an environment of its own, like the clients whose dependencies differ from ours.
+clients: setup  ## real OpenAI clients (Python, Node, promptfoo, vLLM's benchmark) against a real server; npm's registry is needed
+	@test -x $(CLIENTS)/bin/python || $(BIN)/python -m venv --without-pip $(CLIENTS)
+	$(BIN)/uv pip sync --quiet --python $(CLIENTS)/bin/python tests/clients/python/requirements.txt
+	PATH="$(CURDIR)/$(CLIENTS)/bin:$$PATH" npm ci --prefix tests/clients/node --ignore-scripts --no-audit --no-fund --silent
+	$(BIN)/python -m pytest tests/clients
 
 demo: setup  ## the whole loop on a real model and real data: 14 to 20 minutes on two cores
 	$(BIN)/python -m examples.demo

@@ -10,6 +10,7 @@ import openai
 import pytest
 from luthier import AsyncClient, Endpoints
 from support.inference_server import BASE, InferenceServer
+from support.openai_clients import run_client
 
 pytestmark = pytest.mark.e2e
 
@@ -141,3 +142,7 @@ async def test_errors_are_those_of_openai(server: InferenceServer, client: opena
     with pytest.raises(openai.RateLimitError) as large:
         await chat.create(model=MODEL, messages=[{"role": "user", "content": "x" * 5_000_000}])
     assert (unknown.value.code, large.value.code) == ("DEPLOYMENT_NOT_FOUND", "BODY_TOO_LARGE")
+
+
+def test_instructor_gets_its_objects_from_calls_and_from_a_response_format(server: InferenceServer) -> None:
+    assert run_client("instructor", server).keys() == {"tool", "structured", "errors", "abort"}
