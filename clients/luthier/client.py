@@ -6,6 +6,7 @@ from typing import Any, Self, get_type_hints
 
 from luthier import profiles
 from luthier.endpoints import Endpoints
+from luthier.resources.adapter_imports import AdapterImports
 from luthier.resources.adapters import Adapters
 from luthier.resources.annotation_queues import AnnotationQueues
 from luthier.resources.base_models import BaseModels
@@ -41,6 +42,7 @@ class AsyncClient:
     base_models: BaseModels
     training_jobs: TrainingJobs
     adapters: Adapters
+    adapter_imports: AdapterImports
     evaluations: Evaluations
     gates: Gates
     holdouts: Holdouts

@@ -16,6 +16,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "dataset_revision": ("tenants", "datasets", "revisions"),
     "training_job": ("tenants", "trainingJobs"),
     "adapter": ("tenants", "adapters"),
+    "adapter_import": ("tenants", "adapterImports"),
     "adapter_revision": ("tenants", "adapters", "revisions"),
     "evaluation": ("tenants", "evaluations"),
     "gate_policy": ("tenants", "gatePolicies"),

@@ -22,9 +22,12 @@ import luthier.inference.v1.engine_service_pb2
 import luthier.inference.v1.feedback_pb2
 import luthier.inference.v1.inference_service_pb2
 import luthier.inference.v1.quota_pb2
+import luthier.resources.adapter_imports
+import luthier.resources.adapters
 import luthier.resources.inference
 import luthier.resources.resource
 import luthier.storage.v1.storage_service_pb2
+import luthier.trainer.v1.adapter_import_pb2
 import luthier.trainer.v1.adapter_pb2
 import luthier.trainer.v1.base_model_pb2
 import luthier.trainer.v1.training_job_pb2
@@ -138,11 +141,14 @@ class BaseModels(SyncNoun):
         *,
         path: str | os.PathLike[str] | None = ...,
         package: str | None = ...,
+        hub: str | None = ...,
+        revision: str = ...,
         request_id: str = ...,
         timeout_s: float | None = ...,
     ) -> luthier.trainer.v1.base_model_pb2.BaseModel:
-        """Starts an import from either `path` (a folder on the trainer's machine) or `package` (an installed Python
-        package that contains a GGUF model); returns the model, IMPORTING or READY.
+        """Starts an import from `path` (a folder on the trainer's machine), `package` (an installed Python package that
+        contains a GGUF model) or `hub` (`organisation/model` at `revision`: a branch, a tag or a commit; default
+        `main`); returns the model, IMPORTING or READY.
         """
     def list(self, *, page_size: int = ...) -> SyncIterator[luthier.trainer.v1.base_model_pb2.BaseModel]:
         """The base models by name."""
@@ -218,6 +224,16 @@ class Adapters(SyncNoun):
         timeout_s: float | None = ...,
     ) -> luthier.resources.resource.Deletion:
         """Deletes a revision that no deployment holds; see docs/storage.md."""
+    def export(
+        self,
+        name: str,
+        folder: str | os.PathLike[str],
+        *,
+        on_received: luthier.resources.adapters.Received | None = ...,
+    ) -> luthier.trainer.v1.adapter_pb2.AdapterRevision:
+        """Writes a revision's files, which `PeftModel.from_pretrained` loads, into a new `folder`: all of them, with
+        the right digests, or nothing. `AlreadyExistsError` if there is anything at `folder`, `DataLossError`.
+        """
     def get_revision(
         self, name: str, *, timeout_s: float | None = ...
     ) -> luthier.trainer.v1.adapter_pb2.AdapterRevision: ...
@@ -227,6 +243,59 @@ class Adapters(SyncNoun):
         self, parent: str, *, page_size: int = ...
     ) -> SyncIterator[luthier.trainer.v1.adapter_pb2.AdapterRevision]:
         """The revisions of `tenants/{t}/adapters/{a}`, newest first."""
+    def read(self, name: str, path: str = ..., *, sha256: str = ...) -> SyncIterator[bytes]:
+        """A file of a revision, piece by piece, or its manifest; `DataLossError` if it arrives damaged, or with another
+        digest than `sha256`.
+        """
+
+class AdapterImports(SyncNoun):
+    def cancel(
+        self, name: str, *, request_id: str = ..., timeout_s: float | None = ...
+    ) -> luthier.trainer.v1.adapter_import_pb2.AdapterImport:
+        """Asks a job to end; a finished job is returned unchanged."""
+    def create(
+        self,
+        adapter: str,
+        folder: str | os.PathLike[str],
+        *,
+        base_model: str,
+        adapter_import_id: str = ...,
+        on_sent: luthier.resources.adapter_imports.Sent | None = ...,
+        request_id: str = ...,
+        timeout_s: float | None = ...,
+    ) -> luthier.trainer.v1.adapter_import_pb2.AdapterImport:
+        """Sends the files of a LoRA adapter that `PeftModel.save_pretrained` wrote into `folder`, and starts the import
+        that adds a revision to `adapter`. After an interruption the same call sends only what is missing.
+        """
+    def delete(
+        self,
+        name: str,
+        *,
+        cascade: bool = ...,
+        validate_only: bool = ...,
+        request_id: str = ...,
+        timeout_s: float | None = ...,
+    ) -> luthier.resources.resource.Deletion:
+        """Deletes a finished job; see docs/storage.md."""
+    def get(
+        self, name: str, *, timeout_s: float | None = ...
+    ) -> luthier.trainer.v1.adapter_import_pb2.AdapterImport: ...
+    def list(
+        self, parent: str, *, page_size: int = ...
+    ) -> SyncIterator[luthier.trainer.v1.adapter_import_pb2.AdapterImport]:
+        """The jobs of `tenants/{t}`, newest first."""
+    def wait(
+        self, name: str, *, timeout_s: float | None = ..., poll_interval_s: float = ...
+    ) -> luthier.trainer.v1.adapter_import_pb2.AdapterImport:
+        """Waits until the job has succeeded. Raises `JobFailedError`, `JobCancelledError` or `TimeoutError`."""
+    def watch(
+        self,
+        name: str,
+        *,
+        after_event_id: int = ...,
+        on_away: collections.abc.Callable[[luthier.errors.UnavailableError], None] | None = ...,
+    ) -> SyncIterator[luthier.trainer.v1.adapter_import_pb2.AdapterImportEvent]:
+        """Yields the job's events until it is final, across restarts of the service; on_away is called at each."""
 
 class Evaluations(SyncNoun):
     def cancel(
@@ -765,6 +834,7 @@ class Client:
     base_models: BaseModels
     training_jobs: TrainingJobs
     adapters: Adapters
+    adapter_imports: AdapterImports
     evaluations: Evaluations
     gates: Gates
     holdouts: Holdouts

@@ -21,18 +21,22 @@ class NamePattern:
 
     pattern: str
 
-    def parse(self, name: str, *, field: str = "name") -> tuple[str, ...]:
-        """The variable parts of `name`, in order. InvalidArgumentError names `field` if the name does not match."""
+    def matches(self, name: str) -> bool:
+        """Whether `name` is of this kind."""
         segments, given = self.pattern.split("/"), name.split("/")
-        fits = len(segments) == len(given) and all(
+        return len(segments) == len(given) and all(
             ID.fullmatch(part) if segment.startswith("{") else segment == part
             for segment, part in zip(segments, given, strict=True)
         )
-        if not fits:
+
+    def parse(self, name: str, *, field: str = "name") -> tuple[str, ...]:
+        """The variable parts of `name`, in order. InvalidArgumentError names `field` if the name does not match."""
+        if not self.matches(name):
             raise InvalidArgumentError.of_field(
                 field, f"{name!r} is not a name of the form {self.pattern} (ids: {ID.pattern})"
             )
-        return tuple(part for segment, part in zip(segments, given, strict=True) if segment.startswith("{"))
+        segments = self.pattern.split("/")
+        return tuple(part for segment, part in zip(segments, name.split("/"), strict=True) if segment.startswith("{"))
 
     def format(self, *parts: str) -> str:
         """The name made of `parts`."""
@@ -44,6 +48,7 @@ TENANT = NamePattern("tenants/{tenant}")
 DATASET = NamePattern("tenants/{tenant}/datasets/{dataset}")
 DATASET_REVISION = NamePattern("tenants/{tenant}/datasets/{dataset}/revisions/{revision}")
 TRAINING_JOB = NamePattern("tenants/{tenant}/trainingJobs/{training_job}")
+ADAPTER_IMPORT = NamePattern("tenants/{tenant}/adapterImports/{adapter_import}")
 ADAPTER = NamePattern("tenants/{tenant}/adapters/{adapter}")
 ADAPTER_REVISION = NamePattern("tenants/{tenant}/adapters/{adapter}/revisions/{revision}")
 EVALUATION = NamePattern("tenants/{tenant}/evaluations/{evaluation}")

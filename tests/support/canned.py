@@ -27,11 +27,17 @@ from luthier.inference.v1 import (
     tenant_service_pb2,
 )
 from luthier.storage.v1 import storage_service_pb2
-from luthier.trainer.v1 import adapter_service_pb2, base_model_service_pb2, training_job_service_pb2
+from luthier.trainer.v1 import (
+    adapter_import_service_pb2,
+    adapter_service_pb2,
+    base_model_service_pb2,
+    training_job_service_pb2,
+)
 
 CONTRACTS = (
     dataset_service_pb2,
     training_job_service_pb2,
+    adapter_import_service_pb2,
     adapter_service_pb2,
     base_model_service_pb2,
     evaluation_service_pb2,

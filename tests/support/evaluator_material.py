@@ -197,7 +197,7 @@ class FakePeers:
         return self.adapter.base_model_sha256
 
     async def dataset_revision(self, tenant: str, name: str) -> DatasetRevision:
-        if name != self.adapter.dataset_revision:
+        if name != FakePeers.adapter.dataset_revision:
             raise NotFoundError(f"there is no {name}", metadata={"dataset_revision": name})
         return DatasetRevision(name, "c" * 64, self.is_ready, self.splits, self.counts)
 

@@ -69,6 +69,7 @@ class Installation:
     home: pathlib.Path
     curation_address: str
     port: int
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -85,6 +86,7 @@ class Installation:
             "LUTHIER_CURATION_ADDRESS": self.curation_address,
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
+            **self.environment,
         }
         with (self.home / "api.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -138,7 +140,9 @@ def _worker_pids(home: str) -> Iterator[int]:
 
 
 @contextlib.asynccontextmanager
-async def installation(home: pathlib.Path, *, port: int, train_count: int = 24) -> AsyncIterator[Installation]:
+async def installation(
+    home: pathlib.Path, *, port: int, train_count: int = 24, environment: dict[str, str] | None = None
+) -> AsyncIterator[Installation]:
     """A trainer that runs, with the dataset `DATASET` of toy rows."""
     home.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240
     create_keys(home / "keys")
@@ -158,7 +162,7 @@ async def installation(home: pathlib.Path, *, port: int, train_count: int = 24) 
         verifier=TokenVerifier.of(ServerConfig(home=home)),
     )
     async with serving(service, ServerConfig(home=home)) as bound:
-        made = Installation(home, bound.address, port)
+        made = Installation(home, bound.address, port, environment or {})
         made.start()
         try:
             await made.ready()

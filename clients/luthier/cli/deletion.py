@@ -57,6 +57,7 @@ def _method(client: AsyncClient, name: str) -> Any:
         "dataset_revision": client.datasets.delete_revision,
         "base_model": client.base_models.delete,
         "training_job": client.training_jobs.delete,
+        "adapter_import": client.adapter_imports.delete,
         "adapter": client.adapters.delete,
         "adapter_revision": client.adapters.delete_revision,
         "evaluation": client.evaluations.delete,

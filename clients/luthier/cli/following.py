@@ -17,7 +17,7 @@ from luthier.resources.resource import finished
 if TYPE_CHECKING:
     from luthier.client import AsyncClient
 
-KINDS = ("training_job", "evaluation", "prompt", "dataset_revision", "base_model")
+KINDS = ("training_job", "adapter_import", "evaluation", "prompt", "dataset_revision", "base_model")
 
 
 class JobMethods(NamedTuple):
@@ -34,6 +34,7 @@ def methods_of(client: AsyncClient, kind: str) -> JobMethods:
         return JobMethods(datasets.get_revision, datasets.watch_revision, datasets.cancel_revision)
     nouns: dict[str, Any] = {
         "training_job": client.training_jobs,
+        "adapter_import": client.adapter_imports,
         "evaluation": client.evaluations,
         "prompt": client.prompts,
     }
@@ -91,7 +92,7 @@ def kind_of(name: str) -> str:
     if kind not in KINDS:
         raise InvalidNameError(
             f"'{name}' names a {kind.replace('_', ' ')}, which is not a job; jobs are training jobs, evaluations, "
-            "prompt searches and dataset revisions: see `luthier jobs list`",
+            "prompt searches, adapter imports and dataset revisions: see `luthier jobs list`",
             metadata={"name": name, "kind": kind},
         )
     return kind
@@ -99,7 +100,9 @@ def kind_of(name: str) -> str:
 
 def _show(progress: Progress, event: Any) -> None:
     what = event.WhichOneof("event")
-    if what == "message":
+    if what == "message" and event.DESCRIPTOR.name == "AdapterImportEvent":
+        progress.update(event.message)
+    elif what == "message":
         progress.note(event.message)
     elif what == "state" and (state := state_of(event).lower()) in {"queued", "cancelling"}:
         progress.update(state)

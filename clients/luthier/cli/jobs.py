@@ -23,12 +23,13 @@ KIND_NAMES = {
     "Prompt": "prompt",
     "DatasetRevision": "curation",
     "BaseModel": "import",
+    "AdapterImport": "adapter import",
 }
 
 
 @click.group(cls=Group)
 def jobs() -> None:
-    """Work in the background: training jobs, evaluations, prompt searches, curations."""
+    """Work in the background: training jobs, imports, evaluations, prompt searches, curations."""
 
 
 @jobs.command("list")
@@ -62,7 +63,7 @@ def watch(session: Session, *, name: str) -> None:
     if session.as_json:
         session.emit(job, event="result")
     else:
-        click.echo(getattr(job, "adapter_revision", "") if _kind_name(job) == "training" else job.name)
+        click.echo(job.adapter_revision if _kind_name(job) in ("training", "adapter import") else job.name)
 
 
 @jobs.command()
@@ -86,6 +87,7 @@ async def _all(client: AsyncClient, parent: str, limit: int) -> tuple[list[Any],
     errors: list[UnavailableError] = []
     sources: tuple[AsyncIterator[Any], ...] = (
         client.training_jobs.list(parent),
+        client.adapter_imports.list(parent),
         client.evaluations.list(parent),
         client.prompts.list(parent),
         client.datasets.list_revisions(f"{parent}/datasets/-"),

@@ -27,16 +27,30 @@ def model() -> None:
 @click.argument("name")
 @click.option("--path", metavar="DIR", help="A Hugging Face checkpoint folder on the trainer's machine.")
 @click.option("--package", metavar="PACKAGE", help="An installed Python package that contains a GGUF model.")
+@click.option("--hub", metavar="ORG/MODEL", help="A repository of the hub that the trainer is configured for.")
+@click.option("--revision", metavar="R", help="With --hub: a branch, a tag or a commit. Default: main.")
 @click.option("--detach", is_flag=True, help="Do not wait for the import.")
-def import_(session: Session, *, name: str, path: str | None, package: str | None, detach: bool) -> None:
+def import_(
+    session: Session,
+    *,
+    name: str,
+    path: str | None,
+    package: str | None,
+    hub: str | None,
+    revision: str | None,
+    detach: bool,
+) -> None:
     """Import a base model under NAME and wait until it is READY."""
-    if (path is None) == (package is None):
-        raise click.UsageError("name exactly one of --path and --package", ctx=click.get_current_context())
+    if sum(source is not None for source in (path, package, hub)) != 1 or (revision and not hub):
+        problem = "name exactly one of --path, --package and --hub; --revision goes with --hub"
+        raise click.UsageError(problem, ctx=click.get_current_context())
     resource = session.name("base_model", name)
     folder = None if path is None else str(pathlib.Path(path).expanduser().absolute())
 
     async def work(client: AsyncClient) -> BaseModel:
-        found = await client.base_models.import_model(names.parse(resource).id, path=folder, package=package)
+        found = await client.base_models.import_model(
+            names.parse(resource).id, path=folder, package=package, hub=hub, revision=revision or ""
+        )
         if not detach and state_of(found) != "READY":
             found = await follow(client, session, found.name)
         return found

@@ -20,19 +20,24 @@ class BaseModels(Resource["rpc.BaseModelServiceAsyncStub"]):
         *,
         path: str | os.PathLike[str] | None = None,
         package: str | None = None,
+        hub: str | None = None,
+        revision: str = "",
         request_id: str = "",
         timeout_s: float | None = None,
     ) -> pb.BaseModel:
-        """Starts an import from either `path` (a folder on the trainer's machine) or `package` (an installed Python
-        package that contains a GGUF model); returns the model, IMPORTING or READY.
+        """Starts an import from `path` (a folder on the trainer's machine), `package` (an installed Python package that
+        contains a GGUF model) or `hub` (`organisation/model` at `revision`: a branch, a tag or a commit; default
+        `main`); returns the model, IMPORTING or READY.
         """
-        if (path is None) == (package is None):
-            raise ValueError("name exactly one of path and package")
+        if sum(source is not None for source in (path, package, hub)) != 1:
+            raise ValueError("name exactly one of path, package and hub")
         request = api.ImportBaseModelRequest(base_model_id=base_model_id, request_id=request_id)
         if path is not None:
             request.path = os.fspath(path)
         if package is not None:
             request.package = package
+        if hub is not None:
+            request.hub.repository, request.hub.revision = hub, revision
         return (await self._call(self._stub.ImportBaseModel, request, timeout_s)).base_model
 
     async def get(self, name: str, *, timeout_s: float | None = None) -> pb.BaseModel:

@@ -91,9 +91,16 @@ class Resource(Generic[Stub]):
             paged.page_token = page.next_page_token
 
     async def _blob(
-        self, method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request, *, what: str
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        *,
+        what: str,
+        sha256: str = "",
     ) -> AsyncIterator[bytes]:
-        """Yields the bytes of a Read method; `DataLossError` if the whole has another digest than promised."""
+        """Yields the bytes of a Read method; `DataLossError` if the whole has another digest than `sha256`, or, if that
+        is empty, than the answers promise.
+        """
         ranged: Any = request
         digest = hashlib.sha256()
         while True:
@@ -104,13 +111,14 @@ class Resource(Generic[Stub]):
                 yield piece.data
             if ranged.offset_bytes >= piece.size_bytes or not piece.data:
                 break
-        if ranged.offset_bytes != piece.size_bytes or digest.hexdigest() != piece.sha256:
+        expected = sha256 or piece.sha256
+        if ranged.offset_bytes != piece.size_bytes or digest.hexdigest() != expected:
             raise DataLossError(
                 f"{what} arrived damaged: sha256 {digest.hexdigest()} over {ranged.offset_bytes} bytes, expected "
-                f"{piece.sha256} over {piece.size_bytes}; read it again, and if it happens again check the service's "
+                f"{expected} over {piece.size_bytes}; read it again, and if it happens again check the service's "
                 "blob store",
                 reason="DIGEST_MISMATCH",
-                metadata={"what": what, "expected_sha256": piece.sha256},
+                metadata={"what": what, "expected_sha256": expected},
             )
 
     async def _final(

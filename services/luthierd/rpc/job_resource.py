@@ -69,7 +69,7 @@ def event_to_proto(
     kind: type[M],
     event: JobEvent | None,
     *,
-    progress: Callable[[Mapping[str, Any]], Message],
+    progress: Callable[[Mapping[str, Any]], Message] | None = None,
     state: Callable[[JobState], int] | None = None,
 ) -> M | None:
     """`event` as a message of type `kind`; None is a heartbeat. None for an event that `kind` has no field for.
@@ -86,5 +86,5 @@ def event_to_proto(
         reached = JobState(event.data["state"])
         value: Any = state(reached) if state else enum_to_proto(fields["state"].enum_type, reached)
     else:
-        value = progress(event.data) if event.kind == "progress" else event.data["message"]
+        value = progress(event.data) if progress and event.kind == "progress" else event.data["message"]
     return kind(event_id=event.event_id, create_time=timestamp(event.create_time), **{event.kind: value})

@@ -11,6 +11,7 @@ import json
 import math
 import pathlib
 import shutil
+from collections.abc import Collection
 from typing import Any
 
 import safetensors
@@ -35,7 +36,11 @@ COPIED = (
     "chat_template.jinja",
     "model.safetensors.index.json",
 )
-"""Files of a checkpoint that are taken over, besides `*.safetensors`."""
+"""Files of a checkpoint that are taken over, besides its weights."""
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""Where transformers looks for weights: in one file, or in those that the index names."""
+HARMLESS = ("rotary_emb.inv_freq",)
+"""Tensors that old checkpoints have and every class computes."""
 
 
 class BaseModelInvalidError(InvalidArgumentError):
@@ -62,14 +67,30 @@ def import_folder(source: pathlib.Path, target: pathlib.Path) -> None:
     """Copies a checkpoint's known files. ImportPathNotFoundError, BaseModelInvalidError."""
     if not source.is_dir():
         raise ImportPathNotFoundError(str(source))
-    weights = sorted(source.glob("*.safetensors"))
-    if not weights:
-        others = [path.name for path in source.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".gguf"}]
-        found = f" (found {', '.join(sorted(others))}; convert it to safetensors)" if others else ""
-        raise BaseModelInvalidError(f"{source.name} holds no *.safetensors{found}", path=source.name)
+    names = [path.name for path in source.iterdir() if path.is_file()]
+    weights = weight_files(names, index=source / INDEX if INDEX in names else None)
     target.mkdir(parents=True, exist_ok=True)
-    for path in [*weights, *(source / name for name in COPIED if (source / name).is_file())]:
-        shutil.copyfile(path, target / path.name)
+    for name in [*weights, *(name for name in COPIED if name in names)]:
+        shutil.copyfile(source / name, target / name)
+
+
+def weight_files(names: Collection[str], *, index: pathlib.Path | None) -> list[str]:
+    """Those of a checkpoint's files that transformers reads its weights from. BaseModelInvalidError."""
+    if index is not None:
+        shards = _read_json(index).get("weight_map")
+        wanted = sorted({str(name) for name in shards.values()}) if isinstance(shards, dict) else []
+        missing = [name for name in wanted if name not in names or not name.endswith(".safetensors")]
+        if missing or not wanted:
+            raise BaseModelInvalidError(
+                f"{INDEX} names {', '.join(missing[:3]) or 'no file'}, which is not there; copy the model again",
+                file=INDEX,
+            )
+        return wanted
+    if WEIGHTS in names:
+        return [WEIGHTS]
+    others = sorted(name for name in names if name.endswith((".safetensors", ".bin", ".pt", ".pth", ".gguf")))
+    found = f" (found {', '.join(others[:5])}; save it with `save_pretrained` of transformers)" if others else ""
+    raise BaseModelInvalidError(f"there is no {WEIGHTS} and no {INDEX}{found}", file=WEIGHTS)
 
 
 def import_package(package: str, target: pathlib.Path) -> None:
@@ -100,6 +121,23 @@ def _convert_gguf(path: pathlib.Path, target: pathlib.Path) -> None:
 
 def inspect(folder: pathlib.Path, blobs: BlobStore) -> BaseModelInfo:
     """Checks the checkpoint in `folder`, stores it, and says what it is. BaseModelInvalidError."""
+    architecture, window = check_description(folder)
+    parameter_count = sum(safetensors_parameter_count(path) for path in sorted(folder.glob("*.safetensors")))
+    check_tensors(folder)
+    manifest = put_folder(blobs, folder)
+    return BaseModelInfo(
+        sha256=manifest.sha256,
+        tokenizer_sha256=hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest(),
+        chat_template_sha256=hashlib.sha256(chat_template(folder).encode()).hexdigest(),
+        architecture=architecture,
+        parameter_count=parameter_count,
+        context_window_tokens=window,
+        size_bytes=read_manifest(blobs, manifest.sha256).size_bytes,
+    )
+
+
+def check_description(folder: pathlib.Path) -> tuple[str, int]:
+    """Checks everything but the weights; the architecture and the context window. BaseModelInvalidError."""
     config = _read_json(folder / "config.json")
     if config.get("auto_map"):
         raise BaseModelInvalidError("config.json asks for custom code (auto_map), which is never run; remove it")
@@ -113,18 +151,40 @@ def inspect(folder: pathlib.Path, blobs: BlobStore) -> BaseModelInfo:
         )
     if not isinstance(window, int) or window < 1:
         raise BaseModelInvalidError("config.json names no max_position_embeddings", file="config.json")
-    template = _chat_template(folder)
-    parameter_count = sum(safetensors_parameter_count(path) for path in sorted(folder.glob("*.safetensors")))
-    manifest = put_folder(blobs, folder)
-    return BaseModelInfo(
-        sha256=manifest.sha256,
-        tokenizer_sha256=hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest(),
-        chat_template_sha256=hashlib.sha256(template.encode()).hexdigest(),
-        architecture=str(architectures[0]),
-        parameter_count=parameter_count,
-        context_window_tokens=window,
-        size_bytes=read_manifest(blobs, manifest.sha256).size_bytes,
-    )
+    chat_template(folder)
+    return str(architectures[0]), window
+
+
+def check_tensors(folder: pathlib.Path) -> None:
+    """Loads the model and compares its tensors with those of its class: transformers would fill in random numbers for
+    what is missing, and go on. BaseModelInvalidError.
+    """
+    from transformers import AutoModelForCausalLM
+
+    where: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
+    try:
+        _, found = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True, **where
+        )
+    except Exception as error:  # transformers raises many types
+        reason = next(iter(str(error).splitlines()), "")[:300]
+        raise BaseModelInvalidError(
+            f"transformers cannot load the model ({type(error).__name__}: {reason}); try it there first",
+            detail=type(error).__name__,
+        ) from error
+    for kind, advice in (
+        ("missing_keys", "the checkpoint lacks"),
+        ("unexpected_keys", "the model's class does not know"),
+        ("mismatched_keys", "the model's class has in another shape"),
+        ("error_msgs", "transformers cannot convert"),
+    ):
+        if names := sorted(str(name) for name in found.get(kind) or () if not str(name).endswith(HARMLESS)):
+            raise BaseModelInvalidError(
+                f"{advice} {len(names)} tensors, such as {', '.join(names[:3])}; save the model with `save_pretrained` "
+                "of the class that config.json names",
+                tensor=names[0],
+                count=str(len(names)),
+            )
 
 
 def safetensors_parameter_count(path: pathlib.Path) -> int:
@@ -138,7 +198,7 @@ def safetensors_parameter_count(path: pathlib.Path) -> int:
         ) from error
 
 
-def _chat_template(folder: pathlib.Path) -> str:
+def chat_template(folder: pathlib.Path) -> str:
     """The chat template's text, from its own file or the tokenizer's configuration. BaseModelInvalidError."""
     path = folder / "chat_template.jinja"
     template = path.read_text(encoding="utf-8") if path.is_file() else None

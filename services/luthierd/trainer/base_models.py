@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import pathlib
+import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -23,6 +24,9 @@ from luthierd.trainer.domain.base_model import (
 )
 from luthierd.trainer.store import SqlStore
 
+REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
+HUB_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
+
 
 class BaseModels:
     """The registry of general models, shared by all tenants."""
@@ -37,13 +41,19 @@ class BaseModels:
     ) -> None:
         self._store, self._import_roots, self._wake, self._now = store, import_roots, wake, now
 
-    async def import_model(self, base_model_id: str, *, path: str = "", package: str = "") -> BaseModel:
+    async def import_model(
+        self, base_model_id: str, *, path: str = "", package: str = "", repository: str = "", revision: str = ""
+    ) -> BaseModel:
         """Starts an import. The same source again returns the existing model; a failed one is imported again.
 
         BaseModelExistsError, PackageNotFoundError, ImportPathNotFoundError, ImportPathForbiddenError.
         """
         name = BASE_MODEL.format(parse_id(base_model_id, field="base_model_id"))
-        source = resolve_source(path=path, package=package, import_roots=self._import_roots)
+        source = (
+            hub_source(repository, revision)
+            if repository
+            else resolve_source(path=path, package=package, import_roots=self._import_roots)
+        )
         existing = await self._store.base_model(name)
         if existing is not None and existing.state is not BaseModelState.FAILED:
             if existing.source != source:
@@ -85,3 +95,13 @@ def resolve_source(*, path: str, package: str, import_roots: Sequence[pathlib.Pa
     if not folder.is_dir():
         raise ImportPathNotFoundError(path)
     return ImportSource(kind="path", value=str(folder), label=f"path:{folder.name}")
+
+
+def hub_source(repository: str, revision: str) -> ImportSource:
+    """A revision (branch, tag or commit; empty: `main`) of a hub's repository. InvalidArgumentError."""
+    if not REPOSITORY.fullmatch(repository) or ".." in repository or "--" in repository:
+        raise InvalidArgumentError.of_field("hub.repository", "it must look like `organisation/model`")
+    revision = revision or "main"
+    if not HUB_REVISION.fullmatch(revision) or ".." in revision:
+        raise InvalidArgumentError.of_field("hub.revision", "it must be the name of a branch or tag, or a commit")
+    return ImportSource(kind="hub", value=repository, label=f"hub:{repository}@{revision}", revision=revision)

@@ -15,10 +15,13 @@ from luthierd.rpc.auth import TokenIssuer, TokenVerifier
 from luthierd.rpc.peers import endpoints_of
 from luthierd.rpc.server import Service
 from luthierd.rpc.storage_service import Storage
+from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
 from luthierd.storage.replays import SqlReplayStore
 from luthierd.storage.tombstones import Tombstones
+from luthierd.trainer.adapter_imports import AdapterImports
 from luthierd.trainer.adapters import Adapters
+from luthierd.trainer.api.adapter_import_service import AdapterImportServicer
 from luthierd.trainer.api.curation_catalog import CurationCatalog
 from luthierd.trainer.api.training_service import AdapterServicer, BaseModelServicer, TrainingJobServicer
 from luthierd.trainer.base_models import BaseModels
@@ -26,6 +29,7 @@ from luthierd.trainer.config import TrainerConfig
 from luthierd.trainer.deletion import KINDS, REFERRERS, ROOTS
 from luthierd.trainer.jobs import DatasetCatalog, TrainingJobs
 from luthierd.trainer.store import SqlStore
+from luthierd.trainer.uploads import Uploads
 
 VERSIONS = pathlib.Path(__file__).parent / "versions"
 
@@ -53,6 +57,9 @@ async def build(
         max_lora_rank=config.max_lora_rank,
         wake=launcher.wake,
     )
+    blobs = BlobStore.of(config)
+    uploads = Uploads(config.uploads, max_bytes=config.max_upload_bytes)
+    imports = AdapterImports(store, queue, blobs, base_models=base_models, uploads=uploads, wake=launcher.wake)
     storage = Storage.of(
         config,
         "trainer",
@@ -70,7 +77,8 @@ async def build(
         servicers=[
             BaseModelServicer(base_models, storage.deletions),
             TrainingJobServicer(jobs, queue, stopping, storage.deletions),
-            AdapterServicer(Adapters(store), storage.deletions),
+            AdapterServicer(Adapters(store, blobs), storage.deletions),
+            AdapterImportServicer(imports, uploads, queue, stopping, storage.deletions),
             storage.servicer,
         ],
         verifier=verifier or TokenVerifier.of(config),

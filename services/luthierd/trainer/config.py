@@ -19,6 +19,9 @@ class TrainerConfig(ServerConfig):
     dataset_timeout_s: float = 10.0
     """How long curation may take to name a dataset revision's files."""
 
+    max_upload_bytes: int = 4 * 1024 * 1024 * 1024
+    """Size of a tenant's files that wait for their import, together."""
+
     @property
     def import_root_paths(self) -> tuple[pathlib.Path, ...]:
         """`import_roots`, resolved."""
@@ -28,6 +31,11 @@ class TrainerConfig(ServerConfig):
     def checkpoints(self) -> pathlib.Path:
         """Folder of the checkpoints, one folder for each running job; it must survive a restart."""
         return self.home / "trainer/checkpoints"
+
+    @property
+    def uploads(self) -> pathlib.Path:
+        """Folder of files that wait for their import."""
+        return self.home / "trainer/uploads"
 
     @property
     def scratch(self) -> pathlib.Path:

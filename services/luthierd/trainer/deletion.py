@@ -1,15 +1,16 @@
-"""How base models, training jobs, adapters and their revisions are deleted, what they refer to and what they hold."""
+"""How models, training jobs, imports, adapters and revisions are deleted, what they refer to and what they hold."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
 from luthierd.jobs.queue import JobNotFoundError
-from luthierd.names import ADAPTER, ADAPTER_REVISION, BASE_MODEL, TRAINING_JOB
+from luthierd.names import ADAPTER, ADAPTER_IMPORT, ADAPTER_REVISION, BASE_MODEL, TRAINING_JOB
 from luthierd.storage.deletions import Kind, job_kind
 from luthierd.storage.references import JOBS, NAME, Referrers
 from luthierd.storage.sweep import JOBS_NEED, Root
 from luthierd.trainer.domain.adapter import AdapterNotFoundError, AdapterRevisionNotFoundError
+from luthierd.trainer.domain.adapter_import import AdapterImportNotFoundError
 from luthierd.trainer.domain.base_model import BaseModelNotFoundError
 
 _models = sa.table("base_models", *map(sa.column, ("name", "import_job")), sa.column("info", sa.JSON))
@@ -37,6 +38,7 @@ KINDS = (
         also=lambda name: [sa.delete(_jobs).where(_jobs.c.name.startswith(f"{name}/imports/", autoescape=True))],
     ),
     job_kind(TRAINING_JOB, JobNotFoundError),
+    job_kind(ADAPTER_IMPORT, AdapterImportNotFoundError),
     Kind(
         pattern=ADAPTER,
         missing=AdapterNotFoundError,

@@ -13,8 +13,8 @@ from luthierd.jobs.queue import Job, JobQueue
 from luthierd.names import ADAPTER, BASE_MODEL, DATASET_REVISION, TENANT, TRAINING_JOB, parse_id
 from luthierd.paging import Page, PageRequest
 from luthierd.settings import Fault
+from luthierd.trainer.adapters import refuse_other_base
 from luthierd.trainer.base_models import BaseModels
-from luthierd.trainer.domain.adapter import AdapterBaseMismatchError
 from luthierd.trainer.domain.base_model import BaseModelInfo
 from luthierd.trainer.domain.training import (
     CONFIG_PATH,
@@ -24,7 +24,7 @@ from luthierd.trainer.domain.training import (
     TrainingTask,
 )
 from luthierd.trainer.recipes.recipe import with_method_defaults
-from luthierd.trainer.store import SqlStore
+from luthierd.trainer.store import TRAIN, SqlStore
 
 DEFAULT_MAX_SEQ_LENGTH = 2048
 """Memory for attention grows with the square of the length; longer rows are wanted knowingly."""
@@ -72,7 +72,7 @@ class TrainingJobs:
         self._check_servable(settings)
         info = (await self._base_models.get(base_model)).ready_info()
         settings = with_row_limit(settings, info)
-        await self._check_base(adapter, base_model, info)
+        await refuse_other_base(self._store, adapter, base_model, info)
         task = TrainingTask(
             dataset=await self._datasets.splits(dataset_revision),
             base_model=base_model,
@@ -81,7 +81,7 @@ class TrainingJobs:
             config=settings,
         )
         name = TRAINING_JOB.format(tenant, job_id)
-        job = await self._store.submit_training(name, to_json(task), adapter=adapter, now=self._now())
+        job = await self._store.submit(name, TRAIN, to_json(task), adapter=adapter, now=self._now())
         self._wake()
         return job
 
@@ -93,12 +93,6 @@ class TrainingJobs:
                 "the operator raise LUTHIER_MAX_LORA_RANK for the trainer and the inference service"
             )
             raise InvalidTrainingConfigError(CONFIG_PATH, [Fault("rank", problem)])
-
-    async def _check_base(self, adapter: str, base_model: str, info: BaseModelInfo) -> None:
-        known = await self._store.adapter(adapter)
-        latest = await self._store.adapter_revision(known.latest_revision) if known and known.latest_revision else None
-        if latest and latest.base_model_sha256 != info.sha256:
-            raise AdapterBaseMismatchError(adapter, belongs_to=latest.base_model, wanted=base_model)
 
     async def get(self, name: str) -> Job:
         """JobNotFoundError."""

@@ -6,13 +6,12 @@ without the adapter. A server that gets the base's numbers has not applied the a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-
-from luthierd.trainer.recipes.recipe import Example, Weights
 
 PROMPT_COUNT = 3
 COMPLETION_TOKENS = 16
@@ -28,16 +27,20 @@ class Reference:
     tuned_logprobs: list[float]
 
 
-def reference_rows(model: Any, weights: Weights, examples: Sequence[Example]) -> list[Reference]:
-    """References for the shortest prompts, since each deploy computes them again; none for examples without prompts."""
+def reference_rows(
+    model: Any, prompts: Sequence[Sequence[int]], *, without_adapter: Callable[[], AbstractContextManager[None]]
+) -> list[Reference]:
+    """References for the shortest prompts, since each deploy computes them again; empty ones are left out.
+
+    `without_adapter`: within its block the model is the base model.
+    """
     model.eval()
     references = []
-    prompts = sorted((example.prompt_ids for example in examples if example.prompt_ids), key=len)
-    for prompt in prompts[:PROMPT_COUNT]:
+    for prompt in sorted(filter(None, prompts), key=len)[:PROMPT_COUNT]:
         prompt_ids = list(prompt)
         completion_ids = greedy(model, prompt_ids)
         tuned = completion_logprobs(model, prompt_ids, completion_ids)
-        with weights.disabled():
+        with without_adapter():
             base = completion_logprobs(model, prompt_ids, completion_ids)
         references.append(Reference(prompt_ids, completion_ids, base, tuned))
     return references

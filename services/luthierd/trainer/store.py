@@ -10,14 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from luthierd.codec import from_json, to_json
 from luthierd.jobs.queue import Job, JobQueue, JobState
-from luthierd.names import ADAPTER, ADAPTER_REVISION, revision_number
+from luthierd.names import ADAPTER, ADAPTER_IMPORT, ADAPTER_REVISION, revision_number
 from luthierd.paging import Page, PageRequest
 from luthierd.storage.database import Database
 from luthierd.storage.tombstones import NameRetiredError, exhume, lock
 from luthierd.trainer.domain.adapter import Adapter, AdapterRevision
 from luthierd.trainer.domain.base_model import BaseModel, BaseModelInfo, BaseModelState, ImportSource
 
-IMPORT, TRAIN = "import", "train"
+IMPORT, TRAIN, IMPORT_ADAPTER = "import", "train", "import_adapter"
 """Kinds of jobs."""
 
 _models = sa.table(
@@ -39,7 +39,7 @@ _revisions = sa.table(
     sa.column("adapter"),
     sa.column("number", sa.BigInteger),
     sa.column("create_time", sa.Float),
-    sa.column("training_job"),
+    sa.column("training_job"),  # or the import that made it
     sa.column("sha256"),
     sa.column("content", sa.JSON),
 )
@@ -83,14 +83,14 @@ class SqlStore:
             await self._queue.submit(job, IMPORT, payload, connection=tx)
         return True
 
-    async def submit_training(self, name: str, payload: dict[str, Any], *, adapter: str, now: float) -> Job:
-        """The job and, if need be, its adapter, in one transaction. JobExistsError."""
+    async def submit(self, name: str, kind: str, payload: dict[str, Any], *, adapter: str, now: float) -> Job:
+        """The job and, if need be, the adapter that it adds to, in one transaction. JobExistsError."""
         async with self._database.begin() as tx:
             buried = await exhume(tx, adapter)
             if not (await tx.execute(sa.select(_adapters.c.name).where(_adapters.c.name == adapter))).first():
                 last = buried.last_number if buried else 0  # names of revisions are not used again
                 await tx.execute(sa.insert(_adapters).values(name=adapter, create_time=now, revision_count=last))
-            return await self._queue.submit(name, TRAIN, payload, connection=tx)
+            return await self._queue.submit(name, kind, payload, connection=tx)
 
     async def adapters(self, tenant: str, page: PageRequest) -> Page[Adapter]:
         """A tenant's adapters by name."""
@@ -135,7 +135,7 @@ async def set_base_model_info(tx: AsyncConnection, name: str, info: BaseModelInf
 
 
 async def add_adapter_revision(
-    tx: AsyncConnection, adapter: str, *, training_job: str, sha256: str, content: dict[str, Any], now: float
+    tx: AsyncConnection, adapter: str, *, job: str, sha256: str, content: dict[str, Any], now: float
 ) -> str:
     """Gives the next number; returns the revision's name. For the worker, in the transaction that ends its job."""
     row = await tx.execute(
@@ -145,7 +145,7 @@ async def add_adapter_revision(
         .returning(_adapters.c.revision_count)
     )
     number = int(row.scalar_one())
-    values: dict[str, Any] = {"adapter": adapter, "number": number, "create_time": now, "training_job": training_job}
+    values: dict[str, Any] = {"adapter": adapter, "number": number, "create_time": now, "training_job": job}
     await tx.execute(sa.insert(_revisions).values(**values, sha256=sha256, content=content))
     return _revision_name(adapter, number)
 
@@ -190,5 +190,6 @@ def _revision_name(adapter: str, number: int) -> str:
 
 
 def _revision(row: RowMapping) -> AdapterRevision:
-    own = {key: row[key] for key in ("create_time", "sha256", "training_job")}
+    made_by = "adapter_import" if ADAPTER_IMPORT.matches(row["training_job"]) else "training_job"
+    own = {"create_time": row["create_time"], "sha256": row["sha256"], made_by: row["training_job"]}
     return from_json(AdapterRevision, row["content"] | own | {"name": _revision_name(row["adapter"], row["number"])})

@@ -6,11 +6,14 @@ torch is imported here, at the top: it takes longer than a short lease lasts, so
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import json
 import math
+import pathlib
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,34 +26,80 @@ from luthierd.storage.database import Database
 from luthierd.storage.manifests import checkout, put_folder, read_manifest
 from luthierd.trainer import base_model_files
 from luthierd.trainer.artifacts import export_adapter
+from luthierd.trainer.base_model_files import BaseModelInvalidError
+from luthierd.trainer.base_model_hub import fetch_model
 from luthierd.trainer.blocks.checkpoint import CheckpointFolder
 from luthierd.trainer.blocks.encoding import EmptySplitError, read_rows
 from luthierd.trainer.blocks.model import keep_freed_memory, load_model, load_tokenizer, resolve_dtype
 from luthierd.trainer.config import TrainerConfig
-from luthierd.trainer.domain.base_model import ImportSource
+from luthierd.trainer.domain.adapter_import import AdapterImportTask
+from luthierd.trainer.domain.base_model import BaseModelInfo, ImportSource
 from luthierd.trainer.domain.training import TrainingProgress, TrainingTask
+from luthierd.trainer.importing import import_adapter
 from luthierd.trainer.loop import Report, TrainingCancelled, train
 from luthierd.trainer.recipes.recipe import make_recipe
 from luthierd.trainer.references import reference_rows
-from luthierd.trainer.store import IMPORT, add_adapter_revision, set_base_model_info
+from luthierd.trainer.store import IMPORT, IMPORT_ADAPTER, add_adapter_revision, set_base_model_info
 
 
 async def work(context: JobContext, config: TrainerConfig, _database: Database) -> Outcome:
-    """Imports a base model or trains an adapter."""
-    run = import_base_model if context.job.kind == IMPORT else train_adapter
+    """Imports a base model or an adapter, or trains an adapter."""
+    run = {IMPORT: import_base_model, IMPORT_ADAPTER: bring_adapter}.get(context.job.kind, train_adapter)
     return await run(context, BlobStore.of(config), config)
 
 
 async def import_base_model(context: JobContext, blobs: BlobStore, config: TrainerConfig) -> Outcome:
     """Reads the source, stores the files, and registers what they are."""
     payload = context.job.payload
+    source = from_json(ImportSource, payload["source"])
+    if source.kind == "hub":
+        info = await asyncio.to_thread(import_from_hub, source, config.scratch / payload["base_model"] / "hub", blobs)
+        return Outcome(to_json(info), lambda tx: set_base_model_info(tx, payload["base_model"], info))
     folder = config.scratch / context.job.name
     try:
-        source = from_json(ImportSource, payload["source"])
         info = await asyncio.to_thread(base_model_files.import_base_model, source, folder, blobs)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return Outcome(to_json(info), lambda tx: set_base_model_info(tx, payload["base_model"], info))
+
+
+def import_from_hub(source: ImportSource, root: pathlib.Path, blobs: BlobStore) -> BaseModelInfo:
+    """Fetches the model below `root`, where an earlier attempt may have left a part, and stores it."""
+    is_whole = False
+    try:
+        fetched = fetch_model(source.value, source.revision, root)
+        info = base_model_files.inspect(fetched.folder, blobs)
+        is_whole = True
+    except BaseModelInvalidError:
+        is_whole = True  # another attempt would end in the same way
+        raise
+    finally:
+        if is_whole:
+            shutil.rmtree(root, ignore_errors=True)
+    return dataclasses.replace(info, hub_commit=fetched.commit)
+
+
+async def bring_adapter(context: JobContext, blobs: BlobStore, config: TrainerConfig) -> Outcome:
+    """Checks, normalises and stores an adapter from elsewhere, and numbers its revision together with the job's end."""
+    job, task = context.job, from_json(AdapterImportTask, context.job.payload)
+    try:
+        made = await asyncio.to_thread(
+            import_adapter, task, name=job.name, blobs=blobs, config=config, begin=StepReport(context)
+        )
+    finally:
+        shutil.rmtree(config.scratch / job.name, ignore_errors=True)
+    content: dict[str, Any] = {
+        "size_bytes": made.size_bytes,
+        "base_model": task.base_model,
+        "base_model_sha256": task.base_model_info.sha256,
+        "dataset_revision": "",
+        "dataset_sha256": "",
+        "rank": made.rank,
+        "target_modules": list(made.target_modules),
+        "validation_loss": None,
+        "source_sha256": task.source_sha256,
+    }
+    return _revision_outcome(task.adapter, job=job.name, made_sha256=made.sha256, content=content, notes=made.notes)
 
 
 async def train_adapter(context: JobContext, blobs: BlobStore, config: TrainerConfig) -> Outcome:
@@ -75,14 +124,30 @@ async def train_adapter(context: JobContext, blobs: BlobStore, config: TrainerCo
         "target_modules": list(made.target_modules),
         "validation_loss": made.validation_loss,
     }
-    result: dict[str, Any] = {"sha256": made.sha256}
+    return _revision_outcome(
+        task.adapter, job=job.name, made_sha256=made.sha256, content=content, clean_up=config.checkpoints / job.name
+    )
+
+
+def _revision_outcome(
+    adapter: str,
+    *,
+    job: str,
+    made_sha256: str,
+    content: dict[str, Any],
+    notes: Sequence[str] = (),
+    clean_up: pathlib.Path | None = None,
+) -> Outcome:
+    """The end of a job that adds a revision to `adapter`."""
+    result: dict[str, Any] = {"sha256": made_sha256, "notes": list(notes)}
 
     async def commit(tx: AsyncConnection) -> None:
         # The number is known only inside the transaction, which writes `result` after this.
         result["adapter_revision"] = await add_adapter_revision(
-            tx, task.adapter, training_job=job.name, sha256=made.sha256, content=content, now=time.time()
+            tx, adapter, job=job, sha256=made_sha256, content=content, now=time.time()
         )
-        shutil.rmtree(config.checkpoints / job.name, ignore_errors=True)
+        if clean_up is not None:
+            shutil.rmtree(clean_up, ignore_errors=True)
 
     return Outcome(result, commit)
 
@@ -139,7 +204,11 @@ def run_training(
         method_description=recipe.description,
         row_counts={split: len(examples) for split, examples in splits.items()},
         dtype=str(dtype).removeprefix("torch."),
-        references=reference_rows(model, trained.weights, validation_rows or rows),
+        references=reference_rows(
+            model,
+            [row.prompt_ids for row in validation_rows or rows],
+            without_adapter=trained.weights.disabled,
+        ),
     )
     manifest = put_folder(blobs, folder)
     return StoredAdapter(
@@ -153,6 +222,18 @@ def run_training(
 def fingerprint(task: TrainingTask) -> str:
     """Identifies a run: the same data, model and settings give the same losses."""
     return hashlib.sha256(json.dumps(to_json(task), sort_keys=True).encode()).hexdigest()
+
+
+class StepReport:
+    """Passes the steps of an import on as events, and stops it between two of them when it is cancelled."""
+
+    def __init__(self, context: JobContext) -> None:
+        self._context = context
+
+    def __call__(self, step: str) -> None:
+        """JobCancelled."""
+        self._context.raise_if_cancelled()
+        self._context.emit("message", {"message": step})
 
 
 class JobReport:

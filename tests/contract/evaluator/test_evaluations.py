@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import math
 import uuid
@@ -134,6 +135,16 @@ async def test_an_adapter_that_does_not_exist_stops_the_evaluation_from_being_cr
     request = api.CreateEvaluationRequest(parent=PARENT, evaluation=evaluation)
     error = await refused(server.evaluations.CreateEvaluation(request, metadata=bearer()))
     assert error.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_an_imported_adapter_is_evaluated_on_the_dataset_that_is_named(server: Server) -> None:
+    server.peers.adapter = dataclasses.replace(FakePeers.adapter, dataset_revision="")
+    error = await refused(server.create())
+    assert error_info(error).metadata["field"] == "evaluation.dataset_revision"
+    evaluation = pb.Evaluation(adapter_revision=ADAPTER, dataset_revision=FakePeers.adapter.dataset_revision)
+    request = api.CreateEvaluationRequest(parent=PARENT, evaluation=evaluation)
+    created = (await server.evaluations.CreateEvaluation(request, metadata=bearer())).evaluation
+    assert (created.state, created.dataset_revision) == (pb.EVALUATION_STATE_QUEUED, evaluation.dataset_revision)
 
 
 async def test_a_revision_that_is_not_ready_and_an_empty_split_are_refused(server: Server) -> None:

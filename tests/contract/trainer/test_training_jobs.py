@@ -87,7 +87,7 @@ class Trainer:
         }
         async with self.queue.finishing(lease, JobState.SUCCEEDED, result=result) as tx:
             result["adapter_revision"] = await add_adapter_revision(
-                tx, ADAPTER, training_job=job, sha256="9" * 64, content=content, now=1.0
+                tx, ADAPTER, job=job, sha256="9" * 64, content=content, now=1.0
             )
         return str(result["adapter_revision"])
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import pathlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import luthier
 import pytest
@@ -18,6 +18,7 @@ from luthier.trainer.v1 import base_model_pb2, training_job_pb2
 from luthierd.storage.manifests import checkout
 from peft import PeftModel
 from support.ports import free_port
+from support.small_hub import COMMIT, SmallHub, small_hub
 from support.tiny_model import write_base_model
 from support.trainer_material import DATASET, Installation, adapter_files, installation
 from support.waiting import until
@@ -43,9 +44,20 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return write_base_model(tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.fixture(scope="module")
+def hub(base_folder: pathlib.Path) -> Iterator[SmallHub]:
+    """A hub with the tiny model, for those who have the token."""
+    with small_hub(SmallHub(base_folder, token="hf_of_the_operator")) as served:
+        yield served
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def trainer(tmp_path_factory: pytest.TempPathFactory, base_folder: pathlib.Path) -> AsyncIterator[Installation]:
-    async with installation(tmp_path_factory.mktemp("trainer") / "home", port=free_port()) as made:
+async def trainer(
+    tmp_path_factory: pytest.TempPathFactory, base_folder: pathlib.Path, hub: SmallHub
+) -> AsyncIterator[Installation]:
+    environment = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token}
+    home = tmp_path_factory.mktemp("trainer") / "home"
+    async with installation(home, port=free_port(), environment=environment) as made:
         async with made.client() as client:
             await client.base_models.import_model("tiny", path=base_folder)
             await wait_for_model(client)
@@ -213,3 +225,38 @@ async def test_an_adapter_stays_with_its_base_model(trainer: Installation, tmp_p
                 TENANT, adapter=f"{ADAPTER}-d", base_model="baseModels/other", dataset_revision=DATASET
             )
         assert caught.value.reason == "ADAPTER_BASE_MISMATCH"
+
+
+async def test_an_exported_adapter_comes_back_as_it_was(
+    trainer: Installation, base_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    exported, adapter = tmp_path / "exported", f"{ADAPTER}-e"
+    async with trainer.client() as client:
+        job = await create(client, "taken-away", adapter=adapter, max_steps=2)
+        trained = await client.training_jobs.wait(job, timeout_s=TIMEOUT_S)
+        revision = await client.adapters.export(trained.adapter_revision, exported)
+        created = await client.adapter_imports.create(adapter, exported, base_model=MODEL)
+        steps = [event.message async for event in client.adapter_imports.watch(created.name) if event.message]
+        done = await client.adapter_imports.get(created.name)
+        back = await client.adapters.get_revision(done.adapter_revision)
+    assert steps[0] == "checking the configuration"
+    assert steps[-1] == "storing the revision"
+    assert (done.adapter_revision, back.adapter_import) == (f"{adapter}/revisions/r2", created.name)
+    assert back.source_sha256 == revision.sha256  # the lineage leads to the digest of what was exported
+    before, after = adapter_files(trainer.blobs, revision.sha256), adapter_files(trainer.blobs, back.sha256)
+    for file in ("adapter_model.safetensors", "adapter_config.json"):
+        assert before[file] == after[file]
+    tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_folder), exported)
+    assert tuned.peft_config["default"].r == 4
+
+
+async def test_a_model_is_imported_from_the_hub_that_the_operator_chose(trainer: Installation, hub: SmallHub) -> None:
+    async with trainer.client() as client:
+        await client.base_models.import_model("fetched", hub=hub.repository)
+        model = await client.base_models.wait("baseModels/fetched", timeout_s=TIMEOUT_S)
+        assert (model.source, model.hub_commit) == ("hub:acme/tiny@main", COMMIT)
+        assert model.sha256 == (await client.base_models.get(MODEL)).sha256
+    assert f"Bearer {hub.token}" in hub.tokens
+    logs = [path.read_text() for path in trainer.home.rglob("*.log")]
+    assert logs
+    assert not any(hub.token in text for text in logs)

@@ -4,9 +4,11 @@ import hashlib
 import json
 import pathlib
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.manifests import read_manifest
 from luthierd.trainer.base_model_files import BaseModelInvalidError, import_base_model
@@ -16,6 +18,7 @@ from luthierd.trainer.domain.base_model import (
     ImportSource,
     PackageNotFoundError,
 )
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 
@@ -60,7 +63,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: pathlib.Path, blobs: Blob
 
 def test_pickled_weights_are_refused(folder: pathlib.Path, blobs: BlobStore) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(BaseModelInvalidError, match=r"no \*.safetensors \(found pytorch_model.bin"):
+    with pytest.raises(BaseModelInvalidError, match=r"no model\.safetensors and no .* \(found pytorch_model.bin"):
         import_path(folder, blobs)
 
 
@@ -75,6 +78,59 @@ def test_weights_that_are_cut_off_are_refused(folder: pathlib.Path, blobs: BlobS
 def test_what_is_not_safetensors_is_refused(content: bytes, folder: pathlib.Path, blobs: BlobStore) -> None:
     (folder / "model.safetensors").write_bytes(content)
     with pytest.raises(BaseModelInvalidError, match=r"model\.safetensors"):
+        import_path(folder, blobs)
+
+
+def test_only_the_weights_that_are_loaded_are_taken_over(folder: pathlib.Path, blobs: BlobStore) -> None:
+    (folder / "consolidated.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    info = import_path(folder, blobs)
+    assert "consolidated.safetensors" not in read_manifest(blobs, info.sha256).files
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="500KB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    in_parts = import_path(folder, blobs)
+    assert in_parts.parameter_count == info.parameter_count
+    next(folder.glob("model-00002-*.safetensors")).unlink()
+    with pytest.raises(BaseModelInvalidError, match=r"names model-00002-.*which is not there"):
+        import_path(folder, blobs)
+
+
+def change_tensors(folder: pathlib.Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda tensors: {f"transformer.{n}": t for n, t in tensors.items()}, "the checkpoint lacks"),
+        (lambda tensors: {n: t for n, t in tensors.items() if "layers.1.mlp" not in n}, "lacks 3 tensors"),
+        (lambda tensors: {n: t for n, t in tensors.items() if n != "model.norm.weight"}, "lacks 1 tensors"),
+        (
+            lambda tensors: tensors | {"model.layers.0.self_attn.q_proj.bias": torch.ones(128)},
+            "does not know 1 tensors, such as model.layers.0.self_attn.q_proj.bias",
+        ),
+        (lambda tensors: tensors | {"model.norm.weight": torch.ones(64)}, "in another shape 1 tensors"),
+    ],
+)
+def test_a_checkpoint_that_is_not_of_its_class_is_refused(
+    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+    problem: str,
+    folder: pathlib.Path,
+    blobs: BlobStore,
+) -> None:
+    change_tensors(folder, change)
+    with pytest.raises(BaseModelInvalidError, match=problem):
+        import_path(folder, blobs)
+
+
+def test_the_buffers_of_old_checkpoints_are_no_obstacle(folder: pathlib.Path, blobs: BlobStore) -> None:
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    change_tensors(folder, lambda tensors: tensors | {name: torch.ones(32)})
+    assert import_path(folder, blobs).architecture == "LlamaForCausalLM"
+
+
+def test_an_architecture_that_transformers_does_not_know_is_refused(folder: pathlib.Path, blobs: BlobStore) -> None:
+    change_json(folder / "config.json", model_type="invented", architectures=["InventedForCausalLM"])
+    with pytest.raises(BaseModelInvalidError, match="transformers cannot load the model"):
         import_path(folder, blobs)
 
 

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 from luthierd.errors import InvalidArgumentError
-from luthierd.trainer.base_models import resolve_source
+from luthierd.trainer.base_models import hub_source, resolve_source
 from luthierd.trainer.domain.base_model import (
     ImportPathForbiddenError,
     ImportPathNotFoundError,
@@ -39,3 +39,14 @@ def test_a_package_source_names_its_version() -> None:
     assert source.label.startswith("package:click==")
     with pytest.raises(PackageNotFoundError):
         resolve_source(path="", package="no-such-package", import_roots=[])
+
+
+def test_a_hub_source_names_a_repository_and_a_revision_and_never_an_address() -> None:
+    assert hub_source("org/model-1.5_b", "").label == "hub:org/model-1.5_b@main"
+    assert hub_source("gpt2", "refs/pr/3").revision == "refs/pr/3"
+    for repository in ("http://evil/x", "a/b/c", "../x", "a/..", "a//b", "a@b", "a/b?x", "-a/b", "a" * 200, "a/\0"):
+        with pytest.raises(InvalidArgumentError, match=r"hub\.repository"):
+            hub_source(repository, "")
+    for revision in ("../../x", "a b", "?", "-x", "a" * 300, "a/../b"):
+        with pytest.raises(InvalidArgumentError, match=r"hub\.revision"):
+            hub_source("a/b", revision)

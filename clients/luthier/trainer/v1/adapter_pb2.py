@@ -27,7 +27,7 @@ from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n luthier/trainer/v1/adapter.proto\x12\x12luthier.trainer.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xba\x01\n\x07\x41\x64\x61pter\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x35\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x1d\n\x0flatest_revision\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03:E\xea\x41\x42\n\x1btrainer.luthier.dev/Adapter\x12#tenants/{tenant}/adapters/{adapter}\"\xd6\x03\n\x0f\x41\x64\x61pterRevision\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x35\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x14\n\x06sha256\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x18\n\nbase_model\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1f\n\x11\x62\x61se_model_sha256\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1e\n\x10\x64\x61taset_revision\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1c\n\x0e\x64\x61taset_sha256\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0ctraining_job\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x12\n\x04rank\x18\n \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x1c\n\x0etarget_modules\x18\x0b \x03(\tB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fvalidation_loss\x18\x0c \x01(\x01\x42\x04\xe2\x41\x01\x03:b\xea\x41_\n#trainer.luthier.dev/AdapterRevision\x12\x38tenants/{tenant}/adapters/{adapter}/revisions/{revision}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n luthier/trainer/v1/adapter.proto\x12\x12luthier.trainer.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xba\x01\n\x07\x41\x64\x61pter\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x35\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x1d\n\x0flatest_revision\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03:E\xea\x41\x42\n\x1btrainer.luthier.dev/Adapter\x12#tenants/{tenant}/adapters/{adapter}\"\x91\x04\n\x0f\x41\x64\x61pterRevision\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x35\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x14\n\x06sha256\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x18\n\nbase_model\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1f\n\x11\x62\x61se_model_sha256\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1e\n\x10\x64\x61taset_revision\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1c\n\x0e\x64\x61taset_sha256\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0ctraining_job\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x12\n\x04rank\x18\n \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x1c\n\x0etarget_modules\x18\x0b \x03(\tB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fvalidation_loss\x18\x0c \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x1c\n\x0e\x61\x64\x61pter_import\x18\r \x01(\tB\x04\xe2\x41\x01\x03\x12\x1b\n\rsource_sha256\x18\x0e \x01(\tB\x04\xe2\x41\x01\x03:b\xea\x41_\n#trainer.luthier.dev/AdapterRevision\x12\x38tenants/{tenant}/adapters/{adapter}/revisions/{revision}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -66,10 +66,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADAPTERREVISION'].fields_by_name['target_modules']._serialized_options = b'\342A\001\003'
   _globals['_ADAPTERREVISION'].fields_by_name['validation_loss']._loaded_options = None
   _globals['_ADAPTERREVISION'].fields_by_name['validation_loss']._serialized_options = b'\342A\001\003'
+  _globals['_ADAPTERREVISION'].fields_by_name['adapter_import']._loaded_options = None
+  _globals['_ADAPTERREVISION'].fields_by_name['adapter_import']._serialized_options = b'\342A\001\003'
+  _globals['_ADAPTERREVISION'].fields_by_name['source_sha256']._loaded_options = None
+  _globals['_ADAPTERREVISION'].fields_by_name['source_sha256']._serialized_options = b'\342A\001\003'
   _globals['_ADAPTERREVISION']._loaded_options = None
   _globals['_ADAPTERREVISION']._serialized_options = b'\352A_\n#trainer.luthier.dev/AdapterRevision\0228tenants/{tenant}/adapters/{adapter}/revisions/{revision}'
   _globals['_ADAPTER']._serialized_start=150
   _globals['_ADAPTER']._serialized_end=336
   _globals['_ADAPTERREVISION']._serialized_start=339
-  _globals['_ADAPTERREVISION']._serialized_end=809
+  _globals['_ADAPTERREVISION']._serialized_end=868
 # @@protoc_insertion_point(module_scope)

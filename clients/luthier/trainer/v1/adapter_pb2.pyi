@@ -34,7 +34,7 @@ class Adapter(_message.Message):
     """Name of the newest revision; empty before the first."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the first job for it was created."""
+        """When the first job or import for it was created."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ Global___Adapter: _TypeAlias = Adapter  # noqa: Y015
 
 @_typing.final
 class AdapterRevision(_message.Message):
-    """The immutable result of a training job."""
+    """The immutable result of a training job, or of an import."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -69,6 +69,8 @@ class AdapterRevision(_message.Message):
     RANK_FIELD_NUMBER: _builtins.int
     TARGET_MODULES_FIELD_NUMBER: _builtins.int
     VALIDATION_LOSS_FIELD_NUMBER: _builtins.int
+    ADAPTER_IMPORT_FIELD_NUMBER: _builtins.int
+    SOURCE_SHA256_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `tenants/{tenant}/adapters/{adapter}/revisions/{revision}`; revisions are `r1`, `r2`, ..."""
     sha256: _builtins.str
@@ -80,15 +82,21 @@ class AdapterRevision(_message.Message):
     base_model_sha256: _builtins.str
     """sha256 (hex) of that base model's manifest."""
     dataset_revision: _builtins.str
-    """The dataset revision it was trained on."""
+    """The dataset revision it was trained on. Empty for an imported one: its training data is not known."""
     dataset_sha256: _builtins.str
-    """sha256 (hex) of that dataset revision."""
+    """sha256 (hex) of that dataset revision. Empty for an imported one."""
     training_job: _builtins.str
-    """The job that made it."""
+    """The training job that made it. Empty for an imported one."""
     rank: _builtins.int
-    """LoRA rank."""
+    """LoRA rank; the largest if modules differ."""
     validation_loss: _builtins.float
-    """Validation loss of these weights, in nats per completion token. NaN without a validation split."""
+    """Validation loss of these weights, in nats per completion token. NaN without a validation split, and for an imported
+    one.
+    """
+    adapter_import: _builtins.str
+    """The import that made it, `tenants/{tenant}/adapterImports/{adapter_import}`. Empty for a trained one."""
+    source_sha256: _builtins.str
+    """sha256 (hex) of a manifest of the imported files. Empty for a trained one."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was written."""
@@ -112,10 +120,12 @@ class AdapterRevision(_message.Message):
         rank: _builtins.int = ...,
         target_modules: _abc.Iterable[_builtins.str] | None = ...,
         validation_loss: _builtins.float = ...,
+        adapter_import: _builtins.str = ...,
+        source_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "base_model_sha256", b"base_model_sha256", "create_time", b"create_time", "dataset_revision", b"dataset_revision", "dataset_sha256", b"dataset_sha256", "name", b"name", "rank", b"rank", "sha256", b"sha256", "size_bytes", b"size_bytes", "target_modules", b"target_modules", "training_job", b"training_job", "validation_loss", b"validation_loss"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_import", b"adapter_import", "base_model", b"base_model", "base_model_sha256", b"base_model_sha256", "create_time", b"create_time", "dataset_revision", b"dataset_revision", "dataset_sha256", b"dataset_sha256", "name", b"name", "rank", b"rank", "sha256", b"sha256", "size_bytes", b"size_bytes", "source_sha256", b"source_sha256", "target_modules", b"target_modules", "training_job", b"training_job", "validation_loss", b"validation_loss"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -316,3 +316,69 @@ class DeleteAdapterRevisionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteAdapterRevisionResponse: _TypeAlias = DeleteAdapterRevisionResponse  # noqa: Y015
+
+@_typing.final
+class ReadAdapterRevisionRequest(_message.Message):
+    """Request for `ReadAdapterRevision`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    OFFSET_BYTES_FIELD_NUMBER: _builtins.int
+    LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The revision."""
+    path: _builtins.str
+    """A file of the manifest, e.g. `adapter_config.json`. Empty: the manifest, JSON with sha256 and size of each file by
+    its path, whose own sha256 is that of the revision.
+    """
+    offset_bytes: _builtins.int
+    """First byte to return."""
+    limit_bytes: _builtins.int
+    """Maximum number of bytes to return; 0 means 1 MiB, which is also the limit."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        path: _builtins.str = ...,
+        offset_bytes: _builtins.int = ...,
+        limit_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit_bytes", b"limit_bytes", "name", b"name", "offset_bytes", b"offset_bytes", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadAdapterRevisionRequest: _TypeAlias = ReadAdapterRevisionRequest  # noqa: Y015
+
+@_typing.final
+class ReadAdapterRevisionResponse(_message.Message):
+    """Response to `ReadAdapterRevision`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """The bytes; empty past the end."""
+    size_bytes: _builtins.int
+    """Size of the whole."""
+    sha256: _builtins.str
+    """sha256 (hex) of the whole."""
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadAdapterRevisionResponse: _TypeAlias = ReadAdapterRevisionResponse  # noqa: Y015

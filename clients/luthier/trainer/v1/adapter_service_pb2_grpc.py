@@ -50,6 +50,11 @@ class AdapterServiceStub:
                 request_serializer=luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.ListAdapterRevisionsRequest.SerializeToString,
                 response_deserializer=luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.ListAdapterRevisionsResponse.FromString,
                 _registered_method=True)
+        self.ReadAdapterRevision = channel.unary_unary(
+                '/luthier.trainer.v1.AdapterService/ReadAdapterRevision',
+                request_serializer=luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.ReadAdapterRevisionRequest.SerializeToString,
+                response_deserializer=luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.ReadAdapterRevisionResponse.FromString,
+                _registered_method=True)
         self.DeleteAdapter = channel.unary_unary(
                 '/luthier.trainer.v1.AdapterService/DeleteAdapter',
                 request_serializer=luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.DeleteAdapterRequest.SerializeToString,
@@ -82,6 +87,14 @@ class AdapterServiceServicer:
 
     def ListAdapterRevisions(self, request, context):
         """Lists an adapter's revisions, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadAdapterRevision(self, request, context):
+        """Returns a range of bytes of a revision's manifest or of one of its files, for callers without access to the blob
+        store. NOT_FOUND if the revision has no such file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,6 +135,11 @@ def add_AdapterServiceServicer_to_server(servicer, server):
                     servicer.ListAdapterRevisions,
                     request_deserializer=luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.ListAdapterRevisionsRequest.FromString,
                     response_serializer=luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.ListAdapterRevisionsResponse.SerializeToString,
+            ),
+            'ReadAdapterRevision': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadAdapterRevision,
+                    request_deserializer=luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.ReadAdapterRevisionRequest.FromString,
+                    response_serializer=luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.ReadAdapterRevisionResponse.SerializeToString,
             ),
             'DeleteAdapter': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteAdapter,
@@ -216,6 +234,33 @@ class AdapterService:
             '/luthier.trainer.v1.AdapterService/ListAdapterRevisions',
             luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.ListAdapterRevisionsRequest.SerializeToString,
             luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.ListAdapterRevisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadAdapterRevision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luthier.trainer.v1.AdapterService/ReadAdapterRevision',
+            luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.ReadAdapterRevisionRequest.SerializeToString,
+            luthier_dot_trainer_dot_v1_dot_adapter__service__pb2.ReadAdapterRevisionResponse.FromString,
             options,
             channel_credentials,
             insecure,

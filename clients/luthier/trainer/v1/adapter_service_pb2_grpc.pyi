@@ -39,6 +39,10 @@ class AdapterServiceStub:
     """Returns a revision. NOT_FOUND if there is none."""
     ListAdapterRevisions: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.ListAdapterRevisionsRequest, _adapter_service_pb2.ListAdapterRevisionsResponse]
     """Lists an adapter's revisions, newest first."""
+    ReadAdapterRevision: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.ReadAdapterRevisionRequest, _adapter_service_pb2.ReadAdapterRevisionResponse]
+    """Returns a range of bytes of a revision's manifest or of one of its files, for callers without access to the blob
+    store. NOT_FOUND if the revision has no such file.
+    """
     DeleteAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.DeleteAdapterRequest, _adapter_service_pb2.DeleteAdapterResponse]
     """Deletes an adapter and, with `cascade`, its revisions. The next adapter of that name continues their numbers.
     NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
@@ -61,6 +65,10 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     """Returns a revision. NOT_FOUND if there is none."""
     ListAdapterRevisions: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.ListAdapterRevisionsRequest, _adapter_service_pb2.ListAdapterRevisionsResponse]  # type: ignore[assignment]
     """Lists an adapter's revisions, newest first."""
+    ReadAdapterRevision: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.ReadAdapterRevisionRequest, _adapter_service_pb2.ReadAdapterRevisionResponse]  # type: ignore[assignment]
+    """Returns a range of bytes of a revision's manifest or of one of its files, for callers without access to the blob
+    store. NOT_FOUND if the revision has no such file.
+    """
     DeleteAdapter: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.DeleteAdapterRequest, _adapter_service_pb2.DeleteAdapterResponse]  # type: ignore[assignment]
     """Deletes an adapter and, with `cascade`, its revisions. The next adapter of that name continues their numbers.
     NOT_FOUND if it does not exist. FAILED_PRECONDITION names what refers to it (`RESOURCE_IN_USE`);
@@ -98,6 +106,16 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_service_pb2.ListAdapterRevisionsResponse, _abc.Awaitable[_adapter_service_pb2.ListAdapterRevisionsResponse]]:
         """Lists an adapter's revisions, newest first."""
+
+    @_abc_1.abstractmethod
+    def ReadAdapterRevision(
+        self,
+        request: _adapter_service_pb2.ReadAdapterRevisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_service_pb2.ReadAdapterRevisionResponse, _abc.Awaitable[_adapter_service_pb2.ReadAdapterRevisionResponse]]:
+        """Returns a range of bytes of a revision's manifest or of one of its files, for callers without access to the blob
+        store. NOT_FOUND if the revision has no such file.
+        """
 
     @_abc_1.abstractmethod
     def DeleteAdapter(

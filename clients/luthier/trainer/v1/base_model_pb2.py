@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#luthier/trainer/v1/base_model.proto\x12\x12luthier.trainer.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x93\x04\n\tBaseModel\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x37\n\x05state\x18\x02 \x01(\x0e\x32\".luthier.trainer.v1.BaseModelStateB\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x14\n\x06sha256\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1e\n\x10tokenizer_sha256\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\"\n\x14\x63hat_template_sha256\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0c\x61rchitecture\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fparameter_count\x18\n \x01(\x03\x42\x04\xe2\x41\x01\x03\x12#\n\x15\x63ontext_window_tokens\x18\x0b \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x0c \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06source\x18\r \x01(\tB\x04\xe2\x41\x01\x03:;\xea\x41\x38\n\x1dtrainer.luthier.dev/BaseModel\x12\x17\x62\x61seModels/{base_model}*\x8b\x01\n\x0e\x42\x61seModelState\x12 \n\x1c\x42\x41SE_MODEL_STATE_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x42\x41SE_MODEL_STATE_IMPORTING\x10\x01\x12\x1a\n\x16\x42\x41SE_MODEL_STATE_READY\x10\x02\x12\x1b\n\x17\x42\x41SE_MODEL_STATE_FAILED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#luthier/trainer/v1/base_model.proto\x12\x12luthier.trainer.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xad\x04\n\tBaseModel\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x37\n\x05state\x18\x02 \x01(\x0e\x32\".luthier.trainer.v1.BaseModelStateB\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x14\n\x06sha256\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1e\n\x10tokenizer_sha256\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\"\n\x14\x63hat_template_sha256\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0c\x61rchitecture\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fparameter_count\x18\n \x01(\x03\x42\x04\xe2\x41\x01\x03\x12#\n\x15\x63ontext_window_tokens\x18\x0b \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x0c \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06source\x18\r \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nhub_commit\x18\x0e \x01(\tB\x04\xe2\x41\x01\x03:;\xea\x41\x38\n\x1dtrainer.luthier.dev/BaseModel\x12\x17\x62\x61seModels/{base_model}*\x8b\x01\n\x0e\x42\x61seModelState\x12 \n\x1c\x42\x41SE_MODEL_STATE_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x42\x41SE_MODEL_STATE_IMPORTING\x10\x01\x12\x1a\n\x16\x42\x41SE_MODEL_STATE_READY\x10\x02\x12\x1b\n\x17\x42\x41SE_MODEL_STATE_FAILED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -61,10 +61,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BASEMODEL'].fields_by_name['size_bytes']._serialized_options = b'\342A\001\003'
   _globals['_BASEMODEL'].fields_by_name['source']._loaded_options = None
   _globals['_BASEMODEL'].fields_by_name['source']._serialized_options = b'\342A\001\003'
+  _globals['_BASEMODEL'].fields_by_name['hub_commit']._loaded_options = None
+  _globals['_BASEMODEL'].fields_by_name['hub_commit']._serialized_options = b'\342A\001\003'
   _globals['_BASEMODEL']._loaded_options = None
   _globals['_BASEMODEL']._serialized_options = b'\352A8\n\035trainer.luthier.dev/BaseModel\022\027baseModels/{base_model}'
-  _globals['_BASEMODELSTATE']._serialized_start=712
-  _globals['_BASEMODELSTATE']._serialized_end=851
+  _globals['_BASEMODELSTATE']._serialized_start=738
+  _globals['_BASEMODELSTATE']._serialized_end=877
   _globals['_BASEMODEL']._serialized_start=178
-  _globals['_BASEMODEL']._serialized_end=709
+  _globals['_BASEMODEL']._serialized_end=735
 # @@protoc_insertion_point(module_scope)

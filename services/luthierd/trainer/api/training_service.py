@@ -34,7 +34,13 @@ class BaseModelServicer(model_rpc.BaseModelServiceServicer):
     async def ImportBaseModel(
         self, request: model_api.ImportBaseModelRequest, context: Context
     ) -> model_api.ImportBaseModelResponse:
-        model = await self._base_models.import_model(request.base_model_id, path=request.path, package=request.package)
+        model = await self._base_models.import_model(
+            request.base_model_id,
+            path=request.path,
+            package=request.package,
+            repository=request.hub.repository,
+            revision=request.hub.revision,
+        )
         return model_api.ImportBaseModelResponse(base_model=wire.base_model_to_proto(model))
 
     async def GetBaseModel(
@@ -125,6 +131,16 @@ class AdapterServicer(adapter_rpc.AdapterServiceServicer):
     ) -> adapter_api.ListAdapterRevisionsResponse:
         page = await self._adapters.list_revisions(request.parent, request.page_size, request.page_token)
         return page_to_proto(adapter_api.ListAdapterRevisionsResponse, page, wire.revision_to_proto)
+
+    async def ReadAdapterRevision(
+        self, request: adapter_api.ReadAdapterRevisionRequest, context: Context
+    ) -> adapter_api.ReadAdapterRevisionResponse:
+        piece = await self._adapters.read(
+            request.name, request.path, offset_bytes=request.offset_bytes, limit_bytes=request.limit_bytes
+        )
+        return adapter_api.ReadAdapterRevisionResponse(
+            data=piece.data, size_bytes=piece.size_bytes, sha256=piece.sha256
+        )
 
     async def DeleteAdapter(
         self, request: adapter_api.DeleteAdapterRequest, context: Context

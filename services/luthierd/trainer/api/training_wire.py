@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from luthier.curation.v1 import dataset_pb2
-from luthier.trainer.v1 import adapter_pb2, base_model_pb2, training_job_pb2
+from luthier.trainer.v1 import adapter_import_pb2, adapter_pb2, base_model_pb2, training_job_pb2
 
 from luthierd.codec import from_json
 from luthierd.jobs.queue import Job, JobEvent
@@ -14,6 +14,7 @@ from luthierd.rpc import job_resource
 from luthierd.rpc.status import status_from_failure
 from luthierd.rpc.wire import plain, to_proto
 from luthierd.trainer.domain.adapter import Adapter, AdapterRevision
+from luthierd.trainer.domain.adapter_import import AdapterImportTask
 from luthierd.trainer.domain.base_model import BaseModel
 from luthierd.trainer.domain.training import DatasetNotReadyError, DatasetSplits, TrainingProgress, TrainingTask
 
@@ -50,6 +51,28 @@ def progress_to_proto(progress: Mapping[str, Any]) -> training_job_pb2.TrainingP
 def event_to_proto(event: JobEvent | None) -> training_job_pb2.TrainingJobEvent | None:
     """See `rpc.job_resource.event_to_proto`."""
     return job_resource.event_to_proto(training_job_pb2.TrainingJobEvent, event, progress=progress_to_proto)
+
+
+def adapter_import_to_proto(job: Job) -> adapter_import_pb2.AdapterImport:
+    """An import as callers see it."""
+    task, result = from_json(AdapterImportTask, job.payload), job.result or {}
+    return to_proto(
+        adapter_import_pb2.AdapterImport,
+        job,
+        adapter=task.adapter,
+        base_model=task.base_model,
+        files=[adapter_import_pb2.AdapterFile(path=path, sha256=sha256) for path, sha256 in task.files.items()],
+        adapter_revision=result.get("adapter_revision", ""),
+        notes=result.get("notes", ()),
+        subject=task.subject,
+        source_sha256=task.source_sha256,
+        error=status_from_failure(job.error, DOMAIN) if job.error is not None else None,
+    )
+
+
+def import_event_to_proto(event: JobEvent | None) -> adapter_import_pb2.AdapterImportEvent | None:
+    """See `rpc.job_resource.event_to_proto`. An import has no progress but its messages."""
+    return job_resource.event_to_proto(adapter_import_pb2.AdapterImportEvent, event)
 
 
 def base_model_to_proto(model: BaseModel) -> base_model_pb2.BaseModel:

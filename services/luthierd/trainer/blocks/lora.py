@@ -156,18 +156,35 @@ class LoraWeights:
         weights = {name: tensor.to(torch.float32).contiguous() for name, tensor in self.state().items()}
         write_atomically(folder / WEIGHTS_FILE, iter([safetensors.torch.save(weights, metadata={"format": "pt"})]))
         config = self._config
-        described = peft.LoraConfig(
-            task_type="CAUSAL_LM",
-            base_model_name_or_path=base_model,
+        write_peft_config(
+            folder / CONFIG_FILE,
+            base_model=base_model,
             r=config.rank,
-            lora_alpha=int(config.alpha) if float(config.alpha).is_integer() else config.alpha,
+            lora_alpha=config.alpha,
             lora_dropout=config.dropout,
             use_rslora=config.use_rslora,
             target_modules=list(self.target_modules),
-            inference_mode=True,
-        ).to_dict()
-        text = json.dumps(described, indent=2, sort_keys=True, default=_jsonable)
-        write_atomically(folder / CONFIG_FILE, iter([text.encode() + b"\n"]))
+        )
+
+
+def write_peft_config(path: pathlib.Path, *, base_model: str, lora_alpha: float, **options: Any) -> None:
+    """Writes an `adapter_config.json` with all options of PEFT's `LoraConfig`: `options`, the others at their defaults.
+    The same options give the same bytes.
+    """
+    described = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_model,
+        lora_alpha=_whole(lora_alpha),
+        inference_mode=True,
+        **options,
+    ).to_dict()
+    text = json.dumps(described, indent=2, sort_keys=True, default=_jsonable)
+    write_atomically(path, iter([text.encode() + b"\n"]))
+
+
+def _whole(number: float) -> float:
+    """PEFT's alphas are integers."""
+    return int(number) if float(number).is_integer() else number
 
 
 def inject_lora(model: torch.nn.Module, config: TrainingConfig) -> LoraWeights:

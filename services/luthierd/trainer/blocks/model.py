@@ -9,6 +9,7 @@ import ctypes
 import pathlib
 from typing import Any
 
+import peft
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -79,6 +80,11 @@ def load_model(folder: pathlib.Path, *, dtype: torch.dtype, longest_row_tokens: 
     use_fused_rms_norm(model)
     _check_logits(model)
     return model
+
+
+def load_peft(model: Any, folder: pathlib.Path) -> Any:
+    """`model` with the adapter in `folder` as PEFT applies it."""
+    return peft.PeftModel.from_pretrained(model, str(folder), local_files_only=True).eval()
 
 
 def labelled_logits(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

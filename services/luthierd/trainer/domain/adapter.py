@@ -1,7 +1,8 @@
-"""Adapters and their revisions, which training makes."""
+"""Adapters and their revisions, which training or an import makes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from luthierd.errors import FailedPreconditionError, NotFoundError
@@ -25,6 +26,18 @@ class AdapterRevisionNotFoundError(NotFoundError):
         super().__init__(
             f"there is no adapter revision {name}; ListAdapterRevisions names those there are",
             metadata={"adapter_revision": name},
+        )
+
+
+class AdapterFileNotFoundError(NotFoundError):
+    """The revision has no such file."""
+
+    reason = "ADAPTER_FILE_NOT_FOUND"
+
+    def __init__(self, revision: str, path: str, files: Iterable[str]) -> None:
+        super().__init__(
+            f"{revision} has no file {path[:200]!r}; it has {', '.join(sorted(files))}",
+            metadata={"adapter_revision": revision, "path": path[:200]},
         )
 
 
@@ -52,7 +65,7 @@ class Adapter:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterRevision:
-    """The immutable result of a training job."""
+    """The immutable result of a training job or an import. What only the other kind has is empty."""
 
     name: str
     create_time: float
@@ -62,8 +75,11 @@ class AdapterRevision:
     base_model_sha256: str
     dataset_revision: str
     dataset_sha256: str
-    training_job: str
     rank: int
     target_modules: tuple[str, ...]
     validation_loss: float | None
     """None: there was no validation split."""
+    training_job: str = ""
+    adapter_import: str = ""
+    source_sha256: str = ""
+    """Of the manifest of the files that were imported."""

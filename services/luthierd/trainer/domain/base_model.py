@@ -98,6 +98,8 @@ class BaseModelInfo:
     parameter_count: int
     context_window_tokens: int
     size_bytes: int
+    hub_commit: str = ""
+    """Of the hub's repository that it was fetched from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +107,11 @@ class ImportSource:
     """Where a base model comes from. `label` is what is shown: it names no folder of the machine above the last one."""
 
     kind: str
-    """`path` or `package`."""
+    """`path`, `package` or `hub`."""
     value: str
     label: str
+    revision: str = ""
+    """Of a hub's repository, as it was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,7 @@ def test_the_commands_are_those_that_are_promised():
         *("gate run", "gate plan", "gate selftest"),
         *("deploy", "promote", "rollback", "undeploy", "deployments"),
         *("verdict", "compare", "holdout show", "holdout ledger"),
-        *("model import", "model list", "adapters list"),
+        *("model import", "model list", "adapters list", "adapters import", "adapters export"),
         *("auth issue", "auth revoke", "auth rotate", "engine use", "engine show"),
         *("dataset import", "dataset curate", "dataset show", "dataset list", "dataset export"),
         *("jobs list", "jobs watch", "jobs cancel"),

@@ -132,6 +132,11 @@ async def test_an_import_of_a_base_model_is_waited_for(services, luthier, tmp_pa
     assert (await luthier("model", "import", "m", "--path", tmp_path, "--json")).lines[0]["state"] == "READY"
     assert services.asked["ImportBaseModel"][1].path == str(tmp_path)
     assert (await luthier("model", "import", "m")).code == 64
+    assert (await luthier("model", "import", "m", "--hub", "acme/tiny", "--revision", "v2")).code == 0
+    hub = services.asked["ImportBaseModel"][2].hub
+    assert (hub.repository, hub.revision) == ("acme/tiny", "v2")
+    assert (await luthier("model", "import", "m", "--hub", "acme/tiny", "--package", "p")).code == 64
+    assert (await luthier("model", "import", "m", "--package", "p", "--revision", "v2")).code == 64
 
 
 async def test_models_and_adapters_are_listed(services, luthier):
