@@ -10,6 +10,7 @@ import pytest
 from luthier import errors
 from luthierd.evaluator.decisions.holdout_ledger import HoldoutAccess
 from luthierd.evaluator.decisions.holdout_store import SqlLedger
+from luthierd.jobs.queue import JobNotFoundError, JobState
 from support.installation import ACME, MODEL, Installation, installation
 
 DOCS = f"{ACME}/datasets/docs"
@@ -142,6 +143,23 @@ async def test_a_base_model_stays_while_an_adapter_of_anyone_needs_it(running: I
         await running.client.base_models.get(MODEL)
     await running.imported()  # the same again
     assert (await running.client.base_models.get(MODEL)).name == MODEL
+
+
+async def test_a_base_model_that_is_being_imported_stays_and_one_that_failed_goes(running: Installation) -> None:
+    (running.home / "broken").mkdir()
+    await running.client.base_models.import_model("broken", path=running.home / "broken")
+    name = "baseModels/broken"
+    with pytest.raises(errors.FailedPreconditionError, match=f"{name}/imports/"):
+        await running.client.base_models.delete(name, cascade=True)
+    queue = running.queue("trainer")
+    [job] = await queue.claimable(5)
+    lease = await queue.claim(job)
+    assert lease
+    async with queue.finishing(lease, JobState.FAILED, error={"code": "INVALID_ARGUMENT"}):
+        pass
+    assert (await running.client.base_models.delete(name)).deleted == (name,)
+    with pytest.raises(JobNotFoundError):
+        await queue.get(job)
 
 
 async def test_a_deleted_base_model_gives_its_name_to_no_other(running: Installation) -> None:

@@ -6,6 +6,7 @@ No worker and no engine runs: the methods write what these would have written.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -189,6 +190,7 @@ async def installation(home: pathlib.Path, **settings: Any) -> AsyncIterator[Ins
     ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
     addresses = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
     configs = {name: kind(home=home, worker_count=0, addresses=addresses, **settings) for name, kind in CONFIGS.items()}
+    configs["trainer"] = dataclasses.replace(configs["trainer"], import_roots=str(home))
     databases = {name: Database.of(config, name) for name, config in configs.items()}
     services = {
         "curation": await build_curation(configs["curation"], database=databases["curation"]),

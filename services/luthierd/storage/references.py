@@ -86,6 +86,6 @@ class References:
         for name in names:
             for referrers in self._referrers:
                 for referrer, needs_it in await tx.execute(referrers.query(name)):
-                    if not referrer.startswith(f"{name}/"):  # a part of the resource
+                    if needs_it or not referrer.startswith(f"{name}/"):  # a part that is finished goes along
                         found[referrer, name] = Reference(referrer, name, bool(needs_it))
         return sorted(found.values(), key=lambda one: (not one.needs_it, one.referrer))[:MAX_REFERENCES]
