@@ -191,7 +191,7 @@ def explaining_deletions(tombstones: Tombstones) -> Middleware:
         try:
             yield
         except NotFoundError as error:
-            raise await tombstones.explain(error) from error.__cause__
+            raise await tombstones.explain(error, tenant=current_principal().tenant) from error.__cause__
 
     return around
 

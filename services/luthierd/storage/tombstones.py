@@ -101,7 +101,12 @@ async def check_new(tx: AsyncConnection, name: str, document: Any) -> None:
     is the name of something that was deleted, unless `name` is a part of it.
     """
     await lock(tx, shared=True)
-    used = {one for one in NAME.findall(json.dumps(document)) if not name.startswith(f"{one}/")}
+    tenant = "/".join(name.split("/")[:2])
+    used = {
+        one
+        for one in NAME.findall(json.dumps(document))  # a text may look like a name of another tenant: not its business
+        if one.startswith((f"{tenant}/", "baseModels/")) and not name.startswith(f"{one}/")
+    }
     for tombstone in await find(tx, [name, *used]):
         raise NameRetiredError(tombstone) if tombstone.name == name else ResourceDeletedError(tombstone)
 
@@ -139,9 +144,10 @@ class Tombstones:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def explain(self, error: NotFoundError) -> LuthierError:
-        """The error, and what is known of the deleted resources that its metadata names."""
-        names = [value for value in error.metadata.values() if value.startswith(("tenants/", "baseModels/"))]
+    async def explain(self, error: NotFoundError, *, tenant: str) -> LuthierError:
+        """The error, and what is known of the deleted resources of the tenant that its metadata names."""
+        known = (f"tenants/{tenant}/", "baseModels/")
+        names = [value for value in error.metadata.values() if value.startswith(known)]
         if not names or isinstance(error, ResourceDeletedError):
             return error
         async with self._database.read() as tx:

@@ -44,7 +44,7 @@ async def test_a_tombstone_keeps_the_digests(database: Database, queue: JobQueue
     assert await Tombstones(database).blobs_since(99.0) == {"a" * 64, "b" * 64}
     assert await Tombstones(database).blobs_since(101.0) == set()
     assert await queue.events(name, after_event_id=0) == []
-    error = await Tombstones(database).explain(NotFoundError("there is none", metadata={"prompt": name}))
+    error = await Tombstones(database).explain(NotFoundError("there is none", metadata={"prompt": name}), tenant="acme")
     assert (
         str(error)
         == f"there is none; it was deleted on 1970-01-01 00:01 UTC by ada; its content had the sha256 {'a' * 64}"
@@ -107,3 +107,10 @@ async def test_another_tenant_refers_to_nothing_of_mine(database: Database, queu
     name = await finished(queue)
     await finished(queue, "tenants/other/evaluations/e", note=name)
     assert (await deletions(database).delete(PROMPT, name, subject="ada")).kept == ()
+
+
+async def test_a_tenant_learns_nothing_of_what_another_one_deleted(database: Database, queue: JobQueue) -> None:
+    await deletions(database).delete(PROMPT, await finished(queue), subject="ada")
+    await queue.submit("tenants/rival/evaluations/e", "test", {"purpose": PROMPT_NAME})
+    error = await Tombstones(database).explain(NotFoundError("none", metadata={"prompt": PROMPT_NAME}), tenant="rival")
+    assert str(error) == "none"
