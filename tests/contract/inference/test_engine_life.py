@@ -52,6 +52,7 @@ async def test_the_engine_is_started_once_and_shows_what_it_holds() -> None:
         1,
         1,
     )
+    assert ready.start_duration.ToNanoseconds() > 0
     assert len(parts.engines) == 1
 
 

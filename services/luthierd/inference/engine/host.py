@@ -64,7 +64,8 @@ class EngineStatus:
     state: EngineState = EngineState.STOPPED
     base_model: BaseModel | None = None
     version: str = ""
-    start_duration_s: float = 0.0
+    start_s: float = 0.0
+    """Duration of the last start."""
     start_count: int = 0
     error: LuthierError | None = None
 
@@ -246,7 +247,7 @@ class EngineHost:
                 state=EngineState.READY,
                 base_model=base_model,
                 version=engine.version,
-                start_duration_s=self._clock() - began,
+                start_s=self._clock() - began,
                 start_count=start_count,
             )
         )
@@ -255,7 +256,7 @@ class EngineHost:
         durations = {one.name: round(one.duration_s, 2) for one in (fetched, *engine.start_stages, replayed)}
         log.info(
             "engine ready",
-            extra={"version": engine.version, "start_duration_s": self.status.start_duration_s, "stages_s": durations},
+            extra={"version": engine.version, "start_duration_s": self.status.start_s, "stages_s": durations},
         )
         return engine
 
