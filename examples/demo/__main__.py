@@ -26,6 +26,11 @@ from examples.demo.tenants import BASE_MODEL, LIBRARIES, Tenant
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
+ANNOUNCEMENT = (
+    "two tenants: SciPy and scikit-learn, whose docstrings are their data; a base model of 135 million parameters",
+    "curate the data and import the model, train an adapter each, compare five ways of answering, ask the gates,",
+    "deploy, then swap a revision while 200 requests run; takes MINUTES minutes on two cores, Ctrl-C stops everything",
+)
 QUESTION = (
     "def smooth(values, window=5, mode='reflect')\n"
     "The window slides over the values and each one is replaced by the mean of its neighbours.\n"
@@ -39,6 +44,8 @@ async def demo(output: pathlib.Path, *, keep: bool) -> int:
     story.console.print(
         "[bold]Luthier[/bold]: one adapter for each tenant, proved before it is served, swapped while it runs"
     )
+    for line in ANNOUNCEMENT:
+        story.say(line)
     installation = Installation(output / "home")
     try:
         with story.step("up", "Start four services on loopback"):
