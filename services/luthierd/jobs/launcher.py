@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import pathlib
 import subprocess
 import sys
@@ -158,7 +159,19 @@ class Launcher:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                env=worker_environment(self._worker_count),
             )
+
+
+def worker_environment(worker_count: int) -> dict[str, str]:
+    """This process's environment; several workers share the cores, unless it sets OMP_NUM_THREADS.
+
+    Two workers with a thread per core each, which spin while they wait for each other's threads, are slower than one.
+    """
+    environment = dict(os.environ)
+    if worker_count > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // worker_count)))
+    return environment
 
 
 def _kill(pid: int, job: str) -> None:
