@@ -22,6 +22,8 @@ SOURCES = ROOT / "services/luthierd"
 PAGE = ROOT / "docs/errors.md"
 
 ROOT_CLASS = "LuthierError"
+SHARED = "*.luthier.dev"
+"""The domain of errors that every service has."""
 
 HEAD = """\
 # Errors
@@ -81,13 +83,13 @@ def error_classes() -> list[ErrorClass]:
 def rows() -> list[Row]:
     """The table, by reason and domain. ValueError if one pair has two statuses."""
     classes = error_classes()
-    parents = {made.name: made.bases for made in classes}
+    parents = {(made.domain, made.name): made.bases for made in classes}
     kinds = _status_by_class()
     table: dict[tuple[str, str], Row] = {}
     for made in classes:
         if made.reason is None or made.name == ROOT_CLASS:
             continue
-        row = Row(made.reason, made.domain, _status(made.name, parents, kinds), made.meaning)
+        row = Row(made.reason, made.domain, _status(made, parents, kinds), made.meaning)
         known = table.setdefault((row.reason, row.domain), row)
         if known.status != row.status:
             raise ValueError(f"{row.reason} in {row.domain} means {known.status} and {row.status}")
@@ -127,7 +129,7 @@ def _domain(path: pathlib.Path) -> str:
     part = path.relative_to(SOURCES).parts[0]
     if part == "supervisor.py":
         return "luthier up"
-    return f"{part}.luthier.dev" if part in SERVICES else "*.luthier.dev"
+    return f"{part}.luthier.dev" if part in SERVICES else SHARED
 
 
 def _status_by_class() -> dict[str, str]:
@@ -135,14 +137,15 @@ def _status_by_class() -> dict[str, str]:
     return {"LuthierError": LuthierError.code} | {kind.__name__: code for code, kind in BY_CODE.items()}
 
 
-def _status(name: str, parents: Mapping[str, tuple[str, ...]], kinds: Mapping[str, str]) -> str:
-    """The status of the nearest class that has one."""
-    line = [name]
+def _status(made: ErrorClass, parents: Mapping[tuple[str, str], tuple[str, ...]], kinds: Mapping[str, str]) -> str:
+    """The status of the nearest class that has one. Two services may have classes of one name."""
+    line = [made.name]
     while line:
         if line[0] in kinds:
             return kinds[line[0]]
-        line = [*line[1:], *parents.get(line[0], ())]
-    raise ValueError(f"{name} has no status: derive it from a class of rpc/status.py")
+        shared = parents.get((SHARED, line[0]), ())
+        line = [*line[1:], *parents.get((made.domain, line[0]), shared)]
+    raise ValueError(f"{made.name} has no status: derive it from a class of rpc/status.py")
 
 
 def main() -> int:

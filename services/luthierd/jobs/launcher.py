@@ -164,7 +164,7 @@ class Launcher:
 
 
 def worker_environment(worker_count: int) -> dict[str, str]:
-    """This process's environment; several workers share the cores, unless it sets OMP_NUM_THREADS.
+    """The environment of this process; several workers share the cores, unless it sets OMP_NUM_THREADS.
 
     Two workers with a thread per core each, which spin while they wait for each other's threads, are slower than one.
     """
