@@ -111,10 +111,12 @@ async def measure(tenant: str, *, share: int, held: int, seconds: float, round_c
     made = json.loads(given) if given else await plan([tenant])
     grpc_address, http_address = str(made["grpc_address"]), urllib.parse.urlsplit(str(made["http_url"])).netloc
     calm, attacked, failures = Seen(), Seen(), list[str]()
-    async with connected([tenant, tenant]) as (clients, targets):
+    async with connected([tenant, tenant]) as both:
 
         async def phase(length_s: float) -> Seen:
-            return (await run_phase(clients, targets, (share, 0), seconds=length_s, max_tokens=MAX_TOKENS))[0]
+            one, other = await run_phase(both, share // 2, seconds=length_s, max_tokens=MAX_TOKENS)
+            one.add(other)
+            return one
 
         await phase(min(seconds, 3.0))  # warms the engine up
         for _ in range(round_count):
@@ -153,7 +155,7 @@ def main() -> int:
         prog="python -m loadtests.idle_sockets", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--tenants", default="scipy", help="the measured tenant")
-    parser.add_argument("--share", type=int, default=4, help="its concurrent requests")
+    parser.add_argument("--share", type=int, default=4, help="its concurrent requests, an even number")
     parser.add_argument("--held", type=int, default=600, help="connections and streams of each kind that are held")
     parser.add_argument("--seconds", type=float, default=20.0, help="duration of each phase")
     parser.add_argument("--rounds", type=int, default=2, help="number of phases of each kind")
