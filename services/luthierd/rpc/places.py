@@ -20,17 +20,17 @@ class Place:
 
 
 class Places:
-    """At most `count` places."""
+    """At most `count` places. `can_be_cut`: a newcomer may also get one that is in use, if none is idle."""
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self, count: int, *, can_be_cut: bool = False) -> None:
+        self._count, self._can_be_cut = count, can_be_cut
         self._taken: dict[str, dict[Place, None]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._taken.values()))
 
     def enter(self, place: Place) -> bool:
-        """Takes a place. False if all are taken and none of them is idle."""
+        """Takes a place. False if all are taken and none of them can be given up."""
         if len(self) >= self._count and not self.clear_one():
             return False
         self._taken.setdefault(place.owner, {})[place] = None
@@ -50,11 +50,12 @@ class Places:
             own[place] = own.pop(place)
 
     def clear_one(self) -> bool:
-        """Has the owner with most places give up one. False if none is idle."""
-        for own in sorted(self._taken.values(), key=len, reverse=True):
-            for place in own:
-                if place.is_idle:
-                    self.leave(place)
-                    place.give_up()
-                    return True
+        """Has the owner with most places give up one: an idle one, or else one in use if these `can_be_cut`."""
+        for wanted in (True, False) if self._can_be_cut else (True,):
+            for own in sorted(self._taken.values(), key=len, reverse=True):
+                for place in own:
+                    if place.is_idle is wanted:
+                        self.leave(place)
+                        place.give_up()
+                        return True
         return False

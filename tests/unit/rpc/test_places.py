@@ -8,8 +8,8 @@ from luthierd.rpc.places import Place, Places
 class Held:
     """Places by name, and which of them were given up, in order."""
 
-    def __init__(self, count: int) -> None:
-        self.places = Places(count)
+    def __init__(self, count: int, *, can_be_cut: bool = False) -> None:
+        self.places = Places(count, can_be_cut=can_be_cut)
         self.given_up: list[str] = []
 
     def enter(self, name: str, *, is_idle: bool = True) -> Place | None:
@@ -47,6 +47,16 @@ def test_what_is_in_use_is_not_given_up() -> None:
     assert held.enter("c1") is None
     last.is_idle = True
     assert held.enter("c1")
+
+
+def test_what_is_in_use_goes_last_where_it_may_be_cut() -> None:
+    held = Held(2, can_be_cut=True)
+    held.enter("a1", is_idle=False)
+    held.enter("a2")
+    held.enter("b1", is_idle=False)
+    assert held.given_up == ["a2"]
+    assert held.enter("c1")
+    assert held.given_up == ["a2", "a1"]
 
 
 def test_what_was_used_last_goes_last() -> None:

@@ -55,7 +55,8 @@ class Door:
                 metadata={"variable": "LUTHIER_INFERENCE_MAX_HTTP_UNAUTHENTICATED"},
             )
         self.config = config
-        self.strangers, self.members = Places(config.max_http_unauthenticated), Places(member_count)
+        self.strangers = Places(config.max_http_unauthenticated, can_be_cut=True)
+        self.members = Places(member_count)
 
     def leave(self, place: Place) -> None:
         """The connection is closed."""
@@ -150,7 +151,7 @@ class Connection(HttpToolsProtocol):
             self._door.members.rest(self._place)
         else:
             limit_s = limits.http_body_limit_s if cycle.more_body and not self.pipeline else 0.0
-        self._place.is_idle = is_waiting or not self._is_member
+        self._place.is_idle = is_waiting
         if limit_s and not self.transport.is_closing():
             self._timer = self.loop.call_later(limit_s, self._expire)
 
