@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import pathlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -20,9 +21,11 @@ from luthier.evaluator.v1 import gate_pb2
 from luthier.evaluator.v1 import gate_service_pb2 as gate_api
 from luthier.evaluator.v1.gate_service_pb2_grpc import GateServiceStub
 from luthier.inference.v1 import inference_service_pb2
+from luthier.trainer.v1 import adapter_import_service_pb2 as import_api
 from luthier.trainer.v1 import base_model_service_pb2 as model_api
 from luthier.trainer.v1 import training_job_pb2
 from luthier.trainer.v1 import training_job_service_pb2 as job_api
+from luthier.trainer.v1.adapter_import_service_pb2_grpc import AdapterImportServiceStub
 from luthier.trainer.v1.base_model_service_pb2_grpc import BaseModelServiceStub
 from luthier.trainer.v1.training_job_service_pb2_grpc import TrainingJobServiceStub
 from luthierd.curation.config import CurationConfig
@@ -45,6 +48,7 @@ from support.serving import VERIFIER, bearer, running
 
 ACME = "tenants/acme"
 SUMS = f"{ACME}/datasets/sums"
+EMPTY_SHA256 = hashlib.sha256(b"{}").hexdigest()
 ROWS = "".join(f'{{"prompt": "{number} + 1?", "completion": "{number + 1}"}}\n' for number in range(40)).encode()
 
 
@@ -122,7 +126,7 @@ async def trainer(folder: pathlib.Path) -> AsyncIterator[World]:
 
         def add(tx: Any) -> Any:
             return add_adapter_revision(
-                tx, adapter, training_job=made.training_job.name, sha256="9" * 64, content=content, now=1.0
+                tx, adapter, job=made.training_job.name, sha256="9" * 64, content=content, now=1.0
             )
 
         await _finish(queue, made.training_job.name, add)
@@ -134,7 +138,16 @@ async def trainer(folder: pathlib.Path) -> AsyncIterator[World]:
             "trainer.luthier.dev/AdapterRevision/": adapter,
             "curation.luthier.dev/DatasetRevision": f"{SUMS}/revisions/r1",
         }
-        yield World(channel, names, {"CreateTrainingJob": request, "ImportBaseModel": import_request})
+        write = import_api.WriteAdapterFileRequest(parent=ACME, sha256=EMPTY_SHA256, size_bytes=2, data=b"{}")
+        await AdapterImportServiceStub(channel).WriteAdapterFile(write, metadata=bearer())
+        create = import_api.CreateAdapterImportRequest(parent=ACME)
+        create.adapter_import.adapter, create.adapter_import.base_model = adapter, BASE.name
+        for path in ("adapter_config.json", "adapter_model.safetensors"):
+            create.adapter_import.files.add(path=path, sha256=EMPTY_SHA256)
+        imported = await AdapterImportServiceStub(channel).CreateAdapterImport(create, metadata=bearer())
+        names["trainer.luthier.dev/AdapterImport"] = imported.adapter_import.name
+        samples = {"CreateTrainingJob": request, "ImportBaseModel": import_request}
+        yield World(channel, names, {**samples, "WriteAdapterFile": write, "CreateAdapterImport": create})
 
 
 async def _claimable(queue: JobQueue) -> str:

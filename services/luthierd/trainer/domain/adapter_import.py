@@ -35,6 +35,7 @@ class AdapterFileForbiddenError(InvalidArgumentError):
     """A file that adapters are not made of, such as a pickle, which can run code when it is read."""
 
     reason = "ADAPTER_FILE_FORBIDDEN"
+    field_name = "path"
 
 
 class AdapterFileMissingError(FailedPreconditionError):
