@@ -189,6 +189,13 @@ async def test_copies_and_work_that_nothing_needs_are_swept(running: Installatio
             (folder / "file").write_bytes(b"abc")
             for path in (folder / "file", folder):
                 os.utime(path, (1.0, 1.0))
+    (running.home / "trainer/scratch/base_models/x").mkdir(parents=True)
+    (running.home / "trainer/scratch/base_models/x/file").write_bytes(b"abc")
+    blob = next((running.home / "blobs").glob("*/*"))
+    (running.home / "trainer/scratch/base_models/x/link").hardlink_to(blob)
+    entries = (await running.client.storage.get("trainer")).entries
+    by_name = {entry.name: entry.size_bytes for entry in entries if entry.kind in ("copies", "work")}
+    assert by_name == {"trainer/scratch/base_models": 3, "trainer/checkpoints": 6}
     assert await sweep(running, "inference") == {"copies": 3}
     assert await sweep(running, "trainer") == {"work": 3}
     for kept, swept in folders.values():

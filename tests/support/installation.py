@@ -148,7 +148,7 @@ class Installation:
         }
         async with queue.finishing(lease, JobState.SUCCEEDED, result={"sha256": sha256}) as tx:
             return await add_adapter_revision(
-                tx, f"{ACME}/adapters/support", training_job=name, sha256=sha256, content=content, now=1.0
+                tx, f"{ACME}/adapters/support", job=name, sha256=sha256, content=content, now=1.0
             )
 
     async def evaluated(self, adapter_revision: str, evaluation: str = "e1", *, is_finished: bool = True) -> str:

@@ -241,12 +241,14 @@ def with_files(blobs: BlobStore, digests: set[str], stored: dict[str, StoredBlob
     return found
 
 
-def size_of(path: pathlib.Path) -> int:
-    """Bytes of a file or a folder; 0 if it is gone."""
+def size_of(path: pathlib.Path, *, without: Sequence[pathlib.Path] = ()) -> int:
+    """Bytes that a file or a folder adds to the disk; 0 if it is gone, or a link to a blob of a local store."""
     try:
         if not path.is_dir():
-            return path.stat().st_size
-        return sum(size_of(child) for child in path.iterdir() if not child.is_symlink())
+            stat = path.stat()
+            return stat.st_size if stat.st_nlink == 1 else 0
+        children = [child for child in path.iterdir() if not child.is_symlink() and child not in without]
+        return sum(size_of(child, without=without) for child in children)
     except OSError:
         return 0
 

@@ -58,11 +58,12 @@ def _measure(service: str, blobs: BlobStore, keeping: Keeping, digests: dict[str
         files = {file for sha256 in present for file in files_of(blobs, sha256, size_bytes=stored[sha256])}
         owned[owner] = sum(stored.get(sha256, 0) for sha256 in present | files)
     home = keeping.home
+    copies = [home / folder for folder in keeping.copies]
     logs = [home / keeping.logs, *home.glob(f"logs/{service}.log*")] if keeping.logs else []
     by_kind = {
         BLOBS: owned,
         COPIES: Counter({folder: size_of(home / folder) for folder in keeping.copies}),
-        WORK: Counter({folder: size_of(home / folder) for folder in (*keeping.work, *keeping.spools)}),
+        WORK: Counter({one: size_of(home / one, without=copies) for one in (*keeping.work, *keeping.spools)}),
         LOGS: Counter({path.relative_to(home).as_posix(): size_of(path) for path in logs}),
     }
     return [entry for kind, sizes in by_kind.items() for entry in _largest(kind, sizes)], sum(stored.values())
