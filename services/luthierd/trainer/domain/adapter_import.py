@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from luthierd.errors import (
     DataLossError,
     FailedPreconditionError,
+    FieldViolation,
     InvalidArgumentError,
     NotFoundError,
     ResourceExhaustedError,
@@ -115,7 +116,7 @@ class AdapterImportTask:
 
 def check_file_names(paths: list[str]) -> None:
     """AdapterFileForbiddenError, AdapterFileMissingError."""
-    for path in paths:
+    for index, path in enumerate(paths):
         if path in (*REQUIRED_FILES, *OPTIONAL_FILES):
             continue
         advice = f"an adapter has {', '.join((*REQUIRED_FILES, *OPTIONAL_FILES))}"
@@ -124,7 +125,12 @@ def check_file_names(paths: list[str]) -> None:
                 "a pickle can run code when it is read; save the adapter as safetensors: "
                 "`PeftModel.save_pretrained(folder, safe_serialization=True)`"
             )
-        raise AdapterFileForbiddenError(f"{path[:200]!r} cannot be imported; {advice}", metadata={"path": path[:200]})
+        field = f"adapter_import.files[{index}].path"
+        raise AdapterFileForbiddenError(
+            f"{path[:200]!r} cannot be imported; {advice}",
+            metadata={"path": path[:200], "field": field},
+            violations=[FieldViolation(field, advice)],
+        )
     if len(set(paths)) != len(paths):
         raise InvalidArgumentError.of_field("adapter_import.files", "a path is named twice")
     if missing := [path for path in REQUIRED_FILES if path not in paths]:
