@@ -12,7 +12,7 @@ from support.openai_clients import CHECKS, CLIENTS, ROOT, run_client
 from support.waiting import until
 
 STOP_S = 5.0
-"""An answer that nobody reads would take a minute."""
+"""An answer that nobody reads would take several times as long."""
 
 
 def table() -> dict[str, dict[str, str]]:

@@ -5,7 +5,7 @@ export const PROMPT = "Name a city.";
 export const STORY = "Write a long story about the sea.";
 export const LONG = "word ".repeat(5000);
 export const MAX_TOKENS = 12;
-export const MANY_TOKENS = 1500;
+export const MANY_TOKENS = 400;
 export const BOOKING = {
   type: "object",
   properties: { city: { enum: ["Oslo", "Rome"] }, nights: { enum: [1, 2, 3] } },

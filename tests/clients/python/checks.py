@@ -19,7 +19,7 @@ STORY = "Write a long story about the sea."
 MESSAGES: Any = [{"role": "user", "content": PROMPT}]
 STORY_MESSAGES: Any = [{"role": "user", "content": STORY}]
 LONG: Any = [{"role": "user", "content": "word " * 5000}]
-MAX_TOKENS, MANY_TOKENS = 12, 1500
+MAX_TOKENS, MANY_TOKENS = 12, 400
 WRONG_KEY, UNKNOWN_MODEL = "wrong", "nobody"
 BOOKING = {
     "type": "object",
