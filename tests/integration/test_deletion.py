@@ -184,11 +184,14 @@ async def test_a_deleted_job_gives_its_name_to_no_other(running: Installation) -
 async def test_nothing_goes_while_a_service_that_may_refer_to_it_is_away(running: Installation) -> None:
     revision = await running.curated()
     await running.stop("evaluator")
-    with pytest.raises(errors.UnavailableError, match="evaluator"):
-        await running.client.datasets.delete_revision(revision, timeout_s=4)
+    outcomes = await asyncio.gather(
+        running.client.datasets.delete_revision(revision, timeout_s=4),
+        running.client.storage.sweep("curation", timeout_s=4),
+        return_exceptions=True,
+    )
+    assert [type(one) for one in outcomes] == [errors.UnavailableError] * 2
+    assert all("evaluator" in str(one) for one in outcomes)
     assert (await running.client.datasets.get_revision(revision)).name == revision
-    with pytest.raises(errors.UnavailableError, match="evaluator"):
-        await running.client.storage.sweep("curation", timeout_s=4)
 
 
 async def test_another_tenants_name_is_refused_before_it_is_looked_for(running: Installation) -> None:
@@ -197,12 +200,12 @@ async def test_another_tenants_name_is_refused_before_it_is_looked_for(running: 
             await delete("tenants/other/datasets/docs")
 
 
-@pytest.mark.parametrize("name", ["", DOCS, f"{DOCS}/revisions/r1/", "x" * 300, f"{DOCS}/revisions/%"])
-async def test_a_name_of_another_form_is_refused_by_its_field(running: Installation, name: str) -> None:
+async def test_a_name_of_another_form_is_refused_by_its_field(running: Installation) -> None:
     await running.curated()
-    with pytest.raises(errors.InvalidArgumentError) as refused:
-        await running.client.datasets.delete_revision(name, cascade=True)
-    assert refused.value.field_violations[0].field == "name"
+    for name in ("", DOCS, f"{DOCS}/revisions/r1/", f"{DOCS}/revisions/%"):
+        with pytest.raises(errors.InvalidArgumentError) as refused:
+            await running.client.datasets.delete_revision(name, cascade=True)
+        assert refused.value.field_violations[0].field == "name"
     assert (await running.client.datasets.get(DOCS)).name == DOCS
 
 
