@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from luthier import AsyncClient
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from luthierd.inference.adapters.artifacts import Artifacts
 from luthierd.inference.adapters.loaded_adapter import CheckParity
@@ -43,7 +45,10 @@ from luthierd.inference.feedback.capture_policies import CapturePolicies
 from luthierd.inference.feedback.feedback import Feedbacks
 from luthierd.inference.feedback.response_log import ResponseLog
 from luthierd.inference.feedback.store import SqlCaptureStore
-from luthierd.inference.http.front import HttpFront
+from luthierd.inference.http.embeddings import Embedding
+from luthierd.inference.http.front import EXPOSED_HEADERS, HttpFront
+from luthierd.inference.http.generating import Generating
+from luthierd.inference.http.models import Catalogue
 from luthierd.inference.http.server import HttpServer
 from luthierd.inference.replicas.replicas import Replicas
 from luthierd.inference.replicas.store import SqlReplicaStore
@@ -278,17 +283,28 @@ def _make_admission(config: InferenceConfig, quotas: Quotas) -> Admission:
     )
 
 
-def make_front(outside: Outside, parts: Parts) -> HttpFront:
-    """The OpenAI-compatible endpoint."""
+def make_front(outside: Outside, parts: Parts) -> ASGIApp:
+    """The OpenAI-compatible endpoint. Pages of the configured origins may call it, too."""
     config = outside.config
-    return HttpFront(
+    front = HttpFront(
         verifier=outside.verifier,
-        completions=parts.completions,
-        deployments=parts.deployments,
+        catalogue=Catalogue(parts.deployments, parts.host, outside.models),
+        generating=Generating(parts.completions),
+        embedding=Embedding(Scoring(parts.completions.leases)),
         host=parts.host,
         max_body_bytes=config.max_http_body_bytes,
         max_answer_s=config.max_answer_s,
         reader_limit_s=config.reader_limit_s,
+    )
+    origins = [origin.strip() for origin in config.http_allowed_origins.split(",") if origin.strip()]
+    if not origins:
+        return front
+    return CORSMiddleware(
+        front,
+        allow_origins=origins,
+        allow_methods=["GET", "HEAD", "POST"],
+        allow_headers=["*"],
+        expose_headers=EXPOSED_HEADERS,
     )
 
 

@@ -13,6 +13,8 @@ class InferenceConfig(ServerConfig):
 
     http_port: int = 0
     """Port of the OpenAI-compatible endpoint; 0 takes a free one."""
+    http_allowed_origins: str = ""
+    """Origins whose web pages may call the OpenAI-compatible endpoint (CORS), separated by commas; * allows all."""
     max_http_body_bytes: int = 4 * 1024 * 1024
     """Largest body of an HTTP request."""
     max_http_header_bytes: int = 32 * 1024

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,7 +15,7 @@ from luthier.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from luthierd.config import ServerConfig
 from luthierd.inference.config import InferenceConfig
 from luthierd.inference.domain.completion import Sampling
-from luthierd.inference.engine.engine import EngineRequest, OpenAIApplication, TakeSlot
+from luthierd.inference.engine.engine import EngineRequest, OpenAIApplication, OpenAICall
 from luthierd.inference.http.server import HttpServer
 from support.inference_fakes import BASE, TIMEOUT_S, FakeEngine
 from support.inference_parts import Parts, make_parts
@@ -31,18 +30,20 @@ HUGE = "x" * 3_000_000
 def completions(engine: FakeEngine) -> OpenAIApplication:
     """Sends the engine each prompt of a body with all its choices, all at once, as vLLM's application does."""
 
-    async def application(
-        scope: Any, receive: Any, send: Any, *, response_id: str, take_slot: TakeSlot, **_: Any
-    ) -> None:
-        body = json.loads((await receive())["body"])
+    async def application(call: OpenAICall, send: Any) -> None:
+        body = call.body
 
         async def answer(index: int) -> None:
             sampling = Sampling(choice_count=body.get("n", 1))
             request = EngineRequest(
-                request_id=f"{response_id}.{index}", prompt_ids=(1,), sampling=sampling, adapter=None, cache_salt="x"
+                request_id=f"{call.response_id}.{index}",
+                prompt_ids=(1,),
+                sampling=sampling,
+                adapter=None,
+                cache_salt="x",
             )
             async with (
-                take_slot(prompt_token_count=1, max_answer_token_count=8, slot_count=sampling.choice_count),
+                call.take_slot(prompt_token_count=1, max_answer_token_count=8, slot_count=sampling.choice_count),
                 contextlib.aclosing(engine.generate(request)) as deltas,
             ):
                 async for _ in deltas:
@@ -122,7 +123,13 @@ async def test_an_input_of_a_batch_that_cannot_fit_fails_alone_and_is_not_tokeni
         ("/v1/completions", {"prompt": [1] * 65}),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x" * 40}] * 2}),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "text", "text": HUGE}]}]}),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "tools": [{"x": HUGE}]}),
+        (
+            "/v1/chat/completions",
+            {
+                "messages": [{"role": "user", "content": "x"}],
+                "tools": [{"function": {"name": "f", "description": HUGE}}],
+            },
+        ),
     ],
     ids=["text", "texts", "tokens", "messages", "parts", "tools"],
 )

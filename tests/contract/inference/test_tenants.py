@@ -20,7 +20,7 @@ from luthier.inference.v1.tenant_service_pb2_grpc import TenantServiceStub
 from luthierd.config import ServerConfig
 from luthierd.inference.admission.quotas import Quotas
 from luthierd.inference.config import InferenceConfig
-from luthierd.inference.engine.engine import OpenAIApplication, TakeSlot
+from luthierd.inference.engine.engine import OpenAIApplication, OpenAICall
 from luthierd.inference.http.server import HttpServer
 from support.capture_parts import Clock
 from support.inference_fakes import BASE, FakeEngine, revision
@@ -354,8 +354,8 @@ async def test_two_deploys_at_a_time_cannot_both_be_the_last_one() -> None:
 def three_words(engine: FakeEngine) -> OpenAIApplication:
     """The engine's application, as far as quotas see it."""
 
-    async def application(scope: Any, receive: Any, send: Any, *, take_slot: TakeSlot, **_: Any) -> None:
-        async with take_slot(prompt_token_count=1, max_answer_token_count=4, slot_count=1) as slot:
+    async def application(call: OpenAICall, send: Any) -> None:
+        async with call.take_slot(prompt_token_count=1, max_answer_token_count=4, slot_count=1) as slot:
             slot.answer_token_count = 3
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"{}"})

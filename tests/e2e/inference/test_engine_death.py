@@ -77,7 +77,9 @@ class Stream:
             async with client.stream("POST", "/v1/completions", json=body, headers=headers) as response:
                 async for line in response.aiter_lines():
                     self.begun.set()
-                    if "error" in (event := json.loads(line.removeprefix("data: ").replace("[DONE]", "") or "{}")):
+                    if self.ending[0] and line:
+                        self.ending = ("went on after its error", line)
+                    elif "error" in (event := json.loads(line.removeprefix("data: ").replace("[DONE]", "") or "{}")):
                         self.ending = ("error", str(event["error"].get("code")))
 
 
@@ -146,8 +148,8 @@ async def test_a_killed_engine_fails_its_streams_with_unavailable_and_comes_back
 
     over_grpc = [stream.ending for index, stream in enumerate(streams) if index % 3 != 2]
     assert set(over_grpc) == {("UNAVAILABLE", "ENGINE_DIED")}
-    over_http = [stream.ending[0] for index, stream in enumerate(streams) if index % 3 == 2]
-    assert set(over_http) == {"error"}
+    over_http = [stream.ending for index, stream in enumerate(streams) if index % 3 == 2]
+    assert set(over_http) == {("error", "ENGINE_DIED")}
     assert refused is grpc.StatusCode.UNAVAILABLE
     assert down.status_code == 503
     for tenant, (client, name) in ask.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pathlib
 import re
 import time
 import urllib.request
@@ -178,10 +179,29 @@ async def test_a_repeated_prompt_comes_from_the_tenants_cache_and_the_wait_is_pa
         assert 0 < finish.queue_ms < finish.ttft_ms <= finish.latency_ms
 
 
-async def test_an_engine_of_vllm_says_that_it_cannot_embed(client: AsyncClient) -> None:
-    with pytest.raises(client_errors.FailedPreconditionError) as caught:
-        await client.inference.embed(TARGET, ["x"])
-    assert caught.value.reason == "ENGINE_CANNOT_EMBED"
+async def test_an_embedding_is_the_mean_of_the_models_last_states_whatever_else_the_engine_computes(
+    server: InferenceServer, client: AsyncClient
+) -> None:
+    texts = ["a text", "another text that is longer " * 8]
+    others = [asyncio.create_task(client.inference.generate(TARGET, "x", max_tokens=40)) for _ in range(4)]
+    embedded = (await client.inference.embed(BASE, [*texts, texts[0]])).embeddings
+    of_adapter = (await client.inference.embed(TARGET, texts)).embeddings
+    await asyncio.gather(*others)
+    expected = mean_states(server.folder / "made/base", texts)
+    for vector, wanted in zip(embedded, [*expected, expected[0]], strict=True):
+        assert list(vector.values) == pytest.approx(wanted, abs=1e-4)
+    assert list(of_adapter[0].values) != pytest.approx(expected[0], abs=1e-3)
+
+
+def mean_states(folder: pathlib.Path, texts: list[str]) -> list[list[float]]:
+    """What transformers computes."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        states = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(dim=0) for text in texts]
+    return [torch.nn.functional.normalize(state, dim=0).tolist() for state in states]
 
 
 async def test_a_cancelled_stream_frees_its_slot_in_the_engine(server: InferenceServer, client: AsyncClient) -> None:

@@ -49,9 +49,7 @@ class Scoring:
                 prompt_ids = await leased.tokens(prompt)
                 completion_ids = await leased.tokens(completion, is_prompt=False)
                 for field, ids in (("prompt_token_ids", prompt_ids), ("completion_token_ids", completion_ids)):
-                    if unknown := next((token_id for token_id in ids if token_id >= engine.vocabulary_size), None):
-                        problem = f"there is no token {unknown}; the model's vocabulary has {engine.vocabulary_size}"
-                        raise InvalidArgumentError.of_field(field, problem)
+                    _check_known(ids, engine.vocabulary_size, field)
                 token_count = len(prompt_ids) + len(completion_ids)
                 if token_count >= engine.window:
                     raise PromptTooLongError(token_count, engine.window)
@@ -75,15 +73,25 @@ class Scoring:
             tokens=tokens, prompt_token_count=len(prompt_ids), origin=leased.origin, response_id=leased.response_id
         )
 
-    async def embed(self, target: Target, texts: Sequence[str], *, tenant: str, session_id: str = "") -> Embedded:
-        """Embeds texts. EmbedUnsupportedError, PromptTooLongError."""
+    async def embed(
+        self,
+        target: Target,
+        texts: Sequence[str | TokenIds],
+        *,
+        tenant: str,
+        session_id: str = "",
+        field: str = "texts",
+    ) -> Embedded:
+        """Embeds texts. EmbedUnsupportedError, PromptTooLongError, InvalidArgumentError for an unknown token."""
         async with self._leases.leased(target, tenant=tenant, session_id=session_id) as leased:
             engine, vectors = leased.engine, list[tuple[float, ...]]()
             with leased.charged(*texts) as charge:
                 tokens = [await leased.tokens(text) for text in texts]
+                for ids in tokens:
+                    _check_known(ids, engine.vocabulary_size, field)
                 longest, token_count = max(map(len, tokens)), sum(map(len, tokens))
-                if longest > engine.window:
-                    raise PromptTooLongError(longest, engine.window)
+                if longest >= engine.window:
+                    raise PromptTooLongError(longest, engine.window, field=field)
                 charge.estimate(token_count)
                 with self._leases.recording(leased, None) as recording:
                     for ids in tokens:  # one after the other, so that others have their turns between
@@ -93,4 +101,11 @@ class Scoring:
         metrics.observe_tokens(target.kind, prompt=token_count)
         return Embedded(
             vectors=tuple(vectors), prompt_token_count=token_count, origin=leased.origin, response_id=leased.response_id
+        )
+
+
+def _check_known(token_ids: Sequence[int], vocabulary_size: int, field: str) -> None:
+    if (highest := max(token_ids)) >= vocabulary_size:
+        raise InvalidArgumentError.of_field(
+            field, f"there is no token {highest}; the model's vocabulary has {vocabulary_size}"
         )

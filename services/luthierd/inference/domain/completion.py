@@ -206,6 +206,7 @@ class TokenUsage:
 
     prompt_token_count: int = 0
     completion_token_count: int = 0
+    cached_prompt_token_count: int = 0
 
 
 def check_session_id(session_id: str, *, field: str = "session_id") -> str:

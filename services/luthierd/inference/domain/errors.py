@@ -284,14 +284,21 @@ class PromptTooLongError(errors.InvalidArgumentError):
 
     reason = "PROMPT_TOO_LONG"
 
-    def __init__(self, token_count: int, window: int, *, is_at_least: bool = False) -> None:
+    def __init__(self, token_count: int, window: int, *, is_at_least: bool = False, field: str = "prompt") -> None:
         """`is_at_least`: it has that many tokens or more."""
         size = f"at least {token_count}" if is_at_least else str(token_count)
         super().__init__(
             f"the prompt has {size} tokens, and the model's window of {window} needs room for an answer",
             metadata={"token_count": str(token_count), "window": str(window)},
-            violations=[errors.FieldViolation("prompt", f"at most {window - 1} tokens")],
+            violations=[errors.FieldViolation(field, f"at most {window - 1} tokens")],
         )
+
+
+class RequestUnsupportedError(_DescribedError, errors.FailedPreconditionError):
+    """The engine's OpenAI application cannot do what a request asks for."""
+
+    reason = "REQUEST_UNSUPPORTED"
+    message = "the engine does not support this: {detail}"
 
 
 class ReaderTooSlowError(_DescribedError, errors.AbortedError):

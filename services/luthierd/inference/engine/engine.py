@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Send
 
 from luthierd.inference.domain.completion import Sampling, Structure, TokenLogprob, TokenUsage, Turn
 from luthierd.inference.domain.engine import Stage
@@ -68,25 +68,32 @@ class TakeSlot(Protocol):
         """`max_answer_token_count`: of all `slot_count` choices together."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class OpenAICall:
+    """A request of the OpenAI protocol whose model is resolved and whose fields are checked.
+
+    `route`: its path, in OpenAI's form. `model`: the name in the answer. `usage` counts the tokens while it is made.
+    """
+
+    route: str
+    body: Mapping[str, Any]
+    model: str
+    adapter: EngineAdapter | None
+    cache_salt: str
+    response_id: str
+    usage: TokenUsage
+    tenant: str
+    take_slot: TakeSlot
+
+
 class OpenAIApplication(Protocol):
-    """An ASGI application that serves one request whose model is already resolved."""
+    """Answers requests of the OpenAI protocol."""
 
-    async def __call__(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        *,
-        model: str,
-        adapter: EngineAdapter | None,
-        response_id: str,
-        usage: TokenUsage,
-        tenant: str,
-        take_slot: TakeSlot,
-    ) -> None:
-        """Answers with the adapter's weights, or the base model's, and counts tokens in `usage`.
+    async def __call__(self, call: OpenAICall, send: Send) -> None:
+        """Sends the answer of the adapter's weights, or of the base model's, as an ASGI application does.
 
-        `model`: the name in the answer. However the call ends, it stops all computation for the request.
+        A LuthierError stands for every refusal and failure, also within a stream; nothing is sent for it. However the
+        call ends, it stops all computation for the request.
         """
 
 

@@ -7,8 +7,10 @@ from collections.abc import Set
 BACKGROUND = "luthier_background"
 SCORED_FROM = "luthier_scored_from"
 TENANT = "luthier_tenant"
+EMBEDDED_AS = "luthier_embedded_as"
 """Keys of a request's `extra_args`, which vLLM passes to its scheduler and workers unchanged: whether other requests go
-first, the first token of its prompt whose log-probability will be read, and whose request it is.
+first, the first token of its prompt whose log-probability will be read, whose request it is, and the key under which
+the workers keep its prompt's embedding.
 """
 
 STEP_TOKENS = 29

@@ -31,7 +31,14 @@ from luthierd.inference.engine.engine import EngineAdapter, EngineDelta, EngineR
 from luthierd.inference.engine.forked_start import variables, warm_context
 from luthierd.inference.engine.grammars import Grammars
 from luthierd.inference.engine.platform_settings import cpu_dtype, cpu_environment, uses_gpu
-from luthierd.inference.engine.slices import BACKGROUND, SCORED_FROM, TENANT, WORKER_EXTENSION, scheduler_name
+from luthierd.inference.engine.slices import (
+    BACKGROUND,
+    EMBEDDED_AS,
+    SCORED_FROM,
+    TENANT,
+    WORKER_EXTENSION,
+    scheduler_name,
+)
 from luthierd.inference.engine.tokenizing import Tokenizing, window_of
 from luthierd.inference.engine.vllm_cpu_lora.plugin import CHILD_MARK
 from luthierd.inference.engine.vllm_openai import openai_application
@@ -56,7 +63,7 @@ async def start_vllm(folder: pathlib.Path, config: InferenceConfig) -> VllmEngin
         llm, stages = await _in_daemon_thread(lambda: _start(folder, config))
         engine = VllmEngine(llm, config, folder, stages)
         try:
-            await llm.collective_rpc("score_what_is_read")
+            await llm.collective_rpc("read_what_is_asked")
         except BaseException:
             await engine.close()
             raise
@@ -243,8 +250,28 @@ class VllmEngine(Tokenizing):
     async def embed(
         self, texts: Sequence[tuple[int, ...]], adapter: EngineAdapter | None
     ) -> tuple[tuple[float, ...], ...]:
-        """An engine of vLLM either generates or pools."""
-        raise EmbedUnsupportedError(engine=self.version)
+        """One after the other, because they have one slot. The workers keep each text's embedding until it is taken."""
+        return tuple([await self._embed(ids, adapter) for ids in texts])
+
+    async def _embed(self, token_ids: tuple[int, ...], adapter: EngineAdapter | None) -> tuple[float, ...]:
+        from vllm import SamplingParams
+
+        key = uuid.uuid4().hex
+        request = EngineRequest(
+            request_id=key,
+            prompt_ids=token_ids,
+            sampling=Sampling(),
+            adapter=adapter,
+            cache_salt=f"luthier:embed:{key}",  # a cached prefix would have no states
+        )
+        parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, extra_args={EMBEDDED_AS: key})
+        async for _ in self._outputs(request, parameters):
+            pass
+        found = await self.llm.collective_rpc("take_embedding", args=(key,))
+        embedding = next((one for one in found if one), None)
+        if embedding is None:
+            raise EmbedUnsupportedError(engine=self.version)
+        return tuple(embedding)
 
     async def _outputs(self, request: EngineRequest, parameters: Any) -> AsyncGenerator[Any, None]:
         from vllm.exceptions import VLLMClientError

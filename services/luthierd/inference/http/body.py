@@ -1,4 +1,4 @@
-"""The body of an OpenAI request: its checks, its prompt as text, its cost, and its sampling for a copy."""
+"""The body of an OpenAI request: its prompt as text, its cost, and its sampling for a copy."""
 
 from __future__ import annotations
 
@@ -6,23 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from luthierd.errors import InvalidArgumentError
 from luthierd.inference.completions.reading import Cost, estimated_tokens
-from luthierd.inference.domain.completion import MAX_CHOICES, MAX_INPUTS, Sampling, Structure, ToolCall, Turn
+from luthierd.inference.domain.completion import Sampling, Structure, ToolCall, Turn
 from luthierd.inference.domain.errors import PromptTooLongError
-
-REFUSED_FIELDS = {
-    "cache_salt",
-    "chat_template",
-    "data_parallel_rank",
-    "kv_transfer_params",
-    "mm_processor_kwargs",
-    "priority",
-    "prompt_embeds",
-    "request_id",
-    "vllm_xargs",
-}
-"""vLLM's own fields that could affect more than the request itself."""
 
 SHOWN_FIELDS = ("messages", "input", "instructions", "tools", "functions", "documents", "chat_template_kwargs")
 """What the chat template can show the model."""
@@ -68,25 +54,6 @@ class NotCopiedError(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-
-
-def parse_body(content: bytes) -> dict[str, Any]:
-    """The body as an object with a `model` and without refused fields. InvalidArgumentError."""
-    try:
-        body = json.loads(content)
-    except ValueError as error:
-        raise InvalidArgumentError.of_field("body", f"it is not JSON ({error})") from error
-    if not isinstance(body, dict) or not isinstance(body.get("model"), str) or not body["model"]:
-        raise InvalidArgumentError.of_field("model", "name a deployment or a base model; GET /v1/models lists them")
-    if refused := sorted(REFUSED_FIELDS & body.keys()):
-        raise InvalidArgumentError.of_field(refused[0], "this field is not supported; leave it out")
-    prompts = body.get("prompt")
-    if isinstance(prompts, list) and len(prompts) > MAX_INPUTS and not isinstance(prompts[0], int):
-        raise InvalidArgumentError.of_field("prompt", f"at most {MAX_INPUTS} prompts")
-    for field in ("n", "best_of"):
-        if isinstance(body.get(field), int) and body[field] > MAX_CHOICES:
-            raise InvalidArgumentError.of_field(field, f"at most {MAX_CHOICES}")
-    return body
 
 
 def prompt_of(body: Mapping[str, Any]) -> str | tuple[Turn, ...] | None:

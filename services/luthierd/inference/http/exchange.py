@@ -8,10 +8,12 @@ import json
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from starlette.datastructures import MutableHeaders
-from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import Message, Receive
 
 from luthierd import logs
@@ -19,12 +21,10 @@ from luthierd.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
     LuthierError,
-    PermissionDeniedError,
-    ResourceExhaustedError,
     RetryableError,
 )
 from luthierd.inference import metrics
-from luthierd.inference.domain.completion import TokenUsage
+from luthierd.inference.domain.completion import Origin, Target, TokenUsage
 from luthierd.inference.domain.errors import ReaderTooSlowError
 from luthierd.inference.http.outbox import Outbox
 from luthierd.rpc.status import code_of
@@ -40,18 +40,82 @@ HTTP_STATUS = {
     "UNAVAILABLE": (503, "service_unavailable_error"),
     "DEADLINE_EXCEEDED": (504, "timeout_error"),
 }
+STATUS_OF_REASON = {
+    "ROUTE_UNKNOWN": 404,
+    "METHOD_UNKNOWN": 405,
+    "BODY_TOO_LARGE": 413,
+    "ENGINE_CANNOT_EMBED": 501,
+    "ENGINE_SERVES_NO_HTTP": 501,
+    "REQUEST_UNSUPPORTED": 501,
+}
+"""Reasons for which HTTP has a status of its own."""
+CODE_OF_REASON = {
+    "PROMPT_TOO_LONG": "context_length_exceeded",
+    **dict.fromkeys(("DEPLOYMENT_NOT_FOUND", "BASE_MODEL_NOT_FOUND", "ADAPTER_REVISION_NOT_FOUND"), "model_not_found"),
+}
+"""OpenAI's own codes, which clients know."""
 
 
-class RouteUnknownError(PermissionDeniedError):
-    """No such route, or not with this method."""
+class RouteUnknownError(InvalidArgumentError):
+    """No such route."""
 
     reason = "ROUTE_UNKNOWN"
 
 
-class BodyTooLargeError(ResourceExhaustedError):
+class MethodUnknownError(InvalidArgumentError):
+    """The route exists, but not with this method."""
+
+    reason = "METHOD_UNKNOWN"
+
+    def __init__(self, method: str, path: str, allowed: str) -> None:
+        super().__init__(f"{path} takes {allowed}, not {method}", metadata={"path": path, "allow": allowed})
+
+
+class BodyTooLargeError(InvalidArgumentError):
     """The body exceeds the limit."""
 
     reason = "BODY_TOO_LARGE"
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"the body is larger than {max_bytes} bytes", metadata={"limit": str(max_bytes)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """An authorised request with checked fields: whose weights should answer what."""
+
+    route: str
+    body: Mapping[str, Any]
+    target: Target
+    tenant: str
+    session_id: str
+
+    @property
+    def model(self) -> str:
+        """As the caller names it, and the answer."""
+        return str(self.body["model"])
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The body. ClientDisconnect, BodyTooLargeError."""
+    content = bytearray()
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > max_bytes:
+        raise BodyTooLargeError(max_bytes)
+    async for part in request.stream():
+        content += part
+        if len(content) > max_bytes:
+            raise BodyTooLargeError(max_bytes)
+    return bytes(content)
+
+
+def origin_headers(origin: Origin, response_id: str) -> dict[str, str]:
+    """Who answered."""
+    return {
+        "x-luthier-loaded-adapter": origin.loaded_adapter,
+        "x-luthier-deployment-revision": str(origin.deployment_revision),
+        "x-luthier-response-id": response_id,
+    }
 
 
 class Reply:
@@ -63,7 +127,12 @@ class Reply:
         self._first_s: float | None = None
         self.status = 0
         self.is_complete = False
-        self._is_event_stream = False
+        self.byte_count = 0
+        self.has_typed_events = False
+        """/v1/responses has events with types and numbers."""
+        self._event_count, self._is_event_stream = 0, False
+        self.seen: dict[str, str] = {}
+        """What the log says of the request, in addition."""
         self.headers: dict[str, str] = {}
 
     @property
@@ -84,6 +153,8 @@ class Reply:
             message = {**message, "headers": headers.raw}
         else:
             self.is_complete = not message.get("more_body", False)
+            self.byte_count += len(message.get("body", b""))
+            self._event_count += 1
             if self._first_s is None and message.get("body"):
                 self._first_s = self.elapsed_s
         await self.outbox.put(message)
@@ -94,20 +165,28 @@ class Reply:
         if self._first_s is not None and self.is_complete:
             metrics.observe_times(target, ttft_s=self._first_s, latency_s=self.elapsed_s)
 
-    async def send(self, response: JSONResponse) -> None:
-        await self({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
-        await self({"type": "http.response.body", "body": response.body})
+    async def send(self, status: int, content: Any, headers: Mapping[str, str] | None = None) -> None:
+        """A whole response; `content` None has no body."""
+        body = b"" if content is None else json.dumps(content).encode()
+        response = Response(body, status, headers, media_type=None if content is None else "application/json")
+        await self({"type": "http.response.start", "status": status, "headers": response.raw_headers})
+        await self({"type": "http.response.body", "body": body})
 
-    async def fail(self, status: int, error: Mapping[str, object], headers: Mapping[str, str]) -> None:
+    async def fail(self, error: LuthierError) -> None:
         """An error in OpenAI's format; in a stream that has begun, the last event. Other responses are cut off."""
         if self.is_complete:
             return
-        if self.status:
-            last = f"data: {json.dumps({'error': error})}\n\n".encode() if self._is_event_stream else b""
-            await self.outbox.put({"type": "http.response.body", "body": last, "more_body": False})
+        status, described, headers = failure_of(error)
+        if not self.status:
+            self.headers = {}
+            await self.send(status, {"error": described}, headers)
             return
-        self.headers = {}
-        await self.send(JSONResponse({"error": error}, status, headers))
+        event: dict[str, Any] = {"error": described}
+        if self.has_typed_events:
+            event |= {**described, "type": "error", "sequence_number": self._event_count}
+        name = "event: error\n" if self.has_typed_events else ""
+        last = f"{name}data: {json.dumps(event)}\n\n".encode() if self._is_event_stream else b""
+        await self.outbox.put({"type": "http.response.body", "body": last, "more_body": False})
 
 
 class _Client:
@@ -115,27 +194,13 @@ class _Client:
 
     def __init__(self, receive: Receive, reply: Reply, deadline: asyncio.Timeout) -> None:
         self._receive, self._reply, self._deadline = receive, reply, deadline
-        self.is_gone = asyncio.Event()
         self.failure: Exception | None = None
-
-    def replay(self, content: bytes) -> Receive:
-        """`receive` for the engine's application: `content` in place of the body, then the disconnect."""
-        bodies = [content]
-
-        async def replayed() -> Message:
-            if bodies:
-                return {"type": "http.request", "body": bodies.pop(), "more_body": False}
-            await self.is_gone.wait()
-            return {"type": "http.disconnect"}
-
-        return replayed
 
     async def watch_connection(self) -> None:
         """Brings the deadline forward when the client disconnects."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
         if not self._reply.is_complete:  # after a response, an ASGI server sends the same message
-            self.is_gone.set()
             self._fail(ClientDisconnect())
 
     async def watch_reading(self) -> None:
@@ -149,21 +214,18 @@ class _Client:
 
 
 @contextlib.asynccontextmanager
-async def bounded(receive: Receive, reply: Reply, *, limit_s: float) -> AsyncIterator[Callable[[bytes], Receive]]:
+async def bounded(receive: Receive, reply: Reply, *, limit_s: float) -> AsyncIterator[None]:
     """Cancels its block if the client disconnects or does not read, or after `limit_s`: ClientDisconnect,
     ReaderTooSlowError, DeadlineExceededError.
-
-    Yields what makes `receive` for the engine's application from the body that it should see.
     """
     deadline = asyncio.timeout(limit_s)
     client = _Client(receive, reply, deadline)
     async with contextlib.AsyncExitStack() as stack:
-        stack.callback(client.is_gone.set)
         try:
             async with deadline:
                 for watch in (client.watch_connection(), client.watch_reading()):
                     stack.callback(asyncio.create_task(watch).cancel)
-                yield client.replay
+                yield
         except TimeoutError:
             if client.failure is not None:
                 raise client.failure from None
@@ -175,13 +237,14 @@ async def bounded(receive: Receive, reply: Reply, *, limit_s: float) -> AsyncIte
 
 
 def failure_of(error: LuthierError) -> tuple[int, dict[str, object], dict[str, str]]:
-    """Status, OpenAI error object and headers."""
-    if isinstance(error, RouteUnknownError):
-        status, kind = 404, "not_found_error"
-    else:
-        status, kind = HTTP_STATUS.get(code_of(error).name, (500, "internal_error"))
+    """Status, OpenAI error object and headers. `code` is OpenAI's own where it has one, `reason` is always ours."""
+    status, kind = HTTP_STATUS.get(code_of(error).name, (500, "internal_error"))
+    status = STATUS_OF_REASON.get(error.reason, status)
     headers = {"retry-after": str(max(1, math.ceil(error.retry_after_s)))} if isinstance(error, RetryableError) else {}
     if status == 401:
         headers["www-authenticate"] = "Bearer"
+    if isinstance(error, MethodUnknownError):
+        headers["allow"] = error.metadata["allow"]
     param = error.violations[0].field if isinstance(error, InvalidArgumentError) and error.violations else None
-    return status, {"message": str(error), "type": kind, "code": error.reason, "param": param}, headers
+    code = CODE_OF_REASON.get(error.reason, error.reason)
+    return status, {"message": str(error), "type": kind, "code": code, "param": param, "reason": error.reason}, headers

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import Message, Send
@@ -81,7 +83,28 @@ class AnswerTap:
         for choice in document.get("choices", ()):
             if choice.get("index") == 0:
                 text = choice.get("text") or (choice.get(within) or {}).get("content")
-                self._recording.add(text or "")
-                if self._keeps_text:
-                    self._kept.append(text or "")
+                self._add(text or "")
                 self._finish_reason = choice.get("finish_reason") or self._finish_reason
+        if document.get("type") == "response.output_text.delta":
+            self._add(document["delta"])
+        elif document.get("type") == "response.completed":
+            self._end_response(document["response"])
+        elif document.get("object") == "response":
+            self._add("".join(_output_texts(document)))
+            self._end_response(document)
+
+    def _add(self, text: str) -> None:
+        self._recording.add(text)
+        if self._keeps_text:
+            self._kept.append(text)
+
+    def _end_response(self, response: dict[str, Any]) -> None:
+        self._finish_reason = "stop" if response.get("status") == "completed" else "length"
+
+
+def _output_texts(response: dict[str, Any]) -> Iterator[str]:
+    """The texts of a whole answer of /v1/responses."""
+    for item in response.get("output", ()):
+        for part in item.get("content") or ():
+            if part.get("type") == "output_text":
+                yield part["text"]

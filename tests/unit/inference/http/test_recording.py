@@ -54,6 +54,26 @@ async def test_a_stream_in_any_parts_gives_the_first_choice_and_passes_unchanged
     )
 
 
+def as_response(text: str, status: str) -> dict[str, Any]:
+    content = [{"type": "output_text", "text": text}]
+    return {"object": "response", "status": status, "output": [{"type": "message", "content": content}]}
+
+
+async def test_the_answer_of_a_response_is_read_whole_and_out_of_its_events() -> None:
+    events = [
+        {"type": "response.created", "response": {}},
+        {"type": "response.output_text.delta", "delta": "Grüß"},
+        {"type": "response.output_text.delta", "delta": "e"},
+        {"type": "response.completed", "response": as_response("Grüße", "incomplete")},
+    ]
+    stream = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events).encode()
+    streamed, _ = await passed(stream, kind="text/event-stream")
+    whole, _ = await passed(json.dumps(as_response("Grüße", "completed")).encode(), kind="application/json")
+    assert streamed.completion == whole.completion == "Grüße"
+    assert (streamed.outcome and streamed.outcome.finish_reason) == "length"
+    assert (whole.outcome and whole.outcome.finish_reason) == "stop"
+
+
 async def test_a_stream_that_broke_off_is_no_answer() -> None:
     recording, _ = await passed(STREAM[:-250], kind="text/event-stream")
     assert (recording.outcome, recording.is_discarded) == (None, False)
