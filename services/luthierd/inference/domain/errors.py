@@ -294,13 +294,6 @@ class PromptTooLongError(errors.InvalidArgumentError):
         )
 
 
-class RequestUnsupportedError(_DescribedError, errors.FailedPreconditionError):
-    """The engine's OpenAI application cannot do what a request asks for."""
-
-    reason = "REQUEST_UNSUPPORTED"
-    message = "the engine does not support this: {detail}"
-
-
 class ReaderTooSlowError(_DescribedError, errors.AbortedError):
     """The client of a stream does not read the answer."""
 

@@ -6,8 +6,8 @@ import logging
 import re
 from typing import Any
 
-from luthierd.errors import InvalidArgumentError, LuthierError, UnavailableError
-from luthierd.inference.domain.errors import EngineDiedError, PromptTooLongError, RequestUnsupportedError
+from luthierd.errors import FailedPreconditionError, InvalidArgumentError, LuthierError, UnavailableError
+from luthierd.inference.domain.errors import EngineDiedError, PromptTooLongError
 from luthierd.inference.engine.engine import OpenAICall
 
 log = logging.getLogger(__name__)
@@ -17,6 +17,15 @@ PROMPT_FIELDS = {"/v1/chat/completions": "messages", "/v1/responses": "input", "
 _TOO_LONG = re.compile(r"context length|longer than the maximum model length|exceeds the max_model_len")
 _TOKENS = re.compile(r"(\d+) input tokens|length (\d+)|\((\d+)\)")
 _ADDITIONS = re.compile(r" \((?:parameter|value)=.*\)$", re.DOTALL)
+
+
+class RequestUnsupportedError(FailedPreconditionError):
+    """The engine's OpenAI serving cannot do what a request asks for."""
+
+    reason = "REQUEST_UNSUPPORTED"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(f"the engine does not support this: {detail}", metadata={"detail": detail})
 
 
 class Translation:
@@ -44,7 +53,7 @@ class Translation:
         if isinstance(error, (GracefulHTTPError, RetryableRequestError)):
             return UnavailableError(f"the engine cannot take the request now: {error}")
         if isinstance(error, NotImplementedError):
-            return RequestUnsupportedError(detail=str(error) or "the engine cannot do this")
+            return RequestUnsupportedError(str(error) or "the engine cannot do this")
         if isinstance(error, (VLLMClientError, ValueError, TypeError, OverflowError)):
             return self.of_message(str(error), field=getattr(error, "parameter", None))
         if self.is_started or isinstance(error, VLLMServerError):
@@ -57,7 +66,7 @@ class Translation:
         if self._llm.errored:
             return EngineDiedError()
         if status == 501:
-            return RequestUnsupportedError(detail=message)
+            return RequestUnsupportedError(message)
         if status >= 500:
             return RuntimeError(message)
         return self.of_message(message, field=field)

@@ -48,7 +48,7 @@ STATUS_OF_REASON = {
     "ENGINE_SERVES_NO_HTTP": 501,
     "REQUEST_UNSUPPORTED": 501,
 }
-"""Reasons for which HTTP has a status of its own."""
+"""Reasons for which HTTP has a more exact status."""
 CODE_OF_REASON = {
     "PROMPT_TOO_LONG": "context_length_exceeded",
     **dict.fromkeys(("DEPLOYMENT_NOT_FOUND", "BASE_MODEL_NOT_FOUND", "ADAPTER_REVISION_NOT_FOUND"), "model_not_found"),
