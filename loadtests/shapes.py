@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import httpx
 import luthier
-from luthier import errors
 
 FLOOD_FACTOR = 10
 """A flood of single answers has so many times the callers of a tenant's share."""
@@ -36,7 +35,7 @@ class Flooding:
 
 
 class RefusedError(Exception):
-    """Over HTTP: later. `retry_after_s`: when."""
+    """Refused over HTTP. `retry_after_s`: when to ask again; 0: the request is wrong."""
 
     def __init__(self, retry_after_s: float) -> None:
         super().__init__(f"retry after {retry_after_s} s")
@@ -44,7 +43,7 @@ class RefusedError(Exception):
 
 
 Send = Callable[[Flooding, int], Awaitable[int]]
-"""Sends the request of this number. The tokens that it got; errors.LuthierError, RefusedError, httpx.HTTPError."""
+"""Sends the request of this number. The tokens that it got; LuthierError, RefusedError, httpx.HTTPError."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +78,7 @@ async def _long_prompt(flooding: Flooding, number: int) -> int:
 
 
 async def _huge_prompt(flooding: Flooding, number: int) -> int:
-    with contextlib.suppress(errors.InvalidArgumentError):
-        return await _streamed(flooding, number, prompt=HUGE_PROMPT)
-    return 0
+    return await _streamed(flooding, number, prompt=HUGE_PROMPT)
 
 
 async def _batch(flooding: Flooding, number: int) -> int:
@@ -96,11 +93,11 @@ async def _score(flooding: Flooding, number: int) -> int:
 
 
 async def _posted(flooding: Flooding, path: str, body: dict[str, object]) -> int:
-    """One request over HTTP. RefusedError for 429; other refusals count as an answer without tokens."""
+    """One request over HTTP."""
     response = await flooding.http.post(path, json={"model": flooding.target, **body}, timeout=TIMEOUT_S)
-    if response.status_code == 429:
-        raise RefusedError(float(response.headers["retry-after"]))
-    return int(response.json()["usage"]["completion_tokens"]) if response.status_code == 200 else 0
+    if response.status_code != 200:
+        raise RefusedError(float(response.headers.get("retry-after", 0)))
+    return int(response.json()["usage"]["completion_tokens"])
 
 
 async def _many_prompts(flooding: Flooding, number: int) -> int:

@@ -40,6 +40,8 @@ MAX_TOKENS = (32, 13, 27, 8, 22, 17, 30, 11)
 MAX_REQUESTS = 5000
 """Of one phase, refused ones included; a phase ends there or after its seconds."""
 TIMEOUT_S = 120.0
+RETRY_S = 1.0
+"""Pause of a flooding caller whose request was refused for good: it asks again."""
 PROMPT = "Write about request number {} in one line."
 
 
@@ -116,9 +118,9 @@ class Phase:
             seen.asked_count += 1
             try:
                 seen.token_count += await shape.send(flooding, seen.asked_count)
-            except (errors.ResourceExhaustedError, RefusedError) as error:
+            except (errors.ResourceExhaustedError, errors.InvalidArgumentError, RefusedError) as error:
                 seen.refused_count += 1
-                await asyncio.sleep(min(error.retry_after_s or 0.1, max(0.0, self.end_s - time.monotonic())))
+                await asyncio.sleep(min(error.retry_after_s or RETRY_S, max(0.0, self.end_s - time.monotonic())))
             except (errors.LuthierError, httpx.HTTPError) as error:
                 seen.failures.append(str(error))
 

@@ -117,6 +117,7 @@ class Admission:
         self._max_in_flight, self._max_in_flight_per_tenant = max_in_flight, max_in_flight_per_tenant
         self._in_flight: Counter[str] = Counter()
         self._total = 0
+        self._running: dict[Request, Slot] = {}
         self._waiters: dict[Request, asyncio.Future[None]] = {}
         self._retry_after = RetryAfter(clock)
 
@@ -186,10 +187,11 @@ class Admission:
         """See `Ticket.slot`; None: nobody is charged. A cancelled waiter leaves the queue at once."""
         request.weight = self._quotas.limits(request.tenant).weight
         queue_s = await self._wait(request)
-        slot = Slot(queue_s, request.prompt_token_count)
+        slot = self._running[request] = Slot(queue_s, request.prompt_token_count)
         try:
             yield slot
         finally:
+            del self._running[request]
             if charge is not None:
                 charge.used += slot.prompt_token_count + slot.answer_token_count
             self._queue.finish(
@@ -222,6 +224,8 @@ class Admission:
         self._start_next()
 
     def _start_next(self) -> None:
+        for running, slot in self._running.items():
+            self._queue.progress(running, answer_token_count=slot.answer_token_count)
         while (request := self._queue.take()) is not None:
             turn = self._waiters.pop(request)
             if not turn.done():  # a cancelled one frees its slot in `_leave`

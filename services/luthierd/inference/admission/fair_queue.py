@@ -3,8 +3,9 @@
 Between tenants: start-time fair queueing (Goyal, Vin, Cheng; SIGCOMM 1996) for a server that works on several requests
 at a time, SFQ(D) (Jin, Chase, Kaur; SIGMETRICS 2004). The cost of a request is its tokens, with answer tokens counted
 twice (VTC: Sheng et al., OSDI 2024). It is charged at the start with the answer length expected from the tenant's last
-answers, and corrected at the end. For any two tenants that both have waiting requests, their costs divided by weight
-differ by at most (D + 1) times the sum of their largest costs divided by weight, where D is the number of slots.
+answers, corrected when it grows longer, and at the end. For any two tenants that both have waiting requests, their
+costs divided by weight differ by at most (D + 1) times the sum of their largest costs divided by weight, where D is the
+number of slots.
 
 Slots: a full engine can start a new request only when a running one ends. `spare_count` additional slots are reserved
 for tenants below their share of the slots, so a flood that fills every ordinary slot does not delay their start. The
@@ -169,7 +170,7 @@ class FairQueue:
                 if younger is None:
                     continue
                 request = younger
-            if self._has_slot(flow, request, order[0], are_kept=are_kept):
+            if self._has_slot(flow, request, are_kept=are_kept):
                 return request
             are_kept = True  # the first in order gets the next slots; later ones may only use spare ones
         return None
@@ -189,12 +190,11 @@ class FairQueue:
         kept = 0 if self._reserved is None or self._reserved is request else 1
         return len(self._adapter_slots) + kept < self._adapter_slot_count
 
-    def _has_slot(self, flow: _Flow, request: Request, first: _Flow, *, are_kept: bool) -> bool:
+    def _has_slot(self, flow: _Flow, request: Request, *, are_kept: bool) -> bool:
         """Whether there are ordinary slots not kept for another, or, with none left, spare ones.
 
-        Spare slots are for tenants below their share of the slots that are ahead of the first by at most one round of
-        all slots. Bounded by their own share of a round, a tenant using exactly its share would wait after every long
-        answer.
+        Spare slots are for tenants below their share of the slots and of the memory, however much they used before:
+        bounded by that, a tenant using exactly its share would wait now and then, next to long answers.
         """
         if self._has_room(flow, request):
             return not are_kept
@@ -204,9 +204,8 @@ class FairQueue:
         share = flow.weight / weights
         if flow.slot_count + request.slot_count > max(1.0, self.slot_count * share):
             return False
-        if flow.slot_count and flow.held_token_count + flow.tokens(request) > self._tokens(with_spare=False) * share:
-            return False
-        return (flow.tag - first.tag) * flow.weight <= self.slot_count * flow.cost(request)
+        tokens = flow.held_token_count + flow.tokens(request)
+        return flow.slot_count == 0 or tokens <= self._tokens(with_spare=False) * share
 
     def _has_room(self, flow: _Flow, request: Request, *, with_spare: bool = False) -> bool:
         """Whether its slots and its tokens are free. What is larger than the memory runs alone."""
@@ -237,6 +236,19 @@ class FairQueue:
             if slot is None:
                 slot = self._adapter_slots[request.adapter] = _AdapterSlot(request.tenant, request.weight)
             slot.running_count += 1
+
+    def progress(self, request: Request, *, answer_token_count: int) -> None:
+        """Charges a running request for what it used beyond the estimate, and the memory that it holds."""
+        flow = self._flows[request.tenant]
+        cost = request.prompt_token_count + ANSWER_TOKEN_COST * answer_token_count
+        if cost > request.charged:
+            flow.tag += (cost - request.charged) / request.weight
+            request.charged = cost
+        more = request.prompt_token_count + answer_token_count - request.held_token_count
+        if more > 0:
+            request.held_token_count += more
+            flow.held_token_count += more
+            self._taken_tokens += more
 
     def finish(self, request: Request, *, prompt_token_count: int, answer_token_count: int) -> None:
         """Frees the slots of a running request and corrects the charge of its tenant."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,10 @@ PIECE_CHARACTERS = 8192
 """A long prompt is counted in pieces of this size; a tokenizer takes some milliseconds for one."""
 PIECE_SLACK_TOKENS = 8
 """A cut between two pieces adds at most so many tokens to their count."""
+REFUSED_PER_S = 20_000_000
+"""Characters of prompts that are too long, of one tenant; what they cost is to receive them."""
+REFUSAL_PAUSES = 4
+"""How many times as long as it was read a refused prompt holds its tenant's turn."""
 MAX_TEXTS_PER_TOKEN = 8
 """Texts may be empty, and a chat template may leave some out; but it adds some tokens for each message."""
 CHARACTERS_PER_TOKEN = 4
@@ -76,8 +81,18 @@ def estimated_tokens(texts: Sequence[str]) -> int:
 async def check_fits(engine: Engine, texts: Sequence[str]) -> None:
     """PromptTooLongError if the texts of one prompt cannot fit into the window. Call it within a turn.
 
-    Texts that pass can still be too long by a few tokens.
+    Texts that pass can still be too long by a few tokens. A refusal takes time, but no work, so that a tenant that asks
+    again and again takes little from the others.
     """
+    began_s = time.monotonic()
+    try:
+        await _check_fits(engine, texts)
+    except PromptTooLongError:
+        await asyncio.sleep(sum(map(len, texts)) / REFUSED_PER_S + REFUSAL_PAUSES * (time.monotonic() - began_s))
+        raise
+
+
+async def _check_fits(engine: Engine, texts: Sequence[str]) -> None:
     window, character_count = engine.window, sum(map(len, texts))
     if len(texts) > MAX_TEXTS_PER_TOKEN * window or character_count > window * engine.max_characters_per_token:
         raise PromptTooLongError(window + 1, window, is_at_least=True)

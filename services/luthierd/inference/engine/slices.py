@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping
 
 BACKGROUND = "luthier_background"
 SCORED_FROM = "luthier_scored_from"
@@ -43,34 +43,53 @@ def slice_tokens(background_count: int, *, other_count: int, other_tokens: int) 
     return max((STEP_TOKENS + other_tokens) // share // background_count, 1)
 
 
-PROMPT_TOKENS = 2 * STEP_TOKENS
-"""Tokens that a tenant's prompts get in a step next to other tenants. A prompt of 2,000 then takes 35 steps, each at
-most twice as long as one that decodes a full batch, instead of one step that is 33 times as long.
+PROMPT_TOKENS_PER_SEQUENCE = 4 / 3
+"""Prompt tokens in a step, for each sequence that the batch can have, while several tenants have requests. With 32 + 16
+sequences that is 64, twice the ordinary ones: a prompt of 2,000 takes 32 steps, each about as long as with a full batch
+of short prompts and answers, instead of one step that is 20 times as long.
 """
 PROMPT_TOKENS_GPU = 512
-"""On a GPU, whose step costs about the same with some hundred tokens as with one: it waits for the weights."""
+"""At least so many on a GPU, whose step costs about the same with some hundred tokens as with one."""
 ALONE_TOKENS = 256
 """The same for a tenant that is alone. Its prompts take 10 % longer, but whoever comes meanwhile waits .8 s, not 6."""
 SAVED_STEPS = 8
-"""A tenant that asks now and then saves up for so many steps, and its prompt is computed at once."""
+"""A tenant that asks now and then saves its share of so many steps, and its prompt is computed at once."""
 
 
 class PromptShares:
-    """How much of each tenant's prompts goes into the next step."""
+    """How much of each tenant's prompts goes into the next step: equal shares, and what others leave."""
 
-    def __init__(self, tokens_per_step: int = PROMPT_TOKENS, *, alone_tokens: int = ALONE_TOKENS) -> None:
+    def __init__(self, tokens_per_step: int, *, alone_tokens: int = ALONE_TOKENS) -> None:
         self._tokens_per_step, self._alone_tokens = tokens_per_step, alone_tokens
-        self._saved, self._left = dict[str, int](), 0
+        self._saved, self._left, self._used = dict[str, int](), dict[str, int](), dict[str, int]()
 
-    def begin_step(self, tenants: Set[str]) -> None:
-        """`tenants`: all that have requests in the engine."""
-        most, self._left = SAVED_STEPS * self._tokens_per_step, self._alone_tokens
-        self._saved = {tenant: min(most, self._saved.get(tenant, most) + self._tokens_per_step) for tenant in tenants}
+    def begin_step(self, wanted: Mapping[str, int]) -> None:
+        """`wanted`: the prompt tokens of every tenant that has requests in the engine, 0 if it only decodes."""
+        if len(wanted) < 2:
+            self._saved, self._left = {}, dict.fromkeys(wanted, self._alone_tokens)
+        else:
+            share = self._tokens_per_step // len(wanted)
+            most = SAVED_STEPS * share
+            self._saved = {
+                tenant: max(0, min(most, self._saved.get(tenant, most) + share - self._used.get(tenant, 0)))
+                for tenant in wanted
+            }
+            granted = _divided(wanted, self._tokens_per_step)
+            self._left = {tenant: granted[tenant] + self._saved[tenant] for tenant in wanted}
+        self._used = dict.fromkeys(wanted, 0)
 
     def take(self, tenant: str, wanted: int, *, at_least: int) -> int:
         """How many of `wanted` prompt tokens the step computes."""
-        is_alone = len(self._saved) < 2
-        given = max(at_least, min(wanted, self._left if is_alone else self._saved[tenant]))
-        self._left -= given
-        self._saved[tenant] -= 0 if is_alone else given
+        given = max(at_least, min(wanted, self._left[tenant]))
+        self._left[tenant] -= given
+        self._used[tenant] += given
         return given
+
+
+def _divided(wanted: Mapping[str, int], total: int) -> dict[str, int]:
+    """Max-min fair: nobody gets more than wanted, and who wants more than the others gets no more than they could."""
+    granted = {}
+    for index, tenant in enumerate(sorted(wanted, key=lambda name: wanted[name])):
+        granted[tenant] = min(wanted[tenant], total // (len(wanted) - index))
+        total -= granted[tenant]
+    return granted

@@ -19,6 +19,7 @@ from vllm.v1.request import Request, RequestStatus
 from luthierd.inference.engine.slices import (
     BACKGROUND,
     PROMPT_TOKENS_GPU,
+    PROMPT_TOKENS_PER_SEQUENCE,
     TENANT,
     PromptShares,
     slice_tokens,
@@ -36,28 +37,32 @@ class SlicingScheduler(Scheduler):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        on_gpu = not current_platform.is_cpu()
-        self._shares = (
-            PromptShares(PROMPT_TOKENS_GPU, alone_tokens=self.max_num_scheduled_tokens) if on_gpu else PromptShares()
-        )
+        tokens = int(PROMPT_TOKENS_PER_SEQUENCE * self.max_num_running_reqs)
+        if current_platform.is_cpu():
+            self._shares = PromptShares(tokens)
+        else:
+            alone_tokens = self.max_num_scheduled_tokens
+            self._shares = PromptShares(max(tokens, PROMPT_TOKENS_GPU), alone_tokens=alone_tokens)
         self._background_tokens = 0
         self._adapters_in_step: set[int] = set()
         _limit_grammars(self.structured_output_manager)
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         """Divides the next step."""
-        held: Counter[str] = Counter()
-        background_count = 0
+        held, wanted, background_count = Counter[str](), dict[str, int](), 0
         for request in self.requests.values():
-            held[_tenant(request)] += request.num_computed_tokens
+            tenant, count = _tenant(request), _next_tokens(request)
+            held[tenant] += request.num_computed_tokens
             background_count += _is_background(request)
+            if tenant:
+                wanted[tenant] = wanted.get(tenant, 0) + (count if count > 1 else 0)
         if background_count:
             self._background_tokens = slice_tokens(
                 background_count,
                 other_count=len(self.requests) - background_count,
-                other_tokens=self._other_tokens(),
+                other_tokens=sum(_next_tokens(one) for one in self.requests.values() if not _is_background(one)),
             )
-        self._shares.begin_step(held.keys() - {""})
+        self._shares.begin_step(wanted)
         if len(held) > 1:
             self.running.sort(key=lambda request: held[_tenant(request)])
             waiting = sorted(self.waiting, key=lambda request: held[_tenant(request)])
@@ -82,14 +87,6 @@ class SlicingScheduler(Scheduler):
             self._adapters_in_step.add(adapter)
         return given
 
-    def _other_tokens(self) -> int:
-        """Tokens of the other requests in the next step; an overestimate if a prompt is in the prefix cache."""
-        return sum(
-            max(one.num_tokens_with_spec + one.num_output_placeholders - one.num_computed_tokens, 1)
-            for one in self.requests.values()
-            if not _is_background(one)
-        )
-
 
 def _limit_grammars(manager: Any) -> None:
     """Ends a request, as vLLM ends one whose tokens do not fit, when its grammar has held up the steps of all others.
@@ -110,6 +107,11 @@ def _limit_grammars(manager: Any) -> None:
 
 class AsyncSlicingScheduler(SlicingScheduler, AsyncScheduler):
     """The same for vLLM's scheduler that prepares a step while the previous one is computed."""
+
+
+def _next_tokens(request: Request) -> int:
+    """Tokens that a step could compute of it; an overestimate if its prompt is in the prefix cache."""
+    return int(max(request.num_tokens_with_spec + request.num_output_placeholders - request.num_computed_tokens, 1))
 
 
 def _marks(request: Request) -> dict[str, Any]:

@@ -319,3 +319,21 @@ def test_every_choice_is_expected_to_be_as_long_as_the_tenant_s_answers() -> Non
         )
     one, four = take_all(queue)
     assert four.charged == 4 * one.charged
+
+
+def test_a_flood_of_answers_longer_than_expected_pays_while_they_run() -> None:
+    """Charged at their end only, it would be behind its account all the time, and the other tenant would wait."""
+    queue = FairQueue(slot_count=8, spare_count=4, adapter_slot_count=1, patience=0)
+    engine = Engine(queue, slots=12, adapter_slots=1, answer_tokens=lambda one: 5000 if one.tenant == "flood" else 20)
+
+    def push(tenant: str) -> None:
+        engine.push(Request(tenant=tenant, adapter="", prompt_token_count=10, max_answer_token_count=5000))
+
+    for tenant in ["flood"] * 40 + ["a"] * 4:
+        push(tenant)
+    engine.on_end = lambda one: push(one.tenant)
+    for _ in range(4000):
+        for end, _, one in engine.running:
+            queue.progress(one, answer_token_count=engine.answers[one] - (end - engine.step))
+        engine.advance()
+    assert max(engine.waited["a"]) <= 1
