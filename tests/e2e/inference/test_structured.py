@@ -147,6 +147,14 @@ async def test_a_hostile_structure_is_refused_in_time_and_nobody_else_waits(
     assert (await client.inference.generate(BASE, "x", max_tokens=3, choices=["yes"])).text == "yes"
 
 
+async def test_a_grammar_that_becomes_slow_ends_its_request(client: AsyncClient) -> None:
+    beyond_the_check = 'root ::= "b"{260} word{200} "c"\nword ::= word word | "a"'
+    with pytest.raises(InvalidArgumentError, match="became too slow") as caught:
+        await client.inference.generate(BASE, "x", max_tokens=500, grammar=beyond_the_check)
+    assert caught.value.metadata["field"] == "sampling.grammar"
+    assert (await client.inference.generate(BASE, "x", max_tokens=3, choices=["yes"])).text == "yes"
+
+
 async def test_a_hostile_structure_over_http_is_refused_before_vllm_parses_it(http: httpx.AsyncClient) -> None:
     schema = {"type": "string", "pattern": SLOW}
     for fields, field in (

@@ -47,6 +47,8 @@ from luthierd.inference.engine.vllm_requests import first_line, lora_request, sa
 log = logging.getLogger(__name__)
 
 DEATH_POLL_S = 0.25
+SLOW_GRAMMAR = "it became too slow while it was followed (an ambiguous grammar does, with every token); simplify it"
+"""The scheduler ended the request."""
 
 QUIET = {
     "HF_HUB_OFFLINE": "1",
@@ -209,6 +211,8 @@ class VllmEngine(Tokenizing):
             async for output in outputs:
                 scheduled = output.metrics.scheduled_ts if output.metrics else 0.0
                 for completion in output.outputs:
+                    if completion.finish_reason == "error" and request.sampling.structure:
+                        raise InvalidArgumentError.of_field(request.sampling.structure.field, SLOW_GRAMMAR)
                     yield EngineDelta(
                         text=completion.text,
                         token_count=len(completion.token_ids),
