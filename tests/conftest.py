@@ -1,24 +1,40 @@
-"""Fixtures of more than one folder: a database of either kind, a tiny base model."""
+"""Fixtures of more than one folder: a database of either kind, an object store, a tiny base model."""
 
 from __future__ import annotations
 
 import pathlib
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from luthierd.storage.database import Database
 from support import databases
 
+if TYPE_CHECKING:
+    from support.object_store import ObjectStore
+
 
 @pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """The URL of a PostgreSQL that lives as long as the test run."""
-    folder = databases.binaries()
-    if folder is None:
-        pytest.skip("no PostgreSQL on this machine: initdb is neither on the PATH nor below /usr/lib/postgresql")
-    with databases.cluster(folder) as url:
-        yield url
+def postgres() -> Iterator[databases.Cluster]:
+    """A PostgreSQL that lives as long as the test run."""
+    with databases.cluster() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def postgres_url(postgres: databases.Cluster) -> str:
+    """Its URL."""
+    return postgres.url
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    """An S3 server that lives as long as the test run."""
+    from support import object_store as server
+
+    with server.object_store() as made:
+        yield made
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

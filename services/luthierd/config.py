@@ -116,6 +116,8 @@ class ServerConfig:
     """Size at which a log file is rotated; 0: never."""
     log_backup_count: int = 3
     """Rotated files kept of each log."""
+    storage_patience_s: float = 86_400.0
+    """Seconds that a job waits, all in all, for a full disk, a database or a blob store, before it fails."""
     addresses: Mapping[str, str] = field(default_factory=lambda: LOOPBACK)
     """`host:port` of each service; one variable each, such as `LUTHIER_TRAINER_ADDRESS`."""
 

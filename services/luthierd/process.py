@@ -12,9 +12,11 @@ from typing import TypeVar
 
 from luthierd.config import ServerConfig, load_config
 from luthierd.errors import LuthierError
+from luthierd.files import disk_full_error
 from luthierd.logs import configure_logging
 
 C = TypeVar("C", bound=ServerConfig)
+E = TypeVar("E", bound=Exception)
 
 EXIT_REFUSED = 1
 """The process could not start; the last line on stderr says why and what to do."""
@@ -32,6 +34,8 @@ def run(service: str, config_class: type[C], main: Callable[[C], Awaitable[None]
         first = _first(group)
         _refuse(service, first.reason, str(first))
     except* Exception as group:
+        if (full := disk_full_error(_first(group))) is not None:
+            _refuse(service, full.reason, str(full))
         error_id = uuid.uuid4().hex[:12]
         logging.getLogger(__name__).error("the server failed", extra={"error_id": error_id}, exc_info=group)
         _refuse(service, "INTERNAL", f"{service} failed ({error_id}); the lines above have the trace")
@@ -41,7 +45,7 @@ async def _call(main: Callable[[C], Awaitable[None]], config: C) -> None:
     await main(config)
 
 
-def _first(group: BaseExceptionGroup[LuthierError]) -> LuthierError:
+def _first(group: BaseExceptionGroup[E]) -> E:
     """The first error of a group, at any depth."""
     error = group.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error

@@ -18,6 +18,7 @@ from luthier.curation.v1 import dataset_service_pb2 as api
 from luthier.curation.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from luthierd.curation.build import build
 from luthierd.curation.config import CurationConfig
+from support.full_disk import small_disk
 from support.serving import VERIFIER, bearer, details, error_info, running
 
 GOOD = b'{"prompt": "2 + 2?", "completion": "4"}\n'
@@ -142,6 +143,23 @@ async def test_damaged_bytes_are_data_loss_and_change_nothing(stub: DatasetServi
     assert (error.code(), error_info(error).reason) == (grpc.StatusCode.DATA_LOSS, "IMPORT_DIGEST_MISMATCH")
     missing = await refusal(stub.GetDataset(api.GetDatasetRequest(name=SUMS), metadata=bearer(), timeout=5))
     assert (missing.code(), error_info(missing).reason) == (grpc.StatusCode.NOT_FOUND, "DATASET_NOT_FOUND")
+
+
+async def test_an_import_to_a_full_disk_is_named_and_changes_nothing(tmp_path: pathlib.Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        config = CurationConfig(home=disk.folder, worker_count=0)
+        async with running(await build(config, verifier=VERIFIER), config) as channel:
+            stub, large = DatasetServiceStub(channel), b'{"prompt": "x", "completion": "' + b"y" * 50_000 + b'"}\n'
+            before = await import_rows(stub, GOOD)
+            disk.fill()
+            error = await refusal(stub.ImportDataset(requests([large * 20]), metadata=bearer(), timeout=10))
+            assert (error.code(), error_info(error).reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "DISK_FULL")
+            assert str(disk.folder) in error_info(error).metadata["location"]
+            got = await stub.GetDataset(api.GetDatasetRequest(name=SUMS), metadata=bearer(), timeout=5)
+            assert got.dataset == before
+            assert not list(disk.folder.rglob("*.partial"))
+            disk.free()
+            assert (await import_rows(stub, large * 20)).row_count == 20
 
 
 async def test_an_import_starts_with_its_header(stub: DatasetServiceStub) -> None:

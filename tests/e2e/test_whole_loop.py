@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import pathlib
-import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import psutil
 import pytest
-from luthier import AsyncClient, profiles, tokens
+from luthier import AsyncClient
 from luthier.curation.v1 import dataset_pb2
 from luthier.evaluator.v1 import evaluation_pb2, gate_pb2
 from luthier.services import SERVICES
 from luthier.trainer.v1 import training_job_pb2
-from luthierd.supervisor import Installation
-from support.ports import free_ports
+from support.house import House
 from support.tiny_model import write_base_model
 
 pytestmark = pytest.mark.e2e
@@ -72,44 +68,6 @@ def rows() -> Iterator[dict[str, Any]]:
                 {"role": "assistant", "content": answer},
             ]
             yield {"id": f"{topic}-{number}", "group": topic, "messages": turns}
-
-
-class House:
-    """An installation with the means to kill it."""
-
-    def __init__(self, home: pathlib.Path, models: pathlib.Path) -> None:
-        names = [variable for spec in SERVICES.values() for variable in spec.port_by_variable]
-        self.environment = {
-            **dict(zip(names, map(str, free_ports(len(names))), strict=True)),
-            "LUTHIER_HOME": str(home),
-            "LUTHIER_TRAINER_IMPORT_ROOTS": str(models),
-            "LUTHIER_LEASE_S": "5",
-        }
-        self.installation = Installation(home, {**inherited(), **self.environment}, lambda event: None)
-
-    def kill(self) -> int:
-        """SIGKILL to every process of the installation, workers and engine included; how many there were."""
-        services = self.installation.status()["services"].values()
-        roots = [psutil.Process(service["pid"]) for service in services] + self.installation._workers()
-        processes = {child for root in roots for child in [root, *root.children(recursive=True)]}
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
-        psutil.wait_procs(list(processes), timeout=30)
-        return len(processes)
-
-    @contextlib.asynccontextmanager
-    async def client(self) -> AsyncIterator[AsyncClient]:
-        profile = profiles.resolve(tenant="acme", env=self.environment)
-        assert profile.signing_key is not None
-        async with AsyncClient(profile.endpoints, tokens.local_source(profile.signing_key, tenant="acme")) as client:
-            yield client
-
-
-def inherited() -> dict[str, str]:
-    import os
-
-    return {name: value for name, value in os.environ.items() if not name.startswith("LUTHIER_")}
 
 
 @pytest.fixture

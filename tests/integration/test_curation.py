@@ -18,7 +18,7 @@ import pytest
 from luthier.client import AsyncClient
 from luthier.curation.v1 import dataset_pb2 as pb
 from luthier.endpoints import Endpoints
-from luthier.errors import JobCancelledError, JobFailedError
+from luthier.errors import DataLossError, JobCancelledError, JobFailedError
 from luthierd.config import ServerConfig
 from luthierd.curation.build import build
 from luthierd.curation.config import CurationConfig
@@ -129,6 +129,13 @@ async def test_rows_go_in_and_come_out_curated_split_and_explained(house: House)
     assert sheet["pii"]["found"]["EMAIL_ADDRESS"]["row_count"] == 16
     assert "near_duplicate" in sheet["page_markdown"]
     assert "person5" not in json.dumps(sheet)
+
+    train = next(file.sha256 for file in revision.splits if file.split == pb.SPLIT_TRAIN)
+    path = house.config.home / "blobs" / train[:2] / train
+    path.write_bytes(path.read_bytes().replace(b"Parcel", b"Barrel", 1))
+    with pytest.raises(DataLossError, match=f"the train split of {revision.name}") as caught:
+        _ = [piece async for piece in datasets.read_split(revision.name, pb.SPLIT_TRAIN)]
+    assert caught.value.reason == "BLOB_CORRUPT"
 
 
 async def test_a_killed_worker_is_replaced_and_the_revision_is_the_same(house: House) -> None:

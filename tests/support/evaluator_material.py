@@ -33,6 +33,7 @@ from luthierd.evaluator.run.evaluation import EvaluationRun, Models
 from luthierd.evaluator.scorers.registry import metrics_of
 from luthierd.evaluator.scorers.scorer import SCORERS, Scorer, ScoringMaterial
 from luthierd.paging import Page, PageRequest
+from luthierd.storage.blob_errors import BlobNotFoundError
 from luthierd.storage.blobs import Blob, BlobStore
 
 
@@ -145,6 +146,8 @@ class MemoryBlobs:
         return Blob(digest, len(data))
 
     def read_bytes(self, sha256: str) -> bytes:
+        if sha256 not in self.kept:
+            raise BlobNotFoundError(sha256)
         return self.kept[sha256]
 
     def read_range(self, sha256: str, offset_bytes: int, limit_bytes: int) -> bytes:
@@ -164,7 +167,7 @@ class MemoryCatalogue:
         return self.kept.get((tenant, train_sha256, embedder_sha256))
 
     async def add(self, tenant: str, train_sha256: str, embedder_sha256: str, *, blob_sha256: str) -> None:
-        self.kept.setdefault((tenant, train_sha256, embedder_sha256), blob_sha256)
+        self.kept[tenant, train_sha256, embedder_sha256] = blob_sha256
 
 
 class FakePeers:

@@ -23,7 +23,7 @@ from luthierd.inference.domain.errors import (
 )
 from luthierd.inference.domain.parity import ParityCertificate
 from luthierd.inference.engine.engine import Engine, EngineAdapter, EngineDelta, EngineRequest, OpenAIApplication
-from luthierd.storage.blobs import BlobNotFoundError
+from luthierd.storage.blob_errors import BlobNotFoundError
 from luthierd.storage.replays import Replay
 
 TIMEOUT_S = 10.0

@@ -25,6 +25,7 @@ from luthierd.curation.domain import (
 )
 from luthierd.curation.stages.stage import Stage
 from luthierd.errors import FailedPreconditionError
+from luthierd.storage.blob_errors import about
 from luthierd.storage.blobs import Blob, BlobStore
 
 Progress = Callable[[str, int, int], None]
@@ -75,7 +76,9 @@ def curate_source(
     progress: Progress,
 ) -> RevisionContent:
     """Makes the content of a revision. `recipe` and `versions` are for the datasheet."""
-    with blobs.local_path(source_sha256).open("rb") as source:
+    with about(f"the source of {revision}"):
+        path = blobs.local_path(source_sha256)
+    with path.open("rb") as source:
         rows = [row_from_json(line) for line in source]
     curated = curate(rows, stages, progress=progress)
     files = [_put_split(blobs, split, curated.rows_of(split)) for split in Split]

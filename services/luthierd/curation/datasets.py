@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
 import hashlib
 import pathlib
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import BinaryIO, cast
 
 from luthierd.curation.domain import Dataset, row_to_json
@@ -16,9 +14,10 @@ from luthierd.curation.sources.parquet import is_parquet, parquet_lines
 from luthierd.curation.sources.rows import ImportLimits, parse_rows, read_lines
 from luthierd.curation.store import SqlDatasetStore
 from luthierd.errors import DataLossError, InvalidArgumentError, NotFoundError
+from luthierd.files import disk_full_named
 from luthierd.names import DATASET, TENANT, parse_id
 from luthierd.paging import Page, PageRequest
-from luthierd.storage.blobs import Blob, BlobStore, DiskFullError
+from luthierd.storage.blobs import Blob, BlobStore
 
 MEMORY_BYTES = 4 * 1024 * 1024
 """Imports up to this size do not touch the disk before they are known to be good."""
@@ -87,7 +86,7 @@ class Datasets:
         """
         (tenant,) = TENANT.parse(parent, field="header.parent")
         name = DATASET.format(tenant, parse_id(dataset_id, field="header.dataset_id"))
-        with _disk_full_named(self._spool_folder):
+        with disk_full_named(self._spool_folder):
             self._spool_folder.mkdir(parents=True, exist_ok=True)
             with tempfile.SpooledTemporaryFile(MEMORY_BYTES, dir=str(self._spool_folder)) as spooled:
                 upload = cast(BinaryIO, spooled)
@@ -130,15 +129,3 @@ class Datasets:
                 count += 1
             canonical.flush()
             return self._blobs.put_file(pathlib.Path(canonical.name)), count
-
-
-@contextlib.contextmanager
-def _disk_full_named(folder: pathlib.Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            raise
-        raise DiskFullError(
-            f"no room for the import below {folder}; free some space and try again", metadata={"folder": str(folder)}
-        ) from error

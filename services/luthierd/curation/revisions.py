@@ -16,6 +16,7 @@ from luthierd.errors import FailedPreconditionError, NotFoundError
 from luthierd.jobs.queue import Job, JobNotFoundError, JobQueue, JobState
 from luthierd.names import DATASET, DATASET_REVISION, TENANT
 from luthierd.paging import Page, PageRequest
+from luthierd.storage.blob_errors import about
 from luthierd.storage.blobs import BlobStore, Piece, read_piece
 
 EVERY_DATASET = "-"
@@ -112,9 +113,10 @@ class Revisions:
         sha256 = revision.content.datasheet_sha256
         if part is not None:
             sha256 = next(file.sha256 for file in revision.content.splits if file.split is part)
-        return await asyncio.to_thread(
-            read_piece, self._blobs, sha256, offset_bytes=offset_bytes, limit_bytes=limit_bytes
-        )
+        with about(f"the {part.value} split of {name}" if part else f"the datasheet of {name}"):
+            return await asyncio.to_thread(
+                read_piece, self._blobs, sha256, offset_bytes=offset_bytes, limit_bytes=limit_bytes
+            )
 
 
 def _revision(job: Job) -> Revision:

@@ -17,6 +17,7 @@ import psutil
 from sqlalchemy.exc import SQLAlchemyError
 
 from luthierd.config import ServerConfig
+from luthierd.errors import RetryableError
 from luthierd.jobs.queue import JobQueue
 from luthierd.jobs.worker import LEASE_LOST_EXIT_CODE
 
@@ -27,6 +28,8 @@ CHILD_POLL_INTERVAL_S = 0.1
 CANCEL_PATIENCE_S = 2.5
 """What a worker gets to stop by itself. It hears of a cancel with its next heartbeat, and a cancel is promised to take
 at most five seconds. One that is inside a slow native call hears nothing, and may hold the interpreter's lock."""
+OUTAGE_PAUSE_S = 5.0
+"""Before a job is started again whose worker met a database that is away: its start costs seconds of a core."""
 
 
 class _Child(NamedTuple):
@@ -61,6 +64,12 @@ class Launcher:
         self._children: dict[str, _Child] = {}
         self._cancel_seen: dict[str, float] = {}
         self._wake = asyncio.Event()
+        self._judges_leases_at_s = 0.0
+
+    @property
+    def _judges_leases(self) -> bool:
+        """Not within a lease time after the database was away: no worker could renew its lease meanwhile."""
+        return time.monotonic() >= self._judges_leases_at_s
 
     @classmethod
     def of(
@@ -88,8 +97,9 @@ class Launcher:
                     await self._kill_hung()
                     await self._end_cancelled()
                     await self._launch(group)
-                except (SQLAlchemyError, OSError):
+                except (RetryableError, SQLAlchemyError, OSError):
                     log.warning("the queue cannot be read; retrying", exc_info=True)
+                    self._judges_leases_at_s = time.monotonic() + self._queue.lease_s
                 try:
                     await asyncio.wait_for(self._wake.wait(), POLL_INTERVAL_S)
                 except TimeoutError:
@@ -98,6 +108,8 @@ class Launcher:
 
     async def _kill_hung(self) -> None:
         """Kills our workers that are alive but have lost their lease: they would block the next worker."""
+        if not self._judges_leases:
+            return
         for name, child in tuple(self._children.items()):
             if await self._queue.has_lost(name, child.token_before + 1):
                 log.warning("killing a worker that lost its lease", extra={"job": name, "pid": child.process.pid})
@@ -124,7 +136,8 @@ class Launcher:
         free_count = self._worker_count - len(started) - await self._queue.leased_count(besides=started)
         if free_count <= 0:
             return
-        for name in await self._queue.claimable(free_count, starting=started):
+        names = await self._queue.claimable(free_count, starting=started, with_expired=self._judges_leases)
+        for name in names:
             self._supervisors[name] = group.create_task(self._supervise(name))
 
     async def _supervise(self, name: str) -> None:
@@ -143,9 +156,9 @@ class Launcher:
                 await self._queue.worker_died(name, token_before=token_before)
                 # A worker that cannot even start must not be restarted in a tight loop.
                 await asyncio.sleep(POLL_INTERVAL_S)
-        except (SQLAlchemyError, OSError):  # the lease expires by itself
+        except (RetryableError, SQLAlchemyError, OSError):  # the lease expires by itself
             log.warning("lost track of a worker", exc_info=True, extra={"job": name})
-            await asyncio.sleep(POLL_INTERVAL_S)
+            await asyncio.sleep(OUTAGE_PAUSE_S)
         finally:
             del self._supervisors[name]
             self._wake.set()

@@ -146,15 +146,16 @@ class JobQueue:
             rows = await tx.execute(query.order_by(_events.c.event_id).limit(limit))
             return [JobEvent(row.event_id, row.create_time, row.kind, row.data) for row in rows]
 
-    async def claimable(self, limit: int, *, starting: Sequence[str] = ()) -> Sequence[str]:
-        """Names of jobs that wait for a worker: queued, or with an expired lease; in the order of `in_turn`.
+    async def claimable(self, limit: int, *, starting: Sequence[str] = (), with_expired: bool = True) -> Sequence[str]:
+        """Names of jobs that wait for a worker: queued, or `with_expired` leases; in the order of `in_turn`.
 
         `starting` are the jobs whose worker was started but has not claimed them: they count as running.
         """
         is_starting = _jobs.c.name.in_(starting)
         ran_out = sa.and_(_jobs.c.state.in_(_STARTED), _jobs.c.lease_expire_time <= self._now())
-        waits = sa.and_(sa.or_(_jobs.c.state == JobState.QUEUED, ran_out), sa.not_(is_starting))
-        runs = sa.or_(self._is_leased, sa.and_(_jobs.c.state == JobState.QUEUED, is_starting))
+        is_queued = _jobs.c.state == JobState.QUEUED
+        waits = sa.and_(sa.or_(is_queued, ran_out) if with_expired else is_queued, sa.not_(is_starting))
+        runs = sa.or_(self._is_leased, sa.and_(is_queued, is_starting))
         query = in_turn(_jobs, waits=waits, runs=runs, max_running=self._limits.running)
         async with self._database.read() as tx:
             return list((await tx.execute(query.limit(limit))).scalars())

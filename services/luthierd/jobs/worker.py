@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -15,22 +16,31 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from luthierd.config import ServerConfig
-from luthierd.errors import InternalError, LuthierError
+from luthierd.errors import InternalError, LuthierError, RetryableError
+from luthierd.files import DiskFullError, disk_full_error
 from luthierd.jobs.queue import Job, JobQueue, JobState, Lease, LeaseLostError
 from luthierd.process import run
+from luthierd.storage.blob_errors import BlobStoreUnavailableError
 from luthierd.storage.database import Database
+from luthierd.storage.database_faults import DatabaseUnavailableError
 
 C = TypeVar("C", bound=ServerConfig)
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 FLUSH_INTERVAL_S = 0.2
 HEARTBEAT_INTERVAL_S = 1.0
 """A cancel is heard with a heartbeat, and should leave the work some of `launcher.CANCEL_PATIENCE_S` to stop."""
+MIN_PAUSE_S, MAX_PAUSE_S = 1.0, 60.0
+"""Between two attempts at work that met a full disk or a store that is away: doubled each time."""
+STORAGE_PATIENCE_S = ServerConfig.storage_patience_s
+STORAGE_FAULTS = frozenset({DatabaseUnavailableError.reason, BlobStoreUnavailableError.reason, DiskFullError.reason})
+"""Reasons of errors after which work is run again. Other services pass theirs on."""
 LEASE_LOST_EXIT_CODE = 75
 TERMINATED_EXIT_CODE = 143
 """128 + SIGTERM, as in shells."""
@@ -125,22 +135,35 @@ def run_worker(
         prepare()
         database = Database.of(config, service)
         queue = JobQueue.of(config, database)
-        await run_job(queue, sys.argv[1], lambda context: work(context, config, database))
+        await run_job(
+            queue,
+            sys.argv[1],
+            lambda context: work(context, config, database),
+            storage_patience_s=config.storage_patience_s,
+        )
         await database.close()
 
     run(service, config_class, main)
 
 
-async def run_job(queue: JobQueue, name: str, work: Callable[[JobContext], Awaitable[Outcome]]) -> None:
+async def run_job(
+    queue: JobQueue,
+    name: str,
+    work: Callable[[JobContext], Awaitable[Outcome]],
+    *,
+    storage_patience_s: float = STORAGE_PATIENCE_S,
+) -> None:
     """Claims and runs the job; returns immediately if another worker has it.
 
-    An error of the work becomes the job's error. A lost lease ends the process without another write, because another
-    worker has the job. SIGTERM also ends the process, and returns the job to the queue.
+    An error of the work becomes the job's error, except that work which met one of STORAGE_FAULTS is run again, from
+    its last checkpoint, until it has waited for `storage_patience_s` in all; that costs no attempt. A lost lease ends
+    the process without another write, because another worker has the job. SIGTERM also ends the process, and returns
+    the job to the queue.
     """
     lease = await queue.claim(name)
     if lease is None:
         return
-    frame = _Frame(queue, lease)
+    frame = _Frame(queue, lease, storage_patience_s=storage_patience_s)
     beat = asyncio.create_task(frame.keep())
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, frame.hand_back)
@@ -156,8 +179,9 @@ async def run_job(queue: JobQueue, name: str, work: Callable[[JobContext], Await
 class _Frame:
     """Heartbeats, events and the end of one lease. Writes are serialized, so that events keep their order."""
 
-    def __init__(self, queue: JobQueue, lease: Lease) -> None:
+    def __init__(self, queue: JobQueue, lease: Lease, *, storage_patience_s: float) -> None:
         self._queue = queue
+        self._storage_patience_s = storage_patience_s
         self._lease = lease
         self._context = JobContext(lease.job)
         self._writing = asyncio.Lock()
@@ -180,22 +204,50 @@ class _Frame:
                     await self._flush()
             except LeaseLostError:
                 _leave(self._lease.job.name)
-            except (SQLAlchemyError, OSError):  # the database may be back before the lease expires
+            except (RetryableError, SQLAlchemyError, OSError):  # the database may be back before the lease expires
                 log.warning("the job's state cannot be written; retrying", exc_info=True)
                 next_beat, pause_s = loop.time(), interval_s
             await asyncio.sleep(pause_s)
 
     async def finish(self, work: Callable[[JobContext], Awaitable[Outcome]]) -> None:
-        """Runs the work and writes how it ended. LeaseLostError, and SQLAlchemy's errors if the database is down."""
+        """Runs the work and writes how it ended. LeaseLostError; DatabaseUnavailableError if no end can be written."""
         try:
-            outcome = await work(self._context)
-            await self._end(JobState.SUCCEEDED, result=outcome.result, commit=outcome.commit)
+            outcome = await self._patiently(lambda: work(self._context), heeds_cancel=True)
+            succeed = functools.partial(self._end, JobState.SUCCEEDED, result=outcome.result, commit=outcome.commit)
+            await self._patiently(succeed)
         except JobCancelled:
-            await self._end(JobState.CANCELLED)
-        except (LeaseLostError, OperationalError, InterfaceError):
+            await self._patiently(functools.partial(self._end, JobState.CANCELLED))
+        except LeaseLostError:
             raise
         except Exception as error:
-            await self._end(JobState.FAILED, error=describe_failure(error, self._lease.job.name))
+            failure = describe_failure(error, self._lease.job.name)
+            await self._patiently(functools.partial(self._end, JobState.FAILED, error=failure))
+
+    async def _patiently(self, step: Callable[[], Awaitable[T]], *, heeds_cancel: bool = False) -> T:
+        """The step's result. While storage is away or full the step is run again, after pauses that grow."""
+        pause_s = MIN_PAUSE_S
+        while True:
+            try:
+                return await step()
+            except Exception as error:
+                fault = storage_fault(error)
+                if fault is None or self._storage_patience_s <= 0:
+                    raise
+                log.warning("waiting for storage", extra={"job": self._lease.job.name, "reason": fault.reason})
+                if pause_s == MIN_PAUSE_S:
+                    self._context.emit("message", {"message": f"waiting, then continuing by itself: {fault}"})
+                del fault  # its trace holds the work's model
+            await self._pause(pause_s, heeds_cancel=heeds_cancel)
+            self._storage_patience_s -= pause_s
+            pause_s = min(pause_s * 2, MAX_PAUSE_S)
+
+    async def _pause(self, pause_s: float, *, heeds_cancel: bool) -> None:
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + pause_s
+        while loop.time() < end_s:
+            if heeds_cancel:
+                self._context.raise_if_cancelled()
+            await asyncio.sleep(FLUSH_INTERVAL_S)
 
     def hand_back(self) -> None:
         """Ends the process after releasing the lease."""
@@ -232,16 +284,26 @@ class _Frame:
         if events := self._context.take_events():
             try:
                 await self._queue.emit(self._lease, events)
-            except (SQLAlchemyError, OSError):
+            except (RetryableError, SQLAlchemyError, OSError):
                 self._context.give_back_events(events)
                 raise
             self._context.mark_written(len(events))
 
 
+def storage_fault(error: BaseException) -> LuthierError | None:
+    """The storage fault that `error` is, or holds as a group of errors."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((fault for one in error.exceptions if (fault := storage_fault(one))), None)
+    if isinstance(error, LuthierError):
+        return error if error.reason in STORAGE_FAULTS else None
+    return disk_full_error(error)
+
+
 def describe_failure(error: Exception, job: str) -> dict[str, Any]:
     """The job's `error`; an unknown exception becomes INTERNAL with an id under which the log has the trace."""
-    if isinstance(error, LuthierError):
-        return error.as_failure()
+    known = error if isinstance(error, LuthierError) else storage_fault(error)
+    if known is not None:
+        return known.as_failure()
     error_id = uuid.uuid4().hex[:12]
     log.error("the work failed", exc_info=error, extra={"job": job, "error_id": error_id})
     message = f"internal error {error_id} ({type(error).__name__}); the worker's log has the details under this id"

@@ -22,6 +22,7 @@ import grpc
 
 from luthierd import logs
 from luthierd.errors import DeadlineExceededError, InternalError, LuthierError, NotFoundError, ResourceExhaustedError
+from luthierd.files import disk_full_error
 from luthierd.rpc import metrics
 from luthierd.rpc.auth import TokenVerifier, current_principal, set_principal
 from luthierd.rpc.contract import Context, Method
@@ -122,7 +123,10 @@ def translating_errors(domain: str) -> Middleware:
         except grpc.aio.AbortError:
             call.code = _status_code(call.context)
             raise
-        except Exception:
+        except Exception as error:
+            if (full := disk_full_error(error)) is not None:
+                call.code = code_of(full)
+                await abort_with(call.context, full, domain)
             error_id = uuid.uuid4().hex[:12]
             call.code = grpc.StatusCode.INTERNAL
             log.exception("internal error", extra={"method": call.method.name, "error_id": error_id})

@@ -1,15 +1,17 @@
 """The blob store: bytes by their sha256, in a local folder or any store that fsspec supports.
 
 A blob is written under a temporary name, synced, then renamed: it exists completely or not at all, and never changes.
+Disks do change bytes, so every read checks them against the digest before they are used, and storing the same bytes
+again repairs a damaged blob.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import errno
 import fcntl
 import hashlib
+import logging
 import math
 import os
 import pathlib
@@ -17,15 +19,19 @@ import re
 import tempfile
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 
-from luthierd.config import ServerConfig
-from luthierd.errors import DataLossError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
-from luthierd.files import write_atomically
+from luthierd.config import ConfigError, ServerConfig
+from luthierd.errors import InvalidArgumentError, LuthierError
+from luthierd.files import disk_full_named, write_atomically
+from luthierd.storage.blob_errors import BlobCorruptError, BlobNotFoundError, BlobStoreUnavailableError
+
+log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1024 * 1024
 MAX_PIECE_BYTES = 1024 * 1024
@@ -33,30 +39,9 @@ MAX_PIECE_BYTES = 1024 * 1024
 RENEWAL_S = 600.0
 """Objects of a remote store that are older than this are written again when they are stored again. Shorter than any
 sensible grace period of a sweep."""
+MAX_VERIFIED = 4096
+"""Blobs that a process remembers as verified, for downloads in pieces."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-class BlobNotFoundError(NotFoundError):
-    """The store has no such blob."""
-
-    reason = "BLOB_NOT_FOUND"
-
-    def __init__(self, sha256: str) -> None:
-        super().__init__(
-            f"the blob {sha256} is not in the store; restore it, or create its owner again", metadata={"sha256": sha256}
-        )
-
-
-class BlobCorruptError(DataLossError):
-    """The content of a blob does not match its digest."""
-
-    reason = "BLOB_CORRUPT"
-
-
-class DiskFullError(ResourceExhaustedError):
-    """No disk space for the blob."""
-
-    reason = "DISK_FULL"
 
 
 @dataclass(frozen=True)
@@ -86,14 +71,27 @@ class Piece:
 
 
 class BlobStore:
-    """Content-addressed blobs below `url`. Methods block: call them from a worker, or through `asyncio.to_thread`."""
+    """Content-addressed blobs below `url`. Methods block: call them from a worker, or through `asyncio.to_thread`.
+
+    All raise BlobStoreUnavailableError, and DiskFullError where they write, also to the cache of a remote store.
+    """
 
     def __init__(self, url: str, *, cache: pathlib.Path | None = None) -> None:
-        self._files, self._root = fsspec.core.url_to_fs(url)
-        self._is_local = "file" in (
-            self._files.protocol if isinstance(self._files.protocol, tuple) else (self._files.protocol,)
-        )
+        """ConfigError for a URL that nothing installed here can open."""
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        except (ImportError, ValueError, OSError) as error:
+            scheme = url.partition(":")[0]
+            raise ConfigError(
+                f"LUTHIER_BLOBS_URL: {scheme}:// cannot be opened ({error}); `pip install 'luthier[s3]'` adds s3://, "
+                "other file systems of fsspec are installed by name",
+                metadata={"variable": "LUTHIER_BLOBS_URL", "scheme": scheme},
+            ) from error
+        protocols = self._files.protocol if isinstance(self._files.protocol, tuple) else (self._files.protocol,)
+        self._is_local = "file" in protocols
+        self._shown = self._root if self._is_local else f"{protocols[0]}://{self._root}"
         self._cache = cache or pathlib.Path(tempfile.gettempdir()) / "luthier-blobs"
+        self._verified: OrderedDict[str, str] = OrderedDict()  # what fsspec says of a file when it was verified
 
     @classmethod
     def of(cls, config: ServerConfig) -> BlobStore:
@@ -101,9 +99,9 @@ class BlobStore:
         return cls(config.blobs, cache=config.home / "cache/blobs")
 
     def put_bytes(self, data: bytes) -> Blob:
-        """Stores `data`; storing the same again only makes the blob young. DiskFullError."""
+        """Stores `data`; storing the same again only makes the blob young, or repairs it. DiskFullError."""
         blob = Blob(hashlib.sha256(data).hexdigest(), len(data))
-        if not self.renew(blob.sha256):
+        if not (self.renew(blob.sha256) and self._is_intact(blob.sha256)):
             self._write(blob.sha256, iter([data]))
         return blob
 
@@ -114,62 +112,100 @@ class BlobStore:
             digest.update(chunk)
             size += len(chunk)
         blob = Blob(digest.hexdigest(), size)
-        if not self.renew(blob.sha256):
+        if not (self.renew(blob.sha256) and self._is_intact(blob.sha256)):
             self._write(blob.sha256, _verified(_chunks(path), blob.sha256))
         return blob
 
     def has(self, sha256: str) -> bool:
         """Whether the blob is in the store."""
-        return bool(self._files.exists(self._location(sha256)))
+        with self._faults_named(sha256):
+            return bool(self._files.exists(self._location(sha256)))
 
     def read_bytes(self, sha256: str) -> bytes:
         """The whole blob, verified. BlobNotFoundError, BlobCorruptError."""
-        try:
-            data = bytes(self._files.cat_file(self._location(sha256)))
-        except FileNotFoundError:
-            raise BlobNotFoundError(sha256) from None
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise BlobCorruptError(
-                f"the content of blob {sha256} does not match its digest", metadata={"sha256": sha256}
-            )
+        location = self._location(sha256)
+        for is_last in (self._is_local, True):  # bytes from another machine may be damaged on their way: once more
+            with self._faults_named(sha256):
+                data = bytes(self._files.cat_file(location))
+            actual = hashlib.sha256(data).hexdigest()
+            if actual == sha256:
+                break
+            if is_last:
+                raise BlobCorruptError.of(sha256, location=location, actual_sha256=actual)
         return data
 
     def read_range(self, sha256: str, offset_bytes: int, limit_bytes: int) -> bytes:
-        """A chunk of the blob, unverified; empty past the end. BlobNotFoundError."""
-        try:
-            with self._files.open(self._location(sha256), "rb") as file:
-                file.seek(offset_bytes)
-                return bytes(file.read(limit_bytes))
-        except FileNotFoundError:
-            raise BlobNotFoundError(sha256) from None
+        """A chunk of the blob; empty past the end. BlobNotFoundError, BlobCorruptError.
+
+        The whole blob is verified by the first read in this process, and again when its file or object was changed.
+        """
+        self._verify(sha256)
+        with self._faults_named(sha256), self._files.open(self._location(sha256), "rb") as file:
+            file.seek(offset_bytes)
+            return bytes(file.read(limit_bytes))
 
     def size_bytes(self, sha256: str) -> int:
         """The blob's size. BlobNotFoundError."""
-        try:
+        with self._faults_named(sha256):
             return int(self._files.size(self._location(sha256)))
-        except FileNotFoundError:
-            raise BlobNotFoundError(sha256) from None
 
     def local_path(self, sha256: str) -> pathlib.Path:
-        """A local, read-only file with the blob; fetched and verified if the store is remote."""
+        """A local, read-only file with the blob, verified; fetched if the store is remote.
+
+        BlobNotFoundError, BlobCorruptError.
+        """
+        location = self._location(sha256)
         if self._is_local:
-            path = pathlib.Path(self._location(sha256))
-            if not path.exists():
-                raise BlobNotFoundError(sha256)
+            path = pathlib.Path(location)
+            with self._faults_named(sha256):
+                verify_file(path, sha256)
             return path
-        path, location = self._cached(sha256), self._location(sha256)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f"{sha256}.{uuid.uuid4().hex}.partial")
+        path = self._cached(sha256)
+        if path.exists():
             try:
-                self._files.get_file(location, str(partial))
-                verify_file(partial, sha256)
+                verify_file(path, sha256)
+            except BlobCorruptError:
+                log.warning("a damaged copy is fetched again", extra={"sha256": sha256, "path": str(path)})
+                path.unlink(missing_ok=True)
+            else:
+                return path
+        self._fetch(sha256, path)
+        return path
+
+    def _fetch(self, sha256: str, path: pathlib.Path) -> None:
+        partial = path.with_name(f"{sha256}.{uuid.uuid4().hex}.partial")
+        with self._faults_named(sha256, writes_to=str(path.parent)):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._files.get_file(self._location(sha256), str(partial))
+                verify_file(partial, sha256, location=self._location(sha256))
                 partial.rename(path)
-            except FileNotFoundError:
-                raise BlobNotFoundError(sha256) from None
             finally:
                 partial.unlink(missing_ok=True)
-        return path
+
+    def _verify(self, sha256: str) -> None:
+        """BlobNotFoundError, BlobCorruptError. Does nothing while the file is as it was when it was last verified."""
+        location = self._location(sha256)
+        with self._faults_named(sha256):
+            seen = self._files.ukey(location)  # a digest of size, time of change, inode or ETag
+            if self._verified.get(sha256) == seen:
+                return
+            with self._files.open(location, "rb") as file:
+                _check(file, sha256, location=location)
+        self._verified[sha256] = seen
+        while len(self._verified) > MAX_VERIFIED:
+            self._verified.popitem(last=False)
+
+    def _is_intact(self, sha256: str) -> bool:
+        """Whether the store has the blob, undamaged."""
+        try:
+            self._verify(sha256)
+        except BlobNotFoundError:
+            return False
+        except BlobCorruptError as error:
+            log.warning("a damaged blob is stored again", extra=error.metadata)
+            return False
+        return True
 
     @property
     def local_folder(self) -> pathlib.Path | None:
@@ -178,33 +214,30 @@ class BlobStore:
 
     def list(self) -> Iterator[StoredBlob]:
         """Every blob."""
-        for path, info in self._files.find(self._root, detail=True).items():
+        with self._faults_named():
+            found = self._files.find(self._root, detail=True)
+        for path, info in found.items():
             if SHA256.fullmatch(name := path.rpartition("/")[2]):
                 yield StoredBlob(name, int(info["size"]), _modified_time(info))
 
     def delete_older(self, sha256: str, cutoff_time: float) -> bool:
         """Removes the blob unless it is younger than that, or was stored again since it was listed. Whether it did."""
-        with self._locked(fcntl.LOCK_EX):
-            try:
-                if _modified_time(self._files.info(self._location(sha256))) >= cutoff_time:
-                    return False
-            except FileNotFoundError:
-                return False
-            self.delete(sha256)
-        return True
+        with contextlib.suppress(BlobNotFoundError), self._faults_named(sha256), self._locked(fcntl.LOCK_EX):
+            if _modified_time(self._files.info(self._location(sha256))) < cutoff_time:
+                self.delete(sha256)
+                return True
+        return False
 
     def renew(self, sha256: str) -> bool:
         """Whether the blob is there. It then counts as new, so that no sweep takes it from its next owner."""
         location = self._location(sha256)
-        with self._locked(fcntl.LOCK_SH):
-            try:
-                if self._is_local:
-                    os.utime(location)
-                    return True
-                # An object cannot be touched; an old one is written again.
-                return _modified_time(self._files.info(location)) > time.time() - RENEWAL_S
-            except FileNotFoundError:
-                return False
+        with contextlib.suppress(BlobNotFoundError), self._faults_named(sha256), self._locked(fcntl.LOCK_SH):
+            if self._is_local:
+                os.utime(location)
+                return True
+            # An object cannot be touched; an old one is written again.
+            return _modified_time(self._files.info(location)) > time.time() - RENEWAL_S
+        return False
 
     @contextlib.contextmanager
     def _locked(self, mode: int) -> Iterator[None]:
@@ -222,7 +255,7 @@ class BlobStore:
         Only for blobs that no one else can reference: references are digests and are not tracked.
         """
         self.drop_cached(sha256)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(BlobNotFoundError), self._faults_named(sha256):
             self._files.rm_file(self._location(sha256))
 
     def drop_cached(self, sha256: str) -> None:
@@ -240,18 +273,30 @@ class BlobStore:
     def _write(self, sha256: str, chunks: Iterator[bytes]) -> None:
         location = self._location(sha256)
         try:
-            if self._is_local:
-                write_atomically(pathlib.Path(location), chunks)
-            else:  # through the cache: an interrupted stream could be published as if it were complete
-                write_atomically(self._cached(sha256), chunks)
-                self._files.put_file(str(self._cached(sha256)), location)
-        except OSError as error:
-            if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            with self._faults_named(sha256, writes_to=self._shown):
+                if self._is_local:
+                    write_atomically(pathlib.Path(location), chunks)
+                else:  # through the cache: an interrupted stream could be published as if it were complete
+                    write_atomically(self._cached(sha256), chunks)
+                    self._files.put_file(str(self._cached(sha256)), location)
+        except BlobNotFoundError as error:  # the store has no such bucket or folder
+            raise BlobStoreUnavailableError(self._shown, error) from error
+
+    @contextlib.contextmanager
+    def _faults_named(self, sha256: str = "", *, writes_to: str = "") -> Iterator[None]:
+        """Errors of a file system as ours. `writes_to`: whose disk may be full. Remote ones raise any type."""
+        try:
+            with disk_full_named(writes_to or self._shown):
+                yield
+        except LuthierError:
+            raise
+        except FileNotFoundError:
+            raise BlobNotFoundError(sha256) from None
+        except Exception as error:
+            if self._is_local and not isinstance(error, OSError):
                 raise
-            raise DiskFullError(
-                f"no room for the blob {sha256} below {self._root}; free some space and try again",
-                metadata={"sha256": sha256},
-            ) from error
+            log.warning("the blob store cannot be used", extra={"location": self._shown, "error": repr(error)[:500]})
+            raise BlobStoreUnavailableError(self._shown, error) from error
 
 
 def read_piece(
@@ -270,15 +315,18 @@ def read_piece(
     return Piece(data, size_bytes, sha256)
 
 
-def verify_file(path: pathlib.Path, sha256: str) -> None:
-    """BlobCorruptError unless the file has that digest."""
+def verify_file(path: pathlib.Path, sha256: str, *, location: str = "") -> None:
+    """BlobCorruptError unless the file has that digest. `location`: what the error calls it; empty: its path."""
+    with path.open("rb") as file:
+        _check(file, sha256, location=location or str(path))
+
+
+def _check(file: IO[bytes], sha256: str, *, location: str) -> None:
     digest = hashlib.sha256()
-    for chunk in _chunks(path):
+    while chunk := file.read(CHUNK_BYTES):
         digest.update(chunk)
     if digest.hexdigest() != sha256:
-        raise BlobCorruptError(
-            f"the content of {path.name} does not match its digest {sha256}", metadata={"sha256": sha256}
-        )
+        raise BlobCorruptError.of(sha256, location=location, actual_sha256=digest.hexdigest())
 
 
 def _verified(chunks: Iterator[bytes], sha256: str) -> Iterator[bytes]:

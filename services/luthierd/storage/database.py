@@ -17,9 +17,12 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from luthierd.config import ServerConfig
+from luthierd.storage.database_faults import connecting, database_faults_named
 
 BUSY_TIMEOUT_MS = 15_000
 """How long a writer waits for SQLite's write lock; our transactions take milliseconds."""
+
+CONNECT_TIMEOUT_S = 10.0
 
 READ_ONLY = "luthier_read_only"
 
@@ -31,10 +34,11 @@ GROUND_VERSIONS = pathlib.Path(__file__).parent / "versions"
 
 
 class Database:
-    """Transactions against one service's tables."""
+    """Transactions against one service's tables. All methods raise DatabaseUnavailableError and DiskFullError."""
 
     def __init__(self, url: str, *, schema: str) -> None:
         self._schema = schema
+        self._label = f"{make_url(url).get_backend_name()} of {schema}"
         self._is_sqlite = make_url(url).get_backend_name() == "sqlite"
         if self._is_sqlite:
             file = make_url(url).database
@@ -45,7 +49,8 @@ class Database:
             sa.event.listen(self.engine.sync_engine, "begin", _begin_immediate)
         else:
             settings = {"search_path": schema, "application_name": f"luthier-{schema}"}
-            self.engine = create_async_engine(url, connect_args={"server_settings": settings}, pool_pre_ping=True)
+            arguments = {"server_settings": settings, "timeout": CONNECT_TIMEOUT_S}
+            self.engine = create_async_engine(url, connect_args=arguments, pool_pre_ping=True)
 
     @classmethod
     def of(cls, config: ServerConfig, service: str) -> Database:
@@ -60,16 +65,25 @@ class Database:
     @contextlib.asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
         """One transaction: committed at the end of the block, rolled back on an exception."""
-        async with self.engine.begin() as connection:
+        async with self._connected() as connection, connection.begin():
             yield connection
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """One consistent, read-only view; on SQLite it does not wait for writers."""
-        async with self.engine.connect() as connection:
+        async with self._connected() as connection:
             reader = await connection.execution_options(**{READ_ONLY: True})
             async with reader.begin():
                 yield reader
+
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AsyncConnection]:
+        """A connection of the pool. Errors that a caller cannot help get a name."""
+        async with contextlib.AsyncExitStack() as opened:
+            with connecting(self._label):
+                connection = await opened.enter_async_context(self.engine.connect())
+            with database_faults_named(self._label):
+                yield connection
 
     async def rows(self, query: sa.Executable) -> Sequence[sa.RowMapping]:
         """The rows of a query, by column name."""
@@ -96,7 +110,7 @@ class Database:
             config.attributes["connection"] = connection
             command.upgrade(config, "heads")
 
-        async with self.engine.begin() as connection:
+        async with self.begin() as connection:
             await connection.run_sync(upgrade)
 
     async def close(self) -> None:

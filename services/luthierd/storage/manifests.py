@@ -9,10 +9,11 @@ import json
 import os
 import pathlib
 import shutil
+import uuid
 from dataclasses import dataclass
 
 from luthierd.errors import DataLossError, NotFoundError
-from luthierd.storage.blobs import SHA256, Blob, BlobStore, verify_file
+from luthierd.storage.blobs import SHA256, Blob, BlobStore
 
 MAX_MANIFEST_BYTES = 1024 * 1024
 MANIFEST_START = b'{"files":{'
@@ -95,12 +96,21 @@ def checkout(blobs: BlobStore, manifest_sha256: str, folder: pathlib.Path) -> Ma
     """
     manifest = read_manifest(blobs, manifest_sha256)
     for path, blob in manifest.files.items():
-        source, target = blobs.local_path(blob.sha256), folder / path
-        verify_file(source, blob.sha256)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
+        _place(blobs.local_path(blob.sha256), folder / path)
     return manifest
+
+
+def _place(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Links or copies. Another process may be reading `target`: it is there all the time, and replaced at once."""
+    if target.exists() and target.samefile(source):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}.partial")
+    try:
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copyfile(source, partial)
+        partial.rename(target)
+    finally:
+        partial.unlink(missing_ok=True)

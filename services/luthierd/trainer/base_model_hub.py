@@ -20,7 +20,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from luthierd.errors import FailedPreconditionError, UnavailableError
-from luthierd.storage.blobs import CHUNK_BYTES, DiskFullError
+from luthierd.files import DiskFullError
+from luthierd.storage.blobs import CHUNK_BYTES
 from luthierd.trainer.base_model_files import (
     COPIED,
     INDEX,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import hashlib
 import os
 import pathlib
@@ -16,8 +15,9 @@ import weakref
 from collections.abc import Callable
 
 from luthierd.errors import InvalidArgumentError
+from luthierd.files import DiskFullError, is_disk_full
 from luthierd.names import TENANT
-from luthierd.storage.blobs import CHUNK_BYTES, SHA256, DiskFullError
+from luthierd.storage.blobs import CHUNK_BYTES, SHA256
 from luthierd.trainer.domain.adapter_import import (
     AdapterFileDamagedError,
     AdapterFileMissingError,
@@ -109,12 +109,9 @@ def _append(part: pathlib.Path, data: bytes) -> None:
             file.write(data)
     except OSError as error:
         os.truncate(part, before)  # what was written of the piece would be taken for all of it
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        if not is_disk_full(error):
             raise
-        raise DiskFullError(
-            f"no room for the file below {part.parent.parent}; free some space and try again",
-            metadata={"folder": str(part.parent.parent)},
-        ) from error
+        raise DiskFullError.below(str(part.parent.parent)) from error
 
 
 def _complete(part: pathlib.Path, path: pathlib.Path) -> None:

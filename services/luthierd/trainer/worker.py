@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from luthierd.codec import from_json, to_json
 from luthierd.jobs.worker import JobCancelled, JobContext, Outcome, run_worker
+from luthierd.storage.blob_errors import about
 from luthierd.storage.blobs import BlobStore
 from luthierd.storage.database import Database
 from luthierd.storage.manifests import checkout, put_folder, read_manifest
@@ -172,14 +173,16 @@ def run_training(
     keep_freed_memory()
     recipe = make_recipe(task.config)
     base_model = config.scratch / "base_models" / task.base_model_info.sha256  # shared by all runs on it
-    checkout(blobs, task.base_model_info.sha256, base_model)
+    with about(task.base_model):
+        checkout(blobs, task.base_model_info.sha256, base_model)
     tokenizer = load_tokenizer(base_model)
     digests = {"train": task.dataset.train_sha256, "validation": task.dataset.validation_sha256}
-    splits = {
-        split: recipe.encode(list(read_rows(blobs.local_path(sha256))), tokenizer)
-        for split, sha256 in digests.items()
-        if sha256
-    }
+    files = {}
+    for split, sha256 in digests.items():
+        if sha256:
+            with about(f"the {split} split of {task.dataset.name}"):
+                files[split] = blobs.local_path(sha256)
+    splits = {split: recipe.encode(list(read_rows(path)), tokenizer) for split, path in files.items()}
     rows, validation_rows = splits["train"], splits.get("validation", [])
     if not rows:
         raise EmptySplitError("train")

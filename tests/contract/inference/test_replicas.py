@@ -19,9 +19,10 @@ from luthierd.inference.build import VERSIONS
 from luthierd.inference.deployments.store import SqlStore
 from luthierd.inference.domain.deployment import Deployment
 from luthierd.inference.domain.engine import EngineState
-from luthierd.inference.domain.errors import EtagMismatchError, ReplicaLeaseLostError, SharedStateUnreachableError
+from luthierd.inference.domain.errors import EtagMismatchError, ReplicaLeaseLostError
 from luthierd.inference.replicas.store import Barrier, Intent, SqlReplicaStore
 from luthierd.storage.database import Database
+from luthierd.storage.database_faults import DatabaseUnavailableError
 from support.inference_fakes import BASE, revision
 from support.inference_parts import Parts, Replica, make_parts
 from support.serving import bearer, error_info, running
@@ -267,7 +268,7 @@ async def test_a_replica_cut_off_from_the_database_answers_on_says_not_serving_a
     shared: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def unreachable(*_: object, **__: object) -> None:
-        raise SharedStateUnreachableError(error="OSError")
+        raise DatabaseUnavailableError("the shared one", ConnectionRefusedError())
 
     async with replica("a", shared, replica_lease_s=1.5) as a, contextlib.AsyncExitStack() as stack:
         await a.parts.host.use(BASE)
@@ -279,7 +280,7 @@ async def test_a_replica_cut_off_from_the_database_answers_on_says_not_serving_a
                 patch.setattr(SqlReplicaStore, method, unreachable)
             assert await anext(health) == NOT_SERVING
             assert (await a.ask())[0] == R1.loaded_adapter
-            assert (await refusal(a.deploy(R2.name)))[:2] == (grpc.StatusCode.UNAVAILABLE, "SHARED_STATE_UNREACHABLE")
+            assert (await refusal(a.deploy(R2.name)))[:2] == (grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE")
         assert await anext(health) == SERVING
         await a.deploy(R2.name)
         assert (await a.ask())[0] == R2.loaded_adapter

@@ -9,7 +9,8 @@ from collections import namedtuple
 from collections.abc import Iterator
 
 import pytest
-from luthierd.storage.blobs import BlobStore, DiskFullError
+from luthierd.files import DiskFullError
+from luthierd.storage.blobs import BlobStore
 from luthierd.storage.manifests import read_manifest
 from luthierd.trainer.base_model_files import BaseModelInvalidError
 from luthierd.trainer.base_model_hub import HubRefusedError, HubUnavailableError, fetch_model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -49,12 +50,15 @@ def test_another_runs_checkpoint_is_not_resumed(tiny_llama: pathlib.Path, tmp_pa
     assert report.steps[0].step == 1
 
 
-def test_a_torn_checkpoint_falls_back_to_the_one_before(tiny_llama: pathlib.Path, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("damage", [lambda data: data[:1000], lambda data: data[:-1] + bytes([data[-1] ^ 1])])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    tiny_llama: pathlib.Path, tmp_path: pathlib.Path, damage: Callable[[bytes], bytes]
+) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tiny_llama, tmp_path, Recorder(die_after=7))
     files = sorted(tmp_path.glob("*.safetensors"))
-    assert [path.name for path in files] == ["step-00000003.safetensors", "step-00000006.safetensors"]
-    files[-1].write_bytes(files[-1].read_bytes()[:1000])
+    assert [path.name[:13] for path in files] == ["step-00000003", "step-00000006"]
+    files[-1].write_bytes(damage(files[-1].read_bytes()))
     report = Recorder()
     run(tiny_llama, tmp_path, report)
     assert report.messages == ["resumed after step 3 of 15"]

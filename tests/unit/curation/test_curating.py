@@ -13,6 +13,7 @@ from luthierd.curation.curating import NothingLeftError, curate, curate_source
 from luthierd.curation.datasheet import quantiles
 from luthierd.curation.domain import Curated, RevisionContent, Row, Split, row_to_json
 from luthierd.curation.stages.stage import RecipeError
+from luthierd.storage.blob_errors import BlobCorruptError
 from luthierd.storage.blobs import BlobStore
 from support.curation_material import row, stages_of
 
@@ -96,6 +97,23 @@ def test_the_same_source_gives_the_same_bytes(tmp_path: pathlib.Path) -> None:
     second, _ = curate_blobs(tmp_path / "b", material())
     assert first == second
     assert from_json(RevisionContent, json.loads(json.dumps(to_json(first)))) == first
+
+
+def test_a_source_that_was_changed_on_the_disk_is_not_curated(tmp_path: pathlib.Path) -> None:
+    content, blobs = curate_blobs(tmp_path, material())
+    source = json.loads(blobs.read_bytes(content.datasheet_sha256))["source"]["sha256"]
+    path = blobs.local_path(source)
+    path.write_bytes(path.read_bytes().replace(b"a", b"b", 1))
+    with pytest.raises(BlobCorruptError, match=r"^the source of tenants/t/datasets/d/revisions/r1: "):
+        curate_source(
+            source,
+            stages_of(),
+            revision="tenants/t/datasets/d/revisions/r1",
+            recipe={},
+            blobs=blobs,
+            versions={},
+            progress=quiet,
+        )
 
 
 def test_the_datasheet_explains_and_holds_no_text(tmp_path: pathlib.Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 from luthierd.curation.datasets import Datasets
 from luthierd.curation.domain import Dataset
 from luthierd.curation.sources.rows import ImportLimits
+from luthierd.files import DiskFullError
 from luthierd.paging import Page, PageRequest
-from luthierd.storage.blobs import Blob, BlobStore, DiskFullError
+from luthierd.storage.blobs import Blob, BlobStore
 
 
 class FullDisk(BlobStore):

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import threading
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, NoReturn
 
 import pytest
-from luthierd.errors import FailedPreconditionError
+from luthierd.errors import FailedPreconditionError, UnavailableError
+from luthierd.files import DiskFullError
 from luthierd.jobs import events, worker
 from luthierd.jobs.events import watch
 from luthierd.jobs.queue import JobNotFoundError, JobQueue, JobState, Lease
 from luthierd.jobs.worker import LEASE_LOST_EXIT_CODE, JobCancelled, JobContext, Outcome, run_job
+from luthierd.storage.blob_errors import BlobStoreUnavailableError
 from luthierd.storage.database import Database
-from sqlalchemy.exc import IntegrityError, OperationalError
+from luthierd.storage.database_faults import DatabaseUnavailableError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
+from support.databases import NO_VERSIONS, Cluster
 
 JOB = "tenants/acme/trainingJobs/j1"
 
@@ -265,7 +270,7 @@ async def test_heartbeats_go_on_as_long_as_the_work_does(queue: JobQueue, monkey
 async def test_no_event_is_lost_or_out_of_order_when_the_database_is_away_for_a_moment(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    emit, failures = queue.emit, iter([OperationalError("x", {}, Exception()), ConnectionRefusedError()])
+    emit, failures = queue.emit, iter([DatabaseUnavailableError("x", ConnectionError()), ConnectionRefusedError()])
 
     async def emit_later(lease: Lease, events: Sequence[tuple[str, dict[str, Any]]]) -> None:
         if failure := next(failures, None):
@@ -287,19 +292,136 @@ async def test_no_event_is_lost_or_out_of_order_when_the_database_is_away_for_a_
     assert steps == [1, 99, 99]
 
 
-async def test_a_database_that_is_away_at_the_end_leaves_the_job_to_the_next_worker(
+async def test_a_database_that_is_away_for_longer_than_a_worker_waits_leaves_the_job_to_the_next_one(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: object, **__: object) -> NoReturn:
-        raise OperationalError("COMMIT", {}, Exception("the server closed the connection"))
+        raise DatabaseUnavailableError("x", ConnectionError())
 
     async def work(_context: JobContext) -> Outcome:
         monkeypatch.setattr(queue, "finishing", away)
         return Outcome({})
 
-    with pytest.raises(OperationalError):
-        await run_job(queue, JOB, work)
+    with pytest.raises(DatabaseUnavailableError):
+        await run_job(queue, JOB, work, storage_patience_s=0)
     assert (await queue.get(JOB)).state is JobState.RUNNING
+
+
+# --- storage that is full or away ---
+
+FAULTS = [
+    DiskFullError.below("/home"),
+    BlobStoreUnavailableError("s3://bucket", ConnectionError()),
+    DatabaseUnavailableError("x", ConnectionError()),
+    OSError(errno.ENOSPC, "No space left on device"),
+    RuntimeError("SafetensorError: I/O error: No space left on device (os error 28)"),
+    ExceptionGroup("two tasks", [ValueError("the other"), DiskFullError.below("/home")]),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+async def test_work_that_met_a_storage_fault_is_run_again_in_the_same_attempt(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    monkeypatch.setattr(worker, "MIN_PAUSE_S", 0.0)
+    faults = iter([fault, fault])
+
+    async def work(_context: JobContext) -> Outcome:
+        if (met := next(faults, None)) is not None:
+            raise met
+        return Outcome({"made": 1})
+
+    await run_job(queue, JOB, work)
+    job = await queue.get(JOB)
+    assert (job.state, job.result, job.attempt_count) == (JobState.SUCCEEDED, {"made": 1}, 1)
+    assert any("continuing by itself" in data.get("message", "") for _, data in await told(queue))
+
+
+async def test_a_fault_of_storage_at_another_service_is_waited_for_and_another_fault_is_not(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "MIN_PAUSE_S", 0.0)
+    passed_on = UnavailableError("curation's database")
+    passed_on.reason = "DATABASE_UNAVAILABLE"  # type: ignore[misc]  # as rpc.peers does
+    faults = iter([passed_on, UnavailableError("the engine")])
+
+    async def work(_context: JobContext) -> Outcome:
+        raise next(faults)
+
+    await run_job(queue, JOB, work)
+    assert ((await queue.get(JOB)).error or {})["reason"] == "UNAVAILABLE"
+
+
+async def test_a_job_that_waited_for_long_enough_fails_with_what_to_do(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "MIN_PAUSE_S", 0.02)
+
+    async def work(_context: JobContext) -> Outcome:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded", "/home/acme/x")
+
+    await run_job(queue, JOB, work, storage_patience_s=0.05)
+    error = (await queue.get(JOB)).error or {}
+    assert (error["code"], error["reason"]) == ("RESOURCE_EXHAUSTED", "DISK_FULL")
+    assert "/home/acme/x; free some space" in error["message"]
+
+
+async def test_a_job_that_waits_for_storage_is_cancelled_at_once(queue: JobQueue) -> None:
+    waiting = asyncio.Event()
+
+    async def work(_context: JobContext) -> Outcome:
+        waiting.set()
+        raise DiskFullError.below("/home")
+
+    running = asyncio.create_task(run_job(queue, JOB, work))
+    await waiting.wait()
+    await queue.cancel(JOB)
+    async with asyncio.timeout(10):
+        await running
+    assert (await queue.get(JOB)).state is JobState.CANCELLED
+
+
+async def test_a_job_outlives_a_postgresql_that_is_stopped_and_started(postgres: Cluster, schema: str) -> None:
+    database = Database(postgres.url, schema=schema)
+    await database.migrate(NO_VERSIONS)
+    queue = JobQueue(database, lease_s=0.5)
+    await queue.submit(JOB, "train", {})
+
+    async def work(context: JobContext) -> Outcome:
+        context.emit("progress", {"step": 1})
+        await asyncio.to_thread(postgres.stop)
+        context.emit("progress", {"step": 2})
+        await asyncio.to_thread(postgres.start)
+        context.emit("progress", {"step": 3})
+        return Outcome({})
+
+    await run_job(queue, JOB, work)
+    job = await queue.get(JOB)
+    assert (job.state, job.attempt_count) == (JobState.SUCCEEDED, 1)
+    assert [data["step"] for kind, data in await told(queue) if kind == "progress"] == [1, 2, 3]
+    await database.close()
+
+
+async def test_an_end_that_cannot_be_written_is_written_when_postgresql_is_back(
+    postgres: Cluster, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(postgres.url, schema=schema)
+    await database.migrate(NO_VERSIONS)
+    queue = JobQueue(database, lease_s=0.5)
+    await queue.submit(JOB, "train", {})
+
+    async def start(*_: object, **__: object) -> None:
+        await asyncio.to_thread(postgres.start)
+
+    async def work(_context: JobContext) -> Outcome:
+        monkeypatch.setattr(worker._Frame, "_pause", start)
+        await asyncio.to_thread(postgres.stop)
+        return Outcome({"made": 1})
+
+    await run_job(queue, JOB, work)
+    job = await queue.get(JOB)
+    assert (job.state, job.result, job.attempt_count) == (JobState.SUCCEEDED, {"made": 1}, 1)
+    await database.close()
 
 
 @pytest.mark.parametrize("data", [{"loss": math.nan}, {"loss": math.inf}, {"what": object()}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import urllib.request
 from collections.abc import Callable
 from typing import Any
@@ -148,6 +149,13 @@ async def test_a_wrong_state_is_a_precondition_failure(shape: str) -> None:
     assert failed.code() is grpc.StatusCode.FAILED_PRECONDITION
     (violation,) = detail(failed, error_details_pb2.PreconditionFailure).violations
     assert (violation.type, violation.description) == ("TEST_STILL_CURATING", "r1 is not ready")
+
+
+@every_shape
+async def test_a_full_disk_is_named_whoever_met_it(shape: str) -> None:
+    failed = await failure(scripted(raising(OSError(errno.ENOSPC, "No space left on device", "/home/x"))), shape)
+    assert failed.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (error_info(failed).reason, error_info(failed).metadata["location"]) == ("DISK_FULL", "/home/x")
 
 
 @every_shape

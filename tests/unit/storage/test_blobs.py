@@ -15,18 +15,10 @@ from collections.abc import Iterator
 import pytest
 from luthierd import files as files_module
 from luthierd.errors import InvalidArgumentError
+from luthierd.files import DiskFullError, write_atomically
 from luthierd.storage import blobs as blobs_module
-from luthierd.storage.blobs import (
-    Blob,
-    BlobCorruptError,
-    BlobNotFoundError,
-    BlobStore,
-    DiskFullError,
-    Piece,
-    read_piece,
-    verify_file,
-    write_atomically,
-)
+from luthierd.storage.blob_errors import BlobCorruptError, BlobNotFoundError, BlobStoreUnavailableError, about
+from luthierd.storage.blobs import Blob, BlobStore, Piece, read_piece, verify_file
 
 ABSENT = hashlib.sha256(b"never stored").hexdigest()
 
@@ -87,12 +79,79 @@ def test_what_is_not_a_digest_reaches_no_file(store: BlobStore, name: str) -> No
             read(name)
 
 
-def test_changed_bytes_are_never_returned(local: BlobStore) -> None:
-    blob = local.put_bytes(b"the truth")
-    local.local_path(blob.sha256).write_bytes(b"something else")
-    with pytest.raises(BlobCorruptError) as caught:
-        local.read_bytes(blob.sha256)
-    assert caught.value.metadata == {"sha256": blob.sha256}
+def damage(store: BlobStore, sha256: str) -> None:
+    """One other word of the same length."""
+    location = store._location(sha256)
+    store._files.pipe_file(location, store._files.cat_file(location).replace(b"truth", b"drift"))
+
+
+def test_changed_bytes_are_never_used(store: BlobStore) -> None:
+    blob = store.put_bytes(b"the truth")
+    damage(store, blob.sha256)
+    store.drop_cached(blob.sha256)  # an intact copy there would be a way out
+    for read in (store.read_bytes, store.local_path, lambda sha256: store.read_range(sha256, 0, 3)):
+        with pytest.raises(BlobCorruptError, match="restore this file from a backup") as caught:
+            read(blob.sha256)
+        assert caught.value.metadata == {
+            "sha256": blob.sha256,
+            "location": store._location(blob.sha256),
+            "actual_sha256": hashlib.sha256(b"the drift").hexdigest(),
+        }
+
+
+def test_bytes_that_change_between_two_pieces_are_noticed(store: BlobStore) -> None:
+    blob = store.put_bytes(b"the truth")
+    assert store.read_range(blob.sha256, 0, 4) == b"the "
+    damage(store, blob.sha256)
+    with pytest.raises(BlobCorruptError):
+        store.read_range(blob.sha256, 4, 5)
+
+
+def test_pieces_of_a_blob_that_stays_as_it_is_are_verified_once(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = store.put_bytes(b"the truth")
+    store.read_range(blob.sha256, 0, 4)
+    monkeypatch.setattr(blobs_module, "_check", None)  # a second look would call it
+    assert store.read_range(blob.sha256, 4, 5) == b"truth"
+
+
+def test_storing_the_same_bytes_again_repairs_a_damaged_blob(store: BlobStore, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_bytes(b"the truth")
+    blob = store.put_bytes(b"the truth")
+    for put in (lambda: store.put_bytes(b"the truth"), lambda: store.put_file(tmp_path / "file")):
+        damage(store, blob.sha256)
+        assert put() == blob
+        assert store.read_bytes(blob.sha256) == b"the truth"
+
+
+def test_a_damaged_local_copy_is_thrown_away_and_fetched_again(tmp_path: pathlib.Path) -> None:
+    url = f"memory://{uuid.uuid4().hex}"
+    blob = BlobStore(url, cache=tmp_path / "writer").put_bytes(b"the truth")
+    reader = BlobStore(url, cache=tmp_path / "reader")
+    path = reader.local_path(blob.sha256)
+    path.write_bytes(b"the drift")
+    assert reader.local_path(blob.sha256).read_bytes() == b"the truth"
+    path.write_bytes(b"the drift")
+    reader._files.rm(reader._location(blob.sha256))
+    with pytest.raises(BlobNotFoundError):  # nothing to fetch it from
+        reader.local_path(blob.sha256)
+    assert files_below(tmp_path / "reader") == []
+
+
+def test_bytes_damaged_on_their_way_are_fetched_again(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = BlobStore(f"memory://{uuid.uuid4().hex}", cache=tmp_path)
+    blob = store.put_bytes(b"the truth")
+    answers = iter([b"the dr", b"the truth"])
+    monkeypatch.setattr(store._files, "cat_file", lambda _: next(answers))
+    assert store.read_bytes(blob.sha256) == b"the truth"
+
+
+def test_an_error_names_the_resource_whose_bytes_were_read(store: BlobStore) -> None:
+    with pytest.raises(BlobNotFoundError, match=f"^the train split of r1: the blob {ABSENT}") as caught:  # noqa: SIM117
+        with about("the train split of r1"):
+            store.read_bytes(ABSENT)
+    assert caught.value.metadata == {"sha256": ABSENT, "resource": "the train split of r1"}
 
 
 def test_bytes_changed_in_a_remote_store_never_reach_the_cache(tmp_path: pathlib.Path) -> None:
@@ -195,7 +254,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(local: BlobStore, tmp_path: path
     digest = hashlib.sha256(b"x" * 100_000).hexdigest()
     with pytest.raises(DiskFullError, match="free some space") as caught:
         local.put_bytes(b"x" * 100_000)
-    assert caught.value.metadata == {"sha256": digest}
+    assert caught.value.metadata["location"].startswith(str(tmp_path / "blobs"))
     assert files_below(tmp_path) == []
     assert not local.has(digest)
 
@@ -212,13 +271,14 @@ def test_no_space_and_a_spent_quota_are_both_a_full_disk(
         local.put_bytes(b"x")
 
 
-def test_another_fault_of_the_disk_is_not_called_full(local: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_fault_of_the_disk_is_a_store_that_is_away(local: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_fd: int) -> None:
         raise OSError(errno.EIO, "input/output error")
 
     monkeypatch.setattr(files_module.os, "fsync", fail)
-    with pytest.raises(OSError, match="input/output"):
+    with pytest.raises(BlobStoreUnavailableError) as caught:
         local.put_bytes(b"x")
+    assert caught.value.metadata["cause"] == "OSError"
 
 
 def test_a_file_is_held_against_its_digest(tmp_path: pathlib.Path) -> None:

@@ -7,7 +7,8 @@ import pathlib
 import uuid
 
 import pytest
-from luthierd.storage.blobs import Blob, BlobCorruptError, BlobNotFoundError, BlobStore
+from luthierd.storage.blob_errors import BlobCorruptError, BlobNotFoundError
+from luthierd.storage.blobs import Blob, BlobStore
 from luthierd.storage.manifests import MAX_MANIFEST_BYTES, ManifestInvalidError, checkout, put_folder, read_manifest
 
 
@@ -120,6 +121,32 @@ def test_a_tampered_file_is_refused(tmp_path: pathlib.Path, folder: pathlib.Path
     with pytest.raises(BlobCorruptError):
         checkout(blobs, manifest.sha256, tmp_path / "out")
     assert not (tmp_path / "out/deep/weights").exists()
+
+
+def test_a_checkout_leaves_alone_what_is_in_place(
+    blobs: BlobStore, folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Another process may be about to open it."""
+    manifest = put_folder(blobs, folder)
+    checkout(blobs, manifest.sha256, tmp_path / "out")
+    before = (tmp_path / "out/config.json").stat()
+    checkout(blobs, manifest.sha256, tmp_path / "out")
+    assert (tmp_path / "out/config.json").stat().st_ctime_ns == before.st_ctime_ns
+
+
+def test_a_damaged_copy_is_replaced_by_the_next_checkout(
+    tmp_path: pathlib.Path, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("cross-device link")
+
+    blobs = BlobStore(f"file://{tmp_path / 'blobs'}")
+    manifest = put_folder(blobs, folder)
+    monkeypatch.setattr("luthierd.storage.manifests.os.link", fail)
+    for _ in range(2):
+        checkout(blobs, manifest.sha256, tmp_path / "out")
+        assert (tmp_path / "out/deep/weights").read_bytes() == b"\x00\x01"
+        (tmp_path / "out/deep/weights").write_bytes(b"\x00\x02")
 
 
 def test_files_are_copied_where_links_cannot_be(

@@ -6,6 +6,7 @@ find.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import io
@@ -192,19 +193,16 @@ class SqlIndexCatalogue:
             return (await tx.execute(query)).scalar_one_or_none()
 
     async def add(self, tenant: str, train_sha256: str, embedder_sha256: str, *, blob_sha256: str) -> None:
-        """Remembers the blob; does nothing if there is one."""
-        values = {
+        """Remembers the blob, in place of an earlier one."""
+        key = {
             "tenant": tenant,
             "train_sha256": train_sha256,
             "embedder_sha256": embedder_sha256,
-            "blob_sha256": blob_sha256,
-            "create_time": time.time(),
         }
-        try:
-            async with self._database.begin() as tx:
-                await tx.execute(sa.insert(_indexes).values(**values))
-        except IntegrityError:
-            return
+        earlier = sa.delete(_indexes).where(*(_indexes.c[name] == value for name, value in key.items()))
+        insert = sa.insert(_indexes).values(**key, blob_sha256=blob_sha256, create_time=time.time())
+        with contextlib.suppress(IntegrityError):  # on PostgreSQL, another evaluation was faster
+            await self._database.execute(earlier, insert)
 
 
 def bm25_digest() -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -29,7 +30,10 @@ from luthierd.evaluator.retrieval.indexes import (
 )
 from luthierd.evaluator.retrieval.passages import Corpus, corpus_of, examples_of, passages_of
 from luthierd.evaluator.retrieval.relevance import JudgedRows, qrels_of, retrieval_metrics
+from luthierd.storage.blob_errors import BlobCorruptError, BlobNotFoundError
 from luthierd.storage.blobs import BlobStore
+
+log = logging.getLogger(__name__)
 
 MAX_JUDGED_ROWS = 200
 """Rows that the retriever is chosen on. At 200 a difference of .07 in nDCG shows; each costs an embedding (16 ms)."""
@@ -166,12 +170,16 @@ class Retrieval:
     async def _index(
         self, corpus: Corpus, method: str, build: Callable[[], Index], read: Callable[[bytes, Corpus], Index]
     ) -> Index:
-        """An index; built once for a corpus and a method."""
+        """An index; built once for a corpus and a method, and again if its blob is gone or damaged."""
         key = (self.tenant, corpus.sha256, method)
         blob_sha256 = await self.catalogue.find(*key)
         if blob_sha256 is not None:
-            data = await asyncio.to_thread(self.blobs.read_bytes, blob_sha256)
-            return await asyncio.to_thread(read, data, corpus)
+            try:
+                data = await asyncio.to_thread(self.blobs.read_bytes, blob_sha256)
+            except (BlobNotFoundError, BlobCorruptError) as error:
+                log.warning("an index is built again", extra={"reason": error.reason, "sha256": blob_sha256})
+            else:
+                return await asyncio.to_thread(read, data, corpus)
         index = await asyncio.to_thread(build)
         blob = await asyncio.to_thread(lambda: self.blobs.put_bytes(index.serialise()))
         await self.catalogue.add(*key, blob_sha256=blob.sha256)

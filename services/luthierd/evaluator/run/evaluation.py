@@ -39,6 +39,7 @@ from luthierd.evaluator.scorers.scoring import Scoring
 from luthierd.evaluator.suites.run import SuiteFindings, SuiteRun, with_suites
 from luthierd.evaluator.suites.suite import SuiteContext, SuiteParts
 from luthierd.jsonl import write_lines
+from luthierd.storage.blob_errors import about
 from luthierd.storage.blobs import BlobStore
 
 
@@ -136,8 +137,9 @@ class EvaluationRun:
 
     def _read(self) -> Material:
         """The rows to ask; LeakageError where the training rows or the documents know some of them."""
-        train = parse_rows(self.blobs.read_bytes(self.inputs.train_sha256), split="train")
-        everything = parse_rows(self.blobs.read_bytes(self.inputs.rows_sha256), split=self.config.split)
+        with about(self.inputs.dataset_revision):
+            train = parse_rows(self.blobs.read_bytes(self.inputs.train_sha256), split="train")
+            everything = parse_rows(self.blobs.read_bytes(self.inputs.rows_sha256), split=self.config.split)
         learned = {self.inputs.trained_sha256, *self.inputs.other_trained_sha256s} - {"", self.inputs.train_sha256}
         known: dict[str, Iterable[Document]] = {
             "train": map(document_of, train),

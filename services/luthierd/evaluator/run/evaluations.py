@@ -40,6 +40,7 @@ from luthierd.jobs.queue import Job, JobNotFoundError, JobQueue, JobState
 from luthierd.jsonl import read_lines
 from luthierd.names import ADAPTER_REVISION, DATASET_REVISION, EVALUATION, TENANT, parse_id
 from luthierd.paging import Page, PageRequest
+from luthierd.storage.blob_errors import about
 from luthierd.storage.blobs import BlobStore, Piece, read_piece
 
 KIND = "evaluation"
@@ -185,14 +186,16 @@ class Evaluations:
         """A page of rows with all answers and scores, as `rows.write_rows` wrote them."""
         results = await self.results(name)
         page = PageRequest.parse(page_size, page_token, name)
-        lines = (await asyncio.to_thread(self._blobs.read_bytes, results.answers_sha256)).splitlines()
+        with about(name):
+            lines = (await asyncio.to_thread(self._blobs.read_bytes, results.answers_sha256)).splitlines()
         found = page.slice(lines)
         return Page(tuple(json.loads(line) for line in found.items), found.next_page_token)
 
     async def scored_rows(self, name: str) -> Sequence[dict[str, Any]]:
         """All rows with all answers and scores. EvaluationNotFinishedError."""
         digest = (await self.results(name)).answers_sha256
-        return read_lines(await asyncio.to_thread(self._blobs.read_bytes, digest))
+        with about(name):
+            return read_lines(await asyncio.to_thread(self._blobs.read_bytes, digest))
 
     async def split_rows(self, dataset_revision: str, split: str) -> Sequence[Row]:
         """The rows of a split that could be evaluated on. DatasetNotReadyError, SplitEmptyError."""
@@ -200,15 +203,17 @@ class Evaluations:
         if split not in SPLITS:
             raise InvalidArgumentError.of_field("split", f"{split!r} is not one of {', '.join(SPLITS)}")
         dataset = await self._peers.dataset_revision(tenant, dataset_revision)
-        data = await asyncio.to_thread(self._blobs.read_bytes, dataset.rows_sha256(split))
+        with about(f"the {split} split of {dataset_revision}"):
+            data = await asyncio.to_thread(self._blobs.read_bytes, dataset.rows_sha256(split))
         return await asyncio.to_thread(parse_rows, data, split=split)
 
     async def report(self, name: str, offset_bytes: int, limit_bytes: int) -> Piece:
         """A piece of the HTML report; empty past the end."""
         sha256 = (await self.results(name)).report_sha256
-        return await asyncio.to_thread(
-            read_piece, self._blobs, sha256, offset_bytes=offset_bytes, limit_bytes=limit_bytes
-        )
+        with about(f"the report of {name}"):
+            return await asyncio.to_thread(
+                read_piece, self._blobs, sha256, offset_bytes=offset_bytes, limit_bytes=limit_bytes
+            )
 
     async def _check_judge(self, tenant: str, config: EvaluationConfig, adapter_name: str) -> None:
         """EndpointNotFoundError, JudgeIsGeneratorError. A later change of the deployment is seen in its answers."""

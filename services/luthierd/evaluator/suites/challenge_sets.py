@@ -15,6 +15,7 @@ from luthierd.evaluator.suites.challenge_cases import ChallengeCase, check_cases
 from luthierd.evaluator.suites.challenge_generation import generate_cases
 from luthierd.names import CHALLENGE_SET, DATASET_REVISION, TENANT
 from luthierd.paging import Page, PageRequest
+from luthierd.storage.blob_errors import about
 from luthierd.storage.blobs import BlobStore
 
 MAX_PER_KIND = 100
@@ -125,5 +126,6 @@ class ChallengeSets:
         """A page of a set's cases, in their order."""
         page = PageRequest.parse(page_size, page_token, name)
         found = await self.get(name)
-        cases = read_cases(await asyncio.to_thread(self._blobs.read_bytes, found.sha256))
+        with about(name):
+            cases = read_cases(await asyncio.to_thread(self._blobs.read_bytes, found.sha256))
         return page.slice(cases)

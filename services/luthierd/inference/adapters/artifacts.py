@@ -7,7 +7,8 @@ import pathlib
 
 from luthierd.inference.adapters.checks import BaseFacts, check_files, check_manifest, read_base_facts
 from luthierd.inference.domain.deployment import AdapterRevision, BaseModel
-from luthierd.storage.blobs import BlobNotFoundError, BlobStore
+from luthierd.storage.blob_errors import BlobNotFoundError, about
+from luthierd.storage.blobs import BlobStore
 from luthierd.storage.manifests import checkout, read_manifest
 
 
@@ -22,7 +23,8 @@ class Artifacts:
     async def base_model_folder(self, base_model: BaseModel) -> pathlib.Path:
         """The model's files, verified. BlobNotFoundError, BlobCorruptError, ManifestInvalidError."""
         folder = self._folder / "base_models" / base_model.sha256
-        await asyncio.to_thread(checkout, self._blobs, base_model.sha256, folder)
+        with about(base_model.name):
+            await asyncio.to_thread(checkout, self._blobs, base_model.sha256, folder)
         return folder
 
     async def fetch(self, revision: AdapterRevision) -> pathlib.Path:
@@ -30,7 +32,8 @@ class Artifacts:
 
         AdapterFileForbiddenError, AdapterTooLargeError; BlobNotFoundError, BlobCorruptError, ManifestInvalidError.
         """
-        return await asyncio.to_thread(self._fetch, revision)
+        with about(revision.name):
+            return await asyncio.to_thread(self._fetch, revision)
 
     def _fetch(self, revision: AdapterRevision) -> pathlib.Path:
         manifest = read_manifest(self._blobs, revision.sha256)

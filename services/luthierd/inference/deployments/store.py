@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from luthierd.codec import from_json, to_json
 from luthierd.inference.domain.deployment import BaseModel, Deployment
-from luthierd.inference.domain.errors import EtagMismatchError, SharedStateUnreachableError
+from luthierd.inference.domain.errors import EtagMismatchError
 from luthierd.inference.domain.parity import ParityCheck
 from luthierd.inference.domain.quota import Quota
 from luthierd.storage.database import Database
@@ -81,10 +81,7 @@ class SqlStore:
                 await self._database.execute(change)
 
     async def quotas(self) -> list[Quota]:
-        try:
-            return [Quota(**row) for row in await self._database.rows(sa.select(_quotas))]
-        except (OSError, sa.exc.DBAPIError) as error:
-            raise SharedStateUnreachableError(error=type(error).__name__) from error
+        return [Quota(**row) for row in await self._database.rows(sa.select(_quotas))]
 
     async def put_quota(self, quota: Quota, *, change: int) -> None:
         values = {**vars(quota), "own": dict(quota.own)}

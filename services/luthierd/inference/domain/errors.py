@@ -271,14 +271,6 @@ class ReplicaLeaseLostError(_DescribedError, errors.UnavailableError):
     message = "the lease of replica {replica} expired during the change; nothing was changed, repeat the call"
 
 
-class SharedStateUnreachableError(_DescribedError, errors.UnavailableError):
-    """The database shared by the replicas does not respond."""
-
-    reason = "SHARED_STATE_UNREACHABLE"
-    message = "the shared database does not respond ({error}); requests are answered, but nothing can be changed"
-    retry_s = 2.0
-
-
 class PromptTooLongError(errors.InvalidArgumentError):
     """The prompt leaves no room for an answer."""
 

@@ -20,6 +20,7 @@ from luthierd.inference.feedback.capture_policies import CapturePolicies
 from luthierd.inference.feedback.store import SqlCaptureStore
 from luthierd.names import CAPTURE_FILE, TENANT
 from luthierd.paging import Page, PageRequest
+from luthierd.storage.blob_errors import about
 from luthierd.storage.blobs import BlobStore, Piece, read_piece
 
 log = logging.getLogger(__name__)
@@ -121,14 +122,15 @@ class CaptureFiles:
         file = await self._store.file(name)
         if file is None:
             raise CaptureFileNotFoundError(capture_file=name)
-        return await asyncio.to_thread(
-            read_piece,
-            self._blobs,
-            file.sha256,
-            offset_bytes=offset_bytes,
-            limit_bytes=limit_bytes,
-            size_bytes=file.size_bytes,
-        )
+        with about(name):
+            return await asyncio.to_thread(
+                read_piece,
+                self._blobs,
+                file.sha256,
+                offset_bytes=offset_bytes,
+                limit_bytes=limit_bytes,
+                size_bytes=file.size_bytes,
+            )
 
 
 def new_file(

@@ -21,7 +21,8 @@ from luthierd.inference.feedback.redaction import redact
 from luthierd.inference.feedback.response_log import ResponseLog
 from luthierd.inference.feedback.store import SqlCaptureStore
 from luthierd.names import DEPLOYMENT, TENANT
-from luthierd.storage.blobs import BlobNotFoundError, BlobStore
+from luthierd.storage.blob_errors import BlobNotFoundError, about
+from luthierd.storage.blobs import BlobStore
 
 MAX_EXPORT_ROWS = 100_000
 EXPORT_BATCH = 1000
@@ -106,7 +107,8 @@ class Feedbacks:
     def _texts_of(self, part: CaptureFile, said: Sequence[Feedback]) -> dict[str, Text]:
         """The texts of a part file; none if it was deleted meanwhile."""
         try:
-            data = self._blobs.read_bytes(part.sha256)
+            with about(part.name):
+                data = self._blobs.read_bytes(part.sha256)
         except BlobNotFoundError:
             return {}
         return read_texts(data, [one.response.response_id for one in said])

@@ -76,7 +76,7 @@ class Replicas:
     # The `DeploymentStore`
 
     async def live_count(self) -> int:
-        """Live replicas, including this one. SharedStateUnreachableError."""
+        """Live replicas, including this one. DatabaseUnavailableError."""
         return await self._store.live_count()
 
     async def deployments(self) -> list[Deployment]:

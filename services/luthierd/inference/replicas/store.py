@@ -6,7 +6,7 @@ Times are the database's, so that the clocks of machines need not agree.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from luthierd.codec import from_json, to_json
 from luthierd.inference.deployments.deployments import DeploymentStore
 from luthierd.inference.deployments.store import SqlStore
 from luthierd.inference.domain.deployment import AdapterRevision, BaseModel, Deployment
-from luthierd.inference.domain.errors import ReplicaLeaseLostError, SharedStateUnreachableError
+from luthierd.inference.domain.errors import ReplicaLeaseLostError
 from luthierd.storage.database import Database
 
 FORGOTTEN_AFTER_S = 3600.0
@@ -111,7 +111,7 @@ class SqlReplicaStore:
 
     async def desired(self) -> Desired:
         """The version is read first: if rows are newer than it, they are only read once more."""
-        async with self._read() as connection:
+        async with self._database.read() as connection:
             version = await _version(connection)
             return Desired(version, tuple(await _store_within(connection).deployments()))
 
@@ -120,7 +120,7 @@ class SqlReplicaStore:
 
         Removes the rows of replicas that died long ago.
         """
-        async with self._begin() as connection:
+        async with self._database.begin() as connection:
             if await _version(connection, lock=True) != version:
                 return False
             lease_until = _Now() + lease_s
@@ -137,35 +137,35 @@ class SqlReplicaStore:
     async def renew(self, replica: str, *, lease_s: float) -> bool:
         """False if the lease had expired already: the replica must join again."""
         query = sa.update(_replicas).where(_replicas.c.name == replica, _replicas.c.lease_until > _Now())
-        return bool(await self._execute(query.values(lease_until=_Now() + lease_s)))
+        return bool(await self._database.execute(query.values(lease_until=_Now() + lease_s)))
 
     async def follow(self, replica: str, version: int) -> None:
-        await self._execute(sa.update(_replicas).where(_replicas.c.name == replica).values(follows=version))
+        await self._database.execute(sa.update(_replicas).where(_replicas.c.name == replica).values(follows=version))
 
     async def leave(self, replica: str) -> None:
-        await self._execute(sa.delete(_replicas).where(_replicas.c.name == replica))
+        await self._database.execute(sa.delete(_replicas).where(_replicas.c.name == replica))
 
     async def pulse(self, replica: str) -> Pulse:
         """Intents are read first: one that is gone by then was given up, or is in the version read afterwards."""
         coordinators = _live().where(_replicas.c.name != replica)
         query = sa.select(_intents).where(_intents.c.coordinator.in_(coordinators))
-        async with self._read() as connection:
+        async with self._database.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
             intents = tuple(from_json(Intent, dict(row)) for row in rows)
             return Pulse(await _version(connection), intents)
 
     async def open_intent(self, intent: Intent) -> None:
-        await self._execute(sa.insert(_intents).values(to_json(intent)))
+        await self._database.execute(sa.insert(_intents).values(to_json(intent)))
 
     async def close_intent(self, intent: Intent) -> None:
         """Gives the intent up, if it is not published."""
-        await self._execute(*_closed(intent))
+        await self._database.execute(*_closed(intent))
 
     async def report(self, intent: Intent, replica: str, refusal: Refusal | None) -> None:
         """The replica holds all revisions of the intent, loaded and checked; or it refuses. No effect once closed."""
         content = refusal and {"revision": refusal.revision, "reason": refusal.reason, "message": refusal.message}
         values = {"intent": intent.id, "replica": replica, "refusal": content or sa.null()}
-        async with self._begin() as connection:
+        async with self._database.begin() as connection:
             is_open = sa.select(_intents.c.id).where(_intents.c.id == intent.id)
             if (await connection.execute(is_open)).one_or_none() is not None:
                 mine = (_reports.c.intent == intent.id, _reports.c.replica == replica)
@@ -177,7 +177,7 @@ class SqlReplicaStore:
 
         EtagMismatchError; ReplicaLeaseLostError if the coordinator itself is not live.
         """
-        async with self._begin() as connection:
+        async with self._database.begin() as connection:
             version = await _version(connection, lock=True)
             live = set((await connection.execute(_live())).scalars())
             if intent.coordinator not in live:
@@ -195,37 +195,16 @@ class SqlReplicaStore:
             return Barrier(version=version + 1)
 
     async def live_count(self) -> int:
-        return len(await self._rows(_live()))
+        return len(await self._database.rows(_live()))
 
     async def behind(self, replica: str, version: int) -> tuple[str, ...]:
         """Live replicas, other than this one, that do not route by `version` or a newer one yet."""
         query = _live().where(_replicas.c.name != replica, _replicas.c.follows < version)
-        return tuple(row["name"] for row in await self._rows(query))
+        return tuple(row["name"] for row in await self._database.rows(query))
 
     async def chosen_base_model(self) -> BaseModel | None:
         """The base model of every replica's engine."""
-        with _translated():
-            return await SqlStore(self._database).chosen_base_model()
-
-    async def _execute(self, *statements: sa.Executable) -> int:
-        with _translated():
-            return await self._database.execute(*statements)
-
-    async def _rows(self, query: sa.Executable) -> Sequence[sa.RowMapping]:
-        with _translated():
-            return await self._database.rows(query)
-
-    @contextlib.asynccontextmanager
-    async def _begin(self) -> AsyncIterator[AsyncConnection]:
-        with _translated():
-            async with self._database.begin() as connection:
-                yield connection
-
-    @contextlib.asynccontextmanager
-    async def _read(self) -> AsyncIterator[AsyncConnection]:
-        with _translated():
-            async with self._database.read() as connection:
-                yield connection
+        return await SqlStore(self._database).chosen_base_model()
 
 
 class _Transaction(Database):
@@ -258,12 +237,3 @@ def _closed(intent: Intent) -> tuple[sa.Delete, sa.Delete]:
 
 def _live() -> Any:
     return sa.select(_replicas.c.name).where(_replicas.c.lease_until > _Now())
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    """An unreachable database is UNAVAILABLE, not an internal error."""
-    try:
-        yield
-    except (OSError, sa.exc.DBAPIError) as error:
-        raise SharedStateUnreachableError(error=type(error).__name__) from error

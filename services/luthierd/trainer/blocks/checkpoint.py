@@ -1,12 +1,14 @@
 """Checkpoints of a run: everything the next step depends on, in one file that is there whole or not at all.
 
-No pickle: tensors as safetensors, the rest as JSON in its header.
+No pickle: tensors as safetensors, the rest as JSON in its header. The file's name has the sha256 of its content.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import logging
 import pathlib
 import re
 from dataclasses import dataclass, field
@@ -18,13 +20,15 @@ import torch
 
 from luthierd.files import write_atomically
 
+log = logging.getLogger(__name__)
+
 KEPT = 2
-"""The newest may be unreadable after a disk fault; the one before it is the way out."""
+"""The newest may be damaged after a disk fault; the one before it is the way out."""
 
 GROUPS = ("weights", "best_weights", "optimizer", "rng")
 """Tensors in the file are named `<group>/<name>`."""
 
-_FILE = re.compile(r"step-(\d{8})\.safetensors")
+_FILE = re.compile(r"step-(\d{8})-([0-9a-f]{64})\.safetensors")
 
 
 @dataclass
@@ -62,16 +66,21 @@ class CheckpointFolder:
         groups = {name: getattr(checkpoint, name) for name in GROUPS}
         tensors = {f"{group}/{name}": t.contiguous() for group, named in groups.items() for name, t in named.items()}
         header = {"run": json.dumps(dataclasses.asdict(checkpoint.run)), "fingerprint": self._fingerprint}
-        path = self._folder / f"step-{checkpoint.run.step:08d}.safetensors"
-        write_atomically(path, iter([safetensors.torch.save(tensors, metadata=header)]))
+        content = safetensors.torch.save(tensors, metadata=header)
+        digest = hashlib.sha256(content).hexdigest()
+        path = self._folder / f"step-{checkpoint.run.step:08d}-{digest}.safetensors"
+        write_atomically(path, iter([content]))
         for old in self._files()[: -self._kept]:
             old.unlink(missing_ok=True)
         return path
 
     def latest(self) -> Checkpoint | None:
-        """The newest readable checkpoint of this very run, or None."""
+        """The newest intact checkpoint of this very run, or None: the run then starts again."""
         for path in reversed(self._files()):
             try:
+                if not _is_intact(path):
+                    log.warning("a damaged checkpoint is passed over", extra={"path": str(path)})
+                    continue
                 with safetensors.safe_open(path, framework="pt") as file:
                     header = file.metadata() or {}
                     if header.get("fingerprint") != self._fingerprint:
@@ -88,6 +97,12 @@ class CheckpointFolder:
 
     def _files(self) -> list[pathlib.Path]:
         return sorted(path for path in self._folder.glob("step-*.safetensors") if _FILE.fullmatch(path.name))
+
+
+def _is_intact(path: pathlib.Path) -> bool:
+    found = _FILE.fullmatch(path.name)
+    with path.open("rb") as file:
+        return found is not None and hashlib.file_digest(file, "sha256").hexdigest() == found[2]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

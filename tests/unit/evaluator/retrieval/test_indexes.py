@@ -107,6 +107,6 @@ async def test_an_index_is_found_for_its_tenant_split_and_embedder_only(tables: 
     catalogue = SqlIndexCatalogue(tables)
     await catalogue.add("acme", "train", "embedder", blob_sha256="blob")
     await catalogue.add("acme", "train", "embedder", blob_sha256="later")
-    assert await catalogue.find("acme", "train", "embedder") == "blob"
+    assert await catalogue.find("acme", "train", "embedder") == "later"
     assert await catalogue.find("rival", "train", "embedder") is None
     assert await catalogue.find("acme", "train", "other") is None

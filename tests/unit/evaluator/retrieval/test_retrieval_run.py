@@ -177,6 +177,13 @@ async def test_one_retriever_alone_builds_one_index() -> None:
     assert len(catalogue.kept) == 1
 
 
+async def test_an_index_whose_blob_is_gone_is_built_again() -> None:
+    catalogue = MemoryCatalogue()
+    first = await retrieve(rows(5), rows(40, split="train"), CONFIG, catalogue=catalogue)
+    again = await retrieve(rows(5), rows(40, split="train"), CONFIG, catalogue=catalogue)  # over an empty store
+    assert again.summary == first.summary
+
+
 def test_documents_stand_before_the_last_question_and_rag_keeps_the_fixed_examples() -> None:
     passages = {"holdout-1": [Passage("doc-1", "The text.", "volume 1"), Passage("doc-2", "Another.")]}
     plan = ArmPlan(fixed=rows(2, split="train"), passages=passages)

@@ -159,3 +159,12 @@ async def test_every_adapter_of_a_base_model_is_held_against_the_same_suite() ->
     first, _ = await evaluated(forgetful=False, suites=suites, blobs=blobs)
     second, _ = await evaluated(forgetful=True, suites=suites, blobs=blobs)
     assert first.suites[0].sha256 == second.suites[0].sha256 == suites.kept[BASE, 40]
+
+
+async def test_a_suite_whose_blob_is_gone_is_made_again() -> None:
+    suites, blobs = MemorySuites(), MemoryBlobs()
+    first, _ = await evaluated(forgetful=False, suites=suites, blobs=blobs)
+    del blobs.kept[first.suites[0].sha256]
+    again, _ = await evaluated(forgetful=False, suites=suites, blobs=blobs)
+    assert again.suites[0].sha256 == first.suites[0].sha256
+    assert first.suites[0].sha256 in blobs.kept

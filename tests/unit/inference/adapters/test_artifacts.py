@@ -13,7 +13,8 @@ import pytest
 from luthierd.inference.adapters.artifacts import Artifacts
 from luthierd.inference.domain.deployment import AdapterRevision, BaseModel
 from luthierd.inference.domain.errors import AdapterInvalidError, AdapterTooLargeError
-from luthierd.storage.blobs import Blob, BlobCorruptError, BlobStore
+from luthierd.storage.blob_errors import BlobCorruptError
+from luthierd.storage.blobs import Blob, BlobStore
 from luthierd.storage.manifests import Manifest, ManifestInvalidError, put_folder, read_manifest
 
 CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
