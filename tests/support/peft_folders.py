@@ -37,7 +37,6 @@ VARIETIES: dict[str, dict[str, Any]] = {
     "bfloat16": {"dtype": torch.bfloat16},
     "float16": {"dtype": torch.float16},
     "the embedding": {"target_modules": ["q_proj", "embed_tokens"]},
-    "the head": {"target_modules": ["v_proj", "lm_head"]},
     "a saved head": {"modules_to_save": ["lm_head"]},
     "a saved norm": {"modules_to_save": ["input_layernorm"]},
 }

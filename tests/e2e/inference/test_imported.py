@@ -27,7 +27,6 @@ SERVED = [
     "all-linear but one",
     "a saved head",
     "the embedding",
-    "the head",
 ]
 PROMPT, SCORED = "a question", "an answer that nobody gave"
 MAX_DIFFERENCE_NATS = 1e-4

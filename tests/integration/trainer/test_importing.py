@@ -175,6 +175,7 @@ def test_an_import_stops_between_two_steps(importer: Importer, plain: pathlib.Pa
         ({"peft_type": None}, "kind None"),
         ({"task_type": "SEQ_CLS"}, "task SEQ_CLS"),
         ({"target_modules": ["self_attn"]}, "self_attn, a LlamaAttention"),
+        ({"target_modules": ["v_proj", "lm_head"]}, "lm_head, which shares its matrix with the embeddings"),
     ],
 )
 def test_what_cannot_be_served_is_refused_with_what_to_do(

@@ -183,6 +183,14 @@ def modules_of(options: PeftOptions, model: Any) -> dict[str, LoraShape]:
                 f"the adapter has weights for {path}, a {kind}; linear layers and embeddings are served: {MERGE}",
                 metadata={"module": path, "kind": kind},
             )
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    for path in found:
+        if modules[path] is head and head.weight is embedding.weight:
+            raise AdapterUnsupportedError(
+                f"the adapter has weights for {path}, which shares its matrix with the embeddings in this base model; "
+                "vLLM does not apply them: train without the head",
+                metadata={"module": path},
+            )
     if not found:
         raise _invalid("it names no module of the base model; was it trained on this one?", option="target_modules")
     return found
