@@ -121,15 +121,6 @@ class ServerConfig:
     addresses: Mapping[str, str] = field(default_factory=lambda: LOOPBACK)
     """`host:port` of each service; one variable each, such as `LUTHIER_TRAINER_ADDRESS`."""
 
-    def database_url_of(self, service: str) -> str:
-        """The SQLAlchemy URL of a service's database."""
-        return self.database_url or f"sqlite+aiosqlite:///{self.home / (service + '.db')}"
-
-    @property
-    def blobs(self) -> str:
-        """The fsspec URL of the blob store."""
-        return self.blobs_url or f"file://{self.home / 'blobs'}"
-
     @property
     def verify_key(self) -> pathlib.Path:
         """The public keys' file."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import pathlib
 import sys
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from luthierd.config import ServerConfig, load_config
-from luthierd.errors import LuthierError
+from luthierd.errors import FailedPreconditionError, LuthierError
 from luthierd.files import disk_full_error
 from luthierd.logs import configure_logging
 
@@ -22,10 +24,37 @@ EXIT_REFUSED = 1
 """The process could not start; the last line on stderr says why and what to do."""
 
 
+class HomeNotWritableError(FailedPreconditionError):
+    """The folder of the installation cannot be made, or nothing can be written into it."""
+
+    reason = "HOME_NOT_WRITABLE"
+
+    def __init__(self, home: pathlib.Path, problem: str) -> None:
+        super().__init__(
+            f"nothing can be written to {home} ({problem}); make it writable, or set LUTHIER_HOME to another folder",
+            metadata={"home": str(home), "problem": problem},
+        )
+
+
+def open_home(home: pathlib.Path) -> None:
+    """Makes the folder of the installation. From now on this process makes all files and folders for its owner only.
+
+    HomeNotWritableError.
+    """
+    os.umask(0o077)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HomeNotWritableError(home, error.strerror or str(error)) from None
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise HomeNotWritableError(home, "permission denied, or a read-only file system")
+
+
 def run(service: str, config_class: type[C], main: Callable[[C], Awaitable[None]]) -> None:
     """Runs `main(config)`. A LuthierError becomes one JSON line on stderr and exit code 1."""
     try:
         config = load_config(config_class, service)
+        open_home(config.home)
         configure_logging(
             service, config.log_level, max_bytes=config.log_max_bytes, backup_count=config.log_backup_count
         )

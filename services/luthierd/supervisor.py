@@ -1,4 +1,4 @@
-"""The four services on this machine: `python -m luthierd.supervisor up | down | status`; `luthier up` calls it.
+"""The four services on this machine: `python -m luthierd.supervisor up | up --watch | down | status`, for `luthier up`.
 
 Prints one JSON line per event, the last one `{"event": "result", ...}` or `{"event": "error", ...}`.
 Processes are identified by id and start time, so that a reused id is never taken for a service.
@@ -6,6 +6,7 @@ Processes are identified by id and start time, so that a reused id is never take
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from typing import Any
 
 import psutil
@@ -25,13 +26,22 @@ from luthier.services import SERVICES
 
 from luthierd.config import ConfigError, ServerConfig, load_config
 from luthierd.errors import LuthierError, UnavailableError
-from luthierd.files import write_atomically
+from luthierd.process import open_home
 from luthierd.rpc.keys import create_keys
 from luthierd.rpc.server import PortInUseError
+from luthierd.running import Record, Running, processes_of, running_of
 
 START_TIMEOUT_S = 240.0
 """Inference may load a base model and deployed adapters first, which takes about a minute on a small CPU."""
 STOP_TIMEOUT_S = 45.0
+LOCK_WAIT_S = 5.0
+"""How long `down` waits for another command; a watcher that starts a service again takes less than a second."""
+WATCH_INTERVAL_S = 1.0
+STABLE_S = 60.0
+"""A service that ran for so long is started again at once when it dies, one that keeps dying later and later."""
+MAX_BACKOFF_S = 60.0
+PRIVATE = ("keys", "run", "logs", "blobs", "cache", "uploads", "trainer", "evaluator", "inference")
+"""Folders of a home that earlier releases made readable by others."""
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -42,28 +52,6 @@ class StartFailedError(UnavailableError):
     reason = "START_FAILED"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Running:
-    """A service of this machine as `run/installation.json` has it."""
-
-    pid: int
-    process_start_time: float
-    address: str
-    metrics_address: str
-    http_address: str = ""
-    log_offset_bytes: int = 0
-    """Where the log of this run begins; earlier runs wrote what is before."""
-
-    def process(self) -> psutil.Process | None:
-        """Its process, unless it has ended or the id belongs to another process now."""
-        try:
-            process = psutil.Process(self.pid)
-            alive = process.status() != psutil.STATUS_ZOMBIE
-            return process if alive and abs(process.create_time() - self.process_start_time) < 1.0 else None
-        except psutil.Error:
-            return None
-
-
 class Installation:
     """The services below one home folder."""
 
@@ -71,40 +59,99 @@ class Installation:
         self._home = home
         self._environment = dict(environment)
         self._report = report
-        self._file = home / "run/installation.json"
+        self._record = Record(home)
+        self._due: dict[str, float] = {}
 
     def up(self) -> dict[str, Any]:
-        """Starts what is not running and waits until all services serve. PortInUseError, StartFailedError."""
-        create_keys(self._home / "keys")
-        running = {name: service for name, service in self._recorded().items() if service.process()}
-        missing = [name for name in SERVICES if name not in running]
-        for name in missing:
-            self._check_ports(name)
-        for name in missing:
-            running[name] = self._start(name, running)
-            self._record(running)
-        for name, service in running.items():
-            self._await_serving(name, service)
+        """Starts what is not running and waits until all services serve.
+
+        HomeNotWritableError, InstallationBusyError, PortInUseError, StartFailedError.
+        """
+        open_home(self._home)
+        with self._record.locked("lock", "up"):
+            self._make_private()
+            create_keys(self._home / "keys")
+            running = {name: service for name, service in self._record.read().items() if service.process()}
+            missing = [name for name in SERVICES if name not in running]
+            for name in missing:
+                self._check_ports(name)
+            for name in missing:
+                running[name] = self._start(name, running)
+                self._record.write(running)
+            self._record.write(running)
+            for name, service in running.items():
+                self._await_serving(name, service)
         return self.status()
 
+    def watch(self) -> dict[str, Any]:
+        """`up`, then starts services that die again, until `down`."""
+        open_home(self._home)
+        with self._record.locked("watch.lock", "up --watch"):
+            self.up()
+            self._report({"event": "watching", "home": str(self._home)})
+            while self.mend(time.time()):
+                time.sleep(WATCH_INTERVAL_S)
+        return self.status()
+
+    def mend(self, now: float) -> bool:
+        """Starts services that died, at once or when their time has come. `now`: seconds since the epoch.
+
+        False: nothing runs any more, because `down` was here.
+        """
+        with self._record.locked("lock", "up --watch", wait_s=START_TIMEOUT_S):
+            running = self._record.read()
+            if not running:
+                return False
+            for name in SERVICES:
+                service = running.get(name)
+                if service is not None and service.process():
+                    continue
+                soon = service is not None and now - service.process_start_time < STABLE_S
+                restart_count = service.restart_count + 1 if service is not None and soon else 0
+                if name not in self._due:
+                    delay_s = min(2.0 ** (restart_count - 1), MAX_BACKOFF_S) if restart_count else 0.0
+                    self._due[name] = now + delay_s
+                    said = self._last_words(name, service) if service is not None else ""
+                    self._report({"event": "ended", "service": name, "restart_in_s": delay_s, "said": said})
+                if self._due[name] <= now:
+                    del self._due[name]
+                    running[name] = replace(self._start(name, running), restart_count=restart_count)
+                    self._record.write(running)
+        return True
+
     def down(self) -> dict[str, Any]:
-        """Stops services and workers; jobs continue after the next `up`."""
-        recorded = self._recorded()
-        processes = {name: process for name, service in recorded.items() if (process := service.process())}
-        processes |= {f"worker {process.pid}": process for process in self._workers()}
+        """Stops services and workers; jobs continue after the next `up`.
+
+        HomeNotWritableError, InstallationBusyError.
+        """
+        open_home(self._home)
+        with self._record.locked("lock", "down", wait_s=LOCK_WAIT_S):
+            recorded = self._record.read()
+            processes = {name: process for name, service in recorded.items() if (process := service.process())}
+            known = {process.pid for process in processes.values()}
+            modules = {f"luthierd.{name}{part}": name + part for name in SERVICES for part in ("", ".worker")}
+            for module, process in processes_of(self._home, modules):
+                if process.pid not in known:
+                    kind = "worker" if module.endswith(".worker") else modules[module]
+                    processes[f"{kind} {process.pid}"] = process
+            self._stop(processes)
+            self._record.remove()
+        return {"stopped": sorted(processes)}
+
+    def _stop(self, processes: Mapping[str, psutil.Process]) -> None:
         for name, process in processes.items():
             self._report({"event": "stopping", "service": name, "pid": process.pid})
-            process.terminate()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
         _, alive = psutil.wait_procs(list(processes.values()), timeout=STOP_TIMEOUT_S)
         for process in alive:
             self._report({"event": "killing", "pid": process.pid, "after_s": STOP_TIMEOUT_S})
-            process.kill()
-        self._file.unlink(missing_ok=True)
-        return {"stopped": sorted(processes)}
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def status(self) -> dict[str, Any]:
         """Which services run, and their health."""
-        recorded = self._recorded()
+        recorded = self._record.read()
         services = {}
         for name in SERVICES:
             service = recorded.get(name)
@@ -112,6 +159,14 @@ class Installation:
             health = self._health(name, service) if service and alive else "DEAD" if service else "STOPPED"
             services[name] = {**(asdict(service) if service else {}), "health": health}
         return {"home": str(self._home), "services": services}
+
+    def _make_private(self) -> None:
+        """Takes from others what an earlier release let them read."""
+        databases = self._home.glob("*.db*")
+        for path in [*(self._home / name for name in PRIVATE), *databases]:
+            with contextlib.suppress(OSError):  # it belongs to somebody else
+                if not path.is_symlink() and path.stat().st_mode & 0o077:
+                    path.chmod(0o700 if path.is_dir() else 0o600)
 
     def _start(self, name: str, running: Mapping[str, Running]) -> Running:
         """Starts one service as a process in a new session; its output goes to `logs/<name>.log`."""
@@ -135,16 +190,8 @@ class Installation:
                 start_new_session=True,
             )
         self._report({"event": "starting", "service": name, "pid": child.pid, "log": str(log)})
-        started = psutil.Process(child.pid).create_time()
-        address, metrics_address, *http_address = (f"{host}:{port}" for port in ports.values())
-        return Running(
-            pid=child.pid,
-            process_start_time=started,
-            address=address,
-            metrics_address=metrics_address,
-            http_address="".join(http_address),
-            log_offset_bytes=log_offset_bytes,
-        )
+        addresses = [f"{host}:{port}" for port in ports.values()]
+        return running_of(psutil.Process(child.pid), addresses, log_offset_bytes=log_offset_bytes)
 
     def _await_serving(self, name: str, service: Running) -> None:
         """StartFailedError if the service ends, or does not serve within `START_TIMEOUT_S`."""
@@ -201,37 +248,12 @@ class Installation:
     def _health(self, name: str, service: Running) -> str:
         return _health(service.address, self._config(name).tls_certificate_path)
 
-    def _recorded(self) -> dict[str, Running]:
-        try:
-            content = json.loads(self._file.read_text())
-            return {name: Running(**service) for name, service in content["services"].items()}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
-
-    def _record(self, running: Mapping[str, Running]) -> None:
-        services = {name: asdict(service) for name, service in running.items()}
-        content = {"services": services, "signing_key": str(self._home / "keys/private.pem")}
-        write_atomically(self._file, iter([json.dumps(content, indent=2).encode()]))
-
-    def _workers(self) -> list[psutil.Process]:
-        """Worker processes of this installation."""
-        modules = {f"luthierd.{name}.worker" for name in SERVICES}
-        found = []
-        for process in psutil.process_iter():
-            try:
-                command = process.cmdline()
-                if modules.intersection(command) and process.environ().get("LUTHIER_HOME") == str(self._home):
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
-
     def _log(self, name: str) -> pathlib.Path:
         return self._home / "logs" / f"{name}.log"
 
     def _last_words(self, name: str, service: Running) -> str:
         """The message of the error line of this run, else its last line."""
-        content = self._log(name).read_bytes()
+        content = self._log(name).read_bytes() if self._log(name).exists() else b""
         if len(content) >= service.log_offset_bytes:  # else it was rotated since
             content = content[service.log_offset_bytes :]
         lines = content.decode(errors="replace").splitlines()
@@ -277,16 +299,23 @@ def _print(event: dict[str, Any]) -> None:
     print(json.dumps(event), flush=True)
 
 
+VERBS: Mapping[str, Callable[[Installation], dict[str, Any]]] = {
+    "up": Installation.up,
+    "up --watch": Installation.watch,
+    "down": Installation.down,
+    "status": Installation.status,
+}
+
+
 def main() -> int:
     """The command. Exit codes: 0 done, 1 error, 64 wrong usage."""
-    verbs = {"up": Installation.up, "down": Installation.down, "status": Installation.status}
-    arguments = [argument for argument in sys.argv[1:] if argument != "--json"]
-    if len(arguments) != 1 or arguments[0] not in verbs:
+    verb = " ".join(argument for argument in sys.argv[1:] if argument != "--json")
+    if verb not in VERBS:
         print(__doc__, file=sys.stderr)
         return 64
     try:
         home = load_config(ServerConfig, "supervisor").home
-        _print({"event": "result", **verbs[arguments[0]](Installation(home, os.environ, _print))})
+        _print({"event": "result", **VERBS[verb](Installation(home, os.environ, _print))})
     except LuthierError as error:
         _print({"event": "error", "reason": error.reason, "message": str(error), "metadata": error.metadata})
         return 1

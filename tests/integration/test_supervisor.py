@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pathlib
 import signal
@@ -15,6 +16,10 @@ from luthierd import supervisor
 from luthierd.supervisor import Installation, StartFailedError
 from support.certificates import self_signed
 from support.ports import free_ports
+from support.waiting import until
+
+ODD_NAME = "mein Zühause #1 %20?x=1&y 100%(home)s [a]*"
+"""Characters with a meaning in URLs, in Alembic's configuration and in patterns."""
 
 
 def installation(home: pathlib.Path, **settings: str) -> Installation:
@@ -25,8 +30,8 @@ def installation(home: pathlib.Path, **settings: str) -> Installation:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """All four services."""
-    made = installation(tmp_path_factory.mktemp("home"))
+    """All four services, in a home whose name is taken literally everywhere."""
+    made = installation(tmp_path_factory.mktemp("homes") / ODD_NAME)
     try:
         made.up()
         yield made
@@ -57,6 +62,41 @@ def test_a_killed_service_is_dead_and_up_brings_back_that_one(running: Installat
     after = running.up()
     assert health(after) == dict.fromkeys(SERVICES, "SERVING")
     assert {name for name in SERVICES if pids(after)[name] != before[name]} == {"trainer"}
+
+
+async def test_a_killed_service_is_started_again_by_up_watch_which_ends_with_down(
+    running: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(running, "_report", lambda event: said.append(event["event"]))
+    watching = asyncio.create_task(asyncio.to_thread(running.watch))
+    try:
+        await until(lambda: "watching" in said)
+        before = pids(await asyncio.to_thread(running.status))
+        os.kill(before["trainer"], signal.SIGKILL)
+        after = await until(lambda: asyncio.to_thread(_all_serve, running, except_pid=before["trainer"]))
+        assert {name for name in SERVICES if pids(after)[name] != before[name]} == {"trainer"}
+        assert after["services"]["trainer"]["restart_count"] <= 1
+    finally:
+        await asyncio.to_thread(running.down)
+        ended = await asyncio.wait_for(watching, timeout=30)
+    assert health(ended) == dict.fromkeys(SERVICES, "STOPPED")
+    assert said.count("ended") == 1
+
+
+def _all_serve(running: Installation, *, except_pid: int) -> dict[str, Any]:
+    """The status once all services serve, none of them with that process id."""
+    status = running.status()
+    all_serve = set(health(status).values()) == {"SERVING"}
+    return status if all_serve and except_pid not in pids(status).values() else {}
+
+
+def test_all_files_and_folders_are_for_their_owner_only(running: Installation) -> None:
+    home = pathlib.Path(running.up()["home"])
+    assert home.name == ODD_NAME
+    assert not [path for path in [home, *home.rglob("*")] if path.stat().st_mode & 0o077]
+    assert {path.name for path in home.glob("*.db")} == {f"{name}.db" for name in SERVICES}
+    assert [path.name for path in home.parent.iterdir()] == [ODD_NAME]
 
 
 def test_down_stops_all_four_and_leaves_no_process(running: Installation) -> None:

@@ -90,18 +90,10 @@ def test_a_service_may_find_its_own_address_among_those_of_all(service: str) -> 
     assert config.addresses == {name: f"{name}:1" for name in SERVICES}
 
 
-def test_everything_lies_in_the_home_folder_unless_it_is_said(tmp_path: pathlib.Path) -> None:
+def test_the_keys_lie_in_the_home_folder_unless_it_is_said(tmp_path: pathlib.Path) -> None:
     config = ServerConfig(home=tmp_path)
-    assert config.database_url_of("trainer") == f"sqlite+aiosqlite:///{tmp_path}/trainer.db"
-    assert config.blobs == f"file://{tmp_path}/blobs"
     assert (config.verify_key, config.signing_key) == (tmp_path / "keys/public.pem", tmp_path / "keys/private.pem")
-    said = ServerConfig(
-        database_url="postgresql+asyncpg://db/x",
-        blobs_url="s3://b",
-        verify_key_path=tmp_path,
-        signing_key_path=tmp_path,
-    )
-    assert (said.database_url_of("trainer"), said.blobs) == ("postgresql+asyncpg://db/x", "s3://b")
+    said = ServerConfig(verify_key_path=tmp_path, signing_key_path=tmp_path)
     assert (said.verify_key, said.signing_key) == (tmp_path, tmp_path)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import configparser
 import pathlib
 from typing import Any
 
 import pytest
 import yaml
+from luthierd import supervisor
 from luthierd.config import load_config
 from luthierd.inference.config import InferenceConfig
 from luthierd.trainer.config import TrainerConfig
@@ -54,6 +56,17 @@ def test_the_settings_in_kubernetes_are_settings_and_the_pods_are_those_that_the
     service = kubernetes("Service", "inference")["spec"]
     assert service["selector"] == pod["metadata"]["labels"] == deployment["spec"]["selector"]["matchLabels"]
     assert {one["name"]: one["port"] for one in service["ports"]} == PORTS
+
+
+def test_the_unit_of_systemd_runs_commands_that_the_supervisor_has() -> None:
+    unit = configparser.ConfigParser()
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(DEPLOY / "systemd/luthier.service")
+    service = unit["Service"]
+    assert float(service["TimeoutStopSec"]) > supervisor.STOP_TIMEOUT_S + supervisor.LOCK_WAIT_S
+    for act, verb in (("ExecStart", "up --watch"), ("ExecStop", "down")):
+        assert service[act].endswith(f"/python -m luthierd.supervisor {verb}")
+        assert verb in supervisor.VERBS
 
 
 @pytest.mark.parametrize(("listener", "protocol"), [("grpc", "grpc"), ("openai", "http")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pathlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,9 +19,14 @@ class EngineAwayError(UnavailableError):
 
 
 @pytest.fixture
-def run_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+def run_main(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path
+) -> Callable[..., dict[str, Any]]:
     """Runs a server's main that fails, and gives the last line on stderr."""
-    monkeypatch.setattr("luthierd.process.configure_logging", lambda *_: None)  # would take pytest's handlers away
+    monkeypatch.setattr(
+        "luthierd.process.configure_logging", lambda *_, **__: None
+    )  # would take pytest's handlers away
+    monkeypatch.setenv("LUTHIER_HOME", str(tmp_path))
 
     def run_and_read(main: Callable[[ServerConfig], Awaitable[None]]) -> dict[str, Any]:
         with pytest.raises(SystemExit) as caught:
@@ -84,7 +90,7 @@ def test_an_unknown_fault_has_an_id_and_its_trace_in_the_log(
 
 
 def test_a_server_that_ends_well_exits_with_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("luthierd.process.configure_logging", lambda *_: None)
+    monkeypatch.setattr("luthierd.process.configure_logging", lambda *_, **__: None)
     seen = []
 
     async def main(config: ServerConfig) -> None:

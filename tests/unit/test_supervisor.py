@@ -8,6 +8,9 @@ import json
 import os
 import pathlib
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,12 +19,22 @@ import pytest
 from luthier.services import SERVICES
 from luthierd import supervisor
 from luthierd.config import ConfigError, ServerConfig
+from luthierd.process import HomeNotWritableError, open_home
 from luthierd.rpc.server import PortInUseError
-from luthierd.supervisor import Installation, Running
+from luthierd.running import InstallationBusyError, Record, Running, running_of
+from luthierd.supervisor import Installation
 from support.certificates import CertificateFiles, self_signed
 from support.ports import free_port
 from support.scripted import scripted
 from support.serving import serving
+
+
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    """The commands change it for their whole process, which here is pytest."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture
@@ -118,11 +131,179 @@ def test_a_process_that_does_not_answer_is_unreachable(home: pathlib.Path, repor
     assert installation(home, reports).status()["services"]["trainer"]["health"] == "UNREACHABLE"
 
 
-@pytest.mark.parametrize("content", ["", "no json", "[]", "{}", '{"services": {"trainer": {"pid": 1}}}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "no json", "[]", "{}", '{"services": []}', '{"services": {"trainer": {"pid": 1}}}', "\xff", "[" * 100_000],
+)
 def test_a_damaged_record_counts_as_none(home: pathlib.Path, reports: list[dict[str, Any]], content: str) -> None:
     (home / "run").mkdir(parents=True)
     (home / "run/installation.json").write_text(content)
     assert installation(home, reports).status()["services"]["trainer"] == {"health": "STOPPED"}
+
+
+@pytest.mark.parametrize("pid", ["1", "null", "-1", "1.5", str(2**70), "[]"])
+def test_a_record_whose_values_make_no_sense_is_no_running_service(
+    home: pathlib.Path, reports: list[dict[str, Any]], pid: str
+) -> None:
+    record(home, trainer=this_process(pid=99))
+    file = home / "run/installation.json"
+    file.write_text(file.read_text().replace("99", pid))
+    assert installation(home, reports).status()["services"]["trainer"]["health"] in {"STOPPED", "DEAD"}
+
+
+def test_what_a_newer_release_records_as_well_does_not_lose_the_record(home: pathlib.Path) -> None:
+    record(home, trainer=this_process())
+    file = home / "run/installation.json"
+    file.write_text(file.read_text().replace('"pid"', '"colour": "red", "pid"'))
+    assert Record(home).read() == {"trainer": this_process()}
+
+
+class Programs:
+    """Programs with the command line of a service; they end with the test."""
+
+    def __init__(self) -> None:
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, home: pathlib.Path, module: str = "luthierd.trainer") -> int:
+        command = [sys.executable, "-c", "import signal; print(flush=True); signal.pause()", "-m", module]
+        environment = {"LUTHIER_HOME": str(home), "LUTHIER_TRAINER_PORT": "71"}
+        program = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.PIPE)
+        self.started.append(program)
+        assert program.stdout is not None
+        program.stdout.readline()  # it runs
+        return program.pid
+
+
+@pytest.fixture
+def programs() -> Iterator[Programs]:
+    made = Programs()
+    yield made
+    for program in made.started:
+        program.kill()
+        program.communicate()
+
+
+@pytest.mark.parametrize("content", ["", "no json", "stale"])
+def test_a_service_that_runs_is_found_although_its_record_is_lost_or_of_an_earlier_process(
+    home: pathlib.Path, reports: list[dict[str, Any]], programs: Programs, content: str
+) -> None:
+    record(home, trainer=this_process(pid=2**22 + 1))
+    if content != "stale":
+        (home / "run/installation.json").write_text(content)
+    pid = programs.start(home)
+    programs.start(home.with_name("another home"))
+    ours = installation(home, reports)
+    found = ours.status()["services"]["trainer"]
+    assert (found["pid"], found["address"], found["metrics_address"]) == (pid, "127.0.0.1:71", "127.0.0.1:7202")
+    assert ours.down() == {"stopped": ["trainer"]}
+    assert [psutil.pid_exists(program.pid) for program in programs.started] == [False, True]
+
+
+def test_down_also_stops_workers_and_a_second_process_of_a_service(
+    home: pathlib.Path, reports: list[dict[str, Any]], programs: Programs
+) -> None:
+    pids = [programs.start(home), programs.start(home), programs.start(home, "luthierd.trainer.worker")]
+    stopped = installation(home, reports).down()["stopped"]
+    assert len(stopped) == 3
+    assert {"trainer", f"worker {pids[2]}"} < set(stopped)
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+
+
+# --- one command at a time ---
+
+
+@pytest.mark.parametrize("verb", ["up", "down"])
+def test_of_two_commands_at_once_the_second_says_who_is_first_and_does_nothing(
+    home: pathlib.Path, reports: list[dict[str, Any]], verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "LOCK_WAIT_S", 0.0)
+    ours = installation(home, reports)
+    with Record(home).locked("lock", "up"), pytest.raises(InstallationBusyError) as caught:
+        getattr(ours, verb)()
+    assert caught.value.metadata["holder"] == f"`luthier up` (process {os.getpid()})"
+    assert reports == []
+    ours.down()  # the lock is free again
+
+
+def test_a_second_watcher_says_who_watches(home: pathlib.Path, reports: list[dict[str, Any]]) -> None:
+    watching = Record(home).locked("watch.lock", "up --watch")
+    with watching, pytest.raises(InstallationBusyError, match="up --watch"):
+        installation(home, reports).watch()
+
+
+# --- a service that dies ---
+
+
+def test_a_service_that_dies_is_started_again_and_one_that_keeps_dying_later_and_later(
+    home: pathlib.Path, reports: list[dict[str, Any]], programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "SERVICES", {"trainer": SERVICES["trainer"]})
+    monkeypatch.setattr(Installation, "_start", lambda self, name, running: started())
+    ours = installation(home, reports)
+
+    def started() -> Running:
+        programs.start(home)
+        return running_of(psutil.Process(programs.started[-1].pid), ["127.0.0.1:71", "127.0.0.1:72"])
+
+    def die(after_s: float) -> float:
+        programs.started[-1].kill()
+        programs.started[-1].wait()
+        return Record(home).read()["trainer"].process_start_time + after_s
+
+    def restarts() -> tuple[int, int]:
+        return len(programs.started) - 1, Record(home).read()["trainer"].restart_count
+
+    Record(home).write({"trainer": started()})
+    assert ours.mend(die(after_s=3600.0))
+    assert restarts() == (1, 0)  # at once
+    for count, delay_s in ((1, 1.0), (2, 2.0), (3, 4.0)):
+        now = die(after_s=5.0)
+        assert ours.mend(now)
+        assert ours.mend(now + delay_s - 0.1)
+        assert restarts() == (count, count - 1)
+        assert ours.mend(now + delay_s)
+        assert restarts() == (count + 1, count)
+    assert ours.mend(die(after_s=3600.0))
+    assert restarts() == (5, 0)
+    assert [one["restart_in_s"] for one in reports if one["event"] == "ended"] == [0, 1, 2, 4, 0]
+    ours.down()
+    assert not ours.mend(time.time())
+    assert len(programs.started) == 6
+
+
+# --- the home ---
+
+
+@pytest.mark.parametrize("home", ["/proc/luthier", "/dev/null/luthier"])
+def test_a_home_that_cannot_be_written_is_named(home: str, reports: list[dict[str, Any]]) -> None:
+    for act in (Installation.up, Installation.watch):
+        with pytest.raises(HomeNotWritableError, match="set LUTHIER_HOME") as caught:
+            act(installation(pathlib.Path(home), reports))
+        assert caught.value.metadata["home"] == home
+
+
+def test_a_home_on_a_read_only_file_system_is_named(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luthierd.process.os.access", lambda path, mode: False)  # root may write to any other
+    with pytest.raises(HomeNotWritableError, match="read-only"):
+        open_home(tmp_path)
+
+
+def test_what_an_earlier_release_let_others_read_becomes_private(
+    home: pathlib.Path, reports: list[dict[str, Any]]
+) -> None:
+    for folder in ("keys", "blobs", "logs"):
+        (home / folder).mkdir(parents=True, mode=0o755)
+    (home / "trainer.db").touch(mode=0o644)
+    (home / "run").symlink_to(home.parent)
+    before = home.parent.stat().st_mode
+    installation(home, reports)._make_private()
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in home.iterdir() if not path.is_symlink()} == {
+        "keys": "0o700",
+        "blobs": "0o700",
+        "logs": "0o700",
+        "trainer.db": "0o600",
+    }
+    assert home.parent.stat().st_mode == before
 
 
 # --- last words ---

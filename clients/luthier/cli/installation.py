@@ -33,17 +33,17 @@ class NotInstalledError(LuthierError):
 
 
 @click.command(cls=Command)
-def up(session: Session) -> None:
+@click.option("--watch", is_flag=True, help="Stay, and start services that die again, until `luthier down`.")
+def up(session: Session, *, watch: bool) -> None:
     """Start the four services on this machine and wait until they serve. Running services are left alone."""
     _only_here(session, "up")
     result: dict[str, Any] = {}
     with Progress(session, "starting") as progress:
         served = 0
-        for event in supervise("up"):
+        for event in supervise("up", *(["--watch"] if watch else [])):
             if event["event"] == "result":
                 result = event
-                continue
-            if session.as_json:
+            elif session.as_json:
                 session.emit(event)
             elif event["event"] == "serving":
                 served += 1
@@ -52,6 +52,12 @@ def up(session: Session) -> None:
             elif event["event"] == "starting":
                 detail = f"{event['service']} (log: {event['log']})"
                 progress.update("starting", done=served, total=len(SERVICES), detail=detail)
+            elif event["event"] == "watching":
+                progress.update("watching", done=served, total=len(SERVICES))
+            elif event["event"] == "ended":
+                progress.note(
+                    f"{event['service']} died ({event['said']}): started again in {event['restart_in_s']:g} s"
+                )
     _show(session, result)
 
 
@@ -137,9 +143,9 @@ def _show(session: Session, result: dict[str, Any]) -> int:
     if session.as_json:
         session.emit(result)
     else:
-        fields = ("health", "address", "pid", "metrics_address")
+        fields = ("health", "address", "pid", "metrics_address", "restart_count")
         rows = [(name, *(found.get(field, "") for field in fields)) for name, found in services.items()]
-        session.table(["service", "health", "address", "pid", "metrics"], rows)
+        session.table(["service", "health", "address", "pid", "metrics", "#restarts"], rows)
         http_address = services.get("inference", {}).get("http_address")
         if http_address:
             click.echo(f"OpenAI-compatible: http://{http_address}/v1")

@@ -118,7 +118,7 @@ async def build(
     database = database or Database.of(config, "inference")
     await database.migrate(VERSIONS)
     client = AsyncClient(endpoints_of(config))
-    blobs = BlobStore(config.blobs, cache=config.home / "inference/blobs")
+    blobs = BlobStore.of(config, cache="inference/blobs")
     outside = Outside(
         config=config,
         verifier=verifier or TokenVerifier.of(config),

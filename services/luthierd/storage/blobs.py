@@ -71,22 +71,15 @@ class Piece:
 
 
 class BlobStore:
-    """Content-addressed blobs below `url`. Methods block: call them from a worker, or through `asyncio.to_thread`.
+    """Content-addressed blobs below `url`, or in a folder. Methods block: call them from a worker, or through
+    `asyncio.to_thread`.
 
     All raise BlobStoreUnavailableError, and DiskFullError where they write, also to the cache of a remote store.
     """
 
-    def __init__(self, url: str, *, cache: pathlib.Path | None = None) -> None:
+    def __init__(self, url: str | pathlib.Path, *, cache: pathlib.Path | None = None) -> None:
         """ConfigError for a URL that nothing installed here can open."""
-        try:
-            self._files, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
-        except (ImportError, ValueError, OSError) as error:
-            scheme = url.partition(":")[0]
-            raise ConfigError(
-                f"LUTHIER_BLOBS_URL: {scheme}:// cannot be opened ({error}); `pip install 'luthier[s3]'` adds s3://, "
-                "other file systems of fsspec are installed by name",
-                metadata={"variable": "LUTHIER_BLOBS_URL", "scheme": scheme},
-            ) from error
+        self._files, self._root = _opened(url)
         protocols = self._files.protocol if isinstance(self._files.protocol, tuple) else (self._files.protocol,)
         self._is_local = "file" in protocols
         self._shown = self._root if self._is_local else f"{protocols[0]}://{self._root}"
@@ -94,9 +87,9 @@ class BlobStore:
         self._verified: OrderedDict[str, str] = OrderedDict()  # what fsspec says of a file when it was verified
 
     @classmethod
-    def of(cls, config: ServerConfig) -> BlobStore:
-        """The store of an installation."""
-        return cls(config.blobs, cache=config.home / "cache/blobs")
+    def of(cls, config: ServerConfig, *, cache: str = "cache/blobs") -> BlobStore:
+        """The store of an installation: as configured, else a folder in `home`. `cache`: also a folder there."""
+        return cls(config.blobs_url or config.home / "blobs", cache=config.home / cache)
 
     def put_bytes(self, data: bytes) -> Blob:
         """Stores `data`; storing the same again only makes the blob young, or repairs it. DiskFullError."""
@@ -297,6 +290,22 @@ class BlobStore:
                 raise
             log.warning("the blob store cannot be used", extra={"location": self._shown, "error": repr(error)[:500]})
             raise BlobStoreUnavailableError(self._shown, error) from error
+
+
+def _opened(url: str | pathlib.Path) -> tuple[Any, str]:
+    """The file system and the path in it. ConfigError."""
+    if isinstance(url, pathlib.Path):  # not as a URL, in which some characters of its name have a meaning
+        return fsspec.filesystem("file", use_listings_cache=False), str(url)
+    try:
+        files, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    except (ImportError, ValueError, OSError) as error:
+        scheme = url.partition(":")[0]
+        raise ConfigError(
+            f"LUTHIER_BLOBS_URL: {scheme}:// cannot be opened ({error}); `pip install 'luthier[s3]'` adds s3://, "
+            "other file systems of fsspec are installed by name",
+            metadata={"variable": "LUTHIER_BLOBS_URL", "scheme": scheme},
+        ) from error
+    return files, root
 
 
 def read_piece(

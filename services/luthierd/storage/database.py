@@ -36,7 +36,7 @@ GROUND_VERSIONS = pathlib.Path(__file__).parent / "versions"
 class Database:
     """Transactions against one service's tables. All methods raise DatabaseUnavailableError and DiskFullError."""
 
-    def __init__(self, url: str, *, schema: str) -> None:
+    def __init__(self, url: str | sa.URL, *, schema: str) -> None:
         self._schema = schema
         self._label = f"{make_url(url).get_backend_name()} of {schema}"
         self._is_sqlite = make_url(url).get_backend_name() == "sqlite"
@@ -54,8 +54,10 @@ class Database:
 
     @classmethod
     def of(cls, config: ServerConfig, service: str) -> Database:
-        """The database of a service."""
-        return cls(config.database_url_of(service), schema=service)
+        """The database of a service: as configured, else a file in `home`."""
+        # Not as text, in which a `?` in the name of the folder would begin the arguments.
+        file = sa.URL.create("sqlite+aiosqlite", database=str(config.home / f"{service}.db"))
+        return cls(config.database_url or file, schema=service)
 
     @property
     def is_shared(self) -> bool:
@@ -99,9 +101,13 @@ class Database:
     async def migrate(self, versions: pathlib.Path) -> None:
         """Migrates the tables that every service has, and those of the service in `versions`."""
         config = Config()
-        config.set_main_option("script_location", str(pathlib.Path(__file__).parent / "migrations"))
-        config.set_main_option("path_separator", "newline")
-        config.set_main_option("version_locations", f"{GROUND_VERSIONS}\n{versions}")
+        options = {
+            "script_location": str(pathlib.Path(__file__).parent / "migrations"),
+            "path_separator": "newline",
+            "version_locations": f"{GROUND_VERSIONS}\n{versions}",
+        }
+        for name, value in options.items():
+            config.set_main_option(name, value.replace("%", "%%"))  # a single one would be an interpolation
 
         def upgrade(connection: sa.Connection) -> None:
             if not self._is_sqlite:  # servers that start at the same time take turns; on SQLite every writer does

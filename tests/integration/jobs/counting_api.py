@@ -15,7 +15,7 @@ from luthierd.storage.database import Database
 
 async def main(config: ServerConfig) -> None:
     """Launches workers."""
-    database = Database(config.database_url_of("trainer"), schema=os.environ["COUNTING_SCHEMA"])
+    database = Database(config.database_url, schema=os.environ["COUNTING_SCHEMA"])
     queue = JobQueue.of(config, database)
     launcher = Launcher(
         queue,

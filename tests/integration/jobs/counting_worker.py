@@ -33,7 +33,7 @@ async def main(config: ServerConfig) -> None:
     """Works on the job named on the command line."""
     name = sys.argv[1]
     checkpoint = config.home / f"{name.rpartition('/')[2]}.json"
-    database = Database(config.database_url_of("trainer"), schema=os.environ["COUNTING_SCHEMA"])
+    database = Database(config.database_url, schema=os.environ["COUNTING_SCHEMA"])
 
     async def work(context: JobContext) -> Outcome:
         return Outcome(await asyncio.to_thread(count, context, checkpoint))

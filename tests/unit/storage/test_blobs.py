@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import pathlib
 import resource
 import signal
@@ -14,11 +15,13 @@ from collections.abc import Iterator
 
 import pytest
 from luthierd import files as files_module
+from luthierd.config import ServerConfig
 from luthierd.errors import InvalidArgumentError
 from luthierd.files import DiskFullError, write_atomically
 from luthierd.storage import blobs as blobs_module
 from luthierd.storage.blob_errors import BlobCorruptError, BlobNotFoundError, BlobStoreUnavailableError, about
 from luthierd.storage.blobs import Blob, BlobStore, Piece, read_piece, verify_file
+from luthierd.storage.database import Database
 
 ABSENT = hashlib.sha256(b"never stored").hexdigest()
 
@@ -363,3 +366,17 @@ def test_an_old_object_is_written_again_when_it_is_stored_again(
     assert remote.put_bytes(b"one").sha256 == sha256
     [second] = remote.list()
     assert second.modified_time > first.modified_time
+
+
+@pytest.mark.parametrize("name", ["a b", "ü#1", "a?x=1", "100%", "%20", "[a]*", "a::b", "~", "file:"])
+async def test_a_homes_name_is_taken_literally(tmp_path: pathlib.Path, name: str) -> None:
+    home = tmp_path / name
+    store = BlobStore.of(ServerConfig(home=home))
+    blob = store.put_bytes(b"kept")
+    assert store.read_bytes(blob.sha256) == store.local_path(blob.sha256).read_bytes() == b"kept"
+    assert [found.sha256 for found in store.list()] == [blob.sha256]
+    database = Database.of(ServerConfig(home=home), "trainer")
+    await database.migrate(tmp_path / "100%(here)s")
+    await database.close()
+    assert os.listdir(tmp_path) == [name]
+    assert {"blobs", "trainer.db"} <= set(os.listdir(home))
