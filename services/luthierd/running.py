@@ -119,13 +119,26 @@ def processes_of(home: pathlib.Path, modules: Collection[str]) -> Iterator[tuple
     for process in psutil.process_iter():
         try:
             module = next((part for part in process.cmdline() if part in modules), None)
-            # A fork has the command of its parent, but no session of its own.
-            if module is not None and os.getsid(process.pid) == process.pid:
-                theirs = process.environ().get("LUTHIER_HOME")
-                if theirs and pathlib.Path(theirs).resolve() == home and process.status() != psutil.STATUS_ZOMBIE:
-                    yield module, process
+            # A fork has the command of its parent, but leads no session.
+            leads = module is not None and os.getsid(process.pid) == process.pid
+            if module and leads and _is_of(process, home) and process.status() != psutil.STATUS_ZOMBIE:
+                yield module, process
         except (psutil.Error, OSError):
             continue
+
+
+def kill_session(home: pathlib.Path, pid: int) -> None:
+    """Kills what a service that died has left running, such as its engine. Workers lead other sessions."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            # The id may be another program's by now.
+            if os.getsid(process.pid) == pid != process.pid and _is_of(process, home.resolve()):
+                process.kill()
+
+
+def _is_of(process: psutil.Process, home: pathlib.Path) -> bool:
+    theirs = process.environ().get("LUTHIER_HOME")
+    return bool(theirs) and pathlib.Path(theirs).resolve() == home
 
 
 def _found(home: pathlib.Path, names: Collection[str]) -> Iterator[tuple[str, Running]]:

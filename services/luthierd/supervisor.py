@@ -26,16 +26,16 @@ from luthier.services import SERVICES
 
 from luthierd.config import ConfigError, ServerConfig, load_config
 from luthierd.errors import LuthierError, UnavailableError
-from luthierd.process import open_home
+from luthierd.process import HomeNotWritableError, open_home
 from luthierd.rpc.keys import create_keys
 from luthierd.rpc.server import PortInUseError
-from luthierd.running import Record, Running, processes_of, running_of
+from luthierd.running import Record, Running, kill_session, processes_of, running_of
 
 START_TIMEOUT_S = 240.0
 """Inference may load a base model and deployed adapters first, which takes about a minute on a small CPU."""
 STOP_TIMEOUT_S = 45.0
-LOCK_WAIT_S = 5.0
-"""How long `down` waits for another command; a watcher that starts a service again takes less than a second."""
+LOCK_WAIT_S = 2.0
+"""How long a command waits for another one; a watcher that starts a service again takes less than a second."""
 WATCH_INTERVAL_S = 1.0
 STABLE_S = 60.0
 """A service that ran for so long is started again at once when it dies, one that keeps dying later and later."""
@@ -68,10 +68,13 @@ class Installation:
         HomeNotWritableError, InstallationBusyError, PortInUseError, StartFailedError.
         """
         open_home(self._home)
-        with self._record.locked("lock", "up"):
+        with self._record.locked("lock", "up", wait_s=LOCK_WAIT_S):
             self._make_private()
             create_keys(self._home / "keys")
-            running = {name: service for name, service in self._record.read().items() if service.process()}
+            recorded = self._record.read()
+            running = {name: service for name, service in recorded.items() if service.process()}
+            for name in recorded.keys() - running.keys():
+                kill_session(self._home, recorded[name].pid)
             missing = [name for name in SERVICES if name not in running]
             for name in missing:
                 self._check_ports(name)
@@ -113,6 +116,8 @@ class Installation:
                     self._due[name] = now + delay_s
                     said = self._last_words(name, service) if service is not None else ""
                     self._report({"event": "ended", "service": name, "restart_in_s": delay_s, "said": said})
+                    if service is not None:
+                        kill_session(self._home, service.pid)
                 if self._due[name] <= now:
                     del self._due[name]
                     running[name] = replace(self._start(name, running), restart_count=restart_count)
@@ -148,6 +153,8 @@ class Installation:
             self._report({"event": "killing", "pid": process.pid, "after_s": STOP_TIMEOUT_S})
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        for process in processes.values():
+            kill_session(self._home, process.pid)
 
     def status(self) -> dict[str, Any]:
         """Which services run, and their health."""
@@ -315,7 +322,10 @@ def main() -> int:
         return 64
     try:
         home = load_config(ServerConfig, "supervisor").home
-        _print({"event": "result", **VERBS[verb](Installation(home, os.environ, _print))})
+        try:
+            _print({"event": "result", **VERBS[verb](Installation(home, os.environ, _print))})
+        except OSError as problem:  # a file or folder below it
+            raise HomeNotWritableError(home, str(problem)) from problem
     except LuthierError as error:
         _print({"event": "error", "reason": error.reason, "message": str(error), "metadata": error.metadata})
         return 1

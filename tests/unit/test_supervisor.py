@@ -271,6 +271,30 @@ def test_a_service_that_dies_is_started_again_and_one_that_keeps_dying_later_and
     assert len(programs.started) == 6
 
 
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_what_a_dead_service_left_running_ends_and_what_is_not_of_this_home_goes_on(
+    home: pathlib.Path, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, *, is_ours: bool
+) -> None:
+    monkeypatch.setattr(supervisor, "SERVICES", {"trainer": SERVICES["trainer"]})
+    monkeypatch.setattr(Installation, "_start", lambda self, name, running: this_process())
+    script = "import os, subprocess; subprocess.Popen(['sh', '-c', 'echo $$; sleep 600']); os.kill(os.getpid(), 9)"
+    environment = {"LUTHIER_HOME": str(home if is_ours else home.with_name("another")), "PATH": os.environ["PATH"]}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, start_new_session=True, env=environment
+    ) as service:
+        assert service.stdout is not None
+        engine = psutil.Process(int(service.stdout.readline()))
+        service.wait()
+        record(home, trainer=this_process(pid=service.pid))
+        assert installation(home, reports).mend(time.time() + 3600.0)
+        gone, _ = psutil.wait_procs([engine], timeout=10 if is_ours else 0)
+        ended = bool(gone) or engine.status() == psutil.STATUS_ZOMBIE
+        assert ended == is_ours
+        if not ended:
+            for process in [*engine.children(), engine]:
+                process.kill()
+
+
 # --- the home ---
 
 
@@ -286,6 +310,14 @@ def test_a_home_on_a_read_only_file_system_is_named(tmp_path: pathlib.Path, monk
     monkeypatch.setattr("luthierd.process.os.access", lambda path, mode: False)  # root may write to any other
     with pytest.raises(HomeNotWritableError, match="read-only"):
         open_home(tmp_path)
+
+
+def test_a_file_where_a_folder_belongs_is_named(command: Any, home: pathlib.Path) -> None:
+    home.mkdir()
+    (home / "run").touch()
+    code, (line,) = command("up")
+    assert (code, line["event"], line["reason"]) == (1, "error", "HOME_NOT_WRITABLE")
+    assert str(home / "run") in line["message"]
 
 
 def test_what_an_earlier_release_let_others_read_becomes_private(
