@@ -163,14 +163,14 @@ async def test_a_killed_worker_is_replaced_and_the_revision_is_the_same(house: H
     assert (await datasets.get(DATASET)).latest_revision == whole.name
 
 
-async def test_a_cancel_ends_a_running_curation(house: House) -> None:
+async def test_a_cancel_ends_a_curation_within_seconds_even_while_it_loads_its_models(house: House) -> None:
     datasets = house.client.datasets
-    await datasets.import_rows(DATASET, rows(2000))
+    await datasets.import_rows(DATASET, rows(8))
     begun = await datasets.curate(DATASET)
     async for event in datasets.watch_revision(begun.name):
-        if event.progress.stage == "pii":
+        if event.HasField("progress"):  # the first one; then the stages are made, which takes longer and hears nothing
             break
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(5):
         answer = await datasets.cancel_revision(begun.name)
         assert answer.state == pb.DATASET_REVISION_STATE_CANCELLING
         with pytest.raises(JobCancelledError):
