@@ -1,7 +1,8 @@
 """Time bounds for what users make us run: their patterns and schemas, and recognizers over their texts.
 
 Python's `re` cannot be stopped and holds the interpreter meanwhile. Every pattern of a user runs through `regex`, which
-takes a timeout; a library's patterns are made to by `TimedPattern`.
+takes a timeout, and without the interpreter's lock (`concurrent`), so that heartbeats go on; a library's patterns are
+made to by `TimedPattern`.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class TimeBudget:
     def search(self, pattern: str, text: str) -> bool:
         """Whether a user's pattern occurs in the text. OutOfTimeError; regex.error for what is no pattern."""
         with _as_out_of_time():
-            return regex.search(pattern, text, timeout=self.left_s) is not None
+            return regex.search(pattern, text, timeout=self.left_s, concurrent=True) is not None
 
 
 class TimedPattern:
@@ -74,7 +75,7 @@ class TimedPattern:
     def finditer(self, text: str, **_: Any) -> Iterator[regex.Match[str]]:
         """The matches. OutOfTimeError."""
         with _as_out_of_time():
-            yield from self._pattern.finditer(text, timeout=self._budget.left_s)
+            yield from self._pattern.finditer(text, timeout=self._budget.left_s, concurrent=True)
 
 
 def bound_recognizers(recognizers: Iterable[Any], budget: TimeBudget) -> None:
