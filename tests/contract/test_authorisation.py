@@ -8,14 +8,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import pathlib
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
-import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from luthier.services import SCOPES
@@ -23,33 +20,11 @@ from luthierd.config import ServerConfig
 from luthierd.rpc.server import Service
 from support.contracts import METHODS, Path, input_paths, methods_of, reference_of, scope_of
 from support.fuzzing import answers, put
-from support.serving import VERIFIER, _key, bearer, error_info, running
+from support.serving import VERIFIER, bearer, error_info, running
+from support.strangers import STRANGERS
 from support.worlds import WORLDS
 
 OF_ALL_TENANTS = "trainer.luthier.dev/BaseModel"
-RIGHT_CLAIMS = {"iss": "luthier", "aud": "luthier", "sub": "s", "tenant": "acme", "scope": " ".join(SCOPES)}
-
-
-def signed(key: Any = _key, algorithm: str | None = "EdDSA", **claims: object) -> str:
-    """A header with a token that is right, but for what `claims` change or (None) leave out."""
-    given = RIGHT_CLAIMS | {"exp": time.time() + 600} | claims
-    return f"Bearer {jwt.encode({n: v for n, v in given.items() if v is not None}, key, algorithm=algorithm)}"
-
-
-STRANGERS = {
-    "no token": None,
-    "an empty token": "Bearer ",
-    "another scheme": "Basic dXNlcjpwYXNz",
-    "garbled": "Bearer x.y.z",
-    "cut off": signed()[:-9],
-    "expired": signed(exp=time.time() - 3600),
-    "of another key": signed(Ed25519PrivateKey.generate()),
-    "unsigned": signed(None, "none"),
-    "for another audience": signed(aud="elsewhere"),
-    "of another issuer": signed(iss="elsewhere"),
-    "without a tenant": signed(tenant=None),
-    "without an expiry": signed(exp=None),
-}
 
 
 class Everything:

@@ -27,7 +27,7 @@ from luthierd.inference import metrics
 from luthierd.inference.domain.completion import Origin, Target, TokenUsage
 from luthierd.inference.domain.errors import ReaderTooSlowError
 from luthierd.inference.http.outbox import Outbox
-from luthierd.rpc.status import code_of
+from luthierd.rpc.status import MAX_MESSAGE_BYTES, MAX_VALUE_BYTES, code_of, shortened
 
 HTTP_STATUS = {
     "INVALID_ARGUMENT": (400, "invalid_request_error"),
@@ -245,6 +245,8 @@ def failure_of(error: LuthierError) -> tuple[int, dict[str, object], dict[str, s
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, MethodUnknownError):
         headers["allow"] = error.metadata["allow"]
-    param = error.violations[0].field if isinstance(error, InvalidArgumentError) and error.violations else None
-    code = CODE_OF_REASON.get(error.reason, error.reason)
-    return status, {"message": str(error), "type": kind, "code": code, "param": param, "reason": error.reason}, headers
+    param = None
+    if isinstance(error, InvalidArgumentError) and error.violations:
+        param = shortened(error.violations[0].field, MAX_VALUE_BYTES)
+    code, message = CODE_OF_REASON.get(error.reason, error.reason), shortened(str(error), MAX_MESSAGE_BYTES)
+    return status, {"message": message, "type": kind, "code": code, "param": param, "reason": error.reason}, headers
