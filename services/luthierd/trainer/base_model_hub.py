@@ -116,6 +116,7 @@ def _download(url: str, target: pathlib.Path, *, size_bytes: int) -> None:
     if target.exists() and target.stat().st_size == size_bytes:
         return
     found, headers = get_hf_file_metadata(url), build_hf_headers()
+    size_bytes = found.size or size_bytes  # a mirror may list files without their sizes
     if urlsplit(found.location).netloc != urlsplit(url).netloc:
         headers.pop("authorization", None)  # a signed address elsewhere needs none
     part = target.with_name(target.name + ".part")

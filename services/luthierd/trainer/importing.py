@@ -7,9 +7,10 @@ another way is refused.
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +29,9 @@ from luthierd.trainer.domain.adapter_import import (
     WEIGHTS,
     AdapterImportTask,
     AdapterInvalidError,
+    AdapterNotFiniteError,
 )
-from luthierd.trainer.references import reference_rows
+from luthierd.trainer.references import Reference, reference_rows
 
 MAX_TEXT_BYTES = 16 * 1024 * 1024
 """Of a file that is read as a whole; a tokenizer's configuration can list a thousand tokens."""
@@ -38,6 +40,9 @@ MAX_FLOAT32_PARAMETERS = 4_000_000_000
 """Larger models are loaded in the type that training would choose. An engine in float32 is compared exactly only with
 references in float32.
 """
+
+MIN_EFFECT_NATS = 1e-3
+"""A deployment refuses an adapter with less (ADAPTER_HAS_NO_EFFECT)."""
 
 PROMPTS = ("What is the capital of France?", "def mean(values):", "请用一句话介绍你自己。")
 """What references are computed for: an import has no rows."""
@@ -70,7 +75,6 @@ def import_adapter(
     weights = blobs.local_path(task.files[WEIGHTS])
     verify_file(weights, task.files[WEIGHTS])
     adapter = read_peft_adapter(options, weights, model=model, base_folder=base_folder, max_rank=config.max_lora_rank)
-    notes = (*adapter.notes, *_template_note(blobs, task, base_folder))
     folder = config.scratch / name
     shutil.rmtree(folder, ignore_errors=True)
     adapter.save(folder, model=model, base_model=task.base_model)
@@ -85,6 +89,8 @@ def import_adapter(
         for text in PROMPTS
     ]
     tuned = load_peft(model, folder)
+    references = reference_rows(tuned, prompts, without_adapter=tuned.disable_adapter)
+    notes = (*adapter.notes, *_template_note(blobs, task, base_folder), *_effect_note(references))
     export_imported(
         folder,
         task=task,
@@ -93,7 +99,7 @@ def import_adapter(
         rank=adapter.rank,
         target_modules=adapter.target_modules,
         notes=notes,
-        references=reference_rows(tuned, prompts, without_adapter=tuned.disable_adapter),
+        references=references,
     )
     begin("storing the revision")
     manifest = put_folder(blobs, folder)
@@ -104,6 +110,17 @@ def import_adapter(
         target_modules=adapter.target_modules,
         notes=notes,
     )
+
+
+def _effect_note(references: Sequence[Reference]) -> list[str]:
+    """A sentence if no deployment will accept the adapter. AdapterNotFiniteError if it computes no numbers."""
+    pairs = [pair for one in references for pair in zip(one.base_logprobs, one.tuned_logprobs, strict=True)]
+    effect_nats = max((abs(base - tuned) for base, tuned in pairs), default=0.0)
+    if not all(math.isfinite(tuned) for _, tuned in pairs):
+        raise AdapterNotFiniteError("with the adapter the model computes no finite numbers; look at lora_alpha")
+    if effect_nats >= MIN_EFFECT_NATS:
+        return []
+    return [f"the adapter changes log-probabilities by {effect_nats:.1e} nats at most: no deployment will accept it"]
 
 
 def _text(blobs: BlobStore, task: AdapterImportTask, path: str) -> bytes:

@@ -137,8 +137,14 @@ def test_another_chat_template_and_an_adapter_without_effect_are_said(importer: 
     tensors = load_file(folder / WEIGHTS)
     save_file({name: tensor * (".lora_B" not in name) for name, tensor in tensors.items()}, folder / WEIGHTS)
     first, second = importer.run(folder).notes
-    assert "no deployment will accept it" in first
-    assert "chat template differs" in second
+    assert "chat template differs" in first
+    assert "no deployment will accept it" in second
+
+
+def test_a_scale_beyond_all_numbers_is_refused(importer: Importer, folder: pathlib.Path) -> None:
+    change_config(folder, lora_alpha=1e308)
+    with pytest.raises(AdapterNotFiniteError, match="lora_alpha"):
+        importer.run(folder)
 
 
 def test_an_import_stops_between_two_steps(importer: Importer, plain: pathlib.Path) -> None:
@@ -194,6 +200,7 @@ def test_what_cannot_be_served_is_refused_with_what_to_do(
         ({"r": "4"}, "Expected `int`, got `str`"),
         ({"r": 10**30}, "rank must be|out of range|Integer"),
         ({"lora_alpha": "8"}, "Expected `float`, got `str`"),
+        ({"lora_dropout": 7}, "lora_dropout: it must be from 0 to 1"),
         ({"rank_pattern": {"q_proj": -1}}, "rank_pattern: a rank"),
         ({"rank_pattern": ["q_proj"]}, "Expected `object`"),
         ({"alpha_pattern": {"(": 1}}, "alpha_pattern: '.*' is not a pattern"),

@@ -99,8 +99,9 @@ def read_peft_adapter(
                     _check_saved(name, tensor, model, base_folder)
                     saved.append(name.removeprefix(PEFT_PREFIX))
     except safetensors.SafetensorError as error:
-        raise _invalid(f"{weights.name} is cut off or not a safetensors file ({error}); copy it again") from error
-    return PeftAdapter(options=options, modules=modules, tensors=tensors, notes=tuple(_notes(saved, tensors)))
+        raise _invalid(f"{WEIGHTS_FILE} is cut off or not a safetensors file ({error}); copy it again") from error
+    notes = [f"left out {', '.join(sorted(saved))}: the same as in the base model"] if saved else []
+    return PeftAdapter(options=options, modules=modules, tensors=tensors, notes=tuple(notes))
 
 
 def _expected(modules: Mapping[str, LoraShape], model: Any) -> dict[str, tuple[int, int]]:
@@ -199,14 +200,6 @@ def _base_tensors(name: str, model: Any, base_folder: pathlib.Path) -> Iterator[
                 yield file.get_tensor(own)
     if not found:
         yield parameters[name].detach().cpu()
-
-
-def _notes(saved: list[str], tensors: Mapping[str, torch.Tensor]) -> Iterator[str]:
-    if saved:
-        yield f"left out {', '.join(sorted(saved))}: the same as in the base model"
-    zero = {name.partition(".lora_")[0] for name, tensor in tensors.items() if not tensor.any()}
-    if zero == {name.partition(".lora_")[0] for name in tensors}:
-        yield "one matrix of every module is zero: the adapter changes nothing, and no deployment will accept it"
 
 
 def _invalid(problem: str, **metadata: str) -> AdapterInvalidError:

@@ -63,10 +63,10 @@ class LoraShape:
 
 @dataclass(frozen=True, kw_only=True)
 class PeftOptions:
-    """The options with a meaning for serving, under PEFT's names."""
+    """The options with a meaning for serving, under PEFT's names and with PEFT's defaults."""
 
-    r: int
-    lora_alpha: float
+    r: int = 8
+    lora_alpha: float = 8
     lora_dropout: float = 0.0
     use_rslora: bool = False
     rank_pattern: dict[str, int] = field(default_factory=dict)
@@ -152,6 +152,8 @@ def _check_values(options: PeftOptions) -> None:
     for option, alphas in (("lora_alpha", [options.lora_alpha]), ("alpha_pattern", options.alpha_pattern.values())):
         if any(not math.isfinite(alpha) for alpha in alphas):
             raise _invalid("it must be a finite number", option=option)
+    if not 0 <= options.lora_dropout <= 1:
+        raise _invalid("it must be from 0 to 1", option="lora_dropout")
     if isinstance(options.target_modules, str) and options.layers_to_transform is not None:
         raise _invalid("PEFT does not combine it with a pattern for target_modules", option="layers_to_transform")
     patterns = options.patterns
