@@ -1,1 +1,1 @@
-"""The OpenAI-compatible endpoint: vLLM's own application behind our tokens, leases and quotas."""
+"""The OpenAI-compatible endpoint: vLLM's own serving code behind our tokens, leases and quotas."""
