@@ -15,8 +15,8 @@ CALLERS = 16
 """Of a flood whose requests are large themselves."""
 TIMEOUT_S = 120.0
 LONG_ANSWER_TOKENS = 512
-LONG_PROMPT_WORDS = 1200
-"""Fits into a window of 2,048 tokens; with a smaller one it is refused, which is a flood, too."""
+LONG_PROMPT_WORDS = 150
+"""Of ten characters: fits into a window of 2,048 even if every character is a token. Too long ones are a flood, too."""
 HUGE_PROMPT = "forty thousand words " * 150_000
 """3 MB, more than a window holds."""
 HUGE_CALLERS = 6
@@ -128,7 +128,7 @@ async def _http_long_prompt(flooding: Flooding, number: int) -> int:
 
 def _words(number: int) -> str:
     """A long text that no other request begins with, so that no cache has it."""
-    return " ".join(f"word{number * LONG_PROMPT_WORDS + index}" for index in range(LONG_PROMPT_WORDS // 3))
+    return " ".join(f"word{number * LONG_PROMPT_WORDS + index:06}" for index in range(LONG_PROMPT_WORDS))
 
 
 SHAPES = {
