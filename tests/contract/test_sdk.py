@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import pathlib
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -22,6 +24,12 @@ DATASET, REVISION = f"{TENANT}/datasets/d", f"{TENANT}/datasets/d/revisions/r1"
 JOB, ADAPTER = f"{TENANT}/trainingJobs/j", f"{TENANT}/adapters/a"
 EVALUATION, POLICY, DEPLOYMENT = f"{TENANT}/evaluations/e", f"{TENANT}/gatePolicies/p", f"{TENANT}/deployments/d"
 PROMPT, CHALLENGE_SET, QUEUE = f"{TENANT}/prompts/p", f"{TENANT}/challengeSets/s", f"{TENANT}/annotationQueues/q"
+IMPORT = f"{TENANT}/adapterImports/i"
+KEPT = tempfile.TemporaryDirectory()
+FOLDER = pathlib.Path(KEPT.name)
+"""An adapter of empty files: there is nothing to send beyond their names."""
+for name in ("adapter_config.json", "adapter_model.safetensors"):
+    (FOLDER / name).touch()
 PIECE = {"data": b"{}", "size_bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
 
 Call = Callable[[luthier.AsyncClient], Awaitable[Any] | AsyncIterator[Any]]
@@ -125,12 +133,22 @@ CALLS: dict[str, Call] = {
     "GetStorage": lambda c: c.storage.get("trainer"),
     "SweepStorage": lambda c: c.storage.sweep("trainer"),
     "ReadCaptureFile": lambda c: c.captures.read(f"{TENANT}/captureFiles/c-1"),
+    "WriteAdapterFile": lambda c: c.adapter_imports._send(TENANT, FOLDER / "adapter_config.json", on_sent=None),
+    "CreateAdapterImport": lambda c: c.adapter_imports.create(ADAPTER, FOLDER, base_model="baseModels/m"),
+    "GetAdapterImport": lambda c: c.adapter_imports.get(IMPORT),
+    "ListAdapterImports": lambda c: c.adapter_imports.list(TENANT),
+    "CancelAdapterImport": lambda c: c.adapter_imports.cancel(IMPORT),
+    "WatchAdapterImport": lambda c: c.adapter_imports.watch(IMPORT),
+    "DeleteAdapterImport": lambda c: c.adapter_imports.delete(IMPORT),
+    "ReadAdapterRevision": lambda c: c.adapters.read(f"{ADAPTER}/revisions/r1"),
 }
 FINAL = {
     "WatchDatasetRevision": [{"event": {"event_id": 1, "state": 2}}],
     "WatchTrainingJob": [{"event": {"event_id": 1, "state": 4}}],
     "WatchEvaluation": [{"event": {"event_id": 1, "state": 4}}],
     "WatchPrompt": [{"event": {"event_id": 1, "state": 4}}],
+    "WatchAdapterImport": [{"event": {"event_id": 1, "state": 4}}],
+    "ReadAdapterRevision": PIECE,
     "ReadDatasetRevision": PIECE,
     "ReadEvaluationReport": PIECE,
     "ReadCaptureFile": PIECE,

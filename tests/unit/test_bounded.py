@@ -188,9 +188,9 @@ def test_a_long_run_of_blanks_within_a_line_is_cleaned_in_no_time() -> None:
 
 
 def test_equal_rows_get_their_ids_in_no_time() -> None:
-    lines = ((number, b'{"prompt": "a", "completion": "b"}') for number in range(1, 50_001))
+    lines = ((number, b'{"prompt": "a", "completion": "b"}') for number in range(1, 20_001))
     ids = [row.id for row in parse_rows(lines, ImportLimits())]
-    assert len(set(ids)) == 50_000
+    assert len(set(ids)) == 20_000
     assert ids[:3] == [ids[0], f"{ids[0]}-2", f"{ids[0]}-3"]
 
 

@@ -99,9 +99,6 @@ async def test_limits_tiers_and_candidates_out_of_range_are_refused(server: Serv
     for wrong in (
         gate_pb2.GatePolicy(conditions=POLICY.conditions, candidate_count=0),
         gate_pb2.GatePolicy(conditions=POLICY.conditions, limits=[gate_pb2.GateLimit(quantity=1, at_most=0.0)]),
-        gate_pb2.GatePolicy(
-            conditions=POLICY.conditions, limits=[gate_pb2.GateLimit(quantity=1, at_most=float("nan"))]
-        ),
         gate_pb2.GatePolicy(conditions=[gate_pb2.GateCondition(metric="rouge_l", expected=2.0)]),
         gate_pb2.GatePolicy(conditions=[gate_pb2.GateCondition(metric="rouge_l", slice="x" * 257)]),
     ):
