@@ -45,7 +45,7 @@ check: setup  ## style, types, import rules, contracts; under a minute
 # Coverage counts code that runs in the test process. Tracing the real processes (torch, vLLM) too shows 97 % instead of 88 %
 # and doubles the duration of their tests.
 test: setup  ## all tests, with coverage of the services
-	$(BIN)/python -m pytest tests/unit tests/contract --cov --cov-report=term:skip-covered --cov-fail-under=85
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/contract --cov --cov-report=term:skip-covered --cov-fail-under=85
 	$(BIN)/python -m pytest tests/integration tests/e2e
 
 test-unit: setup  ## only the fast tests

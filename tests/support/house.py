@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import psutil
 from luthier import AsyncClient, profiles, tokens
 from luthier.services import SERVICES
+from luthierd.running import processes_of
 from luthierd.supervisor import Installation
 
 from support.ports import free_ports
@@ -21,6 +22,7 @@ class House:
 
     def __init__(self, home: pathlib.Path, models: pathlib.Path, **settings: str) -> None:
         names = [variable for spec in SERVICES.values() for variable in spec.port_by_variable]
+        self.home = home
         self.environment = {
             **dict(zip(names, map(str, free_ports(len(names))), strict=True)),
             "LUTHIER_HOME": str(home),
@@ -33,7 +35,8 @@ class House:
     def kill(self) -> int:
         """SIGKILL to every process of the installation, workers and engine included; how many there were."""
         services = self.installation.status()["services"].values()
-        roots = [psutil.Process(service["pid"]) for service in services] + self.installation._workers()
+        workers = [process for _, process in processes_of(self.home, {f"luthierd.{name}.worker" for name in SERVICES})]
+        roots = [psutil.Process(service["pid"]) for service in services] + workers
         processes = {child for root in roots for child in [root, *root.children(recursive=True)]}
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):

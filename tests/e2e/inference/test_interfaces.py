@@ -27,6 +27,7 @@ TARGET, TWIN = "tenants/west/deployments/face", "tenants/west/deployments/twin"
 PROMPT = "a question"
 SCHEMA = {"enum": [{"kind": "bug", "count": 1}, {"kind": "wish", "count": 2}]}
 """Without room for white space, of which an untrained model makes no end."""
+NEVER = "☃ nothing ends here ☃"
 LONG = 400
 """Tokens of an answer that nobody waits for."""
 STEPS = 100
@@ -205,7 +206,7 @@ def mean_states(folder: pathlib.Path, texts: list[str]) -> list[list[float]]:
 
 
 async def test_a_cancelled_stream_frees_its_slot_in_the_engine(server: InferenceServer, client: AsyncClient) -> None:
-    stream = client.inference.generate_stream(TARGET, "x", max_tokens=LONG, stop=["\x00"])
+    stream = client.inference.generate_stream(TARGET, "x", max_tokens=LONG, stop=[NEVER])
     await anext(stream)
     since = steps(server)
     await stream.aclose()  # type: ignore[attr-defined]
@@ -233,7 +234,7 @@ async def test_a_proof_adds_no_more_than_a_slice_to_the_steps_of_those_who_decod
 ) -> None:
     async def answer() -> None:  # one at a time, so that only the parity check is computed next to it
         while True:
-            await client.inference.generate(BASE, "x", max_tokens=LONG, stop=["\x00"])
+            await client.inference.generate(BASE, "x", max_tokens=LONG, stop=[NEVER])
 
     kinds = ("count", "sum", f'bucket{{le="{SLICE:.1f}"}}', 'bucket{le="0.0"}')
     assert slice_tokens(1, other_count=1, other_tokens=1) <= SLICE
@@ -279,7 +280,7 @@ async def test_a_tenant_s_long_prompts_take_their_share_of_the_steps_in_which_ot
 
     async def answer() -> None:
         while True:
-            await client.inference.generate(BASE, "x", max_tokens=LONG, stop=["\x00"])
+            await client.inference.generate(BASE, "x", max_tokens=LONG, stop=[NEVER])
 
     async with AsyncClient(endpoints, server.token("east")) as east:
         answering = asyncio.create_task(answer())
@@ -295,7 +296,7 @@ async def test_a_tenant_s_long_prompts_take_their_share_of_the_steps_in_which_ot
 
 
 async def test_a_batch_whose_deadline_passes_frees_all_its_slots(server: InferenceServer, client: AsyncClient) -> None:
-    long = client.inference.batch_generate(TARGET, ["x"] * 32, max_tokens=LONG, stop=["\x00"], timeout_s=0.15)
+    long = client.inference.batch_generate(TARGET, ["x"] * 32, max_tokens=LONG, stop=[NEVER], timeout_s=0.15)
     with pytest.raises(client_errors.DeadlineExceededError):
         await long
     await assert_freed(server, steps(server))
@@ -306,7 +307,7 @@ async def test_an_http_call_that_is_over_frees_its_slot(
     server: InferenceServer, client: AsyncClient, *, stream: bool
 ) -> None:
     url, headers = completions(server)
-    body = {"model": "face", "prompt": "x", "max_tokens": LONG, "temperature": 0, "stream": stream, "stop": ["\x00"]}
+    body = {"model": "face", "prompt": "x", "max_tokens": LONG, "temperature": 0, "stream": stream, "stop": [NEVER]}
     async with httpx.AsyncClient() as http:
         asked = asyncio.create_task(http.post(url, json=body, headers=headers, timeout=30))
         await until_busy(server)

@@ -42,7 +42,7 @@ SLOW = "(a|aa)+(.*){5000}"
 HOSTILE: list[dict[str, Any]] = [
     {"json_schema": doubling("allOf", 30)},
     {"json_schema": {"type": "string", "pattern": SLOW}},
-    {"grammar": 'root ::= root root | "a" | ""'},
+    {"grammar": 'root ::= word{200} "c"\nword ::= word word | "a"'},
 ]
 
 

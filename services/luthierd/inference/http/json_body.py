@@ -84,7 +84,7 @@ def _texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _check_text(path: str, text: str) -> None:
-    if "\0" in text and not path.startswith("stop"):  # a stop is compared, and neither stored nor tokenized
+    if "\0" in text:
         raise InvalidArgumentError.of_field(path, "it has a NUL character")
     try:
         text.encode()
