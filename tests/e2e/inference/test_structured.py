@@ -132,7 +132,7 @@ async def test_a_hostile_structure_is_refused_in_time_and_nobody_else_waits(
 ) -> None:
     async with AsyncClient(Endpoints(inference=f"127.0.0.1:{server.port}"), server.token("west")) as other:
         began = time.monotonic()
-        refusing = asyncio.create_task(client.inference.generate(BASE, "x", max_tokens=2, **hostile))
+        refusing = asyncio.create_task(client.inference.generate(BASE, "x", max_tokens=500, **hostile))
         gaps = []
         while not refusing.done():
             asked = time.monotonic()
