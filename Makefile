@@ -58,7 +58,7 @@ clients: setup  ## real OpenAI clients (Python, Node, promptfoo, vLLM's benchmar
 	PATH="$(CURDIR)/$(CLIENTS)/bin:$$PATH" npm ci --prefix tests/clients/node --ignore-scripts --no-audit --no-fund --silent
 	$(BIN)/python -m pytest tests/clients
 
-demo: setup  ## the whole loop on a real model and real data: 14 to 20 minutes on two cores
+demo: setup  ## the whole loop on a real model and real data: 8 to 14 minutes on two cores
 	$(BIN)/python -m examples.demo
 
 up: setup  ## start the four services on loopback

@@ -29,7 +29,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 ANNOUNCEMENT = (
     "two tenants: SciPy and scikit-learn, whose docstrings are their data; a base model of 135 million parameters",
     "curate the data and import the model, train an adapter each, compare five ways of answering, ask the gates,",
-    "deploy, then swap a revision while 200 requests run; takes MINUTES minutes on two cores, Ctrl-C stops everything",
+    "deploy, then swap a revision while 200 requests run; takes 8 to 14 minutes on two cores, Ctrl-C stops everything",
 )
 QUESTION = (
     "def smooth(values, window=5, mode='reflect')\n"
