@@ -133,7 +133,10 @@ class BaseModels(SyncNoun):
         request_id: str = ...,
         timeout_s: float | None = ...,
     ) -> luthier.resources.resource.Deletion:
-        """Deletes a base model that no adapter needs; see docs/storage.md."""
+        """Deletes what nothing needs; `cascade`: also what belongs to it, although finished work names it.
+
+        `validate_only`: only returns what would go. See docs/storage.md.
+        """
     def get(self, name: str, *, timeout_s: float | None = ...) -> luthier.trainer.v1.base_model_pb2.BaseModel: ...
     def import_model(
         self,
@@ -213,7 +216,10 @@ class Adapters(SyncNoun):
         request_id: str = ...,
         timeout_s: float | None = ...,
     ) -> luthier.resources.resource.Deletion:
-        """Deletes an adapter; with `cascade` also its revisions. See docs/storage.md."""
+        """Deletes what nothing needs; `cascade`: also what belongs to it, although finished work names it.
+
+        `validate_only`: only returns what would go. See docs/storage.md.
+        """
     def delete_revision(
         self,
         name: str,
@@ -493,7 +499,10 @@ class AnnotationQueues(SyncNoun):
         request_id: str = ...,
         timeout_s: float | None = ...,
     ) -> luthier.resources.resource.Deletion:
-        """Deletes a queue with its votes; see docs/storage.md."""
+        """Deletes what nothing needs; `cascade`: also what belongs to it, although finished work names it.
+
+        `validate_only`: only returns what would go. See docs/storage.md.
+        """
     def get(
         self, name: str, *, timeout_s: float | None = ...
     ) -> luthier.evaluator.v1.annotation_queue_pb2.AnnotationQueue: ...
@@ -545,7 +554,10 @@ class ChallengeSets(SyncNoun):
         request_id: str = ...,
         timeout_s: float | None = ...,
     ) -> luthier.resources.resource.Deletion:
-        """Deletes a set; see docs/storage.md."""
+        """Deletes what nothing needs; `cascade`: also what belongs to it, although finished work names it.
+
+        `validate_only`: only returns what would go. See docs/storage.md.
+        """
     def generate(
         self,
         dataset_revision: str,

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 
 from luthier.errors import AlreadyExistsError, DataLossError
-from luthier.resources.resource import Deletion, Resource, joined
+from luthier.resources.resource import DeletableResource, Deletion, joined
 from luthier.trainer.v1 import adapter_pb2 as pb
 from luthier.trainer.v1 import adapter_service_pb2 as api
 from luthier.trainer.v1 import adapter_service_pb2_grpc as rpc
@@ -20,8 +20,9 @@ Received = Callable[[str, int, int], None]
 """Called with a file's name, the bytes of it that are here, and its size."""
 
 
-class Adapters(Resource["rpc.AdapterServiceAsyncStub"]):
+class Adapters(DeletableResource["rpc.AdapterServiceAsyncStub"]):
     _make_stub = rpc.AdapterServiceStub
+    _delete_request = api.DeleteAdapterRequest
 
     def list(self, parent: str, *, page_size: int = 0) -> AsyncIterator[pb.Adapter]:
         """The adapters of `tenants/{t}`, by name."""
@@ -36,21 +37,6 @@ class Adapters(Resource["rpc.AdapterServiceAsyncStub"]):
         """The revisions of `tenants/{t}/adapters/{a}`, newest first."""
         request = api.ListAdapterRevisionsRequest(parent=parent, page_size=page_size)
         return self._pages(self._stub.ListAdapterRevisions, request, lambda page: page.revisions)
-
-    async def delete(
-        self,
-        name: str,
-        *,
-        cascade: bool = False,
-        validate_only: bool = False,
-        request_id: str = "",
-        timeout_s: float | None = None,
-    ) -> Deletion:
-        """Deletes an adapter; with `cascade` also its revisions. See docs/storage.md."""
-        request = api.DeleteAdapterRequest(
-            name=name, cascade=cascade, validate_only=validate_only, request_id=request_id
-        )
-        return await self._delete(self._stub.DeleteAdapter, request, timeout_s)
 
     async def delete_revision(
         self,

@@ -8,13 +8,14 @@ from luthier.evaluator.v1 import annotation_queue_pb2 as pb
 from luthier.evaluator.v1 import annotation_queue_service_pb2 as api
 from luthier.evaluator.v1 import annotation_queue_service_pb2_grpc as rpc
 from luthier.evaluator.v1 import evaluation_pb2
-from luthier.resources.resource import Deletion, Resource
+from luthier.resources.resource import DeletableResource
 
 
-class AnnotationQueues(Resource["rpc.AnnotationQueueServiceAsyncStub"]):
+class AnnotationQueues(DeletableResource["rpc.AnnotationQueueServiceAsyncStub"]):
     """`next_item` and `vote` need only the scope `evaluator.rate`; with `evaluator.read` a caller can see the arms."""
 
     _make_stub = rpc.AnnotationQueueServiceStub
+    _delete_request = api.DeleteAnnotationQueueRequest
 
     async def create(
         self,
@@ -87,18 +88,3 @@ class AnnotationQueues(Resource["rpc.AnnotationQueueServiceAsyncStub"]):
         """The result of the votes; with a metric of the evaluation as the judge, also its scores corrected by them."""
         request = api.GetAnnotationSummaryRequest(name=queue, judge_metric=judge_metric)
         return (await self._call(self._stub.GetAnnotationSummary, request, timeout_s)).summary
-
-    async def delete(
-        self,
-        name: str,
-        *,
-        cascade: bool = False,
-        validate_only: bool = False,
-        request_id: str = "",
-        timeout_s: float | None = None,
-    ) -> Deletion:
-        """Deletes a queue with its votes; see docs/storage.md."""
-        request = api.DeleteAnnotationQueueRequest(
-            name=name, cascade=cascade, validate_only=validate_only, request_id=request_id
-        )
-        return await self._delete(self._stub.DeleteAnnotationQueue, request, timeout_s)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 
-from luthier.resources.resource import Deletion, Resource, finished
+from luthier.resources.resource import DeletableResource, finished
 from luthier.trainer.v1 import base_model_pb2 as pb
 from luthier.trainer.v1 import base_model_service_pb2 as api
 from luthier.trainer.v1 import base_model_service_pb2_grpc as rpc
 
 
-class BaseModels(Resource["rpc.BaseModelServiceAsyncStub"]):
+class BaseModels(DeletableResource["rpc.BaseModelServiceAsyncStub"]):
     _make_stub = rpc.BaseModelServiceStub
+    _delete_request = api.DeleteBaseModelRequest
 
     async def import_model(
         self,
@@ -51,18 +52,3 @@ class BaseModels(Resource["rpc.BaseModelServiceAsyncStub"]):
     async def wait(self, name: str, *, timeout_s: float | None = None, poll_interval_s: float = 0.5) -> pb.BaseModel:
         """Waits until the model is READY. Raises `JobFailedError` or `TimeoutError`."""
         return finished(await self._final(lambda: self.get(name), timeout_s=timeout_s, poll_interval_s=poll_interval_s))
-
-    async def delete(
-        self,
-        name: str,
-        *,
-        cascade: bool = False,
-        validate_only: bool = False,
-        request_id: str = "",
-        timeout_s: float | None = None,
-    ) -> Deletion:
-        """Deletes a base model that no adapter needs; see docs/storage.md."""
-        request = api.DeleteBaseModelRequest(
-            name=name, cascade=cascade, validate_only=validate_only, request_id=request_id
-        )
-        return await self._delete(self._stub.DeleteBaseModel, request, timeout_s)

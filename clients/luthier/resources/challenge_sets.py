@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from luthier.evaluator.v1 import challenge_set_pb2 as pb
 from luthier.evaluator.v1 import challenge_set_service_pb2 as api
 from luthier.evaluator.v1 import challenge_set_service_pb2_grpc as rpc
-from luthier.resources.resource import Deletion, Resource
+from luthier.resources.resource import DeletableResource
 
 
-class ChallengeSets(Resource["rpc.ChallengeSetServiceAsyncStub"]):
+class ChallengeSets(DeletableResource["rpc.ChallengeSetServiceAsyncStub"]):
     _make_stub = rpc.ChallengeSetServiceStub
+    _delete_request = api.DeleteChallengeSetRequest
 
     async def generate(
         self,
@@ -53,18 +54,3 @@ class ChallengeSets(Resource["rpc.ChallengeSetServiceAsyncStub"]):
         """The cases of a set, in order."""
         request = api.ListChallengeCasesRequest(parent=parent, page_size=page_size)
         return self._pages(self._stub.ListChallengeCases, request, lambda page: page.cases)
-
-    async def delete(
-        self,
-        name: str,
-        *,
-        cascade: bool = False,
-        validate_only: bool = False,
-        request_id: str = "",
-        timeout_s: float | None = None,
-    ) -> Deletion:
-        """Deletes a set; see docs/storage.md."""
-        request = api.DeleteChallengeSetRequest(
-            name=name, cascade=cascade, validate_only=validate_only, request_id=request_id
-        )
-        return await self._delete(self._stub.DeleteChallengeSet, request, timeout_s)

@@ -140,6 +140,30 @@ class Resource(Generic[Stub]):
                 await asyncio.sleep(poll_interval_s)
 
 
+class DeletableResource(Resource[Stub], Generic[Stub]):
+    """A noun with a Delete method. _delete_request: its request, whose name is that of the method."""
+
+    _delete_request: ClassVar[type[Message]]
+
+    async def delete(
+        self,
+        name: str,
+        *,
+        cascade: bool = False,
+        validate_only: bool = False,
+        request_id: str = "",
+        timeout_s: float | None = None,
+    ) -> Deletion:
+        """Deletes what nothing needs; `cascade`: also what belongs to it, although finished work names it.
+
+        `validate_only`: only returns what would go. See docs/storage.md.
+        """
+        kind: Any = self._delete_request
+        request = kind(name=name, cascade=cascade, validate_only=validate_only, request_id=request_id)
+        method = getattr(self._stub, kind.DESCRIPTOR.name.removesuffix("Request"))
+        return await self._delete(method, request, timeout_s)
+
+
 def finished(job: Found) -> Found:
     """The job itself, or the error that says how it ended."""
     named: Any = job
