@@ -1,7 +1,7 @@
 """Bounds the connections to the gRPC port on which no valid token has come, as `inference/http/door.py` does for HTTP.
 
 gRPC's core closes what does not speak HTTP/2 or makes no call for a while, but it counts connections in all only, and
-then refuses newcomers: whoever comes first locks out the others. The core owns its sockets, so they are found among the
+then refuses newcomers: the first to come lock out the others. The core owns its sockets, so they are found among the
 descriptors of this process, and one too many is shut down, which the core takes for a client that hangs up.
 """
 

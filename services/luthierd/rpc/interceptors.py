@@ -1,7 +1,7 @@
 """What every call goes through, for all four kinds of method: middlewares, written as context managers.
 
 Order, outermost first: in flight, request id, log, metrics, errors, auth, places, deadline. Only then the call's first
-message is read: whoever has no token holds nothing, and whoever sends no message meets the deadline. `/grpc.*` methods
+message is read: a caller without a token holds nothing, and one without a message meets the deadline. `/grpc.*` methods
 (health, reflection) need no token; `rpc/public.py` bounds them.
 """
 

@@ -1,6 +1,6 @@
 """A bounded number of places that nobody can keep from others: for connections, and for streams without a token.
 
-Refusing newcomers once all places are taken would let whoever came first lock out everybody else. So a newcomer gets
+Refusing newcomers once all places are taken would let the first to come lock out everybody else. So a newcomer gets
 in, and the owner (a peer's address, a tenant) that has most places gives up the one that it has held longest.
 """
 

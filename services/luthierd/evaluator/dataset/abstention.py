@@ -65,7 +65,7 @@ ABSTAINS = tuple(
     )
 )
 MAX_CHARACTERS = 8192
-"""The rules' time grows with the square of the length, and whoever abstains says so early."""
+"""The rules' time grows with the square of the length, and an answer that abstains says so early."""
 NOTHING = frozenset({"", "unknown", "n/a", "na", "none", "null", "not applicable", "not available", "-", "?"})
 
 

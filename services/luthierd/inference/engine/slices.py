@@ -51,7 +51,7 @@ of short prompts and answers, instead of one step that is 20 times as long.
 PROMPT_TOKENS_GPU = 512
 """At least so many on a GPU, whose step costs about the same with some hundred tokens as with one."""
 ALONE_TOKENS = 256
-"""The same for a tenant that is alone. Its prompts take 10 % longer, but whoever comes meanwhile waits .8 s, not 6."""
+"""The same for a tenant that is alone. Its prompts take 10 % longer, but one that comes meanwhile waits .8 s, not 6."""
 SAVED_STEPS = 8
 """A tenant that asks now and then saves its share of so many steps, and its prompt is computed at once."""
 

@@ -1,6 +1,6 @@
 """Who may hold a connection to the HTTP endpoint, and for how long.
 
-uvicorn bounds connections by refusing requests while there are too many: whoever opens that many and says nothing locks
+uvicorn bounds connections by refusing requests while there are too many: a client that opens that many in silence locks
 everybody out. Here a connection is a stranger until a request on it carries a valid token. Strangers have their own
 places, of which a newcomer always gets one (`rpc/places.py`); tenants share the others in the same way, and only idle
 connections are closed. Silence and dripping bytes are bounded in time: the limits run from the beginning of what is
