@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from google.api import field_behavior_pb2
@@ -25,6 +25,8 @@ MIN_TIMESTAMP_S = -62_135_596_800
 MAX_DURATION_S = 315_576_000_000
 """10,000 years, either way (duration.proto)."""
 MAX_NANOS = 999_999_999
+MAX_VALUES = 200_000
+"""Of a request, besides whole numbers and bytes. 16 MB hold eight million, which stop the event loop for seconds."""
 
 _CHECKED_TYPES = {
     FieldDescriptor.TYPE_STRING,
@@ -59,8 +61,12 @@ async def accept_one(messages: AsyncIterator[bytes], deserialize: Callable[[byte
     raise InvalidArgumentError.of_field("request", "the call carries no message")
 
 
-def check_values(message: Message, path: str = "") -> None:
-    """InvalidArgumentError names the field whose value nothing can be done with. Output-only fields are ignored."""
+def check_values(message: Message, path: str = "", *, left: Iterator[int] | None = None) -> None:
+    """InvalidArgumentError names the field whose value nothing can be done with. Output-only fields are ignored.
+
+    `left`: has an item for each value that may still come; None: `MAX_VALUES`.
+    """
+    left = iter(range(MAX_VALUES)) if left is None else left
     if fault := _FAULTS.get(message.DESCRIPTOR.full_name, _none)(message):
         raise InvalidArgumentError.of_field(path, fault)
     checked = _checked_fields(message.DESCRIPTOR)
@@ -71,19 +77,21 @@ def check_values(message: Message, path: str = "") -> None:
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             entry = field.message_type.fields_by_name
             for key, item in value.items():
-                _check(entry["key"], key, at)
-                _check(entry["value"], item, f"{at}.{key}")
+                _check(entry["key"], key, at, left)
+                _check(entry["value"], item, f"{at}.{key}", left)
         elif field.is_repeated:
             for index, item in enumerate(value):
-                _check(field, item, f"{at}[{index}]")
+                _check(field, item, f"{at}[{index}]", left)
         else:
-            _check(field, value, at)
+            _check(field, value, at, left)
 
 
-def _check(field: FieldDescriptor, value: Any, path: str) -> None:
+def _check(field: FieldDescriptor, value: Any, path: str, left: Iterator[int]) -> None:
     fault = ""
-    if field.type == FieldDescriptor.TYPE_MESSAGE:
-        check_values(value, path)
+    if next(left, None) is None:
+        fault = f"the request has more than {MAX_VALUES:,} values"
+    elif field.type == FieldDescriptor.TYPE_MESSAGE:
+        check_values(value, path, left=left)
     elif field.enum_type is not None:
         if value not in field.enum_type.values_by_number:
             known = ", ".join(one.name for one in field.enum_type.values if one.number)

@@ -15,7 +15,7 @@ from luthier.evaluator.v1 import evaluation_pb2, evaluation_service_pb2
 from luthier.inference.v1 import feedback_pb2, feedback_service_pb2, inference_service_pb2
 from luthierd.config import ServerConfig
 from luthierd.errors import InvalidArgumentError
-from luthierd.rpc.requests import check_values
+from luthierd.rpc.requests import MAX_VALUES, check_values
 from support.scripted import FULL_NAME, SHAPES, scripted
 from support.serving import bearer, error_info, running
 
@@ -88,6 +88,12 @@ USABLE: list[Message] = [
 @pytest.mark.parametrize("request_", USABLE, ids=lambda request: type(request).__name__)
 def test_every_other_value_is_for_the_service_to_judge(request_: Message) -> None:
     check_values(request_)
+
+
+@pytest.mark.parametrize("more", [{"stop": [""] * (MAX_VALUES + 1)}, {"choices": {"texts": [""] * MAX_VALUES}}])
+def test_more_values_than_a_request_may_have_are_refused_before_they_are_checked(more: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError, match="more than 200,000 values"):
+        check_values(generation(**more))
 
 
 def test_what_only_the_server_sets_is_ignored() -> None:
